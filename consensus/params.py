@@ -1,0 +1,70 @@
+"""Every number of the protocol, in one preset.
+
+``MAINNET`` is what a subnet runs; ``MINIMAL`` keeps tests small. A number that
+two nodes must share and that depends on the model stands in the model manifest
+instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from consensus.types import SCORE_ONE
+
+MIN_EPOCH_LENGTH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ConsensusParams:
+    """One preset. Percentages are of the epoch's blocks; pools are fixed point."""
+
+    commit_start_percent: int = 15
+    reveal_start_percent: int = 50
+    score_start_percent: int = 60
+    challenge_fallback_percent: int = 10
+    finality_deadline_percent: int = 30
+    record_life_epochs: int = 3
+    """A record expires this many epochs after its epoch's first block."""
+
+    challenge_positions: int = 16
+    """T: the positions of one block's challenge."""
+    max_vector_coordinates: int = 2048
+    """Longer vectors are sampled to this many seed-drawn coordinates."""
+    head_rows: int = 2048
+    """Rows of the output head that are challenged, at most the vocabulary."""
+
+    hoster_pool: int = 4 * SCORE_ONE // 10
+    validator_pool: int = 6 * SCORE_ONE // 10
+    validator_base: int = 3 * SCORE_ONE // 10
+    validator_gate_divisor: int = 10
+
+    fixed_point_bits: int = 20
+    """Outputs are quantised to integers at 2**-20."""
+    residual_bits: int = 28
+    """Residuals, divided by the median's norm, are integers at 2**-28."""
+    value_bound_bits: int = 11
+    """A value at or above 2**11 in magnitude makes its vector invalid."""
+    tolerance_bits: int = 12
+    """tau = d0 = 2**-12: validity radius and half-score distance."""
+    min_representatives: int = 3
+    """Fewer votes on a block than this is low redundancy: shares are halved."""
+
+    heartbeat_step_s: int = 30
+    heartbeat_max_ahead_s: int = 120
+    max_clock_skew_s: int = 30
+    max_roster_age_epochs: int = 2
+    max_block_range: int = 1024
+
+
+MAINNET = ConsensusParams()
+MINIMAL = ConsensusParams(challenge_positions=4, max_vector_coordinates=64, head_rows=32)
+
+
+def compute_grace(epoch_length: int) -> int:
+    """Blocks that absorb differences of heads and clocks: 1 at 20 blocks, ceil(L/50) above.
+
+    Raises ValueError below ``MIN_EPOCH_LENGTH``: the phases would touch.
+    """
+    if epoch_length < MIN_EPOCH_LENGTH:
+        raise ValueError(f"an epoch has at least {MIN_EPOCH_LENGTH} blocks, not {epoch_length}")
+    return 1 if epoch_length == MIN_EPOCH_LENGTH else -(-epoch_length // 50)

@@ -1,0 +1,1 @@
+"""Identities, signatures and keystores: the leaf that every other package may import."""

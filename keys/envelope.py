@@ -1,0 +1,131 @@
+"""The canonical signed envelope: how a node says anything that others keep.
+
+Fixed-width little-endian fields, then the body, then an Ed25519 signature over
+a domain tag and every byte before it. One value has one encoding, so trailing
+or missing bytes are an error and a hash names a record.
+
+It sits beside the keys because both siblings speak it: ``mesh`` announces
+servers in it, ``consensus`` commits and reveals in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+
+from keys.errors import BadEnvelope
+from keys.peer import SIGNATURE_SIZE, PeerId, PeerKey
+
+MAGIC = b"MESH"
+VERSION = 1
+NETWORK_ID_SIZE = 32
+MAX_BODY_SIZE = 1 << 20
+_SIGNATURE_TAG = b"mesh/envelope/1"
+_HASH_TAG = b"mesh/record"
+# magic, version, kind, network_id, epoch, expires_at, node_id, author, body length
+_HEADER = struct.Struct("<4sBB32sIQI32sI")
+HEADER_SIZE = _HEADER.size
+OVERHEAD = HEADER_SIZE + SIGNATURE_SIZE
+MAX_ENVELOPE_SIZE = OVERHEAD + MAX_BODY_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One signed statement.
+
+    ``expires_at`` is in whole seconds since 1970; ``node_id`` is the author's
+    subnet node id, 0 for a client or a bootstrap node.
+    """
+
+    kind: int
+    network_id: bytes
+    epoch: int
+    expires_at: int
+    node_id: int
+    author: PeerId
+    body: bytes
+    signature: bytes
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes, signature included."""
+        return self.unsigned_bytes() + self.signature
+
+    def unsigned_bytes(self) -> bytes:
+        """Return the bytes that the signature covers, without the domain tag."""
+        header = _HEADER.pack(
+            MAGIC,
+            VERSION,
+            self.kind,
+            self.network_id,
+            self.epoch,
+            self.expires_at,
+            self.node_id,
+            self.author.public_key,
+            len(self.body),
+        )
+        return header + self.body
+
+    @property
+    def record_hash(self) -> bytes:
+        """SHA-256 of the envelope without its signature: what others name it by."""
+        return hashlib.sha256(_HASH_TAG + self.unsigned_bytes()).digest()
+
+    def check_signature(self) -> None:
+        """Raise BadSignature unless the author signed this envelope."""
+        self.author.check_signature(_SIGNATURE_TAG + self.unsigned_bytes(), self.signature)
+
+
+def seal(
+    key: PeerKey,
+    *,
+    kind: int,
+    network_id: bytes,
+    epoch: int,
+    expires_at: int,
+    node_id: int,
+    body: bytes,
+) -> Envelope:
+    """Sign ``body`` as ``key``'s statement. Raises ValueError for fields out of range."""
+    if len(network_id) != NETWORK_ID_SIZE:
+        raise ValueError("a network id has 32 bytes")
+    if len(body) > MAX_BODY_SIZE:
+        raise ValueError(f"a body has at most {MAX_BODY_SIZE} bytes, not {len(body)}")
+    unsigned = Envelope(kind, network_id, epoch, expires_at, node_id, key.peer_id, body, b"")
+    try:
+        message = _SIGNATURE_TAG + unsigned.unsigned_bytes()
+    except struct.error as error:
+        raise ValueError(f"an envelope field is out of range: {error}") from error
+    return Envelope(
+        kind, network_id, epoch, expires_at, node_id, key.peer_id, body, key.sign(message)
+    )
+
+
+def decode_envelope(raw: bytes, *, max_body_size: int = MAX_BODY_SIZE) -> Envelope:
+    """Parse canonical bytes; the size is checked before anything else.
+
+    The signature is *not* verified: cheap refusals come first, then
+    :meth:`Envelope.check_signature`. Raises BadEnvelope.
+    """
+    if not OVERHEAD <= len(raw) <= OVERHEAD + max_body_size:
+        raise BadEnvelope(f"an envelope has {OVERHEAD} to {OVERHEAD + max_body_size} bytes")
+    magic, version, kind, network_id, epoch, expires_at, node_id, author, body_size = (
+        _HEADER.unpack_from(raw)
+    )
+    if magic != MAGIC:
+        raise BadEnvelope("the magic bytes are not MESH")
+    if version != VERSION:
+        raise BadEnvelope(f"envelope version {version} is not {VERSION}")
+    if len(raw) != OVERHEAD + body_size:
+        raise BadEnvelope("the body length does not match the size")
+    body_end = HEADER_SIZE + body_size
+    return Envelope(
+        kind,
+        network_id,
+        epoch,
+        expires_at,
+        node_id,
+        PeerId(author),
+        raw[HEADER_SIZE:body_end],
+        raw[body_end:],
+    )

@@ -1,0 +1,1 @@
+"""Peer-to-peer hosts, models and inference. Nothing here knows of epochs or chains."""

@@ -1,0 +1,114 @@
+"""What can go wrong between peers and models.
+
+MeshError
+├── TransportError          our own daemon or socket failed
+├── RecordRefused           a record that the policy does not admit (the author's fault)
+├── PeerError(peer_id)      another peer's fault, or its absence
+│   ├── PeerUnreachable
+│   ├── PeerTimeout
+│   ├── PeerRefusal(reason) it answered no, and said why
+│   ├── PeerMisbehaved      a bad signature, an oversized or malformed answer
+│   └── StreamBroken        the stream ended in the middle
+│       └── StreamClosed    the peer finished it in good order
+├── NoRoute                 some block is served by nobody
+├── SessionLost             the session cannot be continued
+├── InvalidRequest(field)   a request that names an impossible thing (the caller's fault)
+└── ModelError              the model files cannot be used
+    ├── UnknownArchitecture
+    ├── ModelFilesMissing
+    └── BlockRangeOutsideModel
+"""
+
+from __future__ import annotations
+
+from keys.peer import PeerId
+
+
+class MeshError(Exception):
+    """Base of every error of the mesh package."""
+
+
+class TransportError(MeshError):
+    """Our own p2p daemon or socket failed."""
+
+
+class RecordRefused(MeshError):
+    """The policy does not admit a record. ``reason`` is a stable short word."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class PeerError(MeshError):
+    """Another peer failed us."""
+
+    def __init__(self, peer_id: PeerId, message: str) -> None:
+        super().__init__(f"peer {peer_id}: {message}")
+        self.peer_id = peer_id
+
+
+class PeerUnreachable(PeerError):
+    """The peer cannot be dialled."""
+
+
+class PeerTimeout(PeerError):
+    """The peer did not answer in time."""
+
+
+class PeerRefusal(PeerError):
+    """The peer answered no. ``reason`` is a stable short word such as ``busy``."""
+
+    def __init__(self, peer_id: PeerId, reason: str, detail: str = "") -> None:
+        super().__init__(peer_id, f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class PeerMisbehaved(PeerError):
+    """The peer sent something that an honest peer does not send."""
+
+
+class StreamBroken(PeerError):
+    """The stream ended in the middle."""
+
+
+class StreamClosed(StreamBroken):
+    """The peer finished the stream in good order."""
+
+
+class NoRoute(MeshError):
+    """No chain of servers covers every block. ``uncovered`` are half-open ranges."""
+
+    def __init__(self, uncovered: tuple[tuple[int, int], ...]) -> None:
+        ranges = ", ".join(f"{start}:{end}" for start, end in uncovered)
+        super().__init__(f"no server for blocks {ranges}")
+        self.uncovered = uncovered
+
+
+class SessionLost(MeshError):
+    """A generation session cannot be continued."""
+
+
+class InvalidRequest(MeshError):
+    """The caller asks for something impossible. ``field`` names what is wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class ModelError(MeshError):
+    """The model files cannot be used."""
+
+
+class UnknownArchitecture(ModelError):
+    """config.json names an architecture that is not supported."""
+
+
+class ModelFilesMissing(ModelError):
+    """A file of the model is not there."""
+
+
+class BlockRangeOutsideModel(ModelError):
+    """The block range is not within the model's blocks."""

@@ -1,0 +1,118 @@
+"""What the rest of mesh needs from a peer-to-peer transport.
+
+hivemind satisfies it (``hivemind_host.py``), so does an in-memory network
+(``memory.py``), and both pass tests/contract/test_host.py; another transport
+follows by satisfying it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from keys.peer import PeerId
+
+MAX_FRAME_SIZE = 4 << 20
+"""One stream frame; a longer announced length ends the stream before it is read."""
+MAX_UNARY_SIZE = 1 << 20
+MAX_RECORD_SIZE = (1 << 20) + 1024
+
+
+class RecordPolicy(Protocol):
+    """Decides which records this node stores and reads. Pure and fast: no I/O, no waiting."""
+
+    def admit(self, value: bytes, expires_at: float) -> bytes:
+        """Return the key that ``value`` belongs under.
+
+        Raises RecordRefused with a reason. The answer for one value never turns from
+        yes to no as time passes, because it filters reads as well as stores.
+        """
+        ...
+
+
+class RecordStore(Protocol):
+    """A replicated, write-once map. Values are public; keys are derived from them."""
+
+    async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool:
+        """Store on the replicas nearest to ``key``; True once a replica is known to hold it.
+
+        Publishing the identical record again is harmless and answers True where it is held.
+        """
+        ...
+
+    async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
+        """Read the newest value of each key; keys that nobody answers for are left out."""
+        ...
+
+
+class Stream(Protocol):
+    """One bidirectional stream with a peer whose identity is proven.
+
+    Frames are bytes of at most ``MAX_FRAME_SIZE``. Every frame is authenticated and
+    ordered; a tampered or replayed frame raises StreamBroken.
+    """
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    async def send(self, frame: bytes) -> None:
+        """Send one frame. Raises StreamBroken."""
+        ...
+
+    async def receive(self) -> bytes:
+        """Return the next frame. Raises StreamClosed after the peer's last, else StreamBroken."""
+        ...
+
+    async def finish(self) -> None:
+        """Say that no further frame follows, signed; the peer's receive() then ends cleanly."""
+        ...
+
+    async def abort(self) -> None:
+        """Drop the stream at once; idempotent."""
+        ...
+
+
+UnaryHandler = Callable[[PeerId, bytes], Awaitable[bytes]]
+"""Called with the authenticated caller and its payload; PeerRefusal travels back as a reason."""
+StreamHandler = Callable[[Stream], Awaitable[None]]
+"""Called once per stream; the stream ends when it returns."""
+AdmissionPolicy = Callable[[PeerId, str], None]
+"""Called with caller and method before any handler; raises PeerRefusal."""
+
+
+class Host(Protocol):
+    """One peer: its identity, its connections, its records, its RPC."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    @property
+    def records(self) -> RecordStore: ...
+
+    async def list_addresses(self) -> Sequence[str]:
+        """Return the multiaddresses that others can dial, each ending in /p2p/<peer id>."""
+        ...
+
+    async def connect(self, addresses: Sequence[str]) -> None:
+        """Dial a peer. Raises PeerUnreachable."""
+        ...
+
+    def serve_unary(self, method: str, handler: UnaryHandler, *, max_request_size: int) -> None:
+        """Answer signed unary calls of ``method``."""
+        ...
+
+    def serve_stream(self, method: str, handler: StreamHandler) -> None:
+        """Answer streams of ``method`` after the mutual handshake."""
+        ...
+
+    async def call(self, peer: PeerId, method: str, payload: bytes, *, timeout_s: float) -> bytes:
+        """Signed request, signed response.
+
+        Raises PeerUnreachable, PeerTimeout, PeerRefusal (with the peer's reason) or
+        PeerMisbehaved (bad signature, wrong peer, oversized answer).
+        """
+        ...
+
+    async def open_stream(self, peer: PeerId, method: str, *, timeout_s: float) -> Stream:
+        """Open a stream and finish the mutual handshake. Raises as ``call`` does."""
+        ...

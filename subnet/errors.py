@@ -1,0 +1,68 @@
+"""What can go wrong in the node.
+
+SubnetError
+├── ConfigError(message, hint)   what the operator asked for cannot be done
+│   └── UsageError               the command line itself is wrong (exit code 2)
+├── ChainError
+│   ├── ChainUnavailable         no answer; retried
+│   ├── ChainMismatch            another chain, or a runtime that lacks what is needed
+│   └── ExtrinsicFailed(reason)  the chain refused or failed an extrinsic
+├── NotRegistered                the node id does not belong to this node's keys
+├── JournalCorrupt               the journal cannot be trusted; the node must not sign
+└── AlreadySigned                the journal holds another body for this slot
+"""
+
+from __future__ import annotations
+
+
+class SubnetError(Exception):
+    """Base of every error of the subnet package."""
+
+
+class ConfigError(SubnetError):
+    """What the operator asked for cannot be done. ``hint`` is the one fix."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(ConfigError):
+    """The command line itself is wrong."""
+
+
+class ChainError(SubnetError):
+    """Base of the chain's errors."""
+
+
+class ChainUnavailable(ChainError):
+    """The chain did not answer; try again."""
+
+
+class ChainMismatch(ChainError):
+    """The endpoint is another chain, or its runtime lacks what this node needs."""
+
+
+class ExtrinsicFailed(ChainError):
+    """The chain refused an extrinsic.
+
+    ``reason`` is the error's name in the pallet (``InvalidValidator``) or a pool
+    reason (``Stale``, ``Payment``, ``BadProof``); ``detail`` is a sentence.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class NotRegistered(SubnetError):
+    """The node is not on the chain, or its id belongs to another peer."""
+
+
+class JournalCorrupt(SubnetError):
+    """The journal cannot be trusted, so the node must not sign."""
+
+
+class AlreadySigned(SubnetError):
+    """The journal holds another body for this slot; signing a second one is refused."""
