@@ -2,6 +2,7 @@
 
 KeysError
 ├── BadPeerId             text or bytes that are not an Ed25519 libp2p peer id
+├── BadAccountId          text or bytes that are not a 20-byte account id
 ├── BadSignature          a signature that does not verify
 ├── BadEnvelope           bytes that are not a canonical signed envelope
 ├── IdentityFileError     an identity file that cannot be used
@@ -9,7 +10,10 @@ KeysError
 │   ├── IdentityFileMode  readable by others than its owner
 │   └── IdentityFileFormat
 ├── KeyFileExists         a key file is never overwritten
-└── KeystoreError         a keystore or mnemonic that cannot be used
+├── SecretFileExposed     a secret file open to others; its readers raise their own error for it
+└── KeystoreError         a keystore, private key or mnemonic that cannot be used
+    ├── KeystoreMissing
+    ├── KeystoreMode      readable by others than its owner
     └── WrongPassword
 """
 
@@ -22,6 +26,10 @@ class KeysError(Exception):
 
 class BadPeerId(KeysError):
     """The text or bytes are not an Ed25519 libp2p peer id."""
+
+
+class BadAccountId(KeysError):
+    """The text or bytes are not a 20-byte account id."""
 
 
 class BadSignature(KeysError):
@@ -52,8 +60,20 @@ class KeyFileExists(KeysError):
     """A file stands where a new key should go; key files are never overwritten."""
 
 
+class SecretFileExposed(KeysError):
+    """The file can be read or written by others than its owner."""
+
+
 class KeystoreError(KeysError):
-    """The keystore file or mnemonic cannot be used."""
+    """The keystore file, private key or mnemonic cannot be used."""
+
+
+class KeystoreMissing(KeystoreError):
+    """There is no readable keystore at this path."""
+
+
+class KeystoreMode(KeystoreError):
+    """The keystore can be read or written by others than its owner."""
 
 
 class WrongPassword(KeystoreError):
