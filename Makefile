@@ -2,18 +2,24 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install install-js demo test lint clean
+.PHONY: install install-node install-js demo test lint clean
 
-install: $(STAMP)
+install: $(VENV)/.installed
 
 # torch first and by name: a range pulls gigabytes of CUDA packages.
-$(STAMP): pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
-	touch $(STAMP)
+	$(PIP) "torch==2.13.0"
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+# A node without the tools of development, as the Dockerfile installs it.
+install-node:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "torch==2.13.0"
+	$(PIP) .
 
 demo: install
 	$(BIN)/mesh localnet --hosters 4 --validators 2 --epochs 2

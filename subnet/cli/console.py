@@ -1,0 +1,95 @@
+"""Where errors become sentences and exit codes, and the only place where they do."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from keys.errors import (
+    IdentityFileFormat,
+    IdentityFileMissing,
+    IdentityFileMode,
+    KeyFileExists,
+    KeysError,
+    WrongPassword,
+)
+from subnet.errors import (
+    ChainMismatch,
+    ChainUnavailable,
+    ConfigError,
+    ExtrinsicFailed,
+    JournalCorrupt,
+    SubnetError,
+    UsageError,
+)
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+_HINTS: tuple[tuple[type[Exception], str], ...] = (
+    (IdentityFileMissing, "create one with `mesh keygen --dir DIR`"),
+    (IdentityFileMode, "run the chmod that the message names"),
+    (IdentityFileFormat, "create a new one with `mesh keygen --dir DIR`"),
+    (KeyFileExists, "choose another directory; key files are never overwritten"),
+    (WrongPassword, "check the password file or type the password again"),
+    (KeysError, "check the key file that the message names"),
+    (ChainUnavailable, "check --chain (or MESH_CHAIN) and that the chain is running"),
+    (ChainMismatch, "point --chain at the chain of your subnet"),
+    (ExtrinsicFailed, "run `mesh chain show` to see the state that the chain refers to"),
+    (
+        JournalCorrupt,
+        "restore the journal from a backup; do not delete it in the middle of an epoch",
+    ),
+)
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """Return the sentence and the fix for an error that is somebody's to act on."""
+    message = str(error) or type(error).__name__
+    if isinstance(error, ConfigError):
+        return message, error.hint
+    for kind, hint in _HINTS:
+        if isinstance(error, kind):
+            return message, hint
+    return message, "run again with --verbose to see where it happened"
+
+
+def say(text: str) -> None:
+    """Talk to the person: stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def emit(text: str) -> None:
+    """Give a result: stdout."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def fail(message: str, hint: str, *, code: int = EXIT_FAILURE) -> NoReturn:
+    """End the command with one sentence and one fix."""
+    say(f"error: {message}\nhint: {hint}")
+    raise SystemExit(code)
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoReturn:
+    """Run a command line and turn every expected error into an exit code."""
+    from mesh.errors import MeshError
+
+    verbose = "--verbose" in arguments
+    remaining = [argument for argument in arguments if argument != "--verbose"]
+    try:
+        app(args=remaining, prog_name=name)
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except (SubnetError, KeysError, MeshError) as error:
+        if verbose:
+            traceback.print_exc()
+        message, hint = explain(error)
+        fail(message, hint, code=EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE)
+    raise SystemExit(0)

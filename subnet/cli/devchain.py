@@ -1,0 +1,56 @@
+"""``mesh devchain``: a development chain on this machine."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from subnet.cli.console import say
+
+
+class Activation(StrEnum):
+    MANUAL = "manual"
+    AUTOMATIC = "automatic"
+
+
+def devchain(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="WebSocket port; 0 takes a free one.")
+    ] = 9944,
+    block_seconds: Annotated[float, typer.Option(min=0.05, help="Seconds between blocks.")] = 6.0,
+    epoch_length: Annotated[int, typer.Option(min=20, help="Blocks in an epoch.")] = 20,
+    finality_lag: Annotated[
+        int, typer.Option(min=0, help="Blocks that finality lags the head.")
+    ] = 2,
+    activation: Annotated[
+        Activation,
+        typer.Option(help="Whether nodes activate themselves (the original flow) or are queued."),
+    ] = Activation.MANUAL,
+    db: Annotated[
+        Path | None, typer.Option(help="SQLite file that keeps the chain; memory if absent.")
+    ] = None,
+) -> None:
+    """Run a Hypertensor development chain that stock Substrate clients connect to.
+
+    Alith to Faith of the well-known development mnemonic are funded. Never expose it.
+    """
+    import asyncio
+
+    from subnet.devchain.run import run_until_stopped
+
+    say(f"development chain on ws://{host}:{port}, a block every {block_seconds:g} s; Ctrl-C stops")
+    asyncio.run(
+        run_until_stopped(
+            host=host,
+            port=port,
+            block_seconds=block_seconds,
+            epoch_length=epoch_length,
+            finality_lag=finality_lag,
+            manual_activation=activation is Activation.MANUAL,
+            database=db,
+        )
+    )

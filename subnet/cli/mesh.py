@@ -1,0 +1,54 @@
+"""``mesh``: everything except running a node."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from subnet.cli import bootstrap, devchain, generate, keygen, localnet
+from subnet.cli.arguments import normalise_arguments
+from subnet.cli.chain import app as chain_app
+from subnet.cli.console import emit, run_app
+
+MULTI_VALUE = frozenset({"--initial-peers", "--host-maddrs", "--announce-maddrs"})
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Serve one language model together with strangers, and be paid for honest work.",
+    epilog="--verbose, anywhere on the line, shows the traceback of an error.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        emit(f"mesh {version('mesh-subnet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def mesh(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+app.command("localnet")(localnet.localnet)
+app.command("devchain")(devchain.devchain)
+app.command("bootstrap")(bootstrap.bootstrap)
+app.command("keygen")(keygen.keygen)
+app.command("generate")(generate.generate)
+app.add_typer(chain_app, name="chain")
+
+
+def main() -> None:
+    """Entry point of the ``mesh`` script."""
+    run_app(app, normalise_arguments(sys.argv[1:], multi_value=MULTI_VALUE), name="mesh")

@@ -1,0 +1,126 @@
+"""``mesh-test MODEL --hoster | --validator``: run one node of a subnet."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from subnet.cli.arguments import normalise_arguments
+from subnet.cli.console import run_app
+
+MULTI_VALUE = frozenset({"--host-maddrs", "--announce-maddrs", "--initial-peers"})
+
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def mesh_test(
+    model: Annotated[
+        str, typer.Argument(help="Hugging Face name, or a local folder in that format.")
+    ],
+    hoster: Annotated[
+        bool, typer.Option("--hoster", help="Serve blocks, answer challenges.")
+    ] = False,
+    validator: Annotated[
+        bool, typer.Option("--validator", help="Commit scores of the others; needs no weights.")
+    ] = False,
+    identity_path: Annotated[
+        Path, typer.Option(help="Ed25519 identity file, from `mesh keygen`.")
+    ] = Path("peer_id.key"),
+    new_swarm: Annotated[bool, typer.Option("--new-swarm", help="Be the first peer.")] = False,
+    initial_peers: Annotated[
+        list[str] | None, typer.Option(help="Multiaddresses of running peers; several may follow.")
+    ] = None,
+    host_maddrs: Annotated[
+        list[str] | None, typer.Option(help="Multiaddresses to listen on; several may follow.")
+    ] = None,
+    announce_maddrs: Annotated[
+        list[str] | None, typer.Option(help="Multiaddresses that others dial; several may follow.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="TCP port to listen on, instead of --host-maddrs."),
+    ] = None,
+    public_ip: Annotated[
+        str | None, typer.Option(help="Public address to announce; needs --port.")
+    ] = None,
+    block_indices: Annotated[
+        str | None, typer.Option(help="Blocks to serve, START:END, half-open, such as 0:11.")
+    ] = None,
+    num_blocks: Annotated[
+        int | None, typer.Option(min=1, help="How many blocks to serve, from the least served one.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    torch_dtype: Annotated[
+        str, typer.Option(help="auto (as saved), float32, bfloat16 or float16.")
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Compute threads; all cores if absent.")
+    ] = None,
+    attn_cache_tokens: Annotated[
+        int, typer.Option(min=16, help="Tokens of key-value cache, over all sessions.")
+    ] = 16_384,
+    subnet_id: Annotated[int | None, typer.Option(help="Looked up by peer id if absent.")] = None,
+    subnet_node_id: Annotated[
+        int | None, typer.Option(help="Looked up by peer id if absent.")
+    ] = None,
+    chain: Annotated[
+        str, typer.Option(envvar="MESH_CHAIN", help="WebSocket address of the chain.")
+    ] = "ws://127.0.0.1:9944",
+    hotkey_path: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keystore v3 file of the hotkey; without it nothing is proposed or attested."
+        ),
+    ] = None,
+    hotkey_password_file: Annotated[
+        Path | None, typer.Option(help="File with the keystore's password; a prompt if absent.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MESH_HOME", help="Where the journal lives; the user's data folder if absent."
+        ),
+    ] = None,
+) -> None:
+    """Run one node of a subnet, as a hoster or as a validator.
+
+    The older spelling works too: underscores for dashes, several values after one option.
+    --verbose shows the traceback of an error.
+    """
+    from subnet.cli.mesh_test_command import run_node_command
+
+    run_node_command(
+        {
+            "model": model,
+            "identity_path": identity_path,
+            "new_swarm": new_swarm,
+            "initial_peers": tuple(initial_peers or ()),
+            "host_maddrs": tuple(host_maddrs or ()),
+            "announce_maddrs": tuple(announce_maddrs or ()),
+            "port": port,
+            "public_ip": public_ip,
+            "num_blocks": num_blocks,
+            "device": device,
+            "torch_dtype": torch_dtype,
+            "threads": threads,
+            "attn_cache_tokens": attn_cache_tokens,
+            "subnet_id": subnet_id,
+            "subnet_node_id": subnet_node_id,
+            "chain_url": chain,
+            "hotkey_path": hotkey_path,
+            "hotkey_password_file": hotkey_password_file,
+            "data_dir": data_dir,
+        },
+        hoster=hoster,
+        validator=validator,
+        block_indices=block_indices,
+    )
+
+
+def main() -> None:
+    """Entry point of the ``mesh-test`` script."""
+    run_app(app, normalise_arguments(sys.argv[1:], multi_value=MULTI_VALUE), name="mesh-test")

@@ -1,0 +1,89 @@
+"""What an operator decides about one node, parsed once at the edge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from consensus.types import BlockRange, Role
+
+DEFAULT_CHAIN = "ws://127.0.0.1:9944"
+TorchDtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class NodeConfig(BaseModel):
+    """One node. Paths are as given; nothing is opened here.
+
+    ``block_indices`` is half-open. A hoster serves ``block_indices`` or ``num_blocks`` blocks, or,
+    if both are None, every block. ``subnet_id`` and ``subnet_node_id`` None means that they are
+    looked up on the chain by peer id.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", arbitrary_types_allowed=True
+    )
+
+    model: str = Field(min_length=1, max_length=1024)
+    role: Role
+    identity_path: Path
+    hotkey_path: Path | None = None
+    hotkey_password_file: Path | None = None
+    chain_url: str = DEFAULT_CHAIN
+    subnet_id: int | None = Field(default=None, ge=0, lt=2**32)
+    subnet_node_id: int | None = Field(default=None, ge=1, lt=2**32)
+    host_maddrs: tuple[str, ...] = ()
+    announce_maddrs: tuple[str, ...] = ()
+    initial_peers: tuple[str, ...] = ()
+    new_swarm: bool = False
+    port: int | None = Field(default=None, ge=1, le=65535)
+    public_ip: str | None = None
+    block_indices: BlockRange | None = None
+    num_blocks: int | None = Field(default=None, ge=1, le=1024)
+    device: str = "cpu"
+    torch_dtype: TorchDtype = "auto"
+    threads: int | None = Field(default=None, ge=1, le=256)
+    attn_cache_tokens: int = Field(default=16_384, ge=16)
+    data_dir: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        if self.new_swarm and self.initial_peers:
+            raise ValueError("--new-swarm and --initial-peers exclude each other")
+        if not self.new_swarm and not self.initial_peers:
+            raise ValueError("either --new-swarm or --initial-peers is needed")
+        if self.block_indices is not None and self.num_blocks is not None:
+            raise ValueError("--block-indices and --num-blocks exclude each other")
+        if self.role is Role.VALIDATOR and (self.block_indices or self.num_blocks):
+            raise ValueError("a validator serves no blocks")
+        if self.public_ip is not None and self.port is None:
+            raise ValueError("--public-ip needs --port")
+        if self.port is not None and self.host_maddrs:
+            raise ValueError("--port and --host-maddrs exclude each other")
+        return self
+
+    def get_host_maddrs(self) -> tuple[str, ...]:
+        """Return the addresses to listen on."""
+        if self.host_maddrs:
+            return self.host_maddrs
+        return (f"/ip4/0.0.0.0/tcp/{self.port or 0}",)
+
+    def get_announce_maddrs(self) -> tuple[str, ...]:
+        """Return the addresses to announce; empty means those that the host sees."""
+        if self.announce_maddrs:
+            return self.announce_maddrs
+        if self.public_ip is not None:
+            family = "ip6" if ":" in self.public_ip else "ip4"
+            return (f"/{family}/{self.public_ip}/tcp/{self.port}",)
+        return ()
+
+
+def parse_block_indices(text: str) -> BlockRange:
+    """Parse ``START:END``, half-open. Raises ValueError with a sentence."""
+    start, colon, end = text.partition(":")
+    if not colon or not start.isdecimal() or not end.isdecimal() or len(text) > 16:
+        raise ValueError(f"a block range is START:END, half-open, such as 0:11, not {text!r}")
+    if int(start) >= int(end):
+        raise ValueError(f"the block range {text} is empty; ranges are half-open")
+    return BlockRange(int(start), int(end))

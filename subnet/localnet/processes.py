@@ -1,0 +1,152 @@
+"""Child processes from one fork server that has imported torch and hivemind once.
+
+Seven processes that each import them would cost two minutes and five gigabytes on
+two cores; forked from one server they share both. A child leads its own session, so
+that Ctrl-C reaches only the parent, which stops the children in order; and it dies
+with the fork server, which dies with the parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+PRELOAD = "subnet.localnet.preload"
+STOP_TIMEOUT_S = 15.0
+KILL_TIMEOUT_S = 5.0
+MAX_MESSAGE_SIZE = 1 << 20
+LOG_TAIL_LINES = 25
+_PR_SET_PDEATHSIG = 1
+
+Message = dict[str, Any]
+Send = Callable[[Message], None]
+ChildMain = Callable[[Message, Send], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One running child: its process, its log file and the pipe that it reports on."""
+
+    name: str
+    process: BaseProcess
+    log_path: Path
+    connection: Connection
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.is_alive()
+
+    def tail_log(self) -> str:
+        """Return the last lines of the child's log."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+class ProcessGroup:
+    """Starts children and stops every one of them, whatever happens."""
+
+    def __init__(self, log_directory: Path) -> None:
+        self._log_directory = log_directory
+        self._context = multiprocessing.get_context("forkserver")
+        self._children: list[Child] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, log_directory: Path) -> AsyncIterator[ProcessGroup]:
+        """Start the fork server; on leaving, stop every child."""
+        log_directory.mkdir(parents=True, exist_ok=True)
+        group = cls(log_directory)
+        group._context.set_forkserver_preload([PRELOAD])
+        try:
+            yield group
+        finally:
+            await asyncio.shield(asyncio.to_thread(group._stop_all))
+
+    @property
+    def children(self) -> tuple[Child, ...]:
+        return tuple(self._children)
+
+    async def start(self, name: str, main: ChildMain, config: Message) -> Child:
+        """Start ``main(config, send)`` in a child; the first start waits for the imports."""
+        receiving, sending = self._context.Pipe(duplex=False)
+        log_path = self._log_directory / f"{name}.log"
+        process = self._context.Process(
+            target=_run_child, name=name, args=(main, config, sending, str(log_path)), daemon=False
+        )
+        await asyncio.to_thread(process.start)
+        sending.close()
+        child = Child(name, process, log_path, receiving)
+        self._children.append(child)
+        return child
+
+    def _stop_all(self) -> None:
+        # Nodes first, the chain last: a node that stops must still reach its chain.
+        for child in reversed(self._children):
+            if child.process.is_alive():
+                child.process.terminate()
+        for child in reversed(self._children):
+            child.process.join(STOP_TIMEOUT_S)
+            if child.process.is_alive():
+                child.process.kill()
+                child.process.join(KILL_TIMEOUT_S)
+            child.connection.close()
+
+
+async def read_messages(child: Child) -> AsyncIterator[Message]:
+    """Yield what the child reports until its pipe closes."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    descriptor = child.connection.fileno()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        while True:
+            await readable.wait()
+            readable.clear()
+            while child.connection.poll():
+                try:
+                    raw = child.connection.recv_bytes(MAX_MESSAGE_SIZE)
+                except EOFError:
+                    return
+                yield json.loads(raw)
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _run_child(main: ChildMain, config: Message, sending: Connection, log_path: str) -> None:
+    os.setsid()
+    _die_with_parent()
+    _redirect_output(log_path)
+
+    def send(message: Message) -> None:
+        try:
+            sending.send_bytes(json.dumps(message).encode())
+        except BrokenPipeError:
+            # The parent is gone; the death signal is on its way.
+            sys.exit(1)
+
+    main(config, send)
+
+
+def _die_with_parent() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def _redirect_output(log_path: str) -> None:
+    descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.close(descriptor)

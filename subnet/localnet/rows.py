@@ -1,0 +1,121 @@
+"""What a local network reports of one epoch: for people as a table, for programs as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+
+from consensus.types import SCORE_ONE, BlockRange, Epoch, Score, SubnetNodeId
+
+
+@dataclass(frozen=True, slots=True)
+class HosterRow:
+    """One hoster in one epoch.
+
+    ``distance`` is the largest relative L2 distance to the mean over its blocks, None if
+    nothing of it could be measured.
+    """
+
+    node_id: SubnetNodeId
+    blocks: BlockRange
+    committed: bool
+    revealed: bool
+    distance: Fraction | None
+    score: Score
+    attested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorRow:
+    """One node in the role validator in one epoch."""
+
+    node_id: SubnetNodeId
+    score: Score
+    attested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """The records of ``epoch``; elected, proposal and attestations are of the next chain epoch."""
+
+    epoch: Epoch
+    elected: SubnetNodeId
+    challenge_seed: bytes
+    hosters: tuple[HosterRow, ...]
+    validators: tuple[ValidatorRow, ...]
+    proposal: tuple[tuple[SubnetNodeId, Score], ...]
+    attestation_ratio: Fraction
+
+    @property
+    def is_attested_by_all(self) -> bool:
+        """Whether every node of the row attested the proposal."""
+        return all(row.attested for row in (*self.hosters, *self.validators))
+
+    def to_json(self) -> str:
+        """Return one line of JSON. Scores are decimal strings of integers at 10^18."""
+        return json.dumps(
+            {
+                "epoch": self.epoch,
+                "elected": self.elected,
+                "challenge_seed": self.challenge_seed.hex(),
+                "hosters": [
+                    {
+                        "subnet_node_id": row.node_id,
+                        "blocks": [row.blocks.start, row.blocks.end],
+                        "committed": row.committed,
+                        "revealed": row.revealed,
+                        "distance": None if row.distance is None else float(row.distance),
+                        "score": str(row.score),
+                        "attested": row.attested,
+                    }
+                    for row in self.hosters
+                ],
+                "validators": [
+                    {
+                        "subnet_node_id": row.node_id,
+                        "score": str(row.score),
+                        "attested": row.attested,
+                    }
+                    for row in self.validators
+                ],
+                "proposal": [[node_id, str(score)] for node_id, score in self.proposal],
+                "attestation_ratio": float(self.attestation_ratio),
+            }
+        )
+
+    def to_text(self) -> str:
+        """Return the table that a person reads."""
+        lines = [
+            f"epoch {self.epoch}   challenge {self.challenge_seed.hex()[:16]}…   "
+            f"proposed in epoch {self.epoch + 1} by node {self.elected}",
+            "  node  role       blocks  commit  reveal  distance   score     proposed  attested",
+        ]
+        proposed = dict(self.proposal)
+        for row in self.hosters:
+            distance = "-" if row.distance is None else f"{float(row.distance):.1e}"
+            lines.append(
+                f"  {row.node_id:<4}  hoster     {row.blocks!s:<6}  {_mark(row.committed):<6}  "
+                f"{_mark(row.revealed):<6}  {distance:<9}  {_format_score(row.score):<8}  "
+                f"{_format_score(proposed.get(row.node_id)):<8}  {_mark(row.attested)}"
+            )
+        for other in self.validators:
+            lines.append(
+                f"  {other.node_id:<4}  validator  -       -       -       -          "
+                f"{_format_score(other.score):<8}  "
+                f"{_format_score(proposed.get(other.node_id)):<8}  {_mark(other.attested)}"
+            )
+        attested = sum(row.attested for row in (*self.hosters, *self.validators))
+        lines.append(
+            f"  attested by {attested} of {len(self.hosters) + len(self.validators)} nodes, "
+            f"ratio {float(self.attestation_ratio):.2f}"
+        )
+        return "\n".join(lines)
+
+
+def _mark(done: bool) -> str:
+    return "yes" if done else "no"
+
+
+def _format_score(score: int | None) -> str:
+    return "-" if score is None else f"{score / SCORE_ONE:.6f}"

@@ -1,0 +1,54 @@
+"""Logs for operators: stable event names with fields, on stderr, without secrets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+MAX_VALUE_TEXT = 300
+_SECRET_WORDS = ("password", "salt", "secret", "private", "mnemonic", "seed_phrase")
+
+
+def configure_logs(*, as_json: bool | None = None, level: int = logging.INFO) -> None:
+    """Send structured logs to stderr, for people on a terminal and as JSON elsewhere.
+
+    ``MESH_LOG_FORMAT`` (``pretty`` or ``json``) decides when ``as_json`` is None.
+    """
+    if as_json is None:
+        chosen = os.environ.get("MESH_LOG_FORMAT", "")
+        as_json = chosen == "json" or (chosen != "pretty" and not sys.stderr.isatty())
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _redact,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+
+
+def _redact(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if name == "prompt" or any(word in name.lower() for word in _SECRET_WORDS):
+            event[name] = "<redacted>"
+        elif isinstance(value, str) and len(value) > MAX_VALUE_TEXT and name != "exception":
+            event[name] = value[:MAX_VALUE_TEXT] + "..."
+    return event
