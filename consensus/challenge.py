@@ -1,0 +1,196 @@
+"""The randomised tensor of an epoch, and the vectors that answer it.
+
+The challenge exists only in its generating form: a seed that the chain decides.
+Nobody chooses it, nobody knows it before the epoch's first block, and everybody
+can compute every block's input from it. Each block is challenged alone, so
+hosters of overlapping ranges are comparable block by block.
+
+Numbers in hashes are little-endian u32; tags are ASCII without a terminator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consensus.errors import InvalidVector
+from consensus.params import ConsensusParams
+from consensus.types import BlockNumber, BlockRange, Epoch
+
+HASH_SIZE = 32
+VALUE_SIZE = 4
+_SEED_TAG = b"mesh/seed"
+_INPUT_TAG = b"mesh/chal"
+_TOKENS_TAG = b"mesh/tokens"
+_HEAD_ROWS_TAG = b"mesh/rows"
+_COORDINATES_TAG = b"mesh/coords"
+# 2**-6: an int8 times a power of two is exact in every float format.
+_INPUT_SCALE = np.float32(2.0**-6)
+_MIN_INT8 = -127
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What the challenge needs to know of the model. The head counts as block ``num_blocks``."""
+
+    num_blocks: int
+    hidden_size: int
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        if min(self.num_blocks, self.hidden_size, self.vocab_size) < 1:
+            raise ValueError("a model has at least one block, one channel and one token")
+
+    @property
+    def head(self) -> int:
+        """The block number of the output head."""
+        return self.num_blocks
+
+    @property
+    def challenged_blocks(self) -> range:
+        """Every block that is challenged, the head last."""
+        return range(self.num_blocks + 1)
+
+
+def compute_owed_blocks(blocks: BlockRange, num_blocks: int) -> range:
+    """Return the blocks whose vectors a hoster of ``blocks`` owes.
+
+    Whoever serves the last block serves the head too. Raises ValueError for a
+    range that ends past the model.
+    """
+    if blocks.end > num_blocks:
+        raise ValueError(f"the range {blocks} ends past the {num_blocks} blocks of the model")
+    return range(blocks.start, blocks.end + (blocks.end == num_blocks))
+
+
+def compute_seed(
+    network_id: bytes, epoch: Epoch, seed_height: BlockNumber, block_hash: bytes
+) -> bytes:
+    """Return the 32-byte seed of ``epoch``; ``seed_height`` is the epoch's first block."""
+    if len(network_id) != HASH_SIZE or len(block_hash) != HASH_SIZE:
+        raise ValueError("network id and block hash have 32 bytes")
+    numbers = epoch.to_bytes(4, "little") + seed_height.to_bytes(4, "little")
+    return hashlib.sha256(_SEED_TAG + network_id + numbers + block_hash).digest()
+
+
+def compute_block_input(
+    seed: bytes, block: int, shape: ModelShape, params: ConsensusParams
+) -> NDArray[np.float32]:
+    """Return the input of one block, float32 [positions, hidden_size], in multiples of 2**-6.
+
+    Block 0 adds the embedding rows of :func:`compute_token_ids` to it.
+    """
+    _check_block(block, shape)
+    positions, hidden = params.challenge_positions, shape.hidden_size
+    stream = _draw_bytes(_INPUT_TAG, seed, block, size=positions * hidden)
+    # -128 has no positive twin; replaced, the mean of the distribution is zero.
+    values = np.maximum(np.frombuffer(stream, dtype=np.int8), _MIN_INT8)
+    return values.astype(np.float32).reshape(positions, hidden) * _INPUT_SCALE
+
+
+def compute_token_ids(seed: bytes, shape: ModelShape, params: ConsensusParams) -> NDArray[np.int64]:
+    """Return the tokens whose embeddings block 0 adds, int64 [positions]; repeats are allowed."""
+    stream = _draw_bytes(_TOKENS_TAG, seed, size=4 * params.challenge_positions)
+    return _as_u32(stream) % shape.vocab_size
+
+
+def compute_head_rows(seed: bytes, shape: ModelShape, params: ConsensusParams) -> NDArray[np.int64]:
+    """Return the vocabulary rows whose logits the head owes, int64, in the order drawn."""
+    wanted = min(params.head_rows, shape.vocab_size)
+    return _draw_distinct(_HEAD_ROWS_TAG, seed, modulus=shape.vocab_size, wanted=wanted)
+
+
+def compute_vector_length(block: int, shape: ModelShape, params: ConsensusParams) -> int:
+    """Return how many coordinates the vector of ``block`` has on the wire."""
+    return min(_compute_output_length(block, shape, params), params.max_vector_coordinates)
+
+
+def compute_sampled_coordinates(
+    seed: bytes, block: int, length: int, params: ConsensusParams
+) -> NDArray[np.int64] | None:
+    """Return the coordinates kept of an output of ``length``, int64, in the order drawn.
+
+    None: the output is short enough to be kept whole.
+    """
+    wanted = params.max_vector_coordinates
+    if length <= wanted:
+        return None
+    return _draw_distinct(_COORDINATES_TAG, seed, block, modulus=length, wanted=wanted)
+
+
+def sample_vector(
+    output: NDArray[np.float32],
+    *,
+    seed: bytes,
+    block: int,
+    shape: ModelShape,
+    params: ConsensusParams,
+) -> NDArray[np.float32]:
+    """Return the vector that answers ``block``: its output, sampled if it is too long.
+
+    Raises ValueError for an output that has not the block's length: ours, not a peer's.
+    """
+    expected = _compute_output_length(block, shape, params)
+    if output.shape != (expected,):
+        raise ValueError(f"block {block} has {expected} outputs, not the shape {output.shape}")
+    coordinates = compute_sampled_coordinates(seed, block, expected, params)
+    return output if coordinates is None else output[coordinates]
+
+
+def encode_vector(vector: NDArray[np.float32]) -> bytes:
+    """Return little-endian float32. Raises ValueError for another type: it would be rounded."""
+    if vector.dtype != np.float32 or vector.ndim != 1:
+        raise ValueError(f"a vector is one row of float32, not {vector.dtype} {vector.shape}")
+    return vector.astype("<f4").tobytes()
+
+
+def decode_vector(raw: bytes, length: int, params: ConsensusParams) -> NDArray[np.float32]:
+    """Parse a peer's vector of ``length`` coordinates. Raises InvalidVector."""
+    if len(raw) != VALUE_SIZE * length:
+        raise InvalidVector(f"a vector of {length} values has {VALUE_SIZE * length} bytes")
+    vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise InvalidVector("a value is not finite")
+    if np.abs(vector).max(initial=0.0) >= 2.0**params.value_bound_bits:
+        raise InvalidVector(f"a value is not below 2**{params.value_bound_bits}")
+    return vector
+
+
+def _compute_output_length(block: int, shape: ModelShape, params: ConsensusParams) -> int:
+    _check_block(block, shape)
+    if block == shape.head:
+        return min(params.head_rows, shape.vocab_size)
+    return shape.hidden_size
+
+
+def _check_block(block: int, shape: ModelShape) -> None:
+    if block not in shape.challenged_blocks:
+        raise ValueError(f"block {block} is not one of the {len(shape.challenged_blocks)}")
+
+
+def _draw_bytes(tag: bytes, seed: bytes, *numbers: int, size: int) -> bytes:
+    if len(seed) != HASH_SIZE:
+        raise ValueError("a seed has 32 bytes")
+    message = tag + seed + b"".join(number.to_bytes(4, "little") for number in numbers)
+    return hashlib.shake_256(message).digest(size)
+
+
+def _as_u32(stream: bytes) -> NDArray[np.int64]:
+    return np.frombuffer(stream, dtype="<u4").astype(np.int64)
+
+
+def _draw_distinct(
+    tag: bytes, seed: bytes, *numbers: int, modulus: int, wanted: int
+) -> NDArray[np.int64]:
+    """Draw u32 modulo ``modulus``, skip repeats, and stop at ``wanted`` different values."""
+    size = 8 * wanted
+    while True:
+        # A longer digest continues a shorter one, so asking again changes nothing drawn before.
+        drawn = _as_u32(_draw_bytes(tag, seed, *numbers, size=size)) % modulus
+        _, first_seen = np.unique(drawn, return_index=True)
+        if len(first_seen) >= wanted:
+            return drawn[np.sort(first_seen)[:wanted]]
+        size *= 2

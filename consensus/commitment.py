@@ -1,0 +1,161 @@
+"""Saying what one computed before showing it.
+
+A commitment binds network, epoch, author, challenge and range at fixed widths,
+so a copied one opens for nobody else and none opens in two ways. Numbers are
+little-endian u32, scores u128; tags are ASCII without a terminator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from consensus.challenge import HASH_SIZE, compute_owed_blocks
+from consensus.errors import CommitmentMismatch
+from consensus.types import BlockRange, Epoch, Score, SubnetNodeId
+from keys.peer import PeerId, PeerKey
+
+SALT_SIZE = 32
+NO_LANE = bytes(HASH_SIZE)
+"""The lane leaf of a hoster that answers no personal lane."""
+_LEAF_TAG = b"mesh/leaf"
+_ROOT_TAG = b"mesh/root"
+_OUTPUT_TAG = b"mesh/commit"
+_SCORES_TAG = b"mesh/score-commit"
+_SALT_TAG = b"mesh/salt"
+
+
+@dataclass(frozen=True, slots=True)
+class CommitContext:
+    """Who commits, where and when: what every commitment binds."""
+
+    network_id: bytes
+    epoch: Epoch
+    node_id: SubnetNodeId
+    author: PeerId
+
+    def __post_init__(self) -> None:
+        if len(self.network_id) != HASH_SIZE:
+            raise ValueError("a network id has 32 bytes")
+
+    def to_bytes(self) -> bytes:
+        """Return ``network_id || epoch || node_id || public key``, 72 bytes."""
+        return self.network_id + _u32(self.epoch) + _u32(self.node_id) + self.author.public_key
+
+
+def derive_salt(
+    key: PeerKey, *, network_id: bytes, kind: int, epoch: Epoch, node_id: SubnetNodeId
+) -> bytes:
+    """Return the 32-byte salt of this node's commitment of one record kind in one epoch.
+
+    Derived from the identity, it survives the loss of the journal; nobody else can compute it.
+    """
+    if len(network_id) != HASH_SIZE:
+        raise ValueError("a network id has 32 bytes")
+    purpose = _SALT_TAG + network_id + kind.to_bytes(1, "little") + _u32(epoch) + _u32(node_id)
+    return key.derive_secret(purpose)
+
+
+def compute_leaf(block: int, vector: bytes) -> bytes:
+    """Return the leaf of one block's encoded vector."""
+    return hashlib.sha256(_LEAF_TAG + _u32(block) + vector).digest()
+
+
+def compute_root(blocks: BlockRange, leaves: Sequence[bytes], lane_leaf: bytes = NO_LANE) -> bytes:
+    """Return the root over the leaves of ``blocks``, in order; the head's is the last one."""
+    if any(len(leaf) != HASH_SIZE for leaf in (*leaves, lane_leaf)):
+        raise ValueError("a leaf has 32 bytes")
+    message = _ROOT_TAG + _u32(blocks.start) + _u32(blocks.end) + b"".join(leaves) + lane_leaf
+    return hashlib.sha256(message).digest()
+
+
+def compute_vectors_root(blocks: BlockRange, vectors: Sequence[bytes], num_blocks: int) -> bytes:
+    """Return the root of the vectors that a hoster of ``blocks`` owes, one a block, head last.
+
+    Raises ValueError for another number of vectors or a range that ends past the model.
+    """
+    owed = compute_owed_blocks(blocks, num_blocks)
+    if len(vectors) != len(owed):
+        raise ValueError(f"the range {blocks} owes {len(owed)} vectors, not {len(vectors)}")
+    leaves = [compute_leaf(block, raw) for block, raw in zip(owed, vectors, strict=True)]
+    return compute_root(blocks, leaves)
+
+
+def compute_output_commitment(
+    context: CommitContext, *, seed: bytes, blocks: BlockRange, salt: bytes, root: bytes
+) -> bytes:
+    """Return the 32 bytes that a hoster publishes during COMMIT."""
+    if not len(seed) == len(root) == HASH_SIZE or len(salt) != SALT_SIZE:
+        raise ValueError("seed, root and salt have 32 bytes")
+    span = _u32(blocks.start) + _u32(blocks.end)
+    message = _OUTPUT_TAG + context.to_bytes() + seed + span + salt + root
+    return hashlib.sha256(message).digest()
+
+
+def compute_score_commitment(
+    context: CommitContext, *, salt: bytes, scores: Sequence[tuple[SubnetNodeId, Score]]
+) -> bytes:
+    """Return the 32 bytes that a validator publishes during SCORE."""
+    if len(salt) != SALT_SIZE:
+        raise ValueError("a salt has 32 bytes")
+    digest = hashlib.sha256(encode_scores(scores)).digest()
+    return hashlib.sha256(_SCORES_TAG + context.to_bytes() + salt + digest).digest()
+
+
+def encode_scores(scores: Sequence[tuple[SubnetNodeId, Score]]) -> bytes:
+    """Return 20 bytes a row: node id u32, score u128. Raises ValueError if ids do not ascend."""
+    ids = [node_id for node_id, _ in scores]
+    if any(left >= right for left, right in zip(ids, ids[1:], strict=False)):
+        raise ValueError("scores are sorted by node id, without repeats")
+    try:
+        return b"".join(_u32(node) + score.to_bytes(16, "little") for node, score in scores)
+    except OverflowError as error:
+        raise ValueError("a node id is a u32 and a score a u128") from error
+
+
+def check_output_reveal(
+    commitment: bytes,
+    context: CommitContext,
+    *,
+    seed: bytes,
+    blocks: BlockRange,
+    salt: bytes,
+    vectors: Sequence[bytes],
+    num_blocks: int,
+) -> None:
+    """Raise CommitmentMismatch unless salt and encoded vectors open ``commitment``.
+
+    ``seed`` is this node's own, derived from the chain, and ``blocks`` the range of the reveal;
+    a commit to another challenge or range therefore opens nothing.
+    """
+    try:
+        root = compute_vectors_root(blocks, vectors, num_blocks)
+        expected = compute_output_commitment(
+            context, seed=seed, blocks=blocks, salt=salt, root=root
+        )
+    except ValueError as error:
+        raise CommitmentMismatch(str(error)) from error
+    if not hmac.compare_digest(expected, commitment):
+        raise CommitmentMismatch("the outputs do not open the commitment")
+
+
+def check_score_reveal(
+    commitment: bytes,
+    context: CommitContext,
+    *,
+    salt: bytes,
+    scores: Sequence[tuple[SubnetNodeId, Score]],
+) -> None:
+    """Raise CommitmentMismatch unless salt and scores open ``commitment``."""
+    try:
+        expected = compute_score_commitment(context, salt=salt, scores=scores)
+    except ValueError as error:
+        raise CommitmentMismatch(str(error)) from error
+    if not hmac.compare_digest(expected, commitment):
+        raise CommitmentMismatch("the scores do not open the commitment")
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, "little")

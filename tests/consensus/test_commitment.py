@@ -1,0 +1,264 @@
+"""Commitments: one author, one epoch, one challenge, one range, one opening."""
+
+import dataclasses
+import hashlib
+import hmac
+import struct
+
+import pytest
+
+from consensus.commitment import (
+    NO_LANE,
+    CommitContext,
+    check_output_reveal,
+    check_score_reveal,
+    compute_leaf,
+    compute_output_commitment,
+    compute_root,
+    compute_score_commitment,
+    compute_vectors_root,
+    derive_salt,
+    encode_scores,
+)
+from consensus.errors import CommitmentMismatch, Reason
+from consensus.types import BlockRange
+from keys.peer import PeerKey
+
+KEY = PeerKey(bytes(range(32)))
+OTHER_KEY = PeerKey(bytes(range(1, 33)))
+CONTEXT = CommitContext(b"\x01" * 32, 7, 5, KEY.peer_id)
+SEED = b"\x02" * 32
+SALT = b"\x03" * 32
+BLOCKS = BlockRange(1, 3)
+NUM_BLOCKS = 4
+VECTORS = (b"\x00\x00\x80\x3f", b"\x00\x00\x00\x40")
+SCORES = ((2, 5), (9, 10**18))
+
+
+def commit(context=CONTEXT, seed=SEED, blocks=BLOCKS, salt=SALT, vectors=VECTORS):
+    root = compute_vectors_root(blocks, vectors, NUM_BLOCKS)
+    return compute_output_commitment(context, seed=seed, blocks=blocks, salt=salt, root=root)
+
+
+def open_output(commitment, context=CONTEXT, **changes):
+    fields = {
+        "seed": SEED,
+        "blocks": BLOCKS,
+        "salt": SALT,
+        "vectors": VECTORS,
+        "num_blocks": NUM_BLOCKS,
+    }
+    check_output_reveal(commitment, context, **(fields | changes))
+
+
+def refuse_output(commitment, context=CONTEXT, **changes):
+    with pytest.raises(CommitmentMismatch) as caught:
+        open_output(commitment, context, **changes)
+    assert caught.value.reason is Reason.COMMITMENT_MISMATCH
+
+
+def test_output_commitment_written_out():
+    leaves = [
+        hashlib.sha256(b"mesh/leaf" + struct.pack("<I", block) + raw).digest()
+        for block, raw in zip((1, 2), VECTORS, strict=True)
+    ]
+    root = hashlib.sha256(
+        b"mesh/root" + struct.pack("<II", 1, 3) + b"".join(leaves) + bytes(32)
+    ).digest()
+    expected = hashlib.sha256(
+        b"mesh/commit"
+        + b"\x01" * 32
+        + struct.pack("<II", 7, 5)
+        + KEY.peer_id.public_key
+        + SEED
+        + struct.pack("<II", 1, 3)
+        + SALT
+        + root
+    ).digest()
+    assert compute_leaf(1, VECTORS[0]) == leaves[0]
+    assert compute_root(BLOCKS, leaves) == root
+    assert compute_root(BLOCKS, leaves, NO_LANE) == root
+    assert commit() == expected
+
+
+def test_score_commitment_written_out():
+    rows = struct.pack("<IQQ", 2, 5, 0) + struct.pack("<IQQ", 9, 10**18, 0)
+    expected = hashlib.sha256(
+        b"mesh/score-commit"
+        + b"\x01" * 32
+        + struct.pack("<II", 7, 5)
+        + KEY.peer_id.public_key
+        + SALT
+        + hashlib.sha256(rows).digest()
+    ).digest()
+    assert encode_scores(SCORES) == rows
+    assert compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES) == expected
+
+
+def test_salt_written_out():
+    purpose = b"mesh/salt" + b"\x01" * 32 + b"\x03" + struct.pack("<II", 7, 5)
+    expected = hmac.new(bytes(range(32)), purpose, hashlib.sha256).digest()
+    salt = derive_salt(KEY, network_id=b"\x01" * 32, kind=3, epoch=7, node_id=5)
+    assert salt == expected
+
+
+def test_salt_differs_by_network_kind_epoch_node_and_key():
+    fields = {"network_id": b"\x01" * 32, "kind": 3, "epoch": 7, "node_id": 5}
+    changes = [{}, {"network_id": b"\x02" * 32}, {"kind": 5}, {"epoch": 8}, {"node_id": 6}]
+    salts = {derive_salt(KEY, **(fields | change)) for change in changes}
+    assert len(salts | {derive_salt(OTHER_KEY, **fields)}) == 6
+
+
+def test_honest_reveal_opens_its_commitment():
+    open_output(commit())
+    check_score_reveal(
+        compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES),
+        CONTEXT,
+        salt=SALT,
+        scores=SCORES,
+    )
+
+
+def test_copied_digest_opens_for_nobody_else():
+    copycat = dataclasses.replace(CONTEXT, node_id=6, author=OTHER_KEY.peer_id)
+    refuse_output(commit(), copycat)
+
+
+def test_copied_digest_of_a_twin_with_the_same_key_does_not_open():
+    refuse_output(commit(), dataclasses.replace(CONTEXT, node_id=6))
+
+
+def test_stolen_node_id_does_not_open():
+    refuse_output(commit(), dataclasses.replace(CONTEXT, author=OTHER_KEY.peer_id))
+
+
+def test_commit_from_another_epoch_does_not_open():
+    refuse_output(commit(), dataclasses.replace(CONTEXT, epoch=8))
+
+
+def test_commit_from_another_network_does_not_open():
+    refuse_output(commit(), dataclasses.replace(CONTEXT, network_id=b"\x09" * 32))
+
+
+def test_commit_to_another_challenge_does_not_open():
+    refuse_output(commit(seed=b"\x09" * 32))
+
+
+def test_commit_of_another_range_does_not_open():
+    refuse_output(commit(blocks=BlockRange(0, 2)))
+    refuse_output(commit(), blocks=BlockRange(0, 2))
+
+
+def test_other_salt_does_not_open():
+    refuse_output(commit(), salt=b"\x04" * 32)
+
+
+@pytest.mark.parametrize("position", [0, 3, 4, 7])
+def test_every_changed_vector_byte_is_seen(position):
+    joined = bytearray(b"".join(VECTORS))
+    joined[position] ^= 1
+    refuse_output(commit(), vectors=(bytes(joined[:4]), bytes(joined[4:])))
+
+
+def test_swapped_vectors_do_not_open():
+    refuse_output(commit(), vectors=VECTORS[::-1])
+
+
+def test_salt_boundary_cannot_be_moved():
+    root = compute_vectors_root(BLOCKS, VECTORS, NUM_BLOCKS)
+    joined = SALT + root
+    for size in (0, 31, 33, 64):
+        refuse_output(commit(), salt=joined[:size])
+        with pytest.raises(ValueError):
+            compute_output_commitment(
+                CONTEXT, seed=SEED, blocks=BLOCKS, salt=joined[:size], root=joined[size:]
+            )
+
+
+def test_vector_boundary_cannot_be_moved():
+    joined = b"".join(VECTORS)
+    for cut in (0, 1, 3, 5, 8):
+        refuse_output(commit(), vectors=(joined[:cut], joined[cut:]))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_reveal_with_another_number_of_vectors_does_not_open(count):
+    refuse_output(commit(), vectors=(VECTORS * 2)[:count])
+
+
+def test_range_that_ends_past_the_model_does_not_open():
+    refuse_output(commit(), blocks=BlockRange(1, 5))
+
+
+def test_last_range_owes_the_head_too():
+    last = BlockRange(2, 4)
+    vectors = (*VECTORS, b"\x00\x00\x40\x40")
+    commitment = commit(blocks=last, vectors=vectors)
+    open_output(commitment, blocks=last, vectors=vectors)
+    refuse_output(commitment, blocks=last, vectors=vectors[:2])
+    leaves = [compute_leaf(block, raw) for block, raw in zip((2, 3, 4), vectors, strict=True)]
+    assert compute_vectors_root(last, vectors, NUM_BLOCKS) == compute_root(last, leaves)
+
+
+def test_lane_leaf_changes_the_root():
+    assert compute_root(BLOCKS, [SEED], SALT) != compute_root(BLOCKS, [SEED])
+    # A lane leaf cannot pass for one more block.
+    assert compute_root(BLOCKS, [SEED, SALT]) != compute_root(BLOCKS, [SEED], SALT)
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_commitment_of_another_size_does_not_open(size):
+    refuse_output((commit() + bytes(1))[:size])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": 8},
+        {"node_id": 6},
+        {"network_id": b"\x09" * 32},
+        {"author": OTHER_KEY.peer_id},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_copied_score_commitment_opens_for_nobody_else(change):
+    commitment = compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES)
+    with pytest.raises(CommitmentMismatch):
+        check_score_reveal(
+            commitment, dataclasses.replace(CONTEXT, **change), salt=SALT, scores=SCORES
+        )
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        (),
+        SCORES[:1],
+        SCORES[::-1],
+        SCORES + SCORES[1:],
+        ((2, 6), SCORES[1]),
+        ((3, 5), SCORES[1]),
+        ((2, -1),),
+        ((2, 2**128),),
+        ((2**32, 1),),
+        ((-1, 1),),
+    ],
+)
+def test_other_or_unsorted_scores_do_not_open(scores):
+    commitment = compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES)
+    with pytest.raises(CommitmentMismatch):
+        check_score_reveal(commitment, CONTEXT, salt=SALT, scores=scores)
+
+
+def test_score_commitment_is_no_output_commitment():
+    root = hashlib.sha256(encode_scores(SCORES)).digest()
+    output = compute_output_commitment(CONTEXT, seed=SEED, blocks=BLOCKS, salt=SALT, root=root)
+    assert output != compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES)
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_network_id_of_another_size_is_our_own_mistake(size):
+    with pytest.raises(ValueError):
+        CommitContext(bytes(size), 7, 5, KEY.peer_id)
+    with pytest.raises(ValueError):
+        derive_salt(KEY, network_id=bytes(size), kind=3, epoch=7, node_id=5)
