@@ -1,0 +1,1 @@
+"""The chain client: reading and signing through substrate-interface, and registration."""

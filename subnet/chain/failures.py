@@ -1,0 +1,299 @@
+"""What a refused extrinsic means, in a sentence, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from subnet.chain.session import PoolRefused, Session
+from subnet.errors import ExtrinsicFailed
+
+# JSON-RPC codes of the transaction pool (sc-rpc-api, author::error).
+POOL_INVALID = 1010
+POOL_UNKNOWN = 1011
+POOL_BANNED = 1012
+POOL_ALREADY_IMPORTED = 1013
+POOL_TOO_LOW_PRIORITY = 1014
+POOL_CYCLE = 1015
+POOL_DROPPED = 1016
+
+_POOL_CODES = {
+    POOL_BANNED: "TemporarilyBanned",
+    POOL_ALREADY_IMPORTED: "AlreadyImported",
+    POOL_TOO_LOW_PRIORITY: "TooLowPriority",
+    POOL_CYCLE: "CycleDetected",
+    POOL_DROPPED: "ImmediatelyDropped",
+}
+
+# What nodes write, in any of their wordings, for the same refusal.
+_POOL_WORDS = (
+    ("stale", "Stale"),
+    ("outdated", "Stale"),
+    ("future", "Future"),
+    ("payment", "Payment"),
+    ("pay some fees", "Payment"),
+    ("balance too low", "Payment"),
+    ("badproof", "BadProof"),
+    ("bad proof", "BadProof"),
+    ("bad signature", "BadProof"),
+    ("ancientbirthblock", "AncientBirthBlock"),
+    ("ancient birth block", "AncientBirthBlock"),
+    ("exhaust", "ExhaustsResources"),
+    ("usurped", "Usurped"),
+    ("finalitytimeout", "FinalityTimeout"),
+    ("dropped", "Dropped"),
+    ("invalid", "Invalid"),
+)
+
+
+def read_pool_reason(refusal: PoolRefused) -> str:
+    """Return the one name of a pool's refusal, whatever the node's wording."""
+    if refusal.code in _POOL_CODES:
+        return _POOL_CODES[refusal.code]
+    text = f"{refusal.message} {refusal.data}".lower()
+    for words, reason in _POOL_WORDS:
+        if words in text:
+            return reason
+    return "Undecodable" if refusal.code == POOL_UNKNOWN else "Refused"
+
+
+def read_dispatch_error(error: Any, session: Session) -> str:
+    """Return the name of a DispatchError: the pallet's own, or the variant's."""
+    if isinstance(error, str):
+        return error
+    if not isinstance(error, Mapping) or not error:
+        return "Unknown"
+    variant, value = next(iter(error.items()))
+    if variant == "Module":
+        raw = value["error"]
+        index = int(raw[2:4], 16) if isinstance(raw, str) else int(raw)
+        return session.runtime.find_error_name(int(value["index"]), index)
+    if isinstance(value, str):
+        return value
+    return str(variant)
+
+
+def make_failure(reason: str, *, call: str, detail: str = "") -> ExtrinsicFailed:
+    """Return the error to raise for a refused or failed call."""
+    sentence = _SENTENCES[reason][0] if reason in _SENTENCES else detail
+    return ExtrinsicFailed(reason, f"{call} was refused: {sentence}" if sentence else call)
+
+
+def get_fix(reason: str) -> str:
+    """Return the one thing to do about a refusal."""
+    if reason in _SENTENCES:
+        return _SENTENCES[reason][1]
+    return "run `mesh chain show` to compare the chain's state with what the call expects"
+
+
+_SHOW = "look at `mesh chain show`"
+_NEXT_EPOCH = "wait for the next epoch"
+_SENTENCES: dict[str, tuple[str, str]] = {
+    # The transaction pool.
+    "Stale": (
+        "its nonce has been used already",
+        "check whether another process signs with the same key, then try again",
+    ),
+    "Future": (
+        "its nonce is ahead of the account's",
+        "wait for the account's earlier transactions, then try again",
+    ),
+    "Payment": (
+        "the account cannot pay the fee",
+        "send it a little: 0.01 TENSOR lasts for a long time",
+    ),
+    "BadProof": (
+        "the signature does not fit the chain",
+        "check that the endpoint serves the chain that you expect",
+    ),
+    "AncientBirthBlock": ("its lifetime is over", "send it again"),
+    "ExhaustsResources": ("the block is full", "try again in the next block"),
+    "TemporarilyBanned": ("the pool bans it for a while", "wait some minutes and look again"),
+    "AlreadyImported": ("the pool holds it already", "wait for the next block"),
+    "TooLowPriority": (
+        "another transaction with the same nonce waits in the pool",
+        "wait for the next block, then try again",
+    ),
+    "ImmediatelyDropped": ("the pool is full", "try again later, or with a tip"),
+    "Dropped": ("the pool let it fall", "try again"),
+    "Usurped": (
+        "another transaction with the same nonce took its place",
+        "check whether another process signs with the same key",
+    ),
+    "Undecodable": ("the chain cannot decode it", "check the lengths of the texts in it"),
+    # Any pallet.
+    "BadOrigin": ("this account may not make this call", "sign with the right key"),
+    "FundsUnavailable": (
+        "the balance does not cover the amount and the fee",
+        "look at `mesh chain balance`",
+    ),
+    "InsufficientBalance": (
+        "the balance does not cover the amount and the fee",
+        "look at `mesh chain balance`",
+    ),
+    "Underflow": (
+        "the balance does not cover the amount and the fee",
+        "look at `mesh chain balance`",
+    ),
+    "ExistentialDeposit": (
+        "the amount would leave an account below the least that may exist",
+        "send more, or leave more behind",
+    ),
+    "NotExpendable": (
+        "the transfer would close the sender's account",
+        "leave at least the existential deposit behind",
+    ),
+    "Expendability": (
+        "the transfer would close the sender's account",
+        "leave at least the existential deposit behind",
+    ),
+    # Proposing and attesting.
+    "SubnetEpochDataIsNone": (
+        "the subnet has no epoch yet",
+        "wait until the subnet is active and its slot has come",
+    ),
+    "NoElectedValidator": ("nobody was elected in this epoch", _NEXT_EPOCH),
+    "InvalidValidator": (
+        "the signer is not the hotkey of the elected node",
+        "sign with the hotkey of the node that `mesh chain show` names",
+    ),
+    "SubnetRewardsAlreadySubmitted": ("this epoch has a proposal already", _NEXT_EPOCH),
+    "ScoreOverflow": ("the scores' sum is too large", "propose smaller scores"),
+    "InvalidHotkeySubnetNodeId": (
+        "the signer is not the hotkey of a node of this subnet",
+        "sign with the node's hotkey, not with its coldkey",
+    ),
+    "InvalidSubnetNodeId": (
+        "the node is queued, or it joined after the proposal",
+        "wait for the epoch in which the node is activated",
+    ),
+    "InvalidSubnetNodeClassification": (
+        "the node is not of class Validator yet",
+        "wait for its graduation; " + _SHOW,
+    ),
+    "InvalidEmergencySubnetNodeId": (
+        "the node is not in the subnet's emergency validator set",
+        "wait until the owner's emergency set ends",
+    ),
+    "InvalidSubnetConsensusSubmission": ("nothing is proposed in this epoch", _NEXT_EPOCH),
+    "AlreadyAttested": ("the node has attested this epoch already", _NEXT_EPOCH),
+    # The subnet.
+    "NotSubnetOwner": ("the signer is not the subnet's owner", "sign with the owner's key"),
+    "SubnetActivatedAlready": ("the subnet is active already", _SHOW),
+    "MinSubnetRegistrationEpochsNotMet": ("the subnet is too young", "wait some epochs"),
+    "SubnetActivationConditionsNotMetYet": (
+        "the subnet lacks active nodes, delegate stake or reputation",
+        "register at least as many nodes as the chain's MinSubnetNodes; " + _SHOW,
+    ),
+    "InvalidSubnetId": ("there is no subnet with this id", "check --subnet-id"),
+    "SubnetMustBeRegistering": ("the subnet is past its registration", _SHOW),
+    "SubnetMustBeRegisteringOrActivated": (
+        "the subnet is in its enactment period and takes no nodes",
+        "wait until its owner activates it",
+    ),
+    "SubnetMustBeActive": ("the subnet is not active", _SHOW),
+    "SubnetMustBePaused": ("the subnet is not paused", _SHOW),
+    "SubnetIsPaused": ("the subnet is paused", "wait until its owner unpauses it"),
+    "SubnetNameExist": ("another subnet has this name", "choose another --name"),
+    "SubnetRepoExist": ("another subnet has this repository", "choose another --repo"),
+    "MaxSubnets": ("the chain holds as many subnets as it takes", "wait for a free place"),
+    "NoAvailableSlots": ("every slot of the epoch is taken", "wait until a subnet is removed"),
+    "BootnodesEmpty": ("a subnet needs a bootnode", "give --bootnode PEER_ID=MULTIADDR"),
+    "TooManyBootnodes": ("there are too many bootnodes", "give fewer"),
+    "InvalidBootnodePeerId": (
+        "a bootnode's peer id is not peer id text",
+        "give it as 12D3KooW...",
+    ),
+    "InvalidMultiaddr": ("a multiaddr is not one that the chain takes", "use /ip4/../tcp/.."),
+    "MultiaddrInvalidVarint": ("a multiaddr is malformed", "use /ip4/../tcp/../p2p/.."),
+    "MultiaddrInvalidProtocol": (
+        "a multiaddr uses a protocol that the chain does not take",
+        "use ip4, ip6, dns4, tcp, udp, ws and end with /p2p/PEER_ID",
+    ),
+    "MultiaddrInvalidAddress": ("a multiaddr is malformed", "use /ip4/../tcp/../p2p/.."),
+    "MultiaddrTruncated": ("a multiaddr is cut off", "use /ip4/../tcp/../p2p/.."),
+    "MultiaddrExist": ("another node of the subnet has this address", "use the node's own"),
+    "InvalidSubnetMinStake": ("the minimum stake is outside the bounds", "use 100 to 250 TENSOR"),
+    "InvalidSubnetMaxStake": ("the maximum stake is too high", "use at most 1000 TENSOR"),
+    "InvalidSubnetStakeParameters": ("the minimum stake exceeds the maximum", "swap them"),
+    "InvalidMinDelegateStakePercentage": (
+        "the delegate percentage is outside the bounds",
+        "use 5 to 95 percent",
+    ),
+    "InvalidSubnetRegistrationInitialColdkeys": (
+        "a subnet starts with at least three coldkeys, each for one node or more",
+        "give --initial-coldkey ADDRESS=COUNT three times or more",
+    ),
+    "CostGreaterThanMaxCost": ("registration costs more than --max-cost", "raise --max-cost"),
+    "NotEnoughBalanceToRegisterSubnet": (
+        "the balance does not cover the registration",
+        "look at `mesh chain balance`",
+    ),
+    # Nodes.
+    "ColdkeyMatchesHotkey": ("hotkey and coldkey are the same", "use another key as hotkey"),
+    "HotkeyHasOwner": (
+        "the hotkey belongs to another node or coldkey",
+        "make a new hotkey; one serves a single node",
+    ),
+    "HotkeyAlreadyRegisteredToColdkey": (
+        "the hotkey is registered by this coldkey already",
+        "make a new hotkey",
+    ),
+    "ColdkeyRegistrationWhitelist": (
+        "this coldkey is not on the list of the registering subnet",
+        "ask the subnet's owner, or wait until the subnet is active",
+    ),
+    "MaxRegisteredNodes": (
+        "this coldkey's places, or the subnet's queue, are full",
+        "wait until the queue moves",
+    ),
+    "InvalidPeerId": ("a peer id is not peer id text", "give it as 12D3KooW..."),
+    "PeerIdExist": (
+        "a node of this subnet has one of these peer ids",
+        "the three peer ids of a node differ and are its own: run `mesh keygen`",
+    ),
+    "SubnetNodeUniqueParamTaken": ("another node has the same unique value", "use another"),
+    "MustUnstakeToRegister": (
+        "the hotkey has stake left from an earlier node",
+        "unstake it, or use a new hotkey",
+    ),
+    "InvalidDelegateRewardRate": ("the delegate reward rate exceeds 100 percent", "lower it"),
+    "MaxBurnAmountExceeded": ("registration burns more than allowed", "raise --max-burn"),
+    "BalanceBurnError": ("the balance does not cover the burn", "look at `mesh chain balance`"),
+    "NotKeyOwner": ("the signer does not own this node or hotkey", "sign with its coldkey"),
+    "NotUidOwner": ("the node id belongs to another key", "check --subnet-node-id"),
+    "NotStartEpoch": (
+        "the node's activation window is not open",
+        "activate from its start epoch on and inside the grace period; " + _SHOW,
+    ),
+    "ActivationIsAutomatic": (
+        "this chain activates nodes from its queue by itself",
+        "wait: `mesh chain show` counts the epochs",
+    ),
+    "ElectedValidatorCannotRemove": ("the node is elected in this epoch", _NEXT_EPOCH),
+    "ElectedValidatorCannotUnstake": ("the node is elected in this epoch", _NEXT_EPOCH),
+    # Stake.
+    "MinStakeNotReached": ("the stake is below the subnet's minimum", "stake more"),
+    "MaxStakeReached": ("the stake exceeds the subnet's maximum", "stake less"),
+    "NotEnoughBalanceToStake": (
+        "the balance does not cover the stake",
+        "look at `mesh chain balance`",
+    ),
+    "NotEnoughStakeToWithdraw": ("the hotkey has less stake than that", "withdraw less"),
+    "AmountZero": ("the amount is zero", "give an amount"),
+    "InvalidAmount": ("the amount is zero", "give an amount"),
+    "MinActiveNodeStakeEpochs": ("the node is too young to unstake", "wait some epochs"),
+    "MaxUnlockingsReached": (
+        "there are too many unbondings",
+        "claim those whose time has come first",
+    ),
+    "NoStakeUnbondingsOrCooldownNotMet": (
+        "no unbonding can be claimed yet",
+        "wait for the block that the list of unbondings names",
+    ),
+    "TxRateLimitExceeded": ("the account calls too often", "wait some blocks"),
+    # Identity.
+    "IdentityFieldEmpty": ("every field of an identity must be filled", "fill the empty ones"),
+    "IdentityTaken": ("another coldkey uses this name", "choose another"),
+    "Paused": ("the whole chain is paused", "wait until it is unpaused"),
+}

@@ -1,0 +1,223 @@
+"""Sending an extrinsic so that it lands once, or is explained.
+
+The signed bytes carry a nonce, so the chain includes them at most once: after a broken
+connection the sender first looks on the chain, then sends the very same bytes again.
+Only when the pool says that the nonce is spent, and the chain does not hold our bytes,
+is the call signed anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from consensus.types import BlockNumber
+from keys.account import AccountKey
+from subnet.chain.events import ChainEvent
+from subnet.chain.worker import ChainWorker
+from subnet.errors import ChainError, ChainUnavailable, ExtrinsicFailed
+from subnet.interfaces import Receipt
+
+if TYPE_CHECKING:
+    from subnet.chain.session import Call, Session, SignedExtrinsic
+
+logger = logging.getLogger(__name__)
+
+INCLUSION_TIMEOUT_S = 120.0
+MAX_SENDS = 4
+MAX_SIGNATURES = 3
+MAX_BLOCKS_SEARCHED = 256
+RESEND_PAUSE_S = 0.5
+POLL_S = 0.5
+
+# The pool's word for: this nonce is spent, or somebody else's transaction holds it.
+_NONCE_REASONS = frozenset({"Stale", "TooLowPriority", "Usurped"})
+# The pool took it before; all that is left is to wait for a block.
+_WAITING_REASONS = frozenset({"AlreadyImported", "TemporarilyBanned", "FinalityTimeout"})
+
+
+@dataclass(frozen=True, slots=True)
+class Inclusion:
+    """A successful extrinsic and what it caused."""
+
+    receipt: Receipt
+    events: tuple[ChainEvent, ...]
+
+
+class ExtrinsicLog(Protocol):
+    """Where the sender writes down what it is about to say, before it says it."""
+
+    def record_signed(self, extrinsic: SignedExtrinsic) -> None: ...
+
+    def record_included(self, extrinsic: SignedExtrinsic, receipt: Receipt) -> None: ...
+
+    def record_failed(self, extrinsic: SignedExtrinsic, reason: str) -> None: ...
+
+
+class _NonceSpent(ChainError):
+    """Another extrinsic used the nonce; ours can never land."""
+
+
+class ExtrinsicSender:
+    """Signs and sends one extrinsic at a time for each account."""
+
+    def __init__(
+        self,
+        worker: ChainWorker,
+        *,
+        log: ExtrinsicLog | None = None,
+        inclusion_timeout_s: float = INCLUSION_TIMEOUT_S,
+    ) -> None:
+        self._worker = worker
+        self._log = log
+        self._inclusion_timeout_s = inclusion_timeout_s
+        self._lock = asyncio.Lock()
+
+    async def send(self, call: Call, key: AccountKey) -> Inclusion:
+        """Sign ``call``, send it and return once a block holds it.
+
+        Raises ExtrinsicFailed with the pool's or the pallet's reason; ChainUnavailable if the
+        chain could not be asked whether it landed; ChainMismatch for a call that it lacks.
+        """
+        from subnet.chain.failures import make_failure
+
+        async with self._lock:
+            for _ in range(MAX_SIGNATURES):
+                signed = await self._worker.call(lambda session: session.sign(call, key))
+                if self._log is not None:
+                    self._log.record_signed(signed)
+                try:
+                    return await self._deliver(signed)
+                except _NonceSpent:
+                    logger.info("nonce %d of %s was taken; signing anew", signed.nonce, key.address)
+                except ExtrinsicFailed as error:
+                    if self._log is not None:
+                        self._log.record_failed(signed, error.reason)
+                    raise
+        raise make_failure("Stale", call=str(call))
+
+    async def resume(self, signed: SignedExtrinsic) -> Inclusion | None:
+        """Look for an extrinsic that an earlier process signed; send the same bytes if need be.
+
+        None if its nonce went to another extrinsic.
+        """
+        async with self._lock:
+            try:
+                return await self._deliver(signed, look_first=True)
+            except _NonceSpent:
+                return None
+
+    async def _deliver(self, signed: SignedExtrinsic, *, look_first: bool = False) -> Inclusion:
+        try:
+            async with asyncio.timeout(self._inclusion_timeout_s):
+                block_hash = await self._find(signed) if look_first else None
+                return await self._conclude(signed, block_hash or await self._include(signed))
+        except TimeoutError as error:
+            raise ChainUnavailable(
+                f"{signed.call} (0x{signed.extrinsic_hash.hex()}) was sent, but no block held it"
+                f" within {self._inclusion_timeout_s:g} s"
+            ) from error
+
+    async def _include(self, signed: SignedExtrinsic) -> str:
+        """Return the hash of the block that holds ``signed``."""
+        from subnet.chain.failures import make_failure, read_pool_reason
+        from subnet.chain.session import PoolRefused
+
+        for _ in range(MAX_SENDS):
+            try:
+                return await self._worker.call(
+                    lambda session: session.watch(signed),
+                    attempts=1,
+                    timeout_s=self._inclusion_timeout_s,
+                )
+            except PoolRefused as refusal:
+                reason = read_pool_reason(refusal)
+                logger.info("the pool answered %s to %s: %s", reason, signed.call, refusal)
+                if reason in _WAITING_REASONS:
+                    return await self._wait_for_block(signed)
+                block_hash = await self._find(signed)
+                if block_hash is not None:
+                    return block_hash
+                if reason in _NONCE_REASONS:
+                    await asyncio.sleep(RESEND_PAUSE_S)
+                    raise _NonceSpent(reason) from refusal
+                raise make_failure(reason, call=signed.call, detail=str(refusal)) from refusal
+            except ChainUnavailable as error:
+                logger.info("connection lost while sending %s: %s", signed.call, error)
+                await asyncio.sleep(RESEND_PAUSE_S)
+                block_hash = await self._find(signed)
+                if block_hash is not None:
+                    return block_hash
+        return await self._wait_for_block(signed)
+
+    async def _wait_for_block(self, signed: SignedExtrinsic) -> str:
+        while True:
+            block_hash = await self._find(signed)
+            if block_hash is not None:
+                return block_hash
+            await asyncio.sleep(POLL_S)
+
+    async def _find(self, signed: SignedExtrinsic) -> str | None:
+        """Return the hash of the block that holds it; waits out an endpoint that is away."""
+        while True:
+            try:
+                return await self._worker.call(lambda session: _search_chain(session, signed))
+            except ChainUnavailable as error:
+                logger.info("cannot look for %s yet: %s", signed.call, error)
+                await asyncio.sleep(POLL_S)
+
+    async def _conclude(self, signed: SignedExtrinsic, block_hash: str) -> Inclusion:
+        """Read what became of an included extrinsic. Raises ExtrinsicFailed."""
+        inclusion, reason = await self._worker.call(
+            lambda session: _read_outcome(session, signed, block_hash)
+        )
+        if reason is not None:
+            from subnet.chain.failures import make_failure
+
+            raise make_failure(reason, call=signed.call)
+        if self._log is not None:
+            self._log.record_included(signed, inclusion.receipt)
+        return inclusion
+
+
+def _search_chain(session: Session, signed: SignedExtrinsic) -> str | None:
+    """Walk back from the head to the block where ``signed`` was made, looking for its bytes."""
+    if session.read_nonce(signed.sender) <= signed.nonce:
+        return None
+    block_hash = session.read_head_hash()
+    for _ in range(MAX_BLOCKS_SEARCHED):
+        if signed.data in session.read_extrinsics(block_hash):
+            return block_hash
+        header = session.read_header(block_hash)
+        if header.number <= signed.since:
+            return None
+        block_hash = header.parent_hash
+    return None
+
+
+def _read_outcome(
+    session: Session, signed: SignedExtrinsic, block_hash: str
+) -> tuple[Inclusion, str | None]:
+    """Return the inclusion and, for a failed extrinsic, the error's name."""
+    from subnet.chain.failures import read_dispatch_error
+
+    index = session.read_extrinsics(block_hash).index(signed.data)
+    events = tuple(
+        event for position, event in session.read_events(block_hash) if position == index
+    )
+    receipt = Receipt(
+        extrinsic_hash=signed.extrinsic_hash,
+        block_hash=bytes.fromhex(block_hash[2:]),
+        block_number=BlockNumber(session.read_header(block_hash).number),
+    )
+    reason = next(
+        (
+            read_dispatch_error(event.fields["dispatch_error"], session)
+            for event in events
+            if str(event) == "System.ExtrinsicFailed"
+        ),
+        None,
+    )
+    return Inclusion(receipt, events), reason

@@ -1,0 +1,377 @@
+"""One blocking WebSocket session with a Substrate endpoint. It belongs to one thread.
+
+What goes wrong leaves as one of three errors: ChainUnavailable for anything about the
+connection, ChainMismatch for a runtime that lacks or hides what is asked, RpcRefused
+for a request that the node answered with an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from scalecodec.base import RuntimeConfigurationObject
+from scalecodec.exceptions import (
+    InvalidScaleTypeValueException,
+    MetadataCallFunctionNotFound,
+    RemainingScaleBytesNotEmptyException,
+)
+from substrateinterface import Keypair, KeypairType, SubstrateInterface
+from substrateinterface.exceptions import StorageFunctionNotFound, SubstrateRequestException
+from websocket import WebSocketException
+
+from keys.account import AccountKey
+from subnet.chain.codec import Runtime, load_runtime
+from subnet.chain.events import ChainEvent, parse_event
+from subnet.errors import ChainError, ChainMismatch, ChainUnavailable
+
+logger = logging.getLogger(__name__)
+
+MAX_MAP_PAGES = 64
+MAP_PAGE_SIZE = 256
+METHOD_NOT_FOUND = -32601
+DEVELOPMENT_CHAIN_TYPE = "Development"
+
+# The library logs every request, keys and all, on the root logger.
+logging.getLogger("substrateinterface").setLevel(logging.WARNING)
+
+
+class RpcRefused(ChainError):
+    """The node answered a request with an error."""
+
+    def __init__(self, code: int, message: str, data: str = "") -> None:
+        super().__init__(f"{message} {data}".strip())
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class PoolRefused(RpcRefused):
+    """The transaction pool would not take an extrinsic, or let it fall."""
+
+
+def read_refusal(error: RpcRefused, *, url: str) -> ChainError:
+    """Return what a refused read means: a method that is not served, or a passing failure."""
+    if error.code == METHOD_NOT_FOUND:
+        return ChainMismatch(f"{url} does not serve what this client needs: {error}")
+    return ChainUnavailable(f"{url} could not answer: {error}")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call by its names; ``arguments`` by the names of the metadata."""
+
+    pallet: str
+    name: str
+    arguments: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return f"{self.pallet}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedExtrinsic:
+    """Signed bytes. The nonce in them lets the chain include them once at most.
+
+    ``since`` is the head's number when they were signed: they cannot be in an earlier block.
+    """
+
+    call: str
+    sender: bytes
+    nonce: int
+    data: bytes
+    since: int
+
+    @property
+    def extrinsic_hash(self) -> bytes:
+        return hashlib.blake2b(self.data, digest_size=32).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The parts of a block header that the client uses."""
+
+    number: int
+    parent_hash: str
+
+
+class _Interface(SubstrateInterface):  # type: ignore[misc]
+    """The library's client, held to the runtime that was read when the session began."""
+
+    def init_runtime(self, block_hash: str | None = None, block_id: int | None = None) -> None:
+        """The runtime is set by the session; the library would look it up for every block."""
+
+    def reload_type_registry(
+        self, use_remote_preset: bool = True, auto_discover: bool = True
+    ) -> None:
+        """The types come with the runtime; the library would guess them from the chain's name."""
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    try:
+        yield
+    except SubstrateRequestException as error:
+        raise _read_refusal(error) from error
+    except (StorageFunctionNotFound, MetadataCallFunctionNotFound) as error:
+        raise ChainMismatch(f"the chain's runtime lacks what is asked: {error}") from error
+    except (WebSocketException, OSError) as error:
+        raise ChainUnavailable(f"{url} does not answer: {error or type(error).__name__}") from error
+    except (RemainingScaleBytesNotEmptyException, InvalidScaleTypeValueException) as error:
+        raise ChainMismatch(f"an answer of {url} cannot be decoded: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ChainUnavailable(f"{url} sent something that is not JSON-RPC") from error
+
+
+def _read_refusal(error: SubstrateRequestException) -> RpcRefused:
+    detail = error.args[0] if error.args else ""
+    if not isinstance(detail, dict):
+        return RpcRefused(0, str(detail))
+    code = detail.get("code")
+    data = detail.get("data")
+    return RpcRefused(
+        code if isinstance(code, int) else 0,
+        str(detail.get("message", "")),
+        "" if data is None else str(data),
+    )
+
+
+class Session:
+    """An open connection and the runtime behind it. Every method blocks."""
+
+    def __init__(self, interface: _Interface, *, url: str, runtime: Runtime) -> None:
+        self._interface = interface
+        self.url = url
+        self.runtime = runtime
+
+    @classmethod
+    def open(cls, url: str, *, timeout_s: float, expected_genesis: bytes | None) -> Session:
+        """Connect and read the runtime. Raises ChainUnavailable or ChainMismatch."""
+        with _translated(url):
+            try:
+                interface = _Interface(
+                    url=url,
+                    runtime_config=RuntimeConfigurationObject(),
+                    auto_discover=False,
+                    auto_reconnect=False,
+                    ws_options={"timeout": timeout_s, "enable_multithread": True},
+                )
+            except ValueError as error:
+                raise ChainUnavailable(f"{url} is not a WebSocket address: {error}") from error
+        try:
+            runtime = _read_runtime(interface, url)
+            if expected_genesis is not None and runtime.genesis_hash != expected_genesis:
+                raise ChainMismatch(
+                    f"{url} serves another chain: its genesis is 0x{runtime.genesis_hash.hex()},"
+                    f" not 0x{expected_genesis.hex()}"
+                )
+        except ChainError:
+            interface.close()
+            raise
+        return cls(interface, url=url, runtime=runtime)
+
+    def close(self) -> None:
+        """Close the socket. Never raises."""
+        try:
+            self._interface.close()
+        except (WebSocketException, OSError) as error:
+            logger.debug("closing %s: %s", self.url, error)
+
+    def abort(self) -> None:
+        """Wake the thread that waits for an answer; callable from another thread."""
+        self._interface.websocket.abort()
+
+    def rpc(self, method: str, *params: object) -> Any:
+        """Send one request and return its result. Raises RpcRefused."""
+        with _translated(self.url):
+            answer = self._interface.rpc_request(method, list(params))
+        if "error" in answer:
+            raise _read_refusal(SubstrateRequestException(answer["error"]))
+        return answer.get("result")
+
+    def read_head_hash(self) -> str:
+        return str(self.rpc("chain_getBlockHash"))
+
+    def read_finalised_hash(self) -> str:
+        return str(self.rpc("chain_getFinalizedHead"))
+
+    def read_block_hash(self, number: int) -> str:
+        """Raises ChainUnavailable while the endpoint does not know the block."""
+        block_hash = self.rpc("chain_getBlockHash", number)
+        if not isinstance(block_hash, str):
+            raise ChainUnavailable(f"{self.url} does not know block {number}")
+        return block_hash
+
+    def read_header(self, block_hash: str) -> Header:
+        """Raises ChainUnavailable while the endpoint does not know the block."""
+        header = self.rpc("chain_getHeader", block_hash)
+        if not header:
+            raise ChainUnavailable(f"{self.url} does not know block {block_hash}")
+        return Header(int(header["number"], 16), str(header["parentHash"]))
+
+    def read_extrinsics(self, block_hash: str) -> list[bytes]:
+        """Return the encoded extrinsics of a block, in order."""
+        block = self.rpc("chain_getBlock", block_hash)
+        if not block:
+            raise ChainUnavailable(f"{self.url} does not know block {block_hash}")
+        return [bytes.fromhex(item[2:]) for item in block["block"]["extrinsics"]]
+
+    def read_chain_type(self) -> str:
+        """``Development``, ``Local`` or ``Live``; empty if the endpoint does not say."""
+        try:
+            answer = self.rpc("system_chainType")
+        except RpcRefused:
+            return ""
+        return str(answer)
+
+    def read(self, item: str, *params: object, at: str | None, default: bool = False) -> Any:
+        """Return the value of the storage item ``Pallet.Item``.
+
+        None when the chain holds no value, unless ``default`` asks for the one in the metadata.
+        """
+        pallet, name = item.split(".")
+        with _translated(self.url):
+            found = self._interface.query(pallet, name, list(params), block_hash=at)
+        if found is None:
+            return None
+        if not default and not found.meta_info["result_found"]:
+            return None
+        return found.value
+
+    def read_map(self, item: str, *params: object, at: str) -> list[tuple[Any, Any]]:
+        """Return every (last key, value) under the given first keys."""
+        pallet, name = item.split(".")
+        with _translated(self.url):
+            rows = self._interface.query_map(
+                pallet,
+                name,
+                list(params),
+                block_hash=at,
+                page_size=MAP_PAGE_SIZE,
+                max_results=MAP_PAGE_SIZE * MAX_MAP_PAGES,
+                ignore_decoding_errors=False,
+            )
+            return [(key.value, value.value) for key, value in rows]
+
+    def read_many(self, item: str, keys: Sequence[object], *, at: str) -> list[Any]:
+        """Return one value per key, in order; None where the chain holds none."""
+        pallet, name = item.split(".")
+        with _translated(self.url):
+            storage_keys = [self._interface.create_storage_key(pallet, name, [key]) for key in keys]
+            if not storage_keys:
+                return []
+            found = {
+                key.to_hex(): None if value is None else value.value
+                for key, value in self._interface.query_multi(storage_keys, at)
+            }
+            return [found.get(key.to_hex()) for key in storage_keys]
+
+    def read_constant(self, name: str) -> Any:
+        """Return the constant ``Pallet.Name``; None if the runtime has none by that name."""
+        pallet, constant = name.split(".")
+        with _translated(self.url):
+            found = self._interface.get_constant(pallet, constant)
+        return None if found is None else found.value
+
+    def read_events(self, block_hash: str) -> list[tuple[int | None, ChainEvent]]:
+        """Return (extrinsic index, event) for every event of a block, in order."""
+        records = self.read("System.Events", at=block_hash) or []
+        return [parse_event(record) for record in records]
+
+    def read_nonce(self, account_id: bytes) -> int:
+        """Return the next nonce of an account in the head's state."""
+        raw = self.rpc("state_call", "AccountNonceApi_account_nonce", f"0x{account_id.hex()}")
+        return int.from_bytes(bytes.fromhex(raw[2:]), "little")
+
+    def encode_call(self, call: Call) -> bytes:
+        """Return the SCALE bytes of a call. Raises ChainMismatch if the runtime has none such."""
+        return bytes(self._compose(call).data.data)
+
+    def sign(self, call: Call, key: AccountKey) -> SignedExtrinsic:
+        """Encode and sign ``call`` with the account's next nonce."""
+        since = self.read_header(self.read_head_hash()).number
+        nonce = self.read_nonce(key.account_id)
+        composed = self._compose(call)
+        pair = Keypair.create_from_private_key(key.private_key(), crypto_type=KeypairType.ECDSA)
+        with _translated(self.url):
+            extrinsic = self._interface.create_signed_extrinsic(composed, pair, nonce=nonce)
+        return SignedExtrinsic(str(call), key.account_id, nonce, bytes(extrinsic.data.data), since)
+
+    def watch(self, extrinsic: SignedExtrinsic) -> str:
+        """Send and wait until a block holds it; return the block's hash.
+
+        Raises PoolRefused if the pool refuses it or lets it fall, ChainUnavailable when the
+        connection breaks: then nobody knows whether it will land.
+        """
+
+        def on_update(message: dict[str, Any], number: int, subscription: str) -> str | None:
+            block_hash = _read_status(message["params"]["result"])
+            if block_hash is not None:
+                self._interface.rpc_request("author_unwatchExtrinsic", [subscription])
+            return block_hash
+
+        try:
+            with _translated(self.url):
+                return str(
+                    self._interface.rpc_request(
+                        "author_submitAndWatchExtrinsic",
+                        [f"0x{extrinsic.data.hex()}"],
+                        result_handler=on_update,
+                    )
+                )
+        except RpcRefused as error:
+            raise PoolRefused(error.code, error.message, error.data) from error
+
+    def _compose(self, call: Call) -> Any:
+        wanted = self.runtime.get_call_arguments(call.pallet, call.name)
+        missing = [name for name in wanted if name not in call.arguments]
+        if missing:
+            raise ChainMismatch(
+                f"the runtime's {call} wants {', '.join(missing)}, which this client does not know"
+            )
+        arguments = {name: call.arguments[name] for name in wanted}
+        with _translated(self.url):
+            return self._interface.compose_call(call.pallet, call.name, arguments)
+
+
+_LOST_STATUSES = ("dropped", "invalid", "usurped", "finalitytimeout")
+
+
+def _read_status(status: object) -> str | None:
+    """Return the block's hash once the extrinsic is in one; None to go on waiting."""
+    names = {status.lower(): None} if isinstance(status, str) else {}
+    if isinstance(status, dict):
+        names = {str(name).lower(): value for name, value in status.items()}
+    for included in ("inblock", "finalized"):
+        if included in names:
+            return str(names[included])
+    for lost in _LOST_STATUSES:
+        if lost in names:
+            raise RpcRefused(0, lost, "" if names[lost] is None else str(names[lost]))
+    return None
+
+
+def _read_runtime(interface: _Interface, url: str) -> Runtime:
+    def ask(method: str, *params: object) -> Any:
+        try:
+            with _translated(url):
+                return interface.rpc_request(method, list(params)).get("result")
+        except RpcRefused as error:
+            raise ChainMismatch(f"{url} is not a Substrate node: {error}") from error
+
+    genesis = ask("chain_getBlockHash", 0)
+    metadata = ask("state_getMetadata")
+    version = ask("state_getRuntimeVersion")
+    if not isinstance(genesis, str) or not isinstance(metadata, str):
+        raise ChainMismatch(f"{url} does not describe its chain")
+    runtime = load_runtime(bytes.fromhex(genesis[2:]), bytes.fromhex(metadata[2:]))
+    interface.metadata = runtime.metadata
+    interface.runtime_config = runtime.types
+    interface.runtime_version = version["specVersion"]
+    interface.transaction_version = version["transactionVersion"]
+    return runtime

@@ -1,0 +1,287 @@
+"""The chain client: ChainReader and ChainWriter over substrate-interface.
+
+Calls and storage are found by name in the endpoint's metadata, so one client serves the
+development chain and the real runtime. The library blocks, so it lives on two threads, one
+that reads and one that sends; a third only listens for heads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from consensus.roster import RosterNode
+from consensus.types import BlockNumber, Epoch, Score, SubnetId, SubnetNodeId
+from keys.account import AccountKey
+from subnet.chain import records
+from subnet.chain.heads import HeadListener
+from subnet.chain.sender import INCLUSION_TIMEOUT_S, ExtrinsicLog, ExtrinsicSender, Inclusion
+from subnet.chain.worker import CALL_TIMEOUT_S, ChainWorker
+from subnet.errors import ChainMismatch, ChainUnavailable
+from subnet.interfaces import BlockInfo, ChainInfo, Receipt, Submission, SubnetInfo
+
+if TYPE_CHECKING:
+    from subnet.chain.session import Session
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+POLL_AFTER_S = 3.0
+"""A listener that is silent for so long is checked by asking."""
+STALL_TIMEOUT_S = 60.0
+"""An endpoint whose head stands still for so long is left for the next one."""
+MAX_OUTAGE_S = 60.0
+"""Heads ride out an outage of this length before they raise."""
+OUTAGE_PAUSE_S = 1.0
+
+MAX_ARGS_SIZE = 4096
+ZERO_BALANCE = {"data": {"free": 0}}
+
+
+class SubstrateChain:
+    """A chain behind one endpoint or several. Satisfies ChainReader and ChainWriter.
+
+    Make it with ``SubstrateChain.open``.
+    """
+
+    def __init__(
+        self,
+        *,
+        reader: ChainWorker,
+        sender: ExtrinsicSender,
+        info: ChainInfo,
+        signer: AccountKey | None,
+        poll_after_s: float,
+        stall_timeout_s: float,
+    ) -> None:
+        self._reader = reader
+        self._sender = sender
+        self._info = info
+        self._signer = signer
+        self._poll_after_s = poll_after_s
+        self._stall_timeout_s = stall_timeout_s
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        url: str | Sequence[str],
+        *,
+        signer: AccountKey | None = None,
+        expected_genesis: bytes | None = None,
+        log: ExtrinsicLog | None = None,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        inclusion_timeout_s: float = INCLUSION_TIMEOUT_S,
+        poll_after_s: float = POLL_AFTER_S,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
+    ) -> AsyncIterator[SubstrateChain]:
+        """Connect to ``url``, or to the first of several that answers.
+
+        ``signer`` is the hotkey for ``propose`` and ``attest``. Raises ChainUnavailable or
+        ChainMismatch.
+        """
+        urls = (url,) if isinstance(url, str) else tuple(url)
+        async with AsyncExitStack() as stack:
+            reader = ChainWorker(
+                urls, call_timeout_s=call_timeout_s, expected_genesis=expected_genesis
+            )
+            stack.push_async_callback(reader.aclose)
+            info = await reader.call(_read_info)
+            writer = ChainWorker(
+                urls, call_timeout_s=call_timeout_s, expected_genesis=info.genesis_hash
+            )
+            stack.push_async_callback(writer.aclose)
+            yield cls(
+                reader=reader,
+                sender=ExtrinsicSender(writer, log=log, inclusion_timeout_s=inclusion_timeout_s),
+                info=info,
+                signer=signer,
+                poll_after_s=poll_after_s,
+                stall_timeout_s=stall_timeout_s,
+            )
+
+    @property
+    def sender(self) -> ExtrinsicSender:
+        """Sends any call with any key; ``propose`` and ``attest`` use it."""
+        return self._sender
+
+    async def query(self, work: Callable[[Session], T]) -> T:
+        """Run blocking reads with the session, off the event loop; they may be repeated."""
+        return await self._reader.call(work)
+
+    async def fetch_info(self) -> ChainInfo:
+        return self._info
+
+    async def heads(self) -> AsyncIterator[BlockInfo]:
+        """Yield each new best block, starting with the present one; skips are allowed.
+
+        Rides out broken connections and raises ChainUnavailable after MAX_OUTAGE_S of them.
+        """
+        latest = await self._reader.call(_read_head)
+        yield latest
+        while True:
+            async with HeadListener(self._reader.url) as listener:
+                is_moving = True
+                moved_at = time.monotonic()
+                while is_moving:
+                    is_told = await listener.wait(self._poll_after_s)
+                    head = await self._fetch_head_patiently()
+                    if head.block_hash != latest.block_hash:
+                        # News that nobody announced: the subscription is dead, so renew it.
+                        is_moving = is_told
+                        moved_at = time.monotonic()
+                        latest = head
+                        yield head
+                    elif time.monotonic() - moved_at > self._stall_timeout_s:
+                        logger.warning("%s stands still at block %d", self._reader.url, head.number)
+                        await self._reader.leave_endpoint()
+                        is_moving = False
+
+    async def _fetch_head_patiently(self) -> BlockInfo:
+        since = time.monotonic()
+        while True:
+            try:
+                return await self._reader.call(_read_head)
+            except ChainUnavailable:
+                if time.monotonic() - since > MAX_OUTAGE_S:
+                    raise
+            await asyncio.sleep(OUTAGE_PAUSE_S)
+
+    async def fetch_finalised_number(self) -> BlockNumber:
+        return await self._reader.call(
+            lambda session: BlockNumber(session.read_header(session.read_finalised_hash()).number)
+        )
+
+    async def fetch_block(self, number: BlockNumber) -> BlockInfo:
+        return await self._reader.call(
+            lambda session: _read_block(session, number, session.read_block_hash(number))
+        )
+
+    async def fetch_subnet(
+        self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
+    ) -> SubnetInfo | None:
+        def work(session: Session) -> SubnetInfo | None:
+            at = _resolve(session, at_block)
+            record = session.read("Network.SubnetsData", subnet_id, at=at)
+            if record is None:
+                return None
+            return records.parse_subnet(
+                record, slot=session.read("Network.SubnetSlot", subnet_id, at=at)
+            )
+
+        return await self._reader.call(work)
+
+    async def fetch_nodes(
+        self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
+    ) -> tuple[RosterNode, ...]:
+        return await self._reader.call(
+            lambda session: read_nodes(session, subnet_id, at=_resolve(session, at_block))
+        )
+
+    async def fetch_elected_validator(
+        self, subnet_id: SubnetId, epoch: Epoch
+    ) -> SubnetNodeId | None:
+        node_id = await self._reader.call(
+            lambda session: session.read(
+                "Network.SubnetElectedValidator", subnet_id, epoch, at=session.read_head_hash()
+            )
+        )
+        return None if node_id is None else SubnetNodeId(node_id)
+
+    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
+        record = await self._reader.call(
+            lambda session: session.read(
+                "Network.SubnetConsensusSubmission", subnet_id, epoch, at=session.read_head_hash()
+            )
+        )
+        return None if record is None else records.parse_submission(record)
+
+    async def fetch_balance(self, account_id: bytes) -> int:
+        """Return the free balance of an account in units of 10^-18 TENSOR."""
+
+        def work(session: Session) -> Any:
+            return session.read(
+                "System.Account", f"0x{account_id.hex()}", at=session.read_head_hash()
+            )
+
+        return int((await self._reader.call(work) or ZERO_BALANCE)["data"]["free"])
+
+    async def submit(
+        self, pallet: str, name: str, arguments: Mapping[str, object], *, key: AccountKey
+    ) -> Inclusion:
+        """Sign a call with ``key`` and return once a block holds it.
+
+        ``arguments`` may hold more names than the runtime's call has: those are left out.
+        Raises ChainUnavailable, ChainMismatch or ExtrinsicFailed.
+        """
+        from subnet.chain.session import Call
+
+        return await self._sender.send(Call(pallet, name, arguments), key)
+
+    async def propose(
+        self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
+    ) -> Receipt:
+        if args is not None and len(args) > MAX_ARGS_SIZE:
+            raise ValueError(f"the chain keeps {MAX_ARGS_SIZE} bytes of args, not {len(args)}")
+        arguments = {
+            "subnet_id": subnet_id,
+            "data": [{"subnet_node_id": node_id, "score": score} for node_id, score in scores],
+            "prioritize_queue_node_id": None,
+            "remove_queue_node_id": None,
+            "args": args,
+            "attest_data": None,
+        }
+        inclusion = await self.submit(
+            "Network", "propose_attestation", arguments, key=self._require_signer()
+        )
+        return inclusion.receipt
+
+    async def attest(self, subnet_id: SubnetId) -> Receipt:
+        arguments = {"subnet_id": subnet_id, "attest_data": None}
+        inclusion = await self.submit("Network", "attest", arguments, key=self._require_signer())
+        return inclusion.receipt
+
+    def _require_signer(self) -> AccountKey:
+        if self._signer is None:
+            raise ValueError("this chain client was opened without a hotkey, so it cannot sign")
+        return self._signer
+
+
+def read_nodes(session: Session, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:
+    """Return the activated nodes in the state of block hash ``at``, sorted by id."""
+    rows = [value for _, value in session.read_map("Network.SubnetNodesData", subnet_id, at=at)]
+    hotkeys = [row["hotkey"] for row in rows]
+    coldkeys = session.read_many("Network.HotkeyOwner", hotkeys, at=at)
+    nodes = (
+        records.parse_roster_node(row, coldkey=coldkey)
+        for row, coldkey in zip(rows, coldkeys, strict=True)
+    )
+    return tuple(sorted(nodes, key=lambda node: node.node_id))
+
+
+def _read_info(session: Session) -> ChainInfo:
+    epoch_length = session.read_constant("Network.EpochLength")
+    if not isinstance(epoch_length, int) or epoch_length <= 0:
+        raise ChainMismatch(f"{session.url} serves a chain without the Network pallet")
+    return ChainInfo(session.runtime.genesis_hash, epoch_length)
+
+
+def _resolve(session: Session, number: BlockNumber | None) -> str:
+    return session.read_head_hash() if number is None else session.read_block_hash(number)
+
+
+def _read_head(session: Session) -> BlockInfo:
+    block_hash = session.read_head_hash()
+    return _read_block(session, session.read_header(block_hash).number, block_hash)
+
+
+def _read_block(session: Session, number: int, block_hash: str) -> BlockInfo:
+    now_ms = session.read("Timestamp.Now", at=block_hash, default=True)
+    return BlockInfo(
+        BlockNumber(number), bytes.fromhex(block_hash[2:]), timestamp_s=int(now_ms) // 1000
+    )
