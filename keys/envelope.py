@@ -23,6 +23,7 @@ NETWORK_ID_SIZE = 32
 MAX_BODY_SIZE = 1 << 20
 _SIGNATURE_TAG = b"mesh/envelope/1"
 _HASH_TAG = b"mesh/record"
+_KEY_TAG = b"mesh/rec"
 # magic, version, kind, network_id, epoch, expires_at, node_id, author, body length
 _HEADER = struct.Struct("<4sBB32sIQI32sI")
 HEADER_SIZE = _HEADER.size
@@ -71,9 +72,23 @@ class Envelope:
         """SHA-256 of the envelope without its signature: what others name it by."""
         return hashlib.sha256(_HASH_TAG + self.unsigned_bytes()).digest()
 
+    @property
+    def key(self) -> bytes:
+        """The one key that this envelope may be stored under."""
+        return compute_record_key(self.network_id, self.kind, self.epoch, self.author)
+
     def check_signature(self) -> None:
         """Raise BadSignature unless the author signed this envelope."""
         self.author.check_signature(_SIGNATURE_TAG + self.unsigned_bytes(), self.signature)
+
+
+def compute_record_key(network_id: bytes, kind: int, epoch: int, author: PeerId) -> bytes:
+    """Return the storage key of ``author``'s record of this kind and epoch.
+
+    One key per slot and author, so readers enumerate the roster and need no directory.
+    """
+    slot = bytes([kind]) + epoch.to_bytes(4, "little")
+    return _KEY_TAG + network_id + slot + author.public_key
 
 
 def seal(

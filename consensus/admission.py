@@ -1,0 +1,121 @@
+"""Which records a replica keeps: one pure rule, asked by every node's record store.
+
+The rule answers from a table of epochs that only grows, so its answer for a value
+never turns from yes to no as time passes: it filters reads as well as stores. It
+never waits and never asks the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from consensus.errors import InvalidRecord, Reason
+from consensus.records import EPOCH_KINDS, MAX_BODY_SIZES, RecordKind, decode_body
+from consensus.roster import Roster
+from consensus.types import Epoch, NodeClass, SubnetNodeId
+from keys.envelope import OVERHEAD, Envelope, decode_envelope
+from keys.errors import BadEnvelope, BadSignature
+from keys.peer import PeerId
+
+MAX_KNOWN_EPOCHS = 16
+"""Epochs in the table; records of an older one have expired long ago."""
+_SMALLEST = OVERHEAD
+_LARGEST = OVERHEAD + max(MAX_BODY_SIZES.values())
+
+
+def compute_expiry(
+    timestamp_s: int, *, epoch_length: int, block_time_ms: int, life_epochs: int
+) -> int:
+    """Return when the records of an epoch expire, in whole seconds since 1970.
+
+    ``timestamp_s`` is that of the epoch's first block. One value per epoch, the same on
+    every node, because a store that keeps the later expiry would otherwise replace records.
+    """
+    return timestamp_s + -(-life_epochs * epoch_length * block_time_ms // 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEntry:
+    """What admission needs to know of one epoch."""
+
+    expires_at: int
+    authors: Mapping[PeerId, SubnetNodeId]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochTable:
+    """The epochs that this node knows, of one network. ``add`` returns a larger table."""
+
+    network_id: bytes
+    entries: Mapping[Epoch, EpochEntry] = field(default_factory=dict)
+
+    def add(self, roster: Roster, *, expires_at: int) -> EpochTable:
+        """Return a table that knows ``roster``'s epoch too; what it knew does not change."""
+        if roster.epoch in self.entries:
+            return self
+        authors = {
+            node.peer_id: node.node_id
+            for node in roster.with_class(NodeClass.INCLUDED)
+            if node.peer_id is not None
+        }
+        entries = {**self.entries, roster.epoch: EpochEntry(expires_at, authors)}
+        kept = sorted(entries)[-MAX_KNOWN_EPOCHS:]
+        return EpochTable(self.network_id, {epoch: entries[epoch] for epoch in kept})
+
+
+def admit(value: bytes, expires_at: float, table: EpochTable) -> Envelope:
+    """Return the envelope in ``value`` if every replica may keep it until ``expires_at``.
+
+    Cheap checks come first, the signature last. Raises InvalidRecord, and nothing else
+    whatever the bytes are.
+    """
+    envelope = _decode(value)
+    if envelope.network_id != table.network_id:
+        raise InvalidRecord(Reason.WRONG_NETWORK)
+    kind = _check_kind(envelope)
+    entry = table.entries.get(Epoch(envelope.epoch))
+    if entry is None:
+        raise InvalidRecord(Reason.UNKNOWN_EPOCH, str(envelope.epoch))
+    _check_expiry(envelope, expires_at, entry)
+    _check_author(envelope, entry)
+    decode_body(kind, envelope.body)
+    try:
+        envelope.check_signature()
+    except BadSignature as error:
+        raise InvalidRecord(Reason.BAD_SIGNATURE) from error
+    return envelope
+
+
+def _decode(value: bytes) -> Envelope:
+    if not _SMALLEST <= len(value) <= _LARGEST:
+        raise InvalidRecord(Reason.WRONG_SIZE, f"{len(value)} bytes")
+    try:
+        return decode_envelope(value)
+    except BadEnvelope as error:
+        raise InvalidRecord(Reason.MALFORMED, str(error)) from error
+
+
+def _check_kind(envelope: Envelope) -> RecordKind:
+    if envelope.kind not in EPOCH_KINDS:
+        raise InvalidRecord(Reason.WRONG_KIND, str(envelope.kind))
+    kind = RecordKind(envelope.kind)
+    if len(envelope.body) > MAX_BODY_SIZES[kind]:
+        raise InvalidRecord(Reason.WRONG_SIZE, f"a {kind.name} of {len(envelope.body)} bytes")
+    return kind
+
+
+def _check_expiry(envelope: Envelope, expires_at: float, entry: EpochEntry) -> None:
+    # NaN and the infinities equal no integer, so they are refused here too.
+    if expires_at != entry.expires_at:
+        raise InvalidRecord(Reason.WRONG_EXPIRY, f"stored until {expires_at}")
+    if envelope.expires_at != entry.expires_at:
+        raise InvalidRecord(Reason.WRONG_EXPIRY, f"signed until {envelope.expires_at}")
+
+
+def _check_author(envelope: Envelope, entry: EpochEntry) -> None:
+    node_id = entry.authors.get(envelope.author)
+    if node_id is None:
+        raise InvalidRecord(Reason.NOT_IN_ROSTER, str(envelope.author))
+    if node_id != envelope.node_id:
+        raise InvalidRecord(Reason.WRONG_AUTHOR, f"the author is node {node_id}")

@@ -1,0 +1,271 @@
+"""What nodes say to each other in an epoch, and its one encoding.
+
+Fixed-width little-endian fields, exact length, sorted where order is free: one
+value has one encoding, so that a hash names a record. Sizes are checked before
+anything is parsed or allocated.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from consensus.errors import InvalidRecord, Reason
+from consensus.params import MAINNET
+from consensus.types import SCORE_ONE, BlockNumber, BlockRange, Score, SubnetNodeId
+from keys.envelope import MAX_BODY_SIZE
+
+HASH_SIZE = 32
+SALT_SIZE = 32
+MAX_VECTOR_SIZE = 8 << 10
+"""Bytes of one revealed vector: 2,048 float32 values."""
+MAX_SCORE_ROWS = 4096
+MAX_BLOCK = MAINNET.max_block_range
+"""Ends of block ranges are at most this."""
+
+_U32 = struct.Struct("<I")
+_CHALLENGE = struct.Struct("<I32s32s")
+_OUTPUT_COMMIT = struct.Struct("<32sII32s")
+_REVEAL_HEADER = struct.Struct("<32sIII")
+_SCORES_HEADER = struct.Struct("<32sI")
+_SCORE_ROW = struct.Struct("<I16s")
+_FLOAT_SIZE = 4
+
+
+class RecordKind(IntEnum):
+    """The kind byte of an envelope. 7 to 10 are reserved."""
+
+    HEARTBEAT = 1
+    CHALLENGE = 2
+    OUTPUT_COMMIT = 3
+    OUTPUT_REVEAL = 4
+    SCORE_COMMIT = 5
+    SCORE_REVEAL = 6
+
+
+EPOCH_KINDS = (
+    RecordKind.CHALLENGE,
+    RecordKind.OUTPUT_COMMIT,
+    RecordKind.OUTPUT_REVEAL,
+    RecordKind.SCORE_COMMIT,
+    RecordKind.SCORE_REVEAL,
+)
+"""The kinds that belong to an epoch, are write-once and are journaled."""
+
+MAX_BODY_SIZES = {
+    RecordKind.CHALLENGE: _CHALLENGE.size,
+    RecordKind.OUTPUT_COMMIT: _OUTPUT_COMMIT.size,
+    RecordKind.OUTPUT_REVEAL: MAX_BODY_SIZE,
+    RecordKind.SCORE_COMMIT: HASH_SIZE,
+    RecordKind.SCORE_REVEAL: _SCORES_HEADER.size + MAX_SCORE_ROWS * _SCORE_ROW.size,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """The epoch's seed and the block it comes from; identical for every honest publisher."""
+
+    seed_height: BlockNumber
+    seed_block_hash: bytes
+    seed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCommit:
+    """A hoster's promise of its outputs for ``blocks`` under the challenge ``seed``."""
+
+    seed: bytes
+    blocks: BlockRange
+    commitment: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReveal:
+    """What opens an output commit.
+
+    ``vectors`` holds little-endian float32 bytes, one entry per block of ``blocks``, and
+    the output head's after them if the range ends at the model's last block.
+    """
+
+    salt: bytes
+    blocks: BlockRange
+    vectors: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        # A reveal waits in the journal until its time: its salt stays out of logs.
+        return f"OutputReveal(blocks={self.blocks}, vectors={len(self.vectors)})"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreCommit:
+    """A validator's promise of its scores of the hosters."""
+
+    commitment: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreReveal:
+    """What opens a score commit: ``scores`` sorted by node id, each id once."""
+
+    salt: bytes
+    scores: tuple[tuple[SubnetNodeId, Score], ...]
+
+    def __repr__(self) -> str:
+        return f"ScoreReveal(scores={len(self.scores)})"
+
+
+Body = Challenge | OutputCommit | OutputReveal | ScoreCommit | ScoreReveal
+
+
+def encode_challenge(challenge: Challenge) -> bytes:
+    """Return the 68 canonical bytes."""
+    return _CHALLENGE.pack(challenge.seed_height, challenge.seed_block_hash, challenge.seed)
+
+
+def decode_challenge(raw: bytes) -> Challenge:
+    """Parse a challenge. Raises InvalidRecord."""
+    _check_exact(raw, _CHALLENGE.size)
+    height, block_hash, seed = _CHALLENGE.unpack(raw)
+    return Challenge(BlockNumber(height), block_hash, seed)
+
+
+def encode_output_commit(commit: OutputCommit) -> bytes:
+    """Return the 72 canonical bytes."""
+    return _OUTPUT_COMMIT.pack(
+        commit.seed, commit.blocks.start, commit.blocks.end, commit.commitment
+    )
+
+
+def decode_output_commit(raw: bytes) -> OutputCommit:
+    """Parse an output commit. Raises InvalidRecord."""
+    _check_exact(raw, _OUTPUT_COMMIT.size)
+    seed, start, end, commitment = _OUTPUT_COMMIT.unpack(raw)
+    return OutputCommit(seed, _decode_range(start, end), commitment)
+
+
+def encode_output_reveal(reveal: OutputReveal) -> bytes:
+    """Return the canonical bytes: salt, range, count, then each vector with its length.
+
+    Raises ValueError if a limit is passed.
+    """
+    parts = [
+        _REVEAL_HEADER.pack(
+            reveal.salt, reveal.blocks.start, reveal.blocks.end, len(reveal.vectors)
+        )
+    ]
+    for vector in reveal.vectors:
+        if not is_vector_size(len(vector)):
+            raise ValueError(f"a vector has 4 to {MAX_VECTOR_SIZE} bytes, not {len(vector)}")
+        parts += (_U32.pack(len(vector)), vector)
+    raw = b"".join(parts)
+    if len(raw) > MAX_BODY_SIZE:
+        raise ValueError(f"a reveal has at most {MAX_BODY_SIZE} bytes, not {len(raw)}")
+    return raw
+
+
+def decode_output_reveal(raw: bytes) -> OutputReveal:
+    """Parse an output reveal. Raises InvalidRecord.
+
+    Whether a vector is finite and in bounds is judged when it is scored, vector by vector.
+    """
+    _check_between(raw, _REVEAL_HEADER.size, MAX_BODY_SIZE)
+    salt, start, end, count = _REVEAL_HEADER.unpack_from(raw)
+    blocks = _decode_range(start, end)
+    if count not in (len(blocks), len(blocks) + 1):
+        raise InvalidRecord(Reason.MALFORMED, f"{count} vectors for {len(blocks)} blocks")
+    vectors, position = [], _REVEAL_HEADER.size
+    for _ in range(count):
+        vector, position = _decode_vector(raw, position)
+        vectors.append(vector)
+    if position != len(raw):
+        raise InvalidRecord(Reason.WRONG_SIZE, f"{len(raw) - position} trailing bytes")
+    return OutputReveal(salt, blocks, tuple(vectors))
+
+
+def encode_score_commit(commit: ScoreCommit) -> bytes:
+    """Return the 32 canonical bytes."""
+    return commit.commitment
+
+
+def decode_score_commit(raw: bytes) -> ScoreCommit:
+    """Parse a score commit. Raises InvalidRecord."""
+    _check_exact(raw, HASH_SIZE)
+    return ScoreCommit(raw)
+
+
+def encode_score_reveal(reveal: ScoreReveal) -> bytes:
+    """Return the canonical bytes: salt, count, then (node id u32, score u128) sorted by id.
+
+    Raises ValueError if the rows are not sorted, repeat an id or pass a limit.
+    """
+    ids = [node_id for node_id, _ in reveal.scores]
+    if ids != sorted(set(ids)):
+        raise ValueError("score rows are sorted by node id, each id once")
+    if len(ids) > MAX_SCORE_ROWS or any(not 0 <= s <= SCORE_ONE for _, s in reveal.scores):
+        raise ValueError("too many score rows, or a score outside [0, 10**18]")
+    rows = (_SCORE_ROW.pack(node, score.to_bytes(16, "little")) for node, score in reveal.scores)
+    return _SCORES_HEADER.pack(reveal.salt, len(reveal.scores)) + b"".join(rows)
+
+
+def decode_score_reveal(raw: bytes) -> ScoreReveal:
+    """Parse a score reveal. Raises InvalidRecord."""
+    _check_between(raw, _SCORES_HEADER.size, MAX_BODY_SIZES[RecordKind.SCORE_REVEAL])
+    salt, count = _SCORES_HEADER.unpack_from(raw)
+    _check_exact(raw, _SCORES_HEADER.size + count * _SCORE_ROW.size)
+    scores, previous = [], -1
+    for node_id, score_bytes in _SCORE_ROW.iter_unpack(raw[_SCORES_HEADER.size :]):
+        score = int.from_bytes(score_bytes, "little")
+        if node_id <= previous:
+            raise InvalidRecord(Reason.MALFORMED, "score rows are not sorted by node id")
+        if score > SCORE_ONE:
+            raise InvalidRecord(Reason.MALFORMED, "a score is above 10**18")
+        scores.append((SubnetNodeId(node_id), Score(score)))
+        previous = node_id
+    return ScoreReveal(salt, tuple(scores))
+
+
+def decode_body(kind: RecordKind, raw: bytes) -> Body:
+    """Parse the body of an epoch's record. Raises InvalidRecord."""
+    return _DECODERS[kind](raw)
+
+
+def is_vector_size(size: int) -> bool:
+    """Whether a vector may have this many bytes."""
+    return _FLOAT_SIZE <= size <= MAX_VECTOR_SIZE and size % _FLOAT_SIZE == 0
+
+
+_DECODERS: dict[RecordKind, Callable[[bytes], Body]] = {
+    RecordKind.CHALLENGE: decode_challenge,
+    RecordKind.OUTPUT_COMMIT: decode_output_commit,
+    RecordKind.OUTPUT_REVEAL: decode_output_reveal,
+    RecordKind.SCORE_COMMIT: decode_score_commit,
+    RecordKind.SCORE_REVEAL: decode_score_reveal,
+}
+
+
+def _decode_range(start: int, end: int) -> BlockRange:
+    if not start < end <= MAX_BLOCK:
+        raise InvalidRecord(Reason.WRONG_RANGE, f"[{start}, {end})")
+    return BlockRange(start, end)
+
+
+def _decode_vector(raw: bytes, position: int) -> tuple[bytes, int]:
+    start = position + _U32.size
+    if start > len(raw):
+        raise InvalidRecord(Reason.WRONG_SIZE, "the reveal ends before its last vector")
+    (size,) = _U32.unpack_from(raw, position)
+    if not is_vector_size(size) or start + size > len(raw):
+        raise InvalidRecord(Reason.WRONG_SIZE, f"a vector of {size} bytes")
+    return raw[start : start + size], start + size
+
+
+def _check_exact(raw: bytes, size: int) -> None:
+    if len(raw) != size:
+        raise InvalidRecord(Reason.WRONG_SIZE, f"{len(raw)} bytes, not {size}")
+
+
+def _check_between(raw: bytes, smallest: int, largest: int) -> None:
+    if not smallest <= len(raw) <= largest:
+        raise InvalidRecord(Reason.WRONG_SIZE, f"{len(raw)} bytes, not {smallest} to {largest}")

@@ -1,0 +1,141 @@
+"""Everything that the duties of one node depend on, as one frozen value.
+
+The epoch loop fills it from the chain, the journal and the records that were seen;
+``consensus.duties`` reads it. What is done is in the view, so a restart or a
+repeated head is harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from consensus.phases import Schedule
+from consensus.records import RecordKind
+from consensus.roster import Roster, RosterNode
+from consensus.types import BlockNumber, Epoch, EpochPosition, NodeClass, Role, SubnetNodeId
+
+
+class Window(Enum):
+    """A stretch of an epoch in which records must be seen to count."""
+
+    COMMITS = "commits"
+    REVEALS = "reveals"
+    SCORES = "scores"
+
+
+class EpochStatus(Enum):
+    """Whether this node takes part in the present epoch, or why not."""
+
+    ACTIVE = "active"
+    WAITING = "waiting for the epoch's first block to be final"
+    CHAIN_STALE = "the epoch's first block was not final in time"
+    NOT_ELECTED = "the chain elected no validator in this epoch"
+    NOT_IN_ROSTER = "this node is not Included or Validator in this epoch"
+    CLOCK_SKEW = "chain time and this machine's clock differ"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRecord:
+    """A record that this node signed: it stands in the journal, and never changes."""
+
+    kind: RecordKind
+    epoch: Epoch
+    is_acknowledged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """How often an extrinsic of this epoch was sent, and at which head last."""
+
+    count: int = 0
+    last_block: BlockNumber = BlockNumber(0)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionSeen:
+    """The epoch's proposal on chain, as far as duties need it."""
+
+    proposer: SubnetNodeId
+    attested: frozenset[SubnetNodeId]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochView:
+    """One node's view at one head.
+
+    ``roster`` is None until the epoch's first block is final. ``observed`` holds the windows
+    during which this node was up and read the records. ``elections`` holds whom the chain
+    elected, None where it elected nobody; an epoch that was not asked for is missing.
+    ``is_attestation_refused`` is set once the proposal was compared and differs.
+    """
+
+    position: EpochPosition
+    schedule: Schedule
+    role: Role
+    node_id: SubnetNodeId
+    has_hotkey: bool
+    is_clock_right: bool = True
+    is_stale: bool = False
+    roster: Roster | None = None
+    previous_roster: Roster | None = None
+    elections: Mapping[Epoch, SubnetNodeId | None] = field(default_factory=dict)
+    is_challenge_seen: bool = False
+    own_records: tuple[OwnRecord, ...] = ()
+    observed: frozenset[tuple[Epoch, Window]] = frozenset()
+    submission: SubmissionSeen | None = None
+    is_attestation_refused: bool = False
+    proposals_sent: Attempts = field(default_factory=Attempts)
+    attestations_sent: Attempts = field(default_factory=Attempts)
+
+    @property
+    def epoch(self) -> Epoch:
+        return self.position.epoch
+
+    @property
+    def previous_epoch(self) -> Epoch:
+        return Epoch(self.position.epoch - 1)
+
+    @property
+    def elected(self) -> SubnetNodeId | None:
+        """The validator that the chain elected for this epoch."""
+        return self.elections.get(self.epoch)
+
+    @property
+    def own_node(self) -> RosterNode | None:
+        """This node in the epoch's roster, or in the last one while that is not known."""
+        roster = self.roster or self.previous_roster
+        return None if roster is None else roster.get_by_id(self.node_id)
+
+    @property
+    def status(self) -> EpochStatus:
+        """Whether this node takes part in the epoch, or the first reason why not."""
+        if self.is_stale:
+            return EpochStatus.CHAIN_STALE
+        if self.roster is None:
+            return EpochStatus.WAITING
+        if self.elected is None:
+            return EpochStatus.NOT_ELECTED
+        if not self.has_class(NodeClass.INCLUDED):
+            return EpochStatus.NOT_IN_ROSTER
+        return EpochStatus.ACTIVE if self.is_clock_right else EpochStatus.CLOCK_SKEW
+
+    def has_class(self, wanted: NodeClass) -> bool:
+        """Whether this node is of at least this class in the epoch."""
+        node = self.own_node
+        return node is not None and node.has_class(wanted, self.epoch)
+
+    def is_scored(self, epoch: Epoch) -> bool | None:
+        """Whether work in ``epoch`` is scored: the chain elected somebody. None if not known."""
+        if epoch < 0:
+            return False
+        return self.elections[epoch] is not None if epoch in self.elections else None
+
+    def get_own(self, kind: RecordKind, epoch: Epoch) -> OwnRecord | None:
+        """Return what this node signed for a slot, if anything."""
+        return next((r for r in self.own_records if r.kind is kind and r.epoch == epoch), None)
+
+    def has_observed(self, epoch: Epoch, *windows: Window) -> bool:
+        """Whether this node was up during all these windows of an epoch."""
+        return all((epoch, window) in self.observed for window in windows)

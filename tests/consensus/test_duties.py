@@ -1,0 +1,314 @@
+"""What an honest node owes, over every offset of epochs from 20 to 300 blocks."""
+
+from dataclasses import replace
+
+import pytest
+
+from consensus.duties import (
+    MAX_SUBMISSION_ATTEMPTS,
+    RESEND_AFTER_BLOCKS,
+    Attest,
+    CommitOutput,
+    CommitScores,
+    Propose,
+    PublishChallenge,
+    Republish,
+    RevealOutput,
+    RevealScores,
+    compute_duties,
+)
+from consensus.params import MAINNET
+from consensus.phases import compute_schedule
+from consensus.records import RecordKind
+from consensus.roster import Roster, RosterNode
+from consensus.types import EpochPosition, NodeClass, Role
+from consensus.view import (
+    Attempts,
+    EpochStatus,
+    EpochView,
+    OwnRecord,
+    SubmissionSeen,
+    Window,
+)
+from keys.peer import PeerId
+
+EPOCH = 9
+LENGTHS = range(20, 301)
+SAMPLED = (*range(20, 60), *range(60, 301, 10))
+OWN, OTHER = 1, 2
+
+
+def every_length(lengths):
+    """Run a test for each epoch length; a failure names the length."""
+
+    def decorate(test):
+        def run():
+            for length in lengths:
+                try:
+                    test(length)
+                except AssertionError as error:
+                    raise AssertionError(f"at an epoch of {length} blocks: {error}") from error
+
+        run.__name__, run.__doc__ = test.__name__, test.__doc__
+        return run
+
+    return decorate
+
+
+def make_roster(epoch=EPOCH, own_class=NodeClass.VALIDATOR):
+    nodes = tuple(
+        RosterNode(
+            node_id,
+            PeerId(bytes([node_id]) * 32),
+            bytes([node_id]) * 20,
+            bytes([node_id]) * 20,
+            own_class if node_id == OWN else NodeClass.VALIDATOR,
+            0,
+        )
+        for node_id in (OWN, OTHER)
+    )
+    return Roster(epoch, 180, b"h" * 32, 1000, nodes)
+
+
+SEEN = frozenset((epoch, window) for epoch in (EPOCH - 2, EPOCH - 1, EPOCH) for window in Window)
+
+
+DEFAULTS = {
+    "role": Role.HOSTER,
+    "node_id": OWN,
+    "has_hotkey": True,
+    "roster": make_roster(),
+    "previous_roster": make_roster(EPOCH - 1),
+    "elections": {EPOCH: OTHER, EPOCH - 1: OTHER, EPOCH - 2: OTHER},
+    "observed": SEEN,
+}
+SCHEDULES = {length: compute_schedule(length, MAINNET) for length in LENGTHS}
+
+
+def make_view(offset=0, length=20, **changes):
+    position = EpochPosition(EPOCH, offset, length, 180)
+    return EpochView(position=position, schedule=SCHEDULES[length], **(DEFAULTS | changes))
+
+
+def list_offsets(duty_type, length, **changes):
+    """The offsets at which a duty of this type is owed."""
+    return [
+        offset
+        for offset in range(length)
+        if any(
+            isinstance(duty, duty_type)
+            for duty in compute_duties(make_view(offset, length, **changes))
+        )
+    ]
+
+
+def own(kind, epoch=EPOCH, is_acknowledged=False):
+    return OwnRecord(kind, epoch, is_acknowledged)
+
+
+COMMITTED = (own(RecordKind.OUTPUT_COMMIT, is_acknowledged=True), own(RecordKind.OUTPUT_REVEAL))
+SCORED = (
+    own(RecordKind.SCORE_COMMIT, EPOCH - 1, True),
+    own(RecordKind.SCORE_REVEAL, EPOCH - 1),
+)
+
+
+@every_length(LENGTHS)
+def test_no_commit_that_counts_can_follow_a_reveal(length):
+    schedule = SCHEDULES[length]
+    commits = list_offsets(CommitOutput, length)
+    reveals = list_offsets(RevealOutput, length, own_records=COMMITTED)
+    last_counted = max(o for o in range(length) if schedule.is_commit_on_time(o))
+    assert commits == list(range(commits[0], commits[-1] + 1))
+    assert reveals == list(range(reveals[0], reveals[-1] + 1))
+    # A receiver may be a grace behind the sender of a reveal and still count no commit.
+    assert last_counted + schedule.grace < reveals[0]
+    assert all(schedule.is_reveal_on_time(o) for o in reveals)
+    assert schedule.is_commit_on_time(commits[-1] + schedule.grace)
+
+
+@every_length(SAMPLED)
+def test_scores_are_committed_after_reveals_close_and_in_time_to_count(length):
+    schedule = SCHEDULES[length]
+    commits = list_offsets(CommitScores, length, role=Role.VALIDATOR)
+    assert commits
+    assert not any(schedule.is_reveal_on_time(o) for o in commits)
+    assert commits[-1] + schedule.grace < schedule.score_commit_end
+
+
+@every_length(SAMPLED)
+def test_score_reveals_leave_with_the_output_reveals_of_the_next_epoch(length):
+    assert list_offsets(RevealScores, length, own_records=SCORED) == list_offsets(
+        RevealOutput, length, own_records=COMMITTED
+    )
+
+
+@every_length(SAMPLED)
+def test_propose_and_attest_are_due_until_the_last_block(length):
+    expected = list(range(length - 1))
+    assert list_offsets(Propose, length, elections={EPOCH: OWN, 8: OTHER, 7: OTHER}) == expected
+    assert list_offsets(Attest, length, submission=SubmissionSeen(OTHER, frozenset())) == expected
+
+
+@every_length(SAMPLED)
+def test_a_missing_challenge_is_published_by_anybody_from_ten_percent_on(length):
+    schedule = SCHEDULES[length]
+    by_anybody = list_offsets(PublishChallenge, length)
+    by_elected = list_offsets(PublishChallenge, length, elections={EPOCH: OWN})
+    assert by_anybody[0] == schedule.challenge_fallback
+    assert by_elected[0] == 0
+    assert by_anybody[-1] == by_elected[-1] >= schedule.commit_start
+    assert not list_offsets(PublishChallenge, length, is_challenge_seen=True)
+
+
+def test_the_schedule_of_twenty_blocks():
+    assert list_offsets(CommitOutput, 20) == [3, 4, 5, 6, 7, 8]
+    assert list_offsets(RevealOutput, 20, own_records=COMMITTED) == [11, 12]
+    assert list_offsets(CommitScores, 20, role=Role.VALIDATOR) == [13, 14, 15, 16, 17]
+
+
+@pytest.mark.parametrize("role", Role)
+def test_what_is_done_is_not_owed_again(role):
+    kinds = set(RecordKind) - {RecordKind.HEARTBEAT}
+    done = tuple(own(kind, epoch, True) for kind in kinds for epoch in (EPOCH - 1, EPOCH))
+    submission = SubmissionSeen(OTHER, frozenset({OWN}))
+    for offset in range(20):
+        view = make_view(offset, role=role, own_records=done, submission=submission)
+        assert compute_duties(view) == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "offsets"),
+    [
+        (RecordKind.CHALLENGE, Role.HOSTER, range(2, 9)),
+        (RecordKind.OUTPUT_COMMIT, Role.HOSTER, range(3, 9)),
+        (RecordKind.SCORE_COMMIT, Role.VALIDATOR, range(13, 18)),
+    ],
+)
+def test_a_record_is_republished_unchanged_until_acknowledged(kind, role, offsets):
+    changes = {"role": role, "own_records": (own(kind),)}
+    owed = [
+        o for o in range(20) if Republish(kind, EPOCH) in compute_duties(make_view(o, **changes))
+    ]
+    assert owed == list(offsets)
+    acknowledged = {"role": role, "own_records": (own(kind, is_acknowledged=True),)}
+    assert not list_offsets(Republish, 20, **acknowledged)
+
+
+def test_a_node_that_was_down_during_a_window_neither_attests_nor_proposes():
+    submission = SubmissionSeen(OTHER, frozenset())
+    needed = [(EPOCH - 1, window) for window in Window] + [(EPOCH - 2, Window.SCORES)]
+    for missed in needed:
+        observed = SEEN - {missed}
+        assert not list_offsets(Attest, 20, submission=submission, observed=observed)
+        elections = {EPOCH: OWN, EPOCH - 1: OTHER, EPOCH - 2: OTHER}
+        assert not list_offsets(Propose, 20, elections=elections, observed=observed)
+
+
+def test_score_commits_of_an_epoch_without_election_need_not_be_seen():
+    observed = SEEN - {(EPOCH - 2, Window.SCORES)}
+    elections = {EPOCH: OWN, EPOCH - 1: OTHER, EPOCH - 2: None}
+    assert list_offsets(Propose, 20, observed=observed, elections=elections)
+
+
+@pytest.mark.parametrize("window", [Window.COMMITS, Window.REVEALS])
+def test_a_validator_that_was_down_during_a_window_commits_no_scores(window):
+    observed = SEEN - {(EPOCH, window)}
+    assert not list_offsets(CommitScores, 20, role=Role.VALIDATOR, observed=observed)
+
+
+def test_after_an_epoch_without_election_nothing_was_scored():
+    changes = {"elections": {EPOCH: OWN, EPOCH - 1: None}, "observed": frozenset()}
+    assert compute_duties(make_view(1, **changes))[-1] == Propose(EPOCH, EPOCH - 1, True)
+    assert not list_offsets(Propose, 20, roster=None, **changes)
+
+
+def test_nothing_is_submitted_while_the_last_election_is_unknown():
+    assert not list_offsets(Propose, 20, elections={EPOCH: OWN})
+
+
+def test_epoch_zero_follows_nothing():
+    view = replace(
+        make_view(1, elections={0: OWN}, observed=frozenset()),
+        position=EpochPosition(0, 1, 20, 3),
+        roster=make_roster(0),
+    )
+    assert Propose(0, -1, True) in compute_duties(view)
+
+
+def test_a_node_without_a_hotkey_commits_and_reveals_but_neither_proposes_nor_attests():
+    changes = {"has_hotkey": False, "submission": SubmissionSeen(OTHER, frozenset())}
+    assert not list_offsets((Propose, Attest), 20, elections={EPOCH: OWN, 8: OTHER}, **changes)
+    assert list_offsets(CommitOutput, 20, **changes)
+    assert list_offsets(RevealOutput, 20, own_records=COMMITTED, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"roster": None}, EpochStatus.WAITING),
+        ({"is_stale": True}, EpochStatus.CHAIN_STALE),
+        ({"elections": {EPOCH: None}}, EpochStatus.NOT_ELECTED),
+        ({"roster": make_roster(own_class=NodeClass.IDLE)}, EpochStatus.NOT_IN_ROSTER),
+        ({"node_id": 7}, EpochStatus.NOT_IN_ROSTER),
+        ({"is_clock_right": False}, EpochStatus.CLOCK_SKEW),
+    ],
+)
+def test_a_node_that_sits_out_signs_no_record(changes, status):
+    signing = (PublishChallenge, CommitOutput, CommitScores)
+    for role in Role:
+        assert make_view(role=role, **changes).status is status
+        assert not list_offsets(signing, 20, role=role, **changes)
+
+
+def test_a_node_that_sits_out_still_reveals_what_it_committed_and_attests():
+    changes = {"is_stale": True, "roster": None, "own_records": COMMITTED}
+    assert list_offsets(RevealOutput, 20, **changes) == [11, 12]
+    assert list_offsets(Attest, 20, submission=SubmissionSeen(OTHER, frozenset()), **changes)
+
+
+def test_an_included_node_commits_but_does_not_attest():
+    roster = make_roster(own_class=NodeClass.INCLUDED)
+    assert list_offsets(CommitOutput, 20, roster=roster)
+    assert not list_offsets(
+        Attest, 20, roster=roster, submission=SubmissionSeen(OTHER, frozenset())
+    )
+
+
+def test_only_the_elected_node_proposes_and_only_once():
+    assert not list_offsets(Propose, 20)
+    elections = {EPOCH: OWN, 8: OTHER, 7: OTHER}
+    submission = SubmissionSeen(OWN, frozenset({OWN}))
+    assert not list_offsets(Propose, 20, elections=elections, submission=submission)
+    assert not list_offsets(Attest, 20, elections=elections, submission=submission)
+
+
+def test_a_proposal_that_differs_is_not_attested():
+    submission = SubmissionSeen(OTHER, frozenset())
+    assert not list_offsets(Attest, 20, submission=submission, is_attestation_refused=True)
+
+
+def test_a_lost_extrinsic_is_sent_again_a_bounded_number_of_times():
+    elections = {EPOCH: OWN, 8: OTHER, 7: OTHER}
+    sent = Attempts(1, 180 + 2)
+    owed = list_offsets(Propose, 20, elections=elections, proposals_sent=sent)
+    assert [o for o in owed if o >= 2] == list(range(2 + RESEND_AFTER_BLOCKS, 19))
+    spent = Attempts(MAX_SUBMISSION_ATTEMPTS, 180)
+    assert not list_offsets(Propose, 20, elections=elections, proposals_sent=spent)
+
+
+def test_an_honest_hoster_owes_each_step_exactly_once_through_an_epoch():
+    """Perform what is owed at every head: each slot is signed once, each record acknowledged."""
+    records, performed = (), []
+    for offset in range(100):
+        view = make_view(offset, 100, own_records=records)
+        for duty in compute_duties(view):
+            performed.append(duty)
+            match duty:
+                case PublishChallenge():
+                    records += (own(RecordKind.CHALLENGE, is_acknowledged=True),)
+                case CommitOutput():
+                    records += COMMITTED
+                case RevealOutput():
+                    records = tuple(replace(r, is_acknowledged=True) for r in records)
+    assert performed == [PublishChallenge(EPOCH), CommitOutput(EPOCH), RevealOutput(EPOCH)]
