@@ -16,6 +16,7 @@ MeshError
 └── ModelError              the model files cannot be used
     ├── UnknownArchitecture
     ├── ModelFilesMissing
+    ├── ManifestMismatch    other weights or numbers than the subnet's
     └── BlockRangeOutsideModel
 """
 
@@ -108,6 +109,10 @@ class UnknownArchitecture(ModelError):
 
 class ModelFilesMissing(ModelError):
     """A file of the model is not there."""
+
+
+class ManifestMismatch(ModelError):
+    """The weights or numbers at hand are not the ones of the manifest."""
 
 
 class BlockRangeOutsideModel(ModelError):

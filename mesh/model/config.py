@@ -1,0 +1,249 @@
+"""What a model's config.json says, in the words that the rest of mesh uses.
+
+One small adapter per architecture turns the Hugging Face names into a ModelConfig;
+an architecture without an adapter is refused by name. No torch here: the command line
+checks a model before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mesh.errors import BlockRangeOutsideModel, ModelError, ModelFilesMissing, UnknownArchitecture
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_BLOCKS = 1024
+MAX_WIDTH = 1 << 20
+MAX_VOCABULARY = 1 << 24
+MAX_CONTEXT = 1 << 24
+DEFAULT_ROPE_THETA = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary position parameters; ``kind`` is ``default``, ``linear`` or ``llama3``."""
+
+    theta: float = DEFAULT_ROPE_THETA
+    kind: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The architecture numbers of one decoder-only model.
+
+    ``max_context`` is in tokens. ``stored_dtype`` is the checkpoint's own type, for information.
+    """
+
+    architecture: str
+    num_blocks: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_context: int
+    norm_epsilon: float
+    rope: RopeConfig
+    tie_word_embeddings: bool
+    qkv_bias: bool
+    out_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    stored_dtype: str
+
+    @property
+    def cache_values_per_token(self) -> int:
+        """Numbers that one token occupies in one block's cache: a key and a value."""
+        return 2 * self.num_kv_heads * self.head_dim
+
+    def check_block_range(self, start: int, end: int) -> None:
+        """Raise BlockRangeOutsideModel unless ``[start, end)`` lies within the model."""
+        if not 0 <= start < end <= self.num_blocks:
+            raise BlockRangeOutsideModel(
+                f"blocks {start}:{end} are not within the model's {self.num_blocks} blocks "
+                f"(half-open, 0:{self.num_blocks} is all)"
+            )
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """Read config.json and generation_config.json of a model folder.
+
+    Raises ModelFilesMissing, UnknownArchitecture or ModelError.
+    """
+    fields = read_json_object(folder / "config.json")
+    generation_file = folder / "generation_config.json"
+    generation = read_json_object(generation_file) if generation_file.is_file() else {}
+    return parse_config(fields, generation=generation)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a small JSON object. Raises ModelFilesMissing or ModelError."""
+    if not path.is_file():
+        raise ModelFilesMissing(f"{path.name} is not in {path.parent}")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ModelError(f"{path.name} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path.name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path.name} is not a JSON object")
+    return value
+
+
+def parse_config(
+    fields: Mapping[str, Any], *, generation: Mapping[str, Any] | None = None
+) -> ModelConfig:
+    """Turn the fields of config.json into a ModelConfig.
+
+    Raises UnknownArchitecture naming what is not supported, or ModelError.
+    """
+    architecture = _architecture(fields)
+    adapter = ADAPTERS.get(architecture)
+    if adapter is None:
+        known = ", ".join(sorted(ADAPTERS))
+        raise UnknownArchitecture(f"{architecture} is not supported; supported are {known}")
+    if fields.get("hidden_act", "silu") != "silu":
+        raise UnknownArchitecture(f"{architecture} with activation {fields['hidden_act']}")
+    num_heads = _positive(fields, "num_attention_heads", MAX_WIDTH)
+    num_kv_heads = _positive(fields, "num_key_value_heads", MAX_WIDTH, default=num_heads)
+    hidden_size = _positive(fields, "hidden_size", MAX_WIDTH)
+    if num_heads % num_kv_heads:
+        raise ModelError(f"{num_heads} heads do not share {num_kv_heads} key-value heads evenly")
+    head_dim = _positive(fields, "head_dim", MAX_WIDTH, default=max(1, hidden_size // num_heads))
+    if head_dim % 2:
+        raise ModelError(f"rotary positions need an even head_dim, not {head_dim}")
+    parts = adapter(fields)
+    return ModelConfig(
+        architecture=architecture,
+        num_blocks=_positive(fields, "num_hidden_layers", MAX_BLOCKS),
+        hidden_size=hidden_size,
+        intermediate_size=_positive(fields, "intermediate_size", MAX_WIDTH),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        vocab_size=_positive(fields, "vocab_size", MAX_VOCABULARY),
+        max_context=_context(fields, parts.window),
+        norm_epsilon=float(fields.get("rms_norm_eps", 1e-6)),
+        rope=_rope(architecture, fields),
+        tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
+        qkv_bias=parts.qkv_bias,
+        out_bias=parts.out_bias,
+        mlp_bias=parts.mlp_bias,
+        qk_norm=parts.qk_norm,
+        bos_token_id=_optional_token(fields.get("bos_token_id")),
+        eos_token_ids=_eos(fields, generation or {}),
+        stored_dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _FamilyParts:
+    """Where families differ. ``window`` is a sliding window in tokens, if one is used."""
+
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    window: int | None = None
+
+
+def _llama(fields: Mapping[str, Any]) -> _FamilyParts:
+    attention_bias = bool(fields.get("attention_bias", False))
+    return _FamilyParts(
+        qkv_bias=attention_bias,
+        out_bias=attention_bias,
+        mlp_bias=bool(fields.get("mlp_bias", False)),
+    )
+
+
+def _mistral(fields: Mapping[str, Any]) -> _FamilyParts:
+    return _FamilyParts(window=fields.get("sliding_window"))
+
+
+def _qwen2(fields: Mapping[str, Any]) -> _FamilyParts:
+    return _FamilyParts(qkv_bias=True, window=_qwen_window(fields))
+
+
+def _qwen3(fields: Mapping[str, Any]) -> _FamilyParts:
+    attention_bias = bool(fields.get("attention_bias", False))
+    return _FamilyParts(
+        qkv_bias=attention_bias, out_bias=attention_bias, qk_norm=True, window=_qwen_window(fields)
+    )
+
+
+def _qwen_window(fields: Mapping[str, Any]) -> int | None:
+    return fields.get("sliding_window") if fields.get("use_sliding_window") else None
+
+
+ADAPTERS: Mapping[str, Callable[[Mapping[str, Any]], _FamilyParts]] = {
+    "LlamaForCausalLM": _llama,
+    "MistralForCausalLM": _mistral,
+    "Qwen2ForCausalLM": _qwen2,
+    "Qwen3ForCausalLM": _qwen3,
+}
+
+
+def _architecture(fields: Mapping[str, Any]) -> str:
+    named = fields.get("architectures")
+    if isinstance(named, list) and len(named) == 1 and isinstance(named[0], str):
+        return named[0]
+    raise UnknownArchitecture(f"config.json names no single architecture: {named!r}")
+
+
+def _positive(
+    fields: Mapping[str, Any], name: str, limit: int, *, default: int | None = None
+) -> int:
+    value = fields.get(name)
+    if value is None:
+        value = default
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= limit:
+        raise ModelError(f"config.json: {name} must be from 1 to {limit}, not {value!r}")
+    return value
+
+
+def _context(fields: Mapping[str, Any], window: int | None) -> int:
+    """Cut the context at the sliding window: up to there attention is the full one."""
+    context = _positive(fields, "max_position_embeddings", MAX_CONTEXT)
+    return context if window is None else min(context, window)
+
+
+def _rope(architecture: str, fields: Mapping[str, Any]) -> RopeConfig:
+    """Read both layouts: ``rope_parameters`` (transformers 5) and ``rope_scaling`` (before)."""
+    scaling: Mapping[str, Any] = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    theta = scaling.get("rope_theta") or fields.get("rope_theta") or DEFAULT_ROPE_THETA
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind not in ("default", "linear", "llama3"):
+        raise UnknownArchitecture(f"{architecture} with rotary scaling {kind}")
+    if float(scaling.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0))) != 1.0:
+        raise UnknownArchitecture(f"{architecture} with partial rotary positions")
+    return RopeConfig(
+        theta=float(theta),
+        kind=str(kind),
+        factor=float(scaling.get("factor", 1.0)),
+        low_freq_factor=float(scaling.get("low_freq_factor", 1.0)),
+        high_freq_factor=float(scaling.get("high_freq_factor", 4.0)),
+        original_context=int(scaling.get("original_max_position_embeddings", 8192)),
+    )
+
+
+def _optional_token(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _eos(fields: Mapping[str, Any], generation: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the end tokens; generation_config.json knows more of them than config.json."""
+    value = generation.get("eos_token_id", fields.get("eos_token_id"))
+    listed = value if isinstance(value, list) else [value]
+    return tuple(token for token in map(_optional_token, listed) if token is not None)

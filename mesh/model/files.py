@@ -1,0 +1,90 @@
+"""Where a model's files are: a local folder, or the Hugging Face cache.
+
+Only safetensors weights are ever read, and only the files that hold wanted tensors are
+downloaded. HF_HOME and HF_HUB_OFFLINE are honoured by huggingface_hub itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.errors import ModelFilesMissing
+
+SMALL_FILES = ("*.json", "*.jinja", "tokenizer.model")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A folder with at least config.json.
+
+    ``name`` is what the operator wrote; ``revision`` is the commit in the Hugging Face cache,
+    or ``local``; ``hub_name`` is set when missing files can be downloaded.
+    """
+
+    path: Path
+    name: str
+    revision: str
+    hub_name: str | None = None
+
+
+def resolve_model_folder(name_or_path: str, revision: str | None = None) -> ModelFolder:
+    """Find the folder of ``name_or_path``, downloading the small files if need be.
+
+    Raises ModelFilesMissing with the fix in its message.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelFilesMissing(f"{path} has no config.json; name a Hugging Face model folder")
+        return ModelFolder(path, path.name or str(path), revision or "local")
+    if path.is_absolute() or name_or_path.startswith(("./", "../", "~")):
+        raise ModelFilesMissing(f"{path} is not a folder; check the path")
+    return _resolve_in_hub(name_or_path, revision)
+
+
+def _resolve_in_hub(name: str, revision: str | None) -> ModelFolder:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(SMALL_FILES)))
+    except HFValidationError as error:
+        raise ModelFilesMissing(
+            f"{name} is neither a folder nor a Hugging Face name such as owner/model"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelFilesMissing(
+            f"{name} is not in the Hugging Face cache and cannot be downloaded "
+            f"({type(error).__name__}); check the name, the network and HF_HOME"
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise ModelFilesMissing(f"{name} has no config.json; it is not a transformers model")
+    return ModelFolder(folder, name, folder.name, hub_name=name)
+
+
+def fetch_files(folder: ModelFolder, filenames: Iterable[str]) -> None:
+    """Make sure that these files of the model are there, downloading the missing ones.
+
+    Raises ModelFilesMissing.
+    """
+    for filename in sorted(set(filenames)):
+        if (folder.path / filename).is_file():
+            continue
+        if folder.hub_name is None:
+            raise ModelFilesMissing(f"{filename} is not in {folder.path}; copy the whole model")
+        _download(folder, filename)
+
+
+def _download(folder: ModelFolder, filename: str) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        hf_hub_download(str(folder.hub_name), filename, revision=folder.revision)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelFilesMissing(
+            f"{filename} of {folder.name} cannot be downloaded ({type(error).__name__}); "
+            "check the network and HF_HUB_OFFLINE"
+        ) from error

@@ -1,0 +1,263 @@
+"""The forward pass of Llama-like decoders, over rows of many sessions at once.
+
+Rows of a step are laid side by side [rows, hidden]; a Segment says which session's tokens they
+are. Matrix products run over all rows together, attention session by session over that
+session's own stretch of the cache, so no session sees another's length or padding.
+
+**What a row's result depends on.** Attention is computed alone for each session, so only the
+matrix products could see the batch. On CPUs a bfloat16 product gives a row the same bits whatever
+stands beside it. So does a float32 one over weights stored input-major (weights.py), for any
+number of rows from two on; a single row takes a faster kernel and differs in the last bits (1e-6),
+which changes a greedy token only on a tie. ``deterministic`` pads the single row to two: the bits
+are then the same alone, in a crowd and in any chunking, for one number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mesh.model.config import ModelConfig, RopeConfig
+from mesh.model.weights import BlockWeights, ShardWeights
+
+DETERMINISTIC_MIN_ROWS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive tokens of one session within a step.
+
+    ``first_row`` counts rows of the step; ``slot`` is the session's first token slot in the cache;
+    ``position`` is the first row's place in the session's text.
+    """
+
+    first_row: int
+    rows: int
+    slot: int
+    position: int
+
+
+class KVCache:
+    """Keys and values of every served block in one slab, [kv_heads, token slots, head_dim] each.
+
+    A session owns a contiguous stretch of slots, so its keys are a view and never gathered.
+    """
+
+    def __init__(self, weights: ShardWeights, *, tokens: int) -> None:
+        config = weights.config
+        shape = (len(weights.blocks), 2, config.num_kv_heads, tokens, config.head_dim)
+        self._start = weights.start
+        self.slab = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
+
+    def get_block(self, block: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of one block, by its number in the model."""
+        pair = self.slab[block - self._start]
+        return pair[0], pair[1]
+
+
+class RotaryTable:
+    """Cosines and sines of every position, computed in float64 and rounded once.
+
+    The sine's first half is negated, so that rotation is ``x * cos + swap_halves(x) * sin``.
+    """
+
+    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+        frequencies = compute_rotary_frequencies(config.rope, config.head_dim)
+        positions = torch.arange(config.max_context, dtype=torch.float64)
+        angles = torch.outer(positions, frequencies)
+        cos, sin = angles.cos(), angles.sin()
+        self.cos = torch.cat((cos, cos), dim=-1).to(device, dtype)
+        self.sin = torch.cat((-sin, sin), dim=-1).to(device, dtype)
+
+
+def compute_rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
+    """Return float64 [head_dim / 2] angles per position.
+
+    ``llama3`` keeps short wavelengths, divides long ones by ``factor`` and blends between
+    (Llama 3.1's rule, as transformers' ``rope_type: llama3`` describes it).
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    frequencies = rope.theta**-exponents
+    if rope.kind == "linear":
+        return frequencies / rope.factor
+    if rope.kind != "llama3":
+        return frequencies
+    wavelengths = 2 * math.pi / frequencies
+    low = rope.original_context / rope.low_freq_factor
+    high = rope.original_context / rope.high_freq_factor
+    blend = (rope.original_context / wavelengths - rope.low_freq_factor) / (
+        rope.high_freq_factor - rope.low_freq_factor
+    )
+    blended = (1 - blend) * frequencies / rope.factor + blend * frequencies
+    scaled = torch.where(wavelengths > low, frequencies / rope.factor, blended)
+    return torch.where(wavelengths < high, frequencies, scaled)
+
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(queries [rows, heads, dim], keys and values [rows, kv_heads, dim]) -> [rows, heads * dim]."""
+
+
+def run_block(
+    config: ModelConfig,
+    weights: BlockWeights,
+    x: Tensor,
+    *,
+    cos: Tensor,
+    sin: Tensor,
+    attend: Attend,
+) -> Tensor:
+    """Run one transformer block over ``x`` [rows, hidden]; cos and sin are [rows, 1, dim]."""
+    rows = x.shape[0]
+    heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+    normed = rms_norm(x, weights.attention_norm, config.norm_epsilon)
+    qkv = F.linear(normed, weights.qkv, weights.qkv_bias).view(rows, heads + 2 * kv_heads, dim)
+    turned = qkv[:, : heads + kv_heads]
+    if weights.query_norm is not None and weights.key_norm is not None:
+        queries = rms_norm(qkv[:, :heads], weights.query_norm, config.norm_epsilon)
+        keys = rms_norm(qkv[:, heads : heads + kv_heads], weights.key_norm, config.norm_epsilon)
+        turned = torch.cat((queries, keys), dim=1)
+    half = dim // 2
+    swapped = torch.cat((turned[..., half:], turned[..., :half]), dim=-1)
+    turned = turned * cos + swapped * sin
+    mixed = attend(turned[:, :heads], turned[:, heads:], qkv[:, heads + kv_heads :])
+    x = x + F.linear(mixed, weights.out, weights.out_bias)
+    normed = rms_norm(x, weights.mlp_norm, config.norm_epsilon)
+    gate, up = F.linear(normed, weights.gate_up, weights.gate_up_bias).chunk(2, dim=-1)
+    return x + F.linear(F.silu(gate) * up, weights.down, weights.down_bias)
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Root-mean-square norm over the last dimension, in float32, then scaled in x's type."""
+    wide = x.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+    return weight * (wide * scale).to(x.dtype)
+
+
+class ShardRunner:
+    """Runs steps over a shard's blocks. Used from the one compute thread only."""
+
+    def __init__(
+        self, weights: ShardWeights, *, cache_tokens: int, deterministic: bool = False
+    ) -> None:
+        self.weights = weights
+        self._min_rows = DETERMINISTIC_MIN_ROWS if deterministic else 1
+        self.cache = KVCache(weights, tokens=cache_tokens)
+        self._rotary = RotaryTable(weights.config, dtype=weights.dtype, device=weights.device)
+
+    def embed(self, token_ids: Sequence[int]) -> Tensor:
+        """Return the embedding rows [tokens, hidden] of the first range."""
+        if self.weights.embedding is None:
+            raise ValueError("this range does not start at block 0")
+        index = torch.tensor(token_ids, dtype=torch.long, device=self.weights.device)
+        return F.embedding(index, self.weights.embedding)
+
+    def forward(self, x: Tensor, segments: Sequence[Segment], *, start: int, end: int) -> Tensor:
+        """Run blocks ``[start, end)`` over ``x`` [rows, hidden]; the rows fill the cache."""
+        rows = x.shape[0]
+        x = self._pad(x)
+        step = _Step(segments, padded=x.shape[0], device=x.device)
+        cos = self._rotary.cos[step.positions].unsqueeze(1)
+        sin = self._rotary.sin[step.positions].unsqueeze(1)
+        for block in range(start, end):
+            attend = step.attend_in(*self.cache.get_block(block))
+            block_weights = self.weights.get_block(block)
+            x = run_block(self.weights.config, block_weights, x, cos=cos, sin=sin, attend=attend)
+        return x[:rows]
+
+    def compute_logits(self, x: Tensor) -> Tensor:
+        """Final norm and head over ``x`` [rows, hidden]: float32 [rows, vocabulary]."""
+        final_norm, head = self.weights.final_norm, self.weights.head
+        if final_norm is None or head is None:
+            raise ValueError("this range does not end at the last block")
+        rows = x.shape[0]
+        normed = rms_norm(self._pad(x), final_norm, self.weights.config.norm_epsilon)
+        return F.linear(normed, head)[:rows].float()
+
+    def _pad(self, x: Tensor) -> Tensor:
+        missing = self._min_rows - x.shape[0]
+        return F.pad(x, (0, 0, 0, missing)) if missing > 0 else x
+
+
+class _Step:
+    """What one step's attention needs in every block: positions, cache slots and masks."""
+
+    def __init__(self, segments: Sequence[Segment], *, padded: int, device: torch.device) -> None:
+        self._segments = tuple(segments)
+        self._rows = sum(segment.rows for segment in segments)
+        positions = [s.position + i for s in segments for i in range(s.rows)]
+        slots = [s.slot + s.position + i for s in segments for i in range(s.rows)]
+        positions += [0] * (padded - len(positions))
+        self.positions = torch.tensor(positions, device=device)
+        self._slots = torch.tensor(slots, device=device)
+        self._masks = [_causal_mask(s, device) for s in segments]
+        self._padded = padded
+
+    def attend_in(self, cache_keys: Tensor, cache_values: Tensor) -> Attend:
+        """Return the attention over one block's cache, [kv_heads, slots, dim] each."""
+
+        def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            self._store(cache_keys, keys)
+            self._store(cache_values, values)
+            outputs = [
+                _attend_segment(segment, mask, queries, cache_keys, cache_values)
+                for segment, mask in zip(self._segments, self._masks, strict=True)
+            ]
+            if self._padded > self._rows:
+                outputs.append(outputs[0].new_zeros(self._padded - self._rows, outputs[0].shape[1]))
+            return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+        return attend
+
+    def _store(self, cache: Tensor, rows: Tensor) -> None:
+        new = rows[: self._rows].transpose(0, 1)
+        if len(self._segments) == 1:
+            segment = self._segments[0]
+            first = segment.slot + segment.position
+            cache[:, first : first + segment.rows] = new
+        else:
+            cache.index_copy_(1, self._slots, new)
+
+
+def _causal_mask(segment: Segment, device: torch.device) -> Tensor | None:
+    """Bool [rows, position + rows]; None for a single row, which sees everything before it."""
+    if segment.rows == 1:
+        return None
+    length = segment.position + segment.rows
+    mask = torch.ones(segment.rows, length, dtype=torch.bool, device=device)
+    return mask.tril(diagonal=segment.position)
+
+
+def _attend_segment(
+    segment: Segment, mask: Tensor | None, queries: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """Attention of one session's rows over its stretch of the cache: [rows, heads * dim]."""
+    stop = segment.first_row + segment.rows
+    length = segment.position + segment.rows
+    stretch = slice(segment.slot, segment.slot + length)
+    return attend_grouped(
+        queries[segment.first_row : stop], keys[:, stretch], values[:, stretch], mask=mask
+    )
+
+
+def attend_grouped(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None) -> Tensor:
+    """Attention of queries [rows, heads, dim] over keys [kv_heads, length, dim].
+
+    The heads that share a key-value head are laid along the query axis, so keys are never copied
+    per head: [1, kv_heads, group * rows, dim] against [1, kv_heads, length, dim].
+    """
+    rows, heads, dim = queries.shape
+    kv_heads = keys.shape[0]
+    group = heads // kv_heads
+    grouped = queries.view(rows, kv_heads, group, dim).permute(1, 2, 0, 3)
+    grouped = grouped.reshape(1, kv_heads, group * rows, dim)
+    wide = mask if mask is None or group == 1 else mask.repeat(group, 1)
+    mixed = F.scaled_dot_product_attention(
+        grouped, keys.unsqueeze(0), values.unsqueeze(0), attn_mask=wide
+    )
+    mixed = mixed.view(kv_heads, group, rows, dim).permute(2, 0, 1, 3)
+    return mixed.reshape(rows, heads * dim)

@@ -1,0 +1,193 @@
+"""The model manifest: what all hosters of one subnet must serve, bit for bit.
+
+Canonical JSON of the model's name and revision, its architecture numbers, the SHA-256 of
+every weight tensor, and the protocol's constants, which the caller passes in. Its hash is
+part of the network id, so nodes of another model never meet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mesh.errors import ManifestMismatch, ModelError
+from mesh.model.config import ModelConfig
+from mesh.model.files import ModelFolder
+from mesh.model.tensors import TensorEntry, list_range_tensors, locate_tensors
+
+FORMAT = 1
+MAX_MANIFEST_BYTES = 4 << 20
+_READ_BYTES = 4 << 20
+_TENSOR_TAG = b"mesh/tensor"
+# A tensor stored in the key's type keeps its values in each of these.
+_EXACT_DTYPES = {
+    "F32": {"float32"},
+    "BF16": {"bfloat16", "float32"},
+    "F16": {"float16", "float32"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelManifest:
+    """The manifest's canonical bytes and the fields that code asks for.
+
+    ``tensors`` maps a name to (stored dtype, shape, SHA-256 hex).
+    """
+
+    body: bytes
+    model_name: str
+    revision: str
+    num_blocks: int
+    hidden_size: int
+    vocab_size: int
+    architecture: Mapping[str, Any]
+    tensors: Mapping[str, tuple[str, tuple[int, ...], str]]
+    constants: Mapping[str, int]
+
+    @property
+    def manifest_hash(self) -> bytes:
+        """SHA-256 of the canonical bytes: what stands on chain."""
+        return hashlib.sha256(self.body).digest()
+
+
+def build_manifest(
+    folder: ModelFolder,
+    config: ModelConfig,
+    *,
+    model_name: str,
+    revision: str,
+    constants: Mapping[str, int],
+) -> ModelManifest:
+    """Hash every tensor of the model (about one second a gigabyte)."""
+    entries = locate_tensors(folder, list_range_tensors(config, 0, config.num_blocks))
+    tensors = {name: list(_describe(entry)) for name, entry in entries.items()}
+    value = {
+        "format": FORMAT,
+        "model": model_name,
+        "revision": revision,
+        "architecture": describe_architecture(config),
+        "tensors": tensors,
+        "constants": dict(constants),
+    }
+    return decode_manifest(encode_canonical_json(value))
+
+
+def encode_canonical_json(value: Mapping[str, Any]) -> bytes:
+    """Sorted keys, no spaces, ASCII, no floating-point numbers: one value, one encoding."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return text.encode("ascii")
+
+
+def describe_architecture(config: ModelConfig) -> dict[str, Any]:
+    """Return the numbers that change a block's output; floats as their shortest exact text."""
+    fields = dataclasses.asdict(config)
+    for name in ("stored_dtype", "bos_token_id", "eos_token_ids"):
+        del fields[name]
+    return _without_floats(fields)
+
+
+def _without_floats(fields: Mapping[str, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            described[name] = _without_floats(value)
+        else:
+            described[name] = repr(value) if isinstance(value, float) else value
+    return described
+
+
+def decode_manifest(body: bytes) -> ModelManifest:
+    """Parse canonical bytes, of a file or a peer. Raises ModelError."""
+    if len(body) > MAX_MANIFEST_BYTES:
+        raise ModelError(f"a manifest has at most {MAX_MANIFEST_BYTES} bytes")
+    try:
+        value = json.loads(body)
+        manifest = _parse(body, value)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"the manifest is malformed: {type(error).__name__}") from error
+    if value["format"] != FORMAT:
+        raise ModelError(f"manifest format {value['format']} is not {FORMAT}")
+    if encode_canonical_json(value) != body:
+        raise ModelError("the manifest is not in canonical form")
+    return manifest
+
+
+def _parse(body: bytes, value: dict[str, Any]) -> ModelManifest:
+    architecture = dict(value["architecture"])
+    return ModelManifest(
+        body=body,
+        model_name=str(value["model"]),
+        revision=str(value["revision"]),
+        num_blocks=int(architecture["num_blocks"]),
+        hidden_size=int(architecture["hidden_size"]),
+        vocab_size=int(architecture["vocab_size"]),
+        architecture=architecture,
+        tensors={
+            str(name): (str(dtype), tuple(int(length) for length in shape), str(digest))
+            for name, (dtype, shape, digest) in value["tensors"].items()
+        },
+        constants={str(name): int(number) for name, number in value["constants"].items()},
+    )
+
+
+def check_manifest(
+    manifest: ModelManifest,
+    folder: ModelFolder,
+    config: ModelConfig,
+    *,
+    start: int,
+    end: int,
+    served_dtype: str,
+    constants: Mapping[str, int],
+) -> None:
+    """Raise ManifestMismatch naming the first difference of what ``[start, end)`` would serve.
+
+    Only the range's own tensors are read. ``served_dtype`` is ``float32``, ``bfloat16`` or
+    ``float16``; a type that rounds the stored values does not serve the manifest's model.
+    """
+    _check_fields("architecture", manifest.architecture, describe_architecture(config))
+    _check_fields("constants", manifest.constants, constants)
+    for name, entry in sorted(
+        locate_tensors(folder, list_range_tensors(config, start, end)).items()
+    ):
+        if name not in manifest.tensors:
+            raise ManifestMismatch(f"tensor {name} is not in the manifest")
+        stored, shape, digest = manifest.tensors[name]
+        _check_equal(f"dtype of {name}", stored, entry.dtype)
+        _check_equal(f"shape of {name}", shape, entry.shape)
+        if served_dtype not in _EXACT_DTYPES.get(stored, {"float32"}):
+            raise ManifestMismatch(f"{name} is stored as {stored}; {served_dtype} would round it")
+        _check_equal(f"SHA-256 of {name}", digest, hash_tensor(entry))
+
+
+def _check_fields(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    for name in sorted(expected.keys() | found.keys()):
+        _check_equal(f"{what}.{name}", expected.get(name), found.get(name))
+
+
+def _check_equal(what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise ManifestMismatch(f"{what}: the manifest has {expected}, this node {found}")
+
+
+def _describe(entry: TensorEntry) -> tuple[str, list[int], str]:
+    return entry.dtype, list(entry.shape), hash_tensor(entry)
+
+
+def hash_tensor(entry: TensorEntry) -> str:
+    """SHA-256 hex of the tensor's stored little-endian bytes."""
+    digest = hashlib.sha256(_TENSOR_TAG)
+    left = entry.end - entry.begin
+    with entry.file.open("rb") as file:
+        file.seek(entry.begin)
+        while left:
+            piece = file.read(min(left, _READ_BYTES))
+            if not piece:
+                raise ModelError(f"{entry.file.name} ends inside {entry.name}")
+            digest.update(piece)
+            left -= len(piece)
+    return digest.hexdigest()

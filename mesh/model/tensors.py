@@ -1,0 +1,140 @@
+"""Which tensor of a checkpoint is in which file, and which ones a block range needs.
+
+The safetensors header is parsed here without torch, so that a manifest can be checked and a
+plan made before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mesh.errors import ModelError, ModelFilesMissing
+from mesh.model.config import MAX_CONFIG_BYTES, ModelConfig, read_json_object
+from mesh.model.files import ModelFolder, fetch_files
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+MAX_HEADER_BYTES = 16 << 20
+MAX_INDEX_BYTES = 16 * MAX_CONFIG_BYTES
+
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor in a safetensors file; ``begin`` and ``end`` are byte offsets in the file."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def list_block_tensors(config: ModelConfig, block: int) -> tuple[str, ...]:
+    """Return the tensor names of one transformer block."""
+    attention = [f"{part}_proj.weight" for part in "qkvo"]
+    if config.qkv_bias:
+        attention += [f"{part}_proj.bias" for part in "qkv"]
+    if config.out_bias:
+        attention.append("o_proj.bias")
+    if config.qk_norm:
+        attention += ["q_norm.weight", "k_norm.weight"]
+    mlp = [f"{part}_proj.weight" for part in ("gate", "up", "down")]
+    if config.mlp_bias:
+        mlp += [f"{part}_proj.bias" for part in ("gate", "up", "down")]
+    names = [
+        "input_layernorm.weight",
+        *(f"self_attn.{name}" for name in attention),
+        "post_attention_layernorm.weight",
+        *(f"mlp.{name}" for name in mlp),
+    ]
+    return tuple(f"model.layers.{block}.{name}" for name in names)
+
+
+def list_range_tensors(config: ModelConfig, start: int, end: int) -> tuple[str, ...]:
+    """Return the tensor names that ``[start, end)`` needs.
+
+    The first range adds the embedding, the last the final norm and the head, which is the
+    embedding where the two are tied.
+    """
+    config.check_block_range(start, end)
+    names = [name for block in range(start, end) for name in list_block_tensors(config, block)]
+    if start == 0:
+        names.append(EMBEDDING)
+    if end == config.num_blocks:
+        names += [FINAL_NORM, EMBEDDING if config.tie_word_embeddings else HEAD]
+    return tuple(dict.fromkeys(names))
+
+
+def locate_tensors(folder: ModelFolder, names: Iterable[str]) -> dict[str, TensorEntry]:
+    """Find these tensors, downloading only the files that hold them.
+
+    Raises ModelFilesMissing or ModelError.
+    """
+    wanted = tuple(names)
+    files = _file_of_each(folder, wanted)
+    fetch_files(folder, files.values())
+    headers = {file: read_header(folder.path / file) for file in sorted(set(files.values()))}
+    entries = {}
+    for name in wanted:
+        entry = headers[files[name]].get(name)
+        if entry is None:
+            raise ModelFilesMissing(f"{files[name]} has no tensor {name}; the checkpoint is broken")
+        entries[name] = entry
+    return entries
+
+
+def _file_of_each(folder: ModelFolder, names: Iterable[str]) -> dict[str, str]:
+    if (folder.path / SINGLE_FILE).is_file() or not (folder.path / INDEX_FILE).is_file():
+        return dict.fromkeys(names, SINGLE_FILE)
+    weight_map = read_json_object(folder.path / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ModelError(f"{INDEX_FILE} has no weight_map")
+    files = {}
+    for name in names:
+        file = weight_map.get(name)
+        if not isinstance(file, str):
+            raise ModelFilesMissing(f"{INDEX_FILE} does not list {name}")
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise ModelError(f"{INDEX_FILE} names {file!r}, which is not a safetensors file")
+        files[name] = file
+    return files
+
+
+def read_header(path: Path) -> Mapping[str, TensorEntry]:
+    """Parse the header of a safetensors file. Raises ModelError."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        header_size = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or header_size > min(MAX_HEADER_BYTES, size - 8):
+            raise ModelError(f"{path.name} is not a safetensors file")
+        try:
+            header = json.loads(file.read(header_size))
+        except ValueError as error:
+            raise ModelError(f"{path.name} has a broken header: {error}") from error
+    if not isinstance(header, dict):
+        raise ModelError(f"{path.name} has a broken header")
+    header.pop("__metadata__", None)
+    base = 8 + header_size
+    return {name: _parse_entry(path, name, field, base, size) for name, field in header.items()}
+
+
+def _parse_entry(path: Path, name: str, field: Any, base: int, size: int) -> TensorEntry:
+    try:
+        begin, end = (base + int(offset) for offset in field["data_offsets"])
+        shape = tuple(int(length) for length in field["shape"])
+        dtype = str(field["dtype"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path.name}: the entry of {name} is broken") from error
+    if not base <= begin <= end <= size or any(length < 0 for length in shape):
+        raise ModelError(f"{path.name}: the entry of {name} lies outside the file")
+    return TensorEntry(name, path, dtype, shape, begin, end)

@@ -1,0 +1,208 @@
+"""The weights of a block range, read from safetensors: only the tensors that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mesh.errors import ModelError
+from mesh.model.config import ModelConfig
+from mesh.model.files import ModelFolder
+from mesh.model.tensors import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    TensorEntry,
+    list_range_tensors,
+    locate_tensors,
+)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWeights:
+    """One transformer block.
+
+    Query, key and value are fused into ``qkv`` [(heads + 2 kv_heads) * head_dim, hidden] and gate
+    and up into ``gate_up`` [2 * intermediate, hidden]: one matrix product instead of three or two.
+    """
+
+    attention_norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    mlp_norm: Tensor
+    gate_up: Tensor
+    gate_up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+
+    def cast(self, dtype: torch.dtype) -> BlockWeights:
+        """Return the block in ``dtype``; tensors already in it are shared, not copied."""
+        return self._map(lambda tensor: tensor.to(dtype))
+
+    def lay_out(self) -> BlockWeights:
+        """Return the block with its matrices stored as ``lay_out`` likes them."""
+        return self._map(lay_out)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> BlockWeights:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {
+            name: None if value is None else change(value) for name, value in values.items()
+        }
+        return BlockWeights(**changed)
+
+
+def lay_out(tensor: Tensor) -> Tensor:
+    """Store a float32 matrix on the CPU input-major; its shape stays [outputs, inputs].
+
+    Measured on x86-64: one row is then 1.1 to 2.3 times as fast, and from two rows on a row's bits
+    do not depend on how many others stand beside it.
+    """
+    if tensor.dim() != 2 or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        return tensor
+    return tensor.t().contiguous().t()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWeights:
+    """What a hoster of blocks ``[start, end)`` holds.
+
+    ``embedding`` [vocabulary, hidden] is there when start is 0; ``final_norm`` [hidden] and
+    ``head`` [vocabulary, hidden] when end is the model's last block. Tied ones share memory.
+    """
+
+    config: ModelConfig
+    start: int
+    end: int
+    dtype: torch.dtype
+    device: torch.device
+    blocks: tuple[BlockWeights, ...]
+    embedding: Tensor | None
+    final_norm: Tensor | None
+    head: Tensor | None
+
+    def get_block(self, block: int) -> BlockWeights:
+        """Return a served block by its number in the model."""
+        if not self.start <= block < self.end:
+            raise ValueError(f"block {block} is not in {self.start}:{self.end}")
+        return self.blocks[block - self.start]
+
+
+def load_shard(
+    folder: ModelFolder,
+    config: ModelConfig,
+    *,
+    start: int,
+    end: int,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> ShardWeights:
+    """Load blocks ``[start, end)``.
+
+    Raises BlockRangeOutsideModel, ModelFilesMissing or ModelError.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype} is not one of {', '.join(DTYPES)}")
+    entries = locate_tensors(folder, list_range_tensors(config, start, end))
+    with ExitStack() as stack:
+        reader = _TensorReader(stack, entries, dtype=DTYPES[dtype], device=torch.device(device))
+        blocks = tuple(_load_block(config, block, reader).lay_out() for block in range(start, end))
+        is_last = end == config.num_blocks
+        embedding = reader.read(EMBEDDING, _embedding_shape(config)) if start == 0 else None
+        head = _load_head(config, reader, embedding) if is_last else None
+        final_norm = reader.read(FINAL_NORM, (config.hidden_size,)) if is_last else None
+        return ShardWeights(
+            config,
+            start,
+            end,
+            DTYPES[dtype],
+            torch.device(device),
+            blocks,
+            embedding,
+            final_norm,
+            head,
+        )
+
+
+class _TensorReader:
+    """Reads tensors by name, one open file a checkpoint shard, and checks their shapes."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        entries: dict[str, TensorEntry],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._entries = entries
+        self._dtype = dtype
+        self._device = device
+        files = {entry.file for entry in entries.values()}
+        self._files = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        entry = self._entries[name]
+        if entry.shape != shape:
+            raise ModelError(f"{name} has shape {entry.shape}; config.json says {shape}")
+        tensor: Tensor = self._files[entry.file].get_tensor(name)
+        if not tensor.is_floating_point():
+            raise ModelError(f"{name} is stored as {entry.dtype}, not as floating point")
+        # A copy even on the CPU: the values must not follow later changes of the file.
+        return tensor.to(device=self._device, dtype=self._dtype, copy=True)
+
+
+def _embedding_shape(config: ModelConfig) -> tuple[int, int]:
+    return (config.vocab_size, config.hidden_size)
+
+
+def _load_head(config: ModelConfig, reader: _TensorReader, embedding: Tensor | None) -> Tensor:
+    if not config.tie_word_embeddings:
+        return lay_out(reader.read(HEAD, _embedding_shape(config)))
+    return embedding if embedding is not None else reader.read(EMBEDDING, _embedding_shape(config))
+
+
+def _load_block(config: ModelConfig, block: int, reader: _TensorReader) -> BlockWeights:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+    prefix = f"model.layers.{block}."
+
+    def read(name: str, *shape: int) -> Tensor:
+        return reader.read(prefix + name, shape)
+
+    def read_if(wanted: bool, make: Callable[[], Tensor]) -> Tensor | None:
+        return make() if wanted else None
+
+    def fuse(pattern: str, rows: dict[str, int], *columns: int) -> Tensor:
+        return torch.cat([read(pattern.format(part), n, *columns) for part, n in rows.items()])
+
+    qkv_rows = {"q": queries, "k": keys, "v": keys}
+    mlp_rows = {"gate": inner, "up": inner}
+    return BlockWeights(
+        attention_norm=read("input_layernorm.weight", hidden),
+        qkv=fuse("self_attn.{}_proj.weight", qkv_rows, hidden),
+        qkv_bias=read_if(config.qkv_bias, lambda: fuse("self_attn.{}_proj.bias", qkv_rows)),
+        query_norm=read_if(
+            config.qk_norm, lambda: read("self_attn.q_norm.weight", config.head_dim)
+        ),
+        key_norm=read_if(config.qk_norm, lambda: read("self_attn.k_norm.weight", config.head_dim)),
+        out=read("self_attn.o_proj.weight", hidden, queries),
+        out_bias=read_if(config.out_bias, lambda: read("self_attn.o_proj.bias", hidden)),
+        mlp_norm=read("post_attention_layernorm.weight", hidden),
+        gate_up=fuse("mlp.{}_proj.weight", mlp_rows, hidden),
+        gate_up_bias=read_if(config.mlp_bias, lambda: fuse("mlp.{}_proj.bias", mlp_rows)),
+        down=read("mlp.down_proj.weight", hidden, inner),
+        down_bias=read_if(config.mlp_bias, lambda: read("mlp.down_proj.bias", hidden)),
+    )

@@ -1,0 +1,158 @@
+"""The forward pass equals transformers', whatever the split and whatever the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mesh.model.challenge import run_challenge_block, run_challenge_head
+from mesh.model.config import load_config
+from mesh.model.files import resolve_model_folder
+from mesh.model.llama import Segment, ShardRunner
+from mesh.model.weights import load_shard
+
+VARIANTS = [
+    ("LlamaForCausalLM", {}),
+    ("LlamaForCausalLM", {"tie_word_embeddings": True}),
+    ("LlamaForCausalLM", {"num_key_value_heads": 6, "attention_bias": True, "mlp_bias": True}),
+    (
+        "LlamaForCausalLM",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+    ),
+    ("MistralForCausalLM", {}),
+    ("Qwen2ForCausalLM", {}),
+    ("Qwen3ForCausalLM", {}),
+]
+SPLITS = [((0, 6),), ((0, 2), (2, 6)), ((0, 1), (1, 4), (4, 6))]
+
+
+def make_runners(folder, split, *, dtype="float32", cache_tokens=512, deterministic=False):
+    located = resolve_model_folder(str(folder))
+    config = load_config(folder)
+    return [
+        ShardRunner(
+            load_shard(located, config, start=start, end=end, dtype=dtype),
+            cache_tokens=cache_tokens,
+            deterministic=deterministic,
+        )
+        for start, end in split
+    ]
+
+
+def run_all(runners, token_ids, segments):
+    x = runners[0].embed(token_ids)
+    for runner in runners:
+        x = runner.forward(x, segments, start=runner.weights.start, end=runner.weights.end)
+    return x
+
+
+def generate(runners, prompt, count, *, slot=0, chunk=16):
+    """Greedy tokens, with the prompt prefilled in chunks."""
+    position = 0
+    while position < len(prompt):
+        piece = prompt[position : position + chunk]
+        x = run_all(runners, piece, [Segment(0, len(piece), slot, position)])
+        position += len(piece)
+    tokens = [int(runners[-1].compute_logits(x[-1:]).argmax())]
+    while len(tokens) < count:
+        x = run_all(runners, tokens[-1:], [Segment(0, 1, slot, position)])
+        tokens.append(int(runners[-1].compute_logits(x).argmax()))
+        position += 1
+    return tokens
+
+
+@pytest.mark.parametrize("split", SPLITS, ids=["one", "two", "three"])
+@pytest.mark.parametrize(("architecture", "changes"), VARIANTS)
+def test_logits_equal_transformers_for_one_two_and_three_ranges(
+    make_checkpoint, load_reference, architecture, changes, split
+):
+    folder = make_checkpoint(architecture, **changes)
+    torch.manual_seed(3)
+    prompt = torch.randint(0, 131, (40,)).tolist()
+    with torch.inference_mode():
+        expected = load_reference(folder)(torch.tensor([prompt])).logits[0]
+        runners = make_runners(folder, split)
+        rows = [run_all(runners, prompt[:23], [Segment(0, 23, 5, 0)])]
+        rows += [
+            run_all(runners, [t], [Segment(0, 1, 5, 23 + i)]) for i, t in enumerate(prompt[23:])
+        ]
+        logits = runners[-1].compute_logits(torch.cat(rows))
+    assert (logits - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("split", SPLITS, ids=["one", "two", "three"])
+def test_greedy_tokens_equal_transformers(make_checkpoint, load_reference, split):
+    folder = make_checkpoint()
+    prompt = list(range(3, 30))
+    with torch.inference_mode():
+        expected = load_reference(folder).generate(
+            torch.tensor([prompt]), max_new_tokens=40, do_sample=False, eos_token_id=None
+        )
+        tokens = generate(make_runners(folder, split), prompt, 40)
+    assert tokens == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_batched_rows_equal_the_same_rows_alone(make_checkpoint, dtype):
+    """Eight sessions of different lengths decode in one step: the bits do not change."""
+    folder = make_checkpoint()
+    alone, crowd = (
+        make_runners(folder, SPLITS[0], dtype=dtype, deterministic=True)[0] for _ in range(2)
+    )
+    prompts = [list(range(3, 10 + 3 * i)) for i in range(8)]
+    with torch.inference_mode():
+        for i, prompt in enumerate(prompts):
+            for runner in (alone, crowd):
+                run_all([runner], prompt, [Segment(0, len(prompt), 64 * i, 0)])
+        for step in range(6):
+            tokens = [(step * 17 + i) % 131 for i in range(8)]
+            segments = [Segment(i, 1, 64 * i, len(p) + step) for i, p in enumerate(prompts)]
+            together = crowd.compute_logits(run_all([crowd], tokens, segments))
+            for i, segment in enumerate(segments):
+                single = Segment(0, 1, segment.slot, segment.position)
+                row = alone.compute_logits(run_all([alone], tokens[i : i + 1], [single]))
+                assert torch.equal(row[0], together[i])
+
+
+def test_challenge_block_equals_the_transformers_layer(make_checkpoint, load_reference):
+    folder = make_checkpoint()
+    (runner,) = make_runners(folder, SPLITS[0])
+    reference = load_reference(folder)
+    hidden = torch.randint(-127, 128, (16, 48)).float() / 64
+    tokens = torch.arange(16) * 5
+    with torch.inference_mode():
+        embedded = hidden + reference.model.embed_tokens(tokens)
+        position_embeddings = reference.model.rotary_emb(hidden, torch.arange(16)[None])
+        mask = torch.full((16, 16), float("-inf")).triu(1)[None, None]
+        for block, x in ((0, embedded), (4, hidden)):
+            expected = reference.model.layers[block](
+                x[None], attention_mask=mask, position_embeddings=position_embeddings
+            )[0, -1]
+            ids = tokens if block == 0 else None
+            found = run_challenge_block(runner.weights, block, hidden, token_ids=ids)
+            assert (found - expected).norm() / expected.norm() < 1e-5
+        rows = torch.tensor([130, 3, 77])
+        expected = reference.lm_head(reference.model.norm(hidden[-1]))[rows]
+        assert torch.allclose(run_challenge_head(runner.weights, hidden, rows), expected, atol=1e-5)
+
+
+def test_challenge_is_float32_whatever_is_served(make_checkpoint):
+    """A bfloat16 checkpoint served in bfloat16 or float32 answers alike to float32 accuracy."""
+    folder = make_checkpoint(dtype="bfloat16")
+    hidden = torch.randint(-127, 128, (16, 48)).float() / 64
+    with torch.inference_mode():
+        answers = [
+            run_challenge_block(make_runners(folder, SPLITS[0], dtype=d)[0].weights, 2, hidden)
+            for d in ("float32", "bfloat16")
+        ]
+    assert answers[0].dtype == torch.float32
+    assert (answers[0] - answers[1]).norm() < 1e-5 * answers[0].norm()

@@ -1,0 +1,163 @@
+"""Only needed tensors are read, and the manifest finds the first difference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mesh.errors import BlockRangeOutsideModel, ManifestMismatch, ModelError, ModelFilesMissing
+from mesh.model import weights
+from mesh.model.config import load_config
+from mesh.model.files import resolve_model_folder
+from mesh.model.manifest import build_manifest, check_manifest, decode_manifest
+from mesh.model.tensors import locate_tensors, read_header
+from mesh.model.weights import load_shard
+
+CONSTANTS = {"challenge_positions": 16, "tolerance_bits": 12}
+
+
+class SpyReader:
+    """safe_open that writes down which tensors were read."""
+
+    def __init__(self, read, file, framework):
+        self._read = read
+        self._file = safe_open(file, framework=framework)
+
+    def __enter__(self):
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        return self._file.__exit__(*error)
+
+    def get_tensor(self, name):
+        self._read.append(name)
+        return self._file.get_tensor(name)
+
+
+@pytest.mark.parametrize("max_shard_size", ["5GB", "50KB"])
+def test_only_needed_tensors_are_read(make_checkpoint, monkeypatch, max_shard_size):
+    folder = make_checkpoint(max_shard_size=max_shard_size)
+    read: list[str] = []
+    monkeypatch.setattr(
+        weights, "safe_open", lambda file, framework: SpyReader(read, file, framework)
+    )
+    located, config = resolve_model_folder(str(folder)), load_config(folder)
+    load_shard(located, config, start=2, end=4)
+    assert {name.split(".")[2] for name in read} == {"2", "3"}
+    read.clear()
+    load_shard(located, config, start=5, end=6)
+    assert {n for n in read if not n.startswith("model.layers.5.")} == {
+        "model.norm.weight",
+        "lm_head.weight",
+    }
+
+
+def test_only_files_of_the_range_must_be_there(make_checkpoint, tmp_path):
+    folder = tmp_path / "partial"
+    shutil.copytree(make_checkpoint(max_shard_size="50KB"), folder)
+    located, config = resolve_model_folder(str(folder)), load_config(folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    kept = {file for name, file in index.items() if name.startswith("model.layers.3.")}
+    for file in set(index.values()) - kept:
+        (folder / file).unlink()
+    shard = load_shard(located, config, start=3, end=4)
+    assert shard.embedding is None
+    assert shard.head is None
+    with pytest.raises(ModelFilesMissing):
+        load_shard(located, config, start=0, end=6)
+
+
+def test_tied_head_shares_the_embedding(make_checkpoint):
+    folder = make_checkpoint(tie_word_embeddings=True)
+    located, config = resolve_model_folder(str(folder)), load_config(folder)
+    whole = load_shard(located, config, start=0, end=6)
+    assert whole.head is whole.embedding
+    last = load_shard(located, config, start=5, end=6)
+    assert last.embedding is None
+    assert last.head is not None
+
+
+def test_range_dtype_and_shape_are_checked(make_checkpoint):
+    folder = make_checkpoint()
+    located, config = resolve_model_folder(str(folder)), load_config(folder)
+    with pytest.raises(BlockRangeOutsideModel):
+        load_shard(located, config, start=0, end=7)
+    with pytest.raises(ModelError, match="int3"):
+        load_shard(located, config, start=0, end=1, dtype="int3")
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 20])
+def test_truncated_or_lying_safetensors_header_is_refused(tmp_path, size):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(((1 << 40).to_bytes(8, "little") + b"{}" * 10)[:size])
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        read_header(path)
+
+
+def make_manifest(folder):
+    located, config = resolve_model_folder(str(folder)), load_config(folder)
+    manifest = build_manifest(located, config, model_name="tiny", revision="1", constants=CONSTANTS)
+    return located, config, manifest
+
+
+def test_manifest_is_canonical_and_survives_the_wire(make_checkpoint):
+    _, _, manifest = make_manifest(make_checkpoint())
+    assert decode_manifest(manifest.body) == manifest
+    assert b" " not in manifest.body
+    with pytest.raises(ModelError, match="canonical"):
+        decode_manifest(manifest.body + b"\n")
+    for broken in (b"", b"{}", b"[1]", b"\xff", b'{"format":1}'):
+        with pytest.raises(ModelError):
+            decode_manifest(broken)
+
+
+def test_manifest_does_not_depend_on_how_the_files_are_cut(make_checkpoint):
+    whole = make_manifest(make_checkpoint())[2]
+    cut = make_manifest(make_checkpoint(max_shard_size="50KB"))[2]
+    assert whole.manifest_hash == cut.manifest_hash
+
+
+def check(manifest, located, config, **changes):
+    arguments = {
+        "start": 0,
+        "end": 6,
+        "served_dtype": "float32",
+        "constants": CONSTANTS,
+    }
+    check_manifest(manifest, located, config, **{**arguments, **changes})
+
+
+def test_changed_weight_is_named(make_checkpoint, tmp_path):
+    located, config, manifest = make_manifest(make_checkpoint())
+    check(manifest, located, config)
+    changed = tmp_path / "changed"
+    shutil.copytree(located.path, changed)
+    tensors = load_file(changed / "model.safetensors")
+    tensors["model.layers.4.mlp.up_proj.weight"][3, 3] += 1e-3
+    save_file(tensors, changed / "model.safetensors")
+    other = resolve_model_folder(str(changed))
+    with pytest.raises(ManifestMismatch, match=r"SHA-256 of model\.layers\.4\.mlp\.up_proj"):
+        check(manifest, other, config)
+    check(manifest, other, config, start=0, end=4)
+
+
+def test_rounding_dtype_and_other_constants_are_named(make_checkpoint):
+    located, config, manifest = make_manifest(make_checkpoint())
+    with pytest.raises(ManifestMismatch, match="bfloat16 would round"):
+        check(manifest, located, config, served_dtype="bfloat16")
+    with pytest.raises(ManifestMismatch, match=r"constants\.tolerance_bits"):
+        check(manifest, located, config, constants={**CONSTANTS, "tolerance_bits": 11})
+
+
+def test_path_outside_the_folder_in_the_index_is_refused(make_checkpoint, tmp_path):
+    folder = tmp_path / "evil"
+    shutil.copytree(make_checkpoint(max_shard_size="50KB"), folder)
+    index = {"weight_map": {"model.norm.weight": "../../secret.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        locate_tensors(resolve_model_folder(str(folder)), ["model.norm.weight"])
