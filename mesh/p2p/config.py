@@ -1,0 +1,38 @@
+"""How a host is opened. No heavy imports, so that configuration costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from keys.peer import PeerId, PeerKey
+from mesh.p2p.interface import AdmissionPolicy, RecordPolicy
+from mesh.p2p.rpc_guard import RpcLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """One node's place in the network.
+
+    ``host_maddrs`` are listened on, ``announce_maddrs`` are told to others when they differ.
+    Without a ``network_id`` there is no record store: that is for clients, which learn it from
+    their first peer. Without a ``record_policy`` no record is admitted. ``is_member`` says who
+    may hold a place in the DHT and store there; None means everybody. ``client_mode`` neither
+    stores records for others nor listens unless told where.
+    """
+
+    key: PeerKey
+    host_maddrs: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    announce_maddrs: tuple[str, ...] = ()
+    initial_peers: tuple[str, ...] = ()
+    network_id: bytes | None = None
+    record_policy: RecordPolicy | None = None
+    admission: AdmissionPolicy | None = None
+    is_member: Callable[[PeerId], bool] | None = None
+    client_mode: bool = False
+    use_relay: bool = True
+    use_auto_relay: bool = False
+    nat_port_map: bool = False
+    limits: RpcLimits = field(default_factory=RpcLimits)
+    startup_timeout_s: float = 60.0
+    probe_interval_s: float = 15.0

@@ -1,0 +1,318 @@
+"""p2pd, the Go libp2p daemon that hivemind ships, as a child that cannot outlive us.
+
+hivemind can start it too, but then it survives a killed parent, takes part in Ctrl-C, and has
+its identity read by RSA-only helpers. So it is started here and hivemind attaches to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from hivemind.p2p.p2p_daemon_bindings.utils import read_pbmsg_safe, write_pbmsg
+from hivemind.proto import p2pd_pb2
+from hivemind.utils.multiaddr import Multiaddr
+
+from keys.peer import PeerId, PeerKey
+from mesh.errors import PeerUnreachable, TransportError
+from mesh.p2p.addresses import split_peer_address
+from mesh.p2p.channel import SocketChannel
+from mesh.p2p.config import HostConfig
+
+IDLE_TIMEOUT_S = 30
+TERMINATE_TIMEOUT_S = 3.0
+MAX_OUTPUT_LINE = 8192
+_DIRECTORY_PREFIX = "mesh-p2pd-"
+_LOCK_NAME = "lock"
+# A unix socket's path has at most 107 bytes, so a long TMPDIR cannot be used.
+_MAX_TEMP_PATH = 60
+
+# Runs between fork and p2pd: asks the kernel to kill this process with its parent, and gives up
+# if the parent died before it could ask. It replaces itself, so no extra process remains.
+_LAUNCHER = (
+    "import ctypes, os, sys\n"
+    "libc = ctypes.CDLL(None, use_errno=True)\n"
+    "if sys.platform == 'linux' and libc.prctl(1, 9) != 0: os._exit(125)\n"
+    "if os.getppid() != int(sys.argv[1]): os._exit(126)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Daemon:
+    """A running p2pd: its control socket and its death."""
+
+    def __init__(self, directory: Path, process: _DaemonProcess) -> None:
+        self.directory = directory
+        self._process = process
+
+    @property
+    def control_path(self) -> Path:
+        return _control_path(self.directory)
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        return self._process.pid
+
+    async def wait_exit(self) -> str:
+        """Wait until the daemon is gone and return what it said last."""
+        await asyncio.shield(self._process.exited)
+        return self._process.describe_exit()
+
+    async def fetch_addresses(self) -> list[str]:
+        """Return the addresses it listens on or announces. Raises TransportError."""
+        response, reader_writer = await self._request(
+            p2pd_pb2.Request(type=p2pd_pb2.Request.IDENTIFY)
+        )
+        reader_writer[1].close()
+        return [str(Multiaddr(raw)) for raw in response.identify.addrs]
+
+    async def connect(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        """Dial a peer. Raises PeerUnreachable or TransportError."""
+        raw_addresses = [Multiaddr(split_peer_address(text)[0]).to_bytes() for text in addresses]
+        request = p2pd_pb2.Request(
+            type=p2pd_pb2.Request.CONNECT,
+            connect=p2pd_pb2.ConnectRequest(peer=peer.to_bytes(), addrs=raw_addresses),
+        )
+        response, (_, writer) = await self._request(request)
+        writer.close()
+        if response.type == p2pd_pb2.Response.ERROR:
+            raise PeerUnreachable(peer, str(response.error.msg))
+
+    async def open_channel(self, peer: PeerId, protocol: str) -> SocketChannel:
+        """Open a stream to a peer. Raises PeerUnreachable or TransportError."""
+        request = p2pd_pb2.Request(
+            type=p2pd_pb2.Request.STREAM_OPEN,
+            streamOpen=p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=[protocol]),
+        )
+        response, (reader, writer) = await self._request(request)
+        if response.type == p2pd_pb2.Response.ERROR:
+            writer.close()
+            raise PeerUnreachable(peer, str(response.error.msg))
+        if bytes(response.streamInfo.peer) != peer.to_bytes():
+            writer.close()
+            raise PeerUnreachable(peer, "the daemon reached another peer")
+        return SocketChannel(peer, reader, writer)
+
+    async def _request(
+        self, request: p2pd_pb2.Request
+    ) -> tuple[p2pd_pb2.Response, tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self.control_path))
+        except OSError as error:
+            raise TransportError("p2pd does not answer on its control socket") from error
+        try:
+            await write_pbmsg(writer, request)
+            response = p2pd_pb2.Response()
+            await read_pbmsg_safe(reader, response)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            writer.close()
+            raise TransportError("p2pd closed its control socket") from error
+        except BaseException:
+            writer.close()
+            raise
+        return response, (reader, writer)
+
+
+class _DaemonProcess(asyncio.SubprocessProtocol):
+    """Follows the child's output and its end without a task of its own."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.exited: asyncio.Future[int | None] = loop.create_future()
+        self._last_lines: deque[str] = deque(maxlen=3)
+        self._partial = b""
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._transport.get_pid() if self._transport is not None else 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        *lines, rest = (self._partial + data).split(b"\n")
+        self._partial = rest[-MAX_OUTPUT_LINE:]
+        for line in lines:
+            self._on_line(line[:MAX_OUTPUT_LINE].decode(errors="replace"))
+
+    def process_exited(self) -> None:
+        assert self._transport is not None
+        if not self.exited.done():
+            self.exited.set_result(self._transport.get_returncode())
+        if not self.ready.done():
+            self.ready.set_exception(TransportError(self.describe_exit()))
+
+    def describe_exit(self) -> str:
+        code = self.exited.result() if self.exited.done() else None
+        return f"p2pd ended with code {code}: {' / '.join(self._last_lines) or 'no output'}"
+
+    async def stop(self) -> None:
+        """Terminate the child, by force if it does not listen."""
+        transport = self._transport
+        if transport is None:
+            return
+        try:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                if self.exited.done():
+                    return
+                transport.send_signal(number)
+                await asyncio.wait((self.exited,), timeout=TERMINATE_TIMEOUT_S)
+        except ProcessLookupError:
+            return
+        finally:
+            transport.close()
+
+    def _on_line(self, line: str) -> None:
+        text = _log_text(line)
+        self._last_lines.append(text)
+        logger.debug("p2pd: %s", text)
+        if line.startswith("Peer ID:") and not self.ready.done():
+            self.ready.set_result(None)
+
+
+@asynccontextmanager
+async def run_daemon(config: HostConfig) -> AsyncIterator[Daemon]:
+    """Run p2pd for the length of the block. Raises TransportError when it does not start."""
+    with _runtime_directory() as directory:
+        process = await _spawn(directory, config)
+        try:
+            await asyncio.shield(process.ready)
+            yield Daemon(directory, process)
+        finally:
+            await process.stop()
+            # Retrieved, so that a failed start that nobody awaited is not reported as lost.
+            process.ready.cancel() if not process.ready.done() else process.ready.exception()
+
+
+async def _spawn(directory: Path, config: HostConfig) -> _DaemonProcess:
+    environment = {**os.environ, "GOLOG_LOG_FMT": "json"}
+    environment.setdefault("GOLOG_LOG_LEVEL", "error")
+    with _identity_pipe(config.key) as identity_fd:
+        arguments = _daemon_arguments(directory, config, identity_fd=identity_fd)
+        launcher = (sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()))
+        try:
+            _, process = await asyncio.get_running_loop().subprocess_exec(
+                _DaemonProcess,
+                *launcher,
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment,
+                pass_fds=(identity_fd,),
+                # Its own session: Ctrl-C in a terminal must reach us, not the daemon.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise TransportError(f"p2pd cannot be started: {error}") from error
+    return process
+
+
+def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) -> list[str]:
+    executable = files("hivemind.hivemind_cli").joinpath("p2pd")
+    arguments = [
+        str(executable),
+        f"-listen=/unix{_control_path(directory)}",
+        f"-id=/dev/fd/{identity_fd}",
+        f"-idleTimeout={IDLE_TIMEOUT_S}s",
+        "-dhtClient=1" if config.client_mode else "-dhtServer=1",
+        "-connManager=1",
+        "-autonat=1",
+        f"-natPortMap={int(config.nat_port_map)}",
+        f"-relay={int(config.use_relay)}",
+        f"-autoRelay={int(config.use_auto_relay)}",
+        "-tls=1",
+    ]
+    if config.host_maddrs:
+        arguments.append(f"-hostAddrs={','.join(config.host_maddrs)}")
+    else:
+        arguments.append("-noListenAddrs=1")
+    if config.announce_maddrs:
+        arguments.append(f"-announceAddrs={','.join(config.announce_maddrs)}")
+    if config.use_auto_relay and config.initial_peers:
+        arguments.append(f"-trustedRelays={','.join(config.initial_peers)}")
+    return arguments
+
+
+@contextmanager
+def _identity_pipe(key: PeerKey) -> Iterator[int]:
+    """Yield a descriptor that the daemon reads the key from: it never touches a disk for this."""
+    read_fd, write_fd = os.pipe()
+    try:
+        try:
+            os.write(write_fd, key.to_libp2p())
+        finally:
+            os.close(write_fd)
+        yield read_fd
+    finally:
+        os.close(read_fd)
+
+
+@contextmanager
+def _runtime_directory() -> Iterator[Path]:
+    """Yield a private directory for unix sockets and remove it afterwards.
+
+    A lock marks it as in use, so that the next host can sweep what a killed process left.
+    """
+    base = Path(tempfile.gettempdir())
+    if len(os.fsencode(base)) > _MAX_TEMP_PATH:
+        base = Path("/tmp")
+    _sweep(base)
+    directory = Path(tempfile.mkdtemp(prefix=_DIRECTORY_PREFIX, dir=base))
+    lock_fd = os.open(directory / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock_fd)
+
+
+def _sweep(base: Path) -> None:
+    for directory in base.glob(f"{_DIRECTORY_PREFIX}*"):
+        try:
+            lock_fd = os.open(directory / _LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            # Another user's, or one that is being made right now.
+            continue
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            os.close(lock_fd)
+
+
+def _control_path(directory: Path) -> Path:
+    return directory / "control.sock"
+
+
+def _log_text(line: str) -> str:
+    """Return the message of one go-log line, which is JSON, or the line itself."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(record, dict):
+        return line
+    return " ".join(str(record[name]) for name in ("logger", "msg", "error") if name in record)

@@ -1,0 +1,231 @@
+"""One peer on unmodified hivemind: its daemon, its DHT node and its signed RPC."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Self
+
+from hivemind.p2p import P2P
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from hivemind.utils.logging import use_hivemind_log_handler
+from hivemind.utils.multiaddr import Multiaddr
+
+from keys.errors import BadPeerId
+from keys.peer import PeerId
+from mesh.errors import PeerUnreachable, TransportError
+from mesh.p2p.addresses import split_peer_address, with_peer_id
+from mesh.p2p.channel import Channel, SocketChannel
+from mesh.p2p.config import HostConfig
+from mesh.p2p.daemon import Daemon, run_daemon
+from mesh.p2p.interface import RecordStore, StreamHandler, UnaryHandler
+from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
+from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
+
+RPC_PROTOCOL = "/mesh/rpc/1"
+CONNECT_TIMEOUT_S = 15.0
+BOOTSTRAP_RETRY_S = 0.5
+PROBE_TIMEOUT_S = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class HivemindHost:
+    """Satisfies mesh.p2p.interface.Host; made by ``open``."""
+
+    def __init__(self, config: HostConfig, *, daemon: Daemon, p2p: P2P) -> None:
+        self._config = config
+        self._daemon = daemon
+        self._p2p = p2p
+        self._context = RpcContext(
+            key=config.key,
+            network_id=config.network_id or NO_NETWORK,
+            limits=config.limits,
+        )
+        self._server = RpcServer(self._context, config.admission)
+        self._client = RpcClient(self._context, self._dial)
+        self._incoming: set[asyncio.Task[None]] = set()
+        self._records: RecordStore | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: HostConfig) -> AsyncIterator[Self]:
+        """Run a host for the length of the block; ``watch`` belongs in the caller's TaskGroup.
+
+        Raises TransportError when the daemon does not start and PeerUnreachable when none of
+        the initial peers answers within the start-up timeout.
+        """
+        _check(config)
+        _quiet_hivemind()
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(config.startup_timeout_s):
+                    daemon = await stack.enter_async_context(run_daemon(config))
+                    p2p = await stack.enter_async_context(_attach(daemon))
+                    host = cls(config, daemon=daemon, p2p=p2p)
+                    stack.push_async_callback(host._close)
+                    await host._start()
+            except TimeoutError as error:
+                seconds = f"{config.startup_timeout_s:g} s"
+                raise TransportError(f"the p2p host did not start within {seconds}") from error
+            yield host
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._config.key.peer_id
+
+    @property
+    def network_id(self) -> bytes:
+        """The network that this host's calls name; zeros until it is known."""
+        return self._context.network_id
+
+    @property
+    def records(self) -> RecordStore:
+        """The record store. Raises TransportError on a host that was opened without a network."""
+        if self._records is None:
+            raise TransportError("a host without a network id has no record store")
+        return self._records
+
+    @property
+    def daemon_pid(self) -> int:
+        """The process id of p2pd."""
+        return self._daemon.pid
+
+    def set_network_id(self, network_id: bytes) -> None:
+        """Name the network in every later call. Raises ValueError."""
+        if len(network_id) != NETWORK_ID_SIZE:
+            raise ValueError(f"a network id has {NETWORK_ID_SIZE} bytes")
+        self._context.network_id = network_id
+
+    async def watch(self) -> None:
+        """Run until the daemon dies or hangs, then raise TransportError; it never returns."""
+        while True:
+            try:
+                async with asyncio.timeout(self._config.probe_interval_s):
+                    reason = await self._daemon.wait_exit()
+            except TimeoutError:
+                await self._probe()
+            else:
+                raise TransportError(reason)
+
+    async def list_addresses(self) -> Sequence[str]:
+        return [with_peer_id(text, self.peer_id) for text in await self._daemon.fetch_addresses()]
+
+    async def connect(self, addresses: Sequence[str]) -> None:
+        by_peer: dict[PeerId, list[str]] = defaultdict(list)
+        for text in addresses:
+            by_peer[split_peer_address(text)[1]].append(text)
+        for peer, texts in by_peer.items():
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self._daemon.connect(peer, texts)
+            except TimeoutError as error:
+                detail = f"no connection within {CONNECT_TIMEOUT_S:g} s"
+                raise PeerUnreachable(peer, detail) from error
+
+    def serve_unary(
+        self,
+        method: str,
+        handler: UnaryHandler,
+        *,
+        max_request_size: int,
+        any_network: bool = False,
+    ) -> None:
+        self._server.serve_unary(
+            method, handler, max_request_size=max_request_size, any_network=any_network
+        )
+
+    def serve_stream(self, method: str, handler: StreamHandler) -> None:
+        self._server.serve_stream(method, handler)
+
+    async def call(self, peer: PeerId, method: str, payload: bytes, *, timeout_s: float) -> bytes:
+        return await self._client.call(peer, method, payload, timeout_s=timeout_s)
+
+    async def open_stream(self, peer: PeerId, method: str, *, timeout_s: float) -> SignedStream:
+        return await self._client.open_stream(peer, method, timeout_s=timeout_s)
+
+    async def _start(self) -> None:
+        await self._p2p.add_binary_stream_handler(RPC_PROTOCOL, self._on_channel)
+        if self._config.initial_peers:
+            await self._bootstrap()
+
+    async def _bootstrap(self) -> None:
+        """Dial the initial peers until one answers; the caller's timeout ends it."""
+        while True:
+            results = await asyncio.gather(
+                *(self.connect([text]) for text in self._config.initial_peers),
+                return_exceptions=True,
+            )
+            for result in results:
+                if result is not None and not isinstance(result, PeerUnreachable):
+                    raise result
+            if None in results:
+                return
+            logger.warning("no initial peer answers yet: %s", results[0])
+            await asyncio.sleep(BOOTSTRAP_RETRY_S)
+
+    async def _dial(self, peer: PeerId) -> Channel:
+        if peer == self.peer_id:
+            raise PeerUnreachable(peer, "a host does not call itself")
+        return await self._daemon.open_channel(peer, RPC_PROTOCOL)
+
+    async def _on_channel(
+        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            remote = PeerId.from_bytes(info.peer_id.to_bytes())
+        except BadPeerId:
+            writer.close()
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._incoming.add(task)
+        try:
+            await self._server.handle(SocketChannel(remote, reader, writer))
+        finally:
+            self._incoming.discard(task)
+
+    async def _probe(self) -> None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await self._daemon.fetch_addresses()
+        except TimeoutError as error:
+            raise TransportError(f"p2pd hangs: no answer in {PROBE_TIMEOUT_S:g} s") from error
+
+    async def _close(self) -> None:
+        tasks = list(self._incoming)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _attach(daemon: Daemon) -> AsyncIterator[P2P]:
+    # hivemind puts its own socket under a fixed prefix in /tmp; ours goes with the daemon's.
+    attached: Any = type("AttachedP2P", (P2P,), {})
+    attached._UNIX_SOCKET_PREFIX = f"/unix{daemon.directory}/"
+    p2p = await attached.replicate(Multiaddr(f"/unix{daemon.control_path}"))
+    try:
+        yield p2p
+    finally:
+        await p2p.shutdown()
+
+
+def _check(config: HostConfig) -> None:
+    if config.network_id is not None and len(config.network_id) != NETWORK_ID_SIZE:
+        raise ValueError(f"a network id has {NETWORK_ID_SIZE} bytes")
+    for text in config.initial_peers:
+        split_peer_address(text)
+
+
+def _quiet_hivemind() -> None:
+    """Let hivemind speak through our handlers, and only of what an operator can act on.
+
+    On import it installs a handler of its own and renames the level WARNING for everybody.
+    """
+    use_hivemind_log_handler("nowhere")
+    logging.addLevelName(logging.WARNING, "WARNING")
+    logging.getLogger("hivemind").setLevel(logging.WARNING)

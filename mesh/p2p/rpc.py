@@ -1,0 +1,467 @@
+"""Signed unary calls and streams over any byte channel.
+
+hivemind and the in-memory network differ only in how they make a channel; the protocol is here
+and in ``rpc_wire``, the limits in ``rpc_guard``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from keys.peer import PeerId, PeerKey
+from mesh.errors import (
+    PeerError,
+    PeerMisbehaved,
+    PeerRefusal,
+    PeerTimeout,
+    PeerUnreachable,
+    StreamBroken,
+    StreamClosed,
+)
+from mesh.p2p.channel import Channel, ChannelClosed
+from mesh.p2p.interface import MAX_UNARY_SIZE, AdmissionPolicy, StreamHandler, UnaryHandler
+from mesh.p2p.rpc_guard import Reason, RequestGuard, RpcLimits, Slots
+from mesh.p2p.rpc_wire import (
+    ANSWER_SIZE,
+    FRAME_HEADER_SIZE,
+    NO_NETWORK,
+    NONCE_SIZE,
+    OPENING_SIZE,
+    Answer,
+    AnswerStatus,
+    EphemeralKey,
+    FrameOpener,
+    FrameSealer,
+    MalformedMessage,
+    Opening,
+    OpeningKind,
+    RandomBytes,
+    StreamKeys,
+    check_payload,
+    compute_request_hash,
+    decode_answer,
+    decode_opening,
+    decode_refusal,
+    derive_stream_keys,
+    encode_refusal,
+    hash_payload,
+    seal_answer,
+    seal_opening,
+)
+
+LINGER_S = 5.0
+MAX_LINGER_FRAMES = 64
+DISCARD_CHUNK = 65_536
+
+Dial = Callable[[PeerId], Awaitable[Channel]]
+"""Opens a channel to a peer. Raises PeerUnreachable or TransportError."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class RpcContext:
+    """What both sides of signed RPC need to know about their own node.
+
+    ``clock`` returns seconds since 1970. ``network_id`` may be set later by a client that
+    learns it from its first peer.
+    """
+
+    key: PeerKey
+    network_id: bytes = NO_NETWORK
+    limits: RpcLimits = field(default_factory=RpcLimits)
+    clock: Callable[[], float] = time.time
+    random_bytes: RandomBytes = secrets.token_bytes
+
+    def now_ms(self) -> int:
+        return int(self.clock() * 1000)
+
+
+class SignedStream:
+    """One end of a stream after its handshake; satisfies mesh.p2p.interface.Stream.
+
+    A cancelled ``receive`` loses nothing: the next one continues where it stopped.
+    """
+
+    def __init__(
+        self, channel: Channel, context: RpcContext, *, keys: StreamKeys, is_client: bool
+    ) -> None:
+        outgoing, incoming = keys.client_to_server, keys.server_to_client
+        if not is_client:
+            outgoing, incoming = incoming, outgoing
+        self._channel = channel
+        self._key = context.key
+        self._idle_timeout_s = context.limits.idle_timeout_s
+        self._sealer = FrameSealer(outgoing, keys.transcript)
+        self._opener = FrameOpener(
+            incoming, keys.transcript, max_total=context.limits.max_stream_bytes
+        )
+        self._header: bytes | None = None
+        self._sent_last = False
+        self._received_last = False
+        self._broken: str | None = None
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._channel.peer_id
+
+    async def send(self, frame: bytes) -> None:
+        """Send one frame. Raises StreamBroken, also when the peer reads nothing for too long."""
+        if self._sent_last:
+            raise StreamBroken(self.peer_id, "this end of the stream is finished")
+        await self._write(self._sealer.seal(frame))
+
+    async def receive(self) -> bytes:
+        """Return the next frame. Raises StreamClosed after the peer's last, else StreamBroken."""
+        if self._received_last:
+            raise StreamClosed(self.peer_id, "the peer finished the stream")
+        self._check_open()
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                payload = await self._read_frame()
+        except TimeoutError as error:
+            raise self._break("no frame arrived in time") from error
+        except (ChannelClosed, MalformedMessage) as error:
+            raise self._break(str(error)) from error
+        if payload is not None:
+            return payload
+        self._received_last = True
+        self._close_if_done()
+        raise StreamClosed(self.peer_id, "the peer finished the stream")
+
+    async def finish(self) -> None:
+        """Send the signed last frame; once the peer's last has arrived too, the channel closes."""
+        if self._sent_last:
+            return
+        self._sent_last = True
+        await self._write(self._sealer.seal_finish(self._key))
+        self._close_if_done()
+
+    async def abort(self) -> None:
+        """Drop the stream at once; idempotent."""
+        self._break("the stream was aborted")
+
+    async def linger(self) -> None:
+        """Wait a little for the peer's last frame.
+
+        Closing while it still sends would reset the connection under our last frames.
+        """
+        try:
+            async with asyncio.timeout(LINGER_S):
+                for _ in range(MAX_LINGER_FRAMES):
+                    await self.receive()
+        except (StreamBroken, TimeoutError):
+            return
+
+    async def _read_frame(self) -> bytes | None:
+        if self._header is None:
+            self._header = await self._channel.read_exactly(FRAME_HEADER_SIZE)
+        size = self._opener.read_header(self._header)
+        body = await self._channel.read_exactly(size)
+        header, self._header = self._header, None
+        return self._opener.open(header, body, self.peer_id)
+
+    async def _write(self, data: bytes) -> None:
+        self._check_open()
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                await self._channel.write(data)
+        except TimeoutError as error:
+            raise self._break("the peer does not read") from error
+        except ChannelClosed as error:
+            raise self._break(str(error)) from error
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise StreamBroken(self.peer_id, self._broken)
+
+    def _break(self, why: str) -> StreamBroken:
+        if self._broken is None:
+            self._broken = why
+        self._channel.close()
+        return StreamBroken(self.peer_id, self._broken)
+
+    def _close_if_done(self) -> None:
+        if self._sent_last and self._received_last:
+            self._channel.close()
+
+
+class RpcClient:
+    """Calls other peers."""
+
+    def __init__(self, context: RpcContext, dial: Dial) -> None:
+        self._context = context
+        self._dial = dial
+
+    async def call(self, peer: PeerId, method: str, payload: bytes, *, timeout_s: float) -> bytes:
+        """Signed request, signed response. Raises as mesh.p2p.interface.Host.call says."""
+        if len(payload) > MAX_UNARY_SIZE:
+            raise ValueError(f"a unary payload has at most {MAX_UNARY_SIZE} bytes")
+        opening = self._seal(
+            OpeningKind.UNARY, peer, method, binding=hash_payload(payload), size=len(payload)
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                channel = await self._dial(peer)
+                try:
+                    await channel.write(opening + payload)
+                    _, answer = await _read_answer(channel, compute_request_hash(opening))
+                    reply = await _read_reply(channel, answer)
+                finally:
+                    channel.close()
+        except TimeoutError as error:
+            raise PeerTimeout(peer, f"no answer to {method} within {timeout_s:g} s") from error
+        except ChannelClosed as error:
+            raise PeerUnreachable(peer, f"{method}: {error}") from error
+        except MalformedMessage as error:
+            raise PeerMisbehaved(peer, f"{method}: {error}") from error
+        return reply
+
+    async def open_stream(self, peer: PeerId, method: str, *, timeout_s: float) -> SignedStream:
+        """Open a stream and finish the handshake. Raises as ``call`` does."""
+        ephemeral = EphemeralKey(self._context.random_bytes)
+        opening = self._seal(OpeningKind.STREAM, peer, method, binding=ephemeral.public, size=0)
+        try:
+            async with asyncio.timeout(timeout_s):
+                channel = await self._dial(peer)
+                try:
+                    await channel.write(opening)
+                    raw_answer, answer = await _read_answer(channel, compute_request_hash(opening))
+                    shared = ephemeral.agree(answer.binding)
+                except BaseException:
+                    channel.close()
+                    raise
+        except TimeoutError as error:
+            raise PeerTimeout(peer, f"no answer to {method} within {timeout_s:g} s") from error
+        except ChannelClosed as error:
+            raise PeerUnreachable(peer, f"{method}: {error}") from error
+        except MalformedMessage as error:
+            raise PeerMisbehaved(peer, f"{method}: {error}") from error
+        keys = derive_stream_keys(shared, opening=opening, answer=raw_answer)
+        return SignedStream(channel, self._context, keys=keys, is_client=True)
+
+    def _seal(
+        self, kind: OpeningKind, peer: PeerId, method: str, *, binding: bytes, size: int
+    ) -> bytes:
+        context = self._context
+        opening = Opening(
+            kind=kind,
+            method=method,
+            network_id=context.network_id,
+            client=context.key.peer_id,
+            server=peer,
+            time_ms=context.now_ms(),
+            nonce=context.random_bytes(NONCE_SIZE),
+            binding=binding,
+            payload_size=size,
+        )
+        return seal_opening(context.key, opening)
+
+
+@dataclass(frozen=True, slots=True)
+class _UnaryMethod:
+    handler: UnaryHandler
+    max_request_size: int
+    any_network: bool
+
+
+class RpcServer:
+    """Answers other peers: authentication, limits and admission first, handlers last."""
+
+    def __init__(self, context: RpcContext, admission: AdmissionPolicy | None = None) -> None:
+        limits = context.limits
+        self._context = context
+        self._admission = admission
+        self._unary: dict[str, _UnaryMethod] = {}
+        self._streams: dict[str, StreamHandler] = {}
+        self._guard = RequestGuard(context.key.peer_id, limits, started_ms=context.now_ms())
+        self._channel_slots = Slots(
+            per_peer=limits.max_channels_per_peer, total=limits.max_channels
+        )
+        self._request_slots = Slots(
+            per_peer=limits.max_requests_per_peer, total=limits.max_requests
+        )
+        self._stream_slots = Slots(per_peer=limits.max_streams_per_peer, total=limits.max_streams)
+
+    def serve_unary(
+        self,
+        method: str,
+        handler: UnaryHandler,
+        *,
+        max_request_size: int,
+        any_network: bool = False,
+    ) -> None:
+        """Answer ``method``; ``any_network`` also for clients that do not know the network yet."""
+        if max_request_size > MAX_UNARY_SIZE:
+            raise ValueError(f"a unary request has at most {MAX_UNARY_SIZE} bytes")
+        self._unary[method] = _UnaryMethod(handler, max_request_size, any_network)
+
+    def serve_stream(self, method: str, handler: StreamHandler) -> None:
+        self._streams[method] = handler
+
+    async def handle(self, channel: Channel) -> None:
+        """Serve one incoming channel to its end. Raises nothing but cancellation."""
+        try:
+            with self._channel_slots.hold(channel.peer_id):
+                await self._serve(channel)
+        except (ChannelClosed, PeerError, TimeoutError) as error:
+            logger.debug("a channel ended early: %s", error)
+        except Exception:
+            logger.exception("a channel failed")
+        finally:
+            channel.close()
+
+    async def _serve(self, channel: Channel) -> None:
+        async with asyncio.timeout(self._context.limits.opening_timeout_s):
+            raw = await channel.read_exactly(OPENING_SIZE)
+        unread = 0
+        try:
+            opening = _decode(raw, channel.peer_id)
+            unread = opening.payload_size
+            self._admit(opening, raw, channel.peer_id)
+            if opening.kind is OpeningKind.UNARY:
+                with self._request_slots.hold(channel.peer_id):
+                    payload = await self._read_payload(channel, opening)
+                    unread = 0
+                    reply = await self._run_unary(channel.peer_id, opening, payload)
+                await _send_answer(channel, self._context.key, raw, payload=reply)
+                return
+            with self._stream_slots.hold(channel.peer_id):
+                await self._run_stream(channel, opening, raw)
+        except PeerRefusal as refusal:
+            await _send_refusal(channel, self._context.key, raw, refusal)
+            await _discard(channel, unread)
+
+    def _admit(self, opening: Opening, raw: bytes, remote: PeerId) -> None:
+        """Raise PeerRefusal unless everything about the opening is in order."""
+        self._guard.check(
+            opening,
+            raw,
+            remote=remote,
+            network_ids=self._network_ids(opening),
+            now_ms=self._context.now_ms(),
+        )
+        self._check_method(opening, remote)
+        if self._admission is not None:
+            self._admission(remote, opening.method)
+
+    def _network_ids(self, opening: Opening) -> frozenset[bytes]:
+        method = self._unary.get(opening.method)
+        is_open = method is not None and method.any_network
+        own = self._context.network_id
+        return frozenset((own, NO_NETWORK)) if is_open else frozenset((own,))
+
+    def _check_method(self, opening: Opening, remote: PeerId) -> None:
+        if opening.kind is OpeningKind.STREAM:
+            if opening.method not in self._streams or opening.payload_size:
+                raise PeerRefusal(remote, Reason.UNKNOWN_METHOD, opening.method)
+            return
+        method = self._unary.get(opening.method)
+        if method is None:
+            raise PeerRefusal(remote, Reason.UNKNOWN_METHOD, opening.method)
+        if opening.payload_size > method.max_request_size:
+            detail = f"{opening.method} takes at most {method.max_request_size} bytes"
+            raise PeerRefusal(remote, Reason.TOO_LARGE, detail)
+
+    async def _read_payload(self, channel: Channel, opening: Opening) -> bytes:
+        async with asyncio.timeout(self._context.limits.opening_timeout_s):
+            return await channel.read_exactly(opening.payload_size)
+
+    async def _run_unary(self, remote: PeerId, opening: Opening, payload: bytes) -> bytes:
+        try:
+            check_payload(payload, opening.binding)
+        except MalformedMessage as error:
+            raise PeerRefusal(remote, Reason.MALFORMED, str(error)) from error
+        try:
+            async with asyncio.timeout(self._context.limits.handler_timeout_s):
+                reply = await self._unary[opening.method].handler(remote, payload)
+        except PeerRefusal:
+            raise
+        except TimeoutError as error:
+            raise PeerRefusal(remote, Reason.TIMEOUT, opening.method) from error
+        except Exception as error:
+            # A peer must not be able to end the node by tripping over a handler's defect.
+            logger.exception("the handler of %s failed", opening.method)
+            raise PeerRefusal(remote, Reason.INTERNAL) from error
+        if len(reply) > MAX_UNARY_SIZE:
+            logger.error("the answer of %s has %d bytes", opening.method, len(reply))
+            raise PeerRefusal(remote, Reason.INTERNAL)
+        return reply
+
+    async def _run_stream(self, channel: Channel, opening: Opening, raw: bytes) -> None:
+        ephemeral = EphemeralKey(self._context.random_bytes)
+        try:
+            shared = ephemeral.agree(opening.binding)
+        except MalformedMessage as error:
+            raise PeerRefusal(channel.peer_id, Reason.MALFORMED, str(error)) from error
+        answer = Answer(AnswerStatus.OK, compute_request_hash(raw), ephemeral.public, 0)
+        raw_answer = seal_answer(self._context.key, answer)
+        await channel.write(raw_answer)
+        keys = derive_stream_keys(shared, opening=raw, answer=raw_answer)
+        stream = SignedStream(channel, self._context, keys=keys, is_client=False)
+        await self._run_stream_handler(stream, opening.method)
+
+    async def _run_stream_handler(self, stream: SignedStream, method: str) -> None:
+        try:
+            await self._streams[method](stream)
+            await stream.finish()
+            await stream.linger()
+        except PeerError as error:
+            logger.debug("stream %s ended early: %s", method, error)
+        except Exception:
+            logger.exception("the handler of stream %s failed", method)
+        finally:
+            await stream.abort()
+
+
+def _decode(raw: bytes, remote: PeerId) -> Opening:
+    try:
+        return decode_opening(raw)
+    except MalformedMessage as error:
+        raise PeerRefusal(remote, Reason.MALFORMED, str(error)) from error
+
+
+async def _discard(channel: Channel, size: int) -> None:
+    """Read what a refused client had already sent, within limits.
+
+    Closing over unread bytes would reset the connection, and the refusal with it.
+    """
+    if size > MAX_UNARY_SIZE:
+        return
+    async with asyncio.timeout(LINGER_S):
+        while size > 0:
+            size -= len(await channel.read_exactly(min(size, DISCARD_CHUNK)))
+
+
+async def _read_answer(channel: Channel, request_hash: bytes) -> tuple[bytes, Answer]:
+    """Return a positive answer, raw and parsed. Raises PeerRefusal, MalformedMessage."""
+    raw = await channel.read_exactly(ANSWER_SIZE)
+    answer = decode_answer(raw, server=channel.peer_id, request_hash=request_hash)
+    if answer.status is AnswerStatus.REFUSED:
+        reason, detail = decode_refusal(await _read_reply(channel, answer))
+        raise PeerRefusal(channel.peer_id, reason, detail)
+    return raw, answer
+
+
+async def _read_reply(channel: Channel, answer: Answer) -> bytes:
+    payload = await channel.read_exactly(answer.payload_size)
+    check_payload(payload, answer.binding)
+    return payload
+
+
+async def _send_answer(channel: Channel, key: PeerKey, raw: bytes, *, payload: bytes) -> None:
+    answer = Answer(AnswerStatus.OK, compute_request_hash(raw), hash_payload(payload), len(payload))
+    await channel.write(seal_answer(key, answer) + payload)
+
+
+async def _send_refusal(channel: Channel, key: PeerKey, raw: bytes, refusal: PeerRefusal) -> None:
+    payload = encode_refusal(refusal.reason, refusal.detail)
+    answer = Answer(
+        AnswerStatus.REFUSED, compute_request_hash(raw), hash_payload(payload), len(payload)
+    )
+    await channel.write(seal_answer(key, answer) + payload)

@@ -1,0 +1,192 @@
+"""What a server asks of a request before any handler runs, and what it lets one peer use.
+
+Pure: the clock is an argument. Every table here is bounded, and a full table refuses the
+newcomer instead of forgetting what it must remember.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+from keys.errors import BadSignature
+from keys.peer import PeerId
+from mesh.errors import PeerRefusal
+from mesh.p2p.rpc_wire import Opening, check_opening
+
+TIME_WINDOW_MS = 30_000
+MAX_NONCES = 65_536
+MAX_NONCES_PER_PEER = 4_096
+MAX_TRACKED_PEERS = 4_096
+
+
+class Reason(StrEnum):
+    """Why a server refuses: stable short words."""
+
+    MALFORMED = "malformed"
+    WRONG_SERVER = "wrong-server"
+    WRONG_CLIENT = "wrong-client"
+    WRONG_NETWORK = "wrong-network"
+    STALE = "stale"
+    REPLAYED = "replayed"
+    BAD_SIGNATURE = "bad-signature"
+    UNKNOWN_METHOD = "unknown-method"
+    TOO_LARGE = "too-large"
+    RATE = "rate"
+    BUSY = "busy"
+    NOT_ADMITTED = "not-admitted"
+    TIMEOUT = "timeout"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class RpcLimits:
+    """What one peer, and all peers together, may use of a server.
+
+    Rates are openings a second, unary calls and streams alike; times are seconds.
+    """
+
+    requests_per_second: float = 50.0
+    burst: int = 100
+    max_requests_per_peer: int = 16
+    max_requests: int = 128
+    max_streams_per_peer: int = 32
+    max_streams: int = 256
+    max_channels_per_peer: int = 128
+    max_channels: int = 1024
+    max_stream_bytes: int = 1 << 30
+    opening_timeout_s: float = 10.0
+    handler_timeout_s: float = 120.0
+    idle_timeout_s: float = 300.0
+
+
+class NonceCache:
+    """The nonces seen within the time window."""
+
+    def __init__(self, *, max_nonces: int = MAX_NONCES, max_per_peer: int = MAX_NONCES_PER_PEER):
+        self._max_nonces = max_nonces
+        self._max_per_peer = max_per_peer
+        self._seen: OrderedDict[tuple[PeerId, bytes], int] = OrderedDict()
+        self._per_peer: Counter[PeerId] = Counter()
+
+    def remember(self, peer: PeerId, nonce: bytes, *, now_ms: int) -> None:
+        """Note a nonce. Raises PeerRefusal when it was seen, or when there is no room."""
+        self._forget_expired(now_ms)
+        if (peer, nonce) in self._seen:
+            raise PeerRefusal(peer, Reason.REPLAYED)
+        if self._per_peer[peer] >= self._max_per_peer or len(self._seen) >= self._max_nonces:
+            raise PeerRefusal(peer, Reason.BUSY, "too many requests within the time window")
+        # A request may be dated up to one window ahead, so it stays fresh for two.
+        self._seen[peer, nonce] = now_ms + 2 * TIME_WINDOW_MS
+        self._per_peer[peer] += 1
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def _forget_expired(self, now_ms: int) -> None:
+        while self._seen:
+            (peer, nonce), expires_ms = next(iter(self._seen.items()))
+            if expires_ms >= now_ms:
+                return
+            del self._seen[peer, nonce]
+            self._per_peer[peer] -= 1
+            if not self._per_peer[peer]:
+                del self._per_peer[peer]
+
+
+class TokenBuckets:
+    """One token bucket per peer; of too many peers the least recently seen is forgotten."""
+
+    def __init__(self, *, rate: float, burst: int, max_peers: int = MAX_TRACKED_PEERS) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._max_peers = max_peers
+        self._buckets: OrderedDict[PeerId, tuple[float, int]] = OrderedDict()
+
+    def take(self, peer: PeerId, *, now_ms: int) -> None:
+        """Take one token. Raises PeerRefusal when the peer has none left."""
+        tokens, last_ms = self._buckets.pop(peer, (float(self._burst), now_ms))
+        elapsed_s = max(0, now_ms - last_ms) / 1000
+        tokens = min(float(self._burst), tokens + elapsed_s * self._rate)
+        allowed = tokens >= 1.0
+        self._buckets[peer] = (tokens - 1.0 if allowed else tokens, now_ms)
+        while len(self._buckets) > self._max_peers:
+            self._buckets.popitem(last=False)
+        if not allowed:
+            raise PeerRefusal(peer, Reason.RATE, f"more than {self._rate:g} requests a second")
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+
+class Slots:
+    """How many of something run at once, per peer and in all."""
+
+    def __init__(self, *, per_peer: int, total: int) -> None:
+        self._max_per_peer = per_peer
+        self._max_total = total
+        self._held: Counter[PeerId] = Counter()
+        self._total = 0
+
+    @contextmanager
+    def hold(self, peer: PeerId) -> Iterator[None]:
+        """Hold one slot. Raises PeerRefusal when none is free."""
+        if self._held[peer] >= self._max_per_peer or self._total >= self._max_total:
+            raise PeerRefusal(peer, Reason.BUSY, "too many at once")
+        self._held[peer] += 1
+        self._total += 1
+        try:
+            yield
+        finally:
+            self._total -= 1
+            self._held[peer] -= 1
+            if not self._held[peer]:
+                del self._held[peer]
+
+
+class RequestGuard:
+    """Decides whether an opening is authentic, fresh and within the peer's rate."""
+
+    def __init__(self, own: PeerId, limits: RpcLimits, *, started_ms: int) -> None:
+        self._own = own
+        self._started_ms = started_ms
+        self._nonces = NonceCache()
+        self._buckets = TokenBuckets(rate=limits.requests_per_second, burst=limits.burst)
+
+    def check(
+        self,
+        opening: Opening,
+        raw: bytes,
+        *,
+        remote: PeerId,
+        network_ids: frozenset[bytes],
+        now_ms: int,
+    ) -> None:
+        """Raise PeerRefusal unless ``remote`` itself asked us this, now, for the first time.
+
+        ``remote`` is the connection's authenticated peer. The cheap questions come first, so
+        that a stranger's bytes cost at most one hash and one signature check.
+        """
+        self._buckets.take(remote, now_ms=now_ms)
+        if opening.server != self._own:
+            raise PeerRefusal(remote, Reason.WRONG_SERVER, "the request names another server")
+        if opening.client != remote:
+            raise PeerRefusal(remote, Reason.WRONG_CLIENT, "the request is another peer's")
+        if opening.network_id not in network_ids:
+            raise PeerRefusal(remote, Reason.WRONG_NETWORK)
+        self._check_time(opening.time_ms, remote=remote, now_ms=now_ms)
+        try:
+            check_opening(opening, raw)
+        except BadSignature as error:
+            raise PeerRefusal(remote, Reason.BAD_SIGNATURE) from error
+        self._nonces.remember(remote, opening.nonce, now_ms=now_ms)
+
+    def _check_time(self, time_ms: int, *, remote: PeerId, now_ms: int) -> None:
+        if abs(time_ms - now_ms) > TIME_WINDOW_MS:
+            raise PeerRefusal(remote, Reason.STALE, "clocks differ by more than 30 s")
+        # The nonces of an earlier run are lost, so nothing from before this one is taken.
+        if time_ms < self._started_ms:
+            raise PeerRefusal(remote, Reason.STALE, "the request is older than this server")
