@@ -1,0 +1,170 @@
+"""The chain's rules as a pure state machine: no I/O, no clock, no event loop.
+
+The development chain's server, the simulator and tests drive the same object::
+
+    ledger = Ledger(LedgerConfig(balances={coldkey: 1000 * TENSOR}))
+    ledger.begin_block(1, timestamp_ms=6000)
+    ledger.apply(coldkey, RegisterSubnet(...))
+    ledger.begin_block(2, timestamp_ms=12000)
+    ledger.state.at(1).find(items.SUBNETS_DATA, 128_001)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from subnet.devchain import items
+from subnet.devchain.attestation import attest, propose_attestation
+from subnet.devchain.balances import deposit, transfer
+from subnet.devchain.calls import (
+    ActivateSubnet,
+    ActivateSubnetNode,
+    Attest,
+    Call,
+    OwnerUpdateDescription,
+    OwnerUpdateMisc,
+    ProposeAttestation,
+    RegisterSubnet,
+    RegisterSubnetNode,
+    Remark,
+    RemarkWithEvent,
+    RemoveSubnetNode,
+    TransferAllowDeath,
+    TransferKeepAlive,
+    UpdateBootnodes,
+    UpdatePeerInfo,
+)
+from subnet.devchain.errors import DispatchError, ensure
+from subnet.devchain.events import Event, Remarked
+from subnet.devchain.hooks import run_hooks
+from subnet.devchain.nodes import (
+    activate_subnet_node,
+    register_subnet_node,
+    remove_subnet_node,
+    update_peer_info,
+)
+from subnet.devchain.runtime import LedgerConfig, Runtime
+from subnet.devchain.state import State
+from subnet.devchain.subnets import (
+    activate_subnet,
+    owner_update_description,
+    owner_update_misc,
+    register_subnet,
+    update_bootnodes,
+)
+
+Handler = Callable[[Runtime, bytes, Any], None]
+
+
+def _remark(_runtime: Runtime, _origin: bytes, _call: Remark) -> None:
+    """Do nothing, on the record."""
+
+
+def _remark_with_event(runtime: Runtime, origin: bytes, call: RemarkWithEvent) -> None:
+    digest = hashlib.blake2b(call.remark, digest_size=32).digest()
+    runtime.emit(Remarked(origin, digest))
+
+
+def _transfer_keep_alive(runtime: Runtime, origin: bytes, call: TransferKeepAlive) -> None:
+    transfer(runtime, origin, call.dest, call.value, keep_alive=True)
+
+
+def _transfer_allow_death(runtime: Runtime, origin: bytes, call: TransferAllowDeath) -> None:
+    transfer(runtime, origin, call.dest, call.value, keep_alive=False)
+
+
+HANDLERS: dict[type[Call], Handler] = {
+    Remark: _remark,
+    RemarkWithEvent: _remark_with_event,
+    TransferAllowDeath: _transfer_allow_death,
+    TransferKeepAlive: _transfer_keep_alive,
+    RegisterSubnet: register_subnet,
+    ActivateSubnet: activate_subnet,
+    OwnerUpdateDescription: owner_update_description,
+    OwnerUpdateMisc: owner_update_misc,
+    UpdateBootnodes: update_bootnodes,
+    RegisterSubnetNode: register_subnet_node,
+    RemoveSubnetNode: remove_subnet_node,
+    UpdatePeerInfo: update_peer_info,
+    ProposeAttestation: propose_attestation,
+    Attest: attest,
+    ActivateSubnetNode: activate_subnet_node,
+}
+"""Every call that an account may sign, with what it does."""
+
+
+class Ledger:
+    """One chain from genesis on. ``state`` may be read freely, at any block."""
+
+    def __init__(self, config: LedgerConfig) -> None:
+        self.config = config
+        self.runtime = Runtime(config, State())
+        for name, value in config.parameters.items():
+            self.state.put(items.get_item("Network", name), value=value)
+        for account, amount in config.balances.items():
+            deposit(self.runtime, account, amount)
+        self.runtime.events.clear()
+
+    @property
+    def state(self) -> State:
+        return self.runtime.state
+
+    @property
+    def block(self) -> int:
+        """The block being built; 0 is genesis."""
+        return self.state.block
+
+    def begin_block(
+        self, number: int, timestamp_ms: int, *, parent_hash: bytes | None = None
+    ) -> list[Event]:
+        """Start block ``number`` and run its hooks; return their events.
+
+        Without ``parent_hash`` one is derived from the configured seed. Raises
+        ValueError unless ``number`` follows the present block.
+        """
+        if number != self.block + 1:
+            raise ValueError(f"block {number} does not follow block {self.block}")
+        parent = parent_hash if parent_hash is not None else self._derive_hash(number - 1)
+        self.state.begin_block(number)
+        self.state.put(items.BLOCK_NUMBER, value=number)
+        self.state.put(items.PARENT_HASH, value=parent)
+        self.state.put(items.BLOCK_HASH, number - 1, value=parent)
+        self.state.put(items.NOW, value=timestamp_ms)
+        with self._collect() as events:
+            run_hooks(self.runtime)
+        return events
+
+    def _derive_hash(self, number: int) -> bytes:
+        subject = self.config.seed + number.to_bytes(4, "little")
+        return hashlib.blake2b(subject, digest_size=32).digest()
+
+    def apply(self, origin: bytes, call: Call) -> list[Event]:
+        """Execute ``call`` as ``origin`` in the present block; return its events.
+
+        Raises DispatchError, after undoing everything that the call did. Fees and
+        nonces belong to extrinsics: see ``subnet.devchain.execution``.
+        """
+        handler = HANDLERS[type(call)]
+        mark = self.state.mark()
+        with self._collect() as events:
+            try:
+                if call.pallet == "Network":
+                    ensure(not self.state.get(items.TX_PAUSE), "Paused")
+                handler(self.runtime, origin, call)
+            except DispatchError:
+                self.state.rollback(mark)
+                raise
+        return events
+
+    @contextmanager
+    def _collect(self) -> Iterator[list[Event]]:
+        """Gather the events of one step, apart from those around it."""
+        collected: list[Event] = []
+        outer, self.runtime.events = self.runtime.events, collected
+        try:
+            yield collected
+        finally:
+            self.runtime.events = outer
