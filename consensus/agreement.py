@@ -1,0 +1,256 @@
+"""Judging the answers to one block's challenge, in exact integers.
+
+Honest machines differ by a few millionths, so answers are compared by distance,
+and a peer that sees the others' would steer a plain mean wherever it likes. So
+an answer is *valid* only if it lies within tau of more than half of the votes
+(one per coldkey), and the score is the distance to the mean of the valid votes:
+no minority can zero an honest hoster or push it below about two thirds.
+
+The same answers give the same numbers on every machine, in any order: after
+quantisation everything is an integer, and the one float operation, a float64
+matrix product, has only integers below 2**53 in it and is therefore exact
+whatever the library, the thread count or the order of summation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consensus.errors import Reason
+from consensus.params import ConsensusParams
+from consensus.types import SCORE_ONE, Score, SubnetNodeId
+
+DISTANCE_ONE = 10**12
+"""Distances are relative L2, in units of 1e-12."""
+_EXACT_FLOAT = 2**53
+
+
+class Verdict(Enum):
+    """What the votes on one block amount to."""
+
+    OK = "ok"
+    LOW_REDUNDANCY = "low_redundancy"
+    """Fewer votes than can settle a dispute; shares are halved."""
+    ABSTAIN = "abstain"
+    """No vote has a majority near it: the block pays nobody."""
+    EMPTY = "empty"
+    """Nobody gave a structurally valid answer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """One hoster's answer to one block: float32 [length], or the reason why there is none."""
+
+    node_id: SubnetNodeId
+    coldkey: bytes
+    vector: NDArray[np.float32] | None = None
+    refusal: Reason | None = None
+
+    def __post_init__(self) -> None:
+        if (self.vector is None) == (self.refusal is None):
+            raise ValueError("an answer is either a vector or a refusal")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScore:
+    """What one answer is worth. Valid exactly if ``refusal`` is None.
+
+    ``distance`` is the relative L2 distance to the mean of the valid votes, in 1e-12.
+    """
+
+    node_id: SubnetNodeId
+    refusal: Reason | None
+    distance: int | None
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class BlockScores:
+    """The judgement of one block; ``answers`` are sorted by node id."""
+
+    verdict: Verdict
+    num_votes: int
+    answers: tuple[AnswerScore, ...]
+
+    @property
+    def num_valid(self) -> int:
+        """How many answers share the block's pool."""
+        return sum(answer.refusal is None for answer in self.answers)
+
+
+def compute_block_scores(
+    answers: Sequence[Answer], *, length: int, params: ConsensusParams
+) -> BlockScores:
+    """Judge all answers to one block whose vectors have ``length`` coordinates.
+
+    Raises ValueError for two answers of one node, or for numbers at which the
+    arithmetic would not be exact: ours, never a peer's.
+    """
+    _check_exactness(length, params)
+    ordered = sorted(answers, key=lambda answer: answer.node_id)
+    if len({answer.node_id for answer in ordered}) != len(ordered):
+        raise ValueError("a node answers a block once")
+    candidates = [answer for answer in ordered if is_valid_structure(answer, length, params)]
+    votes = choose_votes(candidates)
+    distances: dict[int, int] = {}
+    if candidates:
+        outputs = np.stack([quantise(answer, params) for answer in candidates])
+        residuals = compute_residuals(outputs, votes, params)
+        distances = compute_distances(residuals, votes, params)
+    verdict = _compute_verdict(len(votes), is_settled=bool(distances), params=params)
+    scored = {
+        answer.node_id: _score_candidate(answer, distances.get(row), verdict, params)
+        for row, answer in enumerate(candidates)
+    }
+    rows = tuple(scored.get(answer.node_id) or _score_invalid(answer) for answer in ordered)
+    return BlockScores(verdict, len(votes), rows)
+
+
+def is_valid_structure(answer: Answer, length: int, params: ConsensusParams) -> bool:
+    """Whether the answer is a vector of the right length, finite and below the bound."""
+    vector = answer.vector
+    return (
+        vector is not None
+        and vector.dtype == np.float32
+        and vector.shape == (length,)
+        and bool(np.isfinite(vector).all())
+        and bool((np.abs(vector) < 2.0**params.value_bound_bits).all())
+    )
+
+
+def choose_votes(candidates: Sequence[Answer]) -> list[int]:
+    """Return one row per coldkey, the one with the lowest node id; rows come sorted by id."""
+    first_of_coldkey: dict[bytes, int] = {}
+    for row, answer in enumerate(candidates):
+        first_of_coldkey.setdefault(answer.coldkey, row)
+    return list(first_of_coldkey.values())
+
+
+def quantise(answer: Answer, params: ConsensusParams) -> NDArray[np.int64]:
+    """Return the vector in units of ``2**-fixed_point_bits``, ties to even, int64 [length]."""
+    assert answer.vector is not None
+    # A power-of-two scale is exact in float64, and so is rounding to an integer below 2**31.
+    scaled = answer.vector.astype(np.float64) * 2.0**params.fixed_point_bits
+    return np.rint(scaled).astype(np.int64)
+
+
+def compute_residuals(
+    outputs: NDArray[np.int64], votes: Sequence[int], params: ConsensusParams
+) -> NDArray[np.int64]:
+    """Return ``floor((q - m) * 2**residual_bits / |m|)``, int64 [rows, length].
+
+    ``m`` is the votes' coordinate-wise lower median and ``|m|`` its norm, at least 1:
+    distances are relative, so they mean the same for every width, layer and scale.
+    """
+    middle = (len(votes) - 1) // 2
+    median = np.partition(outputs[list(votes)], middle, axis=0)[middle]
+    norm = max(1, math.isqrt(sum_squares(median)))
+    # |q - m| < 2**32 and residual_bits is 28: below 2**60.
+    scaled: NDArray[np.int64] = ((outputs - median) << params.residual_bits) // norm
+    return scaled
+
+
+def compute_distances(
+    residuals: NDArray[np.int64], votes: Sequence[int], params: ConsensusParams
+) -> dict[int, int]:
+    """Return row -> distance to the mean of the valid votes, for each valid row.
+
+    Empty if no vote is valid: a row between two camps is near both, but no majority stands
+    behind a mean.
+    """
+    valid = compute_valid_rows(residuals, votes, params)
+    valid_votes = [row for row in votes if valid[row]]
+    if not valid_votes:
+        return {}
+    count = len(valid_votes)
+    # Rounded half up.
+    mean = (2 * residuals[valid_votes].sum(axis=0) + count) // (2 * count)
+    distances = {}
+    for row in np.flatnonzero(valid).tolist():
+        squared = int(((residuals[row] - mean) ** 2).sum())
+        distances[row] = math.isqrt((squared * DISTANCE_ONE**2) >> (2 * params.residual_bits))
+    return distances
+
+
+def compute_valid_rows(
+    residuals: NDArray[np.int64], votes: Sequence[int], params: ConsensusParams
+) -> NDArray[np.bool_]:
+    """Return for each row whether it lies within tau of more than half of the votes."""
+    radius = _compute_radius(params)
+    # A valid row agrees with a majority of the votes, and in each coordinate a majority has a
+    # member on either side of the median: no residual of a valid row passes the radius, and none
+    # of a vote that agrees with it passes twice that. Farther rows decide nothing, and without
+    # them every number below is an integer that float64 holds exactly.
+    near = np.flatnonzero((np.abs(residuals) <= 2 * radius).all(axis=1))
+    near_votes = np.intersect1d(near, np.asarray(votes, dtype=np.intp))
+    rows = residuals[near].astype(np.float64)
+    references = residuals[near_votes].astype(np.float64)
+    squared = (
+        (rows * rows).sum(axis=1)[:, None]
+        + (references * references).sum(axis=1)[None, :]
+        - 2.0 * (rows @ references.T)
+    )
+    agreeing = (squared <= float(radius**2)).sum(axis=1)
+    valid = np.zeros(len(residuals), dtype=np.bool_)
+    valid[near] = 2 * agreeing > len(votes)
+    return valid
+
+
+def sum_squares(values: NDArray[np.int64]) -> int:
+    """Return the exact sum of squares of at most 2**20 values below 2**32 in magnitude."""
+    high, low = values >> 16, values & 0xFFFF
+    return (
+        (int((high * high).sum()) << 32) + (int((high * low).sum()) << 17) + int((low * low).sum())
+    )
+
+
+def compute_score(distance: int, params: ConsensusParams) -> Score:
+    """Return ``d0 / (d0 + d)``: 1 / (1 + distance), with the distance in units of d0."""
+    half_score_distance = DISTANCE_ONE >> params.tolerance_bits
+    return Score(SCORE_ONE * half_score_distance // (half_score_distance + distance))
+
+
+def _score_candidate(
+    answer: Answer, distance: int | None, verdict: Verdict, params: ConsensusParams
+) -> AnswerScore:
+    if distance is not None:
+        return AnswerScore(answer.node_id, None, distance, compute_score(distance, params))
+    abstains = verdict is Verdict.ABSTAIN
+    refusal = Reason.NO_MAJORITY if abstains else Reason.OUTSIDE_TOLERANCE
+    return AnswerScore(answer.node_id, refusal, None, Score(0))
+
+
+def _score_invalid(answer: Answer) -> AnswerScore:
+    return AnswerScore(answer.node_id, answer.refusal or Reason.INVALID_VECTOR, None, Score(0))
+
+
+def _compute_verdict(num_votes: int, *, is_settled: bool, params: ConsensusParams) -> Verdict:
+    if num_votes == 0:
+        return Verdict.EMPTY
+    if not is_settled:
+        return Verdict.ABSTAIN
+    if num_votes < params.min_representatives:
+        return Verdict.LOW_REDUNDANCY
+    return Verdict.OK
+
+
+def _compute_radius(params: ConsensusParams) -> int:
+    """tau in units of the residuals."""
+    return 1 << (params.residual_bits - params.tolerance_bits)
+
+
+def _check_exactness(length: int, params: ConsensusParams) -> None:
+    # Near rows have norms of at most 2 * radius * sqrt(length), and the distance of two of
+    # them at most twice that.
+    if 16 * _compute_radius(params) ** 2 * length > _EXACT_FLOAT:
+        raise ValueError(f"vectors of {length} coordinates are too long for exact products")
+    if params.value_bound_bits + params.fixed_point_bits + 1 + params.residual_bits > 62:
+        raise ValueError("residuals would not fit 64 bits")
+    if params.value_bound_bits + params.fixed_point_bits > 32 or length > 2**20:
+        raise ValueError("the norm of the median would not fit 64 bits")

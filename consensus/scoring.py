@@ -1,0 +1,394 @@
+"""From what was seen in an epoch to one score per node, in exact integers.
+
+Blocks share the hosters' pool equally, so an under-served block pays more per
+hoster; the scale is absolute, so bad work does not inherit what it displaces;
+blocks that nobody serves pay nobody. A score is never a bare number: each comes
+with the reasons that made it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from consensus.agreement import Answer, BlockScores, Verdict, compute_block_scores
+from consensus.challenge import (
+    ModelShape,
+    compute_owed_blocks,
+    compute_vector_length,
+    decode_vector,
+)
+from consensus.errors import InvalidVector, Reason
+from consensus.params import ConsensusParams
+from consensus.roster import Roster
+from consensus.types import (
+    SCORE_ONE,
+    BlockNumber,
+    BlockRange,
+    Epoch,
+    NodeClass,
+    Score,
+    SubnetNodeId,
+)
+
+ScoreRows = tuple[tuple[SubnetNodeId, Score], ...]
+"""Sorted by node id, without repeats."""
+MAX_VOTES_WITHOUT_CENTRE = 2
+"""With so few score reveals a median is one of them, and the attested proposal is the centre."""
+
+
+@dataclass(frozen=True, slots=True)
+class HosterEvidence:
+    """What this node saw of one hoster with an output commit.
+
+    ``vectors`` are the encoded vectors of a reveal that opened its commitment, one for each
+    owed block; empty if ``refusal`` says why there is none. ``committed_at`` and
+    ``revealed_at`` are the heads at which the records were first seen.
+    """
+
+    node_id: SubnetNodeId
+    coldkey: bytes
+    blocks: BlockRange
+    committed_at: BlockNumber | None = None
+    revealed_at: BlockNumber | None = None
+    vectors: tuple[bytes, ...] = ()
+    refusal: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockReason:
+    """Why one hoster's work on one block is worth ``share`` of the hosters' pool."""
+
+    epoch: Epoch
+    node_id: SubnetNodeId
+    block: int
+    committed_at: BlockNumber | None
+    revealed_at: BlockNumber | None
+    verdict: Verdict
+    refusal: Reason | None
+    distance: int | None
+    """Relative L2 distance to the mean of the valid votes, in 1e-12."""
+    score: Score
+    share: Score
+
+
+@dataclass(frozen=True, slots=True)
+class HosterScores:
+    """One score for each hoster, its reasons by (node, block), and the verdict on each block."""
+
+    scores: Mapping[SubnetNodeId, Score]
+    reasons: tuple[BlockReason, ...]
+    verdicts: Mapping[int, Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorEvidence:
+    """What this node saw of one validator's scores; ``refusal`` if they do not count."""
+
+    node_id: SubnetNodeId
+    coldkey: bytes
+    committed_at: BlockNumber | None = None
+    revealed_at: BlockNumber | None = None
+    scores: ScoreRows = ()
+    refusal: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorReason:
+    """Why one validator's scores are worth ``score``; ``distance`` is L2 to the centre."""
+
+    epoch: Epoch
+    node_id: SubnetNodeId
+    committed_at: BlockNumber | None
+    revealed_at: BlockNumber | None
+    refusal: Reason | None
+    distance: int | None
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorScores:
+    """One score for each validator with a score commit, and its reason, sorted by node id."""
+
+    scores: Mapping[SubnetNodeId, Score]
+    reasons: tuple[ValidatorReason, ...]
+
+
+def compute_hoster_scores(
+    evidence: Sequence[HosterEvidence],
+    *,
+    epoch: Epoch,
+    shape: ModelShape,
+    params: ConsensusParams,
+) -> HosterScores:
+    """Score every hoster of ``epoch``: the sum of its shares over the blocks it serves.
+
+    Raises ValueError if one node appears twice, or with another number of vectors than it owes.
+    """
+    _check_evidence(evidence, shape)
+    pool = compute_block_pool(shape, params)
+    verdicts: dict[int, Verdict] = {}
+    reasons: list[BlockReason] = []
+    for block in shape.challenged_blocks:
+        hosters = [hoster for hoster in evidence if block in _compute_owed(hoster, shape)]
+        answers = [_decode_answer(hoster, block, shape, params) for hoster in hosters]
+        length = compute_vector_length(block, shape, params)
+        judged = compute_block_scores(answers, length=length, params=params)
+        verdicts[block] = judged.verdict
+        reasons += _explain_block(hosters, judged, epoch=epoch, block=block, pool=pool)
+    reasons.sort(key=lambda reason: (reason.node_id, reason.block))
+    scores = {hoster.node_id: Score(0) for hoster in evidence}
+    for reason in reasons:
+        scores[reason.node_id] = Score(scores[reason.node_id] + reason.share)
+    return HosterScores(dict(sorted(scores.items())), tuple(reasons), verdicts)
+
+
+def compute_block_pool(shape: ModelShape, params: ConsensusParams) -> Score:
+    """Return what one block pays in all; the head counts as a block."""
+    return Score(params.hoster_pool // len(shape.challenged_blocks))
+
+
+def compute_share(score: Score, judged: BlockScores, pool: Score) -> Score:
+    """Return what one answer of this score earns of its block's pool."""
+    if judged.num_valid == 0:
+        return Score(0)
+    share = pool * score // (judged.num_valid * SCORE_ONE)
+    return Score(share // 2 if judged.verdict is Verdict.LOW_REDUNDANCY else share)
+
+
+def compute_validator_scores(
+    evidence: Sequence[ValidatorEvidence],
+    *,
+    epoch: Epoch,
+    node_ids: Collection[SubnetNodeId],
+    attested: Mapping[SubnetNodeId, Score] | None,
+    params: ConsensusParams,
+) -> ValidatorScores:
+    """Score every validator by how near its scores of ``epoch`` are to everybody's.
+
+    ``node_ids`` are the Included and Validator nodes of that epoch; a vector covers them all,
+    with 0 where a validator names none, so an empty list is far from the others and not near.
+    ``attested`` are the hoster rows of that epoch's attested proposal, None if there is none.
+    ``evidence`` is of nodes in the role validator only: whoever is paid as a hoster would thin
+    the validators' pool. Raises ValueError if one node appears twice.
+    """
+    ordered = sorted(evidence, key=lambda validator: validator.node_id)
+    if len({validator.node_id for validator in ordered}) != len(ordered):
+        raise ValueError("a validator reveals its scores once")
+    ids = sorted(node_ids)
+    refusals = {validator.node_id: _find_refusal(validator, ids, params) for validator in ordered}
+    ballots = [
+        _Ballot(validator.node_id, validator.coldkey, _as_vector(dict(validator.scores), ids))
+        for validator in ordered
+        if refusals[validator.node_id] is None
+    ]
+    judged = _judge_ballots(
+        ballots, None if attested is None else _as_vector(attested, ids), params
+    )
+    reasons = tuple(
+        _explain_validator(validator, refusals[validator.node_id], judged, epoch=epoch)
+        for validator in ordered
+    )
+    return ValidatorScores({reason.node_id: reason.score for reason in reasons}, reasons)
+
+
+def compute_proposal_rows(
+    roster: Roster,
+    *,
+    present: Collection[SubnetNodeId],
+    hosters: Collection[SubnetNodeId],
+    hoster_scores: Mapping[SubnetNodeId, Score],
+    validator_scores: Mapping[SubnetNodeId, Score],
+    is_first_elected: bool,
+) -> ScoreRows:
+    """Return what the elected validator proposes for the roster's epoch, sorted by node id.
+
+    ``present`` have at least one accepted record in the epoch; the chain counts the others
+    absent. ``hosters`` have an accepted output commit and are paid for that role only.
+    In the first elected epoch nobody could work yet, so everybody is proposed with 0.
+    """
+    nodes = [node.node_id for node in roster.with_class(NodeClass.INCLUDED)]
+    if is_first_elected:
+        return tuple((node_id, Score(0)) for node_id in sorted(nodes))
+    rows = []
+    for node_id in sorted(nodes):
+        if node_id in present:
+            scores = hoster_scores if node_id in hosters else validator_scores
+            rows.append((node_id, scores.get(node_id, Score(0))))
+    return tuple(rows)
+
+
+def _check_evidence(evidence: Sequence[HosterEvidence], shape: ModelShape) -> None:
+    if len({hoster.node_id for hoster in evidence}) != len(evidence):
+        raise ValueError("a hoster reveals its outputs once")
+    for hoster in evidence:
+        owed = _compute_owed(hoster, shape)
+        if hoster.refusal is None and len(hoster.vectors) != len(owed):
+            raise ValueError(f"node {hoster.node_id} owes {len(owed)} vectors")
+
+
+def _compute_owed(hoster: HosterEvidence, shape: ModelShape) -> range:
+    if hoster.blocks.end > shape.num_blocks:
+        # A commit to blocks that do not exist; its author earns 0 and stops nobody's scoring.
+        return range(0)
+    return compute_owed_blocks(hoster.blocks, shape.num_blocks)
+
+
+def _decode_answer(
+    hoster: HosterEvidence, block: int, shape: ModelShape, params: ConsensusParams
+) -> Answer:
+    if hoster.refusal is not None:
+        return Answer(hoster.node_id, hoster.coldkey, refusal=hoster.refusal)
+    raw = hoster.vectors[block - hoster.blocks.start]
+    try:
+        vector = decode_vector(raw, compute_vector_length(block, shape, params), params)
+    except InvalidVector as error:
+        return Answer(hoster.node_id, hoster.coldkey, refusal=error.reason)
+    return Answer(hoster.node_id, hoster.coldkey, vector)
+
+
+def _explain_block(
+    hosters: Sequence[HosterEvidence],
+    judged: BlockScores,
+    *,
+    epoch: Epoch,
+    block: int,
+    pool: Score,
+) -> list[BlockReason]:
+    by_id = {hoster.node_id: hoster for hoster in hosters}
+    return [
+        BlockReason(
+            epoch=epoch,
+            node_id=answer.node_id,
+            block=block,
+            committed_at=by_id[answer.node_id].committed_at,
+            revealed_at=by_id[answer.node_id].revealed_at,
+            verdict=judged.verdict,
+            refusal=answer.refusal,
+            distance=answer.distance,
+            score=answer.score,
+            share=compute_share(answer.score, judged, pool),
+        )
+        for answer in judged.answers
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ballot:
+    """A validator's scores as a vector over all ids."""
+
+    node_id: SubnetNodeId
+    coldkey: bytes
+    vector: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judgement:
+    refusal: Reason | None
+    distance: int | None
+    score: Score = Score(0)
+
+
+def _find_refusal(
+    validator: ValidatorEvidence, ids: Sequence[SubnetNodeId], params: ConsensusParams
+) -> Reason | None:
+    if validator.refusal is not None:
+        return validator.refusal
+    named = [node_id for node_id, _ in validator.scores]
+    values = [score for _, score in validator.scores]
+    is_sound = (
+        len(set(named)) == len(named)
+        and set(named) <= set(ids)
+        and all(value >= 0 for value in values)
+        and sum(values) <= params.hoster_pool
+    )
+    return None if is_sound else Reason.INVALID_SCORES
+
+
+def _as_vector(
+    scores: Mapping[SubnetNodeId, Score], ids: Sequence[SubnetNodeId]
+) -> tuple[int, ...]:
+    return tuple(scores.get(node_id, 0) for node_id in ids)
+
+
+def _judge_ballots(
+    ballots: Sequence[_Ballot], attested: tuple[int, ...] | None, params: ConsensusParams
+) -> dict[SubnetNodeId, _Judgement]:
+    """Gate by the distance to the centre, then score by the distance to the mean behind it."""
+    gate = params.hoster_pool // params.validator_gate_divisor
+    votes = _choose_votes(ballots)
+    has_quorum = len(votes) > MAX_VOTES_WITHOUT_CENTRE
+    centre = _compute_lower_median(votes) if has_quorum else attested
+    if centre is None:
+        return {ballot.node_id: _Judgement(Reason.NO_CENTRE, None) for ballot in ballots}
+    distances = {ballot.node_id: _compute_error(ballot, centre, weight=1) for ballot in ballots}
+    # The mean stays a sum with its weight, so that nothing is rounded before the last step.
+    total, weight = centre, 1
+    if has_quorum:
+        near = [vote for vote in votes if distances[vote.node_id] <= gate]
+        total, weight = _sum_votes(near, size=len(centre)), len(near)
+    num_accepted = sum(distance <= gate for distance in distances.values())
+    judged = {}
+    for ballot in ballots:
+        distance = distances[ballot.node_id]
+        if distance > gate:
+            judged[ballot.node_id] = _Judgement(Reason.OUTSIDE_TOLERANCE, distance)
+        elif weight == 0:
+            # Near the median, yet no vote is: there is no mean to be scored against.
+            judged[ballot.node_id] = _Judgement(Reason.NO_CENTRE, distance)
+        else:
+            error = _compute_error(ballot, total, weight=weight)
+            score = _compute_validator_score(error, gate * weight, num_accepted, params)
+            judged[ballot.node_id] = _Judgement(None, distance, score)
+    return judged
+
+
+def _choose_votes(ballots: Iterable[_Ballot]) -> list[_Ballot]:
+    """Return one ballot per coldkey, that of the lowest node id; ballots come sorted by id."""
+    first_of_coldkey: dict[bytes, _Ballot] = {}
+    for ballot in ballots:
+        first_of_coldkey.setdefault(ballot.coldkey, ballot)
+    return list(first_of_coldkey.values())
+
+
+def _compute_lower_median(votes: Sequence[_Ballot]) -> tuple[int, ...]:
+    columns = zip(*(vote.vector for vote in votes), strict=True)
+    return tuple(sorted(column)[(len(votes) - 1) // 2] for column in columns)
+
+
+def _sum_votes(votes: Sequence[_Ballot], *, size: int) -> tuple[int, ...]:
+    return tuple(sum(vote.vector[column] for vote in votes) for column in range(size))
+
+
+def _compute_error(ballot: _Ballot, total: Sequence[int], *, weight: int) -> int:
+    """Return ``weight`` times the L2 distance to ``total / weight``, rounded down."""
+    pairs = zip(ballot.vector, total, strict=True)
+    return math.isqrt(sum((weight * own - summed) ** 2 for own, summed in pairs))
+
+
+def _compute_validator_score(
+    error: int, scaled_gate: int, num_accepted: int, params: ConsensusParams
+) -> Score:
+    base = params.validator_base
+    raw = base * max(0, scaled_gate - error) // scaled_gate
+    return Score(params.validator_pool * raw // (num_accepted * base))
+
+
+def _explain_validator(
+    validator: ValidatorEvidence,
+    refusal: Reason | None,
+    judged: Mapping[SubnetNodeId, _Judgement],
+    *,
+    epoch: Epoch,
+) -> ValidatorReason:
+    judgement = judged.get(validator.node_id, _Judgement(refusal, None))
+    return ValidatorReason(
+        epoch=epoch,
+        node_id=validator.node_id,
+        committed_at=validator.committed_at,
+        revealed_at=validator.revealed_at,
+        refusal=judgement.refusal,
+        distance=judgement.distance,
+        score=judgement.score,
+    )

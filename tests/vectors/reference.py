@@ -1,0 +1,109 @@
+"""A second implementation of the scoring rules: plain Python integers, no numpy, no shortcuts.
+
+It is written from the protocol's text and shares no code with ``consensus``, so that what both
+agree on is the rule and not a slip.
+"""
+
+import math
+import struct
+from fractions import Fraction
+
+ONE = 10**18
+
+
+def decode(raw, length):
+    """Return exact Fractions, or None."""
+    if len(raw) != 4 * length:
+        return None
+    values = struct.unpack(f"<{length}f", raw)
+    if any(not math.isfinite(value) or abs(value) >= 2**11 for value in values):
+        return None
+    return [Fraction(value) for value in values]
+
+
+def lower_median(values):
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+def first_per_coldkey(rows):
+    seen = {}
+    for node_id, coldkey in sorted(rows):
+        seen.setdefault(coldkey, node_id)
+    return sorted(seen.values())
+
+
+def score_block(answers, length):
+    """``answers``: (node_id, coldkey, raw bytes or None). Returns verdict, {node: (score, d)}.
+
+    d is None for an answer that is not valid.
+    """
+    quantised = {}
+    for node_id, _, raw in answers:
+        values = None if raw is None else decode(raw, length)
+        if values is not None:
+            # round() of a Fraction breaks ties to even.
+            quantised[node_id] = [round(value * 2**20) for value in values]
+    results = {node_id: (0, None) for node_id, _, _ in answers}
+    if not quantised:
+        return "empty", results
+    votes = first_per_coldkey((n, coldkey) for n, coldkey, _ in answers if n in quantised)
+    median = [lower_median(column) for column in zip(*(quantised[n] for n in votes), strict=True)]
+    norm = max(1, math.isqrt(sum(value * value for value in median)))
+    residual = {
+        n: [(value - middle) * 2**28 // norm for value, middle in zip(row, median, strict=True)]
+        for n, row in quantised.items()
+    }
+
+    def is_near(left, right):
+        pairs = zip(residual[left], residual[right], strict=True)
+        return sum((a - b) ** 2 for a, b in pairs) <= 2 ** (2 * (28 - 12))
+
+    valid = [n for n in residual if 2 * sum(is_near(n, vote) for vote in votes) > len(votes)]
+    centre = [residual[n] for n in votes if n in valid]
+    if not centre:
+        return "abstain", results
+    count = len(centre)
+    mean = [(2 * sum(column) + count) // (2 * count) for column in zip(*centre, strict=True)]
+    for n in valid:
+        squared = sum((a - b) ** 2 for a, b in zip(residual[n], mean, strict=True))
+        distance = math.isqrt(squared * 10**24 // 2**56)
+        half = 10**12 // 2**12
+        results[n] = (ONE * half // (half + distance), distance)
+    return ("low_redundancy" if len(votes) < 3 else "ok"), results
+
+
+def score_validators(ballots, ids, attested):
+    """``ballots``: (node_id, coldkey, [(id, score)]). Returns {node: score}."""
+    pool, gate = 4 * ONE // 10, 4 * ONE // 100
+    vectors, coldkeys = {}, {}
+    for node_id, coldkey, scores in ballots:
+        named = [n for n, _ in scores]
+        known = all(n in ids for n in named) and len(set(named)) == len(named)
+        if known and sum(score for _, score in scores) <= pool:
+            vectors[node_id] = [dict(scores).get(n, 0) for n in sorted(ids)]
+            coldkeys[node_id] = coldkey
+    result = {node_id: 0 for node_id, _, _ in ballots}
+    votes = first_per_coldkey(coldkeys.items())
+    if len(votes) > 2:
+        centre = [lower_median(column) for column in zip(*(vectors[n] for n in votes), strict=True)]
+    elif attested is not None:
+        centre = [attested.get(n, 0) for n in sorted(ids)]
+    else:
+        return result
+
+    def distance(vector, weight, total):
+        return math.isqrt(sum((weight * a - b) ** 2 for a, b in zip(vector, total, strict=True)))
+
+    accepted = [n for n in vectors if distance(vectors[n], 1, centre) <= gate]
+    if len(votes) > 2:
+        near = [vectors[n] for n in votes if n in accepted]
+        weight, total = len(near), [sum(column) for column in zip(*near, strict=True)]
+    else:
+        weight, total = 1, centre
+    if weight == 0:
+        return result
+    base = 3 * 10**17
+    for n in accepted:
+        raw = base * max(0, weight * gate - distance(vectors[n], weight, total)) // (weight * gate)
+        result[n] = 6 * 10**17 * raw // (len(accepted) * base)
+    return result
