@@ -159,7 +159,7 @@ class SubstrateChain:
 
     async def fetch_block(self, number: BlockNumber) -> BlockInfo:
         return await self._reader.call(
-            lambda session: _read_block(session, number, session.read_block_hash(number))
+            lambda session: read_block(session, number, session.read_block_hash(number))
         )
 
     async def fetch_subnet(
@@ -277,10 +277,11 @@ def _resolve(session: Session, number: BlockNumber | None) -> str:
 
 def _read_head(session: Session) -> BlockInfo:
     block_hash = session.read_head_hash()
-    return _read_block(session, session.read_header(block_hash).number, block_hash)
+    return read_block(session, session.read_header(block_hash).number, block_hash)
 
 
-def _read_block(session: Session, number: int, block_hash: str) -> BlockInfo:
+def read_block(session: Session, number: int, block_hash: str) -> BlockInfo:
+    """Return one block; its timestamp is the one in its own state."""
     now_ms = session.read("Timestamp.Now", at=block_hash, default=True)
     return BlockInfo(
         BlockNumber(number), bytes.fromhex(block_hash[2:]), timestamp_s=int(now_ms) // 1000

@@ -1,0 +1,83 @@
+"""``mesh chain transfer`` and ``mesh chain balance``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from subnet.cli.chain_options import (
+    DEFAULT_CHAIN,
+    AsJson,
+    Chain,
+    DevAccount,
+    DryRun,
+    KeyFile,
+    PasswordFile,
+    format_amount,
+    load_signer,
+    open_chain,
+    parse_account,
+    parse_amount,
+    print_checks,
+    print_result,
+    run,
+)
+
+
+def transfer(
+    to: Annotated[str, typer.Option("--to", help="Receiving account, 0x...")],
+    amount: Annotated[str, typer.Option("--amount", help="TENSOR, for example 12.5.")],
+    chain: Chain = DEFAULT_CHAIN,
+    key_file: KeyFile = None,
+    password_file: PasswordFile = None,
+    dev_account: DevAccount = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send TENSOR to an account; the sending account stays alive."""
+    recipient, units = parse_account(to), parse_amount(amount)
+    key = load_signer(key_file=key_file, password_file=password_file, dev_account=dev_account)
+
+    async def work() -> None:
+        from subnet.chain.preflight import check_transfer
+        from subnet.chain.registration import transfer as send
+
+        async with open_chain(chain, dev_account=dev_account) as client:
+            if dry_run:
+                checks = await check_transfer(client, sender=key.account_id, amount=units)
+                print_checks(checks, as_json=as_json)
+                return
+            receipt = await send(client, sender=key, recipient=recipient, amount=units)
+            print_result(
+                {
+                    "to": to,
+                    "amount": str(units),
+                    "block": receipt.block_number,
+                    "extrinsic": f"0x{receipt.extrinsic_hash.hex()}",
+                },
+                as_json=as_json,
+                text=f"sent {format_amount(units)} TENSOR to {to} in block {receipt.block_number}",
+            )
+
+    run(work)
+
+
+def balance(
+    account: Annotated[str, typer.Argument(help="Account, 0x...")],
+    chain: Chain = DEFAULT_CHAIN,
+    as_json: AsJson = False,
+) -> None:
+    """Show the free balance of an account."""
+    account_id = parse_account(account)
+
+    async def work() -> None:
+        async with open_chain(chain) as client:
+            units = await client.fetch_balance(account_id)
+            print_result(
+                {"account": account, "free": str(units)},
+                as_json=as_json,
+                text=f"{format_amount(units)} TENSOR",
+            )
+
+    run(work)
