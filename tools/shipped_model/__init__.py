@@ -1,0 +1,1 @@
+"""How the shipped model is made: tokens, conversations, training, and checks before saving."""
