@@ -21,9 +21,19 @@ def keygen(
 
     Each is an Ed25519 key in the libp2p format, readable by you only, and never overwritten.
     """
-    from keys.identity_file import create_identity_set
+    from keys.identity_file import (
+        BOOTSTRAP_PEER_ID_FILE,
+        CLIENT_PEER_ID_FILE,
+        PEER_ID_FILE,
+        create_identity_set,
+    )
 
-    peer_ids = {name: str(peer) for name, peer in create_identity_set(directory).items()}
+    made = create_identity_set(directory)
+    peer_ids = {
+        PEER_ID_FILE: str(made.peer_id),
+        BOOTSTRAP_PEER_ID_FILE: str(made.bootstrap_peer_id),
+        CLIENT_PEER_ID_FILE: str(made.client_peer_id),
+    }
     if as_json:
         emit(json.dumps(peer_ids))
         return

@@ -50,7 +50,12 @@ class EpochRow:
     @property
     def is_attested_by_all(self) -> bool:
         """Whether every node of the row attested the proposal."""
-        return all(row.attested for row in (*self.hosters, *self.validators))
+        return all(self._attested)
+
+    @property
+    def _attested(self) -> list[bool]:
+        hosters = [row.attested for row in self.hosters]
+        return hosters + [row.attested for row in self.validators]
 
     def to_json(self) -> str:
         """Return one line of JSON. Scores are decimal strings of integers at 10^18."""
@@ -105,9 +110,9 @@ class EpochRow:
                 f"{_format_score(other.score):<8}  "
                 f"{_format_score(proposed.get(other.node_id)):<8}  {_mark(other.attested)}"
             )
-        attested = sum(row.attested for row in (*self.hosters, *self.validators))
+        attested = self._attested
         lines.append(
-            f"  attested by {attested} of {len(self.hosters) + len(self.validators)} nodes, "
+            f"  attested by {sum(attested)} of {len(attested)} nodes, "
             f"ratio {float(self.attestation_ratio):.2f}"
         )
         return "\n".join(lines)

@@ -1,0 +1,210 @@
+"""Everything about a node that can be wrong and is cheap to check, before anything slow.
+
+The order is part of the promise: identity file, other local files, ports, chain,
+registration, model files, block range. The first thing that is wrong is said in one
+sentence with one fix, and nothing is half started.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consensus.types import BlockRange, Role, SubnetId, SubnetNodeId
+from keys.account import AccountKey
+from keys.identity_file import load_identity_file
+from keys.peer import PeerId, PeerKey
+from mesh.model.config import ModelConfig, load_config
+from mesh.model.files import ModelFolder, resolve_model_folder
+from mesh.p2p.ports import PortInUse, check_ports_free
+from subnet.config import NodeConfig
+from subnet.errors import ConfigError, NotRegistered
+
+if TYPE_CHECKING:
+    from subnet.chain.registration import RegisteredNode
+    from subnet.chain.substrate import SubstrateChain
+
+MAX_PASSWORD_SIZE = 4096
+NO_HOTKEY_NOTICE = (
+    "no --hotkey-path: this node serves, commits and reveals, but neither proposes nor attests"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedNode:
+    """A node whose inputs hold. ``blocks`` is None for a validator."""
+
+    config: NodeConfig
+    key: PeerKey
+    hotkey: AccountKey | None
+    subnet_id: SubnetId
+    node_id: SubnetNodeId
+    folder: ModelFolder
+    model: ModelConfig
+    blocks: BlockRange | None
+    data_dir: Path
+    notices: tuple[str, ...]
+
+
+async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> PreparedNode:
+    """Check ``config`` in the promised order. ``hotkey`` stands in for its keystore file.
+
+    Raises KeysError, ConfigError, ChainError, NotRegistered or ModelError.
+    """
+    key = load_identity_file(config.identity_path)
+    hotkey = hotkey or _load_hotkey(config)
+    _check_ports(config)
+    subnet_id, node = await _find_registration(config, key.peer_id)
+    notices = _collect_notices(node, hotkey)
+    folder = resolve_model_folder(config.model)
+    model = load_config(folder.path)
+    return PreparedNode(
+        config=config,
+        key=key,
+        hotkey=hotkey,
+        subnet_id=subnet_id,
+        node_id=node.node_id,
+        folder=folder,
+        model=model,
+        blocks=choose_blocks(config, model),
+        data_dir=get_data_dir(config) / f"{subnet_id}-{node.node_id}",
+        notices=notices,
+    )
+
+
+def choose_blocks(config: NodeConfig, model: ModelConfig) -> BlockRange | None:
+    """Return the range to serve, None for a validator. Raises BlockRangeOutsideModel."""
+    if config.role is Role.VALIDATOR:
+        return None
+    if config.block_indices is not None:
+        blocks = config.block_indices
+    else:
+        blocks = BlockRange(0, config.num_blocks or model.num_blocks)
+    model.check_block_range(blocks.start, blocks.end)
+    return blocks
+
+
+def get_data_dir(config: NodeConfig) -> Path:
+    """Return the folder of journals: ``--data-dir``, or the user's data folder."""
+    if config.data_dir is not None:
+        return config.data_dir
+    from platformdirs import user_data_path
+
+    return user_data_path("mesh")
+
+
+def read_password(path: Path | None, *, prompt: str) -> str:
+    """Read a password from ``path``, or ask on the terminal. Raises ConfigError."""
+    if path is None:
+        import getpass
+
+        return getpass.getpass(prompt)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_PASSWORD_SIZE + 1)
+        text = raw.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read the password file {path}: {error}",
+            "give --hotkey-password-file a readable text file",
+        ) from error
+    if len(raw) > MAX_PASSWORD_SIZE:
+        raise ConfigError(f"{path} is too long for a password file", "put only the password in it")
+    return text.rstrip("\r\n")
+
+
+def _load_hotkey(config: NodeConfig) -> AccountKey | None:
+    if config.hotkey_path is None:
+        return None
+    from keys.keystore import load_keystore, read_keystore_account
+
+    # Read before the password is asked for: a missing file needs no typing.
+    read_keystore_account(config.hotkey_path)
+    password = read_password(
+        config.hotkey_password_file, prompt=f"Password of {config.hotkey_path}: "
+    )
+    return load_keystore(config.hotkey_path, password)
+
+
+def _check_ports(config: NodeConfig) -> None:
+    try:
+        check_ports_free(config.get_host_maddrs())
+    except PortInUse as error:
+        raise ConfigError(
+            f"cannot listen on {error}", "stop the other process or choose another port"
+        ) from error
+
+
+async def _find_registration(
+    config: NodeConfig, peer_id: PeerId
+) -> tuple[SubnetId, RegisteredNode]:
+    from subnet.chain.substrate import SubstrateChain
+
+    async with SubstrateChain.open(config.chain_url) as chain:
+        subnet_id = await _find_subnet(chain, config, peer_id)
+        return subnet_id, await _find_node(chain, config, subnet_id, peer_id)
+
+
+async def _find_subnet(chain: SubstrateChain, config: NodeConfig, peer_id: PeerId) -> SubnetId:
+    from subnet.chain.registration import find_subnet, find_subnet_of_peer
+
+    if config.subnet_id is not None:
+        found = await find_subnet(chain, str(config.subnet_id))
+        if found is None:
+            raise NotRegistered(f"there is no subnet {config.subnet_id} on {config.chain_url}")
+        return found
+    subnets = await find_subnet_of_peer(chain, peer_id)
+    if not subnets:
+        raise NotRegistered(f"no node with peer id {peer_id} is registered on {config.chain_url}")
+    if len(subnets) > 1:
+        raise ConfigError(
+            f"peer id {peer_id} is registered in several subnets: {subnets}", "give --subnet-id"
+        )
+    return subnets[0]
+
+
+async def _find_node(
+    chain: SubstrateChain, config: NodeConfig, subnet_id: SubnetId, peer_id: PeerId
+) -> RegisteredNode:
+    from subnet.chain.registration import fetch_registered_node, find_node_by_peer_id
+
+    node_id = (
+        SubnetNodeId(config.subnet_node_id)
+        if config.subnet_node_id is not None
+        else await find_node_by_peer_id(chain, subnet_id=subnet_id, peer_id=peer_id)
+    )
+    if node_id is None:
+        raise NotRegistered(f"no node with peer id {peer_id} is registered in subnet {subnet_id}")
+    node = await fetch_registered_node(chain, subnet_id=subnet_id, node_id=node_id)
+    if node is None:
+        raise NotRegistered(f"node {node_id} is not registered in subnet {subnet_id}")
+    if node.peer_id != peer_id:
+        raise NotRegistered(
+            f"node {node_id} of subnet {subnet_id} is registered to peer {node.peer_id}, "
+            f"but the identity file is of peer {peer_id}"
+        )
+    return node
+
+
+def _collect_notices(node: RegisteredNode, hotkey: AccountKey | None) -> tuple[str, ...]:
+    if hotkey is None:
+        return (NO_HOTKEY_NOTICE,)
+    if hotkey.account_id != node.hotkey:
+        raise NotRegistered(
+            f"node {node.node_id} is registered with hotkey 0x{node.hotkey.hex()}, "
+            f"but the keystore is of {hotkey.address}"
+        )
+    return ()
+
+
+def make_private_directory(path: Path) -> None:
+    """Create ``path`` for this user only. Raises ConfigError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.chmod(path, 0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use the data folder {path}: {error.strerror}", "choose another --data-dir"
+        ) from error
