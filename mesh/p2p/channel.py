@@ -7,6 +7,8 @@ from typing import Protocol
 
 from keys.peer import PeerId
 
+FLUSH_TIMEOUT_S = 30.0
+
 
 class ChannelClosed(Exception):
     """The other end closed the channel, or the connection broke."""
@@ -25,11 +27,18 @@ class Channel(Protocol):
         ...
 
     async def write(self, data: bytes) -> None:
-        """Write all of ``data``, waiting while the peer is slow. Raises ChannelClosed."""
+        """Write all of ``data``, waiting while the peer is slow. Raises ChannelClosed.
+
+        A cancelled wait takes nothing back: the data is on its way.
+        """
         ...
 
     def close(self) -> None:
         """Close both directions; what was written is still delivered. Idempotent."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection and what was not delivered yet. Idempotent."""
         ...
 
 
@@ -61,4 +70,13 @@ class SocketChannel:
             raise ChannelClosed("the peer closed the connection") from error
 
     def close(self) -> None:
+        transport = self._writer.transport
+        if transport.is_closing():
+            return
         self._writer.close()
+        if transport.get_write_buffer_size():
+            # A peer that reads nothing must not keep the descriptor open for ever.
+            asyncio.get_running_loop().call_later(FLUSH_TIMEOUT_S, transport.abort)
+
+    def abort(self) -> None:
+        self._writer.transport.abort()

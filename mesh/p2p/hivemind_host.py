@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
-from hivemind.p2p import P2P
+from hivemind.dht.node import DHTNode
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.utils.logging import use_hivemind_log_handler
 from hivemind.utils.multiaddr import Multiaddr
@@ -21,7 +21,11 @@ from mesh.p2p.addresses import split_peer_address, with_peer_id
 from mesh.p2p.channel import Channel, SocketChannel
 from mesh.p2p.config import HostConfig
 from mesh.p2p.daemon import Daemon, run_daemon
+from mesh.p2p.dht_binding import BoundP2P, DhtRules
+from mesh.p2p.dht_records import DhtRecordStore, create_dht_node, join_dht
 from mesh.p2p.interface import RecordStore, StreamHandler, UnaryHandler
+from mesh.p2p.owned_tasks import OwnedTasks
+from mesh.p2p.pipe import open_pipe
 from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
 from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
 
@@ -36,7 +40,7 @@ logger = logging.getLogger(__name__)
 class HivemindHost:
     """Satisfies mesh.p2p.interface.Host; made by ``open``."""
 
-    def __init__(self, config: HostConfig, *, daemon: Daemon, p2p: P2P) -> None:
+    def __init__(self, config: HostConfig, *, daemon: Daemon, p2p: BoundP2P) -> None:
         self._config = config
         self._daemon = daemon
         self._p2p = p2p
@@ -47,30 +51,33 @@ class HivemindHost:
         )
         self._server = RpcServer(self._context, config.admission)
         self._client = RpcClient(self._context, self._dial)
-        self._incoming: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks()
         self._records: RecordStore | None = None
+        self._waiting_for = "p2pd does not answer"
 
     @classmethod
     @asynccontextmanager
     async def open(cls, config: HostConfig) -> AsyncIterator[Self]:
         """Run a host for the length of the block; ``watch`` belongs in the caller's TaskGroup.
 
-        Raises TransportError when the daemon does not start and PeerUnreachable when none of
-        the initial peers answers within the start-up timeout.
+        Raises TransportError when the daemon does not start, or when no initial peer of this
+        network answers within the start-up timeout.
         """
         _check(config)
         _quiet_hivemind()
+        host: Self | None = None
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(config.startup_timeout_s):
                     daemon = await stack.enter_async_context(run_daemon(config))
-                    p2p = await stack.enter_async_context(_attach(daemon))
+                    p2p = await stack.enter_async_context(_attach(daemon, config))
                     host = cls(config, daemon=daemon, p2p=p2p)
                     stack.push_async_callback(host._close)
                     await host._start()
             except TimeoutError as error:
+                problem = "p2pd is silent" if host is None else host._waiting_for
                 seconds = f"{config.startup_timeout_s:g} s"
-                raise TransportError(f"the p2p host did not start within {seconds}") from error
+                raise TransportError(f"the host did not start in {seconds}: {problem}") from error
             yield host
 
     @property
@@ -148,28 +155,53 @@ class HivemindHost:
         return await self._client.open_stream(peer, method, timeout_s=timeout_s)
 
     async def _start(self) -> None:
+        config = self._config
         await self._p2p.add_binary_stream_handler(RPC_PROTOCOL, self._on_channel)
-        if self._config.initial_peers:
-            await self._bootstrap()
+        # Every node of a network may be given the same list, the first one included.
+        initial_peers = [
+            text for text in config.initial_peers if split_peer_address(text)[1] != self.peer_id
+        ]
+        await self._bootstrap(initial_peers)
+        if config.network_id is None:
+            return
+        node = await create_dht_node(
+            self._p2p,
+            own=self.peer_id,
+            policy=config.record_policy,
+            initial_peers=initial_peers,
+            client_mode=config.client_mode,
+        )
+        self._records = DhtRecordStore(node, config.record_policy)
+        await self._join(node, initial_peers)
 
-    async def _bootstrap(self) -> None:
+    async def _bootstrap(self, initial_peers: Sequence[str]) -> None:
         """Dial the initial peers until one answers; the caller's timeout ends it."""
-        while True:
+        while initial_peers:
             results = await asyncio.gather(
-                *(self.connect([text]) for text in self._config.initial_peers),
-                return_exceptions=True,
+                *(self.connect([text]) for text in initial_peers), return_exceptions=True
             )
             for result in results:
                 if result is not None and not isinstance(result, PeerUnreachable):
                     raise result
             if None in results:
                 return
-            logger.warning("no initial peer answers yet: %s", results[0])
+            self._waiting_for = f"no initial peer answers: {results[0]}"
+            await asyncio.sleep(BOOTSTRAP_RETRY_S)
+
+    async def _join(self, node: DHTNode, initial_peers: Sequence[str]) -> None:
+        """Find our neighbours; a peer that answers but knows another network is not one."""
+        self._waiting_for = "no initial peer is in this network"
+        while initial_peers:
+            if await join_dht(node, initial_peers):
+                return
             await asyncio.sleep(BOOTSTRAP_RETRY_S)
 
     async def _dial(self, peer: PeerId) -> Channel:
         if peer == self.peer_id:
-            raise PeerUnreachable(peer, "a host does not call itself")
+            # libp2p does not dial itself, but a route may lead through our own blocks.
+            client_end, server_end = open_pipe(peer, peer)
+            self._tasks.start(self._server.handle(server_end))
+            return client_end
         return await self._daemon.open_channel(peer, RPC_PROTOCOL)
 
     async def _on_channel(
@@ -182,11 +214,8 @@ class HivemindHost:
             return
         task = asyncio.current_task()
         assert task is not None
-        self._incoming.add(task)
-        try:
-            await self._server.handle(SocketChannel(remote, reader, writer))
-        finally:
-            self._incoming.discard(task)
+        self._tasks.adopt(task)
+        await self._server.handle(SocketChannel(remote, reader, writer))
 
     async def _probe(self) -> None:
         try:
@@ -196,18 +225,17 @@ class HivemindHost:
             raise TransportError(f"p2pd hangs: no answer in {PROBE_TIMEOUT_S:g} s") from error
 
     async def _close(self) -> None:
-        tasks = list(self._incoming)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
 
 @asynccontextmanager
-async def _attach(daemon: Daemon) -> AsyncIterator[P2P]:
+async def _attach(daemon: Daemon, config: HostConfig) -> AsyncIterator[BoundP2P]:
     # hivemind puts its own socket under a fixed prefix in /tmp; ours goes with the daemon's.
-    attached: Any = type("AttachedP2P", (P2P,), {})
+    attached: Any = type("AttachedP2P", (BoundP2P,), {})
     attached._UNIX_SOCKET_PREFIX = f"/unix{daemon.directory}/"
     p2p = await attached.replicate(Multiaddr(f"/unix{daemon.control_path}"))
+    p2p.rules = DhtRules(is_member=config.is_member)
+    p2p.namespace = (config.network_id or NO_NETWORK).hex()
     try:
         yield p2p
     finally:

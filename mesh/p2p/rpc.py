@@ -96,7 +96,7 @@ class SignedStream:
             outgoing, incoming = incoming, outgoing
         self._channel = channel
         self._key = context.key
-        self._idle_timeout_s = context.limits.idle_timeout_s
+        self._idle = _IdleTimer(context.limits.idle_timeout_s, self._on_idle)
         self._sealer = FrameSealer(outgoing, keys.transcript)
         self._opener = FrameOpener(
             incoming, keys.transcript, max_total=context.limits.max_stream_bytes
@@ -111,7 +111,10 @@ class SignedStream:
         return self._channel.peer_id
 
     async def send(self, frame: bytes) -> None:
-        """Send one frame. Raises StreamBroken, also when the peer reads nothing for too long."""
+        """Send one frame. Raises StreamBroken.
+
+        It waits while the peer reads nothing, but not longer than the idle timeout.
+        """
         if self._sent_last:
             raise StreamBroken(self.peer_id, "this end of the stream is finished")
         await self._write(self._sealer.seal(frame))
@@ -122,10 +125,7 @@ class SignedStream:
             raise StreamClosed(self.peer_id, "the peer finished the stream")
         self._check_open()
         try:
-            async with asyncio.timeout(self._idle_timeout_s):
-                payload = await self._read_frame()
-        except TimeoutError as error:
-            raise self._break("no frame arrived in time") from error
+            payload = await self._read_frame()
         except (ChannelClosed, MalformedMessage) as error:
             raise self._break(str(error)) from error
         if payload is not None:
@@ -164,17 +164,16 @@ class SignedStream:
         size = self._opener.read_header(self._header)
         body = await self._channel.read_exactly(size)
         header, self._header = self._header, None
+        self._idle.touch()
         return self._opener.open(header, body, self.peer_id)
 
     async def _write(self, data: bytes) -> None:
         self._check_open()
         try:
-            async with asyncio.timeout(self._idle_timeout_s):
-                await self._channel.write(data)
-        except TimeoutError as error:
-            raise self._break("the peer does not read") from error
+            await self._channel.write(data)
         except ChannelClosed as error:
             raise self._break(str(error)) from error
+        self._idle.touch()
 
     def _check_open(self) -> None:
         if self._broken is not None:
@@ -183,12 +182,47 @@ class SignedStream:
     def _break(self, why: str) -> StreamBroken:
         if self._broken is None:
             self._broken = why
-        self._channel.close()
+            self._idle.stop()
+            self._channel.abort()
         return StreamBroken(self.peer_id, self._broken)
+
+    def _on_idle(self) -> None:
+        self._break("no frame passed for too long")
 
     def _close_if_done(self) -> None:
         if self._sent_last and self._received_last:
+            self._broken = "the stream is finished"
+            self._idle.stop()
             self._channel.close()
+
+
+class _IdleTimer:
+    """Calls back when nothing was touched for a while.
+
+    One lazy timer per stream: a timeout around every frame would cost as much as its tag.
+    """
+
+    __slots__ = ("_handle", "_loop", "_on_idle", "_timeout_s", "_touched_at")
+
+    def __init__(self, timeout_s: float, on_idle: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout_s = timeout_s
+        self._on_idle = on_idle
+        self._touched_at = self._loop.time()
+        self._handle = self._loop.call_later(timeout_s, self._check)
+
+    def touch(self) -> None:
+        self._touched_at = self._loop.time()
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+    def _check(self) -> None:
+        due = self._touched_at + self._timeout_s
+        if self._loop.time() >= due:
+            self._on_idle()
+        else:
+            self._handle = self._loop.call_at(due, self._check)
 
 
 class RpcClient:
@@ -414,8 +448,10 @@ class RpcServer:
         except PeerError as error:
             logger.debug("stream %s ended early: %s", method, error)
         except Exception:
+            # A peer must not be able to end the node by tripping over a handler's defect.
             logger.exception("the handler of stream %s failed", method)
         finally:
+            # Nothing, if both ends have finished it.
             await stream.abort()
 
 

@@ -1,0 +1,188 @@
+"""Who may claim which place in the DHT, and what may be said there at all.
+
+A node's place is the SHA-1 of its public key, so nobody can settle next to a key of their
+choice. hivemind's authorizer hooks do not see who is at the other end of a connection, and a
+signed request could be relayed by somebody else; so the check stands one layer lower, where
+libp2p's authenticated peer id is known, on every request and every answer. It costs no
+signature.
+
+The same place keeps out of hivemind's decoders what we never send: dictionaries, whose nested
+encoding can exhaust the C stack; cache stores, which have no bound; over-long lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from hivemind.dht.protocol import DHTProtocol
+from hivemind.dht.routing import DHTID
+from hivemind.p2p import P2P, P2PContext, PeerID
+from hivemind.proto import dht_pb2
+
+from keys.errors import BadPeerId
+from keys.peer import PeerId
+from mesh.errors import MeshError
+from mesh.p2p.rpc_guard import TokenBuckets
+
+MAX_KEYS_PER_REQUEST = 64
+MAX_NEIGHBOURS = 64
+MAX_STORE_REQUEST = 3 << 20
+"""hivemind's unary messages end at 4 MiB; a hand-off to a new neighbour is cut to this."""
+REQUESTS_PER_SECOND = 200.0
+REQUEST_BURST = 1000
+_NODE_ID_TAG = b"mesh/dht/node/1"
+
+
+class DhtRefused(MeshError):
+    """A request or answer that breaks the rules of our DHT; the other side sees the reason."""
+
+
+def compute_node_id(peer: PeerId) -> bytes:
+    """Return the 20-byte place of ``peer`` in the DHT."""
+    return hashlib.sha1(_NODE_ID_TAG + peer.public_key).digest()
+
+
+class DhtRules:
+    """Judges requests and answers by the authenticated peer at the other end."""
+
+    def __init__(
+        self,
+        *,
+        is_member: Callable[[PeerId], bool] | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._is_member = is_member
+        self._clock = clock
+        self._buckets = TokenBuckets(rate=REQUESTS_PER_SECOND, burst=REQUEST_BURST)
+
+    def check_request(self, request: Any, remote: PeerId) -> None:
+        """Raise DhtRefused or PeerRefusal unless ``remote`` may ask this."""
+        self._buckets.take(remote, now_ms=int(self._clock() * 1000))
+        self._check_claim(request.peer.node_id, remote)
+        if isinstance(request, dht_pb2.StoreRequest):
+            self._check_store(request, remote)
+        elif isinstance(request, dht_pb2.FindRequest):
+            _check_keys(request.keys)
+
+    def clean_answer(self, response: Any, remote: PeerId) -> None:
+        """Raise DhtRefused for a false claim; drop what hivemind must not see."""
+        self._check_claim(response.peer.node_id, remote)
+        if isinstance(response, dht_pb2.FindResponse):
+            for result in response.results:
+                _clean_result(result)
+
+    def _check_claim(self, node_id: bytes, remote: PeerId) -> None:
+        # Clients claim no place, so that nobody adds them to a routing table.
+        if not node_id:
+            return
+        if node_id != compute_node_id(remote):
+            raise DhtRefused("the node id is not the one of the sender's key")
+        if self._is_member is not None and not self._is_member(remote):
+            raise DhtRefused("only members hold a place in this DHT")
+
+    def _check_store(self, request: dht_pb2.StoreRequest, remote: PeerId) -> None:
+        if self._is_member is not None and not self._is_member(remote):
+            raise DhtRefused("only members store in this DHT")
+        _check_keys(request.keys)
+        columns = (request.subkeys, request.values, request.expiration_time, request.in_cache)
+        if any(len(column) != len(request.keys) for column in columns):
+            raise DhtRefused("the lists of a store request differ in length")
+        if any(subkey != DHTProtocol.IS_REGULAR_VALUE for subkey in request.subkeys):
+            raise DhtRefused("plain values only: no subkeys, no dictionaries")
+        if any(request.in_cache):
+            raise DhtRefused("nothing is cached for others")
+
+
+class BoundP2P(P2P):  # type: ignore[misc]
+    """hivemind's P2P with our rules on every protobuf call and our network in every name."""
+
+    rules: DhtRules
+    namespace: str
+
+    async def add_protobuf_handler(
+        self,
+        name: str,
+        handler: Callable[[Any, P2PContext], Awaitable[Any]],
+        *args: Any,
+        **options: Any,
+    ) -> None:
+        async def checked(request: Any, context: P2PContext) -> Any:
+            self.rules.check_request(request, _peer(context.remote_id))
+            return await handler(request, context)
+
+        await super().add_protobuf_handler(self._qualify(name), checked, *args, **options)
+
+    async def call_protobuf_handler(
+        self, peer_id: PeerID, name: str, input: Any, output_protobuf_type: Any
+    ) -> Any:
+        parts = _split_store(input) if isinstance(input, dht_pb2.StoreRequest) else (input,)
+        stored: list[bool] = []
+        for part in parts:
+            response = await super().call_protobuf_handler(
+                peer_id, self._qualify(name), part, output_protobuf_type
+            )
+            self.rules.clean_answer(response, _peer(peer_id))
+            if isinstance(response, dht_pb2.StoreResponse):
+                stored.extend(response.store_ok)
+                response.store_ok[:] = stored
+        return response
+
+    def _qualify(self, name: str) -> str:
+        return f"/mesh/{self.namespace}/{name}"
+
+
+def _check_keys(keys: Any) -> None:
+    if not len(keys) <= MAX_KEYS_PER_REQUEST:
+        raise DhtRefused(f"a request names at most {MAX_KEYS_PER_REQUEST} keys")
+    if any(len(key) != DHTID.HASH_NBYTES for key in keys):
+        raise DhtRefused(f"a key has {DHTID.HASH_NBYTES} bytes")
+
+
+def _clean_result(result: dht_pb2.FindResult) -> None:
+    if result.type == dht_pb2.FOUND_DICTIONARY:
+        result.type = dht_pb2.NOT_FOUND
+        result.value = b""
+    neighbours = zip(result.nearest_node_ids, result.nearest_peer_ids, strict=False)
+    honest = [pair for pair in neighbours if _is_honest(*pair)][:MAX_NEIGHBOURS]
+    result.nearest_node_ids[:] = [node_id for node_id, _ in honest]
+    result.nearest_peer_ids[:] = [peer_id for _, peer_id in honest]
+
+
+def _is_honest(node_id: bytes, peer_id: bytes) -> bool:
+    try:
+        return node_id == compute_node_id(PeerId.from_bytes(peer_id))
+    except BadPeerId:
+        return False
+
+
+def _split_store(request: dht_pb2.StoreRequest) -> Iterator[dht_pb2.StoreRequest]:
+    """Yield requests that fit: a hand-off of everything we hold is one request in hivemind."""
+    start, size = 0, 0
+    for index, value in enumerate(request.values):
+        is_full = index - start == MAX_KEYS_PER_REQUEST
+        if index > start and (is_full or size + len(value) > MAX_STORE_REQUEST):
+            yield _slice_store(request, start, index)
+            start, size = index, 0
+        size += len(value)
+    yield _slice_store(request, start, len(request.values))
+
+
+def _slice_store(request: dht_pb2.StoreRequest, start: int, end: int) -> dht_pb2.StoreRequest:
+    return dht_pb2.StoreRequest(
+        keys=request.keys[start:end],
+        subkeys=request.subkeys[start:end],
+        values=request.values[start:end],
+        expiration_time=request.expiration_time[start:end],
+        in_cache=request.in_cache[start:end],
+        peer=request.peer,
+    )
+
+
+def _peer(peer_id: PeerID) -> PeerId:
+    try:
+        return PeerId.from_bytes(peer_id.to_bytes())
+    except BadPeerId as error:
+        raise DhtRefused("only Ed25519 peers take part") from error

@@ -1,0 +1,128 @@
+"""A byte channel within one process: for the in-memory network, and for calling oneself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from keys.peer import PeerId
+from mesh.p2p.channel import ChannelClosed
+
+MAX_BUFFERED = 256 << 10
+"""A writer waits while more than this is unread, as it does over a socket."""
+
+
+def _no_latency() -> float:
+    return 0.0
+
+
+class _Pipe:
+    """One direction. Chunks arrive in order, each after its own latency."""
+
+    def __init__(self, latency_s: Callable[[], float]) -> None:
+        self._latency_s = latency_s
+        self._in_flight: deque[bytes | None] = deque()
+        self._last_arrival = 0.0
+        self._buffer = bytearray()
+        self._unread = 0
+        self._at_end = False
+        self._closed = False
+        self._readable = asyncio.Event()
+        self._writable = asyncio.Event()
+
+    async def read_exactly(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            if self._at_end:
+                raise ChannelClosed("the peer closed the connection")
+            self._readable.clear()
+            await self._readable.wait()
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        self._unread -= size
+        self._writable.set()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        if self._closed:
+            raise ChannelClosed("the connection is closed")
+        self._unread += len(data)
+        self._send(data)
+        while self._unread > MAX_BUFFERED:
+            self._writable.clear()
+            await self._writable.wait()
+            if self._closed:
+                raise ChannelClosed("the connection is closed")
+
+    def close(self) -> None:
+        """Let the reader reach the end once it has read what was written."""
+        if not self._closed:
+            self._closed = True
+            self._writable.set()
+            self._send(None)
+
+    def abort(self) -> None:
+        """End at once; what was not read is lost."""
+        self._closed = True
+        self._at_end = True
+        self._in_flight.clear()
+        self._writable.set()
+        self._readable.set()
+
+    def _send(self, chunk: bytes | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._in_flight.append(chunk)
+        self._last_arrival = max(self._last_arrival, loop.time() + self._latency_s())
+        if self._last_arrival <= loop.time():
+            self._arrive()
+        else:
+            loop.call_at(self._last_arrival, self._arrive)
+
+    def _arrive(self) -> None:
+        if not self._in_flight:
+            return
+        chunk = self._in_flight.popleft()
+        if chunk is None:
+            self._at_end = True
+        else:
+            self._buffer += chunk
+        self._readable.set()
+
+
+class PipeChannel:
+    """One end of a pair of pipes; satisfies mesh.p2p.channel.Channel."""
+
+    def __init__(self, peer_id: PeerId, *, incoming: _Pipe, outgoing: _Pipe) -> None:
+        self._peer_id = peer_id
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._peer_id
+
+    async def read_exactly(self, size: int) -> bytes:
+        return await self._incoming.read_exactly(size)
+
+    async def write(self, data: bytes) -> None:
+        await self._outgoing.write(data)
+
+    def close(self) -> None:
+        self._outgoing.close()
+        # Nobody reads what the other end still sends, so its writes fail from now on.
+        self._incoming.abort()
+
+    def abort(self) -> None:
+        self._outgoing.abort()
+        self._incoming.abort()
+
+
+def open_pipe(
+    client: PeerId, server: PeerId, *, latency_s: Callable[[], float] = _no_latency
+) -> tuple[PipeChannel, PipeChannel]:
+    """Return the client's and the server's end of a new channel."""
+    upward, downward = _Pipe(latency_s), _Pipe(latency_s)
+    return (
+        PipeChannel(server, incoming=downward, outgoing=upward),
+        PipeChannel(client, incoming=upward, outgoing=downward),
+    )
