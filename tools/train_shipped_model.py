@@ -2,7 +2,7 @@
 
     python tools/train_shipped_model.py --out DIR
 
-Takes about three minutes on one core and needs no network. The same seed gives the same
+Takes about four minutes on one core and needs no network. The same seed gives the same
 exact answers; the bytes may differ between machines. Nothing is written unless every
 wording of every question is answered exactly, with room to spare, and every block is
 calibrated for the protocol's tolerance.
