@@ -1,12 +1,15 @@
-"""A second implementation of the scoring rules: plain Python integers, no numpy, no shortcuts.
+"""A second implementation of the rules: plain Python integers, no numpy, no shortcuts.
 
 It is written from the protocol's text and shares no code with ``consensus``, so that what both
 agree on is the rule and not a slip.
 """
 
+import hashlib
 import math
 import struct
 from fractions import Fraction
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ONE = 10**18
 
@@ -107,3 +110,125 @@ def score_validators(ballots, ids, attested):
         raw = base * max(0, weight * gate - distance(vectors[n], weight, total)) // (weight * gate)
         result[n] = 6 * 10**17 * raw // (len(accepted) * base)
     return result
+
+
+def score_hosters(shape, hosters):
+    """``hosters``: dicts of the vectors' JSON. Returns {node: score}, [verdict of each block]."""
+    count = shape["num_blocks"]
+    pool = 4 * 10**17 // (count + 1)
+    totals = {hoster["node_id"]: 0 for hoster in hosters}
+    verdicts = []
+    for block in range(count + 1):
+        length = shape["hidden_size"] if block < count else min(2048, shape["vocab_size"])
+        answers = []
+        for hoster in hosters:
+            start, end = hoster["blocks"]
+            if end <= count and start <= block < end + (end == count):
+                vectors = hoster.get("vectors")
+                raw = None if vectors is None else bytes.fromhex(vectors[block - start])
+                answers.append((hoster["node_id"], hoster["coldkey"], raw))
+        verdict, results = score_block(answers, length)
+        verdicts.append(verdict)
+        num_valid = sum(distance is not None for _, distance in results.values())
+        for node_id, (score, _) in results.items():
+            if num_valid:
+                share = pool * score // (num_valid * ONE)
+                totals[node_id] += share // 2 if verdict == "low_redundancy" else share
+    return totals, verdicts
+
+
+def sha256(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def u32(*numbers):
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def draw(message, count):
+    return struct.unpack(f"<{count}I", hashlib.shake_256(message).digest(4 * count))
+
+
+def draw_distinct(message, modulus, wanted):
+    values = []
+    for value in draw(message, 100 * wanted):
+        if value % modulus not in values:
+            values.append(value % modulus)
+    return values[:wanted]
+
+
+def public_key(key_seed):
+    private = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key_seed))
+    return private.public_key().public_bytes_raw()
+
+
+def context_bytes(network_id, epoch, node_id, key_seed):
+    return bytes.fromhex(network_id) + u32(epoch, node_id) + public_key(key_seed)
+
+
+def encode_scores(rows):
+    return b"".join(u32(node) + int(score).to_bytes(16, "little") for node, score in rows)
+
+
+def output_commitment(context, seed, blocks, salt, vectors):
+    start, end = blocks
+    leaves = [
+        sha256(b"mesh/leaf", u32(start + row), bytes.fromhex(raw))
+        for row, raw in enumerate(vectors)
+    ]
+    root = sha256(b"mesh/root", u32(start, end), *leaves, bytes(32))
+    commitment = sha256(
+        b"mesh/commit",
+        context_bytes(**context),
+        bytes.fromhex(seed),
+        u32(start, end),
+        bytes.fromhex(salt),
+        root,
+    )
+    return {"root": root.hex(), "commitment": commitment.hex()}
+
+
+def score_commitment(context, salt, scores):
+    digest = sha256(encode_scores(scores))
+    return sha256(b"mesh/score-commit", context_bytes(**context), bytes.fromhex(salt), digest).hex()
+
+
+def sealed(key_seed, kind, network_id, epoch, expires_at, node_id, body):
+    content = bytes.fromhex(body)
+    unsigned = (
+        b"MESH"
+        + bytes([1, kind])
+        + bytes.fromhex(network_id)
+        + struct.pack("<IQI", epoch, expires_at, node_id)
+        + public_key(key_seed)
+        + u32(len(content))
+        + content
+    )
+    private = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key_seed))
+    signature = private.sign(b"mesh/envelope/1" + unsigned)
+    return {
+        "bytes": (unsigned + signature).hex(),
+        "record_hash": sha256(b"mesh/record", unsigned).hex(),
+    }
+
+
+def schedule(length):
+    def boundary(percent):
+        return math.ceil(Fraction(percent * length, 100))
+
+    grace = 1 if length == 20 else math.ceil(Fraction(length, 50))
+    starts = {"p": 0, "c": boundary(15), "r": boundary(50), "s": boundary(60)}
+    return {
+        "grace": grace,
+        "challenge_fallback": boundary(10),
+        "finality_deadline": boundary(30),
+        "commit_start": starts["c"],
+        "reveal_start": starts["r"],
+        "score_start": starts["s"],
+        "scoring_start": starts["s"] + grace,
+        "score_commit_end": length - 1,
+        "phases": "".join(
+            max((start, name) for name, start in starts.items() if start <= offset)[1]
+            for offset in range(length)
+        ),
+    }

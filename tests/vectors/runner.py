@@ -1,0 +1,287 @@
+"""Runs one golden vector against the implementation: JSON values in, JSON values out.
+
+A vector is ``{"name", "operation", "input"}`` and either ``expected`` or ``error``, the name of
+the error class. Bytes are hex, scores are decimal text (they pass 2**53).
+"""
+
+import hashlib
+
+from consensus.agreement import Answer, compute_block_scores
+from consensus.attestation import check_proposal, compute_proposal_hash
+from consensus.challenge import (
+    ModelShape,
+    compute_block_input,
+    compute_head_rows,
+    compute_sampled_coordinates,
+    compute_seed,
+    compute_token_ids,
+    compute_vector_length,
+    decode_vector,
+)
+from consensus.commitment import (
+    CommitContext,
+    check_output_reveal,
+    check_score_reveal,
+    compute_output_commitment,
+    compute_score_commitment,
+    compute_vectors_root,
+    derive_salt,
+)
+from consensus.errors import InvalidVector, Reason
+from consensus.params import MAINNET, MINIMAL
+from consensus.phases import compute_schedule, phase_at
+from consensus.roster import Roster, RosterNode
+from consensus.scoring import (
+    HosterEvidence,
+    ValidatorEvidence,
+    compute_hoster_scores,
+    compute_proposal_rows,
+    compute_validator_scores,
+)
+from consensus.types import BlockRange, EpochPosition, NodeClass
+from keys.envelope import decode_envelope, seal
+from keys.peer import PeerKey
+
+PRESETS = {"mainnet": MAINNET, "minimal": MINIMAL}
+unhex = bytes.fromhex
+
+
+def run(vector):
+    """Return what the vector's operation gives for its input."""
+    return OPERATIONS[vector["operation"]](**vector["input"])
+
+
+def run_seed(network_id, epoch, seed_height, block_hash):
+    return compute_seed(unhex(network_id), epoch, seed_height, unhex(block_hash)).hex()
+
+
+def run_block_input(seed, block, shape, preset):
+    values = compute_block_input(unhex(seed), block, ModelShape(**shape), PRESETS[preset])
+    return {
+        "shape": list(values.shape),
+        "first": values.ravel()[:8].tolist(),
+        "sha256": hashlib.sha256(values.astype("<f4").tobytes()).hexdigest(),
+    }
+
+
+def run_token_ids(seed, shape, preset):
+    return compute_token_ids(unhex(seed), ModelShape(**shape), PRESETS[preset]).tolist()
+
+
+def run_head_rows(seed, shape, preset):
+    return compute_head_rows(unhex(seed), ModelShape(**shape), PRESETS[preset]).tolist()
+
+
+def run_coordinates(seed, block, length, preset):
+    drawn = compute_sampled_coordinates(unhex(seed), block, length, PRESETS[preset])
+    return None if drawn is None else drawn.tolist()
+
+
+def run_vector_length(block, shape, preset):
+    return compute_vector_length(block, ModelShape(**shape), PRESETS[preset])
+
+
+def run_decode_vector(raw, length):
+    return decode_vector(unhex(raw), length, MAINNET).tolist()
+
+
+def read_context(network_id, epoch, node_id, key_seed):
+    return CommitContext(unhex(network_id), epoch, node_id, PeerKey(unhex(key_seed)).peer_id)
+
+
+def read_scores(rows):
+    return tuple((node_id, int(score)) for node_id, score in rows)
+
+
+def write_scores(rows):
+    return [[node_id, str(score)] for node_id, score in rows]
+
+
+def run_salt(key_seed, network_id, kind, epoch, node_id):
+    key = PeerKey(unhex(key_seed))
+    return derive_salt(
+        key, network_id=unhex(network_id), kind=kind, epoch=epoch, node_id=node_id
+    ).hex()
+
+
+def run_output_commitment(context, seed, blocks, salt, vectors, num_blocks):
+    span = BlockRange(*blocks)
+    root = compute_vectors_root(span, [unhex(raw) for raw in vectors], num_blocks)
+    commitment = compute_output_commitment(
+        read_context(**context), seed=unhex(seed), blocks=span, salt=unhex(salt), root=root
+    )
+    return {"root": root.hex(), "commitment": commitment.hex()}
+
+
+def run_open_output(commitment, context, seed, blocks, salt, vectors, num_blocks):
+    check_output_reveal(
+        unhex(commitment),
+        read_context(**context),
+        seed=unhex(seed),
+        blocks=BlockRange(*blocks),
+        salt=unhex(salt),
+        vectors=[unhex(raw) for raw in vectors],
+        num_blocks=num_blocks,
+    )
+    return "opens"
+
+
+def run_score_commitment(context, salt, scores):
+    return compute_score_commitment(
+        read_context(**context), salt=unhex(salt), scores=read_scores(scores)
+    ).hex()
+
+
+def run_open_scores(commitment, context, salt, scores):
+    check_score_reveal(
+        unhex(commitment), read_context(**context), salt=unhex(salt), scores=read_scores(scores)
+    )
+    return "opens"
+
+
+def run_seal(key_seed, kind, network_id, epoch, expires_at, node_id, body):
+    envelope = seal(
+        PeerKey(unhex(key_seed)),
+        kind=kind,
+        network_id=unhex(network_id),
+        epoch=epoch,
+        expires_at=expires_at,
+        node_id=node_id,
+        body=unhex(body),
+    )
+    return {"bytes": envelope.to_bytes().hex(), "record_hash": envelope.record_hash.hex()}
+
+
+def run_open_envelope(raw, max_body_size):
+    envelope = decode_envelope(unhex(raw), max_body_size=max_body_size)
+    envelope.check_signature()
+    return envelope.record_hash.hex()
+
+
+def run_schedule(length):
+    schedule = compute_schedule(length, MAINNET)
+    phases = [phase_at(EpochPosition(0, offset, length, 0), schedule) for offset in range(length)]
+    return {
+        "grace": schedule.grace,
+        "challenge_fallback": schedule.challenge_fallback,
+        "finality_deadline": schedule.finality_deadline,
+        "commit_start": schedule.commit_start,
+        "reveal_start": schedule.reveal_start,
+        "score_start": schedule.score_start,
+        "scoring_start": schedule.scoring_start,
+        "score_commit_end": schedule.score_commit_end,
+        "phases": "".join(phase.value[0] for phase in phases),
+    }
+
+
+def run_block_scores(length, answers):
+    result = compute_block_scores(
+        [_read_answer(length, **answer) for answer in answers], length=length, params=MAINNET
+    )
+    return {
+        "verdict": result.verdict.value,
+        "num_votes": result.num_votes,
+        "answers": [
+            {
+                "node_id": answer.node_id,
+                "refusal": answer.refusal and str(answer.refusal),
+                "distance": answer.distance,
+                "score": str(answer.score),
+            }
+            for answer in result.answers
+        ],
+    }
+
+
+def _read_answer(length, node_id, coldkey, vector=None, refusal=None):
+    if refusal is not None:
+        return Answer(node_id, unhex(coldkey), refusal=Reason(refusal))
+    try:
+        return Answer(node_id, unhex(coldkey), decode_vector(unhex(vector), length, MAINNET))
+    except InvalidVector as error:
+        return Answer(node_id, unhex(coldkey), refusal=error.reason)
+
+
+def run_hoster_scores(shape, hosters):
+    evidence = [
+        HosterEvidence(
+            node_id=hoster["node_id"],
+            coldkey=unhex(hoster["coldkey"]),
+            blocks=BlockRange(*hoster["blocks"]),
+            vectors=tuple(unhex(raw) for raw in hoster.get("vectors", ())),
+            refusal=Reason(hoster["refusal"]) if "refusal" in hoster else None,
+        )
+        for hoster in hosters
+    ]
+    result = compute_hoster_scores(evidence, epoch=1, shape=ModelShape(**shape), params=MAINNET)
+    return {
+        "scores": write_scores(result.scores.items()),
+        "verdicts": [verdict.value for _, verdict in sorted(result.verdicts.items())],
+    }
+
+
+def run_validator_scores(node_ids, ballots, attested):
+    evidence = [
+        ValidatorEvidence(
+            node_id=ballot["node_id"],
+            coldkey=unhex(ballot["coldkey"]),
+            scores=read_scores(ballot.get("scores", ())),
+            refusal=Reason(ballot["refusal"]) if "refusal" in ballot else None,
+        )
+        for ballot in ballots
+    ]
+    result = compute_validator_scores(
+        evidence,
+        epoch=1,
+        node_ids=node_ids,
+        attested=None if attested is None else dict(read_scores(attested)),
+        params=MAINNET,
+    )
+    return [
+        [reason.node_id, str(reason.score), reason.refusal and str(reason.refusal)]
+        for reason in result.reasons
+    ]
+
+
+def run_proposal_rows(classes, present, hosters, hoster_scores, validator_scores, is_first_elected):
+    nodes = tuple(
+        RosterNode(node_id, None, b"", b"", NodeClass[name], 0) for node_id, name in classes
+    )
+    rows = compute_proposal_rows(
+        Roster(1, 0, bytes(32), 0, nodes),
+        present=present,
+        hosters=hosters,
+        hoster_scores=dict(read_scores(hoster_scores)),
+        validator_scores=dict(read_scores(validator_scores)),
+        is_first_elected=is_first_elected,
+    )
+    return {"rows": write_scores(rows), "hash": compute_proposal_hash(rows).hex()}
+
+
+def run_check_proposal(own, proposed):
+    check_proposal(read_scores(own), read_scores(proposed))
+    return "equal"
+
+
+OPERATIONS = {
+    "seed": run_seed,
+    "block_input": run_block_input,
+    "token_ids": run_token_ids,
+    "head_rows": run_head_rows,
+    "coordinates": run_coordinates,
+    "vector_length": run_vector_length,
+    "decode_vector": run_decode_vector,
+    "salt": run_salt,
+    "output_commitment": run_output_commitment,
+    "open_output": run_open_output,
+    "score_commitment": run_score_commitment,
+    "open_scores": run_open_scores,
+    "seal": run_seal,
+    "open_envelope": run_open_envelope,
+    "schedule": run_schedule,
+    "block_scores": run_block_scores,
+    "hoster_scores": run_hoster_scores,
+    "validator_scores": run_validator_scores,
+    "proposal_rows": run_proposal_rows,
+    "check_proposal": run_check_proposal,
+}
