@@ -9,6 +9,7 @@ SubnetError
 │   └── ExtrinsicFailed(reason)  the chain refused or failed an extrinsic
 ├── NotRegistered                the node id does not belong to this node's keys
 ├── JournalCorrupt               the journal cannot be trusted; the node must not sign
+├── JournalFailed                the journal could not be written; nothing may be published
 └── AlreadySigned                the journal holds another body for this slot
 """
 
@@ -62,6 +63,10 @@ class NotRegistered(SubnetError):
 
 class JournalCorrupt(SubnetError):
     """The journal cannot be trusted, so the node must not sign."""
+
+
+class JournalFailed(SubnetError):
+    """The journal could not be written, so what it should have held must not be published."""
 
 
 class AlreadySigned(SubnetError):

@@ -1,0 +1,253 @@
+"""From the records that a node saw, and when, to what counts.
+
+Late records, reveals that open nothing and commits to another challenge are dropped
+here, each with its reason; what remains is scored. A pure rule: the same sightings
+give the same evidence on every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from consensus.challenge import ModelShape
+from consensus.commitment import CommitContext, check_output_reveal, check_score_reveal
+from consensus.errors import InvalidRecord, Reason
+from consensus.phases import Schedule
+from consensus.records import (
+    OutputCommit,
+    RecordKind,
+    decode_challenge,
+    decode_output_commit,
+    decode_output_reveal,
+    decode_score_commit,
+    decode_score_reveal,
+)
+from consensus.roster import Roster, RosterNode
+from consensus.scoring import HosterEvidence, ValidatorEvidence
+from consensus.types import BlockNumber, Epoch, NodeClass, SubnetNodeId
+from keys.envelope import Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """An admitted record, and the head at which this node first saw it."""
+
+    envelope: Envelope
+    seen_at: BlockNumber
+
+
+Sightings = Mapping[tuple[RecordKind, SubnetNodeId], Sighting]
+"""What a node saw of one epoch: the first record of each slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that does not count, and why."""
+
+    kind: RecordKind
+    node_id: SubnetNodeId
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEvidence:
+    """What counts of the hosters' work in one epoch.
+
+    ``hosters`` have an accepted output commit: on time, to this epoch's challenge, for blocks
+    that exist.
+    """
+
+    hosters: tuple[HosterEvidence, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def accepted(self) -> frozenset[SubnetNodeId]:
+        return frozenset(hoster.node_id for hoster in self.hosters)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochContext:
+    """What the records of one epoch are judged against."""
+
+    network_id: bytes
+    roster: Roster
+    schedule: Schedule
+    seed: bytes
+    shape: ModelShape
+
+    def is_commit_on_time(self, sighting: Sighting) -> bool:
+        return self.schedule.is_commit_on_time(self._offset(sighting))
+
+    def is_reveal_on_time(self, sighting: Sighting) -> bool:
+        return self.schedule.is_reveal_on_time(self._offset(sighting))
+
+    def is_score_commit_on_time(self, sighting: Sighting) -> bool:
+        return self._offset(sighting) < self.schedule.score_commit_end
+
+    def _offset(self, sighting: Sighting) -> int:
+        return sighting.seen_at - self.roster.first_block
+
+
+def find_challenge(sightings: Sightings, seed: bytes) -> SubnetNodeId | None:
+    """Return who published the challenge that the chain decides; others are ignored."""
+    for (kind, node_id), sighting in sightings.items():
+        if kind is RecordKind.CHALLENGE and decode_challenge(sighting.envelope.body).seed == seed:
+            return node_id
+    return None
+
+
+def collect_output_evidence(sightings: Sightings, context: EpochContext) -> OutputEvidence:
+    """Open every hoster's reveal; say why where it does not open."""
+    hosters, refusals = [], []
+    for node in context.roster.with_class(NodeClass.INCLUDED):
+        commit = sightings.get((RecordKind.OUTPUT_COMMIT, node.node_id))
+        reveal = sightings.get((RecordKind.OUTPUT_REVEAL, node.node_id))
+        if commit is None:
+            if reveal is not None:
+                refusals.append(Refusal(RecordKind.OUTPUT_REVEAL, node.node_id, Reason.NO_COMMIT))
+            continue
+        try:
+            promise = _accept_commit(commit, context)
+        except InvalidRecord as error:
+            refusals.append(Refusal(RecordKind.OUTPUT_COMMIT, node.node_id, error.reason))
+            continue
+        hosters.append(_open_outputs(node, promise, commit=commit, reveal=reveal, context=context))
+    return OutputEvidence(tuple(hosters), tuple(refusals))
+
+
+def collect_score_evidence(
+    sightings: Sightings,
+    *,
+    scored: EpochContext,
+    revealing: EpochContext,
+    hosters: frozenset[SubnetNodeId],
+) -> tuple[ValidatorEvidence, ...]:
+    """Open the score reveals of one epoch, which leave in the REVEAL phase of the next.
+
+    ``sightings`` are those of the scored epoch, ``hosters`` the nodes with an accepted output
+    commit in it: they are paid for that role only.
+    """
+    evidence = []
+    for node in scored.roster.with_class(NodeClass.INCLUDED):
+        commit = sightings.get((RecordKind.SCORE_COMMIT, node.node_id))
+        if commit is None or node.node_id in hosters:
+            continue
+        if not scored.is_score_commit_on_time(commit):
+            continue
+        reveal = sightings.get((RecordKind.SCORE_REVEAL, node.node_id))
+        evidence.append(_open_scores(node, commit=commit, reveal=reveal, revealing=revealing))
+    return tuple(evidence)
+
+
+def find_present(
+    sightings: Sightings,
+    context: EpochContext,
+    *,
+    outputs: OutputEvidence,
+    validators: tuple[ValidatorEvidence, ...],
+) -> frozenset[SubnetNodeId]:
+    """Return the nodes with at least one accepted record in the epoch.
+
+    Those are output commits, score commits, and score reveals of the epoch before it. A
+    challenge is no work, and nodes stop looking for it once they have seen one.
+    """
+    committed = {
+        node_id
+        for (kind, node_id), sighting in sightings.items()
+        if kind is RecordKind.SCORE_COMMIT and context.is_score_commit_on_time(sighting)
+    }
+    revealed = {validator.node_id for validator in validators if validator.refusal is None}
+    return outputs.accepted | committed | revealed
+
+
+def _accept_commit(commit: Sighting, context: EpochContext) -> OutputCommit:
+    if not context.is_commit_on_time(commit):
+        raise InvalidRecord(Reason.LATE)
+    promise = decode_output_commit(commit.envelope.body)
+    if promise.seed != context.seed:
+        raise InvalidRecord(Reason.WRONG_SEED)
+    if promise.blocks.end > context.shape.num_blocks:
+        raise InvalidRecord(Reason.WRONG_RANGE)
+    return promise
+
+
+def _open_outputs(
+    node: RosterNode,
+    promise: OutputCommit,
+    *,
+    commit: Sighting,
+    reveal: Sighting | None,
+    context: EpochContext,
+) -> HosterEvidence:
+    evidence = HosterEvidence(
+        node.node_id,
+        node.coldkey,
+        promise.blocks,
+        committed_at=commit.seen_at,
+        revealed_at=None if reveal is None else reveal.seen_at,
+    )
+    try:
+        vectors = _check_outputs(promise, reveal, context)
+    except InvalidRecord as error:
+        return replace(evidence, refusal=error.reason)
+    return replace(evidence, vectors=vectors)
+
+
+def _check_outputs(
+    promise: OutputCommit, reveal: Sighting | None, context: EpochContext
+) -> tuple[bytes, ...]:
+    envelope = _accept_reveal(reveal, context)
+    opened = decode_output_reveal(envelope.body)
+    if opened.blocks != promise.blocks:
+        raise InvalidRecord(Reason.WRONG_RANGE)
+    check_output_reveal(
+        promise.commitment,
+        _make_commit_context(envelope),
+        seed=context.seed,
+        blocks=opened.blocks,
+        salt=opened.salt,
+        vectors=opened.vectors,
+        num_blocks=context.shape.num_blocks,
+    )
+    return opened.vectors
+
+
+def _open_scores(
+    node: RosterNode, *, commit: Sighting, reveal: Sighting | None, revealing: EpochContext
+) -> ValidatorEvidence:
+    evidence = ValidatorEvidence(
+        node.node_id,
+        node.coldkey,
+        committed_at=commit.seen_at,
+        revealed_at=None if reveal is None else reveal.seen_at,
+    )
+    try:
+        envelope = _accept_reveal(reveal, revealing)
+        opened = decode_score_reveal(envelope.body)
+        check_score_reveal(
+            decode_score_commit(commit.envelope.body).commitment,
+            _make_commit_context(envelope),
+            salt=opened.salt,
+            scores=opened.scores,
+        )
+    except InvalidRecord as error:
+        return replace(evidence, refusal=error.reason)
+    return replace(evidence, scores=opened.scores)
+
+
+def _accept_reveal(reveal: Sighting | None, context: EpochContext) -> Envelope:
+    if reveal is None:
+        raise InvalidRecord(Reason.NOT_REVEALED)
+    if not context.is_reveal_on_time(reveal):
+        raise InvalidRecord(Reason.LATE)
+    return reveal.envelope
+
+
+def _make_commit_context(envelope: Envelope) -> CommitContext:
+    return CommitContext(
+        envelope.network_id,
+        Epoch(envelope.epoch),
+        SubnetNodeId(envelope.node_id),
+        envelope.author,
+    )
