@@ -59,16 +59,16 @@ class ProcessGroup:
 
     def __init__(self, log_directory: Path) -> None:
         self._log_directory = log_directory
+        log_directory.mkdir(parents=True, exist_ok=True)
         self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([PRELOAD])
         self._children: list[Child] = []
 
     @classmethod
     @asynccontextmanager
     async def open(cls, log_directory: Path) -> AsyncIterator[ProcessGroup]:
         """Start the fork server; on leaving, stop every child."""
-        log_directory.mkdir(parents=True, exist_ok=True)
         group = cls(log_directory)
-        group._context.set_forkserver_preload([PRELOAD])
         try:
             yield group
         finally:
