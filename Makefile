@@ -21,6 +21,10 @@ install-node:
 	$(PIP) "torch==2.13.0"
 	$(PIP) .
 
+# Strangers' clients that some tests start; Node.js comes from the system.
+install-js:
+	cd tests/js && npm ci --no-audit --no-fund
+
 demo: install
 	$(BIN)/mesh localnet --hosters 4 --validators 2 --epochs 2
 

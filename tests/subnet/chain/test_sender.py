@@ -1,0 +1,238 @@
+"""An extrinsic lands once or is explained, whatever breaks on the way.
+
+The chain here is a scripted session: it includes bytes when told to, and fails when told to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import pytest
+
+from keys.account import AccountKey
+from subnet.chain.events import ChainEvent
+from subnet.chain.sender import ExtrinsicSender
+from subnet.chain.session import Call, Header, PoolRefused, SignedExtrinsic
+from subnet.chain.worker import ChainWorker
+from subnet.errors import ChainUnavailable, ExtrinsicFailed
+from subnet.interfaces import Receipt
+
+T = TypeVar("T")
+
+KEY = AccountKey(bytes([5]) * 32)
+CALL = Call("Network", "attest", {"subnet_id": 1, "attest_data": None})
+SUCCESS = ChainEvent("System", "ExtrinsicSuccess", {})
+BROKEN = ChainUnavailable("the connection broke")
+
+
+def block_hash(number: int) -> str:
+    return f"0x{number:064x}"
+
+
+class ScriptedSession:
+    """The session's methods over a list of blocks. ``script`` decides what each send does."""
+
+    def __init__(self, *script: Callable[[ScriptedSession, SignedExtrinsic], str]) -> None:
+        self.blocks: list[list[bytes]] = [[]]
+        self.nonce = 0
+        self.signed = 0
+        self.sent: list[bytes] = []
+        self.is_down = 0
+        self.event = SUCCESS
+        self._script = list(script)
+
+    def include(self, data: bytes) -> str:
+        self.blocks.append([b"timestamp", data])
+        self.nonce += 1
+        return block_hash(len(self.blocks) - 1)
+
+    def sign(self, call: Call, key: AccountKey) -> SignedExtrinsic:
+        self.signed += 1
+        data = f"{call}/{self.nonce}/{self.signed}".encode()
+        return SignedExtrinsic(
+            str(call), key.account_id, self.nonce, data, since=len(self.blocks) - 1
+        )
+
+    def watch(self, extrinsic: SignedExtrinsic) -> str:
+        self.sent.append(extrinsic.data)
+        return self._script.pop(0)(self, extrinsic)
+
+    def read_nonce(self, account_id: bytes) -> int:
+        if self.is_down:
+            self.is_down -= 1
+            raise BROKEN
+        return self.nonce
+
+    def read_head_hash(self) -> str:
+        return block_hash(len(self.blocks) - 1)
+
+    def read_header(self, wanted: str) -> Header:
+        number = int(wanted, 16)
+        return Header(number, block_hash(number - 1))
+
+    def read_extrinsics(self, wanted: str) -> list[bytes]:
+        return self.blocks[int(wanted, 16)]
+
+    def read_events(self, wanted: str) -> list[tuple[int | None, ChainEvent]]:
+        return [(None, SUCCESS), (0, SUCCESS), (1, self.event)]
+
+
+class InlineWorker:
+    """Runs work at once, on the scripted session."""
+
+    def __init__(self, session: ScriptedSession) -> None:
+        self.session = session
+
+    async def call(self, work: Callable[[Any], T], **_limits: object) -> T:
+        return work(self.session)
+
+
+class MemoryLog:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def record_signed(self, extrinsic: SignedExtrinsic) -> None:
+        self.lines.append(f"signed {extrinsic.nonce}")
+
+    def record_included(self, extrinsic: SignedExtrinsic, receipt: Receipt) -> None:
+        self.lines.append(f"included {receipt.block_number}")
+
+    def record_failed(self, extrinsic: SignedExtrinsic, reason: str) -> None:
+        self.lines.append(f"failed {reason}")
+
+
+def lands(session: ScriptedSession, extrinsic: SignedExtrinsic) -> str:
+    return session.include(extrinsic.data)
+
+
+def lands_but_the_answer_is_lost(session: ScriptedSession, extrinsic: SignedExtrinsic) -> str:
+    session.include(extrinsic.data)
+    raise BROKEN
+
+
+def breaks_before_it_lands(session: ScriptedSession, extrinsic: SignedExtrinsic) -> str:
+    raise BROKEN
+
+
+def nonce_is_taken(session: ScriptedSession, extrinsic: SignedExtrinsic) -> str:
+    session.include(b"somebody else's")
+    raise PoolRefused(1010, "Invalid Transaction", "Transaction is outdated")
+
+
+def cannot_pay(session: ScriptedSession, extrinsic: SignedExtrinsic) -> str:
+    raise PoolRefused(1010, "Invalid Transaction", "Inability to pay some fees")
+
+
+def is_known_and_lands_later(session: ScriptedSession, extrinsic: SignedExtrinsic) -> str:
+    session.include(extrinsic.data)
+    raise PoolRefused(1013, "Transaction Already Imported")
+
+
+def make_sender(session: ScriptedSession, log: MemoryLog | None = None) -> ExtrinsicSender:
+    return ExtrinsicSender(
+        cast(ChainWorker, InlineWorker(session)), log=log, inclusion_timeout_s=5.0
+    )
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subnet.chain.sender.RESEND_PAUSE_S", 0.0)
+    monkeypatch.setattr("subnet.chain.sender.POLL_S", 0.0)
+
+
+async def test_an_extrinsic_that_lands_is_sent_once() -> None:
+    session, log = ScriptedSession(lands), MemoryLog()
+    inclusion = await make_sender(session, log).send(CALL, KEY)
+    assert inclusion.receipt.block_number == 1
+    assert inclusion.events == (SUCCESS,)
+    assert len(session.sent) == 1
+    assert log.lines == ["signed 0", "included 1"]
+
+
+async def test_a_connection_cut_after_inclusion_sends_nothing_twice() -> None:
+    session = ScriptedSession(lands_but_the_answer_is_lost)
+    inclusion = await make_sender(session).send(CALL, KEY)
+    assert inclusion.receipt.block_number == 1
+    assert len(session.sent) == 1
+
+
+async def test_a_connection_cut_before_inclusion_sends_the_very_same_bytes() -> None:
+    session = ScriptedSession(breaks_before_it_lands, breaks_before_it_lands, lands)
+    await make_sender(session).send(CALL, KEY)
+    assert session.signed == 1
+    assert len(set(session.sent)) == 1
+    assert sum(data in block for data in session.sent[:1] for block in session.blocks) == 1
+
+
+async def test_an_endpoint_that_stays_away_after_the_send_is_waited_for() -> None:
+    session = ScriptedSession(lands_but_the_answer_is_lost)
+    session.is_down = 10
+    assert (await make_sender(session).send(CALL, KEY)).receipt.block_number == 1
+
+
+async def test_a_nonce_that_another_process_took_is_signed_anew() -> None:
+    session = ScriptedSession(nonce_is_taken, lands)
+    inclusion = await make_sender(session).send(CALL, KEY)
+    assert session.signed == 2
+    assert inclusion.receipt.block_number == 2
+
+
+async def test_a_nonce_that_is_taken_every_time_is_explained() -> None:
+    session, log = ScriptedSession(nonce_is_taken, nonce_is_taken, nonce_is_taken), MemoryLog()
+    with pytest.raises(ExtrinsicFailed) as caught:
+        await make_sender(session, log).send(CALL, KEY)
+    assert caught.value.reason == "Stale"
+    assert len(session.sent) == 3
+
+
+async def test_an_empty_account_is_explained_and_nothing_is_repeated() -> None:
+    session, log = ScriptedSession(cannot_pay), MemoryLog()
+    with pytest.raises(ExtrinsicFailed) as caught:
+        await make_sender(session, log).send(CALL, KEY)
+    assert caught.value.reason == "Payment"
+    assert len(session.sent) == 1
+    assert log.lines == ["signed 0", "failed Payment"]
+
+
+async def test_bytes_that_the_pool_knows_are_waited_for() -> None:
+    session = ScriptedSession(breaks_before_it_lands, is_known_and_lands_later)
+    assert (await make_sender(session).send(CALL, KEY)).receipt.block_number == 1
+
+
+async def test_a_failed_dispatch_is_named() -> None:
+    session = ScriptedSession(lands)
+    session.event = ChainEvent("System", "ExtrinsicFailed", {"dispatch_error": "BadOrigin"})
+    with pytest.raises(ExtrinsicFailed) as caught:
+        await make_sender(session).send(CALL, KEY)
+    assert caught.value.reason == "BadOrigin"
+
+
+async def test_what_an_earlier_process_sent_is_found_and_not_sent_again() -> None:
+    session = ScriptedSession()
+    signed = session.sign(CALL, KEY)
+    session.include(signed.data)
+    inclusion = await make_sender(session).resume(signed)
+    assert inclusion is not None
+    assert session.sent == []
+
+
+async def test_what_an_earlier_process_signed_but_lost_is_sent_as_it_was() -> None:
+    session = ScriptedSession(lands)
+    signed = session.sign(CALL, KEY)
+    assert await make_sender(session).resume(signed) is not None
+    assert session.sent == [signed.data]
+
+
+async def test_what_an_earlier_process_signed_is_given_up_when_its_nonce_went_elsewhere() -> None:
+    session = ScriptedSession(nonce_is_taken)
+    signed = session.sign(CALL, KEY)
+    assert await make_sender(session).resume(signed) is None
+
+
+async def test_a_chain_that_never_includes_it_ends_in_a_sentence() -> None:
+    session = ScriptedSession(*[breaks_before_it_lands] * 9)
+    sender = ExtrinsicSender(cast(ChainWorker, InlineWorker(session)), inclusion_timeout_s=0.05)
+    with pytest.raises(ChainUnavailable, match=r"Network\.attest .*was sent, but no block held it"):
+        await sender.send(CALL, KEY)
+    assert len(set(session.sent)) == 1
