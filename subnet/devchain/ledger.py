@@ -133,7 +133,7 @@ class Ledger:
         self.state.put(items.PARENT_HASH, value=parent)
         self.state.put(items.BLOCK_HASH, number - 1, value=parent)
         self.state.put(items.NOW, value=timestamp_ms)
-        with self._collect() as events:
+        with self.collect() as events:
             run_hooks(self.runtime)
         return events
 
@@ -149,7 +149,7 @@ class Ledger:
         """
         handler = HANDLERS[type(call)]
         mark = self.state.mark()
-        with self._collect() as events:
+        with self.collect() as events:
             try:
                 if call.pallet == "Network":
                     ensure(not self.state.get(items.TX_PAUSE), "Paused")
@@ -160,7 +160,7 @@ class Ledger:
         return events
 
     @contextmanager
-    def _collect(self) -> Iterator[list[Event]]:
+    def collect(self) -> Iterator[list[Event]]:
         """Gather the events of one step, apart from those around it."""
         collected: list[Event] = []
         outer, self.runtime.events = self.runtime.events, collected

@@ -339,6 +339,7 @@ class PalletVariants(ScaleType):
 
 
 U8 = Annotated[int, UInt(8)]
+U16 = Annotated[int, UInt(16)]
 U32 = Annotated[int, UInt(32)]
 U64 = Annotated[int, UInt(64)]
 U128 = Annotated[int, UInt(128)]

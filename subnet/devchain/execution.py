@@ -1,0 +1,79 @@
+"""Running an extrinsic in a block: nonce, fee, call, refund, events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from subnet.devchain import items
+from subnet.devchain.balances import can_withdraw, deposit, withdraw
+from subnet.devchain.calls import Call
+from subnet.devchain.errors import DispatchError, InvalidReason, InvalidTransaction
+from subnet.devchain.events import (
+    DispatchInfo,
+    Event,
+    ExtrinsicFailed,
+    ExtrinsicSuccess,
+    Pays,
+    TransactionFeePaid,
+    Weight,
+)
+from subnet.devchain.ledger import Ledger
+from subnet.devchain.pallets import make_failure
+from subnet.devchain.runtime import BASE_FEE
+
+CALL_WEIGHT = {"System": 2_000_000, "Balances": 150_000_000}
+"""Execution time by pallet in picoseconds, one unit of fee each; Network calls are weightless."""
+
+
+@dataclass(frozen=True)
+class Payment:
+    """Who signed, with which nonce, and what the extrinsic costs besides its tip."""
+
+    signer: bytes
+    nonce: int
+    fee: int
+    tip: int
+
+
+def compute_fee(call: Call, size: int) -> int:
+    """Return the units that an extrinsic of ``size`` bytes costs."""
+    return BASE_FEE + size + CALL_WEIGHT.get(call.pallet, 0)
+
+
+def check_payment(ledger: Ledger, payment: Payment) -> None:
+    """Raise InvalidTransaction for a wrong nonce or an account that cannot pay."""
+    nonce = ledger.state.get(items.ACCOUNT, payment.signer).nonce
+    if payment.nonce != nonce:
+        reason = InvalidReason.STALE if payment.nonce < nonce else InvalidReason.FUTURE
+        raise InvalidTransaction(reason)
+    if not can_withdraw(ledger.runtime, payment.signer, payment.fee + payment.tip):
+        raise InvalidTransaction(InvalidReason.PAYMENT)
+
+
+def execute(ledger: Ledger, call: Call, payment: Payment) -> list[Event]:
+    """Charge for and apply one call; return all events of the extrinsic.
+
+    A failing call changes nothing but the nonce and the fee. Raises InvalidTransaction
+    if the extrinsic has no place in the block.
+    """
+    check_payment(ledger, payment)
+    runtime, signer = ledger.runtime, payment.signer
+    info = ledger.state.get(items.ACCOUNT, signer)
+    ledger.state.put(items.ACCOUNT, signer, value=replace(info, nonce=info.nonce + 1))
+    charged = payment.fee + payment.tip
+    dispatch = DispatchInfo(Weight(CALL_WEIGHT.get(call.pallet, 0), 0))
+    with ledger.collect() as events:
+        withdraw(runtime, signer, charged)
+        outcome: Event
+        try:
+            runtime.events.extend(ledger.apply(signer, call))
+        except DispatchError as error:
+            paid, outcome = charged, ExtrinsicFailed(make_failure(error), dispatch)
+        else:
+            paid = payment.tip if call.is_free else charged
+            deposit(runtime, signer, charged - paid)
+            pays = Pays.NO if call.is_free else Pays.YES
+            outcome = ExtrinsicSuccess(replace(dispatch, pays_fee=pays))
+        runtime.emit(TransactionFeePaid(signer, paid, payment.tip))
+        runtime.emit(outcome)
+    return events
