@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
+from weakref import WeakSet
 
 from hivemind.dht.node import DHTNode
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
@@ -52,6 +53,7 @@ class HivemindHost:
         self._server = RpcServer(self._context, config.admission)
         self._client = RpcClient(self._context, self._dial)
         self._tasks = OwnedTasks()
+        self._channels: WeakSet[SocketChannel] = WeakSet()
         self._records: RecordStore | None = None
         self._waiting_for = "p2pd does not answer"
 
@@ -202,7 +204,9 @@ class HivemindHost:
             client_end, server_end = open_pipe(peer, peer)
             self._tasks.start(self._server.handle(server_end))
             return client_end
-        return await self._daemon.open_channel(peer, RPC_PROTOCOL)
+        channel = await self._daemon.open_channel(peer, RPC_PROTOCOL)
+        self._channels.add(channel)
+        return channel
 
     async def _on_channel(
         self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -225,7 +229,10 @@ class HivemindHost:
             raise TransportError(f"p2pd hangs: no answer in {PROBE_TIMEOUT_S:g} s") from error
 
     async def _close(self) -> None:
+        """End what we answer, then what we asked."""
         await self._tasks.close()
+        for channel in list(self._channels):
+            channel.abort()
 
 
 @asynccontextmanager
@@ -239,7 +246,17 @@ async def _attach(daemon: Daemon, config: HostConfig) -> AsyncIterator[BoundP2P]
     try:
         yield p2p
     finally:
-        await p2p.shutdown()
+        await _detach(p2p)
+
+
+async def _detach(p2p: BoundP2P) -> None:
+    """Shut hivemind's client down and wait for its tasks, which it only cancels."""
+    control = p2p._client.control
+    tasks = (control._read_task, control._write_task, p2p._listen_task)
+    await p2p.shutdown()
+    await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+    # Transports close one round later.
+    await asyncio.sleep(0)
 
 
 def _check(config: HostConfig) -> None:

@@ -87,7 +87,22 @@ class Host(Protocol):
     def peer_id(self) -> PeerId: ...
 
     @property
-    def records(self) -> RecordStore: ...
+    def network_id(self) -> bytes:
+        """The network that this host's calls name; zeros until it is known."""
+        ...
+
+    @property
+    def records(self) -> RecordStore:
+        """The record store. Raises TransportError on a host that was opened without a network."""
+        ...
+
+    def set_network_id(self, network_id: bytes) -> None:
+        """Name the network in every later call: for clients that learn it from a peer."""
+        ...
+
+    async def watch(self) -> None:
+        """Run until the transport dies, then raise TransportError: a task of the node's group."""
+        ...
 
     async def list_addresses(self) -> Sequence[str]:
         """Return the multiaddresses that others can dial, each ending in /p2p/<peer id>."""
@@ -97,8 +112,18 @@ class Host(Protocol):
         """Dial a peer. Raises PeerUnreachable."""
         ...
 
-    def serve_unary(self, method: str, handler: UnaryHandler, *, max_request_size: int) -> None:
-        """Answer signed unary calls of ``method``."""
+    def serve_unary(
+        self,
+        method: str,
+        handler: UnaryHandler,
+        *,
+        max_request_size: int,
+        any_network: bool = False,
+    ) -> None:
+        """Answer signed unary calls of ``method``.
+
+        With ``any_network`` also those of clients that do not know the network id yet.
+        """
         ...
 
     def serve_stream(self, method: str, handler: StreamHandler) -> None:

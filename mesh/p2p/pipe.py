@@ -49,10 +49,10 @@ class _Pipe:
         self._unread += len(data)
         self._send(data)
         while self._unread > MAX_BUFFERED:
-            self._writable.clear()
-            await self._writable.wait()
             if self._closed:
                 raise ChannelClosed("the connection is closed")
+            self._writable.clear()
+            await self._writable.wait()
 
     def close(self) -> None:
         """Let the reader reach the end once it has read what was written."""

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from keys.peer import PeerId, PeerKey
@@ -243,7 +244,9 @@ class RpcClient:
             async with asyncio.timeout(timeout_s):
                 channel = await self._dial(peer)
                 try:
-                    await channel.write(opening + payload)
+                    with suppress(ChannelClosed):
+                        # A server that refuses early may stop reading, and has answered then.
+                        await channel.write(opening + payload)
                     _, answer = await _read_answer(channel, compute_request_hash(opening))
                     reply = await _read_reply(channel, answer)
                 finally:
