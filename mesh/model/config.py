@@ -23,6 +23,27 @@ MAX_CONTEXT = 1 << 24
 DEFAULT_ROPE_THETA = 10_000.0
 
 
+@dataclass(frozen=True, order=True, slots=True)
+class BlockSpan:
+    """Half-open range of transformer blocks, ``[start, end)``."""
+
+    start: int
+    end: int
+
+    def __contains__(self, block: int) -> bool:
+        return self.start <= block < self.end
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.end}"
+
+    def covers(self, other: BlockSpan) -> bool:
+        """Say whether ``other`` lies within this span."""
+        return self.start <= other.start < other.end <= self.end
+
+
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
     """Rotary position parameters; ``kind`` is ``default``, ``linear`` or ``llama3``."""

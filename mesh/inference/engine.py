@@ -1,0 +1,355 @@
+"""The serving engine: one compute thread, fed from the event loop.
+
+Sessions own a stretch of the cache; their steps are batched as they come (continuous
+batching); challenged blocks go first. The event loop decides, the thread only computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from keys.peer import PeerId
+from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.sampler import Sampled, SampleRequest, sample_rows
+from mesh.inference.scheduler import CacheLedger, Scheduler, Work
+from mesh.model.challenge import run_challenge_block, run_challenge_head, use_exact_float32
+from mesh.model.config import BlockSpan, ModelConfig
+from mesh.model.llama import Segment, ShardRunner
+from mesh.model.weights import ShardWeights
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What one engine takes on. ``cache_tokens`` are slots for one token in every served block."""
+
+    cache_tokens: int = 8192
+    max_sessions: int = 64
+    max_sessions_per_peer: int = 16
+    max_batch_rows: int = 32
+    prefill_chunk: int = 128
+
+
+class ChallengeTask(Protocol):
+    """One challenged block, as the node hands it over.
+
+    ``hidden`` is float32 [positions, hidden_size]; ``token_ids`` come with block 0 only and
+    ``head_rows`` with the block after the last one only.
+    """
+
+    @property
+    def block(self) -> int: ...
+    @property
+    def hidden(self) -> NDArray[np.float32]: ...
+    @property
+    def token_ids(self) -> NDArray[np.int64] | None: ...
+    @property
+    def head_rows(self) -> NDArray[np.int64] | None: ...
+
+
+@dataclass(slots=True)
+class EngineSession:
+    """One request's place in this engine: its blocks, its stretch of the cache, its length."""
+
+    serial: int
+    span: BlockSpan
+    slot: int
+    capacity: int
+    priority: int
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """A session's next rows: token ids at the first range, hidden states [rows, hidden] after it.
+
+    ``sample`` asks the last range for a token after the last row.
+    """
+
+    rows: int
+    token_ids: Sequence[int] | None = None
+    hidden: Tensor | None = None
+    sample: SampleRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """Hidden states of the rows (not from the last block), or the token that was asked for.
+
+    ``elapsed_us`` counts from the moment the step was handed over: waiting is part of a hop.
+    """
+
+    hidden: Tensor | None
+    sampled: Sampled | None
+    elapsed_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the compute thread runs, and who waits for it."""
+
+    session: EngineSession
+    step: StepInput
+    future: asyncio.Future[StepOutput]
+    handed_over: float
+
+
+@dataclass(frozen=True, slots=True)
+class _ChallengeJob:
+    task: ChallengeTask
+    future: asyncio.Future[NDArray[np.float32]]
+
+
+class Engine:
+    """Serves the blocks of one shard. Use :meth:`open`."""
+
+    def __init__(
+        self, runner: ShardRunner, executor: ThreadPoolExecutor, limits: EngineLimits
+    ) -> None:
+        self.limits = limits
+        self._runner = runner
+        self._executor = executor
+        self._ledger = CacheLedger(limits.cache_tokens)
+        self._scheduler: Scheduler[_Job, _ChallengeJob] = Scheduler(limits.max_batch_rows)
+        self._serials = itertools.count()
+        self._owners: Counter[PeerId] = Counter()
+        self._session_count = 0
+        self._wake = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        load: Callable[[], ShardWeights],
+        *,
+        limits: EngineLimits | None = None,
+        threads: int = 1,
+        deterministic: bool = False,
+    ) -> AsyncIterator[Engine]:
+        """Load weights on the compute thread; :meth:`serve` must run while anything is asked.
+
+        ``threads`` are torch's; ``deterministic`` makes a row's bits independent of its batch.
+        Raises ModelError.
+        """
+        limits = limits or EngineLimits()
+        executor = ThreadPoolExecutor(
+            1, thread_name_prefix="compute", initializer=_prepare_thread, initargs=(threads,)
+        )
+
+        def build() -> ShardRunner:
+            return ShardRunner(
+                load(), cache_tokens=limits.cache_tokens, deterministic=deterministic
+            )
+
+        try:
+            runner = await asyncio.get_running_loop().run_in_executor(executor, build)
+            yield cls(runner, executor, limits)
+        finally:
+            # The thread ends after the step it is in, which is short.
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._runner.weights.config
+
+    @property
+    def blocks(self) -> BlockSpan:
+        """The blocks this engine serves."""
+        return BlockSpan(self._runner.weights.start, self._runner.weights.end)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._runner.weights.dtype
+
+    @property
+    def free_cache_tokens(self) -> int:
+        return self._ledger.free_tokens
+
+    @property
+    def session_count(self) -> int:
+        return self._session_count
+
+    @contextmanager
+    def admit(
+        self, span: BlockSpan, *, capacity: int, client: PeerId | None, priority: int = 0
+    ) -> Iterator[EngineSession]:
+        """Reserve cache for ``capacity`` tokens; leaving the block frees it.
+
+        ``client`` is counted against its own limit; None is a hop that a hoster opened.
+
+        Raises Refused: WRONG_RANGE, CONTEXT_OVERFLOW or BUSY.
+        """
+        if not self.blocks.covers(span):
+            raise Refused(RefusalReason.WRONG_RANGE, f"this hoster serves blocks {self.blocks}")
+        if not 0 < capacity <= self.config.max_context:
+            raise Refused(
+                RefusalReason.CONTEXT_OVERFLOW,
+                f"{capacity} tokens do not fit into a context of {self.config.max_context}",
+            )
+        if self._session_count >= self.limits.max_sessions:
+            raise Refused(RefusalReason.BUSY, f"{self.limits.max_sessions} sessions are open")
+        if client is not None and self._owners[client] >= self.limits.max_sessions_per_peer:
+            raise Refused(RefusalReason.BUSY, "this peer has too many sessions open")
+        slot = self._ledger.reserve(capacity)
+        session = EngineSession(next(self._serials), span, slot, capacity, priority)
+        self._session_count += 1
+        self._count_client(client, 1)
+        try:
+            yield session
+        finally:
+            # A step still on the thread writes into the stretch before any later owner does.
+            self._scheduler.discard(session.serial)
+            self._ledger.release(slot, capacity)
+            self._session_count -= 1
+            self._count_client(client, -1)
+
+    def _count_client(self, client: PeerId | None, change: int) -> None:
+        if client is not None:
+            self._owners[client] += change
+            if not self._owners[client]:
+                del self._owners[client]
+
+    def submit(self, session: EngineSession, step: StepInput) -> asyncio.Future[StepOutput]:
+        """Queue a session's next rows, one step after the other.
+
+        Raises Refused(CONTEXT_OVERFLOW) when they exceed what was reserved.
+        """
+        if session.length + step.rows > session.capacity:
+            raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than were reserved")
+        future: asyncio.Future[StepOutput] = asyncio.get_running_loop().create_future()
+        job = _Job(session, step, future, time.perf_counter())
+        work = Work(session.serial, session.span, step.rows, session.priority, job)
+        self._scheduler.add(work)
+        self._wake.set()
+        return future
+
+    async def run_tasks(self, tasks: Sequence[ChallengeTask]) -> tuple[NDArray[np.float32], ...]:
+        """Run each challenged block alone in float32 and return its last position.
+
+        The vector has hidden_size values, or one logit for each of ``head_rows``. Goes before
+        user traffic. Raises Refused(WRONG_RANGE) for a block that is not served here.
+        """
+        for task in tasks:
+            self._check_challenge(task)
+        loop = asyncio.get_running_loop()
+        jobs = [_ChallengeJob(task, loop.create_future()) for task in tasks]
+        for job in jobs:
+            self._scheduler.add_challenge(job)
+        self._wake.set()
+        return tuple([await job.future for job in jobs])
+
+    def _check_challenge(self, task: ChallengeTask) -> None:
+        is_head = task.block == self.config.num_blocks == self.blocks.end
+        if not is_head and task.block not in self.blocks:
+            raise Refused(RefusalReason.WRONG_RANGE, f"block {task.block} is not served here")
+        if task.hidden.ndim != 2 or task.hidden.shape[1] != self.config.hidden_size:
+            raise Refused(RefusalReason.WRONG_SHAPE, f"hidden has shape {task.hidden.shape}")
+        if is_head != (task.head_rows is not None):
+            raise Refused(RefusalReason.WRONG_SHAPE, "head rows belong to the head and only there")
+
+    async def serve(self) -> None:
+        """Hand the thread one batch after the other, for ever: a task of the node's group."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            challenge = self._scheduler.take_challenge()
+            if challenge is not None:
+                vector = await loop.run_in_executor(
+                    self._executor, _run_challenge, self._runner.weights, challenge.task
+                )
+                _resolve(challenge.future, vector)
+                continue
+            batch = [work.payload for work in self._scheduler.take_batch()]
+            if not batch:
+                self._wake.clear()
+                continue
+            outputs = await loop.run_in_executor(self._executor, _run_batch, self._runner, batch)
+            for job, output in zip(batch, outputs, strict=True):
+                job.session.length += job.step.rows
+                _resolve(job.future, output)
+            # Sessions that go on at once get into the next batch together.
+            await asyncio.sleep(0)
+
+
+def _resolve(future: asyncio.Future[T], value: T) -> None:
+    """Answer, unless the one who asked has gone."""
+    if not future.done():
+        future.set_result(value)
+
+
+def _prepare_thread(threads: int) -> None:
+    torch.set_num_threads(threads)
+    use_exact_float32()
+
+
+@torch.inference_mode()
+def _run_batch(runner: ShardRunner, batch: Sequence[_Job]) -> list[StepOutput]:
+    """One step on the compute thread: rows side by side through the blocks, then tokens."""
+    segments, first_row = [], 0
+    for job in batch:
+        session = job.session
+        segments.append(Segment(first_row, job.step.rows, session.slot, session.length))
+        first_row += job.step.rows
+    x = torch.cat([_read_rows(runner, job.step) for job in batch])
+    span = batch[0].session.span
+    hidden = runner.forward(x, segments, start=span.start, end=span.end)
+    sampled = _sample(runner, hidden, batch, segments)
+    is_last = span.end == runner.weights.config.num_blocks
+    now = time.perf_counter()
+    outputs = []
+    for place, (job, segment) in enumerate(zip(batch, segments, strict=True)):
+        stop = segment.first_row + segment.rows
+        rows = None if is_last else hidden[segment.first_row : stop].cpu()
+        elapsed_us = int((now - job.handed_over) * 1e6)
+        outputs.append(StepOutput(rows, sampled.get(place), elapsed_us))
+    return outputs
+
+
+def _read_rows(runner: ShardRunner, step: StepInput) -> Tensor:
+    if step.token_ids is not None:
+        return runner.embed(step.token_ids)
+    if step.hidden is None:
+        raise ValueError("a step has token ids or hidden states")
+    return step.hidden.to(device=runner.weights.device, dtype=runner.weights.dtype)
+
+
+def _sample(
+    runner: ShardRunner, hidden: Tensor, batch: Sequence[_Job], segments: Sequence[Segment]
+) -> dict[int, Sampled]:
+    """Return the tokens that were asked for, by their place in the batch."""
+    requests = {i: job.step.sample for i, job in enumerate(batch) if job.step.sample is not None}
+    if not requests:
+        return {}
+    last_rows = [segments[i].first_row + segments[i].rows - 1 for i in requests]
+    logits = runner.compute_logits(hidden[last_rows])
+    chosen = sample_rows(logits, list(requests.values()))
+    return dict(zip(requests, chosen, strict=True))
+
+
+@torch.inference_mode()
+def _run_challenge(weights: ShardWeights, task: ChallengeTask) -> NDArray[np.float32]:
+    hidden = torch.from_numpy(np.array(task.hidden, dtype=np.float32))
+    if task.head_rows is not None:
+        rows = torch.from_numpy(np.array(task.head_rows, dtype=np.int64))
+        vector = run_challenge_head(weights, hidden, rows)
+    else:
+        token_ids = None
+        if task.token_ids is not None:
+            token_ids = torch.from_numpy(np.array(task.token_ids, dtype=np.int64))
+        vector = run_challenge_block(weights, task.block, hidden, token_ids=token_ids)
+    found: NDArray[np.float32] = vector.cpu().numpy()
+    return found

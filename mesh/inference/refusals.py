@@ -1,0 +1,52 @@
+"""Why a hoster says no, as short stable words that travel between peers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from mesh.errors import MeshError
+
+
+class RefusalReason(StrEnum):
+    """The words. A client retries elsewhere on the first group and reports the second."""
+
+    BUSY = "busy"
+    DRAINING = "draining"
+    WRONG_RANGE = "wrong_range"
+    HOP_LOST = "hop_lost"
+    TIMEOUT = "timeout"
+
+    CONTEXT_OVERFLOW = "context_overflow"
+    TOKEN_OUT_OF_RANGE = "token_out_of_range"
+    BAD_PARAMETER = "bad_parameter"
+    UNKNOWN_SESSION = "unknown_session"
+    WRONG_SHAPE = "wrong_shape"
+    WRONG_DTYPE = "wrong_dtype"
+    WRONG_POSITION = "wrong_position"
+    MALFORMED = "malformed"
+
+
+RETRY_ELSEWHERE = frozenset(
+    {
+        RefusalReason.BUSY,
+        RefusalReason.DRAINING,
+        RefusalReason.WRONG_RANGE,
+        RefusalReason.HOP_LOST,
+        RefusalReason.TIMEOUT,
+    }
+)
+
+
+class Refused(MeshError):
+    """A hoster will not do this. It becomes an ERROR frame to the one who asked.
+
+    ``hop_index`` is the hop of the route to blame; None is the one who raises it.
+    """
+
+    def __init__(
+        self, reason: RefusalReason | str, detail: str = "", *, hop_index: int | None = None
+    ) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason = str(reason)
+        self.detail = detail
+        self.hop_index = hop_index

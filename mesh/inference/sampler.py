@@ -1,0 +1,76 @@
+"""Choosing tokens from logits, row by row, so that a row does not depend on its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mesh.inference.sampling import Sampling, compute_draw
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """How to choose the ``index``-th token; ``seen`` are the tokens that a penalty counts."""
+
+    sampling: Sampling
+    index: int
+    seen: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A chosen token with its log probability (natural), and the likeliest alternatives."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def sample_rows(logits: Tensor, requests: Sequence[SampleRequest]) -> list[Sampled]:
+    """Choose one token for each row of float32 ``logits`` [rows, vocabulary]."""
+    logits = logits.cpu()
+    best = logits.argmax(dim=-1).tolist()
+    totals = torch.logsumexp(logits, dim=-1).tolist()
+    chosen = []
+    for row, request in enumerate(requests):
+        greedy = request.sampling.is_plain_greedy
+        token_id = best[row] if greedy else _choose(logits[row], request)
+        chosen.append(_describe(logits[row], totals[row], token_id, request.sampling.top_logprobs))
+    return chosen
+
+
+def _choose(row: Tensor, request: SampleRequest) -> int:
+    sampling = request.sampling
+    scores = row.double()
+    if sampling.repetition_penalty != 1.0 and request.seen:
+        seen = torch.tensor(sorted(set(request.seen)))
+        old = scores[seen]
+        penalty = sampling.repetition_penalty
+        scores[seen] = torch.where(old < 0, old * penalty, old / penalty)
+    if sampling.temperature == 0.0:
+        return int(scores.argmax())
+    # Sorted by score, then by token id, so that ties do not depend on the machine.
+    ordered, token_ids = torch.sort(scores / sampling.temperature, descending=True, stable=True)
+    if sampling.top_k:
+        ordered, token_ids = ordered[: sampling.top_k], token_ids[: sampling.top_k]
+    probabilities = torch.softmax(ordered, dim=-1)
+    cumulative = probabilities.cumsum(dim=-1)
+    if sampling.top_p < 1.0:
+        # A token stays while the ones before it have not yet reached top_p: at least one does.
+        kept = int((cumulative - probabilities < sampling.top_p).sum())
+        cumulative = cumulative[:kept]
+    draw = compute_draw(sampling.seed, request.index) * float(cumulative[-1])
+    place = int(torch.searchsorted(cumulative, draw, right=True))
+    return int(token_ids[min(place, len(cumulative) - 1)])
+
+
+def _describe(row: Tensor, total: float, token_id: int, top_count: int) -> Sampled:
+    logprob = float(row[token_id]) - total
+    if not top_count:
+        return Sampled(token_id, logprob)
+    values, token_ids = torch.topk(row, min(top_count, row.shape[0]))
+    pairs = zip(token_ids.tolist(), values.tolist(), strict=True)
+    return Sampled(token_id, logprob, tuple((i, value - total) for i, value in pairs))

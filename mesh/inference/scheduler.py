@@ -1,0 +1,123 @@
+"""Who computes next, and who gets cache: policy without tensors and without a clock.
+
+Three kinds of work wait for the one compute thread. Challenges go first: they have a deadline
+on chain. Then prompt chunks and decode steps take turns, so that neither a long prompt stalls
+the others nor a crowd starves a new one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from mesh.inference.refusals import RefusalReason, Refused
+from mesh.model.config import BlockSpan
+
+MAX_PENDING_CHALLENGES = 4096
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[T]):
+    """One session's next rows: several of a prompt, or one to decode.
+
+    A higher ``priority`` goes first; within one priority, first come, first served.
+    """
+
+    session: int
+    span: BlockSpan
+    rows: int
+    priority: int
+    payload: T
+
+
+@dataclass
+class Scheduler(Generic[T, C]):
+    """Chooses batches. A session has at most one piece of work waiting, so the number of
+    sessions bounds its queues; ``C`` is what a challenge's payload is.
+    """
+
+    max_batch_rows: int
+    _challenges: deque[C] = field(default_factory=deque)
+    _prompts: list[Work[T]] = field(default_factory=list)
+    _decodes: list[Work[T]] = field(default_factory=list)
+    _prompt_was_last: bool = False
+
+    def add(self, work: Work[T]) -> None:
+        """Queue a session's rows. Raises ValueError if it already has some waiting."""
+        if any(other.session == work.session for other in (*self._prompts, *self._decodes)):
+            raise ValueError("a session computes one step after the other")
+        queue = self._prompts if work.rows > 1 else self._decodes
+        place = sum(other.priority >= work.priority for other in queue)
+        queue.insert(place, work)
+
+    def add_challenge(self, payload: C) -> None:
+        """Queue a challenged block. Raises Refused when too many wait."""
+        if len(self._challenges) >= MAX_PENDING_CHALLENGES:
+            raise Refused(RefusalReason.BUSY, "too many challenges wait")
+        self._challenges.append(payload)
+
+    def discard(self, session: int) -> None:
+        """Forget what a released session was still waiting for."""
+        self._prompts = [work for work in self._prompts if work.session != session]
+        self._decodes = [work for work in self._decodes if work.session != session]
+
+    def take_challenge(self) -> C | None:
+        """Return the next challenge; it goes before everything else."""
+        return self._challenges.popleft() if self._challenges else None
+
+    def take_batch(self) -> tuple[Work[T], ...]:
+        """Return what computes in one step: one prompt chunk, or decode rows of many sessions.
+
+        Empty when nothing waits. Rows of a batch run through the same blocks.
+        """
+        prompt_turn = bool(self._prompts) and not (self._prompt_was_last and self._decodes)
+        self._prompt_was_last = prompt_turn
+        if prompt_turn:
+            return (self._prompts.pop(0),)
+        if not self._decodes:
+            return ()
+        span = self._decodes[0].span
+        batch = [work for work in self._decodes if work.span == span][: self.max_batch_rows]
+        chosen = {work.session for work in batch}
+        self._decodes = [work for work in self._decodes if work.session not in chosen]
+        return tuple(batch)
+
+
+@dataclass
+class CacheLedger:
+    """Token slots of the cache: which stretches are free. First fit; neighbours merge again."""
+
+    tokens: int
+    _free: list[tuple[int, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._free = [(0, self.tokens)]
+
+    @property
+    def free_tokens(self) -> int:
+        """All free slots, whether or not they are adjacent."""
+        return sum(end - start for start, end in self._free)
+
+    def reserve(self, tokens: int) -> int:
+        """Return the first slot of a free stretch. Raises Refused(BUSY) when none is long."""
+        for place, (start, end) in enumerate(self._free):
+            if end - start >= tokens:
+                self._free[place : place + 1] = (
+                    [(start + tokens, end)] if end - start > tokens else []
+                )
+                return start
+        raise Refused(RefusalReason.BUSY, f"no {tokens} free cache tokens together")
+
+    def release(self, start: int, tokens: int) -> None:
+        """Give a stretch back."""
+        merged: list[tuple[int, int]] = []
+        for stretch in sorted([*self._free, (start, start + tokens)]):
+            if merged and merged[-1][1] == stretch[0]:
+                merged[-1] = (merged[-1][0], stretch[1])
+            else:
+                merged.append(stretch)
+        self._free = merged

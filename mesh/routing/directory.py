@@ -1,0 +1,196 @@
+"""The servers of a network as one node knows them: their latest verified heartbeats.
+
+A node reads the heartbeats of its roster from the record store; a client asks any node. Both
+end up here, and every node answers ``mesh.directory`` with what it knows, so that clients need
+nothing but one address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from keys.envelope import OVERHEAD, Envelope
+from keys.peer import PeerId
+from mesh.errors import MeshError, PeerMisbehaved, RecordRefused
+from mesh.p2p.interface import MAX_UNARY_SIZE, Host
+from mesh.routing.heartbeat import (
+    MAX_HEARTBEAT_BODY,
+    ServerInfo,
+    make_heartbeat_key,
+    open_heartbeat,
+)
+from mesh.routing.info import INFO_METHOD, NetworkInfo, decode_info, encode_info
+from mesh.routing.routing import DEFAULT_HOP_S, RouteServer
+
+DIRECTORY_METHOD = "mesh.directory"
+MAX_SERVERS = 1024
+MAX_ANSWER_SERVERS = MAX_UNARY_SIZE // (4 + OVERHEAD + MAX_HEARTBEAT_BODY)
+REFRESH_S = 10.0
+FETCH_TIMEOUT_S = 5.0
+_LENGTH = struct.Struct("<I")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownServer:
+    """A server with the envelope that says so."""
+
+    envelope: Envelope
+    info: ServerInfo
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self.envelope.author
+
+
+class Directory:
+    """Keeps the latest heartbeat of each server. ``clock`` gives seconds since 1970."""
+
+    def __init__(
+        self, host: Host, *, network_id: bytes, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._host = host
+        self._network_id = network_id
+        self._clock = clock
+        self._servers: dict[PeerId, KnownServer] = {}
+        self._connected: set[PeerId] = set()
+        self._hop_s: dict[PeerId, float] = {}
+
+    def add(self, raw: bytes) -> None:
+        """Keep a heartbeat unless a later one is known. Raises RecordRefused."""
+        now_s = self._clock()
+        envelope, info = open_heartbeat(raw, network_id=self._network_id, now_s=now_s)
+        known = self._servers.get(envelope.author)
+        if known is not None and known.envelope.expires_at >= envelope.expires_at:
+            return
+        self._forget_expired(now_s)
+        if len(self._servers) < MAX_SERVERS or known is not None:
+            self._servers[envelope.author] = KnownServer(envelope, info)
+
+    def _forget_expired(self, now_s: float) -> None:
+        self._servers = {
+            peer: server
+            for peer, server in self._servers.items()
+            if server.envelope.expires_at > now_s
+        }
+
+    def list_servers(self) -> tuple[KnownServer, ...]:
+        """Return the servers whose heartbeat has not expired, by peer id."""
+        now_s = self._clock()
+        live = [s for s in self._servers.values() if s.envelope.expires_at > now_s]
+        return tuple(sorted(live, key=lambda server: server.peer_id))
+
+    def list_route_servers(self) -> tuple[RouteServer, ...]:
+        """Return the servers that take sessions, for the planner."""
+        return tuple(
+            RouteServer(
+                server.peer_id,
+                server.info.span,
+                server.info.throughput,
+                server.info.free_cache_tokens,
+                self._hop_s.get(server.peer_id, DEFAULT_HOP_S),
+            )
+            for server in self.list_servers()
+            if server.info.span is not None and server.info.takes_sessions
+        )
+
+    def note_hop(self, peer: PeerId, hop_s: float) -> None:
+        """Remember how long a hop to ``peer`` takes, smoothed."""
+        if len(self._hop_s) < MAX_SERVERS or peer in self._hop_s:
+            self._hop_s[peer] = 0.7 * self._hop_s.get(peer, hop_s) + 0.3 * hop_s
+
+    async def ensure_connected(self, peer: PeerId) -> None:
+        """Dial a known server at its announced addresses, once. Raises PeerUnreachable."""
+        server = self._servers.get(peer)
+        if server is None or peer in self._connected or peer == self._host.peer_id:
+            return
+        if server.info.addresses:
+            await self._host.connect(server.info.addresses)
+        self._connected.add(peer)
+
+    def forget_connection(self, peer: PeerId) -> None:
+        """Dial again next time: the peer failed, and may come back elsewhere."""
+        self._connected.discard(peer)
+
+    async def fetch_from_records(self, peers: Sequence[PeerId]) -> None:
+        """Read the heartbeats of ``peers`` from the record store."""
+        keys = [make_heartbeat_key(self._network_id, peer) for peer in peers]
+        found = await self._host.records.fetch(keys, timeout_s=FETCH_TIMEOUT_S)
+        self._add_all(found.values())
+
+    async def fetch_from_peer(self, peer: PeerId) -> None:
+        """Ask another node for the servers that it knows. Raises PeerError."""
+        raw = await self._host.call(peer, DIRECTORY_METHOD, b"", timeout_s=FETCH_TIMEOUT_S)
+        try:
+            self._add_all(split_envelopes(raw))
+        except ValueError as error:
+            raise PeerMisbehaved(peer, f"a malformed directory: {error}") from error
+
+    def _add_all(self, envelopes: Iterable[bytes]) -> None:
+        for raw in envelopes:
+            try:
+                self.add(raw)
+            except RecordRefused as refused:
+                logger.debug("a heartbeat was refused: %s", refused)
+
+    def serve(self, info: Callable[[], NetworkInfo]) -> None:
+        """Answer ``mesh.directory`` and ``mesh.info``, also to who does not know the network."""
+
+        async def answer_directory(caller: PeerId, payload: bytes) -> bytes:
+            servers = self.list_servers()[:MAX_ANSWER_SERVERS]
+            return join_envelopes(server.envelope.to_bytes() for server in servers)
+
+        async def answer_info(caller: PeerId, payload: bytes) -> bytes:
+            return encode_info(info())
+
+        self._host.serve_unary(
+            DIRECTORY_METHOD, answer_directory, max_request_size=0, any_network=True
+        )
+        self._host.serve_unary(INFO_METHOD, answer_info, max_request_size=0, any_network=True)
+
+    async def keep_fresh(
+        self, list_peers: Callable[[], Sequence[PeerId]], *, period_s: float = REFRESH_S
+    ) -> None:
+        """Read the heartbeats of ``list_peers()`` again and again: a task of the node's group."""
+        while True:
+            try:
+                await self.fetch_from_records(list_peers())
+            except MeshError as error:
+                logger.warning("the directory could not be refreshed: %s", error)
+            await asyncio.sleep(period_s)
+
+
+async def fetch_info(
+    host: Host, peer: PeerId, *, timeout_s: float = FETCH_TIMEOUT_S
+) -> NetworkInfo:
+    """Ask a node which network and model it belongs to. Raises PeerError."""
+    raw = await host.call(peer, INFO_METHOD, b"", timeout_s=timeout_s)
+    try:
+        return decode_info(raw)
+    except ValueError as error:
+        raise PeerMisbehaved(peer, str(error)) from error
+
+
+def join_envelopes(envelopes: Iterable[bytes]) -> bytes:
+    """Put envelopes one after the other, each with its length."""
+    return b"".join(_LENGTH.pack(len(raw)) + raw for raw in envelopes)
+
+
+def split_envelopes(raw: bytes) -> list[bytes]:
+    """Undo ``join_envelopes``. Raises ValueError."""
+    envelopes, place = [], 0
+    while place < len(raw):
+        if place + _LENGTH.size > len(raw):
+            raise ValueError("a length is cut off")
+        (size,) = _LENGTH.unpack_from(raw, place)
+        start, place = place + _LENGTH.size, place + _LENGTH.size + size
+        if size > OVERHEAD + MAX_HEARTBEAT_BODY or place > len(raw):
+            raise ValueError("an envelope is cut off or too long")
+        envelopes.append(raw[start:place])
+    return envelopes

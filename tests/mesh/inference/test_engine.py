@@ -1,0 +1,173 @@
+"""One compute thread: batches, cache accounting, challenges."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from keys.peer import PeerKey
+from mesh.inference.engine import Engine, EngineLimits, StepInput
+from mesh.inference.refusals import Refused
+from mesh.inference.sampler import SampleRequest
+from mesh.inference.sampling import Sampling
+from mesh.model.challenge import run_challenge_block, run_challenge_head
+from mesh.model.config import BlockSpan, load_config
+from mesh.model.files import resolve_model_folder
+from mesh.model.weights import load_shard
+
+PEER = PeerKey(b"\1" * 32).peer_id
+ALL = BlockSpan(0, 6)
+
+
+@dataclass(frozen=True)
+class Task:
+    block: int
+    hidden: np.ndarray
+    token_ids: np.ndarray | None = None
+    head_rows: np.ndarray | None = None
+
+
+def loader(folder, start=0, end=6):
+    config = load_config(folder)
+    return lambda: load_shard(resolve_model_folder(str(folder)), config, start=start, end=end)
+
+
+class Serving:
+    """An engine with its serve task."""
+
+    def __init__(self, load, **options):
+        self._opened = Engine.open(load, **options)
+
+    async def __aenter__(self):
+        self.engine = await self._opened.__aenter__()
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        self._task = self._tasks.create_task(self.engine.serve())
+        return self.engine
+
+    async def __aexit__(self, *error):
+        self._task.cancel()
+        await self._tasks.__aexit__(None, None, None)
+        await self._opened.__aexit__(None, None, None)
+
+
+async def answer(engine, prompt, sampling, count):
+    with engine.admit(ALL, capacity=len(prompt) + count, client=PEER) as session:
+        step = StepInput(len(prompt), token_ids=prompt, sample=SampleRequest(sampling, 0))
+        tokens = []
+        while True:
+            output = await engine.submit(session, step)
+            tokens.append(output.sampled.token_id)
+            if len(tokens) == count:
+                return tokens
+            request = SampleRequest(sampling, len(tokens))
+            step = StepInput(1, token_ids=tokens[-1:], sample=request)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=4, top_p=0.95)])
+async def test_batched_equals_alone(make_checkpoint, sampling):
+    prompts = [list(range(3 + i, 12 + 3 * i)) for i in range(8)]
+    async with Serving(loader(make_checkpoint()), deterministic=True) as engine:
+        alone = [await answer(engine, prompt, sampling, 20) for prompt in prompts]
+        crowd = await asyncio.gather(*(answer(engine, p, sampling, 20) for p in prompts))
+    assert crowd == alone
+    assert engine.free_cache_tokens == engine.limits.cache_tokens
+
+
+async def test_limits_refuse_as_busy_and_cache_comes_back(make_checkpoint):
+    limits = EngineLimits(cache_tokens=100, max_sessions=3, max_sessions_per_peer=2)
+    async with Serving(loader(make_checkpoint()), limits=limits) as engine:
+        with engine.admit(ALL, capacity=60, client=PEER):
+            with pytest.raises(Refused, match="busy"), engine.admit(ALL, capacity=50, client=None):
+                pass
+            with engine.admit(ALL, capacity=10, client=PEER):
+                with pytest.raises(Refused, match="too many"):
+                    with engine.admit(ALL, capacity=1, client=PEER):
+                        pass
+                with engine.admit(ALL, capacity=1, client=None):
+                    with pytest.raises(Refused, match="3 sessions"):
+                        with engine.admit(ALL, capacity=1, client=None):
+                            pass
+        assert engine.free_cache_tokens == 100
+        assert engine.session_count == 0
+        with pytest.raises(Refused, match="context_overflow"):
+            with engine.admit(ALL, capacity=257, client=None):
+                pass
+
+
+async def test_wrong_range_is_refused(make_checkpoint):
+    async with Serving(loader(make_checkpoint(), 2, 4)) as engine:
+        with pytest.raises(Refused, match="wrong_range"):
+            with engine.admit(ALL, capacity=4, client=None):
+                pass
+
+
+async def test_more_rows_than_reserved_are_refused(make_checkpoint):
+    async with Serving(loader(make_checkpoint())) as engine:
+        with engine.admit(ALL, capacity=4, client=None) as session:
+            with pytest.raises(Refused, match="context_overflow"):
+                engine.submit(session, StepInput(5, token_ids=[1] * 5))
+
+
+async def test_run_tasks_answers_every_block_and_the_head(make_checkpoint):
+    folder = make_checkpoint()
+    rng = np.random.default_rng(2)
+    hidden = (rng.integers(-127, 128, (16, 48)) / 64).astype(np.float32)
+    ids, rows = np.arange(16, dtype=np.int64), np.array([5, 1, 130], dtype=np.int64)
+    tasks = [Task(0, hidden, token_ids=ids), Task(3, hidden), Task(6, hidden, head_rows=rows)]
+    weights = loader(folder)()
+    x = torch.from_numpy(hidden)
+    expected = [
+        run_challenge_block(weights, 0, x, token_ids=torch.from_numpy(ids)),
+        run_challenge_block(weights, 3, x),
+        run_challenge_head(weights, x, torch.from_numpy(rows)),
+    ]
+    async with Serving(loader(folder)) as engine:
+        crowd = [answer(engine, list(range(3, 40)), Sampling(), 30) for _ in range(4)]
+        vectors, *_ = await asyncio.gather(engine.run_tasks(tasks), *crowd)
+    assert [v.shape for v in vectors] == [(48,), (48,), (3,)]
+    for vector, reference in zip(vectors, expected, strict=True):
+        assert vector.dtype == np.float32
+        assert np.allclose(vector, reference.numpy(), atol=1e-5)
+
+
+async def test_challenges_go_before_user_traffic(make_checkpoint):
+    """Sessions that are already waiting do not delay a challenge by more than one step."""
+    hidden = np.ones((16, 48), dtype=np.float32)
+    order = []
+    async with Serving(loader(make_checkpoint())) as engine:
+
+        async def note(what, awaitable):
+            await awaitable
+            order.append(what)
+
+        async with asyncio.TaskGroup() as tasks:
+            for i in range(6):
+                tasks.create_task(note(i, answer(engine, list(range(3, 30)), Sampling(), 3)))
+            await asyncio.sleep(0)
+            tasks.create_task(note("challenge", engine.run_tasks([Task(1, hidden)])))
+    assert order[0] == "challenge"
+
+
+async def test_unserved_block_and_wrong_shape_are_refused(make_checkpoint):
+    hidden = np.ones((16, 48), dtype=np.float32)
+    async with Serving(loader(make_checkpoint(), 2, 4)) as engine:
+        for block in (0, 1, 4, 6, 7):
+            with pytest.raises(Refused, match="wrong_range"):
+                await engine.run_tasks([Task(block, hidden)])
+        with pytest.raises(Refused, match="wrong_shape"):
+            await engine.run_tasks([Task(2, hidden[:, :40])])
+        assert len(await engine.run_tasks([Task(2, hidden)])) == 1
+
+
+async def test_released_session_is_forgotten_while_it_waits(make_checkpoint):
+    async with Serving(loader(make_checkpoint())) as engine:
+        with engine.admit(ALL, capacity=8, client=None) as session:
+            abandoned = engine.submit(session, StepInput(2, token_ids=[1, 2]))
+        tokens = await answer(engine, [3, 4, 5], Sampling(), 4)
+        assert len(tokens) == 4
+        assert not abandoned.done()

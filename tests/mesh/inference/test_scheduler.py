@@ -1,0 +1,97 @@
+"""Policy without tensors: turns, priority, cache stretches."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mesh.inference.refusals import Refused
+from mesh.inference.scheduler import CacheLedger, Scheduler, Work
+from mesh.model.config import BlockSpan
+
+ALL = BlockSpan(0, 6)
+
+
+def work(session, rows=1, *, span=ALL, priority=0):
+    return Work(session, span, rows, priority, session)
+
+
+def taken(scheduler):
+    return [item.payload for item in scheduler.take_batch()]
+
+
+def test_long_prompts_and_decodes_take_turns():
+    scheduler = Scheduler(max_batch_rows=8)
+    for session in (1, 2, 3):
+        scheduler.add(work(session, rows=64))
+    for session in (4, 5):
+        scheduler.add(work(session))
+    assert [taken(scheduler) for _ in range(5)] == [[1], [4, 5], [2], [3], []]
+
+
+def test_decode_rows_of_one_range_are_batched_up_to_the_limit():
+    scheduler = Scheduler(max_batch_rows=3)
+    for session in range(5):
+        scheduler.add(work(session, span=ALL if session != 1 else BlockSpan(2, 4)))
+    assert taken(scheduler) == [0, 2, 3]
+    assert taken(scheduler) == [1]
+    assert taken(scheduler) == [4]
+
+
+def test_higher_priority_goes_first_and_equals_in_order_of_arrival():
+    scheduler = Scheduler(max_batch_rows=1)
+    for session, priority in ((1, 0), (2, 5), (3, 0), (4, 5)):
+        scheduler.add(work(session, priority=priority))
+    assert [taken(scheduler) for _ in range(4)] == [[2], [4], [1], [3]]
+
+
+def test_challenges_are_taken_in_order_and_bounded(monkeypatch):
+    monkeypatch.setattr("mesh.inference.scheduler.MAX_PENDING_CHALLENGES", 2)
+    scheduler = Scheduler(max_batch_rows=1)
+    scheduler.add_challenge("a")
+    scheduler.add_challenge("b")
+    with pytest.raises(Refused, match="busy"):
+        scheduler.add_challenge("c")
+    assert [scheduler.take_challenge() for _ in range(3)] == ["a", "b", None]
+
+
+def test_a_session_computes_one_step_after_the_other():
+    scheduler = Scheduler(max_batch_rows=4)
+    scheduler.add(work(1))
+    with pytest.raises(ValueError, match="one step"):
+        scheduler.add(work(1))
+    scheduler.discard(1)
+    assert taken(scheduler) == []
+
+
+def test_full_cache_is_refused_as_busy():
+    ledger = CacheLedger(100)
+    ledger.reserve(60)
+    with pytest.raises(Refused, match="busy"):
+        ledger.reserve(41)
+    assert ledger.reserve(40) == 60
+
+
+def test_released_stretches_merge_and_never_overlap():
+    seed = random.randrange(2**32)
+    print(f"seed={seed}")
+    rng = random.Random(seed)
+    ledger, held = CacheLedger(1000), {}
+    for _ in range(500):
+        if held and rng.random() < 0.5:
+            start = rng.choice(list(held))
+            ledger.release(start, held.pop(start))
+            continue
+        tokens = rng.randint(1, 200)
+        try:
+            start = ledger.reserve(tokens)
+        except Refused:
+            continue
+        held[start] = tokens
+        stretches = sorted((s, s + t) for s, t in held.items())
+        assert all(a[1] <= b[0] for a, b in zip(stretches, stretches[1:], strict=False))
+        assert ledger.free_tokens == 1000 - sum(held.values())
+    for start, tokens in held.items():
+        ledger.release(start, tokens)
+    assert ledger.reserve(1000) == 0

@@ -1,0 +1,146 @@
+"""Frames: one value, one encoding; sizes are compared before anything is allocated."""
+
+from __future__ import annotations
+
+import random
+import struct
+import tracemalloc
+
+import pytest
+
+from keys.peer import PeerKey
+from mesh.inference.refusals import Refused
+from mesh.inference.sampling import Sampling
+from mesh.inference.wire import (
+    ErrorFrame,
+    Finish,
+    Hop,
+    OpenSession,
+    StepFrame,
+    TokenFrame,
+    decode_bind,
+    decode_error,
+    decode_open,
+    decode_step,
+    decode_token,
+    encode_bind,
+    encode_error,
+    encode_open,
+    encode_step,
+    encode_token,
+)
+from mesh.model.config import BlockSpan
+
+PEERS = [PeerKey(bytes([i]) * 32).peer_id for i in range(1, 4)]
+ROUTE = (Hop(PEERS[0], BlockSpan(0, 2)), Hop(PEERS[1], BlockSpan(2, 6)))
+OPEN = OpenSession(
+    session_id=bytes(16),
+    route=ROUTE,
+    sampling=Sampling(0.7, 0.9, 40, 1.1, 99, (2, 5), 3),
+    token_ids=(1, 2, 130),
+    max_new_tokens=20,
+    first_index=4,
+    hop_index=1,
+)
+STEP = StepFrame(7, 2, "float32", memoryview(bytes(range(64))), (5, 6))
+TOKEN = TokenFrame(9, 130, -1.5, Finish.STOP, ((3, -0.5), (4, -2.0)), (100, 200, 400))
+ERROR = ErrorFrame("busy", "64 sessions are open", 1)
+
+
+def test_frames_survive_the_wire():
+    assert decode_open(encode_open(OPEN)) == OPEN
+    assert decode_step(encode_step(STEP), hidden_size=8) == STEP
+    assert decode_token(encode_token(TOKEN)) == TOKEN
+    assert decode_error(encode_error(ERROR)) == ERROR
+    assert decode_bind(encode_bind(b"s" * 16)) == b"s" * 16
+
+
+DECODERS = [
+    (encode_open(OPEN), decode_open),
+    (encode_step(STEP), lambda frame: decode_step(frame, hidden_size=8)),
+    (encode_token(TOKEN), decode_token),
+    (encode_error(ERROR), decode_error),
+    (encode_bind(b"s" * 16), decode_bind),
+]
+
+
+@pytest.mark.parametrize(("frame", "decode"), DECODERS)
+def test_truncated_and_trailing_bytes_are_refused(frame, decode):
+    for size in range(len(frame)):
+        with pytest.raises(Refused):
+            decode(frame[:size])
+    with pytest.raises(Refused):
+        decode(frame + b"\0")
+
+
+@pytest.mark.parametrize(("frame", "decode"), DECODERS)
+def test_random_bytes_are_refused_or_decoded_never_a_crash(frame, decode):
+    seed = random.randrange(2**32)
+    print(f"seed={seed}")
+    rng = random.Random(seed)
+    for _ in range(500):
+        garbled = bytearray(frame)
+        for _ in range(rng.randint(1, 4)):
+            garbled[rng.randrange(len(garbled))] = rng.randrange(256)
+        try:
+            decode(bytes(garbled))
+        except Refused:
+            continue
+
+
+def test_oversized_tensor_frame_is_refused_before_allocation():
+    """A header that announces gigabytes with ten bytes behind it costs nothing."""
+    frame = struct.pack("<BIHBB", 2, 0, 4096, 0, 0) + bytes(10)
+    tracemalloc.start()
+    with pytest.raises(Refused, match="wrong_shape"):
+        decode_step(frame, hidden_size=1 << 20)
+    with pytest.raises(Refused, match="context_overflow"):
+        decode_open(
+            struct.pack("<BB16sBBBIII", 1, 1, bytes(16), 0, 1, 0, 2**32 - 1, 0, 1) + bytes(60)
+        )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "hidden_size", "reason"),
+    [
+        ({}, 16, "wrong_shape"),
+        ({"rows": 1}, 8, "wrong_shape"),
+        ({"dtype": "bfloat16"}, 8, "wrong_shape"),
+        ({"rows": 0, "data": memoryview(b"")}, 8, "wrong_shape"),
+    ],
+)
+def test_wrong_shape_dtype_or_length_is_refused(changes, hidden_size, reason):
+    from dataclasses import replace
+
+    with pytest.raises(Refused, match=reason):
+        decode_step(encode_step(replace(STEP, **changes)), hidden_size=hidden_size)
+    frame = bytearray(encode_step(STEP))
+    frame[7] = 9
+    with pytest.raises(Refused, match="wrong_dtype"):
+        decode_step(bytes(frame), hidden_size=8)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        (Hop(PEERS[0], BlockSpan(1, 6)),),
+        (Hop(PEERS[0], BlockSpan(0, 2)), Hop(PEERS[1], BlockSpan(3, 6))),
+        (Hop(PEERS[0], BlockSpan(0, 3)), Hop(PEERS[1], BlockSpan(2, 6))),
+        (Hop(PEERS[0], BlockSpan(0, 3)), Hop(PEERS[0], BlockSpan(3, 6))),
+    ],
+    ids=["late start", "gap", "overlap", "peer twice"],
+)
+def test_broken_routes_are_refused(route):
+    from dataclasses import replace
+
+    with pytest.raises(Refused, match="malformed"):
+        decode_open(encode_open(replace(OPEN, route=route, hop_index=0)))
+
+
+def test_long_details_are_cut():
+    error = decode_error(encode_error(ErrorFrame("x" * 99, "ü" * 999, 255)))
+    assert len(error.reason) == 32
+    assert len(error.detail.encode()) <= 258
