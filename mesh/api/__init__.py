@@ -1,0 +1,1 @@
+"""The OpenAI-compatible HTTP gateway, and the chat page in front of it."""

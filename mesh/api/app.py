@@ -1,0 +1,107 @@
+"""The gateway as one ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mesh.api import chat, completions, health, models, native_input, page
+from mesh.api.auth import KeyRing
+from mesh.api.backend import Backend
+from mesh.api.disconnect import CallerGone
+from mesh.api.gate import Gate
+from mesh.api.gateway import Gateway
+from mesh.api.generation import Generations
+from mesh.api.limits import Limits
+from mesh.api.middleware import BodyGuard, HostGuard, KeyGuard, RequestFrame
+from mesh.api.problems import Problem, explain
+from mesh.errors import MeshError
+
+ALWAYS_ALLOWED_HOSTS = frozenset({"localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class AppConfig:
+    """What the application needs to know. ``ring`` None: no keys, for loopback only.
+
+    ``cors_origins`` are origins such as ``https://example.org`` whose pages may call the API.
+    """
+
+    ring: KeyRing | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(slots=True)
+class Application:
+    """The application, and the gateway behind it while its lifespan runs."""
+
+    asgi: ASGIApp
+    gateway: Gateway | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.asgi(scope, receive, send)
+
+
+def create_app(backend: Backend, config: AppConfig) -> Application:
+    """Return the application; its lifespan owns every task that it starts."""
+    application: Application
+
+    @asynccontextmanager
+    async def lifespan(_api: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
+        async with asyncio.TaskGroup() as tasks:
+            generations = Generations(backend, config.limits, tasks, Gate(config.limits))
+            application.gateway = Gateway(backend, config.limits, generations)
+            yield {"gateway": application.gateway}
+            generations.cancel_all()
+
+    api = FastAPI(
+        title="mesh",
+        summary="Text generation by a swarm of hosters, in the shape of OpenAI's API.",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for module in (chat, completions, models, native_input, health, page):
+        api.include_router(module.router)
+    # The last is what nobody foresaw: 500, and the outermost layer logs where it happened.
+    for kind in (Problem, MeshError, RequestValidationError, HTTPException, CallerGone, Exception):
+        api.add_exception_handler(kind, _handle)
+    application = Application(_wrap(api, config))
+    return application
+
+
+async def _handle(_request: Request, error: Exception) -> Response:
+    return explain(error).to_response()
+
+
+def _wrap(api: ASGIApp, config: AppConfig) -> ASGIApp:
+    """Put the layers around the endpoints, innermost first."""
+    app: ASGIApp = KeyGuard(api, config.ring)
+    app = BodyGuard(app, config.limits)
+    if config.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=list(config.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+        )
+    app = HostGuard(
+        app,
+        ALWAYS_ALLOWED_HOSTS | {host.lower() for host in config.allowed_hosts},
+        frozenset(origin.lower() for origin in config.cors_origins),
+    )
+    return RequestFrame(app, config.limits)

@@ -1,0 +1,124 @@
+"""Who is calling, and whether they may call again now."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mesh.api.keys_file import ApiKey, compute_digest, read_keys
+from mesh.api.problems import Problem
+from mesh.api.rate_limit import Bucket
+
+MAX_KEY_LENGTH = 512
+ANONYMOUS = "anonymous"
+FILE_CHECK_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class KeyRing:
+    """The active keys of one file, read again when the file changes."""
+
+    path: Path
+    _active: dict[str, ApiKey] = field(default_factory=dict, repr=False)
+    _buckets: dict[str, Bucket] = field(default_factory=dict, repr=False)
+    _version: tuple[int, int, int] | None = None
+    _checked_s: float = float("-inf")
+
+    @classmethod
+    def open(cls, path: Path) -> KeyRing:
+        """Read the file. Raises KeysFileError."""
+        ring = cls(path)
+        ring._reload()
+        return ring
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether any key is valid now."""
+        return bool(self._active)
+
+    def refresh(self, *, now_s: float) -> None:
+        """Notice created and revoked keys. Raises KeysFileError: better closed than stale."""
+        if now_s - self._checked_s < FILE_CHECK_SECONDS:
+            return
+        if self._version is None or self._read_version() != self._version:
+            self._reload()
+        self._checked_s = now_s
+
+    def identify(self, presented: str) -> str | None:
+        """Return the name of a valid key, or None.
+
+        Every digest is compared, each in constant time, so the answer's delay tells nothing.
+        """
+        digest = compute_digest(presented)
+        found = None
+        for key in self._active.values():
+            if hmac.compare_digest(key.digest, digest):
+                found = key.name
+        return found
+
+    def check_rate(self, name: str, *, now_s: float) -> None:
+        """Draw one request from the key's allowance. Raises Problem 429."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = Bucket.full(self._active[name].rate, now_s=now_s)
+        wait_s = bucket.take(now_s=now_s)
+        if wait_s:
+            raise Problem(
+                429,
+                f"Rate limit reached: {bucket.rate.per_minute} requests a minute for this key.",
+                kind="rate_limit_error",
+                code="rate_limit_exceeded",
+                retry_after_s=wait_s,
+            )
+
+    def _reload(self) -> None:
+        # Forgotten first: if the file cannot be read, nobody gets in.
+        self._active, self._version = {}, None
+        version = self._read_version()
+        keys = read_keys(self.path)
+        self._active = {key.name: key for key in keys if key.revoked_s is None}
+        self._buckets = {
+            name: bucket for name, bucket in self._buckets.items() if name in self._active
+        }
+        self._version = version
+
+    def _read_version(self) -> tuple[int, int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def get_presented_key(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """Return the key of ``Authorization: Bearer`` or ``X-API-Key``, or None."""
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, credentials = value.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer" and 0 < len(credentials) <= MAX_KEY_LENGTH:
+                return credentials.strip()
+        elif name == b"x-api-key" and 0 < len(value) <= MAX_KEY_LENGTH:
+            return value.decode("latin-1").strip()
+    return None
+
+
+def check_caller(ring: KeyRing | None, headers: list[tuple[bytes, bytes]], *, now_s: float) -> str:
+    """Return the caller's key name. Raises Problem 401 or 429, or KeysFileError."""
+    if ring is None:
+        return ANONYMOUS
+    ring.refresh(now_s=now_s)
+    presented = get_presented_key(headers)
+    name = ring.identify(presented) if presented is not None else None
+    if name is None:
+        raise Problem(
+            401,
+            "Missing API key: send it as 'Authorization: Bearer KEY'."
+            if presented is None
+            else "Incorrect API key provided.",
+            kind="authentication_error",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    ring.check_rate(name, now_s=now_s)
+    return name

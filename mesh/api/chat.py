@@ -1,0 +1,219 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse, Response
+
+from mesh.api import parameters
+from mesh.api.backend import (
+    ChatMessage,
+    Finished,
+    Generated,
+    GenerateRequest,
+    Routed,
+    ServedModel,
+    Token,
+)
+from mesh.api.disconnect import run_while_connected
+from mesh.api.gateway import (
+    Gateway,
+    check_context,
+    find_model,
+    get_caller,
+    get_gateway,
+    make_id,
+    make_jobs,
+    make_route,
+    make_route_header,
+    make_sampling,
+    make_trace,
+    make_usage,
+    require_json,
+)
+from mesh.api.generation import Job
+from mesh.api.openapi import STREAM_OR_JSON
+from mesh.api.problems import Problem
+from mesh.api.replies import ChatReply
+from mesh.api.schemas import ChatRequest
+from mesh.api.sse import respond_with_stream
+
+router = APIRouter(tags=["chat"], dependencies=[Depends(require_json)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One checked request: what to run and what every part of the answer repeats."""
+
+    body: ChatRequest
+    head: dict[str, Any]
+    jobs: list[Job]
+    prompt_tokens: int
+    caller: str
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatReply,
+    responses=STREAM_OR_JSON,
+    summary="Answer a conversation",
+)
+async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
+    """Answer in one piece, or as server-sent events with ``stream``."""
+    gateway = get_gateway(request)
+    plan = await _plan(gateway, body, caller=get_caller(request))
+    if body.stream:
+        return await respond_with_stream(gateway, request, _stream(gateway, plan))
+    reply = await run_while_connected(request, _collect(gateway, plan))
+    return JSONResponse(reply, headers=make_route_header(reply["mesh"]["route"]))
+
+
+async def _plan(gateway: Gateway, body: ChatRequest, *, caller: str) -> _Plan:
+    parameters.check_supported(body.get_extras(), parameters.CHAT)
+    if body.top_logprobs and not body.logprobs:
+        raise Problem(400, "'top_logprobs' needs 'logprobs'.", param="top_logprobs")
+    model = await find_model(gateway.backend, body.model)
+    messages = [_make_message(message.role, message.get_text()) for message in body.messages]
+    prompt_ids = await gateway.backend.encode_chat(body.model, messages)
+    request = GenerateRequest(
+        model_id=body.model,
+        prompt_ids=prompt_ids,
+        max_new_tokens=_choose_max_tokens(body, model, prompt_tokens=len(prompt_ids)),
+        sampling=make_sampling(body),
+        alternatives=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+    head = {"id": make_id("chatcmpl"), "created": int(time.time()), "model": body.model}
+    jobs = make_jobs(request, n=body.n or 1, stop=body.get_stops())
+    return _Plan(body, head, jobs, len(prompt_ids), caller)
+
+
+def _make_message(role: str, text: str) -> ChatMessage:
+    # OpenAI renamed the role; models know it by its old name.
+    return ChatMessage("system" if role == "developer" else role, text)
+
+
+def _choose_max_tokens(body: ChatRequest, model: ServedModel, *, prompt_tokens: int) -> int:
+    is_new = body.max_completion_tokens is not None
+    return check_context(
+        model,
+        prompt_tokens,
+        body.max_completion_tokens if is_new else body.max_tokens,
+        field="max_completion_tokens" if is_new else "max_tokens",
+        param="messages",
+    )
+
+
+async def _collect(gateway: Gateway, plan: _Plan) -> dict[str, Any]:
+    tokens: list[list[Token]] = [[] for _ in plan.jobs]
+    reasons: list[str] = ["" for _ in plan.jobs]
+    async with gateway.generations.start(plan.jobs, caller=plan.caller) as answer:
+        async with aclosing(answer.pieces()) as pieces:
+            async for index, piece in pieces:
+                if isinstance(piece, Generated):
+                    tokens[index] += piece.tokens
+                elif isinstance(piece, Finished):
+                    reasons[index] = piece.reason
+    return {
+        **plan.head,
+        "object": "chat.completion",
+        "choices": [
+            {
+                "index": index,
+                "message": {
+                    "role": "assistant",
+                    "content": "".join(token.text for token in tokens[index]),
+                    "refusal": None,
+                },
+                "logprobs": _make_logprobs(tokens[index]) if plan.body.logprobs else None,
+                "finish_reason": reasons[index],
+            }
+            for index in range(len(plan.jobs))
+        ],
+        "usage": make_usage(plan.prompt_tokens, answer.usage_tokens),
+        "mesh": make_trace(answer.trace),
+    }
+
+
+async def _stream(gateway: Gateway, plan: _Plan) -> AsyncGenerator[dict[str, Any], None]:
+    async with gateway.generations.start(plan.jobs, caller=plan.caller) as answer:
+        async with aclosing(answer.pieces()) as pieces:
+            started: set[int] = set()
+            async for index, piece in pieces:
+                if index not in started:
+                    started.add(index)
+                    role = {"role": "assistant", "content": ""}
+                    yield _chunk(plan, index, role, mesh={"route": make_route(answer.trace.route)})
+                    if isinstance(piece, Routed):
+                        continue
+                if isinstance(piece, Routed):
+                    yield _chunk(plan, index, {}, mesh=make_trace(answer.trace))
+                elif isinstance(piece, Generated):
+                    text = "".join(token.text for token in piece.tokens)
+                    yield _chunk(plan, index, {"content": text}, tokens=piece.tokens)
+                elif isinstance(piece, Finished):
+                    trace = make_trace(answer.trace)
+                    yield _chunk(plan, index, {}, finish_reason=piece.reason, mesh=trace)
+    if plan.body.wants_usage:
+        yield {
+            **plan.head,
+            "object": "chat.completion.chunk",
+            "choices": [],
+            "usage": make_usage(plan.prompt_tokens, answer.usage_tokens),
+        }
+
+
+def _chunk(
+    plan: _Plan,
+    index: int,
+    delta: dict[str, Any],
+    *,
+    tokens: Sequence[Token] = (),
+    finish_reason: str | None = None,
+    mesh: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    logprobs = _make_logprobs(tokens) if tokens and plan.body.logprobs else None
+    chunk: dict[str, Any] = {
+        **plan.head,
+        "object": "chat.completion.chunk",
+        "choices": [
+            {
+                "index": index,
+                "delta": delta,
+                "logprobs": logprobs,
+                "finish_reason": finish_reason,
+            }
+        ],
+    }
+    if plan.body.wants_usage:
+        chunk["usage"] = None
+    if mesh is not None:
+        chunk["mesh"] = mesh
+    return chunk
+
+
+def _make_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
+    return {
+        "content": [
+            {
+                "token": token.name,
+                "logprob": token.logprob,
+                "bytes": list(token.raw),
+                "top_logprobs": [
+                    {
+                        "token": alternative.name,
+                        "logprob": alternative.logprob,
+                        "bytes": list(alternative.raw),
+                    }
+                    for alternative in token.alternatives
+                ],
+            }
+            for token in tokens
+        ],
+        "refusal": None,
+    }

@@ -1,0 +1,66 @@
+"""What can go wrong in the gateway.
+
+GatewayError
+├── BackendBusy(retry_after_s)  the swarm has no free place now
+├── GenerationFailed            the swarm lost this answer
+├── PublicBindWithoutKey        the operator would open the gateway to everybody
+├── PortInUse                   another process listens there
+└── KeysFileError               the file of API keys
+    ├── KeysFileMissing
+    ├── KeysFileMode            others can read it
+    ├── KeysFileCorrupt
+    ├── KeyNameTaken
+    └── UnknownKeyName
+"""
+
+from __future__ import annotations
+
+from mesh.errors import MeshError
+
+
+class GatewayError(MeshError):
+    """Base of the gateway's errors."""
+
+
+class BackendBusy(GatewayError):
+    """The swarm has no free place now. ``retry_after_s`` is an estimate in seconds."""
+
+    def __init__(self, message: str = "the swarm is busy", *, retry_after_s: int = 2) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class GenerationFailed(GatewayError):
+    """The swarm lost this answer and could not continue it."""
+
+
+class PublicBindWithoutKey(GatewayError):
+    """Listening beyond this machine needs at least one API key."""
+
+
+class PortInUse(GatewayError):
+    """Another process listens on the address."""
+
+
+class KeysFileError(GatewayError):
+    """Base of the key file's errors. No message holds a key."""
+
+
+class KeysFileMissing(KeysFileError):
+    """The keys file is not there."""
+
+
+class KeysFileMode(KeysFileError):
+    """The keys file is open to other users."""
+
+
+class KeysFileCorrupt(KeysFileError):
+    """The keys file holds something else than key records."""
+
+
+class KeyNameTaken(KeysFileError):
+    """A key of this name exists or existed."""
+
+
+class UnknownKeyName(KeysFileError):
+    """No active key has this name."""

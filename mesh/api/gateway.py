@@ -1,0 +1,160 @@
+"""The state that the gateway's endpoints share, and the steps that they have in common."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.requests import Request
+
+from mesh.api.auth import ANONYMOUS
+from mesh.api.backend import Backend, GenerateRequest, Route, Sampling, ServedModel
+from mesh.api.generation import Generations, Job, Trace
+from mesh.api.limits import Limits
+from mesh.api.problems import Problem, quote_name
+from mesh.api.schemas import SamplingFields
+from mesh.errors import NoRoute
+
+MAX_ROUTE_HEADER = 2048
+SEED_RANGE = 1 << 64
+
+
+@dataclass(slots=True)
+class Gateway:
+    """One running gateway, as its endpoints see it."""
+
+    backend: Backend
+    limits: Limits
+    generations: Generations
+
+
+def get_gateway(request: Request) -> Gateway:
+    """Return the gateway that the application's lifespan put into the request."""
+    gateway = request.state.gateway
+    assert isinstance(gateway, Gateway)
+    return gateway
+
+
+def get_caller(request: Request) -> str:
+    """Return the name of the key that the request came with."""
+    return str(getattr(request.state, "caller", ANONYMOUS))
+
+
+async def require_json(request: Request) -> None:
+    """Raise Problem 415 for a body of another type, which a foreign page can send unasked."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Problem(415, "Send the body as application/json.", code="unsupported_media_type")
+
+
+def make_id(prefix: str) -> str:
+    """Return an id such as ``chatcmpl-6f...``."""
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+async def find_model(backend: Backend, model_id: str) -> ServedModel:
+    """Return a model that can answer now. Raises Problem 404 or NoRoute."""
+    for model in await backend.list_models():
+        if model.model_id == model_id:
+            if not model.is_complete:
+                raise NoRoute(model.uncovered)
+            return model
+    raise Problem(
+        404,
+        f"The model '{quote_name(model_id)}' does not exist here.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def make_sampling(body: SamplingFields) -> Sampling:
+    """Return the sampling that a request asks for; OpenAI's defaults where it is silent."""
+    return Sampling(
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=max(0, body.top_k or 0),
+        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        seed=None if body.seed is None else body.seed % SEED_RANGE,
+    )
+
+
+def check_context(
+    model: ServedModel, prompt_tokens: int, max_new_tokens: int | None, *, field: str, param: str
+) -> int:
+    """Return how many tokens may be generated.
+
+    Raises Problem 400 ``context_length_exceeded``; ``field`` names the limit of new tokens and
+    ``param`` the prompt, whichever is at fault.
+    """
+    room = model.max_context - prompt_tokens
+    if room < 0 or (room == 0 and max_new_tokens != 0):
+        raise Problem(
+            400,
+            f"The prompt has {prompt_tokens} tokens and the model's context {model.max_context}.",
+            param=param,
+            code="context_length_exceeded",
+        )
+    if max_new_tokens is None:
+        return room
+    if max_new_tokens > room:
+        raise Problem(
+            400,
+            f"The model's context has {model.max_context} tokens: {prompt_tokens} of the prompt "
+            f"and {max_new_tokens} of the answer do not fit.",
+            param=field,
+            code="context_length_exceeded",
+        )
+    return max_new_tokens
+
+
+def make_jobs(request: GenerateRequest, *, n: int, stop: tuple[str, ...]) -> list[Job]:
+    """Return ``n`` choices of one prompt, each with a seed of its own."""
+    jobs = []
+    for index in range(n):
+        sampling = request.sampling
+        if sampling.seed is not None:
+            sampling = replace(sampling, seed=(sampling.seed + index) % SEED_RANGE)
+        jobs.append(Job(replace(request, sampling=sampling), stop))
+    return jobs
+
+
+def make_usage(prompt_tokens: int, usage_tokens: Sequence[int]) -> dict[str, int]:
+    """Return OpenAI's usage object."""
+    completion_tokens = sum(usage_tokens)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def make_route(route: Route) -> list[dict[str, Any]]:
+    """Return a route for JSON; ``blocks`` are half-open."""
+    return [
+        {
+            "peer_id": hop.peer_id,
+            "blocks": [hop.start, hop.end],
+            "step_ms": None if hop.step_ms is None else round(hop.step_ms, 3),
+        }
+        for hop in route
+    ]
+
+
+def make_trace(trace: Trace) -> dict[str, Any]:
+    """Return the ``mesh`` object of an answer: the way it went and how fast."""
+    first_s = trace.first_token_s
+    speed = trace.compute_tokens_per_second()
+    return {
+        "route": make_route(trace.route),
+        "reroutes": trace.reroutes,
+        "first_token_s": None if first_s is None else round(first_s - trace.started_s, 4),
+        "tokens_per_second": None if speed is None else round(speed, 2),
+    }
+
+
+def make_route_header(route: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return ``X-Mesh-Route: peer:0-4,peer:4-8`` for make_route's list, empty without a route."""
+    text = ",".join(f"{hop['peer_id']}:{hop['blocks'][0]}-{hop['blocks'][1]}" for hop in route)
+    return {"X-Mesh-Route": text[:MAX_ROUTE_HEADER]} if text else {}

@@ -1,0 +1,214 @@
+"""Running generations for one HTTP request, and ending them with it.
+
+Each generation is drawn from the backend by a task of its own, so that a request for several
+choices gets them side by side and a request that goes away is cancelled without waiting. A
+bounded queue couples the reader to the backend: a slow reader slows the generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from mesh.api.backend import (
+    Backend,
+    Finished,
+    FinishReason,
+    Generated,
+    GenerateRequest,
+    Piece,
+    PromptScored,
+    Route,
+    Routed,
+    Token,
+)
+from mesh.api.errors import GenerationFailed
+from mesh.api.gate import Gate
+from mesh.api.limits import Limits
+from mesh.api.problems import make_overloaded
+from mesh.api.stops import StopMatcher
+from mesh.errors import MeshError
+
+MAX_PENDING_PIECES = 64
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One choice: what to ask of the backend, and where its text ends."""
+
+    request: GenerateRequest
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a request cost and which way it went. Times are monotonic seconds."""
+
+    started_s: float
+    first_token_s: float | None = None
+    finished_s: float | None = None
+    new_tokens: int = 0
+    reroutes: int = 0
+    route: Route = ()
+
+    def note(self, piece: Piece, *, now_s: float) -> None:
+        """Take a piece into account."""
+        match piece:
+            case Routed():
+                self.reroutes += bool(self.route) and self.route != piece.route
+                self.route = piece.route
+            case Generated():
+                if self.first_token_s is None:
+                    self.first_token_s = now_s
+                self.new_tokens += len(piece.tokens)
+            case Finished():
+                self.finished_s = now_s
+                self.route = piece.route or self.route
+            case PromptScored():
+                pass
+
+    def compute_tokens_per_second(self) -> float | None:
+        """Return the decoding speed after the first token, None if there is none to speak of."""
+        if self.first_token_s is None or self.finished_s is None or self.new_tokens < 2:
+            return None
+        elapsed_s = self.finished_s - self.first_token_s
+        return (self.new_tokens - 1) / elapsed_s if elapsed_s > 0 else None
+
+
+@dataclass(slots=True)
+class Answer:
+    """The pieces of all choices of one request, as they come.
+
+    ``usage_tokens[i]`` counts what the backend generated for choice i, shown or not.
+    """
+
+    jobs: tuple[Job, ...]
+    trace: Trace
+    usage_tokens: list[int]
+    _queue: asyncio.Queue[tuple[int, Piece | Exception]]
+    open_choices: set[int] = field(default_factory=set)
+
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
+        """Yield ``(choice, piece)`` until every choice has finished; raise what went wrong."""
+        while self.open_choices:
+            index, piece = await self._queue.get()
+            if isinstance(piece, Exception):
+                raise piece
+            self.trace.note(piece, now_s=time.monotonic())
+            if isinstance(piece, Finished):
+                self.open_choices.discard(index)
+            yield index, piece
+
+    def fail(self, error: Exception) -> None:
+        """End the answer from outside; its reader gets ``error`` next."""
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._queue.put_nowait((0, error))
+
+    async def put(self, index: int, piece: Piece | Exception) -> None:
+        """Hand a piece to the reader; waits for a slow one."""
+        await self._queue.put((index, piece))
+
+
+@dataclass(slots=True)
+class Generations:
+    """All running answers of the gateway, children of one task group.
+
+    While ``is_draining``, new requests are refused and the running ones finish.
+    """
+
+    backend: Backend
+    limits: Limits
+    tasks: asyncio.TaskGroup
+    gate: Gate
+    is_draining: bool = False
+    _answers: list[Answer] = field(default_factory=list)
+    _pumps: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @asynccontextmanager
+    async def start(self, jobs: Sequence[Job], *, caller: str) -> AsyncIterator[Answer]:
+        """Generate every job's choice while the block runs; leaving it frees the backend."""
+        if self.is_draining:
+            raise make_overloaded(retry_after_s=5)
+        answer = Answer(
+            tuple(jobs),
+            Trace(time.monotonic()),
+            [0] * len(jobs),
+            asyncio.Queue(MAX_PENDING_PIECES),
+            set(range(len(jobs))),
+        )
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.gate.enter(caller, places=len(jobs)))
+            self._answers.append(answer)
+            pumps = [self._start_pump(answer, index, job) for index, job in enumerate(answer.jobs)]
+            try:
+                yield answer
+            finally:
+                for index, pump in enumerate(pumps):
+                    # One that has finished is closing its generator; that is not to be disturbed.
+                    if index in answer.open_choices:
+                        pump.cancel()
+                self._answers.remove(answer)
+
+    def _start_pump(self, answer: Answer, index: int, job: Job) -> asyncio.Task[None]:
+        pump = self.tasks.create_task(self._pump(answer, index, job))
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+        return pump
+
+    def fail_all(self, error: Exception) -> None:
+        """End every running answer, because the gateway stops."""
+        for answer in self._answers:
+            answer.fail(error)
+
+    def cancel_all(self) -> None:
+        """Cancel what still runs; the task group then ends."""
+        for pump in self._pumps:
+            pump.cancel()
+
+    async def _pump(self, answer: Answer, index: int, job: Job) -> None:
+        try:
+            async with asyncio.timeout(self.limits.generation_timeout_s):
+                await self._generate(answer, index, job)
+        except TimeoutError:
+            await answer.put(index, GenerationFailed("The answer took too long."))
+        except MeshError as error:
+            await answer.put(index, error)
+        except Exception as error:  # noqa: BLE001
+            # One request's defect must not end the others; its own reader gets it.
+            await answer.put(index, error)
+
+    async def _generate(self, answer: Answer, index: int, job: Job) -> None:
+        matcher = StopMatcher(job.stop)
+        route: Route = ()
+        async with aclosing(self.backend.generate(job.request)) as pieces:
+            async for piece in pieces:
+                match piece:
+                    case Routed():
+                        route = piece.route
+                        await answer.put(index, piece)
+                    case PromptScored():
+                        await answer.put(index, piece)
+                    case Generated():
+                        answer.usage_tokens[index] += len(piece.tokens)
+                        await _put_tokens(answer, index, matcher.feed(piece.tokens))
+                        if matcher.is_stopped:
+                            await answer.put(index, Finished(FinishReason.STOP, route))
+                            return
+                    case Finished():
+                        await _put_tokens(answer, index, matcher.flush())
+                        await answer.put(index, piece)
+                        return
+        raise GenerationFailed("The answer ended before it was finished.")
+
+
+async def _put_tokens(answer: Answer, index: int, tokens: tuple[Token, ...]) -> None:
+    if tokens:
+        await answer.put(index, Generated(tokens))

@@ -1,0 +1,40 @@
+"""Every limit of the gateway in one place, as an operator may change them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_STOP_SEQUENCES = 8
+MAX_STOP_LENGTH = 512
+"""Characters of one stop sequence."""
+MAX_CHOICES = 8
+MAX_GENERATIONS_PER_REQUEST = 32
+MAX_MESSAGES = 2048
+MAX_TEMPERATURE = 2.0
+MAX_HEAD_BYTES = 32 << 10
+MAX_KEYS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times are in seconds, sizes in bytes.
+
+    ``max_generations`` run at once, ``max_waiting`` requests wait for a place, the next is told
+    to come back. ``max_generations_per_key`` keeps one key from taking every place. A reader who
+    takes nothing for ``send_timeout_s`` loses the stream, so that its cache is freed.
+    """
+
+    max_connections: int = 1024
+    max_requests: int = 512
+    max_body_bytes: int = 2 << 20
+    max_generations: int = 64
+    max_generations_per_key: int = 32
+    max_waiting: int = 256
+    max_wait_s: float = 30.0
+    head_timeout_s: float = 10.0
+    body_timeout_s: float = 20.0
+    send_timeout_s: float = 30.0
+    keep_alive_s: float = 15.0
+    generation_timeout_s: float = 900.0
+    drain_s: float = 20.0
+    sse_comment_s: float = 10.0

@@ -1,0 +1,243 @@
+"""What every request passes before an endpoint sees it, outermost first.
+
+RequestFrame gives it an id, safe headers and a log line without content; HostGuard turns away
+other sites' pages; BodyGuard bounds the body in size and time; KeyGuard asks who it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import secrets
+import time
+import traceback
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mesh.api.auth import KeyRing, check_caller
+from mesh.api.disconnect import CallerGone
+from mesh.api.limits import Limits
+from mesh.api.problems import SERVER_ERROR, Problem, explain, make_overloaded
+from mesh.errors import MeshError
+
+PUBLIC_PATHS = frozenset({"/", "/livez", "/readyz", "/health"})
+PUBLIC_PREFIX = "/static/"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'"
+)
+SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class RequestFrame:
+    """The outermost layer: nothing escapes it, and nothing of a request is logged but its frame."""
+
+    app: ASGIApp
+    limits: Limits
+    _running: int = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started_s = time.monotonic()
+        sender = _FramedSend(send, request_id=secrets.token_hex(8))
+        self._running += 1
+        try:
+            await self._answer(scope, receive, sender)
+        finally:
+            self._running -= 1
+            log.info(
+                "request",
+                request_id=sender.request_id,
+                method=scope["method"],
+                path=scope["path"][:128],
+                status=sender.status,
+                caller=scope.get("state", {}).get("caller"),
+                seconds=round(time.monotonic() - started_s, 4),
+            )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: _FramedSend) -> None:
+        try:
+            if self._running > self.limits.max_requests:
+                raise make_overloaded()
+            await self.app(scope, receive, send)
+        except CallerGone:
+            return
+        except (Problem, MeshError) as error:
+            await _refuse(explain(error), scope, receive, send)
+        except Exception as error:  # noqa: BLE001
+            # Neither the caller nor the log gets the message: it may quote a prompt.
+            _log_defect(error, request_id=send.request_id)
+            problem = Problem(500, "The gateway failed on this request.", kind=SERVER_ERROR)
+            await _refuse(problem, scope, receive, send)
+
+
+class _FramedSend:
+    """An ASGI ``send`` that adds the headers and remembers the status."""
+
+    def __init__(self, send: Send, *, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            own = ((b"x-request-id", self.request_id.encode()), *SECURITY_HEADERS)
+            message = {**message, "headers": [*message.get("headers", ()), *own]}
+        await self._send(message)
+
+
+async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: _FramedSend) -> None:
+    if send.status is None:
+        await problem.to_response()(scope, receive, send)
+
+
+def _log_defect(error: Exception, *, request_id: str) -> None:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown"
+    log.error("request failed", request_id=request_id, kind=type(error).__name__, where=where)
+
+
+@dataclass(frozen=True, slots=True)
+class HostGuard:
+    """Refuses names that are not ours, and other sites' pages.
+
+    A page of another site reaches a loopback server under its own name after it has rebound that
+    name's address. An address literal cannot be rebound, so literals pass.
+    """
+
+    app: ASGIApp
+    allowed_hosts: frozenset[str]
+    allowed_origins: frozenset[str]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            host = headers.get(b"host", b"").decode("latin-1").lower()
+            self._check_host(host)
+            if scope["method"] not in SAFE_METHODS:
+                self._check_origin(headers.get(b"origin", b"").decode("latin-1").lower(), host)
+        await self.app(scope, receive, send)
+
+    def _check_host(self, host: str) -> None:
+        name = _get_host_name(host)
+        if name not in self.allowed_hosts and not _is_address(name):
+            raise Problem(
+                421,
+                "This gateway does not answer under this host name; add it with --allowed-host.",
+                code="unknown_host",
+            )
+
+    def _check_origin(self, origin: str, host: str) -> None:
+        if not origin or origin in self.allowed_origins:
+            return
+        if urlsplit(origin).netloc != host:
+            raise Problem(403, "Pages of other sites may not call this.", code="cross_site")
+
+
+def _get_host_name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class BodyGuard:
+    """Reads the body, within its limits, before anything else runs."""
+
+    app: ASGIApp
+    limits: Limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
+            await self.app(scope, receive, send)
+            return
+        self._check_announced(dict(scope["headers"]).get(b"content-length", b"0"))
+        try:
+            async with asyncio.timeout(self.limits.body_timeout_s):
+                body = await self._read(receive)
+        except TimeoutError:
+            raise Problem(408, "The body did not arrive in time.", code="body_timeout") from None
+        await self.app(scope, _replay(body, receive), send)
+
+    def _check_announced(self, length: bytes) -> None:
+        if not length.isdigit() or int(length) > self.limits.max_body_bytes:
+            raise self._too_large()
+
+    async def _read(self, receive: Receive) -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise CallerGone
+            body += message.get("body", b"")
+            if len(body) > self.limits.max_body_bytes:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    def _too_large(self) -> Problem:
+        return Problem(
+            413,
+            f"The body may have {self.limits.max_body_bytes} bytes.",
+            code="body_too_large",
+            headers={"Connection": "close"},
+        )
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that gives the whole body once and then waits for the disconnect."""
+    is_given = False
+
+    async def replayed() -> Message:
+        nonlocal is_given
+        if not is_given:
+            is_given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replayed
+
+
+@dataclass(frozen=True, slots=True)
+class KeyGuard:
+    """Lets nothing but the page and the health checks pass without a key, if keys are used."""
+
+    app: ASGIApp
+    ring: KeyRing | None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not _is_public(scope["path"]):
+            caller = check_caller(self.ring, scope["headers"], now_s=time.monotonic())
+            scope.setdefault("state", {})["caller"] = caller
+        await self.app(scope, receive, send)
+
+
+def _is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIX)

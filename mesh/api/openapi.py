@@ -1,0 +1,20 @@
+"""What the OpenAPI document says about every endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mesh.api.replies import ErrorReply
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorReply, "description": "The request is refused; the body says why."},
+    "5XX": {"model": ErrorReply, "description": "The gateway or the swarm cannot answer now."},
+}
+
+STREAM_OR_JSON: dict[int | str, dict[str, Any]] = {
+    **ERRORS,
+    200: {
+        "description": "One JSON object, or with `stream` server-sent events ending in [DONE].",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+}

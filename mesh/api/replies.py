@@ -1,0 +1,136 @@
+"""What the gateway answers, as the OpenAPI document describes it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    error: ErrorDetail
+
+
+class ModelReply(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_context: int
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelReply]
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class HopReply(BaseModel):
+    peer_id: str
+    blocks: list[int]
+    step_ms: float | None
+
+
+class MeshTrace(BaseModel):
+    route: list[HopReply]
+    reroutes: int
+    first_token_s: float | None
+    tokens_per_second: float | None
+
+
+class TopLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class ChatMessageReply(BaseModel):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: ChatMessageReply
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatReply(BaseModel):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    mesh: MeshTrace
+
+
+class LegacyLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: LegacyLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class CompletionReply(BaseModel):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    mesh: MeshTrace
+
+
+class InputOutput(BaseModel):
+    generated_text: str
+    finish_reason: Literal["stop", "length"]
+
+
+class InputReply(BaseModel):
+    model: str
+    response: str
+    outputs: list[InputOutput]
+    usage: Usage
+    mesh: MeshTrace
+
+
+class Check(BaseModel):
+    name: str
+    ok: bool
+    detail: str
+
+
+class HealthReply(BaseModel):
+    status: Literal["ok", "not ready"]
+    checks: list[Check]

@@ -1,0 +1,139 @@
+"""What callers write, parsed once. Unknown fields are ignored, as OpenAI does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mesh.api.backend import MAX_ALTERNATIVES
+from mesh.api.limits import (
+    MAX_CHOICES,
+    MAX_GENERATIONS_PER_REQUEST,
+    MAX_MESSAGES,
+    MAX_STOP_LENGTH,
+    MAX_STOP_SEQUENCES,
+    MAX_TEMPERATURE,
+)
+
+MAX_TOKEN_ID = (1 << 31) - 1
+MAX_INT64 = (1 << 63) - 1
+MAX_NEW_TOKENS = 1 << 24
+MAX_TOP_K = 1 << 24
+MAX_PENALTY = 10.0
+
+ModelName = Annotated[str, Field(min_length=1, max_length=512)]
+StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+Stop = StopText | Annotated[list[StopText], Field(max_length=MAX_STOP_SEQUENCES)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Seed = Annotated[int, Field(ge=-MAX_INT64 - 1, le=MAX_INT64)]
+TokenCount = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)]
+
+
+class Body(BaseModel):
+    """A JSON body: strict types, finite numbers, unknown fields kept aside."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
+
+    def get_extras(self) -> dict[str, Any]:
+        """Return the fields that this gateway has no use for."""
+        return self.model_extra or {}
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+
+
+class SamplingFields(Body):
+    """What chat and legacy completions share. ``top_k`` and ``repetition_penalty`` are ours."""
+
+    model: ModelName
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    stop: Stop | None = None
+    seed: Seed | None = None
+    temperature: float | None = Field(default=None, ge=0, le=MAX_TEMPERATURE)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, le=MAX_TOP_K)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=MAX_PENALTY)
+    user: str | None = Field(default=None, max_length=512)
+
+    def get_stops(self) -> tuple[str, ...]:
+        """Return the stop sequences."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+class Message(Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+
+    def get_text(self) -> str:
+        """Return the content as one text."""
+        if self.content is None:
+            return ""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class ChatRequest(SamplingFields):
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
+
+
+class CompletionRequest(SamplingFields):
+    prompt: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[
+            list[Annotated[str, Field(min_length=1)]],
+            Field(min_length=1, max_length=MAX_GENERATIONS_PER_REQUEST),
+        ]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_GENERATIONS_PER_REQUEST)]
+    )
+    max_tokens: int | None = Field(default=None, ge=0, le=MAX_NEW_TOKENS)
+    echo: bool | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
+
+    def get_prompts(self) -> list[str | list[int]]:
+        """Return every prompt of the request, as text or as token ids."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return [prompt]
+        if isinstance(prompt[0], int):
+            return [[token for token in prompt if isinstance(token, int)]]
+        return [entry for entry in prompt if not isinstance(entry, int)]
+
+
+class InputRequest(Body):
+    """``POST /input``: a prompt and arguments of transformers' ``generate``, side by side."""
+
+    prompt: str = Field(min_length=1)
+    model: ModelName | None = None
+    seed: Seed | None = None
+    max_new_tokens: TokenCount | None = None
+    max_length: TokenCount | None = None
+    do_sample: bool | None = None
+    temperature: float | None = Field(default=None, ge=0, le=MAX_TEMPERATURE)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=MAX_TOP_K)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=MAX_PENALTY)
+    num_return_sequences: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    stop_strings: Stop | None = None

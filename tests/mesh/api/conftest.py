@@ -1,0 +1,55 @@
+"""A real uvicorn server on loopback for every test, in front of a deterministic backend."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from mesh.api.limits import Limits
+from mesh.api.server import ServeConfig, open_gateway
+from tests.support.local_backend import LocalBackend
+
+QUICK = Limits(drain_s=0.2, sse_comment_s=30.0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return LocalBackend().tokenizer
+
+
+@pytest.fixture
+def make_backend(tokenizer) -> Callable[..., LocalBackend]:
+    return lambda **options: LocalBackend(tokenizer=tokenizer, **options)
+
+
+@asynccontextmanager
+async def open_client(backend, **options) -> AsyncIterator[httpx.AsyncClient]:
+    limits = replace(QUICK, **options.pop("limits", {}))
+    async with open_gateway(ServeConfig(port=0, limits=limits, **options), backend) as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+            yield client
+
+
+@pytest.fixture
+async def open_api() -> AsyncIterator[Callable[..., Awaitable[httpx.AsyncClient]]]:
+    """Return a function that starts a gateway and returns a client of it."""
+    async with AsyncExitStack() as stack:
+
+        async def open_it(backend, **options) -> httpx.AsyncClient:
+            return await stack.enter_async_context(open_client(backend, **options))
+
+        yield open_it
+
+
+@pytest.fixture
+def backend(make_backend) -> LocalBackend:
+    return make_backend()
+
+
+@pytest.fixture
+async def api(open_api, backend) -> httpx.AsyncClient:
+    return await open_api(backend)

@@ -1,0 +1,221 @@
+"""One way to drive every chain that the contract tests run against."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+from consensus.types import BlockNumber, Epoch, SubnetId, SubnetNodeId, compute_epoch_position
+from keys.account import AccountKey, derive_development_account
+from keys.peer import PeerKey
+from subnet.chain import registration
+from subnet.chain.multiaddr import encode_multiaddr
+from subnet.chain.registration import TENSOR, NodeRegistration, SubnetRegistration
+from subnet.chain.substrate import SubstrateChain
+from subnet.devchain import calls
+from subnet.devchain.ledger_chain import LedgerBlocks, LedgerChain
+from subnet.devchain.values import PeerInfo, RegistrationSubnetData
+from subnet.interfaces import ChainReader, ChainWriter
+
+WAIT_S = 60.0
+
+COLDKEYS = tuple(derive_development_account(index) for index in range(6))
+OWNER = COLDKEYS[0]
+HOTKEY_FUNDS = TENSOR // 100
+BOOTNODE = PeerKey(bytes([250]) * 32).peer_id
+_serial = itertools.count(1)
+
+
+class Chain(ChainReader, ChainWriter, Protocol):
+    """What the contract tests use."""
+
+
+def make_seed() -> bytes:
+    """Return a new 32-byte seed; the same sequence in every run."""
+    return next(_serial).to_bytes(32, "big")
+
+
+def make_subnet(name: str, **changes: object) -> SubnetRegistration:
+    """Return a registration that every chain takes."""
+    defaults: dict[str, object] = {
+        "name": name,
+        "repo": f"repo of {name}",
+        "misc": "mesh-manifest:" + "ab" * 32,
+        "initial_coldkeys": {key.account_id: 1 for key in COLDKEYS[:4]},
+        "bootnodes": {str(BOOTNODE): "/ip4/127.0.0.1/tcp/31330"},
+    }
+    return SubnetRegistration(**(defaults | changes))  # type: ignore[arg-type]
+
+
+def make_node(subnet_id: SubnetId, hotkey: AccountKey) -> NodeRegistration:
+    """Return a registration with three new peer ids."""
+    return NodeRegistration(
+        subnet_id=subnet_id,
+        hotkey=hotkey.account_id,
+        peer_id=PeerKey(make_seed()).peer_id,
+        bootnode_peer_id=PeerKey(make_seed()).peer_id,
+        client_peer_id=PeerKey(make_seed()).peer_id,
+    )
+
+
+class Rig(Protocol):
+    """One chain under test, with the means to fill it and to let time pass."""
+
+    def open(self, signer: AccountKey | None = None) -> AbstractAsyncContextManager[Chain]: ...
+
+    async def advance(self, count: int) -> None:
+        """Let at least ``count`` blocks pass."""
+        ...
+
+    async def fund(self, account_id: bytes, amount: int) -> None: ...
+
+    async def register_subnet(self, wanted: SubnetRegistration, owner: AccountKey) -> SubnetId: ...
+
+    async def register_node(
+        self, wanted: NodeRegistration, coldkey: AccountKey
+    ) -> SubnetNodeId: ...
+
+    async def activate_subnet(self, subnet_id: SubnetId, owner: AccountKey) -> None: ...
+
+
+class LedgerRig:
+    """The pure ledger."""
+
+    def __init__(self, blocks: LedgerBlocks) -> None:
+        self._blocks = blocks
+
+    @asynccontextmanager
+    async def open(self, signer: AccountKey | None = None) -> AsyncIterator[Chain]:
+        yield LedgerChain(self._blocks, signer=None if signer is None else signer.account_id)
+
+    async def advance(self, count: int) -> None:
+        await self._blocks.advance(count)
+
+    async def fund(self, account_id: bytes, amount: int) -> None:
+        await self._blocks.execute(OWNER.account_id, calls.TransferKeepAlive(account_id, amount))
+
+    async def register_subnet(self, wanted: SubnetRegistration, owner: AccountKey) -> SubnetId:
+        data = RegistrationSubnetData(
+            name=wanted.name.encode(),
+            repo=wanted.repo.encode(),
+            description=wanted.description.encode(),
+            misc=wanted.misc.encode(),
+            min_stake=wanted.min_stake,
+            max_stake=wanted.max_stake,
+            delegate_stake_percentage=wanted.delegate_stake_percentage,
+            initial_coldkeys=wanted.initial_coldkeys,
+            bootnodes={
+                text.encode(): encode_multiaddr(multiaddr, peer_id=BOOTNODE)
+                for text, multiaddr in wanted.bootnodes.items()
+            },
+        )
+        await self._blocks.execute(owner.account_id, calls.RegisterSubnet(wanted.max_cost, data))
+        from subnet.devchain import items
+
+        subnet_id = self._blocks.ledger.state.find(items.SUBNET_NAME, wanted.name.encode())
+        assert subnet_id is not None
+        return SubnetId(subnet_id)
+
+    async def register_node(self, wanted: NodeRegistration, coldkey: AccountKey) -> SubnetNodeId:
+        peers = [
+            None if peer is None else PeerInfo(str(peer).encode(), None)
+            for peer in (wanted.peer_id, wanted.bootnode_peer_id, wanted.client_peer_id)
+        ]
+        assert peers[0] is not None
+        call = calls.RegisterSubnetNode(
+            subnet_id=wanted.subnet_id,
+            hotkey=wanted.hotkey,
+            peer_info=peers[0],
+            bootnode_peer_info=peers[1],
+            client_peer_info=peers[2],
+            delegate_reward_rate=wanted.delegate_reward_rate,
+            stake_to_be_added=wanted.stake,
+            unique=wanted.unique,
+            non_unique=wanted.non_unique,
+            delegate_account=None,
+            max_burn_amount=wanted.max_burn,
+        )
+        await self._blocks.execute(coldkey.account_id, call)
+        from subnet.devchain import items
+
+        node_id = self._blocks.ledger.state.find(
+            items.HOTKEY_SUBNET_NODE_ID, wanted.subnet_id, wanted.hotkey
+        )
+        assert node_id is not None
+        return SubnetNodeId(node_id)
+
+    async def activate_subnet(self, subnet_id: SubnetId, owner: AccountKey) -> None:
+        await self._blocks.execute(owner.account_id, calls.ActivateSubnet(subnet_id))
+
+
+class WireRig:
+    """A chain behind a WebSocket, through our client.
+
+    With ``builds_blocks`` blocks come only when asked for with dev_newBlock.
+    """
+
+    def __init__(self, url: str, *, builds_blocks: bool) -> None:
+        self.url = url
+        self._builds_blocks = builds_blocks
+
+    @asynccontextmanager
+    async def open(self, signer: AccountKey | None = None) -> AsyncIterator[SubstrateChain]:
+        async with SubstrateChain.open(self.url, signer=signer) as chain:
+            yield chain
+
+    async def advance(self, count: int) -> None:
+        async with self.open() as chain:
+            if self._builds_blocks:
+                await chain.query(lambda session: session.rpc("dev_newBlock", {"count": count}))
+                return
+            async with asyncio.timeout(WAIT_S):
+                first: int | None = None
+                async for head in chain.heads():
+                    first = head.number if first is None else first
+                    if head.number >= first + count:
+                        return
+
+    async def fund(self, account_id: bytes, amount: int) -> None:
+        async with self.open() as chain:
+            await registration.transfer(chain, sender=OWNER, recipient=account_id, amount=amount)
+
+    async def register_subnet(self, wanted: SubnetRegistration, owner: AccountKey) -> SubnetId:
+        async with self.open() as chain:
+            return (await registration.register_subnet(chain, wanted, owner=owner)).subnet_id
+
+    async def register_node(self, wanted: NodeRegistration, coldkey: AccountKey) -> SubnetNodeId:
+        async with self.open() as chain:
+            return (await registration.register_node(chain, wanted, coldkey=coldkey)).node_id
+
+    async def activate_subnet(self, subnet_id: SubnetId, owner: AccountKey) -> None:
+        async with self.open() as chain:
+            await registration.activate_subnet(chain, subnet_id=subnet_id, owner=owner)
+
+
+async def wait_for_election(
+    rig: Rig, chain: Chain, subnet_id: SubnetId
+) -> tuple[Epoch, SubnetNodeId]:
+    """Let blocks pass until the subnet's present epoch is young and has an elected validator."""
+    info = await chain.fetch_info()
+    subnet = await chain.fetch_subnet(subnet_id)
+    assert subnet is not None and subnet.slot is not None
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            head = await read_head(chain)
+            position = compute_epoch_position(
+                head, slot=subnet.slot, epoch_length=info.epoch_length
+            )
+            elected = await chain.fetch_elected_validator(subnet_id, position.epoch)
+            if elected is not None and position.offset <= info.epoch_length // 4:
+                return position.epoch, elected
+            await rig.advance(1 if elected is None else info.epoch_length - position.offset)
+
+
+async def read_head(chain: Chain) -> BlockNumber:
+    """Return the number of the present best block."""
+    async for head in chain.heads():
+        return head.number
+    raise AssertionError("heads begins with the present one")

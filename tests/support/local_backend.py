@@ -1,0 +1,183 @@
+"""A deterministic backend without a network: a real tokenizer, canned answers, faults on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mesh.api.backend import (
+    Alternative,
+    ChatMessage,
+    Finished,
+    FinishReason,
+    Generated,
+    GenerateRequest,
+    Hop,
+    Piece,
+    PromptScored,
+    Routed,
+    ServedModel,
+    Token,
+)
+from mesh.errors import InvalidRequest, NoRoute
+
+MODEL = "mesh/echo"
+CONTEXT = 512
+EOS = "<|end|>"
+ANSWER = (
+    "An epoch has four phases: propose, commit, reveal, score. Größe zählt nicht, 数 auch nicht. "
+    "Every hoster commits before anyone reveals, so nobody can copy. 🐟 That is all."
+)
+ROUTE = (Hop("12D3KooWFirst", 0, 3, 1.25), Hop("12D3KooWSecond", 3, 6, 2.5))
+OTHER_ROUTE = (Hop("12D3KooWThird", 0, 6, 4.0),)
+
+
+def make_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer, trained on the answer in a moment."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([ANSWER.encode("ascii", "ignore").decode()], trainer)
+    return tokenizer
+
+
+def _byte_of_unicode() -> dict[str, int]:
+    """Byte-level BPE writes each byte as one printable character; this is the way back."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _byte_of_unicode()
+
+
+@dataclass
+class LocalBackend:
+    """Answers every prompt with ANSWER, cut to the tokens asked for.
+
+    Sampled requests (temperature above 0) shuffle it by their seed. ``fail_after`` raises
+    ``failure`` after so many tokens; ``running`` counts what has not been freed.
+    """
+
+    uncovered: tuple[tuple[int, int], ...] = ()
+    failure: Exception | None = None
+    fail_after: int = 0
+    delay_s: float = 0.0
+    reroute_after: int | None = None
+    is_endless: bool = False
+    answer: str = ANSWER
+    tokenizer: Tokenizer = field(default_factory=make_tokenizer)
+    running: int = 0
+    peak: int = 0
+    requests: list[GenerateRequest] = field(default_factory=list)
+    chats: list[Sequence[ChatMessage]] = field(default_factory=list)
+
+    async def list_models(self) -> Sequence[ServedModel]:
+        return (ServedModel(MODEL, 1_700_000_000, CONTEXT, 6, self.uncovered),)
+
+    async def encode(self, model_id: str, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text).ids)
+
+    async def encode_chat(self, model_id: str, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        self.chats.append(messages)
+        text = "".join(f"{message.role}: {message.content}\n" for message in messages)
+        return await self.encode(model_id, text + "assistant:")
+
+    async def describe(self, model_id: str, token_ids: Sequence[int]) -> tuple[Token, ...]:
+        for token_id in token_ids:
+            if token_id >= self.tokenizer.get_vocab_size():
+                raise InvalidRequest("prompt", f"token id {token_id} is not in the vocabulary")
+        return self._describe(token_ids)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
+        self.requests.append(request)
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        try:
+            if self.uncovered:
+                raise NoRoute(self.uncovered)
+            if self.failure is not None and self.fail_after == 0:
+                raise self.failure
+            yield Routed(ROUTE)
+            async for piece in self._tokens(request):
+                yield piece
+        finally:
+            # What a real backend does to free its caches takes a moment too.
+            await asyncio.sleep(0)
+            self.running -= 1
+
+    async def _tokens(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
+        if request.score_prompt:
+            yield PromptScored(self._score(request.prompt_ids, request, is_prompt=True))
+        ids = self._choose(request)
+        wanted = ids[: request.max_new_tokens]
+        for place, token in enumerate(self._score(wanted, request)):
+            if self.failure is not None and place == self.fail_after:
+                raise self.failure
+            if place == self.reroute_after:
+                yield Routed(OTHER_ROUTE)
+            await asyncio.sleep(self.delay_s)
+            yield Generated((token,))
+        reason = FinishReason.STOP if len(wanted) < request.max_new_tokens else FinishReason.LENGTH
+        yield Finished(reason, ROUTE if self.reroute_after is None else OTHER_ROUTE)
+
+    def _choose(self, request: GenerateRequest) -> list[int]:
+        ids = list(self.tokenizer.encode(self.answer).ids)
+        if self.is_endless:
+            ids *= 1 + request.max_new_tokens // len(ids)
+        if request.sampling.temperature > 0:
+            random.Random(request.sampling.seed).shuffle(ids)
+        return ids
+
+    def _score(
+        self, ids: Sequence[int], request: GenerateRequest, *, is_prompt: bool = False
+    ) -> tuple[Token, ...]:
+        tokens = self._describe(ids)
+        if request.alternatives is None:
+            return tokens
+        return tuple(
+            token
+            if is_prompt and place == 0
+            else Token(
+                token.token_id,
+                token.text,
+                token.raw,
+                -0.25,
+                tuple(
+                    Alternative(self._raw(wanted), -0.25 - place_of / 4)
+                    for place_of, wanted in enumerate(
+                        [token.token_id, 65, 66, 67][: request.alternatives]
+                    )
+                ),
+            )
+            for place, token in enumerate(tokens)
+        )
+
+    def _describe(self, ids: Sequence[int]) -> tuple[Token, ...]:
+        tokens, pending = [], b""
+        for place, token_id in enumerate(ids):
+            raw = self._raw(token_id)
+            pending += b"" if token_id == 0 else raw
+            is_last = place == len(ids) - 1
+            text = pending.decode("utf-8", "replace")
+            if "\ufffd" in text and not is_last and len(pending) < 4:
+                text = ""
+            else:
+                pending = b""
+            tokens.append(Token(token_id, text, raw))
+        return tuple(tokens)
+
+    def _raw(self, token_id: int) -> bytes:
+        name = self.tokenizer.id_to_token(token_id)
+        return name.encode() if token_id == 0 else bytes(_BYTES[char] for char in name)
