@@ -1,0 +1,114 @@
+"""Which model a subnet serves: the manifest hash on chain, and whether our weights fit it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from consensus.params import ConsensusParams
+from mesh.errors import ManifestMismatch
+from mesh.model.config import ModelConfig
+from mesh.model.files import ModelFolder
+from mesh.model.manifest import (
+    MAX_MANIFEST_BYTES,
+    ModelManifest,
+    build_manifest,
+    check_manifest,
+    decode_manifest,
+)
+from subnet.errors import ConfigError
+
+MANIFEST_FILE = "mesh-manifest.json"
+_MARK = re.compile(r"mesh-manifest:([0-9a-f]{64})(?![0-9a-f])")
+
+
+def describe_constants(params: ConsensusParams) -> Mapping[str, int]:
+    """Return the protocol's numbers that a manifest fixes."""
+    return {
+        "challenge_positions": params.challenge_positions,
+        "max_vector_coordinates": params.max_vector_coordinates,
+        "head_rows": params.head_rows,
+        "fixed_point_bits": params.fixed_point_bits,
+        "residual_bits": params.residual_bits,
+        "value_bound_bits": params.value_bound_bits,
+        "tolerance_bits": params.tolerance_bits,
+    }
+
+
+def parse_manifest_hash(misc: str, *, subnet_id: int) -> bytes:
+    """Return the manifest hash that stands in a subnet's ``misc``. Raises ConfigError."""
+    found = _MARK.search(misc)
+    if found is None:
+        raise ConfigError(
+            f"subnet {subnet_id} names no model manifest on chain",
+            "its owner registers it with `mesh-manifest:<hash>` in misc; "
+            "`mesh manifest MODEL` prints the hash",
+        )
+    return bytes.fromhex(found.group(1))
+
+
+def build_own_manifest(
+    folder: ModelFolder, model: ModelConfig, *, params: ConsensusParams
+) -> ModelManifest:
+    """Hash every tensor of a complete model folder. Raises ModelError."""
+    return build_manifest(
+        folder,
+        model,
+        model_name=folder.name,
+        revision=folder.revision,
+        constants=describe_constants(params),
+    )
+
+
+def find_manifest(
+    folder: ModelFolder,
+    model: ModelConfig,
+    *,
+    manifest_hash: bytes,
+    params: ConsensusParams,
+    kept_in: Path,
+) -> ModelManifest:
+    """Return the manifest with this hash: kept, beside the model, or made from the weights.
+
+    Raises ManifestMismatch if none of them has the hash, ModelError.
+    """
+    for path in (kept_in / MANIFEST_FILE, folder.path / MANIFEST_FILE):
+        manifest = _read_manifest(path)
+        if manifest is not None and manifest.manifest_hash == manifest_hash:
+            return manifest
+    manifest = build_own_manifest(folder, model, params=params)
+    if manifest.manifest_hash != manifest_hash:
+        raise ManifestMismatch(
+            f"{folder.name} is not the model of this subnet: its manifest is "
+            f"{manifest.manifest_hash.hex()}, on chain stands {manifest_hash.hex()}"
+        )
+    return manifest
+
+
+def check_served_weights(
+    manifest: ModelManifest,
+    folder: ModelFolder,
+    model: ModelConfig,
+    *,
+    start: int,
+    end: int,
+    served_dtype: str,
+    params: ConsensusParams,
+) -> None:
+    """Raise ManifestMismatch naming the first difference of what would be served."""
+    check_manifest(
+        manifest,
+        folder,
+        model,
+        start=start,
+        end=end,
+        served_dtype=served_dtype,
+        constants=describe_constants(params),
+    )
+
+
+def _read_manifest(path: Path) -> ModelManifest | None:
+    if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
+        return None
+    return decode_manifest(path.read_bytes())

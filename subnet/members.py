@@ -1,0 +1,82 @@
+"""Every peer that the chain knows in the subnet: who may hold a place in the DHT and heartbeat.
+
+Wider than an epoch's roster: queued nodes, bootnodes and client identities count too. It
+decides about connections and heartbeats only; consensus records need the roster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from consensus.types import SubnetId
+from keys.errors import BadPeerId
+from keys.peer import PeerId
+from subnet.chain import records
+from subnet.chain.substrate import SubstrateChain
+
+if TYPE_CHECKING:
+    from subnet.chain.session import Session
+
+_PEER_FIELDS = ("peer_info", "bootnode_peer_info", "client_peer_info")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPeers:
+    """``nodes`` serve under their main peer id; ``others`` are bootnodes and clients."""
+
+    nodes: frozenset[PeerId]
+    others: frozenset[PeerId]
+
+
+class Members:
+    """The latest word of the chain. An outage keeps the last one; it never opens the door."""
+
+    def __init__(self, chain: SubstrateChain, subnet_id: SubnetId) -> None:
+        self._chain = chain
+        self._subnet_id = subnet_id
+        self._known = KnownPeers(frozenset(), frozenset())
+
+    async def refresh(self) -> None:
+        """Read the peers at the chain's head. Raises ChainUnavailable."""
+        self._known = await self._chain.query(lambda session: _read(session, self._subnet_id))
+
+    def list_nodes(self) -> tuple[PeerId, ...]:
+        """Return the main peer ids, sorted."""
+        return tuple(sorted(self._known.nodes))
+
+    def is_node(self, peer: PeerId) -> bool:
+        """Whether a registered node, queued or active, serves under this key."""
+        return peer in self._known.nodes
+
+    def is_known(self, peer: PeerId) -> bool:
+        """Whether the chain names this key in any place of the subnet."""
+        return peer in self._known.nodes or peer in self._known.others
+
+
+def _read(session: Session, subnet_id: SubnetId) -> KnownPeers:
+    at = session.read_head_hash()
+    nodes: set[PeerId] = set()
+    others: set[PeerId] = set()
+    for item in ("SubnetNodesData", "RegisteredSubnetNodesData"):
+        for _, node in session.read_map(f"Network.{item}", subnet_id, at=at):
+            for place, name in enumerate(_PEER_FIELDS):
+                peer = _parse_peer(node[name])
+                if peer is not None:
+                    (others if place else nodes).add(peer)
+    bootnodes = session.read("Network.SubnetBootnodes", subnet_id, at=at, default=True)
+    for text, _ in bootnodes or ():
+        others.update(_parse_text(records.parse_text(text)))
+    return KnownPeers(frozenset(nodes), frozenset(others - nodes))
+
+
+def _parse_peer(info: Mapping[str, Any] | None) -> PeerId | None:
+    return None if info is None else records.parse_peer_id(info["peer_id"])
+
+
+def _parse_text(text: str) -> tuple[PeerId, ...]:
+    try:
+        return (PeerId.from_base58(text),)
+    except BadPeerId:
+        return ()
