@@ -383,18 +383,38 @@ class TypeRegistry:
         return VariantEntry(cls.variant_name, listed, cls.variant_index, _docs_of(cls))
 
 
-def _type_name(kind: ScaleType) -> str | None:
-    """A hint for readers, in the source's words, where there is a short one."""
+def _type_name(kind: ScaleType) -> str:
+    """Return the type in the source's words; clients print it, and some insist on it."""
     match kind:
         case UInt(bits):
             return f"u{bits}"
-        case ByteVec():
+        case SInt(bits):
+            return f"i{bits}"
+        case Compact(bits):
+            return f"Compact<u{bits}>"
+        case Bool():
+            return "bool"
+        case Text():
+            return "Text"
+        case ByteVec() | BoundedBytes():
             return "Vec<u8>"
-        case Newtype(path, _):
+        case ByteArray(size):
+            return f"[u8; {size}]"
+        case OptionOf(item):
+            return f"Option<{_type_name(item)}>"
+        case VecOf(item):
+            return f"Vec<{_type_name(item)}>"
+        case SetOf(item):
+            return f"BTreeSet<{_type_name(item)}>"
+        case MapOf(key, value):
+            return f"BTreeMap<{_type_name(key)}, {_type_name(value)}>"
+        case TupleOf(parts):
+            return f"({', '.join(_type_name(part) for part in parts)})"
+        case Newtype(path, _) | Variants(path, _) | PalletVariants(path, _):
             return path[-1]
-        case Record(cls):
+        case Record(cls) | PlainEnum(cls):
             return _path_of(cls)[-1]
-    return None
+    raise TypeError(f"{kind} has no name")
 
 
 def _path_of(cls: type[Any]) -> tuple[str, ...]:
