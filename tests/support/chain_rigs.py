@@ -46,6 +46,8 @@ def make_subnet(name: str, **changes: object) -> SubnetRegistration:
         "misc": "mesh-manifest:" + "ab" * 32,
         "initial_coldkeys": {key.account_id: 1 for key in COLDKEYS[:4]},
         "bootnodes": {str(BOOTNODE): "/ip4/127.0.0.1/tcp/31330"},
+        # The price doubles with every registration, and tests register many.
+        "max_cost": 100_000 * TENSOR,
     }
     return SubnetRegistration(**(defaults | changes))  # type: ignore[arg-type]
 
@@ -152,47 +154,37 @@ class LedgerRig:
 
 
 class WireRig:
-    """A chain behind a WebSocket, through our client.
+    """A chain behind a WebSocket, through our client; it builds blocks when told to."""
 
-    With ``builds_blocks`` blocks come only when asked for with dev_newBlock.
-    """
+    def __init__(self, url: str, chain: SubstrateChain) -> None:
+        self._url = url
+        self._chain = chain
 
-    def __init__(self, url: str, *, builds_blocks: bool) -> None:
-        self.url = url
-        self._builds_blocks = builds_blocks
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, url: str) -> AsyncIterator[WireRig]:
+        async with SubstrateChain.open(url) as chain:
+            yield cls(url, chain)
 
     @asynccontextmanager
-    async def open(self, signer: AccountKey | None = None) -> AsyncIterator[SubstrateChain]:
-        async with SubstrateChain.open(self.url, signer=signer) as chain:
+    async def open(self, signer: AccountKey | None = None) -> AsyncIterator[Chain]:
+        async with SubstrateChain.open(self._url, signer=signer) as chain:
             yield chain
 
     async def advance(self, count: int) -> None:
-        async with self.open() as chain:
-            if self._builds_blocks:
-                await chain.query(lambda session: session.rpc("dev_newBlock", {"count": count}))
-                return
-            async with asyncio.timeout(WAIT_S):
-                first: int | None = None
-                async for head in chain.heads():
-                    first = head.number if first is None else first
-                    if head.number >= first + count:
-                        return
+        await self._chain.query(lambda session: session.rpc("dev_newBlock", {"count": count}))
 
     async def fund(self, account_id: bytes, amount: int) -> None:
-        async with self.open() as chain:
-            await registration.transfer(chain, sender=OWNER, recipient=account_id, amount=amount)
+        await registration.transfer(self._chain, sender=OWNER, recipient=account_id, amount=amount)
 
     async def register_subnet(self, wanted: SubnetRegistration, owner: AccountKey) -> SubnetId:
-        async with self.open() as chain:
-            return (await registration.register_subnet(chain, wanted, owner=owner)).subnet_id
+        return (await registration.register_subnet(self._chain, wanted, owner=owner)).subnet_id
 
     async def register_node(self, wanted: NodeRegistration, coldkey: AccountKey) -> SubnetNodeId:
-        async with self.open() as chain:
-            return (await registration.register_node(chain, wanted, coldkey=coldkey)).node_id
+        return (await registration.register_node(self._chain, wanted, coldkey=coldkey)).node_id
 
     async def activate_subnet(self, subnet_id: SubnetId, owner: AccountKey) -> None:
-        async with self.open() as chain:
-            await registration.activate_subnet(chain, subnet_id=subnet_id, owner=owner)
+        await registration.activate_subnet(self._chain, subnet_id=subnet_id, owner=owner)
 
 
 async def wait_for_election(
