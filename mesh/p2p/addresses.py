@@ -23,6 +23,8 @@ MIN_PORT, MAX_PORT = 0, 65_535
 # in the multiformats table, so only TCP addresses can be registered.
 _CHAIN_PROTOCOLS = frozenset({"ip4", "ip6", "dns4", "dns6", "dnsaddr", "tcp", "ws", "wss", "p2p"})
 
+_P2P_CODE = bytes.fromhex("a503")  # 421 as a varint
+
 
 class BadAddress(InvalidRequest):
     """Text or bytes that are not a usable multiaddress."""
@@ -74,9 +76,11 @@ def split_peer_address(text: str) -> tuple[str, PeerId]:
 
 def encode_chain_address(text: str) -> bytes:
     """Return the binary form that the chain accepts: it ends in /p2p. Raises BadAddress."""
-    split_peer_address(text)
-    _check_chain_protocols(Multiaddr(text))
-    raw = bytes(Multiaddr(text).to_bytes())
+    transport, peer = split_peer_address(text)
+    _check_chain_protocols(Multiaddr(transport))
+    # hivemind's codec writes the peer as a CID; go, rust and the specification as a multihash.
+    peer_part = _P2P_CODE + bytes((len(peer.to_bytes()),)) + peer.to_bytes()
+    raw = bytes(Multiaddr(transport).to_bytes()) + peer_part
     if len(raw) > MAX_ADDRESS_SIZE:
         raise BadAddress(f"the chain keeps at most {MAX_ADDRESS_SIZE} bytes of address")
     return raw
@@ -90,12 +94,11 @@ def decode_chain_address(raw: bytes) -> str:
         address = Multiaddr(raw)
         text = str(address)
         _check_chain_protocols(address)
-        is_canonical = Multiaddr(text).to_bytes() == raw
+        is_canonical = raw in (encode_chain_address(text), Multiaddr(text).to_bytes())
     except (MultiaddrError, ValueError, TypeError, EOFError) as error:
         raise BadAddress("the chain holds bytes that are not a multiaddress") from error
     if not is_canonical:
         raise BadAddress("the chain holds a truncated multiaddress")
-    split_peer_address(text)
     return text
 
 
