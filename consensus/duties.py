@@ -10,6 +10,7 @@ Over the offsets of one epoch (L blocks, grace G, B the end of COMMIT, R that of
     RevealOutput      B + G <= o <= R
     RevealScores      B + G <= o <= R, of the previous epoch's commit
     CommitScores      R + G <= o < L - 1 - G
+    ScoreEpoch        0 <= o, of the previous epoch
     Propose, Attest   0 <= o < L - 1: what is sent at the last block lands in the next epoch
 """
 
@@ -64,6 +65,13 @@ class RevealScores:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreEpoch:
+    """Score ``epoch``, which is over, and record the report."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
 class Propose:
     """Propose the scores of ``scored_epoch`` in ``epoch``.
 
@@ -98,6 +106,7 @@ Duty = (
     | RevealOutput
     | CommitScores
     | RevealScores
+    | ScoreEpoch
     | Propose
     | Attest
     | Republish
@@ -112,6 +121,7 @@ def compute_duties(view: EpochView) -> tuple[Duty, ...]:
         _compute_challenge(view),
         _compute_output_commit(view),
         _compute_score_commit(view),
+        _compute_scoring(view),
         _compute_propose(view),
         _compute_attest(view),
     )
@@ -182,6 +192,14 @@ def _compute_score_commit(view: EpochView) -> CommitScores | Republish | None:
     return CommitScores(view.epoch) if view.status is EpochStatus.ACTIVE and has_seen else None
 
 
+def _compute_scoring(view: EpochView) -> ScoreEpoch | None:
+    """Every node scores, whatever its role, so that everybody can see the reasons."""
+    previous = view.previous_epoch
+    if view.is_previous_reported or not view.is_scored(previous):
+        return None
+    return ScoreEpoch(previous) if _can_score_previous(view) else None
+
+
 def _compute_propose(view: EpochView) -> Propose | None:
     if view.elected != view.node_id or view.submission is not None:
         return None
@@ -212,7 +230,12 @@ def _can_submit(view: EpochView) -> bool:
         return False
     if not is_scored:
         return view.roster is not None
-    return view.previous_roster is not None and has_seen_epoch(view, view.previous_epoch)
+    return _can_score_previous(view)
+
+
+def _can_score_previous(view: EpochView) -> bool:
+    is_known = view.previous_roster is not None and view.is_previous_settled
+    return is_known and has_seen_epoch(view, view.previous_epoch)
 
 
 def has_seen_epoch(view: EpochView, epoch: Epoch) -> bool:

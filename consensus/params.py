@@ -49,6 +49,9 @@ class ConsensusParams:
     min_representatives: int = 3
     """Fewer votes on a block than this is low redundancy: shares are halved."""
 
+    min_attestation_percent: int = 66
+    """MinAttestationPercentage of the pallet: fewer attestations are no consensus."""
+
     heartbeat_step_s: int = 30
     heartbeat_max_ahead_s: int = 120
     max_clock_skew_s: int = 30

@@ -68,7 +68,9 @@ class EpochView:
     ``roster`` is None until the epoch's first block is final. ``observed`` holds the windows
     during which this node was up and read the records. ``elections`` holds whom the chain
     elected, None where it elected nobody; an epoch that was not asked for is missing.
-    ``is_attestation_refused`` is set once the proposal was compared and differs.
+    ``is_previous_settled`` is set once the previous epoch's final proposal was read (validators
+    are scored against it), ``is_previous_reported`` once its scores stand in the journal, and
+    ``is_attestation_refused`` once the proposal was compared and differs.
     """
 
     position: EpochPosition
@@ -85,6 +87,8 @@ class EpochView:
     own_records: tuple[OwnRecord, ...] = ()
     observed: frozenset[tuple[Epoch, Window]] = frozenset()
     submission: SubmissionSeen | None = None
+    is_previous_settled: bool = False
+    is_previous_reported: bool = False
     is_attestation_refused: bool = False
     proposals_sent: Attempts = field(default_factory=Attempts)
     attestations_sent: Attempts = field(default_factory=Attempts)

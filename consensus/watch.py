@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from consensus.evidence import Sightings
 from consensus.phases import Schedule
 from consensus.records import RecordKind
-from consensus.roster import Roster, RosterNode
+from consensus.roster import Roster
 from consensus.types import Epoch, NodeClass, SubnetNodeId
 from consensus.view import Window
+from keys.peer import PeerId
 
 WINDOW_MARGIN_GRACES = 4
 """A node observed a window if it read the records this many graces before its end, or later."""
@@ -25,7 +26,8 @@ class Wanted:
 
     kind: RecordKind
     epoch: Epoch
-    node: RosterNode
+    node_id: SubnetNodeId
+    author: PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def _list_missing(
     among: frozenset[SubnetNodeId] | None = None,
 ) -> list[Wanted]:
     return [
-        Wanted(kind, roster.epoch, node)
+        Wanted(kind, roster.epoch, node.node_id, node.peer_id)
         for node in roster.with_class(NodeClass.INCLUDED)
         if node.peer_id is not None
         and (among is None or node.node_id in among)

@@ -7,6 +7,7 @@ SubnetError
 │   ├── ChainUnavailable         no answer; retried
 │   ├── ChainMismatch            another chain, or a runtime that lacks what is needed
 │   └── ExtrinsicFailed(reason)  the chain refused or failed an extrinsic
+├── DutyPostponed(reason)        a duty that could not be done now; it stays owed
 ├── NotRegistered                the node id does not belong to this node's keys
 ├── JournalCorrupt               the journal cannot be trusted; the node must not sign
 ├── JournalFailed                the journal could not be written; nothing may be published
@@ -55,6 +56,14 @@ class ExtrinsicFailed(ChainError):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class DutyPostponed(SubnetError):
+    """A duty could not be done now; it stays owed while its time lasts."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class NotRegistered(SubnetError):

@@ -15,6 +15,7 @@ from consensus.duties import (
     Republish,
     RevealOutput,
     RevealScores,
+    ScoreEpoch,
     compute_duties,
 )
 from consensus.params import MAINNET
@@ -81,6 +82,8 @@ DEFAULTS = {
     "previous_roster": make_roster(EPOCH - 1),
     "elections": {EPOCH: OTHER, EPOCH - 1: OTHER, EPOCH - 2: OTHER},
     "observed": SEEN,
+    "is_previous_settled": True,
+    "is_previous_reported": True,
 }
 SCHEDULES = {length: compute_schedule(length, MAINNET) for length in LENGTHS}
 
@@ -273,6 +276,20 @@ def test_an_included_node_commits_but_does_not_attest():
     assert not list_offsets(
         Attest, 20, roster=roster, submission=SubmissionSeen(OTHER, frozenset())
     )
+
+
+def test_every_node_scores_the_epoch_that_is_over_once():
+    for role in Role:
+        owed = {"role": role, "has_hotkey": False, "is_previous_reported": False}
+        assert list_offsets(ScoreEpoch, 20, **owed) == list(range(20))
+        assert not list_offsets(ScoreEpoch, 20, elections={EPOCH - 1: None}, **owed)
+        assert not list_offsets(ScoreEpoch, 20, observed=frozenset(), **owed)
+
+
+def test_nothing_is_judged_before_the_last_proposal_is_known():
+    changes = {"is_previous_settled": False, "is_previous_reported": False}
+    elections = {EPOCH: OWN, EPOCH - 1: OTHER, EPOCH - 2: OTHER}
+    assert not list_offsets((ScoreEpoch, Propose), 20, elections=elections, **changes)
 
 
 def test_only_the_elected_node_proposes_and_only_once():

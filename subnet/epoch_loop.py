@@ -1,0 +1,186 @@
+"""Each head: snapshot, plan, perform.
+
+The chain is the only clock of the protocol. Every new head is located in its epoch,
+what is missing of the chain's word is read into the journal, the records that may
+count are looked for, and ``consensus.duties`` says what is owed. Slow work runs beside
+the loop, once per duty; the newest head always wins. Anything unexpected ends the
+loop, and the journal makes the restart safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from consensus.duties import Duty, RevealOutput, RevealScores, compute_duties
+from consensus.types import BlockNumber, EpochPosition
+from consensus.view import EpochView
+from consensus.watch import is_reveal_watch
+from mesh.errors import TransportError
+from subnet.collector import Collector
+from subnet.errors import ChainUnavailable, DutyPostponed
+from subnet.interfaces import BlockInfo
+from subnet.journal import Journal
+from subnet.membership import Membership, SubnetTerms, is_clock_right
+from subnet.observer import DutyDone, DutyFailed, HeadHandled, Observe, Unavailable
+from subnet.performer import Participant, Performer, World
+from subnet.runner import Runner
+from subnet.snapshot import Snapshot
+
+READS_PER_BLOCK = 4
+"""While reveals arrive, records are read this often between heads."""
+HEADS_RETRY_S = 1.0
+
+
+class EpochLoop:
+    """One node's part in the subnet's epochs."""
+
+    def __init__(
+        self,
+        terms: SubnetTerms,
+        participant: Participant,
+        world: World,
+        *,
+        journal: Journal,
+        membership: Membership,
+        run: Runner,
+        observe: Observe,
+    ) -> None:
+        self._terms = terms
+        self._world = world
+        self._membership = membership
+        self._observe = observe
+        self._collector = Collector(
+            terms, store=world.store, journal=journal, membership=membership, observe=observe
+        )
+        self._snapshot = Snapshot(
+            terms,
+            node_id=participant.node_id,
+            role=participant.role,
+            has_hotkey=world.writer is not None,
+            reader=world.reader,
+            journal=journal,
+            membership=membership,
+            observe=observe,
+        )
+        self._performer = Performer(
+            terms,
+            participant,
+            world,
+            journal=journal,
+            run=run,
+            get_position=self._get_newest,
+            observe=observe,
+        )
+        self._head: BlockInfo | None = None
+        self._handled: BlockNumber | None = None
+        self._position: EpochPosition | None = None
+        self._is_clock_right = True
+        self._news = asyncio.Event()
+        self._running: set[Duty] = set()
+
+    async def run(self) -> None:
+        """Follow the chain until cancelled. Raises, in a group, what nobody expected."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_heads())
+            tasks.create_task(self._work(tasks))
+
+    async def _follow_heads(self) -> None:
+        while True:
+            try:
+                async for head in self._world.reader.heads():
+                    self._take_head(head)
+            except ChainUnavailable as error:
+                self._observe(Unavailable("chain", str(error)))
+            await asyncio.sleep(HEADS_RETRY_S)
+
+    def _take_head(self, head: BlockInfo) -> None:
+        # A lower head is a chain that reorganises; the phases of an epoch never run backwards.
+        if self._head is not None and head.number <= self._head.number:
+            return
+        self._head = head
+        self._is_clock_right = is_clock_right(
+            head, now_s=self._world.get_wall_time_s(), params=self._terms.params
+        )
+        self._news.set()
+
+    async def _work(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            await self._wait_for_news()
+            head = self._head
+            if head is not None and head.number != self._handled:
+                await self._take_snapshot(head)
+                self._handled = head.number
+            if self._position is not None:
+                await self._act(self._position, tasks)
+
+    async def _wait_for_news(self) -> None:
+        """Wait for a head or a finished duty; while reveals arrive, only part of a block."""
+        timeout_s = None
+        if self._position is not None and self._is_in_a_hurry(self._position):
+            timeout_s = self._terms.block_time_s / READS_PER_BLOCK
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            return
+        self._news.clear()
+
+    def _is_in_a_hurry(self, position: EpochPosition) -> bool:
+        """Whether the next head may be too late for a reveal, our own or another's."""
+        if not is_reveal_watch(self._terms.schedule, position.offset):
+            return False
+        return bool(self._collector.list_wanted(position) or self._list_reveals(position))
+
+    def _list_reveals(self, position: EpochPosition) -> list[Duty]:
+        duties = compute_duties(self._build_view(position))
+        return [duty for duty in duties if isinstance(duty, RevealOutput | RevealScores)]
+
+    async def _take_snapshot(self, head: BlockInfo) -> None:
+        try:
+            self._position = await self._membership.locate(head)
+            if self._position is not None:
+                await self._snapshot.refresh(self._position)
+        except ChainUnavailable as error:
+            # What is known still counts; the next head is the next attempt.
+            self._observe(Unavailable("chain", str(error)))
+
+    async def _act(self, position: EpochPosition, tasks: asyncio.TaskGroup) -> None:
+        """Let reveals leave, read what others published, then do what is owed."""
+        for duty in self._list_reveals(position):
+            self._start(duty, tasks)
+        try:
+            await self._collector.read(position, get_position=self._get_newest)
+        except TransportError as error:
+            self._observe(Unavailable("records", str(error)))
+        view = self._build_view(position)
+        self._observe(HeadHandled(position, view.status))
+        for duty in compute_duties(view):
+            self._start(duty, tasks)
+
+    def _build_view(self, position: EpochPosition) -> EpochView:
+        roster = self._membership.get_roster(position.epoch)
+        return self._snapshot.build_view(
+            position,
+            is_clock_right=self._is_clock_right,
+            is_challenge_seen=roster is not None and self._collector.is_challenge_seen(roster),
+        )
+
+    def _get_newest(self) -> EpochPosition | None:
+        return None if self._head is None else self._membership.get_position(self._head.number)
+
+    def _start(self, duty: Duty, tasks: asyncio.TaskGroup) -> None:
+        if duty not in self._running:
+            self._running.add(duty)
+            tasks.create_task(self._perform(duty))
+
+    async def _perform(self, duty: Duty) -> None:
+        try:
+            await self._performer.perform(duty)
+        except (DutyPostponed, ChainUnavailable, TransportError) as error:
+            self._observe(DutyFailed(duty, str(error)))
+        else:
+            self._observe(DutyDone(duty))
+            # What is done may make something else due at this very head.
+            self._news.set()
+        finally:
+            self._running.discard(duty)

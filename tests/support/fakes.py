@@ -1,0 +1,217 @@
+"""A world in memory for the node's core: a chain that advances by hand, records, inference.
+
+Small second implementations behind the production interfaces, not mocks: each keeps the
+rules that the node relies on.
+"""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from consensus.params import MINIMAL
+from consensus.roster import RosterNode
+from consensus.types import BlockRange, compute_epoch_position
+from mesh.errors import RecordRefused
+from subnet.errors import ChainUnavailable, ExtrinsicFailed
+from subnet.interfaces import BlockInfo, ChainInfo, Receipt, Submission, SubnetInfo
+
+SUBNET_ID = 1
+GENESIS = b"g" * 32
+START_S = 1_700_000_000
+
+
+@dataclass
+class FakeChain:
+    """The few rules of the pallet that the core depends on. Blocks come from ``advance``.
+
+    ``elect`` names the validator of an epoch, None for an epoch without election.
+    """
+
+    nodes: tuple[RosterNode, ...]
+    elect: object = None
+    epoch_length: int = 20
+    slot: int = 0
+    finality_lag: int = 2
+    block_time_s: int = 6
+    height: int = 0
+    is_down: bool = False
+    submissions: dict[int, Submission] = field(default_factory=dict)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def advance(self) -> int:
+        """Make one block and wake whoever waits for heads."""
+        self.height += 1
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+        return self.height
+
+    @property
+    def position(self):
+        return compute_epoch_position(self.height, slot=self.slot, epoch_length=self.epoch_length)
+
+    def get_block(self, number) -> BlockInfo:
+        block_hash = hashlib.sha256(b"block" + number.to_bytes(4, "little")).digest()
+        return BlockInfo(number, block_hash, START_S + number * self.block_time_s)
+
+    def get_elected(self, epoch):
+        if self.elect is None:
+            return self.nodes[epoch % len(self.nodes)].node_id
+        return self.elect(epoch)
+
+    async def wait(self) -> None:
+        await self._news.wait()
+
+
+class FakeReader:
+    """Satisfies ChainReader."""
+
+    def __init__(self, chain: FakeChain) -> None:
+        self._chain = chain
+
+    async def fetch_info(self):
+        return ChainInfo(GENESIS, self._chain.epoch_length)
+
+    async def heads(self):
+        while True:
+            self._check_up()
+            yield self._chain.get_block(self._chain.height)
+            await self._chain.wait()
+
+    async def fetch_finalised_number(self):
+        self._check_up()
+        return max(0, self._chain.height - self._chain.finality_lag)
+
+    async def fetch_block(self, number):
+        self._check_up()
+        return self._chain.get_block(number)
+
+    async def fetch_subnet(self, subnet_id, *, at_block=None):
+        self._check_up()
+        return SubnetInfo(subnet_id, "fake", True, self._chain.slot, 0, "")
+
+    async def fetch_nodes(self, subnet_id, *, at_block=None):
+        self._check_up()
+        return self._chain.nodes
+
+    async def fetch_elected_validator(self, subnet_id, epoch):
+        self._check_up()
+        return self._chain.get_elected(epoch) if epoch <= self._chain.position.epoch else None
+
+    async def fetch_submission(self, subnet_id, epoch):
+        self._check_up()
+        return self._chain.submissions.get(epoch)
+
+    def _check_up(self):
+        if self._chain.is_down:
+            raise ChainUnavailable("the chain is down")
+
+
+class FakeWriter:
+    """Satisfies ChainWriter for one node. ``sent`` counts what was asked of it."""
+
+    def __init__(self, chain: FakeChain, node_id: int) -> None:
+        self._chain = chain
+        self._node_id = node_id
+        self.sent: list[tuple[str, int]] = []
+
+    async def propose(self, subnet_id, scores, args):
+        epoch = self._send("propose")
+        if self._chain.get_elected(epoch) != self._node_id:
+            raise ExtrinsicFailed("InvalidValidator")
+        if epoch in self._chain.submissions:
+            raise ExtrinsicFailed("SubnetRewardsAlreadySubmitted")
+        self._chain.submissions[epoch] = Submission(
+            self._node_id,
+            self._chain.height,
+            tuple(sorted(scores)),
+            frozenset({self._node_id}),
+            args,
+        )
+        return self._receipt()
+
+    async def attest(self, subnet_id):
+        epoch = self._send("attest")
+        submission = self._chain.submissions.get(epoch)
+        if submission is None:
+            raise ExtrinsicFailed("InvalidSubnetConsensusSubmission")
+        if self._node_id in submission.attested:
+            raise ExtrinsicFailed("AlreadyAttested")
+        self._chain.submissions[epoch] = replace(
+            submission, attested=submission.attested | {self._node_id}
+        )
+        return self._receipt()
+
+    def _send(self, call):
+        if self._chain.is_down:
+            raise ChainUnavailable("the chain is down")
+        epoch = self._chain.position.epoch
+        self.sent.append((call, epoch))
+        return epoch
+
+    def _receipt(self):
+        block = self._chain.get_block(self._chain.height)
+        return Receipt(b"x" * 32, block.block_hash, block.number)
+
+
+@dataclass
+class FakeNetwork:
+    """Values that every node of the network can read: write-once, as hivemind is here.
+
+    ``refuse`` may name keys that nobody stores.
+    """
+
+    values: dict[bytes, bytes] = field(default_factory=dict)
+    refuse: object = None
+    published: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+class FakeRecordStore:
+    """Satisfies RecordStore: one node's door to the network, guarded by its record policy."""
+
+    def __init__(self, network: FakeNetwork, policy) -> None:
+        self._network = network
+        self._policy = policy
+
+    async def publish(self, key, value, expires_at):
+        if self._policy.admit(value, float(expires_at)) != key:
+            raise RecordRefused("wrong_key")
+        self._network.published.append((key, value))
+        if self._network.refuse is not None and self._network.refuse(key):
+            return False
+        return self._network.values.setdefault(key, value) == value
+
+    async def fetch(self, keys, *, timeout_s):
+        values = self._network.values
+        return {key: values[key] for key in keys if key in values}
+
+
+class FakeInference:
+    """Satisfies Inference: a fixed function of the input, plus this machine's own noise.
+
+    ``noise`` is relative to the output's norm; honest machines differ by some 1e-6.
+    """
+
+    def __init__(self, blocks: BlockRange, *, seed: int = 0, noise: float = 1e-6) -> None:
+        self.blocks = blocks
+        self._random = np.random.default_rng(seed)
+        self._noise = noise
+        self.runs = 0
+
+    async def run_tasks(self, tasks):
+        self.runs += 1
+        return tuple(self._run(task) for task in tasks)
+
+    def _run(self, task):
+        output = task.hidden[-1] + np.float32(task.block)
+        if task.token_ids is not None:
+            output = output + np.float32(task.token_ids.sum() % 7)
+        if task.head_rows is not None:
+            output = np.sin(task.head_rows.astype(np.float32)) + output[0]
+        noise = self._random.standard_normal(len(output)).astype(np.float32)
+        scale = self._noise * np.linalg.norm(output) / max(1.0, np.linalg.norm(noise))
+        return (output + noise * np.float32(scale)).astype(np.float32)
+
+
+PARAMS = MINIMAL

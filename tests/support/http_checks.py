@@ -1,0 +1,18 @@
+"""What every refusal of the gateway has in common."""
+
+from __future__ import annotations
+
+SECRET = "correct-horse-battery-staple"
+
+
+def check_error(response, status: int, *, param: str | None = None) -> dict:
+    """Check the shape that OpenAI's clients parse, and that nothing of the request is in it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str) and isinstance(error["type"], str)
+    assert SECRET not in response.text
+    if param is not None:
+        assert error["param"] == param
+    return error

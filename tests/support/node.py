@@ -1,0 +1,133 @@
+"""One node of the core in the fake world: journal in memory, loop, what it told its observer."""
+
+import asyncio
+import sqlite3
+from contextlib import asynccontextmanager
+
+from consensus.challenge import ModelShape
+from consensus.roster import RosterNode, compute_network_id
+from consensus.types import BlockRange, NodeClass, Role
+from keys.peer import PeerKey
+from mesh.errors import RecordRefused
+from subnet.epoch_loop import EpochLoop
+from subnet.journal import Journal
+from subnet.membership import Membership, SubnetTerms
+from subnet.performer import Participant, World
+from subnet.records_policy import ConsensusRecordPolicy
+from subnet.runner import run_inline
+from tests.support.fakes import (
+    GENESIS,
+    PARAMS,
+    SUBNET_ID,
+    FakeInference,
+    FakeReader,
+    FakeRecordStore,
+    FakeWriter,
+)
+
+SHAPE = ModelShape(num_blocks=4, hidden_size=32, vocab_size=50)
+NETWORK_ID = compute_network_id(GENESIS, SUBNET_ID, b"m" * 32)
+QUIET_ROUNDS = 60
+
+
+def make_key(node_id: int) -> PeerKey:
+    return PeerKey(bytes([node_id]) * 32)
+
+
+def make_roster_node(node_id: int, node_class=NodeClass.VALIDATOR) -> RosterNode:
+    cold, hot = bytes([node_id]) * 20, bytes([128 + node_id]) * 20
+    return RosterNode(node_id, make_key(node_id).peer_id, cold, hot, node_class, 0)
+
+
+def make_terms(chain) -> SubnetTerms:
+    return SubnetTerms(SUBNET_ID, NETWORK_ID, chain.epoch_length, chain.block_time_s * 1000, PARAMS)
+
+
+def refuse_heartbeat(value, expires_at):
+    raise RecordRefused("wrong_kind")
+
+
+class FakeNode:
+    """A node whose process can be killed and started again; its journal is the disk."""
+
+    def __init__(
+        self, node_id, chain, network, *, role=Role.HOSTER, blocks=None, has_hotkey=True
+    ) -> None:
+        self.node_id = node_id
+        self.role = role
+        self.chain = chain
+        self.network = network
+        self.key = make_key(node_id)
+        self.disk = sqlite3.connect(":memory:", isolation_level=None)
+        self.writer = FakeWriter(chain, node_id) if has_hotkey else None
+        self.inference = FakeInference(blocks or BlockRange(0, SHAPE.num_blocks), seed=node_id)
+        self.events = []
+        self.wall_offset_s = 0
+
+    def load_journal(self) -> Journal:
+        return Journal.load(self.disk, owner=self.key.peer_id.public_key, run=run_inline)
+
+    def list_events(self, event_type):
+        return [event for event in self.events if isinstance(event, event_type)]
+
+    def build(self, *, wrap_journal=None, wrap_store=None) -> EpochLoop:
+        """Build the production loop, as a process does when it starts."""
+        terms = make_terms(self.chain)
+        reader = FakeReader(self.chain)
+        self.journal = self.load_journal() if wrap_journal is None else wrap_journal()
+        self.membership = Membership(terms, reader=reader, journal=self.journal)
+        policy = ConsensusRecordPolicy(
+            lambda: self.membership.table, admit_heartbeat=refuse_heartbeat
+        )
+        store = FakeRecordStore(self.network, policy)
+        world = World(
+            reader=reader,
+            writer=self.writer,
+            store=store if wrap_store is None else wrap_store(store),
+            get_inference=lambda: self.inference,
+            get_wall_time_s=lambda: (
+                self.chain.get_block(self.chain.height).timestamp_s + self.wall_offset_s
+            ),
+        )
+        return EpochLoop(
+            terms,
+            Participant(self.key, self.node_id, self.role, SHAPE),
+            world,
+            journal=self.journal,
+            membership=self.membership,
+            run=run_inline,
+            observe=self.events.append,
+        )
+
+
+@asynccontextmanager
+async def run_nodes(*nodes):
+    """Run the nodes' loops; an unexpected error of one ends the test."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(node.build().run()) for node in nodes]
+        await let_settle()
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def let_settle() -> None:
+    """Let every task run until it waits for the world; the fakes answer at once."""
+    for _ in range(QUIET_ROUNDS):
+        await asyncio.sleep(0)
+
+
+async def advance(chain, blocks=1) -> None:
+    """Make blocks one by one, and let every node finish with each."""
+    for _ in range(blocks):
+        chain.advance()
+        await let_settle()
+
+
+async def advance_to(chain, epoch, offset) -> None:
+    """Make blocks until the head stands at this offset of the epoch."""
+    target = chain.slot + epoch * chain.epoch_length + offset
+    assert target >= chain.height
+    await advance(chain, target - chain.height)
