@@ -3,7 +3,8 @@
 The signed bytes carry a nonce, so the chain includes them at most once: after a broken
 connection the sender first looks on the chain, then sends the very same bytes again.
 Only when the pool says that the nonce is spent, and the chain does not hold our bytes,
-is the call signed anew.
+is the call signed anew. Two processes that sign the same call with the same key and nonce
+make the same bytes, which is one extrinsic: an attestation cannot be paid for twice.
 """
 
 from __future__ import annotations

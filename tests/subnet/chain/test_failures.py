@@ -11,7 +11,41 @@ from subnet.chain.session import PoolRefused
 from subnet.devchain.errors import EXTRA_NETWORK_ERRORS, NETWORK_ERRORS
 
 # The errors that calls of owners, operators and nodes end in (chain interface, section 1.4).
-EXPLAINED = ["SubnetEpochDataIsNone", "NoElectedValidator", "InvalidValidator", "SubnetRewardsAlreadySubmitted", "ScoreOverflow", "InvalidHotkeySubnetNodeId", "InvalidSubnetNodeId", "InvalidSubnetNodeClassification", "InvalidEmergencySubnetNodeId", "InvalidSubnetConsensusSubmission", "AlreadyAttested", "NotSubnetOwner", "SubnetActivatedAlready", "MinSubnetRegistrationEpochsNotMet", "SubnetActivationConditionsNotMetYet", "InvalidSubnetId", "MinStakeNotReached", "MaxStakeReached", "NotEnoughBalanceToStake", "NotEnoughStakeToWithdraw", "AmountZero", "NotKeyOwner", "ElectedValidatorCannotUnstake", "MinActiveNodeStakeEpochs", "MaxUnlockingsReached", "NoStakeUnbondingsOrCooldownNotMet", "ElectedValidatorCannotRemove", "PeerIdExist", "MultiaddrExist", "HotkeyHasOwner", "ColdkeyMatchesHotkey", "IdentityFieldEmpty", "IdentityTaken"]
+EXPLAINED = [
+    "SubnetEpochDataIsNone",
+    "NoElectedValidator",
+    "InvalidValidator",
+    "SubnetRewardsAlreadySubmitted",
+    "ScoreOverflow",
+    "InvalidHotkeySubnetNodeId",
+    "InvalidSubnetNodeId",
+    "InvalidSubnetNodeClassification",
+    "InvalidEmergencySubnetNodeId",
+    "InvalidSubnetConsensusSubmission",
+    "AlreadyAttested",
+    "NotSubnetOwner",
+    "SubnetActivatedAlready",
+    "MinSubnetRegistrationEpochsNotMet",
+    "SubnetActivationConditionsNotMetYet",
+    "InvalidSubnetId",
+    "MinStakeNotReached",
+    "MaxStakeReached",
+    "NotEnoughBalanceToStake",
+    "NotEnoughStakeToWithdraw",
+    "AmountZero",
+    "NotKeyOwner",
+    "ElectedValidatorCannotUnstake",
+    "MinActiveNodeStakeEpochs",
+    "MaxUnlockingsReached",
+    "NoStakeUnbondingsOrCooldownNotMet",
+    "ElectedValidatorCannotRemove",
+    "PeerIdExist",
+    "MultiaddrExist",
+    "HotkeyHasOwner",
+    "ColdkeyMatchesHotkey",
+    "IdentityFieldEmpty",
+    "IdentityTaken",
+]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,17 @@
+"""A development chain for the client's tests; every extrinsic builds a block."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from subnet.devchain.config import BlockMode, DevChainConfig
+from subnet.devchain.server import DevChain
+
+
+@pytest.fixture
+async def devchain() -> AsyncIterator[DevChain]:
+    config = DevChainConfig(mode=BlockMode.INSTANT, seed=b"chain client")
+    async with DevChain.open(config) as running:
+        yield running

@@ -1,0 +1,202 @@
+"""``mesh chain`` against a development chain, from registration to an active subnet."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keys.account import AccountKey, derive_development_account
+from keys.identity_file import create_identity_set
+from keys.keystore import create_keystore
+from keys.peer import PeerKey
+from subnet.cli import chain_options
+from subnet.cli.arguments import normalise_arguments
+from subnet.cli.chain import app
+from subnet.cli.console import run_app
+from subnet.devchain.config import BlockMode, DevChainConfig
+from subnet.devchain.server import DevChain
+from subnet.errors import ChainMismatch
+
+NAMES = ("alith", "baltathar", "charleth", "dorothy")
+BOOTNODE = PeerKey(bytes([9]) * 32).peer_id
+PASSWORD = "correct horse"
+
+
+class Shell:
+    """Runs command lines against one chain, as a person would."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def run(self, *arguments: str) -> tuple[int, str, str]:
+        line = normalise_arguments([*arguments, "--chain", self._url], multi_value=frozenset())
+        return await asyncio.to_thread(_run, line)
+
+    async def ok(self, *arguments: str) -> dict[str, Any]:
+        code, out, err = await self.run(*arguments, "--json")
+        assert code == 0, err
+        result = json.loads(out)
+        assert isinstance(result, dict)
+        return result
+
+    async def fails(self, *arguments: str, code: int = 1) -> str:
+        got, out, err = await self.run(*arguments)
+        assert (got, out) == (code, ""), err
+        assert "error: " in err and "\nhint: " in err
+        return err
+
+
+def _run(line: list[str]) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        run_app(app, line, name="mesh chain")
+    return int(ended.value.code or 0), out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+async def devchain() -> AsyncIterator[DevChain]:
+    config = DevChainConfig(mode=BlockMode.INSTANT, seed=b"chain commands")
+    async with DevChain.open(config) as running:
+        yield running
+
+
+@pytest.fixture
+def shell(devchain: DevChain) -> Shell:
+    return Shell(devchain.url)
+
+
+def subnet_line(*extra: str, dev_account: str = "alith") -> list[str]:
+    coldkeys = [
+        part
+        for index in range(len(NAMES))
+        for part in ("--initial-coldkey", f"{derive_development_account(index).address}=1")
+    ]
+    line = ["register-subnet", "--name", "mesh", "--repo", "example.org/mesh", *coldkeys]
+    line += ["--bootnode", f"{BOOTNODE}=/ip4/127.0.0.1/tcp/31330", "--dev-account", dev_account]
+    return [*line, *extra]
+
+
+def node_line(directory: Path, name: str, hotkey: AccountKey) -> list[str]:
+    create_identity_set(directory)
+    line = ["register-node", "--subnet", "mesh", "--hotkey", hotkey.address]
+    return [*line, "--identity-dir", str(directory), "--dev-account", name]
+
+
+async def test_a_subnet_is_registered_filled_and_activated_by_commands_alone(
+    shell: Shell, tmp_path: Path
+) -> None:
+    digest = "ab" * 32
+    assert all(row["holds"] for row in (await shell.ok(*subnet_line("--dry-run")))["conditions"])
+    subnet = await shell.ok(*subnet_line("--manifest-hash", digest))
+    assert subnet["subnet_id"] == 128001
+
+    for index, name in enumerate(NAMES, start=1):
+        line = node_line(tmp_path / name, name, AccountKey(bytes([index]) * 32))
+        checks = await shell.ok(*line, "--dry-run")
+        assert [row["condition"] for row in checks["conditions"] if not row["holds"]] == []
+        node = await shell.ok(*line)
+        assert node["subnet_node_id"] == index
+        if node["state"] == "queued":
+            activation = ["activate-node", "--subnet", "mesh", "--node-id", str(index)]
+            await shell.ok(*activation, "--dev-account", name, "--dry-run")
+            await shell.ok(*activation, "--dev-account", name)
+
+    activation = ["activate-subnet", "--subnet", "1", "--dev-account", "alith"]
+    await shell.ok(*activation, "--dry-run")
+    await shell.ok(*activation)
+
+    shown = await shell.ok("show", "--subnet", "128001")
+    assert shown["subnet"]["state"] == "Active"
+    assert shown["subnet"]["misc"] == f"mesh-manifest:{digest}"
+    assert [row["class"] for row in shown["nodes"]] == ["Validator"] * len(NAMES)
+    assert [row["stake"] for row in shown["nodes"]] == ["100" + "0" * 18] * len(NAMES)
+    assert shown["epoch"]["phase"] in {"propose", "commit", "reveal", "score"}
+
+    code, out, _ = await shell.run("show", "--subnet", "mesh")
+    assert code == 0 and "128001 mesh (Active)" in out
+
+    code, out, _ = await shell.run(*activation, "--dry-run")
+    assert code == 1 and "NO   the subnet is not active yet" in out
+    assert "the subnet is active already" in await shell.fails(*activation)
+
+
+async def test_money_moves_with_a_keystore_and_a_password_file(
+    shell: Shell, tmp_path: Path
+) -> None:
+    keystore, password = tmp_path / "faith.json", tmp_path / "password"
+    create_keystore(keystore, derive_development_account(5), PASSWORD, work_factor=1 << 4)
+    password.write_text(PASSWORD + "\n")
+    target = AccountKey(bytes([44]) * 32).address
+    signer = ["--key-file", str(keystore), "--password-file", str(password)]
+    await shell.ok("transfer", "--to", target, "--amount", "1.25", *signer)
+    assert (await shell.ok("balance", target))["free"] == "1250000000000000000"
+
+    password.write_text("wrong\n")
+    assert "password does not open" in await shell.fails(
+        "transfer", "--to", target, "--amount", "1", *signer
+    )
+
+
+async def test_refusals_are_one_sentence_and_one_fix(shell: Shell) -> None:
+    await shell.ok(*subnet_line())
+    assert "another subnet has this name" in await shell.fails(*subnet_line())
+    assert "lacks active nodes" in await shell.fails(
+        "activate-subnet", "--subnet", "mesh", "--dev-account", "alith"
+    )
+    assert "not the subnet's owner" in await shell.fails(
+        "activate-subnet", "--subnet", "mesh", "--dev-account", "faith"
+    )
+    assert "has no subnet 'nope'" in await shell.fails("show", "--subnet", "nope")
+    assert "not peer id text" not in await shell.fails(
+        "register-node", "--subnet", "mesh", "--dev-account", "alith", code=2
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["balance", "0x12"],
+        ["transfer", "--to", "0x" + "1" * 40, "--amount", "-1", "--dev-account", "alith"],
+        ["transfer", "--to", "0x" + "1" * 40, "--amount", "1"],
+        subnet_line("--manifest-hash", "abc"),
+        subnet_line("--initial-coldkey", "0x12=1"),
+        subnet_line("--bootnode", "no pair"),
+        ["register-node", "--subnet", "1", "--hotkey", "0x" + "1" * 40, "--peer-id", "Qm"],
+    ],
+)
+async def test_a_wrong_command_line_is_a_usage_error_before_the_chain_is_asked(
+    line: list[str],
+) -> None:
+    await Shell("ws://127.0.0.1:1").fails(*line, code=2)
+
+
+async def test_a_bad_bootnode_address_is_refused_before_anything_is_signed(shell: Shell) -> None:
+    line = subnet_line("--bootnode", f"{BOOTNODE}=/ip4/1.2.3.4/sctp/1")
+    assert "is not something that the chain takes" in await shell.fails(*line)
+
+
+async def test_a_chain_that_is_down_is_one_sentence() -> None:
+    err = await Shell("ws://127.0.0.1:1").fails("balance", "0x" + "1" * 40)
+    assert "does not answer" in err
+
+
+async def test_a_development_account_is_refused_on_a_live_chain() -> None:
+    class LiveChain:
+        async def query(self, _work: object) -> str:
+            return "Live"
+
+    with pytest.raises(ChainMismatch, match="not a development chain"):
+        await chain_options.check_development_chain(LiveChain(), "wss://live")  # type: ignore[arg-type]
+
+
+async def test_no_secret_is_taken_from_the_command_line() -> None:
+    code, out, _ = await asyncio.to_thread(_run, ["transfer", "--help"])
+    assert code == 0
+    assert not {"--private-key", "--mnemonic", "--password ", "--seed"} & set(out.split())
