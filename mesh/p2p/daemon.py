@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 from hivemind.p2p.p2p_daemon_bindings.utils import read_pbmsg_safe, write_pbmsg
 from hivemind.proto import p2pd_pb2
@@ -144,8 +145,8 @@ class _DaemonProcess(asyncio.SubprocessProtocol):
         return self._transport.get_pid() if self._transport is not None else 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        self._transport = transport
+        # Not checked by class: uvloop's transport is not a subclass of asyncio's.
+        self._transport = cast(asyncio.SubprocessTransport, transport)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         *lines, rest = (self._partial + data).split(b"\n")
@@ -190,7 +191,11 @@ class _DaemonProcess(asyncio.SubprocessProtocol):
 
 @asynccontextmanager
 async def run_daemon(config: HostConfig) -> AsyncIterator[Daemon]:
-    """Run p2pd for the length of the block. Raises TransportError when it does not start."""
+    """Run p2pd for the length of the block. Raises TransportError when it does not start.
+
+    The kernel ends it with the *thread* that started it, so a loop in a side thread must live
+    as long as its host; it does, since the host lives in that loop.
+    """
     with _runtime_directory() as directory:
         process = await _spawn(directory, config)
         try:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 
 from hivemind.dht.node import DHTNode
 from hivemind.dht.protocol import DHTProtocol
@@ -20,7 +21,6 @@ from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
 
 from keys.peer import PeerId
-from mesh.p2p.addresses import split_peer_address
 from mesh.p2p.dht_binding import compute_node_id
 from mesh.p2p.interface import MAX_RECORD_SIZE, RecordPolicy
 from mesh.p2p.record_checks import check_own_record, derive_key
@@ -32,6 +32,7 @@ RPC_TIMEOUT_S = 5.0
 PUBLISH_TIMEOUT_S = 30.0
 READ_BACK_TIMEOUT_S = 5.0
 BAN_TIME_S = 5.0
+MAX_REMEMBERED = 64
 
 # msgpack's byte strings: type byte, then the big-endian length in one, two or four bytes.
 _MSGPACK_BYTES = {0xC4: struct.Struct(">B"), 0xC5: struct.Struct(">H"), 0xC6: struct.Struct(">I")}
@@ -132,18 +133,37 @@ async def create_dht_node(
     )
 
 
-async def join_dht(node: DHTNode, initial_peers: Sequence[str]) -> bool:
-    """Make sure that we have neighbours; False when no initial peer answers in this DHT."""
-    table = node.protocol.routing_table
-    if not table.peer_id_to_uid:
-        peers = [PeerID(split_peer_address(text)[1].to_bytes()) for text in initial_peers]
-        await asyncio.gather(*(node.protocol.call_ping(peer) for peer in peers))
-        # hivemind enters who answered in a task of its own.
-        await asyncio.sleep(0)
-        if not table.peer_id_to_uid:
-            return False
-        await node.find_nearest_nodes([node.node_id])
-    return True
+class Neighbourhood:
+    """Keeps us in touch with the DHT.
+
+    hivemind drops a neighbour at its first failure and never calls again, so two nodes that
+    lose each other for a moment would stay apart for ever.
+    """
+
+    def __init__(self, node: DHTNode, initial_peers: Sequence[PeerId]) -> None:
+        self._node = node
+        self._initial_peers = [PeerID(peer.to_bytes()) for peer in initial_peers]
+        self._remembered: OrderedDict[PeerID, None] = OrderedDict()
+
+    async def refresh(self) -> bool:
+        """Ping whom we lost; False when there should be neighbours and there are none."""
+        table = self._node.protocol.routing_table
+        self._remember(table.peer_id_to_uid)
+        lost = [peer for peer in (*self._initial_peers, *self._remembered) if peer not in table]
+        if lost:
+            await asyncio.gather(*(self._node.protocol.call_ping(peer) for peer in set(lost)))
+            # hivemind enters who answered in a task of its own.
+            await asyncio.sleep(0)
+            if table.peer_id_to_uid:
+                await self._node.find_nearest_nodes([self._node.node_id])
+        return bool(table.peer_id_to_uid) or not self._initial_peers
+
+    def _remember(self, peers: Iterable[PeerID]) -> None:
+        for peer in list(peers):
+            self._remembered[peer] = None
+            self._remembered.move_to_end(peer)
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
 
 
 def decode_value(raw: bytes) -> bytes | None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 from weakref import WeakSet
 
-from hivemind.dht.node import DHTNode
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.utils.logging import use_hivemind_log_handler
 from hivemind.utils.multiaddr import Multiaddr
@@ -23,7 +22,7 @@ from mesh.p2p.channel import Channel, SocketChannel
 from mesh.p2p.config import HostConfig
 from mesh.p2p.daemon import Daemon, run_daemon
 from mesh.p2p.dht_binding import BoundP2P, DhtRules
-from mesh.p2p.dht_records import DhtRecordStore, create_dht_node, join_dht
+from mesh.p2p.dht_records import DhtRecordStore, Neighbourhood, create_dht_node
 from mesh.p2p.interface import RecordStore, StreamHandler, UnaryHandler
 from mesh.p2p.owned_tasks import OwnedTasks
 from mesh.p2p.pipe import open_pipe
@@ -32,7 +31,7 @@ from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
 
 RPC_PROTOCOL = "/mesh/rpc/1"
 CONNECT_TIMEOUT_S = 15.0
-BOOTSTRAP_RETRY_S = 0.5
+RETRY_S = 0.5
 PROBE_TIMEOUT_S = 10.0
 
 logger = logging.getLogger(__name__)
@@ -55,6 +54,11 @@ class HivemindHost:
         self._tasks = OwnedTasks()
         self._channels: WeakSet[SocketChannel] = WeakSet()
         self._records: RecordStore | None = None
+        self._neighbourhood: Neighbourhood | None = None
+        # Every node of a network may be given the same list, the first one included.
+        self._initial_peers = [
+            text for text in config.initial_peers if split_peer_address(text)[1] != self.peer_id
+        ]
         self._waiting_for = "p2pd does not answer"
 
     @classmethod
@@ -110,13 +114,17 @@ class HivemindHost:
         self._context.network_id = network_id
 
     async def watch(self) -> None:
-        """Run until the daemon dies or hangs, then raise TransportError; it never returns."""
+        """Run until the daemon dies or hangs, then raise TransportError; it never returns.
+
+        Meanwhile it finds lost neighbours again.
+        """
         while True:
             try:
                 async with asyncio.timeout(self._config.probe_interval_s):
                     reason = await self._daemon.wait_exit()
             except TimeoutError:
                 await self._probe()
+                await self._stay_in_touch()
             else:
                 raise TransportError(reason)
 
@@ -159,44 +167,35 @@ class HivemindHost:
     async def _start(self) -> None:
         config = self._config
         await self._p2p.add_binary_stream_handler(RPC_PROTOCOL, self._on_channel)
-        # Every node of a network may be given the same list, the first one included.
-        initial_peers = [
-            text for text in config.initial_peers if split_peer_address(text)[1] != self.peer_id
-        ]
-        await self._bootstrap(initial_peers)
+        # The caller's timeout ends the tries; whoever starts a network starts its nodes at once.
+        await _retry(self._dial_initial_peers)
         if config.network_id is None:
             return
         node = await create_dht_node(
             self._p2p,
             own=self.peer_id,
             policy=config.record_policy,
-            initial_peers=initial_peers,
+            initial_peers=self._initial_peers,
             client_mode=config.client_mode,
         )
         self._records = DhtRecordStore(node, config.record_policy)
-        await self._join(node, initial_peers)
-
-    async def _bootstrap(self, initial_peers: Sequence[str]) -> None:
-        """Dial the initial peers until one answers; the caller's timeout ends it."""
-        while initial_peers:
-            results = await asyncio.gather(
-                *(self.connect([text]) for text in initial_peers), return_exceptions=True
-            )
-            for result in results:
-                if result is not None and not isinstance(result, PeerUnreachable):
-                    raise result
-            if None in results:
-                return
-            self._waiting_for = f"no initial peer answers: {results[0]}"
-            await asyncio.sleep(BOOTSTRAP_RETRY_S)
-
-    async def _join(self, node: DHTNode, initial_peers: Sequence[str]) -> None:
-        """Find our neighbours; a peer that answers but knows another network is not one."""
+        peers = [split_peer_address(text)[1] for text in self._initial_peers]
+        self._neighbourhood = Neighbourhood(node, peers)
+        # A peer that answers but knows another network is no neighbour.
         self._waiting_for = "no initial peer is in this network"
-        while initial_peers:
-            if await join_dht(node, initial_peers):
-                return
-            await asyncio.sleep(BOOTSTRAP_RETRY_S)
+        await _retry(self._neighbourhood.refresh)
+
+    async def _dial_initial_peers(self) -> bool:
+        """Dial all of them; False when there are some and none answers."""
+        dials = (self.connect([text]) for text in self._initial_peers)
+        results = await asyncio.gather(*dials, return_exceptions=True)
+        for result in results:
+            if result is not None and not isinstance(result, PeerUnreachable):
+                raise result
+        if not results or None in results:
+            return True
+        self._waiting_for = f"no initial peer answers: {results[0]}"
+        return False
 
     async def _dial(self, peer: PeerId) -> Channel:
         if peer == self.peer_id:
@@ -228,11 +227,23 @@ class HivemindHost:
         except TimeoutError as error:
             raise TransportError(f"p2pd hangs: no answer in {PROBE_TIMEOUT_S:g} s") from error
 
+    async def _stay_in_touch(self) -> None:
+        await self._dial_initial_peers()
+        if self._neighbourhood is not None and not await self._neighbourhood.refresh():
+            logger.warning("this node has no neighbours in the DHT")
+
     async def _close(self) -> None:
         """End what we answer, then what we asked."""
         await self._tasks.close()
         for channel in list(self._channels):
             channel.abort()
+
+
+async def _retry(attempt: Callable[[], Awaitable[bool]]) -> None:
+    while True:
+        if await attempt():
+            return
+        await asyncio.sleep(RETRY_S)
 
 
 @asynccontextmanager

@@ -366,7 +366,8 @@ class RpcServer:
                     payload = await self._read_payload(channel, opening)
                     unread = 0
                     reply = await self._run_unary(channel.peer_id, opening, payload)
-                await _send_answer(channel, self._context.key, raw, payload=reply)
+                async with asyncio.timeout(self._context.limits.answer_timeout_s):
+                    await _send_answer(channel, self._context.key, raw, payload=reply)
                 return
             with self._stream_slots.hold(channel.peer_id):
                 await self._run_stream(channel, opening, raw)

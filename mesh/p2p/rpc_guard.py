@@ -60,6 +60,7 @@ class RpcLimits:
     max_stream_bytes: int = 1 << 30
     opening_timeout_s: float = 10.0
     handler_timeout_s: float = 120.0
+    answer_timeout_s: float = 60.0
     idle_timeout_s: float = 300.0
 
 

@@ -401,6 +401,21 @@ async def test_a_lost_neighbour_is_asked_again_soon(world: World) -> None:
     assert until - time.time() <= dht_records.BAN_TIME_S
 
 
+async def test_neighbours_that_lost_each_other_meet_again(world: World) -> None:
+    attacker_id = PeerID(world.attacker.peer_id.to_bytes())
+    tables = {
+        world.honest: (_node(world.honest).protocol.routing_table, attacker_id),
+        world.attacker: (_node(world.attacker).protocol.routing_table, world.honest_id),
+    }
+    await world.honest._stay_in_touch()
+    for table, other in tables.values():
+        del table[table.get(peer_id=other)]
+    # The first node was given no initial peers; it remembers whom it knew.
+    await world.honest._stay_in_touch()
+    for table, other in tables.values():
+        assert other in table
+
+
 async def test_a_foreign_key_type_is_not_dialled(world: World) -> None:
     with pytest.raises(PeerUnreachable):
         await world.honest._daemon.connect(
