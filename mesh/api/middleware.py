@@ -25,6 +25,7 @@ from mesh.errors import MeshError
 
 PUBLIC_PATHS = frozenset({"/", "/livez", "/readyz", "/health"})
 PUBLIC_PREFIX = "/static/"
+MAX_DISCARDED_BYTES = 8 << 20
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -178,7 +179,6 @@ class BodyGuard:
         if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
             await self.app(scope, receive, send)
             return
-        self._check_announced(dict(scope["headers"]).get(b"content-length", b"0"))
         try:
             async with asyncio.timeout(self.limits.body_timeout_s):
                 body = await self._read(receive)
@@ -186,21 +186,27 @@ class BodyGuard:
             raise Problem(408, "The body did not arrive in time.", code="body_timeout") from None
         await self.app(scope, _replay(body, receive), send)
 
-    def _check_announced(self, length: bytes) -> None:
-        if not length.isdigit() or int(length) > self.limits.max_body_bytes:
-            raise self._too_large()
-
     async def _read(self, receive: Receive) -> bytes:
+        """Return the body. Raises Problem 413, or CallerGone."""
         body = bytearray()
+        size = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise CallerGone
-            body += message.get("body", b"")
-            if len(body) > self.limits.max_body_bytes:
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            # What is too much is read for a while and dropped: a caller who is still sending
+            # when the connection closes never sees why.
+            if size <= self.limits.max_body_bytes:
+                body += chunk
+            elif size > self.limits.max_body_bytes + MAX_DISCARDED_BYTES:
                 raise self._too_large()
             if not message.get("more_body", False):
-                return bytes(body)
+                break
+        if size > self.limits.max_body_bytes:
+            raise self._too_large()
+        return bytes(body)
 
     def _too_large(self) -> Problem:
         return Problem(

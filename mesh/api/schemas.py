@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mesh.api.backend import MAX_ALTERNATIVES
 from mesh.api.limits import (
@@ -22,13 +22,20 @@ MAX_NEW_TOKENS = 1 << 24
 MAX_TOP_K = 1 << 24
 MAX_PENALTY = 10.0
 
+
+def _accept_whole(value: Any) -> Any:
+    """JSON has one kind of number: 5.0 is the integer 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_accept_whole)]
 ModelName = Annotated[str, Field(min_length=1, max_length=512)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=MAX_STOP_SEQUENCES)]
-TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+TokenId = Annotated[Integer, Field(ge=0, le=MAX_TOKEN_ID)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
-Seed = Annotated[int, Field(ge=-MAX_INT64 - 1, le=MAX_INT64)]
-TokenCount = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)]
+Seed = Annotated[Integer, Field(ge=-MAX_INT64 - 1, le=MAX_INT64)]
+TokenCount = Annotated[Integer, Field(ge=1, le=MAX_NEW_TOKENS)]
 
 
 class Body(BaseModel):
@@ -51,12 +58,12 @@ class SamplingFields(Body):
     model: ModelName
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    n: Integer | None = Field(default=None, ge=1, le=MAX_CHOICES)
     stop: Stop | None = None
     seed: Seed | None = None
     temperature: float | None = Field(default=None, ge=0, le=MAX_TEMPERATURE)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1, le=MAX_TOP_K)
+    top_k: Integer | None = Field(default=None, ge=-1, le=MAX_TOP_K)
     repetition_penalty: float | None = Field(default=None, gt=0, le=MAX_PENALTY)
     user: str | None = Field(default=None, max_length=512)
 
@@ -95,7 +102,7 @@ class ChatRequest(SamplingFields):
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
+    top_logprobs: Integer | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
 
 
 class CompletionRequest(SamplingFields):
@@ -108,9 +115,9 @@ class CompletionRequest(SamplingFields):
         | TokenIds
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_GENERATIONS_PER_REQUEST)]
     )
-    max_tokens: int | None = Field(default=None, ge=0, le=MAX_NEW_TOKENS)
+    max_tokens: Integer | None = Field(default=None, ge=0, le=MAX_NEW_TOKENS)
     echo: bool | None = None
-    logprobs: int | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
+    logprobs: Integer | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
 
     def get_prompts(self) -> list[str | list[int]]:
         """Return every prompt of the request, as text or as token ids."""
@@ -133,7 +140,7 @@ class InputRequest(Body):
     do_sample: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=MAX_TEMPERATURE)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, le=MAX_TOP_K)
+    top_k: Integer | None = Field(default=None, ge=0, le=MAX_TOP_K)
     repetition_penalty: float | None = Field(default=None, gt=0, le=MAX_PENALTY)
-    num_return_sequences: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    num_return_sequences: Integer | None = Field(default=None, ge=1, le=MAX_CHOICES)
     stop_strings: Stop | None = None

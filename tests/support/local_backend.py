@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -77,6 +77,7 @@ class LocalBackend:
     reroute_after: int | None = None
     is_endless: bool = False
     answer: str = ANSWER
+    token_padding: int = 0
     tokenizer: Tokenizer = field(default_factory=make_tokenizer)
     running: int = 0
     peak: int = 0
@@ -128,7 +129,8 @@ class LocalBackend:
             if place == self.reroute_after:
                 yield Routed(OTHER_ROUTE)
             await asyncio.sleep(self.delay_s)
-            yield Generated((token,))
+            padded = replace(token, text=token.text + " " * self.token_padding)
+            yield Generated((padded,))
         reason = FinishReason.STOP if len(wanted) < request.max_new_tokens else FinishReason.LENGTH
         yield Finished(reason, ROUTE if self.reroute_after is None else OTHER_ROUTE)
 

@@ -63,27 +63,29 @@ class FakeNode:
         self.inference = FakeInference(blocks or BlockRange(0, SHAPE.num_blocks), seed=node_id)
         self.events = []
         self.wall_offset_s = 0
+        self.run_journal = run_inline
+        self.wrap_store = lambda store: store
 
     def load_journal(self) -> Journal:
-        return Journal.load(self.disk, owner=self.key.peer_id.public_key, run=run_inline)
+        return Journal.load(self.disk, owner=self.key.peer_id.public_key, run=self.run_journal)
 
     def list_events(self, event_type):
         return [event for event in self.events if isinstance(event, event_type)]
 
-    def build(self, *, wrap_journal=None, wrap_store=None) -> EpochLoop:
+    def build(self) -> EpochLoop:
         """Build the production loop, as a process does when it starts."""
         terms = make_terms(self.chain)
         reader = FakeReader(self.chain)
-        self.journal = self.load_journal() if wrap_journal is None else wrap_journal()
+        self.journal = self.load_journal()
         self.membership = Membership(terms, reader=reader, journal=self.journal)
         policy = ConsensusRecordPolicy(
             lambda: self.membership.table, admit_heartbeat=refuse_heartbeat
         )
-        store = FakeRecordStore(self.network, policy)
+        store = self.wrap_store(FakeRecordStore(self.network, policy))
         world = World(
             reader=reader,
             writer=self.writer,
-            store=store if wrap_store is None else wrap_store(store),
+            store=store,
             get_inference=lambda: self.inference,
             get_wall_time_s=lambda: (
                 self.chain.get_block(self.chain.height).timestamp_s + self.wall_offset_s

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 
-from mesh.api.limits import Limits
-from mesh.api.server import ServeConfig, open_gateway
+from tests.support.gateways import open_client
 from tests.support.local_backend import LocalBackend
-
-QUICK = Limits(drain_s=0.2, sse_comment_s=30.0)
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +20,6 @@ def tokenizer():
 @pytest.fixture
 def make_backend(tokenizer) -> Callable[..., LocalBackend]:
     return lambda **options: LocalBackend(tokenizer=tokenizer, **options)
-
-
-@asynccontextmanager
-async def open_client(backend, **options) -> AsyncIterator[httpx.AsyncClient]:
-    limits = replace(QUICK, **options.pop("limits", {}))
-    async with open_gateway(ServeConfig(port=0, limits=limits, **options), backend) as gateway:
-        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
-            yield client
 
 
 @pytest.fixture

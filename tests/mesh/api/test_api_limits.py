@@ -1,0 +1,178 @@
+"""Callers who leave, stall or come in crowds: their cache is freed, others are unharmed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from tests.support.local_backend import MODEL
+
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
+PATH = "/v1/chat/completions"
+
+
+async def wait_until(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
+    """Poll a condition that another task brings about."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def connect(api) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(
+        api.base_url.host, api.base_url.port, limit=1 << 12
+    )
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+def make_raw_request(body: dict) -> bytes:
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_caller_who_leaves_frees_the_backend(open_api, make_backend, is_stream):
+    backend = make_backend(is_endless=True, delay_s=0.005)
+    api = await open_api(backend)
+    async with connect(api) as (_, writer):
+        writer.write(make_raw_request({**CHAT, "stream": is_stream, "n": 2}))
+        await wait_until(lambda: backend.running == 2)
+    await wait_until(lambda: backend.running == 0)
+
+
+async def test_a_reader_who_takes_nothing_loses_the_stream_and_others_do_not(
+    open_api, make_backend
+):
+    # Tokens of 100 kB each fill every buffer between the two sooner than 400 tokens do.
+    backend = make_backend(is_endless=True, token_padding=100_000)
+    api = await open_api(backend, limits={"send_timeout_s": 0.3})
+    async with connect(api) as (_, writer):
+        writer.write(make_raw_request({**CHAT, "stream": True, "max_tokens": 400}))
+        await wait_until(lambda: backend.running == 1)
+        other = await api.post(PATH, json={**CHAT, "max_tokens": 5})
+        assert other.json()["choices"][0]["finish_reason"] == "length"
+        await wait_until(lambda: backend.running == 0, timeout_s=10)
+        assert len(backend.requests) == 2
+
+
+async def test_two_hundred_connections_at_once_all_get_their_answer(open_api, make_backend):
+    backend = make_backend(delay_s=0.001)
+    api = await open_api(backend, limits={"max_generations": 16})
+    pool = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(base_url=api.base_url, limits=pool, timeout=60) as crowd:
+        asked = [crowd.post(PATH, json={**CHAT, "max_tokens": 8}) for _ in range(200)]
+        replies = await asyncio.gather(*asked)
+    assert {reply.status_code for reply in replies} == {200}
+    texts = {reply.json()["choices"][0]["message"]["content"] for reply in replies}
+    assert len(texts) == 1
+    assert backend.peak <= 16 and backend.running == 0
+
+
+async def test_beyond_the_queue_a_caller_is_told_when_to_come_back(open_api, make_backend):
+    backend = make_backend(is_endless=True, delay_s=0.01)
+    limits = {"max_generations": 1, "max_waiting": 1}
+    api = await open_api(backend, limits=limits)
+    async with connect(api) as (_, first), connect(api) as (_, second):
+        first.write(make_raw_request({**CHAT, "stream": True}))
+        await wait_until(lambda: backend.running == 1)
+        second.write(make_raw_request({**CHAT, "max_tokens": 2}))
+        reply = await api.post(PATH, json=CHAT)
+        while reply.status_code == 200:
+            reply = await api.post(PATH, json=CHAT)
+    assert reply.status_code == 503
+    assert reply.json()["error"]["code"] == "overloaded"
+    assert int(reply.headers["retry-after"]) > 0
+    await wait_until(lambda: backend.running == 0)
+    assert (await api.post(PATH, json={**CHAT, "max_tokens": 2})).status_code == 200
+
+
+async def test_waiting_ends(open_api, make_backend):
+    backend = make_backend(is_endless=True, delay_s=0.01)
+    api = await open_api(backend, limits={"max_generations": 1, "max_wait_s": 0.05})
+    async with connect(api) as (_, writer):
+        writer.write(make_raw_request({**CHAT, "stream": True}))
+        await wait_until(lambda: backend.running == 1)
+        assert (await api.post(PATH, json=CHAT)).status_code == 503
+
+
+async def test_more_choices_than_places_are_refused_not_awaited(open_api, backend):
+    api = await open_api(backend, limits={"max_generations": 2})
+    reply = await api.post(PATH, json={**CHAT, "n": 3})
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == "n"
+
+
+async def test_an_answer_that_takes_too_long_is_ended(open_api, make_backend):
+    backend = make_backend(is_endless=True, delay_s=0.02)
+    api = await open_api(backend, limits={"generation_timeout_s": 0.1})
+    reply = await api.post(PATH, json=CHAT)
+    assert reply.status_code == 502 and reply.json()["error"]["code"] == "generation_failed"
+    await wait_until(lambda: backend.running == 0)
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: lo"])
+async def test_a_head_that_never_ends_loses_the_connection(open_api, backend, sent):
+    api = await open_api(backend, limits={"head_timeout_s": 0.1})
+    async with connect(api) as (reader, writer), asyncio.timeout(5):
+        writer.write(sent)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await reader.readexactly(1)
+
+
+async def test_a_body_that_never_ends_is_408(open_api, backend):
+    api = await open_api(backend, limits={"body_timeout_s": 0.1})
+    async with connect(api) as (reader, writer), asyncio.timeout(5):
+        writer.write(make_raw_request(CHAT)[:-3])
+        assert b" 408 " in await reader.readline()
+
+
+async def test_connections_beyond_the_limit_are_closed(open_api, backend):
+    api = await open_api(backend, limits={"max_connections": 2})
+    async with connect(api) as (first, _), connect(api), connect(api) as (third, _):
+        async with asyncio.timeout(5):
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await third.readexactly(1)
+        assert not first.at_eof()
+
+
+async def test_a_gateway_that_stops_lets_answers_finish(make_backend):
+    from mesh.api.limits import Limits
+    from mesh.api.server import ServeConfig, open_gateway
+
+    backend = make_backend(delay_s=0.005)
+    config = ServeConfig(port=0, limits=Limits(drain_s=5))
+    async with httpx.AsyncClient(timeout=20) as client, asyncio.TaskGroup() as tasks:
+        async with open_gateway(config, backend) as gateway:
+            ask = client.post(gateway.url + PATH, json={**CHAT, "stream": True})
+            answer = tasks.create_task(ask)
+            await wait_until(lambda: backend.running == 1)
+    assert answer.result().text.endswith("data: [DONE]\n\n")
+    assert backend.running == 0
+
+
+async def test_a_gateway_that_must_stop_says_so_in_the_stream(make_backend):
+    from mesh.api.limits import Limits
+    from mesh.api.server import ServeConfig, open_gateway
+
+    backend = make_backend(is_endless=True, delay_s=0.01)
+    config = ServeConfig(port=0, limits=Limits(drain_s=0.1))
+    async with httpx.AsyncClient(timeout=20) as client, asyncio.TaskGroup() as tasks:
+        async with open_gateway(config, backend) as gateway:
+            ask = client.post(gateway.url + PATH, json={**CHAT, "stream": True})
+            answer = tasks.create_task(ask)
+            await wait_until(lambda: backend.running == 1)
+    last = answer.result().text.split("\n\n")[-2]
+    assert json.loads(last.removeprefix("data: "))["error"]["message"] == "The gateway is stopping."
+    assert backend.running == 0

@@ -1,0 +1,23 @@
+"""A gateway on a free port of loopback, and a client of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import httpx
+
+from mesh.api.limits import Limits
+from mesh.api.server import ServeConfig, open_gateway
+
+QUICK = Limits(drain_s=0.2, sse_comment_s=30.0)
+
+
+@asynccontextmanager
+async def open_client(backend, **options) -> AsyncIterator[httpx.AsyncClient]:
+    """Run a gateway; ``limits`` are changes to QUICK, other options are ServeConfig's."""
+    limits = replace(QUICK, **options.pop("limits", {}))
+    async with open_gateway(ServeConfig(port=0, limits=limits, **options), backend) as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+            yield client
