@@ -73,13 +73,19 @@ async def open_gateway(config: ServeConfig, backend: Backend) -> AsyncIterator[R
         ),
     )
     server = _Server(_make_uvicorn_config(app, config.limits))
-    async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(server.serve(sockets=[listener]))
-        try:
-            await _wait_until_started(server, serving)
-            yield RunningGateway(_make_url(config.host, listener))
-        finally:
-            await _drain(server, serving, app, config.limits)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(server.serve(sockets=[listener]))
+            try:
+                await _wait_until_started(server, serving)
+                yield RunningGateway(_make_url(config.host, listener))
+            finally:
+                await _drain(server, serving, app, config.limits)
+    except ExceptionGroup as group:
+        # The caller's own error comes back to it as it was.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
 
 
 def check_bind(host: str, ring: KeyRing | None) -> None:
