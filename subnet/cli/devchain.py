@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli.console import say
+from subnet.cli.console import emit, say
+
+
+class Mode(StrEnum):
+    INTERVAL = "interval"
+    INSTANT = "instant"
+    MANUAL = "manual"
 
 
 class Activation(StrEnum):
@@ -30,6 +36,9 @@ def devchain(
         Activation,
         typer.Option(help="Whether nodes activate themselves (the original flow) or are queued."),
     ] = Activation.MANUAL,
+    block_mode: Annotated[
+        Mode, typer.Option(help="What makes a block: the clock, an extrinsic, or dev_newBlock.")
+    ] = Mode.INTERVAL,
     db: Annotated[
         Path | None, typer.Option(help="SQLite file that keeps the chain; memory if absent.")
     ] = None,
@@ -40,9 +49,13 @@ def devchain(
     """
     import asyncio
 
+    from subnet.devchain.config import BlockMode
     from subnet.devchain.run import run_until_stopped
 
-    say(f"development chain on ws://{host}:{port}, a block every {block_seconds:g} s; Ctrl-C stops")
+    def on_ready(url: str) -> None:
+        emit(url)
+        say(f"development chain with a block every {block_seconds:g} s; Ctrl-C stops it")
+
     asyncio.run(
         run_until_stopped(
             host=host,
@@ -52,5 +65,7 @@ def devchain(
             finality_lag=finality_lag,
             manual_activation=activation is Activation.MANUAL,
             database=db,
+            mode=BlockMode(block_mode.value),
+            on_ready=on_ready,
         )
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli import bootstrap, devchain, generate, keygen, localnet
+from subnet.cli import bootstrap, devchain, generate, keygen, localnet, status
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain import app as chain_app
 from subnet.cli.console import emit, run_app
@@ -46,9 +46,14 @@ app.command("devchain")(devchain.devchain)
 app.command("bootstrap")(bootstrap.bootstrap)
 app.command("keygen")(keygen.keygen)
 app.command("generate")(generate.generate)
+app.command("status")(status.status)
 app.add_typer(chain_app, name="chain")
 
 
 def main() -> None:
     """Entry point of the ``mesh`` script."""
     run_app(app, normalise_arguments(sys.argv[1:], multi_value=MULTI_VALUE), name="mesh")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 
-import subnet.devchain.run
-import subnet.node
-import subnet.run_client  # noqa: F401
+import subnet.localnet.children
+import subnet.node  # noqa: F401
 
 # Frozen objects are never scanned, so their pages stay shared with the children.
 gc.collect()

@@ -18,6 +18,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -74,6 +75,10 @@ class ProcessGroup:
         finally:
             await asyncio.shield(asyncio.to_thread(group._stop_all))
 
+    def warm_up(self) -> None:
+        """Let the fork server start its imports now, while the caller does something else."""
+        forkserver.ensure_running()
+
     @property
     def children(self) -> tuple[Child, ...]:
         return tuple(self._children)
@@ -126,7 +131,7 @@ async def read_messages(child: Child) -> AsyncIterator[Message]:
 
 def _run_child(main: ChildMain, config: Message, sending: Connection, log_path: str) -> None:
     os.setsid()
-    _die_with_parent()
+    die_with_parent()
     _redirect_output(log_path)
 
     def send(message: Message) -> None:
@@ -139,7 +144,8 @@ def _run_child(main: ChildMain, config: Message, sending: Connection, log_path: 
     main(config, send)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Ask the kernel to stop this process when the one that started it ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

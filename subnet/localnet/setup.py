@@ -120,7 +120,8 @@ async def register_everything(
             is_automatic=is_automatic,
         )
     say(f"registered subnet {subnet_id} and nodes {', '.join(map(str, node_ids.values()))}")
-    await delegate_stake(chain, subnet_id=subnet_id, amount=DELEGATED, key=owner)
+    if await chain.query(lambda s: s.runtime.has_call("Network", "add_to_delegate_stake")):
+        await delegate_stake(chain, subnet_id=subnet_id, amount=DELEGATED, key=owner)
     if not (await activate_subnet(chain, subnet_id=subnet_id, owner=owner)).is_active:
         raise ChainMismatch("the chain removed the subnet instead of activating it")
     say(f"activated subnet {subnet_id}")

@@ -1,0 +1,157 @@
+"""A node without a role: a first peer to dial, a relay, and a place that keeps records.
+
+It follows the chain as every node does, because what it keeps for others must be what
+they would keep: records of the roster, signed and on time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from consensus.params import MAINNET
+from consensus.roster import compute_network_id
+from consensus.types import SubnetId
+from keys.peer import PeerKey
+from mesh.p2p.config import HostConfig
+from mesh.p2p.hivemind_host import HivemindHost
+from mesh.routing.directory import Directory
+from mesh.routing.heartbeat import make_heartbeat_policy
+from mesh.routing.info import NetworkInfo
+from subnet.addresses import modernise
+from subnet.chain.constants import fetch_block_time_ms
+from subnet.chain.registration import find_subnet
+from subnet.chain.substrate import SubstrateChain
+from subnet.errors import ChainUnavailable, NotRegistered
+from subnet.journal import open_journal
+from subnet.manifest import parse_manifest_hash
+from subnet.members import Members
+from subnet.membership import Membership, SubnetTerms
+from subnet.preflight import make_private_directory
+from subnet.records_policy import ConsensusRecordPolicy
+from subnet.runner import open_thread_runner
+from subnet.software import SOFTWARE
+
+HEADS_RETRY_S = 1.0
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapConfig:
+    """Where a bootstrap node listens and whose subnet it serves. ``subnet`` is an id or a name."""
+
+    key: PeerKey
+    chain_url: str
+    subnet: str
+    host_maddrs: tuple[str, ...]
+    announce_maddrs: tuple[str, ...]
+    initial_peers: tuple[str, ...]
+    data_dir: Path
+
+
+async def run_bootstrap(
+    config: BootstrapConfig, *, on_ready: Callable[[tuple[str, ...]], None]
+) -> None:
+    """Run until SIGTERM or SIGINT. ``on_ready`` gets the addresses that others dial."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with SubstrateChain.open(config.chain_url) as chain:
+        subnet_id, terms, manifest_hash = await _fetch_terms(chain, config)
+        members = Members(chain, subnet_id)
+        await members.refresh()
+        directory_path = config.data_dir / f"{subnet_id}-bootstrap"
+        make_private_directory(directory_path)
+        with (
+            open_thread_runner("journal") as run,
+            open_journal(
+                directory_path / "journal.sqlite", owner=config.key.peer_id.public_key, run=run
+            ) as journal,
+        ):
+            membership = Membership(terms, reader=chain, journal=journal)
+            async with HivemindHost.open(_configure(config, terms, membership, members)) as host:
+                directory = Directory(host, network_id=terms.network_id)
+                directory.serve(lambda: _describe(terms, manifest_hash))
+                on_ready(tuple(await host.list_addresses()))
+                async with asyncio.TaskGroup() as tasks:
+                    parts = (
+                        tasks.create_task(host.watch()),
+                        tasks.create_task(directory.keep_fresh(members.list_nodes)),
+                        tasks.create_task(_follow_chain(chain, membership, members)),
+                    )
+                    await stopping.wait()
+                    for part in parts:
+                        part.cancel()
+
+
+async def _fetch_terms(
+    chain: SubstrateChain, config: BootstrapConfig
+) -> tuple[SubnetId, SubnetTerms, bytes]:
+    subnet_id = await find_subnet(chain, config.subnet)
+    subnet = None if subnet_id is None else await chain.fetch_subnet(subnet_id)
+    if subnet_id is None or subnet is None:
+        raise NotRegistered(f"there is no subnet {config.subnet} on {config.chain_url}")
+    info = await chain.fetch_info()
+    manifest_hash = parse_manifest_hash(subnet.misc, subnet_id=subnet_id)
+    terms = SubnetTerms(
+        subnet_id=subnet_id,
+        network_id=compute_network_id(info.genesis_hash, subnet_id, manifest_hash),
+        epoch_length=info.epoch_length,
+        block_time_ms=await fetch_block_time_ms(chain),
+        params=MAINNET,
+    )
+    return subnet_id, terms, manifest_hash
+
+
+def _configure(
+    config: BootstrapConfig, terms: SubnetTerms, membership: Membership, members: Members
+) -> HostConfig:
+    heartbeats = make_heartbeat_policy(terms.network_id, is_member=members.is_node, clock=time.time)
+    return HostConfig(
+        key=config.key,
+        host_maddrs=modernise(config.host_maddrs),
+        announce_maddrs=modernise(config.announce_maddrs),
+        initial_peers=modernise(config.initial_peers),
+        network_id=terms.network_id,
+        record_policy=ConsensusRecordPolicy(lambda: membership.table, admit_heartbeat=heartbeats),
+        is_member=members.is_known,
+    )
+
+
+def _describe(terms: SubnetTerms, manifest_hash: bytes) -> NetworkInfo:
+    # A bootstrap node has no model; clients ask a node with a role for its name.
+    return NetworkInfo(
+        network_id=terms.network_id,
+        manifest_hash=manifest_hash,
+        model_name="",
+        num_blocks=0,
+        max_context=0,
+        vocab_size=0,
+        software=SOFTWARE,
+    )
+
+
+async def _follow_chain(chain: SubstrateChain, membership: Membership, members: Members) -> None:
+    """Keep rosters and members fresh; an outage keeps the last ones."""
+    epoch = None
+    while True:
+        try:
+            async for head in chain.heads():
+                position = await membership.locate(head)
+                if position is None:
+                    continue
+                await membership.refresh(position)
+                if position.epoch != epoch:
+                    epoch = position.epoch
+                    await members.refresh()
+        except ChainUnavailable as error:
+            logger.warning("chain lost", detail=str(error))
+        await asyncio.sleep(HEADS_RETRY_S)

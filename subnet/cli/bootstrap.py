@@ -1,0 +1,65 @@
+"""``mesh bootstrap``: a first peer to dial, and a relay; no role, no stake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from subnet.cli.console import emit
+
+
+def bootstrap(
+    subnet: Annotated[str, typer.Option("--subnet-id", help="The subnet's id or name.")],
+    identity_path: Annotated[Path, typer.Option(help="Identity file, from `mesh keygen`.")] = Path(
+        "bootstrap_peer_id.key"
+    ),
+    chain: Annotated[
+        str, typer.Option(envvar="MESH_CHAIN", help="WebSocket address of the chain.")
+    ] = "ws://127.0.0.1:9944",
+    host_maddrs: Annotated[
+        list[str] | None, typer.Option(help="Multiaddresses to listen on; several may follow.")
+    ] = None,
+    announce_maddrs: Annotated[
+        list[str] | None, typer.Option(help="Multiaddresses that others dial; several may follow.")
+    ] = None,
+    initial_peers: Annotated[
+        list[str] | None, typer.Option(help="Other peers to join; several may follow.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="TCP port, instead of --host-maddrs.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="MESH_HOME", help="Where the rosters are kept.")
+    ] = None,
+) -> None:
+    """Run a bootstrap and relay node. It prints the addresses that others dial."""
+    import asyncio
+
+    from platformdirs import user_data_path
+
+    from keys.identity_file import load_identity_file
+    from mesh.p2p.ports import PortInUse, check_ports_free
+    from subnet.errors import ConfigError
+    from subnet.logs import configure_logs
+
+    key = load_identity_file(identity_path)
+    listen = tuple(host_maddrs or (f"/ip4/0.0.0.0/tcp/{port or 0}",))
+    try:
+        check_ports_free(listen)
+    except PortInUse as error:
+        raise ConfigError(f"cannot listen on {error}", "choose another port") from error
+    configure_logs()
+    from subnet.bootstrap import BootstrapConfig, run_bootstrap
+
+    config = BootstrapConfig(
+        key=key,
+        chain_url=chain,
+        subnet=subnet,
+        host_maddrs=listen,
+        announce_maddrs=tuple(announce_maddrs or ()),
+        initial_peers=tuple(initial_peers or ()),
+        data_dir=data_dir or user_data_path("mesh"),
+    )
+    asyncio.run(run_bootstrap(config, on_ready=lambda addresses: emit("\n".join(addresses))))

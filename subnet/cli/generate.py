@@ -1,0 +1,145 @@
+"""``mesh generate``: one answer from the mesh, as it comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from subnet.cli.console import emit, say
+
+if TYPE_CHECKING:
+    from mesh.client.client import Piece, Prompt, Trace
+    from mesh.inference.sampling import Sampling
+    from subnet.run_client import ClientConfig
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    initial_peers: Annotated[
+        list[str], typer.Option(help="Multiaddresses of running nodes; several may follow.")
+    ],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    max_blocks_per_hop: Annotated[
+        int | None, typer.Option(min=1, help="Most blocks that one hoster computes.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text itself, without a chat template.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus sampling.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample among so many tokens; 0: all.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Where the tokenizer is; the peers' model if absent.")
+    ] = None,
+    identity_path: Annotated[
+        Path | None, typer.Option(help="client_peer_id.key; a fresh identity if absent.")
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Show route and speed on stderr.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, at the end.")] = False,
+) -> None:
+    """Ask the hosters of a subnet, and stream the answer.
+
+    The hosters see the prompt: do not send them secrets.
+    """
+    import asyncio
+
+    from keys.identity_file import load_identity_file
+    from mesh.inference.sampling import Sampling
+    from subnet.run_client import ClientConfig
+
+    config = ClientConfig(
+        initial_peers=tuple(initial_peers),
+        key=None if identity_path is None else load_identity_file(identity_path),
+        model=model,
+    )
+    sampling = _make_sampling(Sampling, temperature, top_p, top_k, seed)
+    answer = asyncio.run(
+        _ask(
+            config,
+            prompt if raw else [{"role": "user", "content": prompt}],
+            sampling,
+            max_new_tokens=max_new_tokens,
+            max_blocks_per_hop=max_blocks_per_hop,
+            is_streaming=not as_json,
+        )
+    )
+    _finish(answer, as_json=as_json, trace=trace)
+
+
+def _make_sampling(
+    kind: type[Sampling], temperature: float, top_p: float, top_k: int, seed: int | None
+) -> Sampling:
+    import secrets
+
+    return kind(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=secrets.randbits(32) if seed is None else seed,
+    )
+
+
+async def _ask(
+    config: ClientConfig,
+    prompt: Prompt,
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    max_blocks_per_hop: int | None,
+    is_streaming: bool,
+) -> list[Piece]:
+    import sys
+
+    from mesh.client.client import RoutingOptions
+    from subnet.run_client import open_client
+
+    pieces = []
+    async with open_client(config) as client:
+        async for piece in client.generate(
+            prompt,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            routing=RoutingOptions(max_blocks_per_hop=max_blocks_per_hop),
+        ):
+            pieces.append(piece)
+            if is_streaming:
+                sys.stdout.write(piece.text)
+                sys.stdout.flush()
+    return pieces
+
+
+def _finish(pieces: list[Piece], *, as_json: bool, trace: bool) -> None:
+    import json
+
+    last = pieces[-1]
+    if as_json:
+        emit(
+            json.dumps(
+                {
+                    "text": "".join(piece.text for piece in pieces),
+                    "token_ids": [piece.token_id for piece in pieces],
+                    "finish_reason": last.finish_reason,
+                    "route": [
+                        {"peer_id": str(hop.peer_id), "blocks": [hop.span.start, hop.span.end]}
+                        for hop in last.trace.route
+                    ],
+                    "reroutes": last.trace.reroutes,
+                    "tokens_per_second": last.trace.tokens_per_second,
+                }
+            )
+        )
+    else:
+        emit("")
+    if trace:
+        say(describe_trace(last.trace))
+
+
+def describe_trace(trace: Trace) -> str:
+    """Return the route and the speed of an answer in one line."""
+    hops = " → ".join(f"{hop.span} at …{str(hop.peer_id)[-6:]}" for hop in trace.route)
+    speed = trace.tokens_per_second
+    rate = "" if speed is None else f", {speed:.0f} tokens/s"
+    return f"route {hops}; {trace.tokens} tokens{rate}; {trace.reroutes} re-routes"

@@ -1,0 +1,64 @@
+"""``mesh localnet``: a whole subnet on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from subnet.cli.console import EXIT_FAILURE, say
+
+
+def localnet(
+    hosters: Annotated[int, typer.Option(min=1, max=32, help="How many hosters.")] = 4,
+    validators: Annotated[int, typer.Option(min=0, max=32, help="How many validators.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="How many epochs are scored.")] = 2,
+    block_seconds: Annotated[float, typer.Option(min=0.5, help="Seconds between blocks.")] = 1.0,
+    prompt: Annotated[
+        str | None, typer.Option(help="What the client asks; a question of the shipped model.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep keys, journals and logs in this new directory.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per epoch on stdout; talk on stderr.")
+    ] = False,
+) -> None:
+    """Run a development chain, hosters, validators and a client, each as its own process.
+
+    Exits 0 only if every epoch was proposed and attested by all nodes and the answer was right.
+    """
+    import asyncio
+    import sys
+    from contextlib import ExitStack
+
+    from subnet.cli.interrupts import run_interruptible
+    from subnet.errors import ConfigError
+    from subnet.localnet.display import Display, LiveDisplay, PlainDisplay
+    from subnet.localnet.options import LocalnetOptions
+    from subnet.localnet.run import run_localnet
+
+    if hosters + validators < 3:
+        raise ConfigError("a subnet has at least three nodes", "raise --hosters or --validators")
+    options = LocalnetOptions(
+        hosters=hosters,
+        validators=validators,
+        epochs=epochs,
+        block_seconds=block_seconds,
+        prompt=prompt,
+        keep=keep,
+    )
+    with ExitStack() as stack:
+        display: Display
+        if as_json:
+            display = PlainDisplay(sys.stderr, results=sys.stdout)
+        elif sys.stdout.isatty():
+            display = stack.enter_context(LiveDisplay.open())
+        else:
+            display = PlainDisplay(sys.stdout, results=None)
+        is_right = asyncio.run(run_interruptible(run_localnet(options, display)))
+    if not is_right:
+        say("error: not every epoch was attested by all nodes, or the answer was wrong")
+        say("hint: run it again with --keep DIR and look at the logs there")
+        raise typer.Exit(EXIT_FAILURE)

@@ -1,0 +1,74 @@
+"""The development chain of a local network, as a process of its own.
+
+It starts beside the fork server instead of from it: the subnet is registered while
+the fork server still imports torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from subnet.errors import ChainUnavailable
+from subnet.localnet.processes import die_with_parent
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
+
+
+@asynccontextmanager
+async def run_devchain(
+    *, block_seconds: float, epoch_length: int, finality_lag: int, log_path: Path
+) -> AsyncIterator[str]:
+    """Start ``mesh devchain`` in instant mode and yield its URL; stop it on leaving.
+
+    Raises ChainUnavailable when it does not start.
+    """
+    with log_path.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "subnet.cli.mesh",
+            "devchain",
+            "--port=0",
+            f"--block-seconds={block_seconds}",
+            f"--epoch-length={epoch_length}",
+            f"--finality-lag={finality_lag}",
+            "--block-mode=instant",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        yield await _read_url(process, log_path)
+    finally:
+        await asyncio.shield(_stop(process))
+
+
+async def _read_url(process: asyncio.subprocess.Process, log_path: Path) -> str:
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            line = await process.stdout.readline()
+    except TimeoutError:
+        line = b""
+    url = line.decode().strip()
+    if not url.startswith("ws://"):
+        raise ChainUnavailable(f"the development chain did not start; its log is {log_path}")
+    return url
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

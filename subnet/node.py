@@ -1,0 +1,425 @@
+"""One node, put together: chain, journal, host, engine and epoch loop in one task group.
+
+Crash-only: an unexpected error cancels the group and ends the process; a supervisor
+starts it again, and the journal makes that safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from consensus.challenge import ModelShape
+from consensus.params import MAINNET, ConsensusParams
+from consensus.phases import phase_at
+from consensus.roster import compute_network_id
+from consensus.types import BlockRange, Role
+from mesh.errors import MeshError
+from mesh.inference.engine import Engine, EngineLimits
+from mesh.inference.server import SessionServer
+from mesh.model.config import BlockSpan
+from mesh.model.weights import load_shard
+from mesh.p2p.config import HostConfig
+from mesh.p2p.hivemind_host import HivemindHost
+from mesh.routing.announcer import Announcer
+from mesh.routing.directory import Directory
+from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
+from mesh.routing.info import NetworkInfo
+from subnet.addresses import modernise
+from subnet.chain.constants import fetch_block_time_ms
+from subnet.chain.substrate import SubstrateChain
+from subnet.epoch_loop import EpochLoop
+from subnet.errors import ChainUnavailable, NotRegistered
+from subnet.interfaces import Inference
+from subnet.journal import Journal, open_journal
+from subnet.manifest import check_served_weights, find_manifest, parse_manifest_hash
+from subnet.members import Members
+from subnet.membership import Membership, SubnetTerms
+from subnet.observer import HeadHandled, NodeEvent, Observe, log_event
+from subnet.performer import Participant, World
+from subnet.preflight import PreparedNode, make_private_directory
+from subnet.records_policy import ConsensusRecordPolicy
+from subnet.runner import Runner, open_thread_runner
+from subnet.software import SOFTWARE
+from subnet.speed import measure_throughput
+from subnet.status import NodeStatus, write_status
+
+CONNECT_PERIOD_S = 10.0
+DRAIN_S = 5.0
+DRAIN_STEP_S = 0.1
+JOURNAL_FILE = "journal.sqlite"
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What the chain says about the subnet that this node serves."""
+
+    terms: SubnetTerms
+    manifest_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The node serves: its peers can dial it at ``addresses``."""
+
+    addresses: tuple[str, ...]
+
+
+async def run_node(
+    prepared: PreparedNode,
+    *,
+    params: ConsensusParams = MAINNET,
+    observe: Observe = log_event,
+    on_ready: Callable[[Ready], None] | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT, then drain. Raises what ended it otherwise."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with open_node(prepared, params=params, observe=observe) as node:
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(node.serve(on_ready))
+            await stopping.wait()
+            logger.info("stopping")
+            await node.drain()
+            serving.cancel()
+
+
+@asynccontextmanager
+async def open_node(
+    prepared: PreparedNode, *, params: ConsensusParams, observe: Observe
+) -> AsyncIterator[Node]:
+    """Open everything a node needs, in the order in which it can fail."""
+    make_private_directory(prepared.data_dir)
+    async with AsyncExitStack() as stack:
+        chain = await stack.enter_async_context(
+            SubstrateChain.open(prepared.config.chain_url, signer=prepared.hotkey)
+        )
+        network = await fetch_network(chain, prepared, params)
+        run_journal = stack.enter_context(open_thread_runner("journal"))
+        run_scores = stack.enter_context(open_thread_runner("scores"))
+        journal = stack.enter_context(
+            open_journal(
+                prepared.data_dir / JOURNAL_FILE,
+                owner=prepared.key.peer_id.public_key,
+                run=run_journal,
+            )
+        )
+        membership = Membership(network.terms, reader=chain, journal=journal)
+        members = Members(chain, prepared.subnet_id)
+        await members.refresh()
+        host = await stack.enter_async_context(
+            HivemindHost.open(_configure_host(prepared, network, membership, members))
+        )
+        engine = await _open_engine(prepared, network, params, stack)
+        yield Node(
+            prepared,
+            network,
+            chain=chain,
+            journal=journal,
+            membership=membership,
+            members=members,
+            host=host,
+            engine=engine,
+            run=run_scores,
+            observe=observe,
+        )
+
+
+async def fetch_network(
+    chain: SubstrateChain, prepared: PreparedNode, params: ConsensusParams
+) -> Network:
+    """Read what every signature is bound to. Raises ConfigError or ChainError."""
+    info = await chain.fetch_info()
+    subnet = await chain.fetch_subnet(prepared.subnet_id)
+    if subnet is None:
+        raise NotRegistered(f"subnet {prepared.subnet_id} is gone from the chain")
+    manifest_hash = parse_manifest_hash(subnet.misc, subnet_id=prepared.subnet_id)
+    terms = SubnetTerms(
+        subnet_id=prepared.subnet_id,
+        network_id=compute_network_id(info.genesis_hash, prepared.subnet_id, manifest_hash),
+        epoch_length=info.epoch_length,
+        block_time_ms=await fetch_block_time_ms(chain),
+        params=params,
+    )
+    return Network(terms, manifest_hash)
+
+
+def _configure_host(
+    prepared: PreparedNode, network: Network, membership: Membership, members: Members
+) -> HostConfig:
+    config = prepared.config
+    heartbeats = make_heartbeat_policy(
+        network.terms.network_id, is_member=members.is_node, clock=time.time
+    )
+    return HostConfig(
+        key=prepared.key,
+        host_maddrs=modernise(config.get_host_maddrs()),
+        announce_maddrs=modernise(config.get_announce_maddrs()),
+        initial_peers=modernise(config.initial_peers),
+        network_id=network.terms.network_id,
+        record_policy=ConsensusRecordPolicy(lambda: membership.table, admit_heartbeat=heartbeats),
+        is_member=members.is_known,
+    )
+
+
+async def _open_engine(
+    prepared: PreparedNode, network: Network, params: ConsensusParams, stack: AsyncExitStack
+) -> Engine | None:
+    blocks = prepared.blocks
+    if blocks is None:
+        return None
+    config, model = prepared.config, prepared.model
+    dtype = model.stored_dtype if config.torch_dtype == "auto" else config.torch_dtype
+    await asyncio.to_thread(_check_weights, prepared, network, params, blocks, dtype)
+    return await stack.enter_async_context(
+        Engine.open(
+            lambda: load_shard(
+                prepared.folder,
+                model,
+                start=blocks.start,
+                end=blocks.end,
+                dtype=dtype,
+                device=config.device,
+            ),
+            limits=EngineLimits(cache_tokens=config.attn_cache_tokens),
+            threads=config.threads or 1,
+        )
+    )
+
+
+def _check_weights(
+    prepared: PreparedNode,
+    network: Network,
+    params: ConsensusParams,
+    blocks: BlockRange,
+    dtype: str,
+) -> None:
+    manifest = find_manifest(
+        prepared.folder,
+        prepared.model,
+        manifest_hash=network.manifest_hash,
+        params=params,
+        kept_in=prepared.data_dir,
+    )
+    check_served_weights(
+        manifest,
+        prepared.folder,
+        prepared.model,
+        start=blocks.start,
+        end=blocks.end,
+        served_dtype=dtype,
+        params=params,
+    )
+
+
+class EngineInference:
+    """The engine as the epoch loop sees it. Satisfies subnet.interfaces.Inference."""
+
+    def __init__(self, engine: Engine, blocks: BlockRange) -> None:
+        self._engine = engine
+        self._blocks = blocks
+        self.run_tasks = engine.run_tasks
+
+    @property
+    def blocks(self) -> BlockRange:
+        return self._blocks
+
+
+class Node:
+    """The running parts of one node. Made by ``open_node``."""
+
+    def __init__(
+        self,
+        prepared: PreparedNode,
+        network: Network,
+        *,
+        chain: SubstrateChain,
+        journal: Journal,
+        membership: Membership,
+        members: Members,
+        host: HivemindHost,
+        engine: Engine | None,
+        run: Runner,
+        observe: Observe,
+    ) -> None:
+        self._prepared = prepared
+        self._network = network
+        self._chain = chain
+        self._members = members
+        self._host = host
+        self._engine = engine
+        self._observe = observe
+        self._state = ServerState.JOINING
+        self._throughput = 0
+        self._addresses: tuple[str, ...] = ()
+        self._epoch: int | None = None
+        self._new_epoch = asyncio.Event()
+        network_id = network.terms.network_id
+        self._directory = Directory(host, network_id=network_id)
+        self._announcer = Announcer(
+            host,
+            self._directory,
+            key=prepared.key,
+            network_id=network_id,
+            node_id=prepared.node_id,
+            describe=self._describe,
+        )
+        self._server = None if engine is None else SessionServer(host, engine)
+        self._loop = EpochLoop(
+            network.terms,
+            Participant(
+                key=prepared.key,
+                node_id=prepared.node_id,
+                role=prepared.config.role,
+                shape=ModelShape(
+                    prepared.model.num_blocks,
+                    prepared.model.hidden_size,
+                    prepared.model.vocab_size,
+                ),
+            ),
+            World(
+                reader=chain,
+                writer=chain if prepared.hotkey is not None else None,
+                store=host.records,
+                get_inference=self._get_inference,
+                get_wall_time_s=time.time,
+            ),
+            journal=journal,
+            membership=membership,
+            run=run,
+            observe=self._on_event,
+        )
+
+    async def serve(self, on_ready: Callable[[Ready], None] | None) -> None:
+        """Serve until cancelled. Raises, in a group, whatever ends a part."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._host.watch())
+            if self._engine is not None:
+                tasks.create_task(self._engine.serve())
+            self._directory.serve(self._describe_network)
+            if self._server is not None and self._engine is not None:
+                self._server.register()
+                self._throughput = await measure_throughput(self._engine)
+            self._addresses = tuple(await self._host.list_addresses())
+            self._state = ServerState.ONLINE
+            tasks.create_task(self._announcer.run())
+            tasks.create_task(self._directory.keep_fresh(self._members.list_nodes))
+            tasks.create_task(self._keep_connected())
+            tasks.create_task(self._follow_members())
+            tasks.create_task(self._loop.run())
+            logger.info(
+                "serving",
+                peer_id=str(self._host.peer_id),
+                role=self._prepared.config.role.value,
+                blocks=str(self._prepared.blocks),
+                addresses=list(self._addresses),
+            )
+            if on_ready is not None:
+                on_ready(Ready(self._addresses))
+
+    async def drain(self) -> None:
+        """Refuse new sessions, say so, and give the open ones a moment."""
+        self._state = ServerState.DRAINING
+        if self._server is not None:
+            self._server.drain()
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._announcer.announce()
+                await self._wait_for_sessions()
+        except (TimeoutError, MeshError):
+            return
+
+    async def _wait_for_sessions(self) -> None:
+        for _ in range(int(DRAIN_S / DRAIN_STEP_S)):
+            if self._engine is None or not self._engine.session_count:
+                return
+            await asyncio.sleep(DRAIN_STEP_S)
+
+    def _get_inference(self) -> Inference | None:
+        if self._engine is None or self._prepared.blocks is None:
+            return None
+        return EngineInference(self._engine, self._prepared.blocks)
+
+    def _describe(self) -> ServerInfo:
+        blocks = self._prepared.blocks
+        role = self._prepared.config.role
+        return ServerInfo(
+            role=ServerRole.HOSTER if role is Role.HOSTER else ServerRole.VALIDATOR,
+            state=self._state,
+            span=None if blocks is None else BlockSpan(blocks.start, blocks.end),
+            throughput=self._throughput,
+            free_cache_tokens=0 if self._engine is None else self._engine.free_cache_tokens,
+            dtype="" if self._engine is None else str(self._engine.dtype).removeprefix("torch."),
+            software=SOFTWARE,
+            addresses=self._addresses,
+        )
+
+    def _describe_network(self) -> NetworkInfo:
+        model = self._prepared.model
+        return NetworkInfo(
+            network_id=self._network.terms.network_id,
+            manifest_hash=self._network.manifest_hash,
+            model_name=self._prepared.folder.name,
+            num_blocks=model.num_blocks,
+            max_context=model.max_context,
+            vocab_size=model.vocab_size,
+            software=SOFTWARE,
+        )
+
+    async def _keep_connected(self) -> None:
+        """Dial the servers that are known, so that a hop to one of them costs no search."""
+        while True:
+            for server in self._directory.list_servers():
+                try:
+                    await self._directory.ensure_connected(server.peer_id)
+                except MeshError as error:
+                    logger.debug("a server cannot be dialled", detail=str(error))
+            await asyncio.sleep(CONNECT_PERIOD_S)
+
+    async def _follow_members(self) -> None:
+        """With every epoch, read who belongs to the subnet, and heartbeat to the newcomers."""
+        while True:
+            await self._new_epoch.wait()
+            self._new_epoch.clear()
+            try:
+                await self._members.refresh()
+            except ChainUnavailable as error:
+                logger.warning("members not refreshed", detail=str(error))
+            self._announcer.notify()
+
+    def _on_event(self, event: NodeEvent) -> None:
+        if isinstance(event, HeadHandled):
+            if event.position.epoch != self._epoch:
+                self._epoch = event.position.epoch
+                self._new_epoch.set()
+            self._write_status(event)
+        self._observe(event)
+
+    def _write_status(self, event: HeadHandled) -> None:
+        position, blocks = event.position, self._prepared.blocks
+        write_status(
+            self._prepared.data_dir,
+            NodeStatus(
+                peer_id=str(self._host.peer_id),
+                subnet_id=self._prepared.subnet_id,
+                subnet_node_id=self._prepared.node_id,
+                role=self._prepared.config.role.value,
+                blocks=None if blocks is None else (blocks.start, blocks.end),
+                written_at=time.time(),
+                head=position.block,
+                epoch=position.epoch,
+                phase=phase_at(position, self._network.terms.schedule).value,
+                taking_part=event.status.value,
+                addresses=self._addresses,
+            ),
+        )
