@@ -48,6 +48,7 @@ class Collector:
         self._journal = journal
         self._membership = membership
         self._observe = observe
+        self._challenge_seen: Epoch | None = None
 
     def list_wanted(self, position: EpochPosition) -> tuple[Wanted, ...]:
         """Return the slots that are worth reading at this head."""
@@ -69,8 +70,13 @@ class Collector:
 
     def is_challenge_seen(self, roster: Roster) -> bool:
         """Whether somebody published the challenge that the chain decides."""
-        seed = self._terms.compute_challenge(roster).seed
-        return find_challenge(self._journal.get_sightings(roster.epoch), seed) is not None
+        # What is journaled stays; a record that was found need not be looked for again.
+        if self._challenge_seen != roster.epoch:
+            seed = self._terms.compute_challenge(roster).seed
+            if find_challenge(self._journal.get_sightings(roster.epoch), seed) is None:
+                return False
+            self._challenge_seen = roster.epoch
+        return True
 
     async def read(
         self, position: EpochPosition, *, get_position: Callable[[], EpochPosition | None]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 
-from consensus.duties import Duty, RevealOutput, RevealScores, compute_duties
+from consensus.duties import Duty, RevealOutput, RevealScores, compute_duties, is_reveal_time
 from consensus.types import BlockNumber, EpochPosition
 from consensus.view import EpochView
 from consensus.watch import is_reveal_watch
@@ -132,6 +132,8 @@ class EpochLoop:
         return bool(self._collector.list_wanted(position) or self._list_reveals(position))
 
     def _list_reveals(self, position: EpochPosition) -> list[Duty]:
+        if not is_reveal_time(self._terms.schedule, position.offset):
+            return []
         duties = compute_duties(self._build_view(position))
         return [duty for duty in duties if isinstance(duty, RevealOutput | RevealScores)]
 

@@ -278,7 +278,9 @@ class Journal:
                 self._own[RecordKind(envelope.kind), epoch] = SignedRecord(envelope)
             case EventType.ACKNOWLEDGED:
                 slot = (RecordKind(payload[0]), epoch)
-                self._own[slot] = replace(self._own[slot], is_acknowledged=True)
+                # Rows are pruned oldest first: this one may outlive the record that it is about.
+                if slot in self._own:
+                    self._own[slot] = replace(self._own[slot], is_acknowledged=True)
             case EventType.SIGHTED:
                 sighting = decode_sighting(payload)
                 seen = self._sightings.setdefault(epoch, {})

@@ -63,6 +63,7 @@ class Snapshot:
             own_records=tuple(
                 OwnRecord(kind, signed_epoch, own.is_acknowledged)
                 for (kind, signed_epoch), own in journal.own_records.items()
+                if signed_epoch >= previous
             ),
             observed=journal.observed,
             submission=self._get_submission(epoch),

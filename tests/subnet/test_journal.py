@@ -301,6 +301,19 @@ async def test_old_epochs_are_pruned_and_cannot_be_signed_again(tmp_path):
             await journal.record_signed(make_record(epoch=0, body=b"other"))
 
 
+async def test_an_acknowledgement_that_outlives_its_pruned_record_is_no_damage(tmp_path):
+    path = tmp_path / "journal"
+    with reopen(path) as journal:
+        await journal.record_signed(make_record(epoch=0))
+        await journal.record_roster(make_roster(1))
+        # A score reveal is acknowledged in the epoch after the one that it belongs to.
+        await journal.record_acknowledged(RecordKind.OUTPUT_COMMIT, 0)
+        await journal.record_roster(make_roster(KEPT_EPOCHS))
+        kept = describe(journal)
+    with reopen(path) as journal:
+        assert describe(journal) == kept
+
+
 async def test_reports_are_bounded(tmp_path):
     connection = sqlite3.connect(":memory:", isolation_level=None)
     journal = Journal.load(connection, owner=OWNER, run=run_inline)

@@ -1,0 +1,1 @@
+"""Seven nodes of the production code on a virtual clock: see ``python -m tests.simulation -h``."""

@@ -1,0 +1,285 @@
+"""What dishonest nodes do: they run the production code between lying parts.
+
+A behaviour distorts the answers of the model, what is published, what is proposed, or what
+a replica says. A node may have several.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+from typing import Any
+
+from consensus.commitment import CommitContext, compute_score_commitment
+from consensus.records import (
+    OutputCommit,
+    RecordKind,
+    ScoreReveal,
+    decode_output_commit,
+    encode_output_commit,
+    encode_score_reveal,
+)
+from consensus.types import Epoch, Score, SubnetId, SubnetNodeId
+from keys.envelope import Envelope, compute_record_key, decode_envelope, seal
+from keys.peer import PeerId, PeerKey
+from subnet.interfaces import Receipt
+from tests.simulation.chain import Endpoint
+from tests.simulation.inference import (
+    HONEST_NOISE,
+    INT8_NOISE,
+    Distort,
+    collude,
+    give_huge,
+    give_nan,
+    make_garbage,
+    make_noise,
+)
+from tests.simulation.network import SimRecordStore, Tamper
+from tests.simulation.windows import COMMIT_END, GRACE, REVEAL_END
+
+
+class Behaviour(Enum):
+    """One way to be dishonest. Those of the first group leave all honest nodes in agreement."""
+
+    GARBAGE = "garbage"
+    NAN = "nan"
+    HUGE = "huge"
+    INT8 = "int8"
+    COLLUDE = "collude"
+    COPY = "copy"
+    LATE = "late"
+    SILENT = "silent"
+    NO_REVEAL = "no-reveal"
+    EARLY = "early"
+    LIE_SCORES = "lie-scores"
+    FORGE = "forge"
+    WITHHOLD = "withhold"
+    TAMPER = "tamper"
+    BAD_PROPOSAL = "bad-proposal"
+    EQUIVOCATE = "equivocate"
+
+
+_SCORE_KINDS = (RecordKind.SCORE_COMMIT, RecordKind.SCORE_REVEAL)
+_DEADLINES = {
+    RecordKind.OUTPUT_COMMIT: COMMIT_END,
+    RecordKind.OUTPUT_REVEAL: REVEAL_END + GRACE,
+}
+"""First offsets at which a record is late."""
+SPLITTING = frozenset({Behaviour.EQUIVOCATE})
+"""These show different honest nodes different things, and may cost an epoch its majority."""
+WORTHLESS = frozenset(
+    {
+        Behaviour.GARBAGE,
+        Behaviour.NAN,
+        Behaviour.HUGE,
+        Behaviour.INT8,
+        Behaviour.COLLUDE,
+        Behaviour.COPY,
+        Behaviour.LATE,
+        Behaviour.SILENT,
+        Behaviour.NO_REVEAL,
+    }
+)
+"""A hoster that does this earns nothing, ever."""
+
+
+def choose_distortion(behaviours: frozenset[Behaviour], seed: int) -> Distort:
+    """Return what a node with these behaviours makes of an exact answer."""
+    choices: dict[Behaviour, Distort] = {
+        Behaviour.GARBAGE: make_garbage(seed),
+        Behaviour.NAN: give_nan,
+        Behaviour.HUGE: give_huge,
+        Behaviour.INT8: make_noise(INT8_NOISE, seed),
+        Behaviour.COLLUDE: collude,
+    }
+    for behaviour, distort in choices.items():
+        if behaviour in behaviours:
+            return distort
+    return make_noise(HONEST_NOISE, seed)
+
+
+def choose_tampering(behaviours: frozenset[Behaviour]) -> Tamper | None:
+    """Return how a node's replica lies, if it does."""
+    if Behaviour.WITHHOLD in behaviours:
+        return lambda _key, _value: None
+    if Behaviour.TAMPER in behaviours:
+        return lambda _key, value: value[:-1] + bytes([value[-1] ^ 1])
+    return None
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a dishonest node knows beside its own state."""
+
+    key: PeerKey
+    victim: PeerId
+    peers: Mapping[int, PeerId]
+    compute_delay_s: Callable[[Epoch, int], float]
+    """Virtual seconds until a record first seen at an offset of an epoch is late by then."""
+    find_own: Callable[[RecordKind, Epoch], Envelope]
+    """What the program's own journal holds."""
+    note_copy: Callable[[Epoch], None]
+    spawn: Callable[[Coroutine[Any, Any, Any]], None]
+
+
+class EvilStore:
+    """A record store between an honest program and the network."""
+
+    def __init__(
+        self,
+        inner: SimRecordStore,
+        knowledge: Knowledge,
+        behaviours: frozenset[Behaviour],
+        random: Random,
+    ) -> None:
+        self._inner = inner
+        self._knowledge = knowledge
+        self._behaviours = behaviours
+        self._random = random
+
+    async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
+        return await self._inner.fetch(keys, timeout_s=timeout_s)
+
+    async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool:
+        record, does = decode_envelope(value), self._behaviours
+        is_commit = record.kind == RecordKind.OUTPUT_COMMIT
+        is_reveal = record.kind == RecordKind.OUTPUT_REVEAL
+        if Behaviour.FORGE in does:
+            await self._forge(record)
+        if is_commit or is_reveal:
+            if Behaviour.SILENT in does or (is_reveal and Behaviour.NO_REVEAL in does):
+                return False
+            if Behaviour.LATE in does:
+                self._knowledge.spawn(self._send_late(record))
+                return True
+            if Behaviour.COPY in does:
+                return await self._publish_copy(record, expires_at)
+        if is_commit and Behaviour.EQUIVOCATE in does:
+            return await self._publish_two(record, expires_at)
+        if is_commit and Behaviour.EARLY in does:
+            await self._send(self._knowledge.find_own(RecordKind.OUTPUT_REVEAL, record.epoch))
+        if Behaviour.LIE_SCORES in does and record.kind in _SCORE_KINDS:
+            return await self._send(self._lie(record))
+        return await self._send(record)
+
+    async def _send(self, record: Envelope) -> bool:
+        return await self._inner.send(record.key, record.to_bytes(), float(record.expires_at))
+
+    async def _send_late(self, record: Envelope) -> None:
+        """Arrive half a block after the deadline, where everybody's head has passed it."""
+        epoch, deadline = Epoch(record.epoch), _DEADLINES[RecordKind(record.kind)]
+        await asyncio.sleep(self._knowledge.compute_delay_s(epoch, deadline))
+        await self._send(record)
+
+    def _lie(self, record: Envelope) -> Envelope:
+        """Say that nobody worked, and open that commitment as promised."""
+        salt, epoch = bytes(32), Epoch(record.epoch)
+        if record.kind == RecordKind.SCORE_REVEAL:
+            return self._seal_like(record, encode_score_reveal(ScoreReveal(salt, ())))
+        context = CommitContext(
+            record.network_id, epoch, SubnetNodeId(record.node_id), record.author
+        )
+        return self._seal_like(record, compute_score_commitment(context, salt=salt, scores=()))
+
+    async def _publish_copy(self, record: Envelope, expires_at: int) -> bool:
+        """Publish what the victim published, as one's own; wait for it if it is not there."""
+        epoch = Epoch(record.epoch)
+        key = compute_record_key(record.network_id, record.kind, epoch, self._knowledge.victim)
+        found = await self._inner.fetch((key,), timeout_s=3.0)
+        if key not in found:
+            return False
+        copied = self._seal_like(record, decode_envelope(found[key]).body)
+        self._knowledge.note_copy(epoch)
+        return await self._inner.send(copied.key, copied.to_bytes(), float(expires_at))
+
+    async def _publish_two(self, record: Envelope, expires_at: int) -> bool:
+        """Promise one thing to half of the replicas and another to the rest."""
+        promise = decode_output_commit(record.body)
+        other = OutputCommit(promise.seed, promise.blocks, bytes(32))
+        second = self._seal_like(record, encode_output_commit(other))
+        half = frozenset(node for node in self._knowledge.peers if node % 2)
+        rest = frozenset(self._knowledge.peers) - half
+        await self._inner.send(record.key, record.to_bytes(), float(expires_at), only=half)
+        return await self._inner.send(second.key, second.to_bytes(), float(expires_at), only=rest)
+
+    async def _forge(self, record: Envelope) -> None:
+        """Offer what no replica may keep: others' names, later expiry, noise, cut-off bytes."""
+        victim_key = compute_record_key(
+            record.network_id, record.kind, record.epoch, self._knowledge.victim
+        )
+        raw, expires_at = record.to_bytes(), float(record.expires_at)
+        offers = (
+            (victim_key, raw, expires_at),
+            (record.key, raw, expires_at + 1),
+            (record.key, raw, float("nan")),
+            (record.key, raw, float("inf")),
+            (victim_key, raw[:-1], expires_at),
+            (victim_key, raw + b"\0", expires_at),
+            (victim_key, self._random.randbytes(200), expires_at),
+            (victim_key, _steal_name(record, self._knowledge.victim).to_bytes(), expires_at),
+        )
+        key, value, until = offers[self._random.randrange(len(offers))]
+        await self._inner.send(key, value, until)
+
+    def _seal_like(self, record: Envelope, body: bytes) -> Envelope:
+        return seal(
+            self._knowledge.key,
+            kind=record.kind,
+            network_id=record.network_id,
+            epoch=record.epoch,
+            expires_at=record.expires_at,
+            node_id=record.node_id,
+            body=body,
+        )
+
+
+def _steal_name(record: Envelope, victim: PeerId) -> Envelope:
+    return Envelope(
+        record.kind,
+        record.network_id,
+        record.epoch,
+        record.expires_at,
+        record.node_id,
+        victim,
+        record.body,
+        record.signature,
+    )
+
+
+class EvilWriter:
+    """Proposes other rows than the node computed."""
+
+    def __init__(self, inner: Endpoint, node_id: int, random: Random) -> None:
+        self._inner = inner
+        self._node_id = SubnetNodeId(node_id)
+        self._random = random
+
+    async def propose(
+        self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
+    ) -> Receipt:
+        return await self._inner.propose(subnet_id, self._bend(list(scores)), args)
+
+    async def attest(self, subnet_id: SubnetId) -> Receipt:
+        return await self._inner.attest(subnet_id)
+
+    def _bend(
+        self, rows: list[tuple[SubnetNodeId, Score]]
+    ) -> tuple[tuple[SubnetNodeId, Score], ...]:
+        """Pay oneself, rob another, drop a row, or invent that nobody worked."""
+        match self._random.randrange(4):
+            case 0:
+                return tuple(
+                    (node_id, Score(score + (node_id == self._node_id))) for node_id, score in rows
+                )
+            case 1 if any(score for _, score in rows):
+                robbed = max(rows, key=lambda row: row[1])[0]
+                return tuple(
+                    (node_id, Score(0) if node_id == robbed else score) for node_id, score in rows
+                )
+            case 2:
+                return tuple(rows[1:])
+            case _:
+                return ()

@@ -1,0 +1,341 @@
+"""The production ledger on a virtual clock, and the endpoints through which nodes see it.
+
+Blocks come every six seconds. Extrinsics wait in a pool for the next block. Each node
+reads through an endpoint of its own, which answers after a while, may lag behind the
+best block, may miss heads, and may be down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+from consensus.roster import RosterNode
+from consensus.types import BlockNumber, Epoch, Score, SubnetId, SubnetNodeId
+from keys.peer import PeerId
+from subnet.devchain.calls import (
+    ActivateSubnet,
+    ActivateSubnetNode,
+    Attest,
+    NetworkCall,
+    ProposeAttestation,
+    RegisterSubnet,
+    RegisterSubnetNode,
+)
+from subnet.devchain.errors import DispatchError
+from subnet.devchain.ledger import Ledger
+from subnet.devchain.reads import (
+    read_elected_validator,
+    read_nodes,
+    read_submission,
+    read_subnet,
+)
+from subnet.devchain.runtime import LedgerConfig
+from subnet.devchain.values import (
+    TENSOR,
+    PeerInfo,
+    RegistrationSubnetData,
+    SubnetNodeConsensusData,
+)
+from subnet.errors import ChainUnavailable, ExtrinsicFailed
+from subnet.interfaces import BlockInfo, ChainInfo, Receipt, Submission, SubnetInfo
+from tests.simulation.trace import Trace
+from tests.simulation.windows import EPOCH_LENGTH
+
+SUBNET_ID = SubnetId(128_001)
+BLOCK_TIME_S = 6
+GENESIS_TIME_S = 1_700_000_000
+FINALITY_LAG = 2
+SETUP_BLOCKS = 2
+"""Blocks in which subnet and nodes are registered and activated before anybody runs."""
+_STAKE = 100 * TENSOR
+
+
+@dataclass(frozen=True)
+class Account:
+    """The keys of one node, as the chain knows them."""
+
+    peer_id: PeerId
+    coldkey: bytes
+    hotkey: bytes
+
+
+@dataclass
+class _Pending:
+    """An extrinsic in the pool, and who waits for what becomes of it."""
+
+    origin: bytes
+    call: NetworkCall
+    outcome: asyncio.Future[BlockInfo]
+
+
+class SimChain:
+    """One chain; ``produce`` builds the next block and lets endpoints know."""
+
+    def __init__(self, accounts: Sequence[Account], *, seed: bytes, trace: Trace) -> None:
+        self._seed = seed
+        self._trace = trace
+        self._pool: list[_Pending] = []
+        self._headers: list[BlockInfo] = []
+        self._watchers: list[Callable[[BlockInfo], None]] = []
+        self._node_cache: dict[int, tuple[RosterNode, ...]] = {}
+        self.ledger = _open_ledger(accounts)
+        self._append_header(0)
+        for number in range(1, SETUP_BLOCKS + 1):
+            self._begin(number)
+            if number == 1:
+                _found_subnet(self.ledger, accounts)
+
+    @property
+    def best(self) -> BlockInfo:
+        return self._headers[-1]
+
+    @property
+    def slot(self) -> int:
+        subnet = read_subnet(self.ledger, SUBNET_ID)
+        assert subnet is not None and subnet.slot is not None
+        return subnet.slot
+
+    def get_header(self, number: int) -> BlockInfo:
+        return self._headers[number]
+
+    def view(self, block: int) -> Any:
+        """The ledger as it was when ``block`` ended."""
+        return SimpleNamespace(state=self.ledger.state.at(block))
+
+    def read_nodes(self, block: int) -> tuple[RosterNode, ...]:
+        if block not in self._node_cache:
+            self._node_cache[block] = read_nodes(self.view(block), SUBNET_ID)
+        return self._node_cache[block]
+
+    def get_time_s(self, number: int) -> float:
+        """Return when a block is or was due, on the chain's clock."""
+        return float(GENESIS_TIME_S + number * BLOCK_TIME_S)
+
+    def read_submission(self, epoch: Epoch) -> Submission | None:
+        return read_submission(self.ledger, SUBNET_ID, epoch)
+
+    def read_elected(self, epoch: Epoch) -> SubnetNodeId | None:
+        return read_elected_validator(self.ledger, SUBNET_ID, epoch)
+
+    def watch(self, tell: Callable[[BlockInfo], None]) -> None:
+        """Call ``tell`` with each new best block from now on."""
+        self._watchers.append(tell)
+
+    def unwatch(self, tell: Callable[[BlockInfo], None]) -> None:
+        self._watchers.remove(tell)
+
+    def submit(self, origin: bytes, call: NetworkCall) -> asyncio.Future[BlockInfo]:
+        """Put an extrinsic into the pool; the future tells the block or raises DispatchError."""
+        outcome: asyncio.Future[BlockInfo] = asyncio.get_running_loop().create_future()
+        self._pool.append(_Pending(origin, call, outcome))
+        return outcome
+
+    def produce(self, random: Random) -> BlockInfo:
+        """Build the next block from the pool, in an order of its own."""
+        header = self._begin(self.best.number + 1)
+        pool, self._pool = self._pool, []
+        random.shuffle(pool)
+        for pending in pool:
+            self._include(pending, header)
+        for tell in list(self._watchers):
+            tell(header)
+        return header
+
+    def _include(self, pending: _Pending, header: BlockInfo) -> None:
+        name = type(pending.call).__name__
+        try:
+            self.ledger.apply(pending.origin, pending.call)
+        except DispatchError as error:
+            self._trace.add("chain", f"{name} by {pending.origin[-1]} fails: {error.name}")
+            if not pending.outcome.cancelled():
+                pending.outcome.set_exception(error)
+                pending.outcome.exception()
+        else:
+            self._trace.add("chain", f"{name} by {pending.origin[-1]} lands")
+            if not pending.outcome.cancelled():
+                pending.outcome.set_result(header)
+
+    def _begin(self, number: int) -> BlockInfo:
+        parent = self._headers[number - 1].block_hash
+        timestamp_s = GENESIS_TIME_S + number * BLOCK_TIME_S
+        self.ledger.begin_block(number, 1000 * timestamp_s, parent_hash=parent)
+        return self._append_header(number)
+
+    def _append_header(self, number: int) -> BlockInfo:
+        block_hash = hashlib.sha256(self._seed + number.to_bytes(4, "little")).digest()
+        header = BlockInfo(BlockNumber(number), block_hash, GENESIS_TIME_S + number * BLOCK_TIME_S)
+        self._headers.append(header)
+        return header
+
+
+@dataclass
+class EndpointFaults:
+    """What is wrong with one endpoint; changed while it runs."""
+
+    latency_s: tuple[float, float] = (0.01, 0.3)
+    lag_s: float = 0.0
+    """New heads are told this much later."""
+    miss_percent: int = 0
+    """New heads that are never told."""
+    is_down: bool = False
+    """Every call fails and no head is told."""
+    lose_receipts: bool = False
+    """Extrinsics land, but the answer is an outage."""
+
+
+class Endpoint:
+    """Satisfies ChainReader and ChainWriter for one hotkey."""
+
+    def __init__(self, chain: SimChain, *, hotkey: bytes, random: Random) -> None:
+        self._chain = chain
+        self._hotkey = hotkey
+        self._random = random
+        self.faults = EndpointFaults()
+        self._best = chain.best
+        chain.watch(self._hear)
+        self._news: asyncio.Event = asyncio.Event()
+
+    def close(self) -> None:
+        self._chain.unwatch(self._hear)
+
+    def _hear(self, header: BlockInfo) -> None:
+        if self.faults.is_down or self._random.randrange(100) < self.faults.miss_percent:
+            return
+        delay_s = self._random.uniform(*self.faults.latency_s) + self.faults.lag_s
+        asyncio.get_running_loop().call_later(delay_s, self._learn, header)
+
+    def _learn(self, header: BlockInfo) -> None:
+        if header.number > self._best.number and not self.faults.is_down:
+            self._best = header
+            self._news.set()
+
+    async def heads(self) -> AsyncIterator[BlockInfo]:
+        await self._delay()
+        told = -1
+        while True:
+            if self._best.number > told:
+                told = self._best.number
+                yield self._best
+                continue
+            self._news.clear()
+            await self._news.wait()
+
+    async def fetch_info(self) -> ChainInfo:
+        await self._delay()
+        return ChainInfo(self._chain.get_header(0).block_hash, EPOCH_LENGTH)
+
+    async def fetch_finalised_number(self) -> BlockNumber:
+        await self._delay()
+        return BlockNumber(max(0, self._best.number - FINALITY_LAG))
+
+    async def fetch_block(self, number: BlockNumber) -> BlockInfo:
+        await self._delay()
+        if number > self._best.number:
+            raise ChainUnavailable(f"block {number} is not known here")
+        return self._chain.get_header(number)
+
+    async def fetch_subnet(
+        self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
+    ) -> SubnetInfo | None:
+        await self._delay()
+        return read_subnet(self._chain.view(self._get_block(at_block)), subnet_id)
+
+    async def fetch_nodes(
+        self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
+    ) -> tuple[RosterNode, ...]:
+        await self._delay()
+        return self._chain.read_nodes(self._get_block(at_block))
+
+    async def fetch_elected_validator(
+        self, subnet_id: SubnetId, epoch: Epoch
+    ) -> SubnetNodeId | None:
+        await self._delay()
+        return read_elected_validator(self._chain.view(self._best.number), subnet_id, epoch)
+
+    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
+        await self._delay()
+        return read_submission(self._chain.view(self._best.number), subnet_id, epoch)
+
+    async def propose(
+        self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
+    ) -> Receipt:
+        rows = tuple(SubnetNodeConsensusData(node_id, score) for node_id, score in scores)
+        return await self._send(ProposeAttestation(subnet_id, rows, args=args))
+
+    async def attest(self, subnet_id: SubnetId) -> Receipt:
+        return await self._send(Attest(subnet_id))
+
+    async def _send(self, call: NetworkCall) -> Receipt:
+        await self._delay()
+        try:
+            block = await self._chain.submit(self._hotkey, call)
+        except DispatchError as error:
+            await self._delay()
+            raise ExtrinsicFailed(error.name) from error
+        await self._delay()
+        if self.faults.lose_receipts:
+            raise ChainUnavailable("the connection broke before the receipt")
+        digest = hashlib.sha256(self._hotkey + block.block_hash).digest()
+        return Receipt(digest, block.block_hash, block.number)
+
+    async def _delay(self) -> None:
+        await asyncio.sleep(self._random.uniform(*self.faults.latency_s))
+        if self.faults.is_down:
+            raise ChainUnavailable("the endpoint is down")
+
+    def _get_block(self, at_block: BlockNumber | None) -> int:
+        if at_block is not None and at_block > self._best.number:
+            raise ChainUnavailable(f"block {at_block} is not known here")
+        return self._best.number if at_block is None else at_block
+
+
+def _open_ledger(accounts: Sequence[Account]) -> Ledger:
+    balances = {account.coldkey: 10_000 * TENSOR for account in accounts}
+    return Ledger(LedgerConfig(epoch_length=EPOCH_LENGTH, balances=balances))
+
+
+def _found_subnet(ledger: Ledger, accounts: Sequence[Account]) -> None:
+    owner = accounts[0].coldkey
+    data = RegistrationSubnetData(
+        name=b"simulated",
+        repo=b"https://example.org/simulated",
+        description=b"",
+        misc=b"",
+        min_stake=_STAKE,
+        max_stake=10 * _STAKE,
+        delegate_stake_percentage=TENSOR // 10,
+        initial_coldkeys={account.coldkey: 1 for account in accounts},
+        bootnodes={accounts[0].peer_id.to_base58().encode(): _boot_address(accounts[0].peer_id)},
+    )
+    ledger.apply(owner, RegisterSubnet(100 * TENSOR, data))
+    for node_id, account in enumerate(accounts, start=1):
+        ledger.apply(account.coldkey, _make_registration(account))
+        ledger.apply(account.coldkey, ActivateSubnetNode(SUBNET_ID, node_id))
+    ledger.apply(owner, ActivateSubnet(SUBNET_ID))
+
+
+def _make_registration(account: Account) -> RegisterSubnetNode:
+    return RegisterSubnetNode(
+        subnet_id=SUBNET_ID,
+        hotkey=account.hotkey,
+        peer_info=PeerInfo(account.peer_id.to_base58().encode()),
+        bootnode_peer_info=None,
+        client_peer_info=None,
+        delegate_reward_rate=0,
+        stake_to_be_added=_STAKE,
+        unique=None,
+        non_unique=None,
+        delegate_account=None,
+        max_burn_amount=TENSOR,
+    )
+
+
+def _boot_address(peer_id: PeerId) -> bytes:
+    raw = peer_id.to_bytes()
+    return bytes([4, 127, 0, 0, 1, 6, 0x7A, 0x69, 0xA5, 3, len(raw)]) + raw

@@ -1,0 +1,362 @@
+"""What must hold in every run, checked as things happen and after every block.
+
+The numbers of the windows are this package's own; the rows, records and journals are the
+production code's. A violation is noted where it happens and ends the run at the next block.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from consensus.commitment import CommitContext, check_output_reveal, check_score_reveal
+from consensus.errors import InvalidRecord, Reason
+from consensus.records import (
+    RecordKind,
+    decode_output_commit,
+    decode_output_reveal,
+    decode_score_commit,
+    decode_score_reveal,
+)
+from consensus.scoring import BlockReason
+from consensus.types import SCORE_ONE, Epoch, Role
+from keys.envelope import Envelope, decode_envelope
+from subnet.interfaces import Submission
+from subnet.journal import KEPT_EPOCHS, Journal, SignedRecord
+from subnet.reports import EpochReport
+from tests.simulation.byzantine import WORTHLESS, Behaviour
+from tests.simulation.inference import SHAPE
+from tests.simulation.scenario import Scenario
+from tests.simulation.windows import (
+    COMMIT_END,
+    EPOCH_LENGTH,
+    GRACE,
+    MIN_HONEST_SCORE,
+    REVEAL_END,
+    SCORE_COMMIT_END,
+)
+
+_REVEAL_OF = {
+    RecordKind.OUTPUT_COMMIT: RecordKind.OUTPUT_REVEAL,
+    RecordKind.SCORE_COMMIT: RecordKind.SCORE_REVEAL,
+}
+_VOTES = (None, Reason.OUTSIDE_TOLERANCE, Reason.NO_MAJORITY)
+"""Refusals that say: the answer was opened, is a sound vector, and had a vote."""
+
+
+class Violation(AssertionError):
+    """A run broke an invariant; the message holds the line that replays it."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the invariants read of the chain."""
+
+    slot: int
+
+    def first_block(self, epoch: int) -> int:
+        return self.slot + epoch * EPOCH_LENGTH
+
+
+class Invariants:
+    """Collects violations; ``raise_any`` raises the first."""
+
+    def __init__(self, scenario: Scenario, *, slot: int) -> None:
+        self._scenario = scenario
+        self._chain = Chain(slot)
+        self._specs = {spec.node_id: spec for spec in scenario.nodes}
+        self._published: dict[tuple[int, int, int], bytes] = {}
+        self._rows_of: dict[tuple[object, ...], object] = {}
+        self._copied: set[tuple[int, int]] = set()
+        self.violations: list[str] = []
+        self.num_checks = 0
+
+    def require(self, holds: bool, sentence: str) -> None:
+        self.num_checks += 1
+        if not holds:
+            self.violations.append(sentence)
+
+    def raise_any(self) -> None:
+        if self.violations:
+            raise Violation(f"{self.violations[0]}\nreplay: {self._scenario.command}")
+
+    # What honest nodes say.
+
+    def published(
+        self, node: int, record: Envelope, *, best_block: int, journal: sqlite3.Connection
+    ) -> None:
+        """An honest node hands a record to the network."""
+        kind = RecordKind(record.kind)
+        name = f"node {node}'s {kind.name} of epoch {record.epoch}"
+        slot = (node, record.kind, record.epoch)
+        first = self._published.setdefault(slot, record.to_bytes())
+        self.require(first == record.to_bytes(), f"{name} is published in two versions")
+        self._check_departure(name, kind, record.epoch, best_block)
+        self._check_durable(name, record, journal)
+
+    def _check_departure(self, name: str, kind: RecordKind, epoch: int, best_block: int) -> None:
+        is_score = kind is RecordKind.SCORE_REVEAL
+        offset = best_block - self._chain.first_block(epoch + is_score)
+        if kind in (RecordKind.OUTPUT_REVEAL, RecordKind.SCORE_REVEAL):
+            is_closed = offset >= COMMIT_END + GRACE
+            self.require(is_closed, f"{name} leaves at offset {offset}, commits are open")
+        if kind is RecordKind.SCORE_COMMIT:
+            self.require(
+                offset >= REVEAL_END + GRACE, f"{name} leaves at offset {offset}, reveals are open"
+            )
+
+    def _check_durable(self, name: str, record: Envelope, journal: sqlite3.Connection) -> None:
+        """What is published stands in the journal's file, and a commit with what opens it."""
+        stored = _read_signed(journal, record.kind, record.epoch)
+        self.require(
+            stored == record.to_bytes(), f"{name} is published before it is in the journal"
+        )
+        reveal_kind = _REVEAL_OF.get(RecordKind(record.kind))
+        if reveal_kind is not None:
+            reveal = _read_signed(journal, reveal_kind, record.epoch)
+            self.require(
+                reveal is not None and _opens(record, decode_envelope(reveal)),
+                f"{name} is published, and the journal cannot open it",
+            )
+
+    def restarted(
+        self,
+        node: int,
+        before: Mapping[tuple[RecordKind, Epoch], SignedRecord] | None,
+        journal: Journal,
+    ) -> None:
+        """A node reads its journal: everything that it ever signed is there, unchanged."""
+        now = {slot: own.envelope for slot, own in journal.own_records.items()}
+        oldest = max(journal.rosters, default=0) + 1 - KEPT_EPOCHS
+        for slot, own in (before or {}).items():
+            is_kept = now.get(slot) == own.envelope
+            self.require(slot[1] < oldest or is_kept, f"node {node} lost its record of {slot}")
+
+    def died(self, node: int, error: BaseException) -> None:
+        """A node ended by itself: an honest one never does."""
+        self.require(False, f"node {node} ended: {error!r}")
+
+    # What replicas keep.
+
+    def stored(self, replica: int, old: bytes | None, new: bytes) -> None:
+        """An honest node's replica keeps a record."""
+        record = decode_envelope(new)
+        name = f"replica {replica}: kind {record.kind} of epoch {record.epoch}"
+        self.require(old is None, f"{name} was replaced")
+        author = self._specs.get(record.node_id)
+        if author is not None and author.is_honest:
+            said = self._published.get((record.node_id, record.kind, record.epoch))
+            self.require(said == new, f"{name} is not what node {record.node_id} said")
+
+    # What honest nodes compute.
+
+    def copied(self, node: int, epoch: int) -> None:
+        """A dishonest node published another's commitment or reveal as its own."""
+        self._copied.add((node, epoch))
+
+    def scored(self, node: int, report: EpochReport, journal: Journal) -> None:
+        """An honest node scored an epoch."""
+        name = f"node {node}'s scores of epoch {report.epoch}"
+        ids = [node_id for node_id, _ in report.rows]
+        self.require(ids == sorted(set(ids)), f"{name} are not sorted by id: {ids}")
+        total = sum(score for _, score in report.rows)
+        self.require(0 <= total <= SCORE_ONE, f"{name} sum up to {total}")
+        self._check_same_bytes(node, report, journal)
+        self._check_windows(name, report)
+        self._check_cheats(name, report)
+        self._check_honest_hosters(name, report)
+        if self._scenario.is_connected:
+            self._check_everybody(name, report)
+
+    def _check_same_bytes(self, node: int, report: EpochReport, journal: Journal) -> None:
+        evidence = _describe_evidence(report.epoch, journal, self._chain)
+        rows = (report.rows, tuple(report.validators and [v.score for v in report.validators]))
+        known = self._rows_of.setdefault(evidence, rows)
+        self.require(
+            known == rows,
+            f"node {node} scored epoch {report.epoch} unlike another with the same records: "
+            f"{rows} and {known}",
+        )
+
+    def _check_windows(self, name: str, report: EpochReport) -> None:
+        first = self._chain.first_block(report.epoch)
+        for hoster in report.hosters:
+            who = f"{name}: hoster {hoster.node_id}"
+            committed = hoster.committed_at
+            self.require(
+                committed is not None and committed - first < COMMIT_END,
+                f"{who} counts with a commit of block {committed}",
+            )
+            if hoster.refusal is None:
+                revealed = hoster.revealed_at
+                self.require(
+                    revealed is not None and revealed - first < REVEAL_END + GRACE,
+                    f"{who} counts with a reveal of block {revealed}",
+                )
+
+    def _check_cheats(self, name: str, report: EpochReport) -> None:
+        for spec in self._specs.values():
+            worthless = spec.behaviours & WORTHLESS
+            if not worthless or spec.role is not Role.HOSTER:
+                continue
+            if Behaviour.LATE in worthless and not self._scenario.is_connected:
+                continue  # A head that stands still makes late records look punctual.
+            if Behaviour.COPY in worthless:
+                is_proven = (spec.node_id, report.epoch) in self._copied
+            elif worthless & {Behaviour.GARBAGE, Behaviour.INT8, Behaviour.COLLUDE}:
+                is_proven = self._has_honest_majority(report, spec.node_id)
+            else:
+                is_proven = True
+            score = report.get_score(spec.node_id)
+            self.require(not is_proven or score == 0, f"{name}: {spec} earns {score}")
+
+    def _has_honest_majority(self, report: EpochReport, node_id: int) -> bool:
+        hoster = next((h for h in report.hosters if h.node_id == node_id), None)
+        blocks = () if hoster is None else [reason.block for reason in hoster.reasons]
+        return all(self._is_majority_honest(_list_votes(report, block)) for block in blocks)
+
+    def _is_majority_honest(self, votes: list[BlockReason]) -> bool:
+        honest = sum(vote.node_id in self._scenario.honest for vote in votes)
+        return 2 * honest > len(votes)
+
+    def _check_honest_hosters(self, name: str, report: EpochReport) -> None:
+        """Whatever a minority does, an honest answer that was opened keeps its worth."""
+        for block in SHAPE.challenged_blocks:
+            votes = _list_votes(report, block)
+            if not self._is_majority_honest(votes):
+                continue
+            for vote in votes:
+                if vote.node_id in self._scenario.honest:
+                    self.require(
+                        vote.refusal is None and vote.score >= MIN_HONEST_SCORE,
+                        f"{name}: honest node {vote.node_id} gets {vote.score} "
+                        f"({vote.refusal}) on block {block}",
+                    )
+
+    def _check_everybody(self, name: str, report: EpochReport) -> None:
+        """All honest nodes are connected: each has a row, and a hoster's is not 0."""
+        for node_id in sorted(self._scenario.honest):
+            spec, rows = self._specs[node_id], dict(report.rows)
+            self.require(node_id in rows, f"{name}: honest {spec} has no row")
+            if spec.role is Role.HOSTER:
+                self.require(rows.get(node_id, 0) > 0, f"{name}: honest {spec} earns nothing")
+        if report.epoch >= 2 and self._is_every_epoch_attestable:
+            for validator in report.validators:
+                if validator.node_id in self._scenario.honest:
+                    self.require(
+                        validator.score > 0,
+                        f"{name}: honest validator {validator.node_id} earns nothing: {validator}",
+                    )
+
+    # What the chain holds.
+
+    def attesting(self, node: int, epoch: int, rows: object, submission: Submission | None) -> None:
+        """An honest node's attestation lands: the proposal is what the node computed."""
+        proposed = None if submission is None else tuple(sorted(submission.scores))
+        self.require(
+            proposed is not None and rows == proposed,
+            f"node {node} attests in epoch {epoch} what it did not compute: {proposed}, not {rows}",
+        )
+
+    @property
+    def _is_every_epoch_attestable(self) -> bool:
+        return not any(Behaviour.BAD_PROPOSAL in spec.behaviours for spec in self._specs.values())
+
+    def epoch_over(
+        self, epoch: int, elected: int | None, submission: Submission | None, *, is_quiet: bool
+    ) -> None:
+        """The last block of a chain epoch: what had to be attested is."""
+        is_due = epoch >= 1 and (self._scenario.is_connected or is_quiet)
+        if not is_due or elected is None or self._scenario.is_split:
+            return
+        if Behaviour.BAD_PROPOSAL in self._specs[elected].behaviours:
+            return
+        attested = frozenset() if submission is None else submission.attested
+        missing = sorted(self._scenario.honest - attested)
+        self.require(
+            not missing, f"epoch {epoch} ends without the word of {missing} (elected {elected})"
+        )
+
+    def stopped(self, left: Iterable[object]) -> None:
+        """Every node was told to stop."""
+        names = [repr(task) for task in left]
+        self.require(not names, f"still running: {names}")
+
+
+def read_report_rows(journal: Journal, epoch: Epoch) -> object:
+    """Return the rows of an epoch's report as the journal keeps them, None without one."""
+    body = journal.reports.get(epoch)
+    if body is None:
+        return None
+    return tuple((node_id, int(score)) for node_id, score in json.loads(body)["rows"])
+
+
+def _read_signed(connection: sqlite3.Connection, kind: int, epoch: int) -> bytes | None:
+    row = connection.execute(
+        "SELECT payload FROM log WHERE slot = ?", (f"{kind}/{epoch}",)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def _opens(commit: Envelope, reveal: Envelope) -> bool:
+    context = CommitContext(commit.network_id, commit.epoch, commit.node_id, commit.author)
+    try:
+        if commit.kind == RecordKind.SCORE_COMMIT:
+            opened = decode_score_reveal(reveal.body)
+            promise = decode_score_commit(commit.body).commitment
+            check_score_reveal(promise, context, salt=opened.salt, scores=opened.scores)
+        else:
+            output, said = decode_output_reveal(reveal.body), decode_output_commit(commit.body)
+            check_output_reveal(
+                said.commitment,
+                context,
+                seed=said.seed,
+                blocks=output.blocks,
+                salt=output.salt,
+                vectors=output.vectors,
+                num_blocks=SHAPE.num_blocks,
+            )
+    except InvalidRecord:
+        return False
+    return True
+
+
+def _list_votes(report: EpochReport, block: int) -> list[BlockReason]:
+    return [
+        reason
+        for hoster in report.hosters
+        for reason in hoster.reasons
+        if reason.block == block
+        and reason.refusal in _VOTES
+        and (reason.refusal is None or reason.refusal is not Reason.INVALID_VECTOR)
+    ]
+
+
+def _describe_evidence(epoch: Epoch, journal: Journal, chain: Chain) -> tuple[object, ...]:
+    """Everything that an epoch's scores may depend on, as one comparable value."""
+    before = Epoch(epoch - 1)
+    return (
+        epoch,
+        _describe_sightings(epoch, journal, chain),
+        _describe_sightings(before, journal, chain),
+        journal.elections.get(before),
+        journal.rosters[epoch].nodes,
+        journal.submissions.get(epoch),
+    )
+
+
+def _describe_sightings(epoch: Epoch, journal: Journal, chain: Chain) -> frozenset[object]:
+    first = chain.first_block(epoch)
+    ends = {
+        RecordKind.OUTPUT_COMMIT: COMMIT_END,
+        RecordKind.OUTPUT_REVEAL: REVEAL_END + GRACE,
+        RecordKind.SCORE_COMMIT: SCORE_COMMIT_END,
+        RecordKind.SCORE_REVEAL: EPOCH_LENGTH + REVEAL_END + GRACE,
+    }
+    return frozenset(
+        (kind, node_id, sighting.envelope.record_hash, sighting.seen_at - first < ends[kind])
+        for (kind, node_id), sighting in journal.get_sightings(epoch).items()
+        if kind is not RecordKind.CHALLENGE
+    )

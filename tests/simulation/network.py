@@ -1,0 +1,222 @@
+"""A seeded record network: every node keeps a replica behind the production admission rule.
+
+Messages take a drawn time, get lost, overtake each other, and do not cross a partition;
+some replicas lie. What one node asks for in the same moment may come in another order for
+the next. A crash of the sender does not stop what it has sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from keys.envelope import Envelope, decode_envelope
+from keys.errors import BadEnvelope
+from keys.peer import PeerId
+from mesh.p2p.interface import RecordPolicy
+from mesh.p2p.record_checks import check_own_record, is_admitted
+
+REPLICAS = 5
+"""Replicas that keep a record: the nearest to its key."""
+REQUEST_TIMEOUT_S = 5.0
+
+
+@dataclass
+class NetworkFaults:
+    """What is wrong with the network; changed while it runs."""
+
+    latency_s: tuple[float, float] = (0.01, 0.4)
+    loss_percent: int = 0
+    islands: tuple[frozenset[int], ...] = ()
+    """A partition: nodes on different islands do not hear each other."""
+    hidden_until_s: dict[tuple[int, int], float] = field(default_factory=dict)
+    """(reader, author) -> virtual time until which the reader is shown none of its records."""
+
+    def is_cut(self, left: int, right: int) -> bool:
+        """Whether a partition is between two nodes."""
+        if left == right or not self.islands:
+            return False
+        return not any(left in island and right in island for island in self.islands)
+
+
+Tamper = Callable[[bytes, bytes], bytes | None]
+"""What a lying replica answers for (key, value); None withholds it."""
+
+
+@dataclass
+class Replica:
+    """What one node's host keeps. It is lost when the process ends."""
+
+    node: int
+    position: int
+    policy: RecordPolicy | None = None
+    """None while the node is down: nothing is stored and nothing answered."""
+    tamper: Tamper | None = None
+    on_stored: Callable[[bytes | None, bytes], None] = lambda _old, _new: None
+    """Called with what is replaced and what is kept now."""
+    held: dict[bytes, tuple[float, bytes]] = field(default_factory=dict)
+    _admitted: set[tuple[bytes, bytes, float]] = field(default_factory=set)
+
+    def start(self, policy: RecordPolicy) -> None:
+        self.policy = policy
+
+    def stop(self) -> None:
+        self.policy = None
+        self.held.clear()
+        self._admitted.clear()
+
+    def admits(self, key: bytes, value: bytes, expires_at: float) -> bool:
+        """Ask the policy; a yes never turns into a no, so it is remembered."""
+        known = (key, value, expires_at)
+        if known in self._admitted:
+            return True
+        is_fine = is_admitted(self.policy, key=key, value=value, expires_at=expires_at)
+        if is_fine:
+            self._admitted.add(known)
+        return is_fine
+
+    def offer(self, key: bytes, value: bytes, expires_at: float) -> bool:
+        """Store a record as hivemind does, and say whether it is held now."""
+        if self.policy is None or not self.admits(key, value, expires_at):
+            return False
+        held = self.held.get(key)
+        if held is None or expires_at > held[0]:
+            self.held[key] = (expires_at, value)
+            self.on_stored(None if held is None else held[1], value)
+            return True
+        return held == (expires_at, value)
+
+    def answer(self, key: bytes) -> tuple[float, bytes] | None:
+        """Return what it says that it holds."""
+        held = self.held.get(key)
+        if self.tamper is None or held is None:
+            return held
+        value = self.tamper(key, held[1])
+        return None if value is None else (held[0], value)
+
+
+Hook = Callable[[int, Envelope], None]
+
+
+class Network:
+    """All replicas, and the wires between them."""
+
+    def __init__(self, peers: Sequence[PeerId], *, random: Random) -> None:
+        self.random = random
+        self.faults = NetworkFaults()
+        self.on_publish: Hook = lambda _node, _envelope: None
+        self.replicas = {
+            node: Replica(node, _hash_position(peer.public_key))
+            for node, peer in enumerate(peers, start=1)
+        }
+        self._nearest: dict[bytes, tuple[Replica, ...]] = {}
+
+    def find_nearest(self, key: bytes) -> tuple[Replica, ...]:
+        """Return the replicas of a key, nearest first."""
+        if key not in self._nearest:
+            position = _hash_position(key)
+            ordered = sorted(self.replicas.values(), key=lambda r: r.position ^ position)
+            self._nearest[key] = tuple(ordered[:REPLICAS])
+        return self._nearest[key]
+
+    def draw_latency_s(self) -> float:
+        low, high = self.faults.latency_s
+        return low + (high - low) * self.random.random()
+
+    def is_delivered(self, source: int, target: int) -> bool:
+        """Whether a message arrives; one to oneself always does."""
+        if source == target:
+            return True
+        if self.faults.is_cut(source, target):
+            return False
+        return self.random.randrange(100) >= self.faults.loss_percent
+
+    def is_hidden(self, reader: int, envelope_author: int | None, now_s: float) -> bool:
+        if envelope_author is None or not self.faults.hidden_until_s:
+            return False
+        return now_s < self.faults.hidden_until_s.get((reader, envelope_author), -1.0)
+
+
+class SimRecordStore:
+    """Satisfies RecordStore for one node."""
+
+    def __init__(self, network: Network, node: int, authors: Mapping[bytes, int]) -> None:
+        self._network = network
+        self._node = node
+        self._authors = authors
+
+    async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool:
+        own = self._network.replicas[self._node]
+        check_own_record(own.policy, key=key, value=value, expires_at=expires_at)
+        self._network.on_publish(self._node, decode_envelope(value))
+        return await self.send(key, value, float(expires_at))
+
+    async def send(
+        self, key: bytes, value: bytes, expires_at: float, *, only: frozenset[int] | None = None
+    ) -> bool:
+        """Offer a record to its replicas, to some of them if ``only`` says so; no questions."""
+        loop = asyncio.get_running_loop()
+        network, is_held, wait_s = self._network, [], 0.0
+        for replica in network.find_nearest(key):
+            if only is not None and replica.node not in only:
+                continue
+            latency_s = network.draw_latency_s()
+            if not network.is_delivered(self._node, replica.node):
+                wait_s = REQUEST_TIMEOUT_S
+                continue
+            wait_s = max(wait_s, 2 * latency_s)
+            is_answered = network.is_delivered(replica.node, self._node)
+
+            def deliver(replica: Replica = replica, is_answered: bool = is_answered) -> None:
+                is_stored = replica.offer(key, value, expires_at)
+                is_held.append(is_stored and is_answered)
+
+            loop.call_later(latency_s, deliver)
+        await asyncio.sleep(wait_s)
+        return any(is_held)
+
+    async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
+        network = self._network
+        latencies = {}
+        for replica in network.replicas.values():
+            latency_s = network.draw_latency_s()
+            if 2 * latency_s <= timeout_s and network.is_delivered(self._node, replica.node):
+                latencies[replica.node] = latency_s
+        farthest_s = max(latencies.values(), default=timeout_s / 2)
+        # The way there and back in one wait; the replicas are asked at its end.
+        await asyncio.sleep(2 * farthest_s)
+        answers = ((key, self._read(key, latencies)) for key in keys)
+        return {key: value for key, value in answers if value is not None}
+
+    def _read(self, key: bytes, reachable: Mapping[int, float]) -> bytes | None:
+        """Return what the first honest-looking replica answers; replies come in any order."""
+        own = self._network.replicas[self._node]
+        if own.policy is None:
+            return None
+        nearest = [r for r in self._network.find_nearest(key) if r.node in reachable]
+        for replica in sorted(nearest, key=lambda r: reachable[r.node]):
+            if replica.policy is None:
+                continue
+            answer = replica.answer(key)
+            if answer is None or not own.admits(key, answer[1], answer[0]):
+                continue
+            if not self._is_hidden(answer[1]):
+                return answer[1]
+        return None
+
+    def _is_hidden(self, value: bytes) -> bool:
+        if not self._network.faults.hidden_until_s:
+            return False
+        try:
+            author = self._authors.get(decode_envelope(value).author.public_key)
+        except BadEnvelope:
+            return False
+        now_s = asyncio.get_running_loop().time()
+        return self._network.is_hidden(self._node, author, now_s)
+
+
+def _hash_position(raw: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(raw).digest(), "big")

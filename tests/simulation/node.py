@@ -1,0 +1,284 @@
+"""One simulated node: the production loop, journal and admission between simulated parts.
+
+Its journal and its keys survive its deaths; its replica does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from consensus.params import MINIMAL
+from consensus.records import RecordKind
+from consensus.roster import compute_network_id
+from consensus.types import Epoch
+from keys.envelope import Envelope
+from keys.peer import PeerKey
+from mesh.errors import RecordRefused
+from subnet.epoch_loop import EpochLoop
+from subnet.journal import Journal
+from subnet.membership import Membership, SubnetTerms
+from subnet.observer import (
+    AttestationRefused,
+    DutyDone,
+    DutyFailed,
+    EpochScored,
+    EpochSettled,
+    ExtrinsicLanded,
+    NodeEvent,
+    RecordDropped,
+    RecordSeen,
+    Unavailable,
+)
+from subnet.performer import Participant, World
+from subnet.records_policy import ConsensusRecordPolicy
+from subnet.runner import run_inline
+from tests.simulation.byzantine import (
+    Behaviour,
+    EvilStore,
+    EvilWriter,
+    Knowledge,
+    choose_distortion,
+    choose_tampering,
+)
+from tests.simulation.chain import BLOCK_TIME_S, SUBNET_ID, Account, Endpoint, SimChain
+from tests.simulation.crash import Guard, Switch, make_runner
+from tests.simulation.inference import SHAPE, FakeInference, FakeModel
+from tests.simulation.invariants import Invariants, read_report_rows
+from tests.simulation.network import Network, SimRecordStore
+from tests.simulation.scenario import NodeSpec
+from tests.simulation.trace import Trace
+from tests.simulation.windows import EPOCH_LENGTH
+
+MODEL_LOAD_S = 9.0
+"""What the journal holds must not wait for the model: it takes longer than a block."""
+
+
+@dataclass
+class Setting:
+    """What all nodes of one run share."""
+
+    chain: SimChain
+    network: Network
+    model: FakeModel
+    invariants: Invariants
+    trace: Trace
+    get_wall_time_s: Callable[[], float]
+    spawn: Callable[[Any], None]
+    peers: dict[int, Any]
+    authors: dict[bytes, int]
+
+
+def make_key(node_id: int) -> PeerKey:
+    return PeerKey(bytes([node_id]) * 32)
+
+
+def make_account(node_id: int) -> Account:
+    """Return the chain's names of a node; the last byte of each key is the node's id."""
+    peer_id = make_key(node_id).peer_id
+    last = bytes([node_id])
+    return Account(peer_id, b"coldkey".ljust(19) + last, b"hotkey".ljust(19) + last)
+
+
+def make_terms(chain: SimChain) -> SubnetTerms:
+    network_id = compute_network_id(chain.get_header(0).block_hash, SUBNET_ID, b"manifest" * 4)
+    return SubnetTerms(SUBNET_ID, network_id, EPOCH_LENGTH, 1000 * BLOCK_TIME_S, MINIMAL)
+
+
+class SimNode:
+    """A node whose process can be killed and started again."""
+
+    def __init__(self, spec: NodeSpec, setting: Setting, *, seed: int) -> None:
+        self.spec = spec
+        self.node_id = spec.node_id
+        self.key = make_key(spec.node_id)
+        self.random = Random(f"node/{seed}/{spec.node_id}")
+        self.name = f"node {spec.node_id}"
+        self.setting = setting
+        self.terms = make_terms(setting.chain)
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.endpoint = Endpoint(
+            setting.chain, hotkey=make_account(spec.node_id).hotkey, random=self.random
+        )
+        self.replica = setting.network.replicas[spec.node_id]
+        self.replica.tamper = choose_tampering(spec.behaviours)
+        self.replica.on_stored = lambda old, new: (
+            setting.invariants.stored(spec.node_id, old, new) if spec.is_honest else None
+        )
+        self.store = SimRecordStore(setting.network, spec.node_id, setting.authors)
+        distort = choose_distortion(spec.behaviours, self.random.randrange(1 << 32))
+        self.inference = FakeInference(setting.model, spec.blocks, distort=distort)
+        self.switch = Switch()
+        self.journal: Journal | None = None
+        self.skew_s = 0.0
+        self.lives = 0
+        self.next_fire_at: int | None = None
+        self.next_rest_s = 0.0
+
+    async def live(self) -> None:
+        """Run until cancelled; die where the switch says, and come back after a rest."""
+        while True:
+            self.switch = Switch(fire_at=self.next_fire_at)
+            self.next_fire_at = None
+            self.lives += 1
+            try:
+                await self._run_once(self.switch)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                if not self.switch.is_dead:
+                    if self.spec.is_honest:
+                        self.setting.invariants.died(self.node_id, _first_leaf(error))
+                    raise
+            finally:
+                self.replica.stop()
+            self.setting.trace.add(self.name, f"killed {self.switch.last}")
+            await asyncio.sleep(self.next_rest_s)
+
+    def check_attestation(self) -> None:
+        """Compare the proposal on chain with the rows that this node's journal holds."""
+        chain, invariants = self.setting.chain, self.setting.invariants
+        epoch = Epoch((chain.best.number - chain.slot) // EPOCH_LENGTH)
+        submission, before = chain.read_submission(epoch), Epoch(epoch - 1)
+        assert self.journal is not None
+        rows = read_report_rows(self.journal, before)
+        if chain.read_elected(before) is None:
+            rows = tuple((node.node_id, 0) for node in chain.read_nodes(chain.best.number))
+        invariants.attesting(self.node_id, epoch, rows, submission)
+
+    def close(self) -> None:
+        self.endpoint.close()
+        self.connection.close()
+
+    async def _run_once(self, switch: Switch) -> None:
+        journal = Journal.load(
+            self.connection, owner=self.key.peer_id.public_key, run=make_runner(switch)
+        )
+        before = None if self.journal is None else self.journal.own_records
+        self.setting.invariants.restarted(self.node_id, before, journal)
+        self.journal = journal
+        membership = Membership(self.terms, reader=Guard(self.endpoint, switch), journal=journal)
+        self.replica.start(
+            ConsensusRecordPolicy(lambda: membership.table, admit_heartbeat=_refuse_heartbeat)
+        )
+        loop = EpochLoop(
+            self.terms,
+            Participant(self.key, self.spec.node_id, self.spec.role, SHAPE),
+            self._build_world(switch),
+            journal=journal,
+            membership=membership,
+            run=run_inline,
+            observe=self._observe,
+        )
+        await loop.run()
+
+    def _build_world(self, switch: Switch) -> World:
+        writer: Any = _WatchedWriter(self)
+        store: Any = self.store
+        if not self.spec.is_honest:
+            store = EvilStore(self.store, self._know(), self.spec.behaviours, self.random)
+            writer = self.endpoint
+            if Behaviour.BAD_PROPOSAL in self.spec.behaviours:
+                writer = EvilWriter(self.endpoint, self.node_id, self.random)
+        inference = Guard(self.inference, switch)
+        started_s = asyncio.get_running_loop().time() if self.lives > 1 else -MODEL_LOAD_S
+
+        def get_inference() -> Any:
+            is_loaded = asyncio.get_running_loop().time() >= started_s + MODEL_LOAD_S
+            return inference if is_loaded else None
+
+        return World(
+            reader=Guard(self.endpoint, switch),
+            writer=Guard(writer, switch),
+            store=Guard(store, switch),
+            get_inference=get_inference,
+            get_wall_time_s=lambda: self.setting.get_wall_time_s() + self.skew_s,
+        )
+
+    def _know(self) -> Knowledge:
+        setting = self.setting
+        victim = self.random.choice([n for n in (1, 2, 3) if n != self.node_id])
+
+        def compute_delay_s(epoch: Epoch, offset: int) -> float:
+            """Half a block after the block at ``offset``."""
+            block = setting.chain.slot + epoch * EPOCH_LENGTH + offset
+            due_s = setting.chain.get_time_s(block) + BLOCK_TIME_S / 2
+            return max(0.0, due_s - setting.get_wall_time_s())
+
+        def find_own(kind: RecordKind, epoch: Epoch) -> Envelope:
+            assert self.journal is not None
+            return self.journal.own_records[kind, epoch].envelope
+
+        return Knowledge(
+            key=self.key,
+            victim=setting.peers[victim],
+            peers=setting.peers,
+            compute_delay_s=compute_delay_s,
+            find_own=find_own,
+            note_copy=lambda epoch: setting.invariants.copied(self.node_id, epoch),
+            spawn=setting.spawn,
+        )
+
+    def _observe(self, event: NodeEvent) -> None:
+        text = _describe(event)
+        if text is not None:
+            self.setting.trace.add(self.name, text)
+        if isinstance(event, EpochScored) and self.spec.is_honest and not self.switch.is_dead:
+            assert self.journal is not None
+            self.setting.invariants.scored(self.node_id, event.report, self.journal)
+
+
+class _WatchedWriter:
+    """An honest node's writer; what it attests is compared with what it computed."""
+
+    def __init__(self, node: SimNode) -> None:
+        self._node = node
+
+    async def propose(self, subnet_id: Any, scores: Any, args: Any) -> Any:
+        return await self._node.endpoint.propose(subnet_id, scores, args)
+
+    async def attest(self, subnet_id: Any) -> Any:
+        self._node.check_attestation()
+        return await self._node.endpoint.attest(subnet_id)
+
+
+def _describe(event: NodeEvent) -> str | None:
+    match event:
+        case RecordSeen(sighting):
+            record = sighting.envelope
+            kind = RecordKind(record.kind).name
+            digest = record.record_hash[:4].hex()
+            return f"sees {kind} {record.epoch} of {record.node_id} at {sighting.seen_at}: {digest}"
+        case RecordDropped(kind, node_id, error):
+            return f"drops {kind.name} of {node_id}: {error}"
+        case DutyDone(duty):
+            return f"did {duty}"
+        case DutyFailed(duty, reason):
+            return f"postpones {duty}: {reason}"
+        case ExtrinsicLanded(extrinsic, epoch, block):
+            return f"{extrinsic.value} of {epoch} landed in {block}"
+        case AttestationRefused(epoch, detail):
+            return f"refuses the proposal of {epoch}: {detail}"
+        case EpochScored(report):
+            rows = " ".join(f"{node_id}:{score / 10**18:.6f}" for node_id, score in report.rows)
+            return f"scores {report.epoch}: {rows}"
+        case EpochSettled(epoch, elected, submission):
+            attested = None if submission is None else sorted(submission.attested)
+            return f"settles {epoch}: elected {elected}, attested {attested}"
+        case Unavailable(what, detail):
+            return f"{what} unavailable: {detail}"
+    return None
+
+
+def _refuse_heartbeat(_value: bytes, _expires_at: float) -> bytes:
+    raise RecordRefused("kind", "heartbeats are not simulated")
+
+
+def _first_leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,191 @@
+"""What one seed decides: who is honest, who serves what, and which kinds of faults occur."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+
+from consensus.types import BlockRange, Role
+from tests.simulation.byzantine import SPLITTING, Behaviour
+from tests.simulation.inference import SHAPE
+
+MIN_NODES = 4
+MIN_NODES_WITH_LIARS = 7
+QUIET_EPOCHS = 3
+"""Faults stop so many epochs before the end; the last proposals must then be attested."""
+
+
+class Fault(Enum):
+    """One family of faults."""
+
+    CRASH = "crash"
+    LOSS = "loss"
+    SLOW = "slow"
+    PARTITION = "partition"
+    HIDE = "hide"
+    CHAIN = "chain"
+    SKEW = "skew"
+    BYZANTINE = "byzantine"
+    SPLIT = "split"
+    """Dishonest nodes that show different nodes different things."""
+
+
+NETWORK_FAULTS = frozenset(Fault) - {Fault.BYZANTINE, Fault.SPLIT}
+"""Where none of these is on, everybody is connected and nobody dies."""
+
+_HOSTER_BEHAVIOURS = (
+    Behaviour.GARBAGE,
+    Behaviour.NAN,
+    Behaviour.HUGE,
+    Behaviour.INT8,
+    Behaviour.COPY,
+    Behaviour.LATE,
+    Behaviour.SILENT,
+    Behaviour.NO_REVEAL,
+    Behaviour.EARLY,
+)
+_ANY_BEHAVIOURS = (
+    Behaviour.FORGE,
+    Behaviour.WITHHOLD,
+    Behaviour.TAMPER,
+    Behaviour.BAD_PROPOSAL,
+)
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node of the scenario; no behaviours means honest."""
+
+    node_id: int
+    role: Role
+    blocks: BlockRange
+    behaviours: frozenset[Behaviour] = frozenset()
+
+    @property
+    def is_honest(self) -> bool:
+        return not self.behaviours
+
+    def __str__(self) -> str:
+        does = "+".join(sorted(b.value for b in self.behaviours)) or "honest"
+        serves = f" {self.blocks}" if self.role is Role.HOSTER else ""
+        return f"node {self.node_id}: {self.role.value}{serves}, {does}"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One run. ``seed`` decides everything else, and the order of events."""
+
+    seed: int
+    epochs: int
+    nodes: tuple[NodeSpec, ...]
+    faults: frozenset[Fault] = field(default_factory=frozenset)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether all honest nodes are up and see the same things in time."""
+        return not self.faults & NETWORK_FAULTS and not self.is_split
+
+    @property
+    def is_split(self) -> bool:
+        return any(node.behaviours & SPLITTING for node in self.nodes)
+
+    @property
+    def honest(self) -> frozenset[int]:
+        return frozenset(node.node_id for node in self.nodes if node.is_honest)
+
+    @property
+    def command(self) -> str:
+        """The line that replays this run."""
+        faults = " ".join(sorted(fault.value for fault in self.faults)) or "none"
+        return (
+            f"python -m tests.simulation --seed {self.seed} --epochs {self.epochs} "
+            f"--nodes {len(self.nodes)} --faults {faults}"
+        )
+
+
+def draw_scenario(
+    seed: int, *, epochs: int = 20, nodes: int = 7, faults: Collection[Fault] | None = None
+) -> Scenario:
+    """Return the scenario of a seed; ``faults`` overrides the drawn families."""
+    random = Random(f"scenario/{seed}")
+    chosen = draw_faults(random) if faults is None else frozenset(faults)
+    # Drawn even where it is not used: the same seed must mean the same nodes.
+    specs = _draw_nodes(random, nodes, chosen)
+    return Scenario(seed, epochs, specs, chosen)
+
+
+def draw_faults(random: Random) -> frozenset[Fault]:
+    """Return a set of families: swarms of different ones find more than all at once."""
+    if random.random() < 0.15:
+        return frozenset()
+    if random.random() < 0.35:
+        return frozenset({Fault.BYZANTINE})
+    return frozenset(fault for fault in Fault if random.random() < 0.4)
+
+
+def _draw_nodes(random: Random, count: int, faults: frozenset[Fault]) -> tuple[NodeSpec, ...]:
+    num_validators = 2 + (count >= 7 and random.random() < 0.5)
+    num_hosters = count - num_validators
+    behaviours = _draw_behaviours(random, count, num_hosters, faults)
+    specs = []
+    for node_id in range(1, count + 1):
+        is_hoster = node_id <= num_hosters
+        specs.append(
+            NodeSpec(
+                node_id,
+                Role.HOSTER if is_hoster else Role.VALIDATOR,
+                _draw_blocks(random, is_honest=node_id not in behaviours, index=node_id),
+                behaviours.get(node_id, frozenset()),
+            )
+        )
+    return tuple(specs)
+
+
+def _draw_blocks(random: Random, *, is_honest: bool, index: int) -> BlockRange:
+    """Honest hosters serve everything or all but an end, so that each block has a majority."""
+    whole = BlockRange(0, SHAPE.num_blocks)
+    part = random.random()
+    if is_honest and index <= 3:
+        return whole
+    if part < 0.5:
+        return whole
+    return BlockRange(0, 1) if part < 0.75 else BlockRange(1, SHAPE.num_blocks)
+
+
+def _draw_behaviours(
+    random: Random, count: int, num_hosters: int, faults: frozenset[Fault]
+) -> dict[int, frozenset[Behaviour]]:
+    """Fewer than a third of all nodes lie, and fewer than half of those on any block."""
+    if count < MIN_NODES_WITH_LIARS:
+        return {}
+    hosters = list(range(4, num_hosters + 1))
+    validators = list(range(num_hosters + 1, count + 1))
+    budget = min(2, (count - 1) // 3)
+    drawn: dict[int, set[Behaviour]] = {}
+    if Fault.BYZANTINE in faults:
+        liars = [random.choice(hosters)]
+        if budget >= 2:
+            rest = [node for node in hosters + validators[1:] if node not in liars]
+            liars.append(random.choice(rest))
+        for liar in liars:
+            drawn[liar] = _draw_lies(random, is_hoster=liar <= num_hosters)
+        both_host = len(liars) == 2 and max(liars) <= num_hosters
+        if both_host and random.random() < 0.3:
+            drawn = {liar: {Behaviour.COLLUDE} for liar in liars}
+    if Fault.SPLIT in faults:
+        liar = next(iter(drawn), hosters[0])
+        drawn[liar] = {Behaviour.EQUIVOCATE}
+    return {node: frozenset(does) for node, does in drawn.items()}
+
+
+def _draw_lies(random: Random, *, is_hoster: bool) -> set[Behaviour]:
+    does = set()
+    if is_hoster:
+        does.add(random.choice(_HOSTER_BEHAVIOURS))
+    elif random.random() < 0.5:
+        does.add(Behaviour.LIE_SCORES)
+    if not does or random.random() < 0.4:
+        does.add(random.choice(_ANY_BEHAVIOURS))
+    return does

@@ -1,0 +1,252 @@
+"""One run: chain, network and nodes of a scenario, its faults, and the invariants over them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from consensus.types import Epoch
+from keys.envelope import Envelope
+from keys.errors import BadSignature
+from keys.peer import PeerId
+from tests.simulation.chain import BLOCK_TIME_S, SimChain
+from tests.simulation.faults import FaultDriver
+from tests.simulation.inference import FakeModel
+from tests.simulation.invariants import Invariants, Violation
+from tests.simulation.network import Network
+from tests.simulation.node import Setting, SimNode, make_account
+from tests.simulation.scenario import QUIET_EPOCHS, Scenario
+from tests.simulation.trace import Trace
+from tests.simulation.virtual_time import run_virtual
+from tests.simulation.windows import EPOCH_LENGTH
+
+WARM_UP_OFFSET = 16
+"""Nodes start at this offset of epoch 0, in which the chain elects nobody yet."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. ``num_attested`` counts epochs with at least 66 %."""
+
+    scenario: Scenario
+    trace_hash: str
+    num_lines: int
+    num_checks: int
+    num_attested: int
+    num_deaths: int
+    num_points: int
+    """Await points that the nodes' last lives passed."""
+
+
+def run_scenario(
+    scenario: Scenario,
+    *,
+    show: Callable[[str], None] | None = None,
+    prepare: Callable[[World], None] | None = None,
+) -> Result:
+    """Run a scenario on a fresh virtual clock. Raises Violation.
+
+    ``prepare`` may arrange something before the nodes start.
+    """
+    trace = Trace(show)
+    with remember_signatures(), pause_collection():
+        try:
+            return run_virtual(_run(scenario, trace, prepare))
+        except Violation as violation:
+            violation.add_note("\n".join(["the last lines:", *list(trace.tail)[-40:]]))
+            raise
+
+
+async def _run(scenario: Scenario, trace: Trace, prepare: Callable[[World], None] | None) -> Result:
+    world = World(scenario, trace)
+    if prepare is not None:
+        prepare(world)
+    try:
+        await world.run()
+    finally:
+        world.close()
+    return world.get_result()
+
+
+class World:
+    """Everything of one run, in one event loop."""
+
+    def __init__(self, scenario: Scenario, trace: Trace) -> None:
+        self.scenario = scenario
+        self.trace = trace
+        self._random = Random(f"world/{scenario.seed}")
+        accounts = [make_account(spec.node_id) for spec in scenario.nodes]
+        seed = f"chain/{scenario.seed}".encode()
+        self.chain = SimChain(accounts, seed=seed, trace=trace)
+        self.slot = self.chain.slot
+        while self.chain.best.number < self.slot + WARM_UP_OFFSET:
+            self.chain.produce(self._random)
+        self._start_block = self.chain.best.number
+        peers = [account.peer_id for account in accounts]
+        self.network = Network(peers, random=Random(f"network/{scenario.seed}"))
+        self.network.on_publish = self._check_published
+        self.invariants = Invariants(scenario, slot=self.slot)
+        self._tasks: asyncio.TaskGroup | None = None
+        setting = Setting(
+            chain=self.chain,
+            network=self.network,
+            model=FakeModel(),
+            invariants=self.invariants,
+            trace=trace,
+            get_wall_time_s=self.get_wall_time_s,
+            spawn=self._spawn,
+            peers={spec.node_id: peer for spec, peer in zip(scenario.nodes, peers, strict=True)},
+            authors={
+                peer.public_key: spec.node_id
+                for spec, peer in zip(scenario.nodes, peers, strict=True)
+            },
+        )
+        self.nodes = {
+            spec.node_id: SimNode(spec, setting, seed=scenario.seed) for spec in scenario.nodes
+        }
+        self.faults = FaultDriver(scenario, self.network, self.nodes)
+        self._num_attested = 0
+        loop = asyncio.get_running_loop()
+        trace.attach(lambda: (loop.time(), self.chain.best.number))
+
+    def get_wall_time_s(self) -> float:
+        now_s = asyncio.get_running_loop().time()
+        return self.chain.get_time_s(self._start_block) + now_s
+
+    async def run(self) -> None:
+        """Run all epochs, then stop everything and look for what is left."""
+        for spec in self.scenario.nodes:
+            self.trace.add("world", str(spec))
+        self.trace.add("world", f"replay: {self.scenario.command}")
+        main = asyncio.current_task()
+        try:
+            await self._run_nodes()
+        except* (_Stopped, Violation):
+            pass
+        except* Exception:
+            # The invariants know of an honest node that ended; anything else is the simulator's.
+            self.invariants.raise_any()
+            raise
+        self.invariants.stopped(task for task in asyncio.all_tasks() if task is not main)
+        self.invariants.raise_any()
+
+    async def _run_nodes(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            for node in self.nodes.values():
+                tasks.create_task(node.live())
+            await self._drive()
+            raise _Stopped
+
+    async def _drive(self) -> None:
+        """Build the blocks of all epochs, on time; check after each."""
+        end = self.slot + (self.scenario.epochs + 1) * EPOCH_LENGTH - 1
+        quiet_from = self.slot + (self.scenario.epochs + 1 - QUIET_EPOCHS) * EPOCH_LENGTH
+        loop = asyncio.get_running_loop()
+        while self.chain.best.number < end:
+            due_s = (self.chain.best.number + 1 - self._start_block) * BLOCK_TIME_S
+            await asyncio.sleep(max(0.0, due_s - loop.time()))
+            block = self.chain.best.number + 1
+            self._check_epoch_end(block)
+            self.chain.produce(self._random)
+            self.faults.step(block, is_quiet=block >= quiet_from)
+            self.invariants.raise_any()
+        await asyncio.sleep(BLOCK_TIME_S * 0.9)
+        self._check_epoch_end(end + 1)
+        self.invariants.raise_any()
+
+    def _check_epoch_end(self, next_block: int) -> None:
+        """Look at a chain epoch right before the first block of the next one."""
+        if next_block <= self.slot or (next_block - self.slot) % EPOCH_LENGTH:
+            return
+        epoch = Epoch((next_block - self.slot) // EPOCH_LENGTH - 1)
+        submission = self.chain.read_submission(epoch)
+        attested = 0 if submission is None else len(submission.attested)
+        self._num_attested += 100 * attested >= 66 * len(self.nodes)
+        self.trace.add("world", f"epoch {epoch} over: {submission}")
+        self.invariants.epoch_over(
+            epoch,
+            self.chain.read_elected(epoch),
+            submission,
+            is_quiet=epoch > self.scenario.epochs + 2 - QUIET_EPOCHS,
+        )
+
+    def _check_published(self, node: int, record: Envelope) -> None:
+        if node not in self.scenario.honest:
+            return
+        self.trace.add(f"node {node}", f"publishes kind {record.kind} of {record.epoch}")
+        self.invariants.published(
+            node,
+            record,
+            best_block=self.chain.best.number,
+            journal=self.nodes[node].connection,
+        )
+
+    def _spawn(self, coroutine: Any) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(coroutine)
+
+    def close(self) -> None:
+        for node in self.nodes.values():
+            node.close()
+
+    def get_result(self) -> Result:
+        return Result(
+            scenario=self.scenario,
+            trace_hash=self.trace.hash,
+            num_lines=self.trace.num_lines,
+            num_checks=self.invariants.num_checks,
+            num_attested=self._num_attested,
+            num_deaths=sum(node.lives - 1 for node in self.nodes.values()),
+            num_points=sum(node.switch.passed for node in self.nodes.values()),
+        )
+
+
+class _Stopped(Exception):
+    """All epochs are over."""
+
+
+@contextmanager
+def pause_collection() -> Iterator[None]:
+    """Leave cycles alone during a run and collect them after it: a tenth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+_VERIFIED: dict[tuple[bytes, bytes, bytes], bool] = {}
+MAX_VERIFIED = 1 << 16
+
+
+@contextmanager
+def remember_signatures() -> Iterator[None]:
+    """Verify each (key, message, signature) once: all nodes of a run check the same bytes."""
+    original = PeerId.check_signature
+
+    def check(self: PeerId, message: bytes, signature: bytes) -> None:
+        known = (self.public_key, message, signature)
+        if known not in _VERIFIED:
+            if len(_VERIFIED) >= MAX_VERIFIED:
+                _VERIFIED.clear()
+            try:
+                original(self, message, signature)
+            except BadSignature:
+                _VERIFIED[known] = False
+            else:
+                _VERIFIED[known] = True
+        if not _VERIFIED[known]:
+            raise BadSignature("the signature does not verify")
+
+    PeerId.check_signature = check
+    try:
+        yield
+    finally:
+        PeerId.check_signature = original
