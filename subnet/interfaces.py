@@ -142,7 +142,7 @@ class Inference(Protocol):
 
 
 class RecordStore(Protocol):
-    """The replicated record map; satisfied by mesh.p2p."""
+    """The replicated record map; satisfied by mesh.p2p. Raises TransportError, which is retried."""
 
     async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool: ...
 

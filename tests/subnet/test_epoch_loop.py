@@ -1,5 +1,7 @@
 """Whole epochs with production code in a world of fakes."""
 
+import asyncio
+
 import pytest
 
 from consensus.records import RecordKind
@@ -200,3 +202,56 @@ async def test_settled_epochs_are_told_with_their_attestations(subnet):
     settled = subnet.nodes[5].list_events(EpochSettled)
     assert [event.epoch for event in settled] == [0, 1, 2]
     assert all(len(event.submission.attested) == 6 for event in settled)
+
+
+class SlowInference:
+    """Answers only when it is told to."""
+
+    def __init__(self, inference):
+        self._inference = inference
+        self.blocks = inference.blocks
+        self.may_answer = asyncio.Event()
+
+    async def run_tasks(self, tasks):
+        await self.may_answer.wait()
+        return await self._inference.run_tasks(tasks)
+
+
+async def test_slow_inference_does_not_hold_up_the_loop_and_a_late_answer_is_not_committed():
+    subnet = Subnet(elect=lambda epoch: 1)
+    slow = subnet.nodes[2].inference = SlowInference(subnet.nodes[2].inference)
+    async with subnet.run():
+        await advance_to(subnet.chain, 0, 9)
+        slow.may_answer.set()
+        await advance_to(subnet.chain, 1, 10)
+    own = subnet.nodes[2].journal.own_records
+    assert (RecordKind.OUTPUT_COMMIT, 0) not in own
+    assert (RecordKind.OUTPUT_COMMIT, 1) in own
+    assert any("too late" in event.reason for event in subnet.nodes[2].list_events(DutyFailed))
+    assert 2 in subnet.chain.submissions[1].attested
+
+
+async def test_what_the_journal_holds_is_revealed_while_the_model_loads():
+    subnet = Subnet(elect=lambda epoch: 1)
+    restarted = subnet.nodes.pop(2)
+    async with subnet.run():
+        async with run_nodes(restarted):
+            await advance_to(subnet.chain, 0, 8)
+        restarted.inference = None
+        async with run_nodes(restarted):
+            await advance_to(subnet.chain, 1, 5)
+    (report, *_) = [event.report for event in subnet.nodes[5].list_events(EpochScored)]
+    assert report.get_score(2) > 0
+
+
+async def test_an_unexpected_error_ends_the_node(subnet):
+    class BrokenInference:
+        blocks = BlockRange(0, 4)
+
+        async def run_tasks(self, tasks):
+            raise ZeroDivisionError
+
+    subnet.nodes[1].inference = BrokenInference()
+    with pytest.RaisesGroup(pytest.RaisesGroup(ZeroDivisionError)):
+        async with run_nodes(subnet.nodes[1]):
+            await advance_to(subnet.chain, 1, 0)
