@@ -106,6 +106,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "the signature does not fit the chain",
         "check that the endpoint serves the chain that you expect",
     ),
+    "Expired": ("no block took it in its lifetime", "try again"),
     "AncientBirthBlock": ("its lifetime is over", "send it again"),
     "ExhaustsResources": ("the block is full", "try again in the next block"),
     "TemporarilyBanned": ("the pool bans it for a while", "wait some minutes and look again"),

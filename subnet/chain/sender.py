@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +31,9 @@ INCLUSION_TIMEOUT_S = 120.0
 MAX_SENDS = 4
 MAX_SIGNATURES = 3
 MAX_BLOCKS_SEARCHED = 256
+LIFETIME = 64
+"""Blocks after which an extrinsic can land no more, unless the caller wants fewer."""
+EXPIRED = "Expired"
 RESEND_PAUSE_S = 0.5
 POLL_S = 0.5
 
@@ -48,17 +52,38 @@ class Inclusion:
 
 
 class ExtrinsicLog(Protocol):
-    """Where the sender writes down what it is about to say, before it says it."""
+    """Where the sender writes down what it is about to say, before it says it.
+
+    The methods block; the sender calls them off the event loop.
+    """
 
     def record_signed(self, extrinsic: SignedExtrinsic) -> None: ...
 
-    def record_included(self, extrinsic: SignedExtrinsic, receipt: Receipt) -> None: ...
+    def record_included(
+        self, extrinsic: SignedExtrinsic, receipt: Receipt, *, reason: str | None
+    ) -> None:
+        """``reason`` names the error of an extrinsic that a block holds, but that failed."""
+        ...
 
-    def record_failed(self, extrinsic: SignedExtrinsic, reason: str) -> None: ...
+    def record_dropped(self, extrinsic: SignedExtrinsic, reason: str) -> None:
+        """No block holds it, and none ever will."""
+        ...
 
 
 class _NonceSpent(ChainError):
     """Another extrinsic used the nonce; ours can never land."""
+
+
+class _Refused(ChainError):
+    """The pool will not have it."""
+
+    def __init__(self, reason: str, words: str) -> None:
+        super().__init__(words)
+        self.reason = reason
+
+
+class _Expired(ChainError):
+    """Its last block is past, and no block holds it."""
 
 
 class ExtrinsicSender:
@@ -72,58 +97,71 @@ class ExtrinsicSender:
         inclusion_timeout_s: float = INCLUSION_TIMEOUT_S,
     ) -> None:
         self._worker = worker
-        self._log = log
+        self.log = log
         self._inclusion_timeout_s = inclusion_timeout_s
         self._lock = asyncio.Lock()
 
-    async def send(self, call: Call, key: AccountKey) -> Inclusion:
+    async def send(self, call: Call, key: AccountKey, *, lifetime: int = LIFETIME) -> Inclusion:
         """Sign ``call``, send it and return once a block holds it.
 
-        Raises ExtrinsicFailed with the pool's or the pallet's reason; ChainUnavailable if the
-        chain could not be asked whether it landed; ChainMismatch for a call that it lacks.
+        After ``lifetime`` blocks it can land no more. Raises ExtrinsicFailed with the pool's or
+        the pallet's reason; ChainUnavailable if the chain could not be asked whether it landed;
+        ChainMismatch for a call that it lacks.
         """
-        from subnet.chain.failures import make_failure
-
         async with self._lock:
             for _ in range(MAX_SIGNATURES):
-                signed = await self._worker.call(lambda session: session.sign(call, key))
-                if self._log is not None:
-                    self._log.record_signed(signed)
                 try:
-                    return await self._deliver(signed)
+                    return await self._sign_and_deliver(call, key, lifetime=lifetime)
                 except _NonceSpent:
-                    logger.info("nonce %d of %s was taken; signing anew", signed.nonce, key.address)
-                except ExtrinsicFailed as error:
-                    if self._log is not None:
-                        self._log.record_failed(signed, error.reason)
-                    raise
-        raise make_failure("Stale", call=str(call))
+                    logger.info("a nonce of %s was taken; signing %s anew", key.address, call)
+        raise _make_failure("Stale", str(call))
 
     async def resume(self, signed: SignedExtrinsic) -> Inclusion | None:
         """Look for an extrinsic that an earlier process signed; send the same bytes if need be.
 
-        None if its nonce went to another extrinsic.
+        None if it can land no more: its time is over, or its nonce went to another extrinsic.
+        Raises ExtrinsicFailed, ChainUnavailable.
         """
         async with self._lock:
             try:
                 return await self._deliver(signed, look_first=True)
             except _NonceSpent:
                 return None
+            except ExtrinsicFailed as error:
+                if error.reason == EXPIRED:
+                    return None
+                raise
+
+    async def _sign_and_deliver(self, call: Call, key: AccountKey, *, lifetime: int) -> Inclusion:
+        signed = await self._worker.call(lambda session: session.sign(call, key, lifetime=lifetime))
+        await self._write(lambda log: log.record_signed(signed))
+        return await self._deliver(signed)
 
     async def _deliver(self, signed: SignedExtrinsic, *, look_first: bool = False) -> Inclusion:
         try:
             async with asyncio.timeout(self._inclusion_timeout_s):
                 block_hash = await self._find(signed) if look_first else None
-                return await self._conclude(signed, block_hash or await self._include(signed))
+                block_hash = block_hash or await self._include(signed)
+                return await self._conclude(signed, block_hash)
         except TimeoutError as error:
             raise ChainUnavailable(
                 f"{signed.call} (0x{signed.extrinsic_hash.hex()}) was sent, but no block held it"
                 f" within {self._inclusion_timeout_s:g} s"
             ) from error
+        except _NonceSpent:
+            await self._write(lambda log: log.record_dropped(signed, "Stale"))
+            raise
+        except _Expired as error:
+            await self._write(lambda log: log.record_dropped(signed, EXPIRED))
+            raise _make_failure(EXPIRED, signed.call) from error
+        except _Refused as refusal:
+            reason = refusal.reason
+            await self._write(lambda log: log.record_dropped(signed, reason))
+            raise _make_failure(reason, signed.call, detail=str(refusal)) from refusal
 
     async def _include(self, signed: SignedExtrinsic) -> str:
         """Return the hash of the block that holds ``signed``."""
-        from subnet.chain.failures import make_failure, read_pool_reason
+        from subnet.chain.failures import read_pool_reason
         from subnet.chain.session import PoolRefused
 
         for _ in range(MAX_SENDS):
@@ -144,7 +182,7 @@ class ExtrinsicSender:
                 if reason in _NONCE_REASONS:
                     await asyncio.sleep(RESEND_PAUSE_S)
                     raise _NonceSpent(reason) from refusal
-                raise make_failure(reason, call=signed.call, detail=str(refusal)) from refusal
+                raise _Refused(reason, str(refusal)) from refusal
             except ChainUnavailable as error:
                 logger.info("connection lost while sending %s: %s", signed.call, error)
                 await asyncio.sleep(RESEND_PAUSE_S)
@@ -161,7 +199,10 @@ class ExtrinsicSender:
             await asyncio.sleep(POLL_S)
 
     async def _find(self, signed: SignedExtrinsic) -> str | None:
-        """Return the hash of the block that holds it; waits out an endpoint that is away."""
+        """Return the hash of the block that holds it; waits out an endpoint that is away.
+
+        Raises _Expired when no block holds it and none ever will.
+        """
         while True:
             try:
                 return await self._worker.call(lambda session: _search_chain(session, signed))
@@ -174,28 +215,45 @@ class ExtrinsicSender:
         inclusion, reason = await self._worker.call(
             lambda session: _read_outcome(session, signed, block_hash)
         )
+        await self._write(lambda log: log.record_included(signed, inclusion.receipt, reason=reason))
         if reason is not None:
-            from subnet.chain.failures import make_failure
-
-            raise make_failure(reason, call=signed.call)
-        if self._log is not None:
-            self._log.record_included(signed, inclusion.receipt)
+            raise _make_failure(reason, signed.call)
         return inclusion
+
+    async def _write(self, write: Callable[[ExtrinsicLog], None]) -> None:
+        if self.log is not None:
+            await asyncio.to_thread(write, self.log)
+
+
+def _make_failure(reason: str, call: str, *, detail: str = "") -> ExtrinsicFailed:
+    from subnet.chain.failures import make_failure
+
+    return make_failure(reason, call=call, detail=detail)
 
 
 def _search_chain(session: Session, signed: SignedExtrinsic) -> str | None:
     """Walk back from the head to the block where ``signed`` was made, looking for its bytes."""
-    if session.read_nonce(signed.sender) <= signed.nonce:
-        return None
     block_hash = session.read_head_hash()
+    header = session.read_header(block_hash)
+    # An unspent nonce says that no block holds it; only then is there no need to walk.
+    if session.read_nonce(signed.sender) > signed.nonce:
+        found = _walk_back(session, signed, block_hash)
+        if found is not None:
+            return found
+    if header.number >= signed.until - 1:
+        raise _Expired(signed.call)
+    return None
+
+
+def _walk_back(session: Session, signed: SignedExtrinsic, block_hash: str) -> str | None:
     for _ in range(MAX_BLOCKS_SEARCHED):
-        if signed.data in session.read_extrinsics(block_hash):
-            return block_hash
         header = session.read_header(block_hash)
         if header.number <= signed.since:
             return None
+        if header.number < signed.until and signed.data in session.read_extrinsics(block_hash):
+            return block_hash
         block_hash = header.parent_hash
-    return None
+    raise ChainUnavailable(f"{signed.call} was signed too long ago to look for it")
 
 
 def _read_outcome(

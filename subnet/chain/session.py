@@ -28,6 +28,7 @@ from websocket import WebSocketException
 from keys.account import AccountKey
 from subnet.chain.codec import Runtime, load_runtime
 from subnet.chain.events import ChainEvent, parse_event
+from subnet.chain.interface import check_interface
 from subnet.errors import ChainError, ChainMismatch, ChainUnavailable
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ MAX_MAP_PAGES = 64
 MAP_PAGE_SIZE = 256
 METHOD_NOT_FOUND = -32601
 DEVELOPMENT_CHAIN_TYPE = "Development"
+RUNTIME_UPDATED = "0x08"
+"""DigestItem::RuntimeEnvironmentUpdated (sp-runtime, generic::digest)."""
 
 # The library logs every request, keys and all, on the root logger.
 logging.getLogger("substrateinterface").setLevel(logging.WARNING)
@@ -49,6 +52,10 @@ class RpcRefused(ChainError):
         self.code = code
         self.message = message
         self.data = data
+
+
+class RuntimeUpgraded(ChainUnavailable):
+    """The chain runs another runtime than this session read; a new session reads the new one."""
 
 
 class PoolRefused(RpcRefused):
@@ -78,7 +85,8 @@ class Call:
 class SignedExtrinsic:
     """Signed bytes. The nonce in them lets the chain include them once at most.
 
-    ``since`` is the head's number when they were signed: they cannot be in an earlier block.
+    ``since`` is the head's number when they were signed: they are in a later block, and before
+    ``until`` or nowhere.
     """
 
     call: str
@@ -86,6 +94,7 @@ class SignedExtrinsic:
     nonce: int
     data: bytes
     since: int
+    until: int
 
     @property
     def extrinsic_hash(self) -> bytes:
@@ -94,10 +103,14 @@ class SignedExtrinsic:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The parts of a block header that the client uses."""
+    """The parts of a block header that the client uses.
+
+    ``has_new_runtime`` tells that the block changed the runtime.
+    """
 
     number: int
     parent_hash: str
+    has_new_runtime: bool = False
 
 
 class _Interface(SubstrateInterface):  # type: ignore[misc]
@@ -146,6 +159,7 @@ class Session:
 
     def __init__(self, interface: _Interface, *, url: str, runtime: Runtime) -> None:
         self._interface = interface
+        self._opened_at = 0
         self.url = url
         self.runtime = runtime
 
@@ -170,10 +184,16 @@ class Session:
                     f"{url} serves another chain: its genesis is 0x{runtime.genesis_hash.hex()},"
                     f" not 0x{expected_genesis.hex()}"
                 )
+            check_interface(runtime, url=url)
+            session = cls(interface, url=url, runtime=runtime)
+            session._opened_at = session.read_header(session.read_head_hash()).number
+        except RpcRefused as error:
+            interface.close()
+            raise read_refusal(error, url=url) from error
         except ChainError:
             interface.close()
             raise
-        return cls(interface, url=url, runtime=runtime)
+        return session
 
     def close(self) -> None:
         """Close the socket. Never raises."""
@@ -197,6 +217,24 @@ class Session:
     def read_head_hash(self) -> str:
         return str(self.rpc("chain_getBlockHash"))
 
+    def read_head(self) -> tuple[Header, str]:
+        """Return the best block. Raises RuntimeUpgraded once it runs on another runtime."""
+        block_hash = self.read_head_hash()
+        header = self.read_header(block_hash)
+        if header.has_new_runtime and header.number > self._opened_at:
+            raise RuntimeUpgraded(f"block {header.number} of {self.url} brought another runtime")
+        self.check_version()
+        return header, block_hash
+
+    def check_version(self) -> None:
+        """Raise RuntimeUpgraded if the head's runtime is not the one that this session read."""
+        version = self.rpc("state_getRuntimeVersion")
+        known = self._interface.runtime_version
+        if version["specVersion"] != known:
+            raise RuntimeUpgraded(
+                f"{self.url} went from runtime {known} to {version['specVersion']}"
+            )
+
     def read_finalised_hash(self) -> str:
         return str(self.rpc("chain_getFinalizedHead"))
 
@@ -212,7 +250,12 @@ class Session:
         header = self.rpc("chain_getHeader", block_hash)
         if not header:
             raise ChainUnavailable(f"{self.url} does not know block {block_hash}")
-        return Header(int(header["number"], 16), str(header["parentHash"]))
+        logs = header.get("digest", {}).get("logs", [])
+        return Header(
+            int(header["number"], 16),
+            str(header["parentHash"]),
+            has_new_runtime=any(str(log).startswith(RUNTIME_UPDATED) for log in logs),
+        )
 
     def read_extrinsics(self, block_hash: str) -> list[bytes]:
         """Return the encoded extrinsics of a block, in order."""
@@ -292,15 +335,29 @@ class Session:
         """Return the SCALE bytes of a call. Raises ChainMismatch if the runtime has none such."""
         return bytes(self._compose(call).data.data)
 
-    def sign(self, call: Call, key: AccountKey) -> SignedExtrinsic:
-        """Encode and sign ``call`` with the account's next nonce."""
-        since = self.read_header(self.read_head_hash()).number
+    def sign(self, call: Call, key: AccountKey, *, lifetime: int) -> SignedExtrinsic:
+        """Encode and sign ``call`` with the account's next nonce.
+
+        It may land in the ``lifetime`` - 1 blocks after the head; ``lifetime`` is a power of two
+        from 4 on. Raises RuntimeUpgraded, ChainMismatch.
+        """
+        header, _ = self.read_head()
         nonce = self.read_nonce(key.account_id)
+        era = {"period": lifetime, "current": header.number}
         composed = self._compose(call)
         pair = Keypair.create_from_private_key(key.private_key(), crypto_type=KeypairType.ECDSA)
         with _translated(self.url):
-            extrinsic = self._interface.create_signed_extrinsic(composed, pair, nonce=nonce)
-        return SignedExtrinsic(str(call), key.account_id, nonce, bytes(extrinsic.data.data), since)
+            extrinsic = self._interface.create_signed_extrinsic(
+                composed, pair, nonce=nonce, era=era
+            )
+        return SignedExtrinsic(
+            call=str(call),
+            sender=key.account_id,
+            nonce=nonce,
+            data=bytes(extrinsic.data.data),
+            since=header.number,
+            until=header.number + lifetime,
+        )
 
     def watch(self, extrinsic: SignedExtrinsic) -> str:
         """Send and wait until a block holds it; return the block's hash.

@@ -15,11 +15,24 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from consensus.roster import RosterNode
-from consensus.types import BlockNumber, Epoch, Score, SubnetId, SubnetNodeId
+from consensus.types import (
+    BlockNumber,
+    Epoch,
+    Score,
+    SubnetId,
+    SubnetNodeId,
+    compute_epoch_position,
+)
 from keys.account import AccountKey
 from subnet.chain import records
 from subnet.chain.heads import HeadListener
-from subnet.chain.sender import INCLUSION_TIMEOUT_S, ExtrinsicLog, ExtrinsicSender, Inclusion
+from subnet.chain.sender import (
+    INCLUSION_TIMEOUT_S,
+    LIFETIME,
+    ExtrinsicLog,
+    ExtrinsicSender,
+    Inclusion,
+)
 from subnet.chain.worker import CALL_TIMEOUT_S, ChainWorker
 from subnet.errors import ChainMismatch, ChainUnavailable
 from subnet.interfaces import BlockInfo, ChainInfo, Receipt, Submission, SubnetInfo
@@ -40,6 +53,8 @@ MAX_OUTAGE_S = 60.0
 OUTAGE_PAUSE_S = 1.0
 
 MAX_ARGS_SIZE = 4096
+MIN_LIFETIME = 4
+"""Blocks; the shortest mortal era."""
 ZERO_BALANCE = {"data": {"free": 0}}
 
 
@@ -212,16 +227,23 @@ class SubstrateChain:
         return int((await self._reader.call(work) or ZERO_BALANCE)["data"]["free"])
 
     async def submit(
-        self, pallet: str, name: str, arguments: Mapping[str, object], *, key: AccountKey
+        self,
+        pallet: str,
+        name: str,
+        arguments: Mapping[str, object],
+        *,
+        key: AccountKey,
+        lifetime: int = LIFETIME,
     ) -> Inclusion:
         """Sign a call with ``key`` and return once a block holds it.
 
-        ``arguments`` may hold more names than the runtime's call has: those are left out.
-        Raises ChainUnavailable, ChainMismatch or ExtrinsicFailed.
+        ``arguments`` may hold more names than the runtime's call has: those are left out. After
+        ``lifetime`` blocks, a power of two from 4 to 64, the call can land no more. Raises
+        ChainUnavailable, ChainMismatch or ExtrinsicFailed.
         """
         from subnet.chain.session import Call
 
-        return await self._sender.send(Call(pallet, name, arguments), key)
+        return await self._sender.send(Call(pallet, name, arguments), key, lifetime=lifetime)
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
@@ -236,14 +258,21 @@ class SubstrateChain:
             "args": args,
             "attest_data": None,
         }
-        inclusion = await self.submit(
-            "Network", "propose_attestation", arguments, key=self._require_signer()
-        )
-        return inclusion.receipt
+        return await self._submit_in_epoch(subnet_id, "propose_attestation", arguments)
 
     async def attest(self, subnet_id: SubnetId) -> Receipt:
         arguments = {"subnet_id": subnet_id, "attest_data": None}
-        inclusion = await self.submit("Network", "attest", arguments, key=self._require_signer())
+        return await self._submit_in_epoch(subnet_id, "attest", arguments)
+
+    async def _submit_in_epoch(
+        self, subnet_id: SubnetId, name: str, arguments: Mapping[str, object]
+    ) -> Receipt:
+        """Submit a call that means the present epoch, so that it dies with the epoch."""
+        key = self._require_signer()
+        lifetime = await self._reader.call(
+            lambda session: _choose_lifetime(session, subnet_id, self._info.epoch_length)
+        )
+        inclusion = await self.submit("Network", name, arguments, key=key, lifetime=lifetime)
         return inclusion.receipt
 
     def _require_signer(self) -> AccountKey:
@@ -275,9 +304,26 @@ def _resolve(session: Session, number: BlockNumber | None) -> str:
     return session.read_head_hash() if number is None else session.read_block_hash(number)
 
 
+def _choose_lifetime(session: Session, subnet_id: SubnetId, epoch_length: int) -> int:
+    """Return the longest lifetime that ends with the subnet's epoch.
+
+    The shortest that the chain knows is four blocks, so what is signed in an epoch's last three
+    may still land in the next epoch's first.
+    """
+    header, at = session.read_head()
+    slot = session.read("Network.SubnetSlot", subnet_id, at=at) or 0
+    position = compute_epoch_position(
+        BlockNumber(header.number), slot=slot, epoch_length=epoch_length
+    )
+    lifetime = MIN_LIFETIME
+    while lifetime * 2 <= min(position.length - position.offset, LIFETIME):
+        lifetime *= 2
+    return lifetime
+
+
 def _read_head(session: Session) -> BlockInfo:
-    block_hash = session.read_head_hash()
-    return read_block(session, session.read_header(block_hash).number, block_hash)
+    header, block_hash = session.read_head()
+    return read_block(session, header.number, block_hash)
 
 
 def read_block(session: Session, number: int, block_hash: str) -> BlockInfo:

@@ -47,11 +47,12 @@ class ScriptedSession:
         self.nonce += 1
         return block_hash(len(self.blocks) - 1)
 
-    def sign(self, call: Call, key: AccountKey) -> SignedExtrinsic:
+    def sign(self, call: Call, key: AccountKey, *, lifetime: int = 64) -> SignedExtrinsic:
         self.signed += 1
         data = f"{call}/{self.nonce}/{self.signed}".encode()
+        since = len(self.blocks) - 1
         return SignedExtrinsic(
-            str(call), key.account_id, self.nonce, data, since=len(self.blocks) - 1
+            str(call), key.account_id, self.nonce, data, since=since, until=since + lifetime
         )
 
     def watch(self, extrinsic: SignedExtrinsic) -> str:
@@ -95,11 +96,13 @@ class MemoryLog:
     def record_signed(self, extrinsic: SignedExtrinsic) -> None:
         self.lines.append(f"signed {extrinsic.nonce}")
 
-    def record_included(self, extrinsic: SignedExtrinsic, receipt: Receipt) -> None:
-        self.lines.append(f"included {receipt.block_number}")
+    def record_included(
+        self, extrinsic: SignedExtrinsic, receipt: Receipt, *, reason: str | None
+    ) -> None:
+        self.lines.append(f"included {receipt.block_number} {reason}")
 
-    def record_failed(self, extrinsic: SignedExtrinsic, reason: str) -> None:
-        self.lines.append(f"failed {reason}")
+    def record_dropped(self, extrinsic: SignedExtrinsic, reason: str) -> None:
+        self.lines.append(f"dropped {reason}")
 
 
 def lands(session: ScriptedSession, extrinsic: SignedExtrinsic) -> str:
@@ -147,7 +150,7 @@ async def test_an_extrinsic_that_lands_is_sent_once() -> None:
     assert inclusion.receipt.block_number == 1
     assert inclusion.events == (SUCCESS,)
     assert len(session.sent) == 1
-    assert log.lines == ["signed 0", "included 1"]
+    assert log.lines == ["signed 0", "included 1 None"]
 
 
 async def test_a_connection_cut_after_inclusion_sends_nothing_twice() -> None:
@@ -192,7 +195,7 @@ async def test_an_empty_account_is_explained_and_nothing_is_repeated() -> None:
         await make_sender(session, log).send(CALL, KEY)
     assert caught.value.reason == "Payment"
     assert len(session.sent) == 1
-    assert log.lines == ["signed 0", "failed Payment"]
+    assert log.lines == ["signed 0", "dropped Payment"]
 
 
 async def test_bytes_that_the_pool_knows_are_waited_for() -> None:
@@ -228,6 +231,26 @@ async def test_what_an_earlier_process_signed_is_given_up_when_its_nonce_went_el
     session = ScriptedSession(nonce_is_taken)
     signed = session.sign(CALL, KEY)
     assert await make_sender(session).resume(signed) is None
+
+
+async def test_what_outlived_its_blocks_is_given_up_and_not_sent_again() -> None:
+    session, log = ScriptedSession(), MemoryLog()
+    signed = session.sign(CALL, KEY, lifetime=4)
+    session.blocks += [[]] * 3
+    assert await make_sender(session, log).resume(signed) is None
+    assert session.sent == []
+    assert log.lines == ["dropped Expired"]
+
+
+async def test_an_extrinsic_that_no_block_takes_in_its_lifetime_is_explained() -> None:
+    def lets_blocks_pass(session: ScriptedSession, extrinsic: SignedExtrinsic) -> str:
+        session.blocks += [[]] * 4
+        raise BROKEN
+
+    session = ScriptedSession(lets_blocks_pass)
+    with pytest.raises(ExtrinsicFailed, match="no block took it in its lifetime"):
+        await make_sender(session).send(CALL, KEY, lifetime=4)
+    assert len(session.sent) == 1
 
 
 async def test_a_chain_that_never_includes_it_ends_in_a_sentence() -> None:
