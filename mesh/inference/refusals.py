@@ -8,7 +8,7 @@ from mesh.errors import MeshError
 
 
 class RefusalReason(StrEnum):
-    """The words. A client retries elsewhere on the first group and reports the second."""
+    """The words. The first group may go well elsewhere or later, the second is a mistake."""
 
     BUSY = "busy"
     DRAINING = "draining"
@@ -24,17 +24,6 @@ class RefusalReason(StrEnum):
     WRONG_DTYPE = "wrong_dtype"
     WRONG_POSITION = "wrong_position"
     MALFORMED = "malformed"
-
-
-RETRY_ELSEWHERE = frozenset(
-    {
-        RefusalReason.BUSY,
-        RefusalReason.DRAINING,
-        RefusalReason.WRONG_RANGE,
-        RefusalReason.HOP_LOST,
-        RefusalReason.TIMEOUT,
-    }
-)
 
 
 class Refused(MeshError):

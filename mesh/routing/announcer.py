@@ -46,15 +46,19 @@ class Announcer:
         self._clock = clock
         self._last_expires_at = 0
         self._changed = asyncio.Event()
+        self._is_urgent = False
 
     def notify(self) -> None:
-        """Announce soon: the state or the range changed."""
+        """Announce at once: the state or the range changed."""
+        self._is_urgent = True
         self._changed.set()
 
     async def announce(self) -> bool:
-        """Publish one heartbeat; False when none is due or no replica took it."""
+        """Publish a heartbeat if one is due; True once a replica is known to hold it."""
         now_s = self._clock()
-        expires_at = compute_heartbeat_expiry(now_s, self._last_expires_at)
+        expires_at = compute_heartbeat_expiry(
+            now_s, self._last_expires_at, is_urgent=self._is_urgent
+        )
         if expires_at is None:
             return False
         info = self._describe()
@@ -66,7 +70,7 @@ class Announcer:
             expires_at=expires_at,
         )
         raw = envelope.to_bytes()
-        self._last_expires_at = expires_at
+        self._last_expires_at, self._is_urgent = expires_at, False
         self._directory.add(raw)
         key = make_heartbeat_key(self._network_id, self._key.peer_id)
         return await self._host.records.publish(key, raw, expires_at)
@@ -76,8 +80,7 @@ class Announcer:
         while True:
             self._changed.clear()
             try:
-                if not await self.announce():
-                    logger.debug("no replica took the heartbeat")
+                await self.announce()
             except MeshError as error:
                 logger.warning("the heartbeat could not be published: %s", error)
             await self._wait(period_s)

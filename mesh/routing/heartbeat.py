@@ -21,7 +21,7 @@ HEARTBEAT_KIND = 1
 HEARTBEAT_EPOCH = 0
 EXPIRY_STEP_S = 30
 MAX_AHEAD_S = 120
-EXPIRY_AHEAD_S = 90
+EXPIRY_AHEAD_S = 80
 CLOCK_MARGIN_S = 3
 MAX_HEARTBEAT_BODY = 1024
 MAX_ADDRESSES = 8
@@ -172,15 +172,21 @@ def seal_heartbeat(
     )
 
 
-def compute_heartbeat_expiry(now_s: float, last_expires_at: int) -> int | None:
-    """Return the expiry of a heartbeat sent now, or None when every allowed one is used.
+def compute_heartbeat_expiry(
+    now_s: float, last_expires_at: int, *, is_urgent: bool = False
+) -> int | None:
+    """Return the expiry of a heartbeat sent now, or None when none is due.
 
-    A replica keeps the first value of an expiry, so a change of state needs a later one than
-    last time; 3 s are left for a receiver whose clock is behind.
+    A replica keeps the first value of an expiry, so a changed state (``is_urgent``) needs a later
+    one than last time; 3 s are left for a receiver whose clock is behind. Usually an expiry is 50
+    to 80 s ahead, so that one step further is always free.
     """
     usual = int(now_s + EXPIRY_AHEAD_S) // EXPIRY_STEP_S * EXPIRY_STEP_S
-    expires_at = max(usual, last_expires_at + EXPIRY_STEP_S)
-    return expires_at if expires_at <= now_s + MAX_AHEAD_S - CLOCK_MARGIN_S else None
+    if usual > last_expires_at:
+        return usual
+    next_step = last_expires_at + EXPIRY_STEP_S
+    may_go_ahead = is_urgent and next_step <= now_s + MAX_AHEAD_S - CLOCK_MARGIN_S
+    return next_step if may_go_ahead else None
 
 
 def check_heartbeat(envelope: Envelope, *, network_id: bytes, now_s: float) -> ServerInfo:

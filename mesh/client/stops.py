@@ -1,0 +1,49 @@
+"""Stop strings over streamed text: what may be shown, and when the answer is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mesh.errors import InvalidRequest
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+
+
+class StopStrings:
+    """Holds back text that may still become a stop string; the string itself is never shown."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        if len(stops) > MAX_STOPS or any(not 0 < len(s) <= MAX_STOP_CHARACTERS for s in stops):
+            raise InvalidRequest(
+                "stop", f"at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters"
+            )
+        self._stops = tuple(stops)
+        self._held = ""
+        self.is_stopped = False
+
+    def feed(self, text: str) -> str:
+        """Return what may be shown now."""
+        self._held += text
+        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if found:
+            self.is_stopped = True
+            shown, self._held = self._held[: min(found)], ""
+            return shown
+        keep = max((_count_overlap(self._held, stop) for stop in self._stops), default=0)
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def flush(self) -> str:
+        """Return what was held back: the answer has ended otherwise."""
+        shown, self._held = self._held, ""
+        return shown
+
+
+def _count_overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of ``text`` that begins ``stop``."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-length:]):
+            return length
+    return 0

@@ -1,0 +1,165 @@
+"""Text to tokens and back, and chat messages to a prompt, from the model's own files.
+
+The tokenizers library reads tokenizer.json; the chat template is rendered in jinja's immutable
+sandbox, because it comes with the model and is not ours. No torch, no transformers.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from mesh.errors import InvalidRequest, ModelError, ModelFilesMissing
+from mesh.model.config import read_json_object
+
+MAX_TEMPLATE_CHARACTERS = 1 << 18
+MAX_RENDERED_CHARACTERS = 1 << 22
+# A template is a small program: besides its own errors it can trip over what it is given.
+_TEMPLATE_FAILURES = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+)
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+class ChatTokenizer:
+    """One model's tokenizer and chat template. Use :meth:`load`."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, template: str | None, special_tokens: Mapping[str, str]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._special_tokens = dict(special_tokens)
+        self._template = _compile(template) if template is not None else None
+
+    @classmethod
+    def load(cls, folder: Path) -> ChatTokenizer:
+        """Read a model folder. Raises ModelFilesMissing or ModelError."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelFilesMissing(f"{folder} has no tokenizer.json")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise ModelError(f"tokenizer.json cannot be read: {error}") from error
+        config_file = folder / "tokenizer_config.json"
+        config = read_json_object(config_file) if config_file.is_file() else {}
+        return cls(
+            tokenizer,
+            template=_find_template(folder, config),
+            special_tokens=_find_special_tokens(config),
+        )
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, special ones included."""
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """Return the token ids of plain text."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Return the text of finished tokens."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Return the token ids of messages and of the opening of the assistant's turn.
+
+        Raises InvalidRequest where the model has no chat template or the template refuses.
+        """
+        if self._template is None:
+            raise InvalidRequest("messages", "this model has no chat template")
+        try:
+            text = self._template.render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=True,
+                **self._special_tokens,
+            )
+        except _TEMPLATE_FAILURES as error:
+            raise InvalidRequest("messages", f"the chat template refuses: {error}") from error
+        if len(text) > MAX_RENDERED_CHARACTERS:
+            raise InvalidRequest("messages", "the conversation is too long")
+        # The template writes the special tokens itself.
+        return self.encode(text, add_special_tokens=False)
+
+    def start_stream(self) -> TextStream:
+        """Return a decoder for tokens as they come."""
+        return TextStream(self._tokenizer)
+
+
+class TextStream:
+    """Turns tokens into text as they come.
+
+    A character whose bytes are spread over several tokens appears with the last of them, so no
+    piece ever holds a broken one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def feed(self, token_id: int) -> str:
+        """Return the text that this token completes, possibly none."""
+        return self._stream.step(self._tokenizer, token_id) or ""
+
+
+def _find_template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """Return the chat template: a file beside the tokenizer, or a field of its configuration."""
+    file = folder / "chat_template.jinja"
+    template: Any = config.get("chat_template")
+    if file.is_file() and file.stat().st_size <= MAX_TEMPLATE_CHARACTERS:
+        template = file.read_text(encoding="utf-8")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise ModelError("the chat template is not text")
+    if template is not None and len(template) > MAX_TEMPLATE_CHARACTERS:
+        raise ModelError(f"the chat template is longer than {MAX_TEMPLATE_CHARACTERS} characters")
+    return template
+
+
+def _find_special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for name in _SPECIAL_TOKENS:
+        value = config.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            found[name] = text
+    return found
+
+
+def _compile(template: str) -> Any:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    try:
+        return environment.from_string(template)
+    except TemplateError as error:
+        raise ModelError(f"the chat template is broken: {error}") from error
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)
