@@ -15,6 +15,7 @@ from consensus.phases import Schedule
 from consensus.records import RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.types import BlockNumber, Epoch, EpochPosition, NodeClass, Role, SubnetNodeId
+from keys.peer import PeerId
 
 
 class Window(Enum):
@@ -77,6 +78,7 @@ class EpochView:
     schedule: Schedule
     role: Role
     node_id: SubnetNodeId
+    peer_id: PeerId
     has_hotkey: bool
     is_clock_right: bool = True
     is_stale: bool = False
@@ -108,9 +110,13 @@ class EpochView:
 
     @property
     def own_node(self) -> RosterNode | None:
-        """This node in the epoch's roster, or in the last one while that is not known."""
+        """This node in the epoch's roster, or in the last one while that is not known.
+
+        None too where the chain gives its id to another key.
+        """
         roster = self.roster or self.previous_roster
-        return None if roster is None else roster.get_by_id(self.node_id)
+        node = None if roster is None else roster.get_by_id(self.node_id)
+        return node if node is not None and node.peer_id == self.peer_id else None
 
     @property
     def status(self) -> EpochStatus:

@@ -55,6 +55,7 @@ class EpochLoop:
         self._snapshot = Snapshot(
             terms,
             node_id=participant.node_id,
+            peer_id=participant.key.peer_id,
             role=participant.role,
             has_hotkey=world.writer is not None,
             reader=world.reader,

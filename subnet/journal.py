@@ -105,6 +105,11 @@ class Journal:
             journal._forget(Epoch(max(journal._rosters) + 1 - KEPT_EPOCHS))
         return journal
 
+    def close(self) -> None:
+        """Close the file; a write that a thread is in the middle of ends first."""
+        self._is_broken = True
+        self._log.close()
+
     @property
     def own_records(self) -> Mapping[tuple[RecordKind, Epoch], SignedRecord]:
         return MappingProxyType(self._own)
@@ -330,7 +335,11 @@ def open_journal(path: Path, *, owner: bytes, run: Runner) -> Iterator[Journal]:
     cannot be trusted.
     """
     with open_connection(path) as connection:
-        yield Journal.load(connection, owner=owner, run=run)
+        journal = Journal.load(connection, owner=owner, run=run)
+        try:
+            yield journal
+        finally:
+            journal.close()
 
 
 def _get_slot(envelope: Envelope) -> tuple[RecordKind, SubnetNodeId]:

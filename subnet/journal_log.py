@@ -11,6 +11,7 @@ import hashlib
 import os
 import sqlite3
 import struct
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -77,6 +78,12 @@ class Log:
         self._first_seq, self._base = 1, b""
         self._last_seq, self._checksum = 0, b""
         self._epochs: deque[tuple[int, bytes]] = deque()
+        self._busy = threading.Lock()
+
+    def close(self) -> None:
+        """Close the connection once no thread writes any more."""
+        with self._busy:
+            self._connection.close()
 
     def load(self) -> list[Event]:
         """Create the tables or read and check every row. Raises JournalCorrupt, ConfigError."""
@@ -101,13 +108,14 @@ class Log:
             kind = event.type.value
             rows.append((last_seq, event.epoch, kind, event.slot, event.payload, checksum))
         try:
-            with self._transaction():
-                self._connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", rows)
-                self._write_head(self._first_seq, self._base, last_seq, checksum)
-            if is_signing:
-                # The write-ahead file is cut at its first bad byte without a word; what was
-                # signed must not sit in there.
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            with self._busy:
+                with self._transaction():
+                    self._connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", rows)
+                    self._write_head(self._first_seq, self._base, last_seq, checksum)
+                if is_signing:
+                    # The write-ahead file is cut at its first bad byte without a word; what
+                    # was signed must not sit in there.
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.IntegrityError as error:
             raise AlreadySigned("the journal holds another record for this slot") from error
         except sqlite3.Error as error:
@@ -125,7 +133,7 @@ class Log:
         if first_seq == self._first_seq:
             return
         try:
-            with self._transaction():
+            with self._busy, self._transaction():
                 self._connection.execute("DELETE FROM log WHERE seq < ?", (first_seq,))
                 self._write_head(first_seq, base, self._last_seq, self._checksum)
         except sqlite3.Error as error:
@@ -136,7 +144,7 @@ class Log:
         """Keep a report for people; only the newest ``KEPT_REPORTS`` stay."""
         checksum = _compute_report_checksum(epoch, body)
         try:
-            with self._transaction():
+            with self._busy, self._transaction():
                 self._connection.execute(
                     "INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", (epoch, body, checksum)
                 )
@@ -250,6 +258,7 @@ def open_connection(path: Path) -> Iterator[sqlite3.Connection]:
             _prepare(connection)
             yield connection
         finally:
+            # Harmless where the journal has closed it already.
             connection.close()
 
 

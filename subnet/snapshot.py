@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from consensus.types import Epoch, EpochPosition, Role, SubnetNodeId
 from consensus.view import EpochView, OwnRecord, SubmissionSeen
+from keys.peer import PeerId
 from subnet.interfaces import ChainReader, Submission
 from subnet.journal import Extrinsic, Journal
 from subnet.membership import Membership, SubnetTerms
@@ -18,6 +19,7 @@ class Snapshot:
         terms: SubnetTerms,
         *,
         node_id: SubnetNodeId,
+        peer_id: PeerId,
         role: Role,
         has_hotkey: bool,
         reader: ChainReader,
@@ -27,6 +29,7 @@ class Snapshot:
     ) -> None:
         self._terms = terms
         self._node_id = node_id
+        self._peer_id = peer_id
         self._role = role
         self._has_hotkey = has_hotkey
         self._reader = reader
@@ -53,6 +56,7 @@ class Snapshot:
             schedule=self._terms.schedule,
             role=self._role,
             node_id=self._node_id,
+            peer_id=self._peer_id,
             has_hotkey=self._has_hotkey,
             is_clock_right=is_clock_right,
             is_stale=journal.is_stale(epoch),

@@ -77,6 +77,7 @@ SEEN = frozenset((epoch, window) for epoch in (EPOCH - 2, EPOCH - 1, EPOCH) for 
 DEFAULTS = {
     "role": Role.HOSTER,
     "node_id": OWN,
+    "peer_id": PeerId(bytes([OWN]) * 32),
     "has_hotkey": True,
     "roster": make_roster(),
     "previous_roster": make_roster(EPOCH - 1),
@@ -254,6 +255,7 @@ def test_a_node_without_a_hotkey_commits_and_reveals_but_neither_proposes_nor_at
         ({"elections": {EPOCH: None}}, EpochStatus.NOT_ELECTED),
         ({"roster": make_roster(own_class=NodeClass.IDLE)}, EpochStatus.NOT_IN_ROSTER),
         ({"node_id": 7}, EpochStatus.NOT_IN_ROSTER),
+        ({"peer_id": PeerId(bytes([7]) * 32)}, EpochStatus.NOT_IN_ROSTER),
         ({"is_clock_right": False}, EpochStatus.CLOCK_SKEW),
     ],
 )

@@ -1,5 +1,6 @@
 """The journal loses nothing, signs nothing twice, and notices every damage."""
 
+import asyncio
 import os
 import sqlite3
 import stat
@@ -337,3 +338,20 @@ async def test_the_journal_writes_beside_the_event_loop(tmp_path):
         with open_journal(tmp_path / "journal", owner=OWNER, run=run) as journal:
             await fill(journal)
             assert journal.own_records[RecordKind.OUTPUT_COMMIT, 5].is_acknowledged
+
+
+async def test_a_write_cut_off_by_the_end_is_finished_before_the_file_is_closed(tmp_path):
+    path = tmp_path / "journal"
+    with open_thread_runner("journal") as run:
+        with open_journal(path, owner=OWNER, run=run) as journal:
+            async with asyncio.TaskGroup() as tasks:
+                writing = tasks.create_task(journal.record_signed(COMMIT, REVEAL))
+                await asyncio.sleep(0)
+                writing.cancel()
+            with pytest.raises(JournalFailed):
+                await journal.record_election(5, 1)
+    with reopen(path) as journal:
+        assert set(journal.own_records) in (
+            set(),
+            {(RecordKind.OUTPUT_COMMIT, 5), (RecordKind.OUTPUT_REVEAL, 5)},
+        )
