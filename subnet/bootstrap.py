@@ -31,7 +31,7 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ChainUnavailable, NotRegistered
 from subnet.journal import open_journal
 from subnet.manifest import parse_manifest_hash
-from subnet.members import Members
+from subnet.members import Members, find_subnet_of_bootnode
 from subnet.membership import Membership, SubnetTerms
 from subnet.preflight import make_private_directory
 from subnet.records_policy import ConsensusRecordPolicy
@@ -39,17 +39,21 @@ from subnet.runner import open_thread_runner
 from subnet.software import SOFTWARE
 
 HEADS_RETRY_S = 1.0
+PLACE_RETRY_S = 10.0
 
 logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class BootstrapConfig:
-    """Where a bootstrap node listens and whose subnet it serves. ``subnet`` is an id or a name."""
+    """Where a bootstrap node listens and whose subnet it serves.
+
+    ``subnet`` is an id or a name; None means the one that names this peer as a bootnode.
+    """
 
     key: PeerKey
     chain_url: str
-    subnet: str
+    subnet: str | None
     host_maddrs: tuple[str, ...]
     announce_maddrs: tuple[str, ...]
     initial_peers: tuple[str, ...]
@@ -59,46 +63,99 @@ class BootstrapConfig:
 async def run_bootstrap(
     config: BootstrapConfig, *, on_ready: Callable[[tuple[str, ...]], None]
 ) -> None:
-    """Run until SIGTERM or SIGINT. ``on_ready`` gets the addresses that others dial."""
-    loop = asyncio.get_running_loop()
+    """Run until SIGTERM or SIGINT. ``on_ready`` gets the addresses that others dial.
+
+    Until the chain names this peer as a bootnode of a subnet, it only introduces and relays:
+    a subnet cannot be registered before its bootnodes have addresses.
+    """
     stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(_run(config, on_ready))
+        await stopping.wait()
+        running.cancel()
+
+
+async def _run(config: BootstrapConfig, on_ready: Callable[[tuple[str, ...]], None]) -> None:
+    subnet = await _find_place(config)
+    if subnet is None:
+        subnet = await _relay_until_registered(config, on_ready)
     async with SubstrateChain.open(config.chain_url) as chain:
-        subnet_id, terms, manifest_hash = await _fetch_terms(chain, config)
-        members = Members(chain, subnet_id)
-        await members.refresh()
-        directory_path = config.data_dir / f"{subnet_id}-bootstrap"
-        make_private_directory(directory_path)
-        with (
-            open_thread_runner("journal") as run,
-            open_journal(
-                directory_path / "journal.sqlite", owner=config.key.peer_id.public_key, run=run
-            ) as journal,
-        ):
-            membership = Membership(terms, reader=chain, journal=journal)
-            async with HivemindHost.open(_configure(config, terms, membership, members)) as host:
-                directory = Directory(host, network_id=terms.network_id)
-                directory.serve(lambda: _describe(terms, manifest_hash))
-                on_ready(tuple(await host.list_addresses()))
-                async with asyncio.TaskGroup() as tasks:
-                    parts = (
-                        tasks.create_task(host.watch()),
-                        tasks.create_task(directory.keep_fresh(members.list_nodes)),
-                        tasks.create_task(_follow_chain(chain, membership, members)),
-                    )
-                    await stopping.wait()
-                    for part in parts:
-                        part.cancel()
+        await _serve_subnet(chain, subnet, config, on_ready)
 
 
-async def _fetch_terms(
-    chain: SubstrateChain, config: BootstrapConfig
-) -> tuple[SubnetId, SubnetTerms, bytes]:
-    subnet_id = await find_subnet(chain, config.subnet)
-    subnet = None if subnet_id is None else await chain.fetch_subnet(subnet_id)
-    if subnet_id is None or subnet is None:
-        raise NotRegistered(f"there is no subnet {config.subnet} on {config.chain_url}")
+async def _find_place(config: BootstrapConfig) -> SubnetId | None:
+    """Return the subnet to serve; None while the chain is away or names none."""
+    try:
+        async with SubstrateChain.open(config.chain_url) as chain:
+            if config.subnet is not None:
+                return await find_subnet(chain, config.subnet)
+            return await find_subnet_of_bootnode(chain, config.key.peer_id)
+    except ChainUnavailable as error:
+        logger.warning("chain unavailable", detail=str(error))
+        return None
+
+
+async def _relay_until_registered(
+    config: BootstrapConfig, on_ready: Callable[[tuple[str, ...]], None]
+) -> SubnetId:
+    relay = HostConfig(
+        key=config.key,
+        host_maddrs=modernise(config.host_maddrs),
+        announce_maddrs=modernise(config.announce_maddrs),
+        initial_peers=modernise(config.initial_peers),
+    )
+    async with HivemindHost.open(relay) as host, asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(host.watch())
+        on_ready(tuple(await host.list_addresses()))
+        logger.warning("relaying only: no subnet on the chain names this peer as a bootnode")
+        subnet = await _wait_for_place(config)
+        watching.cancel()
+    return subnet
+
+
+async def _wait_for_place(config: BootstrapConfig) -> SubnetId:
+    while True:
+        subnet = await _find_place(config)
+        if subnet is not None:
+            return subnet
+        await asyncio.sleep(PLACE_RETRY_S)
+
+
+async def _serve_subnet(
+    chain: SubstrateChain,
+    subnet_id: SubnetId,
+    config: BootstrapConfig,
+    on_ready: Callable[[tuple[str, ...]], None],
+) -> None:
+    terms, manifest_hash = await _fetch_terms(chain, subnet_id)
+    members = Members(chain, subnet_id)
+    await members.refresh()
+    data_dir = config.data_dir / f"{subnet_id}-bootstrap"
+    make_private_directory(data_dir)
+    owner = config.key.peer_id.public_key
+    with (
+        open_thread_runner("journal") as run,
+        open_journal(data_dir / "journal.sqlite", owner=owner, run=run) as journal,
+    ):
+        membership = Membership(terms, reader=chain, journal=journal)
+        async with HivemindHost.open(_configure(config, terms, membership, members)) as host:
+            directory = Directory(host, network_id=terms.network_id)
+            directory.serve(lambda: _describe(terms, manifest_hash))
+            on_ready(tuple(await host.list_addresses()))
+            logger.info("serving", subnet_id=subnet_id, peer_id=str(host.peer_id))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(host.watch())
+                tasks.create_task(directory.keep_fresh(members.list_nodes))
+                tasks.create_task(_follow_chain(chain, membership, members))
+
+
+async def _fetch_terms(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[SubnetTerms, bytes]:
+    subnet = await chain.fetch_subnet(subnet_id)
+    if subnet is None:
+        raise NotRegistered(f"subnet {subnet_id} is gone from the chain")
     info = await chain.fetch_info()
     manifest_hash = parse_manifest_hash(subnet.misc, subnet_id=subnet_id)
     terms = SubnetTerms(
@@ -108,7 +165,7 @@ async def _fetch_terms(
         block_time_ms=await fetch_block_time_ms(chain),
         params=MAINNET,
     )
-    return subnet_id, terms, manifest_hash
+    return terms, manifest_hash
 
 
 def _configure(

@@ -55,6 +55,19 @@ class Members:
         return peer in self._known.nodes or peer in self._known.others
 
 
+async def find_subnet_of_bootnode(chain: SubstrateChain, peer: PeerId) -> SubnetId | None:
+    """Return the first subnet that names ``peer`` as a bootnode, of the subnet or of a node."""
+
+    def work(session: Session) -> SubnetId | None:
+        subnets = session.read_map("Network.SubnetsData", at=session.read_head_hash())
+        for subnet_id in sorted(int(key) for key, _ in subnets):
+            if peer in _read(session, SubnetId(subnet_id)).others:
+                return SubnetId(subnet_id)
+        return None
+
+    return await chain.query(work)
+
+
 def _read(session: Session, subnet_id: SubnetId) -> KnownPeers:
     at = session.read_head_hash()
     nodes: set[PeerId] = set()

@@ -11,10 +11,13 @@ from subnet.cli.console import emit
 
 
 def bootstrap(
-    subnet: Annotated[str, typer.Option("--subnet-id", help="The subnet's id or name.")],
     identity_path: Annotated[Path, typer.Option(help="Identity file, from `mesh keygen`.")] = Path(
         "bootstrap_peer_id.key"
     ),
+    subnet: Annotated[
+        str | None,
+        typer.Option("--subnet-id", help="Id or name; looked up by peer id if absent."),
+    ] = None,
     chain: Annotated[
         str, typer.Option(envvar="MESH_CHAIN", help="WebSocket address of the chain.")
     ] = "ws://127.0.0.1:9944",

@@ -87,9 +87,23 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoRetur
         app(args=remaining, prog_name=name)
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
-    except (SubnetError, KeysError, MeshError) as error:
+    except Exception as raised:
+        error = find_expected(raised, (SubnetError, KeysError, MeshError))
+        if error is None:
+            raise
         if verbose:
             traceback.print_exc()
         message, hint = explain(error)
         fail(message, hint, code=EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE)
     raise SystemExit(0)
+
+
+def find_expected(raised: BaseException, expected: tuple[type[Exception], ...]) -> Exception | None:
+    """Return the error that a person can act on, out of the groups that tasks raise.
+
+    None if there is none, or if something unexpected was raised beside it.
+    """
+    if isinstance(raised, BaseExceptionGroup):
+        found = [find_expected(inner, expected) for inner in raised.exceptions]
+        return None if None in found else found[0]
+    return raised if isinstance(raised, expected) else None

@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -65,16 +64,6 @@ class ProcessGroup:
         self._context.set_forkserver_preload([PRELOAD])
         self._children: list[Child] = []
 
-    @classmethod
-    @asynccontextmanager
-    async def open(cls, log_directory: Path) -> AsyncIterator[ProcessGroup]:
-        """Start the fork server; on leaving, stop every child."""
-        group = cls(log_directory)
-        try:
-            yield group
-        finally:
-            await asyncio.shield(asyncio.to_thread(group._stop_all))
-
     def warm_up(self) -> None:
         """Let the fork server start its imports now, while the caller does something else."""
         forkserver.ensure_running()
@@ -96,8 +85,11 @@ class ProcessGroup:
         self._children.append(child)
         return child
 
+    async def aclose(self) -> None:
+        """Stop every child, and wait until it is gone."""
+        await asyncio.shield(asyncio.to_thread(self._stop_all))
+
     def _stop_all(self) -> None:
-        # Nodes first, the chain last: a node that stops must still reach its chain.
         for child in reversed(self._children):
             if child.process.is_alive():
                 child.process.terminate()

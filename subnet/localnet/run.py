@@ -72,7 +72,7 @@ async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
     """
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(_open_directory(options.keep))
-        group = await stack.enter_async_context(ProcessGroup.open(directory / "logs"))
+        group = ProcessGroup(directory / "logs")
         group.warm_up()
         url = await stack.enter_async_context(
             run_devchain(
@@ -84,6 +84,8 @@ async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
         )
         display.step(f"development chain on {url}")
         chain = await stack.enter_async_context(SubstrateChain.open(url))
+        # Last in, first out: a node that stops still reaches its chain.
+        stack.push_async_callback(group.aclose)
         localnet = _Localnet(options, display, group=group, chain=chain, chain_url=url)
         return await localnet.run(directory)
 
@@ -117,23 +119,20 @@ class _Localnet:
         first_port = _find_free_port()
         bootnode = f"/ip4/127.0.0.1/tcp/{first_port}/p2p/{identities[self._nodes[0].name].peer_id}"
         subnet_id = await self._register(identities, bootnode)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                watchers = [
-                    tasks.create_task(self._watch(child))
-                    for child in await self._start_nodes(
-                        directory, identities, subnet_id, first_port=first_port, bootnode=bootnode
-                    )
-                ]
-                first_epoch = await self._begin_first_epoch(subnet_id)
-                watchers.append(tasks.create_task(self._show_heads(subnet_id)))
-                client = await self._start_client(directory, bootnode)
-                watchers.append(tasks.create_task(self._watch(client)))
-                is_right = await self._judge(subnet_id, first_epoch)
-                for watcher in watchers:
-                    watcher.cancel()
-        except* LocalnetFailed as failures:
-            raise failures.exceptions[0] from None
+        async with asyncio.TaskGroup() as tasks:
+            watchers = [
+                tasks.create_task(self._watch(child))
+                for child in await self._start_nodes(
+                    directory, identities, subnet_id, first_port=first_port, bootnode=bootnode
+                )
+            ]
+            first_epoch = await self._begin_first_epoch(subnet_id)
+            watchers.append(tasks.create_task(self._show_heads(subnet_id)))
+            client = await self._start_client(directory, bootnode)
+            watchers.append(tasks.create_task(self._watch(client)))
+            is_right = await self._judge(subnet_id, first_epoch)
+            for watcher in watchers:
+                watcher.cancel()
         return is_right
 
     async def _register(self, identities: Mapping[str, NodeIdentity], bootnode: str) -> SubnetId:

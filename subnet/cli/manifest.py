@@ -1,0 +1,37 @@
+"""``mesh manifest``: what must stand on chain for a subnet that serves a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from subnet.cli.console import emit
+
+
+def manifest(
+    model: Annotated[str, typer.Argument(help="Hugging Face name, or a local folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the manifest itself to this new file.")
+    ] = None,
+) -> None:
+    """Hash a model's weights and print the manifest's hash.
+
+    The subnet's owner registers it in misc; nodes whose weights differ refuse to start.
+    """
+    from consensus.params import MAINNET
+    from mesh.model.config import load_config
+    from subnet.errors import ConfigError
+    from subnet.manifest import build_own_manifest
+    from subnet.run_client import resolve_known_model
+
+    folder = resolve_known_model(model)
+    made = build_own_manifest(folder, load_config(folder.path), params=MAINNET)
+    if out is not None:
+        try:
+            with out.open("xb") as file:
+                file.write(made.body)
+        except FileExistsError as error:
+            raise ConfigError(f"{out} exists", "choose another file for --out") from error
+    emit(made.manifest_hash.hex())
