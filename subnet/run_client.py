@@ -42,6 +42,13 @@ async def open_client(config: ClientConfig) -> AsyncIterator[MeshClient]:
 
     Raises ConfigError, ModelError, PeerError or TransportError.
     """
+    async with open_named_client(config) as (client, _):
+        yield client
+
+
+@asynccontextmanager
+async def open_named_client(config: ClientConfig) -> AsyncIterator[tuple[MeshClient, str]]:
+    """Open a client as open_client does, and say which model the network serves."""
     if not config.initial_peers:
         raise ConfigError("a client needs a peer to dial", "give --initial-peers ADDR")
     initial = modernise(config.initial_peers)
@@ -55,7 +62,8 @@ async def open_client(config: ClientConfig) -> AsyncIterator[MeshClient]:
     async with HivemindHost.open(host_config) as host:
         info = await _ask_first(host, peers)
         host.set_network_id(info.network_id)
-        folder = await asyncio.to_thread(resolve_known_model, config.model or info.model_name)
+        model_name = config.model or info.model_name
+        folder = await asyncio.to_thread(resolve_known_model, model_name)
         directory = Directory(host, network_id=info.network_id)
         client = MeshClient(
             host,
@@ -65,7 +73,7 @@ async def open_client(config: ClientConfig) -> AsyncIterator[MeshClient]:
             peers=peers,
         )
         await client.refresh()
-        yield client
+        yield client, model_name
 
 
 def resolve_known_model(name: str) -> ModelFolder:

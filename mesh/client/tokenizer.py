@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from mesh.client.token_bytes import TokenBytes
 from mesh.errors import InvalidRequest, ModelError, ModelFilesMissing
 from mesh.model.config import read_json_object
 
@@ -97,6 +99,14 @@ class ChatTokenizer:
             raise InvalidRequest("messages", "the conversation is too long")
         # The template writes the special tokens itself.
         return self.encode(text, add_special_tokens=False)
+
+    def get_token_bytes(self, token_id: int) -> bytes:
+        """Return one token's own bytes, a special token's name. Raises IndexError if unknown."""
+        return self._token_bytes.get(token_id)
+
+    @cached_property
+    def _token_bytes(self) -> TokenBytes:
+        return TokenBytes(self._tokenizer)
 
     def start_stream(self) -> TextStream:
         """Return a decoder for tokens as they come."""

@@ -1,0 +1,174 @@
+"""The gateway's backend over the swarm's client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from statistics import median
+
+from mesh.api.backend import (
+    Alternative,
+    ChatMessage,
+    Finished,
+    FinishReason,
+    Generated,
+    GenerateRequest,
+    Hop,
+    Piece,
+    Route,
+    Routed,
+    ServedModel,
+    Token,
+)
+from mesh.client.client import MeshClient, RoutingOptions, Trace
+from mesh.client.client import Piece as ClientPiece
+from mesh.errors import InvalidRequest, MeshError, NoRoute
+from mesh.inference.sampling import Sampling
+
+REFRESH_S = 5.0
+SEED_BITS = 64
+MICROSECONDS_PER_MILLISECOND = 1000
+
+logger = logging.getLogger(__name__)
+
+
+class MeshBackend:
+    """Serves the one model of a network under ``model_id``.
+
+    ``created_s`` is the Unix time that the model list shows. Run ``keep_fresh`` beside it.
+    """
+
+    def __init__(
+        self,
+        client: MeshClient,
+        *,
+        model_id: str,
+        created_s: int,
+        routing: RoutingOptions | None = None,
+    ) -> None:
+        self._client = client
+        self._model_id = model_id
+        self._created_s = created_s
+        self._routing = routing or RoutingOptions()
+
+    async def keep_fresh(self, *, period_s: float = REFRESH_S) -> None:
+        """Follow who serves what, until cancelled: a task of the gateway's group."""
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                await self._client.refresh()
+            except MeshError as error:
+                logger.warning("the directory could not be refreshed: %s", type(error).__name__)
+
+    async def list_models(self) -> Sequence[ServedModel]:
+        """Return the network's model, with the blocks that nobody serves now."""
+        config, tokenizer = self._client.config, self._client.tokenizer
+        return (
+            ServedModel(
+                model_id=self._model_id,
+                created_s=self._created_s,
+                max_context=config.max_context,
+                num_blocks=config.num_blocks,
+                uncovered=self._find_uncovered(),
+                has_chat_template=tokenizer.has_chat_template,
+            ),
+        )
+
+    def _find_uncovered(self) -> tuple[tuple[int, int], ...]:
+        try:
+            self._client.plan(self._routing, exclude=set(), cache_tokens=0)
+        except NoRoute as error:
+            return error.uncovered
+        return ()
+
+    async def encode(self, model_id: str, text: str) -> tuple[int, ...]:
+        """Tokenise in a thread, because a long text takes a while."""
+        return await asyncio.to_thread(self._client.tokenizer.encode, text)
+
+    async def encode_chat(self, model_id: str, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        """Render and tokenise in a thread."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return await asyncio.to_thread(self._client.tokenizer.encode_chat, turns)
+
+    async def describe(self, model_id: str, token_ids: Sequence[int]) -> tuple[Token, ...]:
+        """Return the tokens' texts as a stream would show them."""
+        stream = self._client.tokenizer.start_stream()
+        described = []
+        for token_id in token_ids:
+            raw = self._get_bytes(token_id)
+            described.append(Token(token_id, stream.feed(token_id), raw))
+        return tuple(described)
+
+    def _get_bytes(self, token_id: int) -> bytes:
+        try:
+            return self._client.tokenizer.get_token_bytes(token_id)
+        except (IndexError, OverflowError):
+            raise InvalidRequest(
+                "prompt", f"token id {token_id} is not in the vocabulary"
+            ) from None
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
+        """Stream one answer of the swarm. Stop sequences are the gateway's business."""
+        if request.score_prompt:
+            raise InvalidRequest("logprobs", "this swarm computes no probabilities of prompts")
+        answer = self._client.generate(
+            request.prompt_ids,
+            max_new_tokens=request.max_new_tokens,
+            sampling=_make_sampling(request),
+            routing=self._routing,
+        )
+        route: Route = ()
+        async with aclosing(answer):
+            async for piece in answer:
+                chosen = make_route(piece.trace, with_times=False)
+                if chosen != route:
+                    route = chosen
+                    yield Routed(route)
+                if piece.finish_reason != FinishReason.STOP:
+                    yield Generated((self._make_token(piece, request.alternatives),))
+                if piece.finish_reason is not None:
+                    reason = FinishReason(piece.finish_reason)
+                    yield Finished(reason, make_route(piece.trace, with_times=True))
+
+    def _make_token(self, piece: ClientPiece, wanted: int | None) -> Token:
+        raw = self._client.tokenizer.get_token_bytes(piece.token_id)
+        if wanted is None:
+            return Token(piece.token_id, piece.text, raw)
+        alternatives = tuple(
+            Alternative(self._client.tokenizer.get_token_bytes(token_id), logprob)
+            for token_id, logprob in piece.top_logprobs[:wanted]
+        )
+        return Token(piece.token_id, piece.text, raw, piece.logprob, alternatives)
+
+
+def _make_sampling(request: GenerateRequest) -> Sampling:
+    wanted = request.sampling
+    return Sampling(
+        temperature=wanted.temperature,
+        top_p=wanted.top_p,
+        top_k=wanted.top_k,
+        repetition_penalty=wanted.repetition_penalty,
+        seed=secrets.randbits(SEED_BITS) if wanted.seed is None else wanted.seed,
+        top_logprobs=request.alternatives or 0,
+    )
+
+
+def make_route(trace: Trace, *, with_times: bool) -> Route:
+    """Return a trace's route; ``with_times`` adds each hop's median time of a step."""
+    times = _compute_step_ms(trace) if with_times else [None] * len(trace.route)
+    return tuple(
+        Hop(str(hop.peer_id), hop.span.start, hop.span.end, step_ms)
+        for hop, step_ms in zip(trace.route, times, strict=True)
+    )
+
+
+def _compute_step_ms(trace: Trace) -> list[float | None]:
+    hops = len(trace.route)
+    # The last entry of a step is the whole of it; steps of an earlier route have other lengths.
+    steps = [step[:hops] for step in trace.hop_times_us if len(step) == hops + 1]
+    if not steps:
+        return [None] * hops
+    return [median(column) / MICROSECONDS_PER_MILLISECOND for column in zip(*steps, strict=True)]

@@ -1,0 +1,190 @@
+"""``mesh serve``: the HTTP gateway in front of a subnet, and its API keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from subnet.cli.console import emit, say
+from subnet.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from mesh.api.server import ServeConfig
+    from subnet.run_client import ClientConfig
+
+PANEL_KEYS = "API keys"
+
+
+def serve(
+    initial_peers: Annotated[
+        list[str] | None, typer.Option(help="Multiaddresses of running nodes; several may follow.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other than loopback needs a key.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="HTTP port; 0 takes a free one.")
+    ] = 8000,
+    model: Annotated[
+        str | None, typer.Option(help="Where the tokenizer is; the peers' model if absent.")
+    ] = None,
+    identity_path: Annotated[
+        Path | None, typer.Option(help="client_peer_id.key; a fresh identity if absent.")
+    ] = None,
+    max_blocks_per_hop: Annotated[
+        int | None, typer.Option(min=1, help="Most blocks that one hoster computes.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A host name that the gateway answers under.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="An origin whose pages may call the API.")
+    ] = None,
+    keys_file: Annotated[
+        Path | None, typer.Option(help="File of API keys; with it every call needs one.")
+    ] = None,
+    create_key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Create a key, show it once, and end.")
+    ] = None,
+    revoke_key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Revoke a key, and end.")
+    ] = None,
+    list_keys: Annotated[
+        bool, typer.Option("--list-keys", help="List the keys by name, and end.")
+    ] = False,
+    per_minute: Annotated[
+        int, typer.Option(min=1, help="Requests a minute of the key to create.")
+    ] = 120,
+    burst: Annotated[int, typer.Option(min=1, help="Requests at once of the key to create.")] = 30,
+) -> None:
+    """Answer OpenAI's API and a chat page over HTTP, with the swarm behind them.
+
+    Listens on this machine only, unless an API key guards it. Put a TLS proxy in front of it
+    before you open it to others. The hosters see the prompts.
+    """
+    if create_key is not None or revoke_key is not None or list_keys:
+        path = _require_keys_file(keys_file)
+        if create_key is not None:
+            _create_key(path, create_key, per_minute=per_minute, burst=burst)
+        if revoke_key is not None:
+            _revoke_key(path, revoke_key)
+        if list_keys:
+            _list_keys(path)
+        return
+    if not initial_peers:
+        raise UsageError("the gateway needs a peer to dial", "give --initial-peers ADDR")
+    _run(
+        _make_client_config(initial_peers, model=model, identity_path=identity_path),
+        _make_serve_config(host, port, keys_file, allowed_host or [], cors_origin or []),
+        max_blocks_per_hop=max_blocks_per_hop,
+    )
+
+
+def _make_client_config(
+    initial_peers: list[str], *, model: str | None, identity_path: Path | None
+) -> ClientConfig:
+    from keys.identity_file import load_identity_file
+    from subnet.run_client import ClientConfig
+
+    return ClientConfig(
+        initial_peers=tuple(initial_peers),
+        key=None if identity_path is None else load_identity_file(identity_path),
+        model=model,
+    )
+
+
+def _make_serve_config(
+    host: str,
+    port: int,
+    keys_file: Path | None,
+    allowed_hosts: list[str],
+    cors_origins: list[str],
+) -> ServeConfig:
+    from mesh.api.auth import KeyRing
+    from mesh.api.errors import PublicBindWithoutKey
+    from mesh.api.server import ServeConfig, check_bind
+
+    try:
+        # Before anything slow: a refusal should not take a minute.
+        check_bind(host, None if keys_file is None else KeyRing.open(keys_file))
+    except PublicBindWithoutKey as error:
+        raise ConfigError(
+            str(error), "create one with `mesh serve --keys-file FILE --create-key NAME`"
+        ) from None
+    return ServeConfig(
+        host=host,
+        port=port,
+        keys_file=keys_file,
+        allowed_hosts=tuple(allowed_hosts),
+        cors_origins=tuple(cors_origins),
+    )
+
+
+def _run(
+    client_config: ClientConfig, serve_config: ServeConfig, *, max_blocks_per_hop: int | None
+) -> None:
+    import asyncio
+
+    from mesh.api.errors import PortInUse
+    from subnet.cli.interrupts import run_interruptible
+    from subnet.logs import configure_logs
+    from subnet.run_gateway import run_gateway
+
+    configure_logs()
+    gateway = run_gateway(
+        client_config,
+        serve_config,
+        max_blocks_per_hop=max_blocks_per_hop,
+        on_start=_make_greeting(serve_config),
+    )
+    try:
+        asyncio.run(run_interruptible(gateway))
+    except PortInUse as error:
+        raise ConfigError(str(error), "choose another --port, or 0 for a free one") from None
+
+
+def _make_greeting(config: ServeConfig) -> Callable[[str], None]:
+    def greet(url: str) -> None:
+        emit(url)
+        say(f"chat page {url}/  ·  OpenAI base URL {url}/v1")
+        if config.keys_file is None:
+            say("no API key is asked for: only this machine can call it")
+
+    return greet
+
+
+def _require_keys_file(keys_file: Path | None) -> Path:
+    if keys_file is None:
+        raise UsageError("which file of keys?", "give --keys-file FILE")
+    return keys_file
+
+
+def _create_key(path: Path, name: str, *, per_minute: int, burst: int) -> None:
+    import time
+
+    from mesh.api.keys_file import create_key
+    from mesh.api.rate_limit import Rate
+
+    key = create_key(path, name, rate=Rate(per_minute, burst), now_s=int(time.time()))
+    emit(key)
+    say(f"this is the only time that the key {name} is shown; {path} holds its hash")
+
+
+def _revoke_key(path: Path, name: str) -> None:
+    import time
+
+    from mesh.api.keys_file import revoke_key
+
+    revoke_key(path, name, now_s=int(time.time()))
+    say(f"the key {name} is revoked; a running gateway refuses it within a second")
+
+
+def _list_keys(path: Path) -> None:
+    from mesh.api.keys_file import read_keys
+
+    for key in read_keys(path):
+        state = "active" if key.revoked_s is None else "revoked"
+        emit(f"{key.name}\t{state}\t{key.rate.per_minute}/min\tburst {key.rate.burst}")

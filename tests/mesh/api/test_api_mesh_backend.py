@@ -1,0 +1,181 @@
+"""The whole way: OpenAI's client, HTTP, the gateway, sessions over real engines, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import openai
+import pytest
+
+from mesh.api.backend import Backend
+from mesh.api.mesh_backend import MeshBackend
+from mesh.assets import shipped_model_path
+from mesh.client.token_bytes import TokenBytes
+from tests.mesh.client.conftest import Swarm
+from tests.support.gateways import open_client
+
+MODEL = "mesh-tiny"
+
+
+@pytest.fixture(scope="module")
+def questions():
+    """The shipped model's questions, those with a short answer first."""
+    text = (shipped_model_path() / "questions.json").read_text(encoding="utf-8")
+    long_enough = [entry for entry in json.loads(text) if len(entry["answer"]) > 100]
+    return sorted(long_enough, key=lambda entry: len(entry["answer"]))
+
+
+@pytest.fixture
+async def swarm():
+    swarm = Swarm(shipped_model_path())
+    yield swarm
+    for hoster in swarm.hosters:
+        await hoster.stop()
+
+
+@pytest.fixture
+async def open_swarm(swarm):
+    """Return a function that starts hosters of ranges and a gateway in front of them."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(*ranges):
+            for first, end in ranges:
+                await swarm.add_hoster(first, end)
+            client = await swarm.open_client(stack)
+            backend: Backend = MeshBackend(client, model_id=MODEL, created_s=1_700_000_000)
+            http = await stack.enter_async_context(open_client(backend))
+            return openai.AsyncOpenAI(
+                base_url=f"{http.base_url}/v1", api_key="none", max_retries=0
+            ), http
+
+        yield start
+
+
+async def wait_until_free(swarm):
+    async with asyncio.timeout(10):
+        while any(hoster.engine.session_count for hoster in swarm.hosters):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def ask(question):
+    return {"model": MODEL, "messages": [{"role": "user", "content": question}], "temperature": 0}
+
+
+async def test_a_question_of_the_list_gets_its_exact_answer_over_two_hops(
+    open_swarm, swarm, questions
+):
+    client, _ = await open_swarm((0, 4), (4, 8))
+    entry = questions[0]
+    async with client:
+        reply = await client.chat.completions.create(**ask(entry["question"]))
+        stream = await client.chat.completions.create(**ask(entry["question"]), stream=True)
+        chunks = [chunk async for chunk in stream]
+    assert reply.choices[0].message.content == entry["answer"]
+    assert reply.choices[0].finish_reason == "stop"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == entry["answer"]
+    route = chunks[-1].mesh["route"]
+    assert [hop["blocks"] for hop in route] == [[0, 4], [4, 8]]
+    assert all(hop["step_ms"] > 0 for hop in route)
+    await wait_until_free(swarm)
+
+
+async def test_scores_are_those_of_the_tokens(open_swarm, questions):
+    client, _ = await open_swarm((0, 8))
+    async with client:
+        reply = await client.chat.completions.create(
+            **ask(questions[0]["question"]), max_tokens=8, logprobs=True, top_logprobs=3
+        )
+    content = reply.choices[0].logprobs.content
+    assert b"".join(bytes(entry.bytes) for entry in content).decode() == (
+        reply.choices[0].message.content
+    )
+    for entry in content:
+        assert entry.top_logprobs[0].token == entry.token  # greedy
+        assert entry.logprob == pytest.approx(entry.top_logprobs[0].logprob, abs=1e-4)
+
+
+async def test_a_seed_repeats_sampled_choices(open_swarm, questions):
+    client, _ = await open_swarm((0, 8))
+    options = {**ask("Tell me something."), "temperature": 1.5, "seed": 5, "n": 2, "max_tokens": 12}
+    async with client:
+        first = await client.chat.completions.create(**options)
+        second = await client.chat.completions.create(**options)
+    texts = [choice.message.content for choice in first.choices]
+    assert texts == [choice.message.content for choice in second.choices]
+    assert texts[0] != texts[1]
+
+
+async def test_a_stop_sequence_and_a_leaving_caller_free_every_hop(open_swarm, swarm, questions):
+    client, http = await open_swarm((0, 4), (4, 8))
+    body = ask(questions[0]["question"])
+    async with client:
+        stopped = await client.chat.completions.create(**body, stop=questions[0]["answer"][20:30])
+    assert stopped.choices[0].message.content == questions[0]["answer"][:20]
+    await wait_until_free(swarm)
+    async with http.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as reply:
+        async for _ in reply.aiter_lines():
+            break
+    await wait_until_free(swarm)
+
+
+async def test_a_hoster_that_dies_in_mid_answer_changes_nothing_in_the_text(
+    open_swarm, swarm, questions
+):
+    client, _ = await open_swarm((0, 4), (4, 8), (4, 8))
+    async with client:
+        stream = await client.chat.completions.create(**ask(questions[0]["question"]), stream=True)
+        text, traces = "", []
+        async for chunk in stream:
+            text += chunk.choices[0].delta.content or ""
+            traces.append(getattr(chunk, "mesh", None))
+            if len(traces) == 4:
+                used = traces[0]["route"][1]["peer_id"]
+                (victim,) = [h for h in swarm.hosters if str(h.key.peer_id) == used]
+                await victim.stop()
+                swarm.hosters.remove(victim)
+    assert text == questions[0]["answer"]
+    assert traces[-1]["reroutes"] == 1
+    assert traces[-1]["route"][1]["peer_id"] != used
+
+
+async def test_missing_blocks_are_named_and_then_found(open_swarm, swarm, questions):
+    client, http = await open_swarm((0, 4), (6, 8))
+    assert (await http.get("/readyz")).status_code == 503
+    reply = await http.post("/v1/chat/completions", json=ask("Hello"))
+    assert reply.status_code == 503 and "4:6" in reply.json()["error"]["message"]
+    await client.close()
+
+
+async def test_legacy_echo_takes_token_ids(open_swarm):
+    _, http = await open_swarm((0, 8))
+    body = {"model": MODEL, "prompt": "One epoch", "echo": True, "max_tokens": 0}
+    assert (await http.post("/v1/completions", json=body)).json()["choices"][0][
+        "text"
+    ] == "One epoch"
+    reply = await http.post("/v1/completions", json={**body, "prompt": [70_000]})
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == "prompt"
+
+
+def test_the_bytes_of_every_token_spell_its_text():
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(shipped_model_path() / "tokenizer.json"))
+    table = TokenBytes(tokenizer)
+    text = "Größe, 数 and 🐟: in one epoch, each hoster commits.\n"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert b"".join(table.get(token_id) for token_id in ids).decode() == text
+    assert table.get(2) == b"<|end|>"
+    with pytest.raises(IndexError):
+        table.get(tokenizer.get_vocab_size())
+
+
+def test_the_bytes_of_a_sentencepiece_vocabulary_have_spaces_and_byte_tokens():
+    from tokenizers import Tokenizer, decoders, models
+
+    vocabulary = {"<unk>": 0, "▁the": 1, "<0xE2>": 2, "cat": 3}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
+    table = TokenBytes(tokenizer)
+    assert [table.get(token_id) for token_id in (1, 2, 3)] == [b" the", b"\xe2", b"cat"]
