@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from subnet.chain.shapes import choose_shape
 from subnet.errors import ChainMismatch
 
 if TYPE_CHECKING:
@@ -30,3 +31,4 @@ def check_interface(runtime: Runtime, *, url: str) -> None:
     missing += [name for name in REQUIRED_CALLS if not runtime.has_call(*name.split("."))]
     if missing:
         raise ChainMismatch(f"the runtime behind {url} lacks {', '.join(missing)}")
+    choose_shape(runtime)

@@ -56,14 +56,14 @@ def parse_class(value: Any) -> NodeClass:
         raise ChainMismatch(f"the chain has a node class {value!r}, unknown here") from None
 
 
-def parse_roster_node(record: Mapping[str, Any], *, coldkey: Any) -> RosterNode:
-    """Return a node of SubnetNodesData; ``coldkey`` is HotkeyOwner of its hotkey."""
+def parse_roster_node(record: Mapping[str, Any], *, hotkey: Any, coldkey: Any) -> RosterNode:
+    """Return a node of SubnetNodesData; who signs and who owns stands elsewhere."""
     classification = record["classification"]
     return RosterNode(
         node_id=SubnetNodeId(record["id"]),
         peer_id=parse_peer_id(record["peer_info"]["peer_id"]),
         coldkey=NO_ACCOUNT if coldkey is None else parse_bytes(coldkey),
-        hotkey=parse_bytes(record["hotkey"]),
+        hotkey=NO_ACCOUNT if hotkey is None else parse_bytes(hotkey),
         node_class=parse_class(classification["node_class"]),
         start_epoch=Epoch(classification["start_epoch"]),
     )

@@ -33,6 +33,7 @@ from subnet.chain.sender import (
     ExtrinsicSender,
     Inclusion,
 )
+from subnet.chain.shapes import add_own_node, choose_shape
 from subnet.chain.worker import CALL_TIMEOUT_S, ChainWorker
 from subnet.errors import ChainMismatch, ChainUnavailable
 from subnet.interfaces import BlockInfo, ChainInfo, Receipt, Submission, SubnetInfo
@@ -71,6 +72,7 @@ class SubstrateChain:
         sender: ExtrinsicSender,
         info: ChainInfo,
         signer: AccountKey | None,
+        node_id: SubnetNodeId | None,
         poll_after_s: float,
         stall_timeout_s: float,
     ) -> None:
@@ -78,6 +80,7 @@ class SubstrateChain:
         self._sender = sender
         self._info = info
         self._signer = signer
+        self._node_id = node_id
         self._poll_after_s = poll_after_s
         self._stall_timeout_s = stall_timeout_s
 
@@ -88,6 +91,7 @@ class SubstrateChain:
         url: str | Sequence[str],
         *,
         signer: AccountKey | None = None,
+        node_id: SubnetNodeId | None = None,
         expected_genesis: bytes | None = None,
         log: ExtrinsicLog | None = None,
         call_timeout_s: float = CALL_TIMEOUT_S,
@@ -97,8 +101,8 @@ class SubstrateChain:
     ) -> AsyncIterator[SubstrateChain]:
         """Connect to ``url``, or to the first of several that answers.
 
-        ``signer`` is the hotkey for ``propose`` and ``attest``. Raises ChainUnavailable or
-        ChainMismatch.
+        ``signer`` is the hotkey for ``propose`` and ``attest``, ``node_id`` the node for which it
+        signs where one hotkey serves several. Raises ChainUnavailable or ChainMismatch.
         """
         urls = (url,) if isinstance(url, str) else tuple(url)
         async with AsyncExitStack() as stack:
@@ -116,6 +120,7 @@ class SubstrateChain:
                 sender=ExtrinsicSender(writer, log=log, inclusion_timeout_s=inclusion_timeout_s),
                 info=info,
                 signer=signer,
+                node_id=node_id,
                 poll_after_s=poll_after_s,
                 stall_timeout_s=stall_timeout_s,
             )
@@ -261,7 +266,8 @@ class SubstrateChain:
         return await self._submit_in_epoch(subnet_id, "propose_attestation", arguments)
 
     async def attest(self, subnet_id: SubnetId) -> Receipt:
-        arguments = {"subnet_id": subnet_id, "attest_data": None}
+        # The same argument goes by two names in two runtimes.
+        arguments = {"subnet_id": subnet_id, "attest_data": None, "data": None}
         return await self._submit_in_epoch(subnet_id, "attest", arguments)
 
     async def _submit_in_epoch(
@@ -269,10 +275,17 @@ class SubstrateChain:
     ) -> Receipt:
         """Submit a call that means the present epoch, so that it dies with the epoch."""
         key = self._require_signer()
-        lifetime = await self._reader.call(
-            lambda session: _choose_lifetime(session, subnet_id, self._info.epoch_length)
-        )
-        inclusion = await self.submit("Network", name, arguments, key=key, lifetime=lifetime)
+
+        def prepare(session: Session) -> tuple[int, Mapping[str, object]]:
+            return (
+                _choose_lifetime(session, subnet_id, self._info.epoch_length),
+                add_own_node(
+                    session, name, arguments, hotkey=key.account_id, node_id=self._node_id
+                ),
+            )
+
+        lifetime, complete = await self._reader.call(prepare)
+        inclusion = await self.submit("Network", name, complete, key=key, lifetime=lifetime)
         return inclusion.receipt
 
     def _require_signer(self) -> AccountKey:
@@ -283,14 +296,7 @@ class SubstrateChain:
 
 def read_nodes(session: Session, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:
     """Return the activated nodes in the state of block hash ``at``, sorted by id."""
-    rows = [value for _, value in session.read_map("Network.SubnetNodesData", subnet_id, at=at)]
-    hotkeys = [row["hotkey"] for row in rows]
-    coldkeys = session.read_many("Network.HotkeyOwner", hotkeys, at=at)
-    nodes = (
-        records.parse_roster_node(row, coldkey=coldkey)
-        for row, coldkey in zip(rows, coldkeys, strict=True)
-    )
-    return tuple(sorted(nodes, key=lambda node: node.node_id))
+    return choose_shape(session.runtime).read_nodes(session, subnet_id, at=at)
 
 
 def _read_info(session: Session) -> ChainInfo:

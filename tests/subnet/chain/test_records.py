@@ -29,7 +29,7 @@ def make_node(**changes: object) -> dict[str, object]:
 
 
 def test_a_node_is_read_with_its_coldkey() -> None:
-    node = records.parse_roster_node(make_node(), coldkey=COLDKEY)
+    node = records.parse_roster_node(make_node(), hotkey=HOTKEY, coldkey=COLDKEY)
     assert (node.node_id, node.peer_id, node.start_epoch) == (4, PEER, 3)
     assert node.node_class is NodeClass.VALIDATOR
     assert (node.hotkey.hex(), node.coldkey.hex()) == ("11" * 20, "22" * 20)
@@ -39,7 +39,7 @@ def test_a_node_is_read_with_its_coldkey() -> None:
 def test_a_peer_id_that_is_not_ed25519_leaves_the_node_without_one(text: str) -> None:
     raw = "0x" + text.encode("utf-8", errors="surrogateescape").hex()
     node = records.parse_roster_node(
-        make_node(peer_info={"peer_id": raw, "multiaddr": None}), coldkey=None
+        make_node(peer_info={"peer_id": raw, "multiaddr": None}), hotkey=HOTKEY, coldkey=None
     )
     assert node.peer_id is None
     assert node.coldkey == bytes(20)
@@ -48,7 +48,7 @@ def test_a_peer_id_that_is_not_ed25519_leaves_the_node_without_one(text: str) ->
 def test_an_unknown_node_class_is_a_mismatch_and_not_a_guess() -> None:
     record = make_node(classification={"node_class": "Overlord", "start_epoch": 0})
     with pytest.raises(ChainMismatch, match="Overlord"):
-        records.parse_roster_node(record, coldkey=COLDKEY)
+        records.parse_roster_node(record, hotkey=HOTKEY, coldkey=COLDKEY)
 
 
 def test_args_that_spell_hexadecimal_text_come_back_as_they_were_sent() -> None:
