@@ -29,10 +29,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ClientTimeouts:
-    """Seconds. ``token_s`` is for one token, the first one included."""
+    """Seconds. ``token_s`` is for one token; it is longer than what a hoster waits for another.
+
+    The first token may take ``prompt_token_s`` longer for every token of the prompt.
+    """
 
     open_s: float = 10.0
     token_s: float = 35.0
+    prompt_token_s: float = 0.15
     probe_s: float = 3.0
 
 
@@ -57,8 +61,10 @@ async def stream_tokens(
     try:
         await _blame(first, stream.send(encode_open(request)))
         index = request.first_index
+        timeout_s = timeouts.token_s + timeouts.prompt_token_s * len(request.token_ids)
         while True:
-            token = await _receive_token(stream, request, timeouts.token_s)
+            token = await _receive_token(stream, request, timeout_s)
+            timeout_s = timeouts.token_s
             if token.index != index or token.token_id >= vocab_size:
                 raise HopFailed(first, RefusalReason.MALFORMED, "an impossible token")
             yield token

@@ -31,6 +31,7 @@ from mesh.model.llama import Segment, ShardRunner
 from mesh.model.weights import ShardWeights
 
 T = TypeVar("T")
+WARM_UP_STEPS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,26 @@ class Engine:
         self._scheduler.add(work)
         self._wake.set()
         return future
+
+    async def measure_throughput(self) -> int:
+        """Run a few rows through every block; return rows through one block per second.
+
+        Proves that the shard computes before the node announces itself. :meth:`serve` must run.
+        Raises Refused(BUSY) when no cache is left for it.
+        """
+        blocks = self.blocks
+        with self.admit(blocks, capacity=WARM_UP_STEPS, client=None) as session:
+            elapsed_s = []
+            for _ in range(WARM_UP_STEPS):
+                started = time.perf_counter()
+                await self.submit(session, self._make_warm_up_step())
+                elapsed_s.append(time.perf_counter() - started)
+        return max(1, int(len(blocks) / min(elapsed_s)))
+
+    def _make_warm_up_step(self) -> StepInput:
+        if self.blocks.start == 0:
+            return StepInput(1, token_ids=(0,))
+        return StepInput(1, hidden=torch.zeros(1, self.config.hidden_size))
 
     async def run_tasks(self, tasks: Sequence[ChallengeTask]) -> tuple[NDArray[np.float32], ...]:
         """Run each challenged block alone in float32 and return its last position.

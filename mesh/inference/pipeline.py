@@ -40,11 +40,15 @@ MAX_TOKENS_AHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class SessionTimeouts:
-    """Seconds. ``step_s`` is for one step through all ranges, ``idle_s`` between two of them."""
+    """Seconds. ``step_s`` is for one step through all ranges, ``idle_s`` between two of them.
+
+    The first token may take ``prompt_token_s`` longer for every token of the prompt.
+    """
 
     open_s: float = 10.0
     step_s: float = 30.0
     idle_s: float = 120.0
+    prompt_token_s: float = 0.1
 
 
 @dataclass(slots=True)
@@ -179,8 +183,11 @@ class RangeSession:
 
     async def _take_token(self, tokens: asyncio.Queue[TokenFrame], index: int) -> TokenFrame:
         last_hop = len(self.request.route) - 1
+        timeout_s = self.timeouts.step_s
+        if index == self.request.first_index:
+            timeout_s += self.timeouts.prompt_token_s * len(self.request.token_ids)
         try:
-            async with asyncio.timeout(self.timeouts.step_s):
+            async with asyncio.timeout(timeout_s):
                 token = await tokens.get()
         except TimeoutError as error:
             raise Refused(

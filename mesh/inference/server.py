@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -39,7 +39,8 @@ class _LoopPort:
 class SessionServer:
     """Serves sessions of one engine on one host.
 
-    ``rank`` gives a caller's priority: a higher number computes first.
+    ``rank`` gives a caller's priority: a higher number computes first. ``connect`` makes sure that
+    a peer can be dialled before a stream to it is opened (``Directory.ensure_connected``).
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class SessionServer:
         *,
         timeouts: SessionTimeouts | None = None,
         rank: Callable[[PeerId], int] | None = None,
+        connect: Callable[[PeerId], Awaitable[None]] | None = None,
     ) -> None:
         self._host = host
         self._engine = engine
         self._timeouts = timeouts or SessionTimeouts()
         self._rank = rank
+        self._connect = connect
         self._ports: dict[bytes, _LoopPort] = {}
         self._is_draining = False
 
@@ -157,9 +160,7 @@ class SessionServer:
         """Open the session at the next range; leaving drops it there too."""
         following = request.for_next_hop()
         try:
-            stream = await self._host.open_stream(
-                following.hop.peer_id, SESSION_METHOD, timeout_s=self._timeouts.open_s
-            )
+            stream = await self._open_stream(following.hop.peer_id, SESSION_METHOD)
         except PeerError as error:
             raise Refused(
                 RefusalReason.HOP_LOST, str(error), hop_index=following.hop_index
@@ -175,9 +176,7 @@ class SessionServer:
     async def _open_loop(self, request: OpenSession) -> AsyncIterator[Stream]:
         """Open the way back to the first range."""
         try:
-            stream = await self._host.open_stream(
-                request.route[0].peer_id, LOOP_METHOD, timeout_s=self._timeouts.open_s
-            )
+            stream = await self._open_stream(request.route[0].peer_id, LOOP_METHOD)
         except PeerError as error:
             raise Refused(RefusalReason.HOP_LOST, str(error), hop_index=0) from error
         try:
@@ -186,6 +185,11 @@ class SessionServer:
             await self._finish_loop(stream)
         finally:
             await stream.abort()
+
+    async def _open_stream(self, peer: PeerId, method: str) -> Stream:
+        if self._connect is not None:
+            await self._connect(peer)
+        return await self._host.open_stream(peer, method, timeout_s=self._timeouts.open_s)
 
     async def _finish_loop(self, stream: Stream) -> None:
         """Let the last token arrive: aborting at once could overtake it."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from keys.envelope import OVERHEAD, Envelope
 from keys.peer import PeerId
-from mesh.errors import MeshError, PeerMisbehaved, RecordRefused
+from mesh.errors import MeshError, PeerMisbehaved, PeerUnreachable, RecordRefused
 from mesh.p2p.interface import MAX_UNARY_SIZE, Host
 from mesh.routing.heartbeat import (
     MAX_HEARTBEAT_BODY,
@@ -110,8 +110,13 @@ class Directory:
         server = self._servers.get(peer)
         if server is None or peer in self._connected or peer == self._host.peer_id:
             return
-        if server.info.addresses:
-            await self._host.connect(server.info.addresses)
+        own = [a for a in server.info.addresses if a.endswith(f"/p2p/{peer}")]
+        if own:
+            try:
+                await self._host.connect(own)
+            except ValueError as error:
+                # It announced something that is no address: its fault, not ours.
+                raise PeerUnreachable(peer, f"impossible addresses: {error}") from error
         self._connected.add(peer)
 
     def forget_connection(self, peer: PeerId) -> None:

@@ -119,9 +119,11 @@ class Swarm:
         stack.push_async_callback(end_task, serving)
         key = self.next_key()
         host = await self.open_host(stack, key)
-        server = SessionServer(host, engine, timeouts=self.timeouts)
-        server.register()
         directory = Directory(host, network_id=NETWORK_ID)
+        server = SessionServer(
+            host, engine, timeouts=self.timeouts, connect=directory.ensure_connected
+        )
+        server.register()
         addresses = tuple(await host.list_addresses())
 
         def describe() -> ServerInfo:

@@ -150,7 +150,7 @@ async def test_dead_hop_re_routes_with_the_exact_same_text(swarm, dying):
 
 
 async def test_stalled_hop_is_found_out_and_left_out(swarm):
-    swarm.timeouts = SessionTimeouts(step_s=0.5, open_s=0.5)
+    swarm.timeouts = SessionTimeouts(step_s=0.5, open_s=0.5, prompt_token_s=0.0)
     await swarm.add_hoster(0, 3)
     stalled = await swarm.add_hoster(3, 6)
     async with contextlib.AsyncExitStack() as stack:

@@ -55,7 +55,7 @@ async def start_hoster(stack, tasks, span, initial_peers):
     )
     directory = Directory(host, network_id=NETWORK_ID)
     addresses = tuple(await host.list_addresses())
-    SessionServer(host, engine).register()
+    SessionServer(host, engine, connect=directory.ensure_connected).register()
     directory.serve(
         lambda: NetworkInfo(
             NETWORK_ID,

@@ -171,3 +171,10 @@ async def test_released_session_is_forgotten_while_it_waits(make_checkpoint):
         tokens = await answer(engine, [3, 4, 5], Sampling(), 4)
         assert len(tokens) == 4
         assert not abandoned.done()
+
+
+@pytest.mark.parametrize("span", [(0, 6), (2, 4), (4, 6)])
+async def test_warm_up_measures_every_range_and_leaves_nothing(make_checkpoint, span):
+    async with Serving(loader(make_checkpoint(), *span)) as engine:
+        assert await engine.measure_throughput() > 0
+        assert engine.free_cache_tokens == engine.limits.cache_tokens
