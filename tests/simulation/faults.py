@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.node import SimNode
 
 MAX_POINTS_TO_DEATH = 60
-MAX_REST_S = 60.0
+MAX_REST_S = 90.0
 MAX_SKEW_S = 600.0
 
 

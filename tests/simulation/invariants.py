@@ -356,7 +356,7 @@ def _describe_sightings(epoch: Epoch, journal: Journal, chain: Chain) -> frozens
         RecordKind.SCORE_REVEAL: EPOCH_LENGTH + REVEAL_END + GRACE,
     }
     return frozenset(
-        (kind, node_id, sighting.envelope.record_hash, sighting.seen_at - first < ends[kind])
+        (kind, node_id, sighting.envelope.signature, sighting.seen_at - first < ends[kind])
         for (kind, node_id), sighting in journal.get_sightings(epoch).items()
         if kind is not RecordKind.CHALLENGE
     )

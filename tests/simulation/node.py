@@ -29,6 +29,7 @@ from subnet.observer import (
     EpochScored,
     EpochSettled,
     ExtrinsicLanded,
+    HeadHandled,
     NodeEvent,
     RecordDropped,
     RecordSeen,
@@ -224,9 +225,13 @@ class SimNode:
         )
 
     def _observe(self, event: NodeEvent) -> None:
-        text = _describe(event)
-        if text is not None:
-            self.setting.trace.add(self.name, text)
+        trace = self.setting.trace
+        if isinstance(event, RecordSeen | HeadHandled):
+            # By far the most; and what was seen decides what is computed, which is traced.
+            if trace.is_watched:
+                trace.note(self.name, _describe(event))
+        else:
+            trace.add(self.name, _describe(event))
         if isinstance(event, EpochScored) and self.spec.is_honest and not self.switch.is_dead:
             assert self.journal is not None
             self.setting.invariants.scored(self.node_id, event.report, self.journal)
@@ -246,13 +251,15 @@ class _WatchedWriter:
         return await self._node.endpoint.attest(subnet_id)
 
 
-def _describe(event: NodeEvent) -> str | None:
+def _describe(event: NodeEvent) -> str:
     match event:
         case RecordSeen(sighting):
             record = sighting.envelope
             kind = RecordKind(record.kind).name
             digest = record.record_hash[:4].hex()
             return f"sees {kind} {record.epoch} of {record.node_id} at {sighting.seen_at}: {digest}"
+        case HeadHandled(position, status):
+            return f"handles {position.epoch}+{position.offset}: {status.name}"
         case RecordDropped(kind, node_id, error):
             return f"drops {kind.name} of {node_id}: {error}"
         case DutyDone(duty):
@@ -264,14 +271,13 @@ def _describe(event: NodeEvent) -> str | None:
         case AttestationRefused(epoch, detail):
             return f"refuses the proposal of {epoch}: {detail}"
         case EpochScored(report):
-            rows = " ".join(f"{node_id}:{score / 10**18:.6f}" for node_id, score in report.rows)
+            rows = " ".join(f"{node_id}:{score}" for node_id, score in report.rows)
             return f"scores {report.epoch}: {rows}"
         case EpochSettled(epoch, elected, submission):
             attested = None if submission is None else sorted(submission.attested)
             return f"settles {epoch}: elected {elected}, attested {attested}"
         case Unavailable(what, detail):
             return f"{what} unavailable: {detail}"
-    return None
 
 
 def _refuse_heartbeat(_value: bytes, _expires_at: float) -> bytes:

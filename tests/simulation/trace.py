@@ -34,5 +34,15 @@ class Trace:
             self._show(line)
 
     @property
+    def is_watched(self) -> bool:
+        return self._show is not None
+
+    def note(self, who: str, what: str) -> None:
+        """Show a line that follows from others: it is no part of the hash."""
+        if self._show is not None:
+            now_s, block = self._get_time()
+            self._show(f"{now_s:9.3f} #{block:<4} {who:<8} {what}")
+
+    @property
     def hash(self) -> str:
         return self._digest.hexdigest()

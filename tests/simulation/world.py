@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from consensus.types import Epoch
 from keys.envelope import Envelope
-from keys.errors import BadSignature
-from keys.peer import PeerId
 from tests.simulation.chain import BLOCK_TIME_S, SimChain
 from tests.simulation.faults import FaultDriver
 from tests.simulation.inference import FakeModel
 from tests.simulation.invariants import Invariants, Violation
+from tests.simulation.memory import pause_collection, remember_scores, remember_signatures
 from tests.simulation.network import Network
 from tests.simulation.node import Setting, SimNode, make_account
 from tests.simulation.scenario import QUIET_EPOCHS, Scenario
@@ -42,6 +39,19 @@ class Result:
     num_points: int
     """Await points that the nodes' last lives passed."""
 
+    def describe(self) -> dict[str, Any]:
+        """Return the numbers, for people and other programs."""
+        return {
+            "seed": self.scenario.seed,
+            "epochs": self.scenario.epochs,
+            "faults": sorted(fault.value for fault in self.scenario.faults),
+            "lies": sorted(b.value for node in self.scenario.nodes for b in node.behaviours),
+            "attested": self.num_attested,
+            "deaths": self.num_deaths,
+            "checks": self.num_checks,
+            "trace": self.trace_hash,
+        }
+
 
 def run_scenario(
     scenario: Scenario,
@@ -54,7 +64,7 @@ def run_scenario(
     ``prepare`` may arrange something before the nodes start.
     """
     trace = Trace(show)
-    with remember_signatures(), pause_collection():
+    with remember_signatures(), remember_scores(), pause_collection():
         try:
             return run_virtual(_run(scenario, trace, prepare))
         except Violation as violation:
@@ -209,44 +219,3 @@ class World:
 
 class _Stopped(Exception):
     """All epochs are over."""
-
-
-@contextmanager
-def pause_collection() -> Iterator[None]:
-    """Leave cycles alone during a run and collect them after it: a tenth of the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.collect()
-
-
-_VERIFIED: dict[tuple[bytes, bytes, bytes], bool] = {}
-MAX_VERIFIED = 1 << 16
-
-
-@contextmanager
-def remember_signatures() -> Iterator[None]:
-    """Verify each (key, message, signature) once: all nodes of a run check the same bytes."""
-    original = PeerId.check_signature
-
-    def check(self: PeerId, message: bytes, signature: bytes) -> None:
-        known = (self.public_key, message, signature)
-        if known not in _VERIFIED:
-            if len(_VERIFIED) >= MAX_VERIFIED:
-                _VERIFIED.clear()
-            try:
-                original(self, message, signature)
-            except BadSignature:
-                _VERIFIED[known] = False
-            else:
-                _VERIFIED[known] = True
-        if not _VERIFIED[known]:
-            raise BadSignature("the signature does not verify")
-
-    PeerId.check_signature = check
-    try:
-        yield
-    finally:
-        PeerId.check_signature = original

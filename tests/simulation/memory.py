@@ -1,0 +1,102 @@
+"""Not doing the same pure work seven times: what a run remembers.
+
+All nodes of a run check the same signatures and judge the same answers. Remembering the
+outcome changes nothing, and every so often a judgement is repeated with its inputs in another
+order, which must give the same bytes.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from consensus import scoring
+from consensus.agreement import Answer, BlockScores
+from consensus.params import ConsensusParams
+from keys.errors import BadSignature
+from keys.peer import PeerId
+
+MAX_REMEMBERED = 1 << 14
+REPEAT_EVERY = 4
+"""Every so many times that a judgement is remembered, it is worked out again."""
+
+_verified: dict[tuple[bytes, bytes, bytes], bool] = {}
+
+
+class Unstable(AssertionError):
+    """The same answers in another order were judged differently."""
+
+
+@contextmanager
+def remember_signatures() -> Iterator[None]:
+    """Verify each (key, message, signature) once."""
+    original = PeerId.check_signature
+
+    def check(self: PeerId, message: bytes, signature: bytes) -> None:
+        known = (self.public_key, message, signature)
+        if known not in _verified:
+            _verified[known] = _is_verified(original, self, message, signature)
+            while len(_verified) > MAX_REMEMBERED:
+                del _verified[next(iter(_verified))]
+        if not _verified[known]:
+            raise BadSignature("the signature does not verify")
+
+    PeerId.check_signature = check
+    try:
+        yield
+    finally:
+        PeerId.check_signature = original
+
+
+def _is_verified(
+    check: Callable[[PeerId, bytes, bytes], None], peer: PeerId, message: bytes, signature: bytes
+) -> bool:
+    try:
+        check(peer, message, signature)
+    except BadSignature:
+        return False
+    return True
+
+
+@contextmanager
+def remember_scores() -> Iterator[None]:
+    """Judge the same answers to one block once, and now and then again in reverse order."""
+    original = scoring.compute_block_scores
+    known: dict[tuple[object, ...], BlockScores] = {}
+    num_hits = 0
+
+    def compute(answers: Sequence[Answer], *, length: int, params: ConsensusParams) -> BlockScores:
+        nonlocal num_hits
+        key = (length, *(_describe(answer) for answer in answers))
+        if key not in known:
+            known[key] = original(answers, length=length, params=params)
+            return known[key]
+        num_hits += 1
+        if num_hits % REPEAT_EVERY == 0:
+            again = original(list(reversed(answers)), length=length, params=params)
+            if again != known[key]:
+                raise Unstable(f"{again} and {known[key]}")
+        return known[key]
+
+    scoring.compute_block_scores = compute
+    try:
+        yield
+    finally:
+        scoring.compute_block_scores = original
+
+
+def _describe(answer: Answer) -> tuple[object, ...]:
+    vector = None if answer.vector is None else answer.vector.tobytes()
+    return (answer.node_id, answer.coldkey, vector, answer.refusal)
+
+
+@contextmanager
+def pause_collection() -> Iterator[None]:
+    """Leave cycles alone during a run and collect them after it: a tenth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.collect()

@@ -1,0 +1,99 @@
+"""Each way to be dishonest, by name: it earns nothing and costs no honest node anything.
+
+The invariants are checked in every run; these scenarios make sure that each attack happens.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from consensus.types import BlockRange, Role
+from tests.simulation.byzantine import Behaviour
+from tests.simulation.inference import SHAPE
+from tests.simulation.scenario import Fault, NodeSpec, Scenario
+from tests.simulation.world import run_scenario
+
+EPOCHS = 5
+WHOLE = BlockRange(0, SHAPE.num_blocks)
+
+
+def make_scenario(lies: dict[int, set[Behaviour]], *, seed: int = 1, faults=()) -> Scenario:
+    """Five hosters of everything, two validators; ``lies`` says who is dishonest."""
+    nodes = tuple(
+        NodeSpec(
+            node_id,
+            Role.HOSTER if node_id <= 5 else Role.VALIDATOR,
+            WHOLE,
+            frozenset(lies.get(node_id, ())),
+        )
+        for node_id in range(1, 8)
+    )
+    return Scenario(seed, EPOCHS, nodes, frozenset(faults))
+
+
+def run_with(lies: dict[int, set[Behaviour]], **options):
+    scenario = make_scenario(lies, faults={Fault.BYZANTINE}, **options)
+    print(scenario.seed, *map(str, scenario.nodes), sep="\n")
+    return run_scenario(scenario)
+
+
+def test_all_honest_and_connected_nodes_attest_every_epoch():
+    result = run_scenario(make_scenario({}))
+    assert result.num_attested == EPOCHS
+
+
+def test_copied_commitment_scores_zero():
+    result = run_with({4: {Behaviour.COPY}})
+    assert result.num_attested == EPOCHS
+
+
+def test_two_garbage_hosters_of_five_take_nothing_from_the_honest():
+    run_with({4: {Behaviour.GARBAGE}, 5: {Behaviour.GARBAGE}})
+
+
+def test_not_a_number_poisons_nobody():
+    run_with({4: {Behaviour.NAN}, 5: {Behaviour.HUGE}})
+
+
+def test_int8_weights_score_zero():
+    run_with({5: {Behaviour.INT8}})
+
+
+def test_two_colluders_of_five_score_zero():
+    run_with({4: {Behaviour.COLLUDE}, 5: {Behaviour.COLLUDE}})
+
+
+def test_late_records_score_zero():
+    run_with({4: {Behaviour.LATE}})
+
+
+def test_a_commit_without_reveal_scores_zero():
+    run_with({4: {Behaviour.NO_REVEAL}, 5: {Behaviour.SILENT}})
+
+
+def test_an_early_reveal_helps_no_copier():
+    run_with({4: {Behaviour.EARLY}, 5: {Behaviour.COPY}})
+
+
+def test_a_validator_that_names_nobody_is_not_near_the_others():
+    run_with({7: {Behaviour.LIE_SCORES}})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_bent_proposal_is_attested_by_no_honest_node(seed):
+    run_with({1: {Behaviour.BAD_PROPOSAL}, 7: {Behaviour.BAD_PROPOSAL}}, seed=seed)
+
+
+def test_forged_records_are_kept_by_no_replica():
+    result = run_with({4: {Behaviour.FORGE}, 7: {Behaviour.FORGE}})
+    assert result.num_attested == EPOCHS
+
+
+def test_lying_replicas_hide_nothing():
+    result = run_with({4: {Behaviour.WITHHOLD}, 7: {Behaviour.TAMPER}})
+    assert result.num_attested == EPOCHS
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_commits_for_one_slot_harm_no_honest_node(seed):
+    run_scenario(make_scenario({4: {Behaviour.EQUIVOCATE}}, seed=seed, faults={Fault.SPLIT}))
