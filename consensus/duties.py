@@ -16,6 +16,7 @@ Over the offsets of one epoch (L blocks, grace G, B the end of COMMIT, R that of
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from consensus.phases import Schedule
@@ -111,6 +112,20 @@ Duty = (
     | Attest
     | Republish
 )
+
+
+def get_lane(duty: Duty) -> Hashable:
+    """Return what must not be worked on twice at once: the slot of a record, or the duty."""
+    match duty:
+        case PublishChallenge(epoch):
+            return RecordKind.CHALLENGE, epoch
+        case CommitOutput(epoch):
+            return RecordKind.OUTPUT_COMMIT, epoch
+        case CommitScores(epoch):
+            return RecordKind.SCORE_COMMIT, epoch
+        case Republish(kind, epoch):
+            return kind, epoch
+    return duty
 
 
 def compute_duties(view: EpochView) -> tuple[Duty, ...]:

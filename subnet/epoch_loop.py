@@ -10,8 +10,16 @@ loop, and the journal makes the restart safe.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 
-from consensus.duties import Duty, RevealOutput, RevealScores, compute_duties, is_reveal_time
+from consensus.duties import (
+    Duty,
+    RevealOutput,
+    RevealScores,
+    compute_duties,
+    get_lane,
+    is_reveal_time,
+)
 from consensus.types import BlockNumber, EpochPosition
 from consensus.view import EpochView
 from consensus.watch import is_reveal_watch
@@ -77,7 +85,7 @@ class EpochLoop:
         self._position: EpochPosition | None = None
         self._is_clock_right = True
         self._news = asyncio.Event()
-        self._running: set[Duty] = set()
+        self._running: set[Hashable] = set()
 
     async def run(self) -> None:
         """Follow the chain until cancelled. Raises, in a group, what nobody expected."""
@@ -106,16 +114,21 @@ class EpochLoop:
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
         while True:
-            await self._wait_for_news()
+            has_news = await self._wait_for_news()
             head = self._head
-            if head is not None and head.number != self._handled:
+            is_new = head is not None and head.number != self._handled
+            if head is not None and is_new:
                 await self._take_snapshot(head)
                 self._handled = head.number
-            if self._position is not None:
-                await self._act(self._position, tasks)
+            if self._position is None:
+                continue
+            # A finished duty asks for the next ones, but brings nothing to read.
+            if is_new or not has_news:
+                await self._read(self._position, tasks)
+            self._plan(self._position, tasks)
 
-    async def _wait_for_news(self) -> None:
-        """Wait for a head or a finished duty; while reveals arrive, only part of a block."""
+    async def _wait_for_news(self) -> bool:
+        """Wait for a head or a finished duty; False if reveals are due before the next one."""
         timeout_s = None
         if self._position is not None and self._is_in_a_hurry(self._position):
             timeout_s = self._terms.block_time_s / READS_PER_BLOCK
@@ -123,8 +136,9 @@ class EpochLoop:
             async with asyncio.timeout(timeout_s):
                 await self._news.wait()
         except TimeoutError:
-            return
+            return False
         self._news.clear()
+        return True
 
     def _is_in_a_hurry(self, position: EpochPosition) -> bool:
         """Whether the next head may be too late for a reveal, our own or another's."""
@@ -147,14 +161,17 @@ class EpochLoop:
             # What is known still counts; the next head is the next attempt.
             self._observe(Unavailable("chain", str(error)))
 
-    async def _act(self, position: EpochPosition, tasks: asyncio.TaskGroup) -> None:
-        """Let reveals leave, read what others published, then do what is owed."""
+    async def _read(self, position: EpochPosition, tasks: asyncio.TaskGroup) -> None:
+        """Read what others published; our own reveals do not wait for that."""
         for duty in self._list_reveals(position):
             self._start(duty, tasks)
         try:
             await self._collector.read(position, get_position=self._get_newest)
         except TransportError as error:
             self._observe(Unavailable("records", str(error)))
+
+    def _plan(self, position: EpochPosition, tasks: asyncio.TaskGroup) -> None:
+        """Start whatever is owed and not under way."""
         view = self._build_view(position)
         self._observe(HeadHandled(position, view.status))
         for duty in compute_duties(view):
@@ -172,11 +189,12 @@ class EpochLoop:
         return None if self._head is None else self._membership.get_position(self._head.number)
 
     def _start(self, duty: Duty, tasks: asyncio.TaskGroup) -> None:
-        if duty not in self._running:
-            self._running.add(duty)
-            tasks.create_task(self._perform(duty))
+        lane = get_lane(duty)
+        if lane not in self._running:
+            self._running.add(lane)
+            tasks.create_task(self._perform(duty, lane))
 
-    async def _perform(self, duty: Duty) -> None:
+    async def _perform(self, duty: Duty, lane: Hashable) -> None:
         try:
             await self._performer.perform(duty)
         except (DutyPostponed, ChainUnavailable, TransportError) as error:
@@ -186,4 +204,4 @@ class EpochLoop:
             # What is done may make something else due at this very head.
             self._news.set()
         finally:
-            self._running.discard(duty)
+            self._running.discard(lane)

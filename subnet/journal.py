@@ -77,7 +77,7 @@ class Journal:
         self._oldest = Epoch(0)
         self._own: dict[tuple[RecordKind, Epoch], SignedRecord] = {}
         self._sightings: dict[Epoch, dict[tuple[RecordKind, SubnetNodeId], Sighting]] = {}
-        self._observed: set[tuple[Epoch, Window]] = set()
+        self._observed: frozenset[tuple[Epoch, Window]] = frozenset()
         self._rosters: dict[Epoch, Roster] = {}
         self._elections: dict[Epoch, SubnetNodeId | None] = {}
         self._stale: set[Epoch] = set()
@@ -138,7 +138,7 @@ class Journal:
 
     @property
     def observed(self) -> frozenset[tuple[Epoch, Window]]:
-        return frozenset(self._observed)
+        return self._observed
 
     def get_sightings(self, epoch: Epoch) -> Sightings:
         """Return what was seen of one epoch's records."""
@@ -291,7 +291,7 @@ class Journal:
                 seen = self._sightings.setdefault(epoch, {})
                 seen.setdefault(_get_slot(sighting.envelope), sighting)
             case EventType.OBSERVED:
-                self._observed.add((epoch, Window(payload.decode())))
+                self._observed |= {(epoch, Window(payload.decode()))}
             case EventType.ROSTER:
                 self._rosters[epoch] = decode_roster(payload)
             case EventType.ELECTED:
@@ -314,7 +314,7 @@ class Journal:
         self._oldest = max(self._oldest, before)
         self._own = {slot: own for slot, own in self._own.items() if slot[1] >= before}
         self._attempts = {key: tried for key, tried in self._attempts.items() if key[1] >= before}
-        self._observed = {key for key in self._observed if key[0] >= before}
+        self._observed = frozenset(key for key in self._observed if key[0] >= before)
         self._stale = {epoch for epoch in self._stale if epoch >= before}
         for table in (
             self._sightings,

@@ -17,6 +17,7 @@ from consensus.duties import (
     RevealScores,
     ScoreEpoch,
     compute_duties,
+    get_lane,
 )
 from consensus.params import MAINNET
 from consensus.phases import compute_schedule
@@ -331,3 +332,11 @@ def test_an_honest_hoster_owes_each_step_exactly_once_through_an_epoch():
                 case RevealOutput():
                     records = tuple(replace(r, is_acknowledged=True) for r in records)
     assert performed == [PublishChallenge(EPOCH), CommitOutput(EPOCH), RevealOutput(EPOCH)]
+
+
+def test_a_record_is_not_republished_while_it_is_being_made():
+    assert get_lane(CommitOutput(5)) == get_lane(Republish(RecordKind.OUTPUT_COMMIT, 5))
+    assert get_lane(PublishChallenge(5)) == get_lane(Republish(RecordKind.CHALLENGE, 5))
+    assert get_lane(CommitScores(5)) == get_lane(Republish(RecordKind.SCORE_COMMIT, 5))
+    lanes = {get_lane(CommitOutput(5)), get_lane(CommitOutput(6)), get_lane(RevealOutput(5))}
+    assert len(lanes) == 3
