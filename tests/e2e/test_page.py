@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, async_playwright, expect
 
 from mesh.api.errors import GenerationFailed
@@ -32,14 +33,16 @@ SCREENSHOTS = os.environ.get("MESH_SCREENSHOTS")
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs Debian's chromium"),
+    # One browser for all of these; every test has a page and a gateway of its own.
+    pytest.mark.asyncio(loop_scope="module"),
 ]
 
 
-@pytest.fixture
-async def browser(tmp_path) -> AsyncIterator[BrowserContext]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser(tmp_path_factory) -> AsyncIterator[BrowserContext]:
     async with async_playwright() as playwright:
         context = await playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"),
+            str(tmp_path_factory.mktemp("profile")),
             executable_path=CHROMIUM,
             args=ARGUMENTS,
             headless=True,
