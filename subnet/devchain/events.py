@@ -20,6 +20,7 @@ from subnet.devchain.scale import (
 from subnet.devchain.values import (
     AccountId,
     BoundedVector,
+    ColdkeyIdentityData,
     PeerIdText,
     PeerInfo,
     SubnetNode,
@@ -227,6 +228,32 @@ class SubnetNodeUpdatePeerInfo(NetworkEvent, index=7):
 
 
 @dataclass(frozen=True)
+class SubnetNodeUpdateBootnodePeerInfo(NetworkEvent, index=9):
+    subnet_id: U32
+    subnet_node_id: U32
+    bootnode_peer_info: PeerInfo | None
+
+
+@dataclass(frozen=True)
+class SubnetNodeUpdateClientPeerInfo(NetworkEvent, index=10):
+    subnet_id: U32
+    subnet_node_id: U32
+    client_peer_info: PeerInfo | None
+
+
+@dataclass(frozen=True)
+class UpdateColdkey(NetworkEvent, index=14):
+    coldkey: AccountId
+    new_coldkey: AccountId
+
+
+@dataclass(frozen=True)
+class UpdateHotkey(NetworkEvent, index=15):
+    hotkey: AccountId
+    new_hotkey: AccountId
+
+
+@dataclass(frozen=True)
 class QueuedNodePrioritized(NetworkEvent, index=16):
     subnet_id: U32
     subnet_node_id: U32
@@ -250,6 +277,28 @@ class StakeAdded(NetworkEvent, index=19, named=False):
     subnet_id: U32
     coldkey: AccountId
     hotkey: AccountId
+    amount: U128
+
+
+@dataclass(frozen=True)
+class StakeRemoved(NetworkEvent, index=20, named=False):
+    subnet_id: U32
+    coldkey: AccountId
+    hotkey: AccountId
+    amount: U128
+
+
+@dataclass(frozen=True)
+class SubnetDelegateStakeAdded(NetworkEvent, index=21, named=False):
+    subnet_id: U32
+    account: AccountId
+    amount: U128
+
+
+@dataclass(frozen=True)
+class SubnetDelegateStakeRemoved(NetworkEvent, index=22, named=False):
+    subnet_id: U32
+    account: AccountId
     amount: U128
 
 
@@ -299,6 +348,22 @@ class NodeReputationUpdate(NetworkEvent, index=129):
 
 
 @dataclass(frozen=True)
+class SubnetNameUpdate(NetworkEvent, index=130):
+    subnet_id: U32
+    owner: AccountId
+    prev_value: bytes
+    value: bytes
+
+
+@dataclass(frozen=True)
+class SubnetRepoUpdate(NetworkEvent, index=131):
+    subnet_id: U32
+    owner: AccountId
+    prev_value: bytes
+    value: bytes
+
+
+@dataclass(frozen=True)
 class SubnetDescriptionUpdate(NetworkEvent, index=132):
     subnet_id: U32
     owner: AccountId
@@ -315,7 +380,174 @@ class SubnetMiscUpdate(NetworkEvent, index=133):
 
 
 @dataclass(frozen=True)
+class CountUpdate(NetworkEvent):
+    """Base of the events of an owner's count settings."""
+
+    subnet_id: U32
+    owner: AccountId
+    value: U32
+
+
+@dataclass(frozen=True)
+class FractionUpdate(NetworkEvent):
+    """Base of the events of an owner's fraction settings."""
+
+    subnet_id: U32
+    owner: AccountId
+    value: U128
+
+
+class ChurnLimitUpdate(CountUpdate, index=134):
+    pass
+
+
+class ChurnLimitMultiplierUpdate(CountUpdate, index=135):
+    pass
+
+
+class RegistrationQueueEpochsUpdate(CountUpdate, index=136):
+    pass
+
+
+class IdleClassificationEpochsUpdate(CountUpdate, index=137):
+    pass
+
+
+class IncludedClassificationEpochsUpdate(CountUpdate, index=138):
+    pass
+
+
+@dataclass(frozen=True)
 class BootnodesUpdated(NetworkEvent, index=139):
     subnet_id: U32
     added: Mapping[PeerIdText, BoundedVector]
     removed: frozenset[PeerIdText]
+
+
+@dataclass(frozen=True)
+class SubnetPaused(NetworkEvent, index=140):
+    subnet_id: U32
+    owner: AccountId
+
+
+@dataclass(frozen=True)
+class SubnetUnpaused(NetworkEvent, index=141):
+    subnet_id: U32
+    owner: AccountId
+
+
+@dataclass(frozen=True)
+class AddSubnetRegistrationInitialColdkeys(NetworkEvent, index=144):
+    subnet_id: U32
+    owner: AccountId
+    coldkeys: Mapping[AccountId, U32]
+
+
+@dataclass(frozen=True)
+class RemoveSubnetRegistrationInitialColdkeys(NetworkEvent, index=145):
+    subnet_id: U32
+    owner: AccountId
+    coldkeys: frozenset[AccountId]
+
+
+@dataclass(frozen=True)
+class SubnetMinMaxStakeBalanceUpdate(NetworkEvent, index=146):
+    subnet_id: U32
+    owner: AccountId
+    min: U128
+    max: U128
+
+
+class SubnetDelegateStakeRewardsPercentageUpdate(FractionUpdate, index=147):
+    pass
+
+
+class MaxRegisteredNodesUpdate(CountUpdate, index=148):
+    pass
+
+
+@dataclass(frozen=True)
+class TransferPendingSubnetOwner(NetworkEvent, index=149):
+    subnet_id: U32
+    owner: AccountId
+    new_owner: AccountId
+
+
+@dataclass(frozen=True)
+class AcceptPendingSubnetOwner(NetworkEvent, index=150):
+    subnet_id: U32
+    new_owner: AccountId
+
+
+@dataclass(frozen=True)
+class AddSubnetBootnodeAccess(NetworkEvent, index=151):
+    subnet_id: U32
+    owner: AccountId
+    new_account: AccountId
+
+
+@dataclass(frozen=True)
+class RemoveSubnetBootnodeAccess(NetworkEvent, index=152):
+    subnet_id: U32
+    owner: AccountId
+    remove_account: AccountId
+
+
+class TargetNodeRegistrationsPerEpochUpdate(CountUpdate, index=153):
+    pass
+
+
+class NodeBurnRateAlphaUpdate(FractionUpdate, index=154):
+    pass
+
+
+class QueueImmunityEpochsUpdate(CountUpdate, index=155):
+    pass
+
+
+class SubnetNodeMinWeightDecreaseReputationThresholdUpdate(FractionUpdate, index=156):
+    pass
+
+
+class MinSubnetNodeReputationUpdate(FractionUpdate, index=157):
+    pass
+
+
+class AbsentDecreaseReputationFactorUpdate(FractionUpdate, index=158):
+    pass
+
+
+class IncludedIncreaseReputationFactorUpdate(FractionUpdate, index=159):
+    pass
+
+
+class BelowMinWeightDecreaseReputationFactorUpdate(FractionUpdate, index=160):
+    pass
+
+
+class NonAttestorDecreaseReputationFactorUpdate(FractionUpdate, index=161):
+    pass
+
+
+class NonConsensusAttestorDecreaseReputationFactorUpdate(FractionUpdate, index=162):
+    pass
+
+
+class ValidatorAbsentDecreaseReputationFactorUpdate(FractionUpdate, index=163):
+    pass
+
+
+class ValidatorNonConsensusSubnetNodeReputationFactorUpdate(FractionUpdate, index=164):
+    pass
+
+
+@dataclass(frozen=True)
+class IdentityRegistered(NetworkEvent, index=166):
+    coldkey: AccountId
+    identity: ColdkeyIdentityData
+
+
+@dataclass(frozen=True)
+class IdentityRemoved(NetworkEvent, index=167):
+    coldkey: AccountId
+    identity: ColdkeyIdentityData

@@ -19,6 +19,7 @@ from subnet.devchain.values import (
     AccountId,
     AccountInfo,
     BoundedVector,
+    ColdkeyIdentityData,
     ConsensusData,
     DistributionData,
     PeerIdText,
@@ -80,7 +81,12 @@ TOTAL_SUBNETS = _plain_u32("TotalSubnets", 0)
 TOTAL_ACTIVE_SUBNETS = _plain_u32("TotalActiveSubnets", 0)
 SUBNETS_DATA: Item[SubnetData] = _network("SubnetsData", SubnetData, _U32)
 SUBNET_REGISTRATION_EPOCH = _subnet_u32("SubnetRegistrationEpoch")
+PENDING_SUBNET_OWNER: Item[bytes] = _network("PendingSubnetOwner", AccountId, _U32)
 SUBNET_OWNER: Item[bytes] = _network("SubnetOwner", AccountId, _U32)
+SUBNET_PAUSE_COOLDOWN_EPOCHS = _plain_u32("SubnetPauseCooldownEpochs", 21_900)
+MAX_SUBNET_PAUSE_EPOCHS = _plain_u32("MaxSubnetPauseEpochs", 2190)
+MIN_SUBNET_REMOVAL_INTERVAL = _plain_u32("MinSubnetRemovalInterval", 10)
+MAX_SUBNET_REMOVAL_INTERVAL = _plain_u32("MaxSubnetRemovalInterval", 10)
 PREVIOUS_SUBNET_PAUSE_EPOCH = _subnet_u32("PreviousSubnetPauseEpoch", 0)
 PREV_SUBNET_ACTIVATION_EPOCH = _plain_u32("PrevSubnetActivationEpoch", 0)
 LAST_REGISTRATION_COST = _plain_u128("LastRegistrationCost", TENSOR)
@@ -99,6 +105,7 @@ MIN_SUBNET_REGISTRATION_EPOCHS = _plain_u32("MinSubnetRegistrationEpochs", 720)
 SUBNET_ENACTMENT_EPOCHS = _plain_u32("SubnetEnactmentEpochs", 2526)
 DELEGATE_STAKE_SUBNET_REMOVAL_INTERVAL = _plain_u32("DelegateStakeSubnetRemovalInterval", 2)
 MAX_SUBNETS = _plain_u32("MaxSubnets", 64)
+MAX_SUBNET_BOOTNODE_ACCESS = _plain_u32("MaxSubnetBootnodeAccess", 21)
 MAX_BOOTNODES = _plain_u32("MaxBootnodes", 32)
 MIN_SUBNET_NODES = _plain_u32("MinSubnetNodes", 3)
 MAX_SUBNET_NODES = _plain_u32("MaxSubnetNodes", 256)
@@ -143,6 +150,23 @@ MAX_SUBNET_MIN_STAKE = _plain_u128("MaxSubnetMinStake", 250 * TENSOR)
 NETWORK_MAX_STAKE_BALANCE = _plain_u128("NetworkMaxStakeBalance", 1000 * TENSOR)
 MIN_DELEGATE_STAKE_PERCENTAGE = _plain_u128("MinDelegateStakePercentage", ONE * 5 // 100)
 MAX_DELEGATE_STAKE_PERCENTAGE = _plain_u128("MaxDelegateStakePercentage", ONE * 95 // 100)
+MIN_CHURN_LIMIT = _plain_u32("MinChurnLimit", 1)
+MAX_CHURN_LIMIT = _plain_u32("MaxChurnLimit", 64)
+MIN_CHURN_LIMIT_MULTIPLIER = _plain_u32("MinChurnLimitMultiplier", 1)
+MAX_CHURN_LIMIT_MULTIPLIER = _plain_u32("MaxChurnLimitMultiplier", 5053)
+MIN_QUEUE_EPOCHS = _plain_u32("MinQueueEpochs", 3)
+MAX_QUEUE_EPOCHS = _plain_u32("MaxQueueEpochs", 21_900)
+MIN_IDLE_CLASSIFICATION_EPOCHS = _plain_u32("MinIdleClassificationEpochs", 1)
+MAX_IDLE_CLASSIFICATION_EPOCHS = _plain_u32("MaxIdleClassificationEpochs", 5053)
+MIN_INCLUDED_CLASSIFICATION_EPOCHS = _plain_u32("MinIncludedClassificationEpochs", 1)
+MAX_INCLUDED_CLASSIFICATION_EPOCHS = _plain_u32("MaxIncludedClassificationEpochs", 5053)
+MIN_MAX_REGISTERED_NODES = _plain_u32("MinMaxRegisteredNodes", 1)
+MAX_MAX_REGISTERED_NODES = _plain_u32("MaxMaxRegisteredNodes", 64)
+MAX_DELEGATE_PERCENTAGE_CHANGE = _plain_u128(
+    "MaxSubnetDelegateStakeRewardsPercentageChange", ONE * 2 // 100
+)
+DELEGATE_PERCENTAGE_UPDATE_PERIOD = _plain_u32("SubnetDelegateStakeRewardsUpdatePeriod", 14_400)
+MAX_MIN_DELEGATE_STAKE_MULTIPLIER = _plain_u128("MaxMinDelegateStakeMultiplier", 4 * ONE)
 TX_PAUSE: Item[bool] = _network("TxPause", bool, default=False)
 
 # Nodes.
@@ -244,6 +268,16 @@ VALIDATOR_ABSENT_DECREASE = _subnet_u128("ValidatorAbsentDecreaseReputationFacto
 VALIDATOR_NON_CONSENSUS_DECREASE = _subnet_u128(
     "ValidatorNonConsensusSubnetNodeReputationFactor", ONE // 20
 )
+MAX_PAUSE_EPOCHS_SUBNET_REPUTATION_FACTOR = _plain_u128(
+    "MaxPauseEpochsSubnetReputationFactor", ONE // 8
+)
+MAX_NODE_MIN_WEIGHT_THRESHOLD = _plain_u128(
+    "MaxSubnetNodeMinWeightDecreaseReputationThreshold", ONE // 10
+)
+MIN_NODE_REPUTATION_FACTOR = _plain_u128("MinNodeReputationFactor", ONE // 20)
+MAX_NODE_REPUTATION_FACTOR = _plain_u128("MaxNodeReputationFactor", ONE // 2)
+MIN_MIN_SUBNET_NODE_REPUTATION = _plain_u128("MinMinSubnetNodeReputation", ONE // 20)
+MAX_MIN_SUBNET_NODE_REPUTATION = _plain_u128("MaxMinSubnetNodeReputation", ONE // 2)
 COLDKEY_REPUTATION: Item[Reputation] = _network(
     "ColdkeyReputation", Reputation, _ACCOUNT, default=Reputation()
 )
@@ -259,6 +293,27 @@ TOTAL_SUBNET_DELEGATE_STAKE_SHARES = _subnet_u128("TotalSubnetDelegateStakeShare
 TOTAL_SUBNET_DELEGATE_STAKE_BALANCE = _subnet_u128("TotalSubnetDelegateStakeBalance", 0)
 MIN_SUBNET_DELEGATE_STAKE_FACTOR = _plain_u128("MinSubnetDelegateStakeFactor", ONE // 1000)
 
+ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES: Item[int] = _network(
+    "AccountSubnetDelegateStakeShares", U128, _ACCOUNT, _U32, default=0
+)
+MIN_DELEGATE_STAKE_DEPOSIT = _plain_u128("MinDelegateStakeDeposit", 1000)
+DELEGATE_STAKE_COOLDOWN_EPOCHS = _plain_u32("DelegateStakeCooldownEpochs", 1)
+STAKE_COOLDOWN_EPOCHS = _plain_u32("StakeCooldownEpochs", 4)
+MIN_ACTIVE_NODE_STAKE_EPOCHS = _plain_u32("MinActiveNodeStakeEpochs", 720)
+MAX_UNBONDINGS = _plain_u32("MaxUnbondings", 32)
+STAKE_UNBONDING_LEDGER: Item[Mapping[int, int]] = _network(
+    "StakeUnbondingLedger", Mapping[U32, U128], _ACCOUNT, default={}
+)
+TOTAL_UNBONDING_BALANCE = _plain_u128("TotalUnbondingBalance", 0)
+
+# Identities.
+COLDKEY_IDENTITY: Item[ColdkeyIdentityData] = _network(
+    "ColdkeyIdentity", ColdkeyIdentityData, _ACCOUNT, default=ColdkeyIdentityData()
+)
+COLDKEY_IDENTITY_NAME_OWNER: Item[bytes] = _network(
+    "ColdkeyIdentityNameOwner", AccountId, _BYTES, default=NULL_ACCOUNT
+)
+
 # The original flow: how many subnet epochs after its start epoch a node may still be activated.
 ACTIVATION_GRACE_EPOCHS = _subnet_u32("ActivationGraceEpochs", 2)
 
@@ -267,7 +322,13 @@ ALL_ITEMS: tuple[Item[Any], ...] = tuple(
 )
 HOSKINSON_GENESIS: Mapping[str, int] = {
     "MinSubnetRegistrationEpochs": 0,
+    "DelegateStakeCooldownEpochs": 1,
+    "StakeCooldownEpochs": 1,
+    "MinActiveNodeStakeEpochs": 1,
+    "SubnetDelegateStakeRewardsUpdatePeriod": 0,
     "MinSubnetDelegateStakeFactor": 0,
+    "MaxMinDelegateStakeMultiplier": ONE,
+    "SubnetPauseCooldownEpochs": 0,
 }
 """Parameters that the test network's genesis sets away from the metadata defaults."""
 

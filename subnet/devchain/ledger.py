@@ -16,27 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from subnet.devchain import items
+from subnet.devchain import account_keys, calls, items, owner, stake
 from subnet.devchain.attestation import attest, propose_attestation
 from subnet.devchain.balances import deposit, transfer
-from subnet.devchain.calls import (
-    ActivateSubnet,
-    ActivateSubnetNode,
-    Attest,
-    Call,
-    OwnerUpdateDescription,
-    OwnerUpdateMisc,
-    ProposeAttestation,
-    RegisterSubnet,
-    RegisterSubnetNode,
-    Remark,
-    RemarkWithEvent,
-    RemoveSubnetNode,
-    TransferAllowDeath,
-    TransferKeepAlive,
-    UpdateBootnodes,
-    UpdatePeerInfo,
-)
+from subnet.devchain.calls import Call
 from subnet.devchain.errors import DispatchError, ensure
 from subnet.devchain.events import Event, Remarked
 from subnet.devchain.hooks import run_hooks
@@ -48,50 +31,71 @@ from subnet.devchain.nodes import (
 )
 from subnet.devchain.runtime import LedgerConfig, Runtime
 from subnet.devchain.state import State
-from subnet.devchain.subnets import (
-    activate_subnet,
-    owner_update_description,
-    owner_update_misc,
-    register_subnet,
-    update_bootnodes,
-)
+from subnet.devchain.subnets import activate_subnet, register_subnet
 
 Handler = Callable[[Runtime, bytes, Any], None]
 
 
-def _remark(_runtime: Runtime, _origin: bytes, _call: Remark) -> None:
+def _remark(_runtime: Runtime, _origin: bytes, _call: calls.Remark) -> None:
     """Do nothing, on the record."""
 
 
-def _remark_with_event(runtime: Runtime, origin: bytes, call: RemarkWithEvent) -> None:
+def _remark_with_event(runtime: Runtime, origin: bytes, call: calls.RemarkWithEvent) -> None:
     digest = hashlib.blake2b(call.remark, digest_size=32).digest()
     runtime.emit(Remarked(origin, digest))
 
 
-def _transfer_keep_alive(runtime: Runtime, origin: bytes, call: TransferKeepAlive) -> None:
+def _transfer_keep_alive(runtime: Runtime, origin: bytes, call: calls.TransferKeepAlive) -> None:
     transfer(runtime, origin, call.dest, call.value, keep_alive=True)
 
 
-def _transfer_allow_death(runtime: Runtime, origin: bytes, call: TransferAllowDeath) -> None:
+def _transfer_allow_death(runtime: Runtime, origin: bytes, call: calls.TransferAllowDeath) -> None:
     transfer(runtime, origin, call.dest, call.value, keep_alive=False)
 
 
 HANDLERS: dict[type[Call], Handler] = {
-    Remark: _remark,
-    RemarkWithEvent: _remark_with_event,
-    TransferAllowDeath: _transfer_allow_death,
-    TransferKeepAlive: _transfer_keep_alive,
-    RegisterSubnet: register_subnet,
-    ActivateSubnet: activate_subnet,
-    OwnerUpdateDescription: owner_update_description,
-    OwnerUpdateMisc: owner_update_misc,
-    UpdateBootnodes: update_bootnodes,
-    RegisterSubnetNode: register_subnet_node,
-    RemoveSubnetNode: remove_subnet_node,
-    UpdatePeerInfo: update_peer_info,
-    ProposeAttestation: propose_attestation,
-    Attest: attest,
-    ActivateSubnetNode: activate_subnet_node,
+    calls.Remark: _remark,
+    calls.RemarkWithEvent: _remark_with_event,
+    calls.TransferAllowDeath: _transfer_allow_death,
+    calls.TransferKeepAlive: _transfer_keep_alive,
+    calls.RegisterSubnet: register_subnet,
+    calls.ActivateSubnet: activate_subnet,
+    calls.OwnerPauseSubnet: owner.owner_pause_subnet,
+    calls.OwnerUnpauseSubnet: owner.owner_unpause_subnet,
+    calls.OwnerDeactivateSubnet: owner.owner_deactivate_subnet,
+    calls.OwnerUpdateName: owner.owner_update_name,
+    calls.OwnerUpdateRepo: owner.owner_update_repo,
+    calls.OwnerUpdateDescription: owner.owner_update_description,
+    calls.OwnerUpdateMisc: owner.owner_update_misc,
+    **dict.fromkeys(owner.SETTINGS, owner.update_setting),
+    calls.OwnerAddOrUpdateInitialColdkeys: owner.owner_add_or_update_initial_coldkeys,
+    calls.OwnerRemoveInitialColdkeys: owner.owner_remove_initial_coldkeys,
+    calls.OwnerUpdateMinMaxStake: owner.owner_update_min_max_stake,
+    calls.OwnerUpdateDelegateStakePercentage: owner.owner_update_delegate_stake_percentage,
+    calls.TransferSubnetOwnership: owner.transfer_subnet_ownership,
+    calls.AcceptSubnetOwnership: owner.accept_subnet_ownership,
+    calls.OwnerAddBootnodeAccess: owner.owner_add_bootnode_access,
+    calls.OwnerRemoveBootnodeAccess: owner.owner_remove_bootnode_access,
+    calls.UpdateBootnodes: owner.update_bootnodes,
+    calls.RegisterSubnetNode: register_subnet_node,
+    calls.RemoveSubnetNode: remove_subnet_node,
+    calls.UpdatePeerInfo: update_peer_info,
+    calls.UpdateBootnodePeerInfo: update_peer_info,
+    calls.UpdateClientPeerInfo: update_peer_info,
+    calls.AddStake: stake.add_stake,
+    calls.RemoveStake: stake.remove_stake,
+    calls.ClaimUnbondings: stake.claim_unbondings,
+    calls.AddToDelegateStake: stake.add_to_delegate_stake,
+    calls.TransferDelegateStake: stake.transfer_delegate_stake,
+    calls.RemoveDelegateStake: stake.remove_delegate_stake,
+    calls.DonateDelegateStake: stake.donate_delegate_stake,
+    calls.RegisterOrUpdateIdentity: account_keys.register_or_update_identity,
+    calls.RemoveIdentity: account_keys.remove_identity,
+    calls.ProposeAttestation: propose_attestation,
+    calls.Attest: attest,
+    calls.UpdateColdkey: account_keys.update_coldkey,
+    calls.UpdateHotkey: account_keys.update_hotkey,
+    calls.ActivateSubnetNode: activate_subnet_node,
 }
 """Every call that an account may sign, with what it does."""
 

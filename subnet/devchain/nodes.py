@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from consensus.types import NodeClass
@@ -13,16 +13,22 @@ from subnet.devchain.arithmetic import percent_mul
 from subnet.devchain.balances import add_stake, withdraw
 from subnet.devchain.calls import (
     ActivateSubnetNode,
+    Call,
     RegisterSubnetNode,
     RemoveSubnetNode,
+    UpdateBootnodePeerInfo,
+    UpdateClientPeerInfo,
     UpdatePeerInfo,
 )
 from subnet.devchain.errors import ensure, fail
 from subnet.devchain.events import (
+    Event,
     NodeClassGraduation,
     SubnetNodeActivated,
     SubnetNodeRegistered,
     SubnetNodeRemoved,
+    SubnetNodeUpdateBootnodePeerInfo,
+    SubnetNodeUpdateClientPeerInfo,
     SubnetNodeUpdatePeerInfo,
 )
 from subnet.devchain.periods import is_in_enactment
@@ -102,9 +108,7 @@ def claim_names(runtime: Runtime, origin: bytes, call: RegisterSubnetNode, *, no
     for item, info in zip(_PEER_ID_ITEMS, infos, strict=True):
         if info is not None:
             check_peer_info(runtime, subnet_id, info)
-            state.put(item, subnet_id, info.peer_id, value=node_id)
-            if info.multiaddr is not None:
-                state.put(items.MULTIADDR_SUBNET_NODE_ID, subnet_id, info.multiaddr, value=node_id)
+            _claim_peer(runtime, subnet_id, item, info, node_id)
     if call.unique is not None:
         taken = state.contains(items.UNIQUE_PARAM_SUBNET_NODE_ID, subnet_id, call.unique)
         ensure(not taken, "SubnetNodeUniqueParamTaken")
@@ -363,10 +367,7 @@ def _forget_node(runtime: Runtime, subnet_id: int, node: SubnetNode) -> None:
         state.remove(items.UNIQUE_PARAM_SUBNET_NODE_ID, subnet_id, node.unique)
     infos = (node.peer_info, node.bootnode_peer_info, node.client_peer_info)
     for item, info in zip(_PEER_ID_ITEMS, infos, strict=True):
-        if info is not None:
-            state.remove(item, subnet_id, info.peer_id)
-            if info.multiaddr is not None:
-                state.remove(items.MULTIADDR_SUBNET_NODE_ID, subnet_id, info.multiaddr)
+        _release_peer(runtime, subnet_id, item, info)
     state.remove(items.HOTKEY_SUBNET_NODE_ID, subnet_id, node.hotkey)
     for node_item in _NODE_ITEMS:
         state.remove(node_item, subnet_id, node.id)
@@ -426,8 +427,37 @@ def clean_subnet_nodes(runtime: Runtime, subnet_id: int) -> None:
     state.remove(items.SUBNET_NODE_QUEUE, subnet_id)
 
 
-def update_peer_info(runtime: Runtime, origin: bytes, call: UpdatePeerInfo) -> None:
-    """Change the node's main peer id and multiaddr; only its coldkey may."""
+@dataclass(frozen=True)
+class _PeerSlot:
+    """One of a node's three peer ids: its field, its reverse map, its event."""
+
+    field: str
+    item: Item[int]
+    event: Callable[[int, int, Any], Event]
+
+
+_MAIN = _PeerSlot("peer_info", items.PEER_ID_SUBNET_NODE_ID, SubnetNodeUpdatePeerInfo)
+_BOOTNODE = _PeerSlot(
+    "bootnode_peer_info",
+    items.BOOTNODE_PEER_ID_SUBNET_NODE_ID,
+    SubnetNodeUpdateBootnodePeerInfo,
+)
+_CLIENT = _PeerSlot(
+    "client_peer_info", items.CLIENT_PEER_ID_SUBNET_NODE_ID, SubnetNodeUpdateClientPeerInfo
+)
+_SLOTS: dict[type[Call], _PeerSlot] = {
+    UpdatePeerInfo: _MAIN,
+    UpdateBootnodePeerInfo: _BOOTNODE,
+    UpdateClientPeerInfo: _CLIENT,
+}
+
+
+def update_peer_info(
+    runtime: Runtime,
+    origin: bytes,
+    call: UpdatePeerInfo | UpdateBootnodePeerInfo | UpdateClientPeerInfo,
+) -> None:
+    """Change one of the node's peer ids and its multiaddr; only the coldkey may."""
     state, subnet_id, node_id = runtime.state, call.subnet_id, call.subnet_node_id
     hotkey = state.find(items.SUBNET_NODE_ID_HOTKEY, subnet_id, node_id)
     owner = state.get(items.HOTKEY_OWNER, hotkey) if hotkey is not None else NULL_ACCOUNT
@@ -437,13 +467,28 @@ def update_peer_info(runtime: Runtime, origin: bytes, call: UpdatePeerInfo) -> N
     node = state.find(item, subnet_id, node_id)
     if node is None:
         fail("InvalidSubnetNodeId")
-    check_peer_info(runtime, subnet_id, call.new_peer_info)
-    state.remove(items.PEER_ID_SUBNET_NODE_ID, subnet_id, node.peer_info.peer_id)
-    if node.peer_info.multiaddr is not None:
-        state.remove(items.MULTIADDR_SUBNET_NODE_ID, subnet_id, node.peer_info.multiaddr)
-    info = call.new_peer_info
-    state.put(items.PEER_ID_SUBNET_NODE_ID, subnet_id, info.peer_id, value=node_id)
+    slot, info = _SLOTS[type(call)], call.new_peer_info
+    if info is not None:
+        check_peer_info(runtime, subnet_id, info)
+    _release_peer(runtime, subnet_id, slot.item, getattr(node, slot.field))
+    if info is not None:
+        _claim_peer(runtime, subnet_id, slot.item, info, node_id)
+    changes: dict[str, Any] = {slot.field: info}
+    state.put(item, subnet_id, node_id, value=replace(node, **changes))
+    runtime.emit(slot.event(subnet_id, node_id, info))
+
+
+def _claim_peer(
+    runtime: Runtime, subnet_id: int, item: Item[int], info: PeerInfo, node_id: int
+) -> None:
+    runtime.state.put(item, subnet_id, info.peer_id, value=node_id)
     if info.multiaddr is not None:
-        state.put(items.MULTIADDR_SUBNET_NODE_ID, subnet_id, info.multiaddr, value=node_id)
-    state.put(item, subnet_id, node_id, value=replace(node, peer_info=info))
-    runtime.emit(SubnetNodeUpdatePeerInfo(subnet_id, node_id, info))
+        addresses = items.MULTIADDR_SUBNET_NODE_ID
+        runtime.state.put(addresses, subnet_id, info.multiaddr, value=node_id)
+
+
+def _release_peer(runtime: Runtime, subnet_id: int, item: Item[int], info: PeerInfo | None) -> None:
+    if info is not None:
+        runtime.state.remove(item, subnet_id, info.peer_id)
+        if info.multiaddr is not None:
+            runtime.state.remove(items.MULTIADDR_SUBNET_NODE_ID, subnet_id, info.multiaddr)

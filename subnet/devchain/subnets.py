@@ -11,18 +11,12 @@ from subnet.devchain.arithmetic import decrease_reputation, percent_div, percent
 from subnet.devchain.balances import can_withdraw, transfer
 from subnet.devchain.calls import (
     ActivateSubnet,
-    OwnerUpdateDescription,
-    OwnerUpdateMisc,
     RegisterSubnet,
-    UpdateBootnodes,
 )
-from subnet.devchain.errors import DispatchError, ensure, fail
+from subnet.devchain.errors import ensure, fail
 from subnet.devchain.events import (
-    BootnodesUpdated,
     SubnetActivated,
     SubnetDeactivated,
-    SubnetDescriptionUpdate,
-    SubnetMiscUpdate,
     SubnetRegistered,
 )
 from subnet.devchain.nodes import clean_subnet_nodes
@@ -30,6 +24,7 @@ from subnet.devchain.periods import is_enactment_over, is_in_enactment
 from subnet.devchain.runtime import DESIGNATED_EPOCH_SLOTS, TREASURY_ACCOUNT, Runtime
 from subnet.devchain.state import Item
 from subnet.devchain.values import (
+    ONE,
     RegistrationSubnetData,
     SubnetData,
     SubnetRemovalReason,
@@ -207,9 +202,23 @@ def find_activation_obstacle(runtime: Runtime, subnet_id: int) -> SubnetRemovalR
 def compute_min_delegate_stake(runtime: Runtime, subnet_id: int) -> int:
     """Return the delegated units that a subnet needs: a share of everything issued."""
     state = runtime.state
-    issuance = state.get(items.TOTAL_ISSUANCE) + state.get(items.TOTAL_STAKE)
-    issuance += state.get(items.TOTAL_DELEGATE_STAKE)
-    return percent_mul(issuance, state.get(items.MIN_SUBNET_DELEGATE_STAKE_FACTOR))
+    totals = (items.TOTAL_ISSUANCE, items.TOTAL_STAKE, items.TOTAL_DELEGATE_STAKE)
+    issued = sum(map(state.get, totals)) + state.get(items.TOTAL_UNBONDING_BALANCE)
+    base = percent_mul(issued, state.get(items.MIN_SUBNET_DELEGATE_STAKE_FACTOR))
+    electable = len(state.get(items.SUBNET_NODE_ELECTION_SLOTS, subnet_id))
+    return percent_mul(base, _delegate_multiplier(runtime, electable))
+
+
+def _delegate_multiplier(runtime: Runtime, electable: int) -> int:
+    """Rise linearly from 1.0 at the fewest nodes to the maximum at the most."""
+    state = runtime.state
+    fewest, most = state.get(items.MIN_SUBNET_NODES), state.get(items.MAX_SUBNET_NODES)
+    highest = state.get(items.MAX_MIN_DELEGATE_STAKE_MULTIPLIER)
+    if electable <= fewest:
+        return ONE
+    if electable >= most:
+        return highest
+    return ONE + percent_mul(percent_div(electable - fewest, most - fewest), max(0, highest - ONE))
 
 
 def start_subnet(runtime: Runtime, subnet: SubnetData) -> None:
@@ -229,6 +238,24 @@ def start_subnet(runtime: Runtime, subnet: SubnetData) -> None:
 
 
 _SUBNET_ONLY_ITEMS: tuple[Item[int], ...] = (
+    items.CHURN_LIMIT,
+    items.CHURN_LIMIT_MULTIPLIER,
+    items.SUBNET_NODE_QUEUE_EPOCHS,
+    items.IDLE_CLASSIFICATION_EPOCHS,
+    items.INCLUDED_CLASSIFICATION_EPOCHS,
+    items.QUEUE_IMMUNITY_EPOCHS,
+    items.MAX_REGISTERED_NODES,
+    items.TARGET_NODE_REGISTRATIONS_PER_EPOCH,
+    items.NODE_BURN_RATE_ALPHA,
+    items.MIN_SUBNET_NODE_REPUTATION,
+    items.NODE_MIN_WEIGHT_THRESHOLD,
+    items.ABSENT_DECREASE,
+    items.INCLUDED_INCREASE,
+    items.BELOW_MIN_WEIGHT_DECREASE,
+    items.NON_ATTESTOR_DECREASE,
+    items.NON_CONSENSUS_ATTESTOR_DECREASE,
+    items.VALIDATOR_ABSENT_DECREASE,
+    items.VALIDATOR_NON_CONSENSUS_DECREASE,
     items.SUBNET_MIN_STAKE_BALANCE,
     items.SUBNET_MAX_STAKE_BALANCE,
     items.SUBNET_DELEGATE_STAKE_REWARDS_PERCENTAGE,
@@ -257,13 +284,15 @@ def remove_subnet(runtime: Runtime, subnet_id: int, reason: SubnetRemovalReason)
         state.remove(items.SLOT_ASSIGNMENT, slot)
         state.put(items.ASSIGNED_SLOTS, value=state.get(items.ASSIGNED_SLOTS) - {slot})
     state.remove(items.SUBNET_OWNER, subnet_id)
+    state.remove(items.PENDING_SUBNET_OWNER, subnet_id)
+    state.remove(items.SUBNET_BOOTNODE_ACCESS, subnet_id)
     state.remove(items.SUBNET_REGISTRATION_INITIAL_COLDKEYS, subnet_id)
     state.remove(items.INITIAL_COLDKEY_DATA, subnet_id)
     state.remove(items.SUBNET_BOOTNODES, subnet_id)
     for item in _SUBNET_ONLY_ITEMS:
         state.remove(item, subnet_id)
     state.add(items.TOTAL_SUBNETS, amount=-1)
-    if subnet.state is not SubnetState.REGISTERED:
+    if subnet.state is SubnetState.ACTIVE:
         state.add(items.TOTAL_ACTIVE_SUBNETS, amount=-1)
     clean_subnet_nodes(runtime, subnet_id)
     runtime.emit(SubnetDeactivated(subnet_id, reason))
@@ -271,12 +300,43 @@ def remove_subnet(runtime: Runtime, subnet_id: int, reason: SubnetRemovalReason)
 
 def check_subnets(runtime: Runtime) -> None:
     """Once a general epoch: remove subnets that missed their deadlines or lost their standing."""
-    state = runtime.state
-    for _, subnet in list(state.items(items.SUBNETS_DATA)):
+    subnets = [subnet for _, subnet in runtime.state.items(items.SUBNETS_DATA)]
+    for subnet in subnets:
         if subnet.state is SubnetState.REGISTERED:
             _check_registering(runtime, subnet)
+        elif subnet.state is SubnetState.PAUSED:
+            _check_paused(runtime, subnet)
         elif subnet.state is SubnetState.ACTIVE and subnet.start_epoch <= runtime.general_epoch:
             _check_active(runtime, subnet)
+    if len(subnets) > runtime.state.get(items.MAX_SUBNETS):
+        _remove_excess(runtime)
+
+
+def _remove_excess(runtime: Runtime) -> None:
+    """One subnet too many: on a removal epoch the one with the least delegated stake goes."""
+    state, epoch = runtime.state, runtime.general_epoch
+    quiet_until = state.get(items.PREV_SUBNET_ACTIVATION_EPOCH)
+    quiet_until += state.get(items.MIN_SUBNET_REMOVAL_INTERVAL)
+    if epoch % state.get(items.MAX_SUBNET_REMOVAL_INTERVAL) or epoch < quiet_until:
+        return
+    candidates = [
+        (state.get(items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, subnet.id), subnet.id)
+        for _, subnet in state.items(items.SUBNETS_DATA)
+        if subnet.state is SubnetState.ACTIVE and subnet.start_epoch <= epoch
+    ]
+    if candidates:
+        remove_subnet(runtime, min(candidates)[1], SubnetRemovalReason.MAX_SUBNETS)
+
+
+def _check_paused(runtime: Runtime, subnet: SubnetData) -> None:
+    state = runtime.state
+    if subnet.start_epoch + state.get(items.MAX_SUBNET_PAUSE_EPOCHS) >= runtime.general_epoch:
+        return
+    factor = state.get(items.MAX_PAUSE_EPOCHS_SUBNET_REPUTATION_FACTOR)
+    reputation = decrease_reputation(state.get(items.SUBNET_REPUTATION, subnet.id), factor)
+    state.put(items.SUBNET_REPUTATION, subnet.id, value=reputation)
+    if reputation < state.get(items.MIN_SUBNET_REPUTATION):
+        remove_subnet(runtime, subnet.id, SubnetRemovalReason.PAUSE_EXPIRED)
 
 
 def _check_registering(runtime: Runtime, subnet: SubnetData) -> None:
@@ -304,38 +364,3 @@ def _check_active(runtime: Runtime, subnet: SubnetData) -> None:
         state.put(items.SUBNET_REPUTATION, subnet.id, value=reputation)
     if reputation < state.get(items.MIN_SUBNET_REPUTATION):
         remove_subnet(runtime, subnet.id, SubnetRemovalReason.MIN_REPUTATION)
-
-
-def owner_update_description(runtime: Runtime, origin: bytes, call: OwnerUpdateDescription) -> None:
-    """Replace the subnet's description."""
-    subnet = runtime.subnet(call.subnet_id)
-    check_owner(runtime, origin, subnet.id)
-    runtime.state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, description=call.value))
-    runtime.emit(SubnetDescriptionUpdate(subnet.id, origin, subnet.description, call.value))
-
-
-def owner_update_misc(runtime: Runtime, origin: bytes, call: OwnerUpdateMisc) -> None:
-    """Replace the subnet's free text."""
-    subnet = runtime.subnet(call.subnet_id)
-    check_owner(runtime, origin, subnet.id)
-    runtime.state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, misc=call.value))
-    runtime.emit(SubnetMiscUpdate(subnet.id, origin, subnet.misc, call.value))
-
-
-def update_bootnodes(runtime: Runtime, origin: bytes, call: UpdateBootnodes) -> None:
-    """Remove, then add, official bootnodes."""
-    state, subnet_id = runtime.state, runtime.subnet(call.subnet_id).id
-    is_owner = state.find(items.SUBNET_OWNER, subnet_id) == origin
-    allowed = is_owner or origin in state.get(items.SUBNET_BOOTNODE_ACCESS, subnet_id)
-    ensure(allowed, "InvalidAccess")
-    present = state.get(items.SUBNET_BOOTNODES, subnet_id)
-    bootnodes = {peer: addr for peer, addr in present.items() if peer not in call.remove}
-    for peer_id, multiaddr in sorted(call.add.items()):
-        try:
-            check_multiaddr(multiaddr)
-        except DispatchError:
-            fail("InvalidMultiaddr")
-        bootnodes[peer_id] = multiaddr
-    ensure(len(bootnodes) <= state.get(items.MAX_BOOTNODES), "TooManyBootnodes")
-    state.put(items.SUBNET_BOOTNODES, subnet_id, value=bootnodes)
-    runtime.emit(BootnodesUpdated(subnet_id, call.add, call.remove))

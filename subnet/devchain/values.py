@@ -26,12 +26,14 @@ TENSOR = 10**18
 """Units of one TENSOR."""
 
 MAX_VECTOR = 1024
+MAX_SOCIAL_ID = 255
 MAX_ARGS = 4096
 
 AccountId = Annotated[bytes, Newtype(("fp_account", "AccountId20"), ByteArray(20))]
 PeerIdText = Annotated[bytes, Newtype(("sp_core", "OpaquePeerId"), ByteVec())]
 """The ASCII text of a peer id, as the pallet wants it."""
 BoundedVector = Annotated[bytes, BoundedBytes(MAX_VECTOR)]
+BoundedSocialId = Annotated[bytes, BoundedBytes(MAX_SOCIAL_ID)]
 BoundedArgs = Annotated[bytes, BoundedBytes(MAX_ARGS)]
 
 NULL_ACCOUNT = bytes(20)
@@ -214,6 +216,22 @@ class Reputation:
     average_attestation: U128 = 0
     last_validator_epoch: U32 = 0
     ow_score: U128 = ONE // 2000
+
+
+@dataclass(frozen=True)
+class ColdkeyIdentityData:
+    """Who stands behind a coldkey, in its own words."""
+
+    name: BoundedVector = b""
+    url: BoundedVector = b""
+    image: BoundedVector = b""
+    discord: BoundedSocialId = b""
+    x: BoundedSocialId = b""
+    telegram: BoundedSocialId = b""
+    github: BoundedVector = b""
+    hugging_face: BoundedVector = b""
+    description: BoundedVector = b""
+    misc: BoundedVector = b""
 
 
 @dataclass(frozen=True)

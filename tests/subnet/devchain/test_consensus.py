@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from subnet.devchain import items
-from subnet.devchain.calls import Attest, ProposeAttestation
+from subnet.devchain.calls import ActivateSubnet, AddToDelegateStake, Attest, ProposeAttestation
 from subnet.devchain.errors import DispatchError
 from subnet.devchain.events import (
     Attestation,
@@ -30,10 +30,8 @@ def world() -> World:
 
 
 def delegate(world: World, amount: int = 50 * TENSOR) -> None:
-    """Put delegated stake under the subnet, so that its weight is not 0/0."""
-    world.state.put(items.TOTAL_SUBNET_DELEGATE_STAKE_SHARES, FIRST_SUBNET, value=amount + 1000)
-    world.state.put(items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, FIRST_SUBNET, value=amount)
-    world.state.put(items.TOTAL_DELEGATE_STAKE, value=amount)
+    """Delegate stake to the subnet, so that its weight is not 0/0."""
+    world.apply(coldkey(7), AddToDelegateStake(FIRST_SUBNET, amount))
 
 
 def others(world: World) -> list[int]:
@@ -52,8 +50,6 @@ def test_the_first_election_is_at_the_slot_after_the_weights() -> None:
         late.register_node(index)
         late.activate_node(index)
     late.advance_to(23)
-    from subnet.devchain.calls import ActivateSubnet
-
     late.apply(coldkey(0), ActivateSubnet(FIRST_SUBNET))
     late.advance_to(42)
     assert not list(late.state.items(items.SUBNET_ELECTED_VALIDATOR))
@@ -190,8 +186,6 @@ def test_the_rewards_of_four_equal_nodes_are_those_of_the_real_runtime() -> None
     for index in range(4):
         world.register_node(index)
         world.activate_node(index)
-    from subnet.devchain.calls import ActivateSubnet
-
     world.apply(coldkey(0), ActivateSubnet(FIRST_SUBNET))
     world.advance_to(24)
     delegate(world)
