@@ -16,12 +16,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from keys.peer import PeerId
-from mesh.client.session import ClientTimeouts, HopFailed, stream_tokens
+from mesh.client.session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
 from mesh.client.stops import StopStrings
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.errors import InvalidRequest, MeshError, NoRoute, PeerError, PeerUnreachable, SessionLost
 from mesh.inference.sampling import MAX_STOP_TOKENS, Sampling
-from mesh.inference.wire import SESSION_ID_SIZE, Finish, Hop, OpenSession, TokenFrame
+from mesh.inference.wire import SESSION_ID_SIZE, Finish, Hop, OpenSession, TokenFrame, TokenScore
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory, fetch_info
@@ -164,6 +164,8 @@ class MeshClient:
         The model's end tokens stop the answer unless ``sampling`` names stop tokens itself.
         Raises InvalidRequest, NoRoute, or SessionLost after too many failures.
         """
+        if max_new_tokens < 1:
+            raise InvalidRequest("max_new_tokens", "must be at least 1")
         token_ids = self.encode(prompt)
         self._check_length(len(token_ids), max_new_tokens)
         sampling = self._complete(sampling or Sampling())
@@ -192,9 +194,33 @@ class MeshClient:
                 if reason is not None:
                     return
 
+    async def score(
+        self,
+        prompt: Prompt,
+        *,
+        top_logprobs: int = 0,
+        routing: RoutingOptions | None = None,
+    ) -> tuple[TokenScore, ...]:
+        """Return the log probability of each token of the prompt after its first.
+
+        ``top_logprobs`` alternatives come with each. Raises as :meth:`generate` does.
+        """
+        token_ids = self.encode(prompt)
+        self._check_length(len(token_ids), 0)
+        if len(token_ids) == 1:
+            return ()
+        sampling = Sampling(top_logprobs=top_logprobs)
+        sampling.check()
+        search = _RouteSearch(self, routing or RoutingOptions(), Trace())
+        while True:
+            route = await search.find(len(token_ids))
+            request = _make_request(route, sampling, token_ids, max_new_tokens=0)
+            try:
+                return await fetch_scores(self._host, request, timeouts=self._timeouts)
+            except HopFailed as failure:
+                await search.note_failure(failure)
+
     def _check_length(self, prompt_tokens: int, max_new_tokens: int) -> None:
-        if max_new_tokens < 1:
-            raise InvalidRequest("max_new_tokens", "must be at least 1")
         if prompt_tokens + max_new_tokens > self._config.max_context:
             raise InvalidRequest(
                 "prompt",
@@ -221,11 +247,10 @@ class MeshClient:
         search = _RouteSearch(self, routing, trace)
         while True:
             route = await search.find(len(prompt) + max_new_tokens)
-            request = OpenSession(
-                session_id=os.urandom(SESSION_ID_SIZE),
-                route=tuple(Hop(hop.peer_id, hop.span) for hop in route),
-                sampling=sampling,
-                token_ids=(*prompt, *answer),
+            request = _make_request(
+                route,
+                sampling,
+                (*prompt, *answer),
                 max_new_tokens=max_new_tokens - len(answer),
                 first_index=len(answer),
             )
@@ -288,6 +313,25 @@ class MeshClient:
 
         silent = await asyncio.gather(*(is_silent(peer) for peer in peers))
         return [peer for peer, gone in zip(peers, silent, strict=True) if gone]
+
+
+def _make_request(
+    route: Sequence[RouteHop],
+    sampling: Sampling,
+    token_ids: tuple[int, ...],
+    *,
+    max_new_tokens: int,
+    first_index: int = 0,
+) -> OpenSession:
+    """Return a request under a fresh session id."""
+    return OpenSession(
+        session_id=os.urandom(SESSION_ID_SIZE),
+        route=tuple(Hop(hop.peer_id, hop.span) for hop in route),
+        sampling=sampling,
+        token_ids=token_ids,
+        max_new_tokens=max_new_tokens,
+        first_index=first_index,
+    )
 
 
 _FINISH_REASONS = {Finish.NOT_YET: None, Finish.STOP: "stop", Finish.LENGTH: "length"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,10 +18,11 @@ from mesh.inference.wire import (
     FrameType,
     OpenSession,
     TokenFrame,
+    TokenScore,
     decode_error,
+    decode_scores,
     decode_token,
     encode_open,
-    get_frame_type,
 )
 from mesh.p2p.interface import Host, Stream
 
@@ -56,23 +58,52 @@ async def stream_tokens(
 
     Raises HopFailed naming the hop, where it is known.
     """
-    first = request.route[0].peer_id
-    stream = await _blame(first, host.open_stream(first, SESSION_METHOD, timeout_s=timeouts.open_s))
-    try:
-        await _blame(first, stream.send(encode_open(request)))
+    async with _open_session(host, request, timeouts) as stream:
         index = request.first_index
-        timeout_s = timeouts.token_s + timeouts.prompt_token_s * len(request.token_ids)
+        timeout_s = _first_timeout(request, timeouts)
         while True:
-            token = await _receive_token(stream, request, timeout_s)
+            frame = await _receive(stream, request, timeout_s)
             timeout_s = timeouts.token_s
+            token = _decode(frame, decode_token, stream.peer_id)
             if token.index != index or token.token_id >= vocab_size:
-                raise HopFailed(first, RefusalReason.MALFORMED, "an impossible token")
+                raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "an impossible token")
             yield token
             index += 1
             if token.finish is not Finish.NOT_YET:
                 return
+
+
+async def fetch_scores(
+    host: Host, request: OpenSession, *, timeouts: ClientTimeouts
+) -> tuple[TokenScore, ...]:
+    """Return the scores of the prompt's tokens after the first. Raises HopFailed."""
+    scores: list[TokenScore] = []
+    async with _open_session(host, request, timeouts) as stream:
+        while len(scores) < len(request.token_ids) - 1:
+            frame = await _receive(stream, request, _first_timeout(request, timeouts))
+            part = _decode(frame, decode_scores, stream.peer_id)
+            if part.position != len(scores) + 1:
+                raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "impossible scores")
+            scores += part.scores
+    return tuple(scores[: len(request.token_ids) - 1])
+
+
+@asynccontextmanager
+async def _open_session(
+    host: Host, request: OpenSession, timeouts: ClientTimeouts
+) -> AsyncIterator[Stream]:
+    """Send the request to the first range; leaving drops the session on every hop."""
+    first = request.route[0].peer_id
+    stream = await _blame(first, host.open_stream(first, SESSION_METHOD, timeout_s=timeouts.open_s))
+    try:
+        await _blame(first, stream.send(encode_open(request)))
+        yield stream
     finally:
         await stream.abort()
+
+
+def _first_timeout(request: OpenSession, timeouts: ClientTimeouts) -> float:
+    return timeouts.token_s + timeouts.prompt_token_s * len(request.token_ids)
 
 
 async def _blame(peer: PeerId, action: Awaitable[T]) -> T:
@@ -82,18 +113,23 @@ async def _blame(peer: PeerId, action: Awaitable[T]) -> T:
         raise HopFailed(peer, RefusalReason.HOP_LOST, str(error)) from error
 
 
-async def _receive_token(stream: Stream, request: OpenSession, timeout_s: float) -> TokenFrame:
+async def _receive(stream: Stream, request: OpenSession, timeout_s: float) -> bytes:
+    """Return the next frame that is no error. Raises HopFailed."""
     try:
         async with asyncio.timeout(timeout_s):
             frame = await _blame(stream.peer_id, stream.receive())
     except TimeoutError as error:
         raise HopFailed(None, RefusalReason.TIMEOUT, "no token in time") from error
+    if frame[:1] == bytes([FrameType.ERROR]):
+        raise _explain(_decode(frame, decode_error, stream.peer_id), request)
+    return frame
+
+
+def _decode(frame: bytes, decode: Callable[[bytes], T], peer: PeerId) -> T:
     try:
-        if get_frame_type(frame) is FrameType.ERROR:
-            raise _explain(decode_error(frame), request)
-        return decode_token(frame)
+        return decode(frame)
     except Refused as refused:
-        raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, str(refused)) from refused
+        raise HopFailed(peer, RefusalReason.MALFORMED, str(refused)) from refused
 
 
 def _explain(error: ErrorFrame, request: OpenSession) -> HopFailed:

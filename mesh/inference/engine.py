@@ -23,7 +23,7 @@ from torch import Tensor
 
 from keys.peer import PeerId
 from mesh.inference.refusals import RefusalReason, Refused
-from mesh.inference.sampler import Sampled, SampleRequest, sample_rows
+from mesh.inference.sampler import Sampled, SampleRequest, Score, sample_rows, score_rows
 from mesh.inference.scheduler import CacheLedger, Scheduler, Work
 from mesh.model.challenge import run_challenge_block, run_challenge_head, use_exact_float32
 from mesh.model.config import BlockSpan, ModelConfig
@@ -78,13 +78,16 @@ class EngineSession:
 class StepInput:
     """A session's next rows: token ids at the first range, hidden states [rows, hidden] after it.
 
-    ``sample`` asks the last range for a token after the last row.
+    ``sample`` asks the last range for a token after the last row; ``score_ids`` asks it for the log
+    probability of each row's next token in the text, with ``score_top`` alternatives.
     """
 
     rows: int
     token_ids: Sequence[int] | None = None
     hidden: Tensor | None = None
     sample: SampleRequest | None = None
+    score_ids: Sequence[int] = ()
+    score_top: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class StepOutput:
 
     hidden: Tensor | None
     sampled: Sampled | None
+    scores: tuple[Score, ...]
     elapsed_us: int
 
 
@@ -336,7 +340,8 @@ def _run_batch(runner: ShardRunner, batch: Sequence[_Job]) -> list[StepOutput]:
         stop = segment.first_row + segment.rows
         rows = None if is_last else hidden[segment.first_row : stop].cpu()
         elapsed_us = int((now - job.handed_over) * 1e6)
-        outputs.append(StepOutput(rows, sampled.get(place), elapsed_us))
+        scores = _score(runner, hidden[segment.first_row : stop], job.step)
+        outputs.append(StepOutput(rows, sampled.get(place), scores, elapsed_us))
     return outputs
 
 
@@ -359,6 +364,13 @@ def _sample(
     logits = runner.compute_logits(hidden[last_rows])
     chosen = sample_rows(logits, list(requests.values()))
     return dict(zip(requests, chosen, strict=True))
+
+
+def _score(runner: ShardRunner, hidden: Tensor, step: StepInput) -> tuple[Score, ...]:
+    """Return the scores that were asked for; several rows at once belong to one prompt."""
+    if not step.score_ids:
+        return ()
+    return score_rows(runner.compute_logits(hidden), step.score_ids, step.score_top)
 
 
 @torch.inference_mode()

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from mesh.errors import MeshError, PeerError, StreamClosed
 from mesh.inference.engine import Engine, EngineSession, StepInput, StepOutput
@@ -23,11 +25,15 @@ from mesh.inference.wire import (
     Finish,
     FrameType,
     OpenSession,
+    ScoresFrame,
     StepFrame,
     TokenFrame,
+    TokenScore,
     decode_error,
+    decode_scores,
     decode_step,
     decode_token,
+    encode_scores,
     encode_step,
     encode_token,
     get_frame_type,
@@ -36,6 +42,17 @@ from mesh.p2p.interface import Stream
 
 MAX_TOKENS_AHEAD = 4
 """Tokens that may wait at the first range; there is one in flight unless a peer misbehaves."""
+
+BackFrame = TokenFrame | ScoresFrame
+BackQueue = asyncio.Queue[BackFrame]
+"""What the last range said and the first has not yet passed on."""
+
+
+def decode_back(frame: bytes) -> BackFrame:
+    """Parse what the last range sends to the first. Raises Refused(MALFORMED)."""
+    if get_frame_type(frame) is FrameType.SCORES:
+        return decode_scores(frame)
+    return decode_token(frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,22 +139,26 @@ class RangeSession:
 
     async def run_only(self) -> None:
         """Be the only range: compute, choose, tell the client."""
-        await run_guarded(self._answer_alone(), self._watch_client())
+        work = self._score_alone() if self.request.wants_scores else self._answer_alone()
+        await run_guarded(work, self._watch_client())
 
-    async def run_first(self, next_hop: NextHop, tokens: asyncio.Queue[TokenFrame]) -> None:
-        """Be the first range: feed the others, and the client from ``tokens``."""
-        await run_guarded(
-            self._drive(next_hop, tokens),
-            self._watch_client(),
-            self._collect_tokens(next_hop, tokens),
-        )
+    async def run_first(self, next_hop: NextHop, back: BackQueue) -> None:
+        """Be the first range: feed the others, and the client from what comes ``back``."""
+        guards = [self._watch_client(), self._collect_back(next_hop, back)]
+        if self.request.wants_scores:
+            # Feeding waits for no score, or both sides could wait for each other.
+            guards.append(self._feed_prompt(next_hop))
+            return await run_guarded(self._pass_scores_on(back), *guards)
+        await run_guarded(self._drive(next_hop, back), *guards)
 
     async def run_middle(self, next_hop: NextHop) -> None:
         """Pass hidden states on until the previous range goes."""
         await run_guarded(self._pass_on(next_hop), self._watch_next(next_hop))
 
     async def run_last(self, back: Stream) -> None:
-        """Choose tokens and send them to the first range, over ``back``."""
+        """Choose tokens, or score the prompt's, and send that to the first range over ``back``."""
+        if self.request.wants_scores:
+            return await self._score_for_others(back)
         answer = Answer(self.request)
         finish = Finish.NOT_YET
         while finish is Finish.NOT_YET:
@@ -163,13 +184,39 @@ class RangeSession:
             await self.upstream.send(encode_token(token))
             last = await pending
 
-    async def _drive(self, next_hop: NextHop, tokens: asyncio.Queue[TokenFrame]) -> None:
-        started = time.perf_counter()
+    async def _score_alone(self) -> None:
+        async for position, output in self._compute_prompt(None):
+            await self._send_scores(self.upstream, position, output)
+
+    async def _score_for_others(self, back: Stream) -> None:
+        while self.session.length < len(self.request.token_ids):
+            step = await self._receive_step()
+            await self._send_scores(back, step.position, await self._compute(step, None))
+
+    async def _send_scores(self, stream: Stream, position: int, output: StepOutput) -> None:
+        scores = tuple(TokenScore(logprob, top) for logprob, top in output.scores)
+        if scores:
+            await stream.send(encode_scores(ScoresFrame(position + 1, scores)))
+
+    async def _pass_scores_on(self, back: BackQueue) -> None:
+        position = 1
+        while position < len(self.request.token_ids):
+            frame = await self._take(back, is_first=True)
+            if not isinstance(frame, ScoresFrame) or frame.position != position:
+                raise self._blame_last("impossible scores")
+            position += len(frame.scores)
+            await self.upstream.send(encode_scores(frame))
+
+    async def _feed_prompt(self, next_hop: NextHop) -> None:
         async for position, output in self._compute_prompt(None):
             await next_hop.send(self._encode_output(position, output, ()))
+
+    async def _drive(self, next_hop: NextHop, back: BackQueue) -> None:
+        started = time.perf_counter()
+        await self._feed_prompt(next_hop)
         index = self.request.first_index
         while True:
-            token = await self._take_token(tokens, index)
+            token = await self._take_token(back, index)
             now = time.perf_counter()
             token = replace(token, times_us=(*token.times_us, int((now - started) * 1e6)))
             started, index = now, index + 1
@@ -181,30 +228,38 @@ class RangeSession:
             await self.upstream.send(encode_token(token))
             await next_hop.send(self._encode_output(position, await pending, ()))
 
-    async def _take_token(self, tokens: asyncio.Queue[TokenFrame], index: int) -> TokenFrame:
-        last_hop = len(self.request.route) - 1
+    async def _take_token(self, back: BackQueue, index: int) -> TokenFrame:
+        token = await self._take(back, is_first=index == self.request.first_index)
+        if not isinstance(token, TokenFrame) or token.index != index:
+            raise self._blame_last("not the next token")
+        if token.token_id >= self.engine.config.vocab_size:
+            raise self._blame_last("an impossible token")
+        return token
+
+    async def _take(self, back: BackQueue, *, is_first: bool) -> BackFrame:
+        """Return what the last range says next. Raises Refused(TIMEOUT)."""
         timeout_s = self.timeouts.step_s
-        if index == self.request.first_index:
+        if is_first:
             timeout_s += self.timeouts.prompt_token_s * len(self.request.token_ids)
         try:
             async with asyncio.timeout(timeout_s):
-                token = await tokens.get()
+                return await back.get()
         except TimeoutError as error:
             raise Refused(
                 RefusalReason.TIMEOUT, "no token in time", hop_index=BLAMES_NOBODY
             ) from error
-        if token.index != index or token.token_id >= self.engine.config.vocab_size:
-            raise Refused(RefusalReason.HOP_LOST, "an impossible token", hop_index=last_hop)
-        return token
 
-    async def _collect_tokens(self, next_hop: NextHop, tokens: asyncio.Queue[TokenFrame]) -> None:
+    def _blame_last(self, detail: str) -> Refused:
+        return Refused(RefusalReason.HOP_LOST, detail, hop_index=len(self.request.route) - 1)
+
+    async def _collect_back(self, next_hop: NextHop, back: BackQueue) -> None:
         """Read what comes back from the second range: tokens, if it is the last, or an error."""
         while (frame := await next_hop.receive()) is not None:
             if len(self.request.route) > 2:
                 raise Refused(
                     RefusalReason.MALFORMED, "only the last range sends tokens", hop_index=1
                 )
-            await tokens.put(decode_token(frame))
+            await back.put(decode_back(frame))
 
     async def _watch_client(self) -> None:
         """A client says nothing after its request; when it goes, the session ends."""
@@ -238,8 +293,29 @@ class RangeSession:
 
     async def _compute(self, step: StepFrame, sample: SampleRequest | None) -> StepOutput:
         hidden = read_hidden(step, self.engine.config.hidden_size)
-        return await self.engine.submit(
-            self.session, StepInput(step.rows, hidden=hidden, sample=sample)
+        following = self._make_step(step.position, step.rows, hidden=hidden, sample=sample)
+        return await self.engine.submit(self.session, following)
+
+    def _make_step(
+        self,
+        position: int,
+        rows: int,
+        *,
+        token_ids: Sequence[int] | None = None,
+        hidden: Tensor | None = None,
+        sample: SampleRequest | None = None,
+    ) -> StepInput:
+        """Return the next rows, with the scores that the last range owes for them."""
+        score_ids: Sequence[int] = ()
+        if self.request.wants_scores and self.request.is_last:
+            score_ids = self.request.token_ids[position + 1 : position + 1 + rows]
+        return StepInput(
+            rows,
+            token_ids=token_ids,
+            hidden=hidden,
+            sample=sample,
+            score_ids=score_ids,
+            score_top=self.request.sampling.top_logprobs,
         )
 
     async def _compute_prompt(
@@ -250,7 +326,8 @@ class RangeSession:
         for position in range(0, len(token_ids), chunk):
             piece = token_ids[position : position + chunk]
             is_end = position + len(piece) == len(token_ids)
-            step = StepInput(len(piece), token_ids=piece, sample=sample if is_end else None)
+            chosen = sample if is_end else None
+            step = self._make_step(position, len(piece), token_ids=piece, sample=chosen)
             yield position, await self.engine.submit(self.session, step)
 
     def _encode_output(self, position: int, output: StepOutput, times_us: tuple[int, ...]) -> bytes:

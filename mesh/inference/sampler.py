@@ -10,6 +10,9 @@ from torch import Tensor
 
 from mesh.inference.sampling import Sampling, compute_draw
 
+Score = tuple[float, tuple[tuple[int, float], ...]]
+"""A log probability and the likeliest alternatives."""
+
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
@@ -40,6 +43,19 @@ def sample_rows(logits: Tensor, requests: Sequence[SampleRequest]) -> list[Sampl
         token_id = best[row] if greedy else _choose(logits[row], request)
         chosen.append(_describe(logits[row], totals[row], token_id, request.sampling.top_logprobs))
     return chosen
+
+
+def score_rows(logits: Tensor, next_ids: Sequence[int], top_count: int) -> tuple[Score, ...]:
+    """Return for each row of ``logits`` the log probability of the token that follows it in the
+    text, and the likeliest ones. The rows may be one more than the tokens: nothing follows it.
+    """
+    logits = logits[: len(next_ids)].cpu()
+    totals = torch.logsumexp(logits, dim=-1).tolist()
+    described = [
+        _describe(row, total, token_id, top_count)
+        for row, total, token_id in zip(logits, totals, next_ids, strict=True)
+    ]
+    return tuple((sampled.logprob, sampled.top) for sampled in described)
 
 
 def _choose(row: Tensor, request: SampleRequest) -> int:

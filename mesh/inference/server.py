@@ -10,17 +10,22 @@ from dataclasses import dataclass
 from keys.peer import PeerId
 from mesh.errors import InvalidRequest, PeerError, StreamClosed
 from mesh.inference.engine import Engine
-from mesh.inference.pipeline import MAX_TOKENS_AHEAD, NextHop, RangeSession, SessionTimeouts
+from mesh.inference.pipeline import (
+    MAX_TOKENS_AHEAD,
+    BackQueue,
+    NextHop,
+    RangeSession,
+    SessionTimeouts,
+    decode_back,
+)
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.wire import (
     LOOP_METHOD,
     SESSION_METHOD,
     ErrorFrame,
     OpenSession,
-    TokenFrame,
     decode_bind,
     decode_open,
-    decode_token,
     encode_bind,
     encode_error,
     encode_open,
@@ -33,7 +38,7 @@ class _LoopPort:
     """Where the last range's tokens arrive at the first one."""
 
     last_peer: PeerId
-    tokens: asyncio.Queue[TokenFrame]
+    back: BackQueue
 
 
 class SessionServer:
@@ -103,7 +108,9 @@ class SessionServer:
         if request.route[-1].span.end != config.num_blocks:
             raise Refused(RefusalReason.WRONG_RANGE, f"the model has {config.num_blocks} blocks")
         wanted = len(request.token_ids) + request.max_new_tokens
-        if not request.max_new_tokens > 0 or wanted > config.max_context:
+        if request.wants_scores and len(request.token_ids) < 2:
+            raise Refused(RefusalReason.BAD_PARAMETER, "a prompt's first token has no score")
+        if wanted > config.max_context:
             raise Refused(
                 RefusalReason.CONTEXT_OVERFLOW,
                 f"{len(request.token_ids)} tokens and {request.max_new_tokens} new ones do not "
@@ -141,11 +148,11 @@ class SessionServer:
         request = role.request
         if request.session_id in self._ports:
             raise Refused(RefusalReason.MALFORMED, "the session id is in use")
-        tokens: asyncio.Queue[TokenFrame] = asyncio.Queue(MAX_TOKENS_AHEAD)
-        self._ports[request.session_id] = _LoopPort(request.route[-1].peer_id, tokens)
+        back: BackQueue = asyncio.Queue(MAX_TOKENS_AHEAD)
+        self._ports[request.session_id] = _LoopPort(request.route[-1].peer_id, back)
         try:
             async with self._open_next(request) as next_hop:
-                await role.run_first(next_hop, tokens)
+                await role.run_first(next_hop, back)
         finally:
             del self._ports[request.session_id]
 
@@ -209,7 +216,7 @@ class SessionServer:
             if port is None or port.last_peer != stream.peer_id:
                 raise Refused(RefusalReason.UNKNOWN_SESSION)
             while True:
-                await port.tokens.put(decode_token(await stream.receive()))
+                await port.back.put(decode_back(await stream.receive()))
         except (TimeoutError, StreamClosed):
             return
         except Refused as refused:

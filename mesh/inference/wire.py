@@ -4,7 +4,10 @@ OPEN    client -> first -> ... -> last    the route, the sampling parameters, th
 STEP    a range -> the next               hidden states of the session's next positions
 TOKEN   last -> first -> client           one chosen token
 ERROR   any range -> back to the client   why the session ends, and which hop it blames
+SCORES  last -> first -> client           log probabilities of the prompt's own tokens
 BIND    last -> first                     whose tokens a loop stream carries
+
+A request for 0 new tokens asks for the prompt's scores; any other one for tokens.
 
 Sizes are computed from the header and compared before anything is allocated; a frame with a
 byte too many is malformed. No torch here: the thin client speaks these frames too.
@@ -49,6 +52,9 @@ _ALTERNATIVE = struct.Struct("<If")
 # type, hop index, reason length, detail length
 _ERROR = struct.Struct("<BBBH")
 _BIND = struct.Struct("<B16s")
+# type, position, scores, alternatives of each
+_SCORES = struct.Struct("<BIHB")
+_LOGPROB = struct.Struct("<f")
 
 
 class FrameType(IntEnum):
@@ -59,6 +65,7 @@ class FrameType(IntEnum):
     TOKEN = 3
     ERROR = 4
     BIND = 5
+    SCORES = 6
 
 
 class Finish(IntEnum):
@@ -101,6 +108,11 @@ class OpenSession:
     def is_last(self) -> bool:
         return self.hop_index == len(self.route) - 1
 
+    @property
+    def wants_scores(self) -> bool:
+        """No tokens are wanted, only the prompt's log probabilities."""
+        return self.max_new_tokens == 0
+
     def for_next_hop(self) -> OpenSession:
         return replace(self, hop_index=self.hop_index + 1)
 
@@ -131,6 +143,22 @@ class TokenFrame:
     finish: Finish
     top: tuple[tuple[int, float], ...] = ()
     times_us: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """The log probability of a prompt's token, and the likeliest tokens in its place."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoresFrame:
+    """Scores of the prompt's tokens from ``position`` on; the first token has none."""
+
+    position: int
+    scores: tuple[TokenScore, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +335,34 @@ def decode_token(frame: bytes) -> TokenFrame:
         top=tuple(_ALTERNATIVE.iter_unpack(frame[_TOKEN.size : times_at])),
         times_us=struct.unpack_from(f"<{times}I", frame, times_at),
     )
+
+
+def encode_scores(frame: ScoresFrame) -> bytes:
+    """Encode scores; all have the same number of alternatives."""
+    tops = len(frame.scores[0].top) if frame.scores else 0
+    parts = [_SCORES.pack(FrameType.SCORES, frame.position, len(frame.scores), tops)]
+    for score in frame.scores:
+        parts.append(_LOGPROB.pack(score.logprob))
+        parts += [_ALTERNATIVE.pack(*pair) for pair in score.top]
+    return b"".join(parts)
+
+
+def decode_scores(frame: bytes) -> ScoresFrame:
+    """Parse scores. Raises Refused(MALFORMED)."""
+    if len(frame) < _SCORES.size or get_frame_type(frame) is not FrameType.SCORES:
+        raise _malformed("not a SCORES frame")
+    _, position, count, tops = _SCORES.unpack_from(frame)
+    size = _LOGPROB.size + tops * _ALTERNATIVE.size
+    if not 0 < count <= MAX_STEP_ROWS or tops > MAX_TOP_LOGPROBS:
+        raise _malformed("impossible counts in a SCORES frame")
+    if len(frame) != _SCORES.size + count * size:
+        raise _malformed("the size does not match the counts")
+    scores = []
+    for start in range(_SCORES.size, len(frame), size):
+        (logprob,) = _LOGPROB.unpack_from(frame, start)
+        pairs = _ALTERNATIVE.iter_unpack(frame[start + _LOGPROB.size : start + size])
+        scores.append(TokenScore(logprob, tuple(pairs)))
+    return ScoresFrame(position, tuple(scores))
 
 
 def encode_error(error: ErrorFrame) -> bytes:

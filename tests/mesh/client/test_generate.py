@@ -287,6 +287,28 @@ async def test_logprobs_travel_with_the_tokens(swarm):
             assert piece.top_logprobs[0] == (piece.token_id, pytest.approx(piece.logprob, abs=1e-4))
 
 
+@pytest.mark.parametrize("splits", [[(0, 6)], [(0, 3), (3, 6)], [(0, 2), (2, 4), (4, 6)]])
+async def test_prompt_scores_equal_transformers(swarm, load_reference, chat_checkpoint, splits):
+    for start, end in splits:
+        await swarm.add_hoster(start, end)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await swarm.open_client(stack)
+        token_ids = client.encode("a prompt of several chunks, to be scored")
+        scores = await client.score(token_ids, top_logprobs=2)
+        assert await client.score([5]) == ()
+        await wait_until(lambda: all_free(swarm))
+    with torch.inference_mode():
+        logits = load_reference(chat_checkpoint)(torch.tensor([token_ids])).logits[0]
+    expected = torch.log_softmax(logits, dim=-1)
+    assert len(scores) == len(token_ids) - 1
+    for place, score in enumerate(scores):
+        assert score.logprob == pytest.approx(
+            float(expected[place, token_ids[place + 1]]), abs=1e-4
+        )
+        assert score.top[0][0] == int(expected[place].argmax())
+        assert len(score.top) == 2
+
+
 async def test_slow_reader_holds_up_only_its_own_answer(swarm):
     await swarm.add_hoster(0, 6)
     async with contextlib.AsyncExitStack() as stack:

@@ -67,12 +67,19 @@ async def refusal_of(swarm, hoster, frame):
     [
         ({"token_ids": (1,) * 253}, "context_overflow"),
         ({"max_new_tokens": 2**32 - 1}, "context_overflow"),
-        ({"max_new_tokens": 0}, "context_overflow"),
+        ({"max_new_tokens": 0, "token_ids": (1,)}, "bad_parameter"),
         ({"token_ids": (1, 259)}, "token_out_of_range"),
         ({"sampling": Sampling(temperature=float("nan"))}, "bad_parameter"),
         ({"sampling": Sampling(top_p=-1.0)}, "bad_parameter"),
     ],
-    ids=["prompt longer than the context", "huge", "none", "token id out of range", "nan", "top_p"],
+    ids=[
+        "prompt longer than the context",
+        "huge",
+        "nothing to score",
+        "token id out of range",
+        "nan",
+        "top_p",
+    ],
 )
 async def test_impossible_requests_are_refused_with_a_reason(swarm, changes, reason):
     hoster = await swarm.add_hoster(0, 6)

@@ -16,16 +16,20 @@ from mesh.inference.wire import (
     Finish,
     Hop,
     OpenSession,
+    ScoresFrame,
     StepFrame,
     TokenFrame,
+    TokenScore,
     decode_bind,
     decode_error,
     decode_open,
+    decode_scores,
     decode_step,
     decode_token,
     encode_bind,
     encode_error,
     encode_open,
+    encode_scores,
     encode_step,
     encode_token,
 )
@@ -44,6 +48,7 @@ OPEN = OpenSession(
 )
 STEP = StepFrame(7, 2, "float32", memoryview(bytes(range(64))), (5, 6))
 TOKEN = TokenFrame(9, 130, -1.5, Finish.STOP, ((3, -0.5), (4, -2.0)), (100, 200, 400))
+SCORES = ScoresFrame(4, (TokenScore(-0.5, ((1, -0.5),)), TokenScore(-2.0, ((9, -0.25),))))
 ERROR = ErrorFrame("busy", "64 sessions are open", 1)
 
 
@@ -52,6 +57,7 @@ def test_frames_survive_the_wire():
     assert decode_step(encode_step(STEP), hidden_size=8) == STEP
     assert decode_token(encode_token(TOKEN)) == TOKEN
     assert decode_error(encode_error(ERROR)) == ERROR
+    assert decode_scores(encode_scores(SCORES)) == SCORES
     assert decode_bind(encode_bind(b"s" * 16)) == b"s" * 16
 
 
@@ -61,6 +67,7 @@ DECODERS = [
     (encode_token(TOKEN), decode_token),
     (encode_error(ERROR), decode_error),
     (encode_bind(b"s" * 16), decode_bind),
+    (encode_scores(SCORES), decode_scores),
 ]
 
 
