@@ -274,7 +274,11 @@ class Node:
             node_id=prepared.node_id,
             describe=self._describe,
         )
-        self._server = None if engine is None else SessionServer(host, engine)
+        self._server = (
+            None
+            if engine is None
+            else SessionServer(host, engine, connect=self._directory.ensure_connected)
+        )
         self._loop = EpochLoop(
             network.terms,
             Participant(
