@@ -21,6 +21,7 @@ from mesh.model.files import ModelFolder, resolve_model_folder
 from mesh.p2p.ports import PortInUse, check_ports_free
 from subnet.config import NodeConfig
 from subnet.errors import ConfigError, NotRegistered
+from subnet.manifest import parse_manifest_hash
 
 if TYPE_CHECKING:
     from subnet.chain.registration import RegisteredNode
@@ -55,6 +56,7 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     """
     key = load_identity_file(config.identity_path)
     hotkey = hotkey or _load_hotkey(config)
+    check_private_directory(get_data_dir(config))
     _check_ports(config)
     subnet_id, node = await _find_registration(config, key.peer_id)
     notices = _collect_notices(node, hotkey)
@@ -144,7 +146,13 @@ async def _find_registration(
 
     async with SubstrateChain.open(config.chain_url) as chain:
         subnet_id = await _find_subnet(chain, config, peer_id)
-        return subnet_id, await _find_node(chain, config, subnet_id, peer_id)
+        node = await _find_node(chain, config, subnet_id, peer_id)
+        subnet = await chain.fetch_subnet(subnet_id)
+    if subnet is None:
+        raise NotRegistered(f"subnet {subnet_id} is gone from {config.chain_url}")
+    # Without a manifest there is nothing to compare the weights with.
+    parse_manifest_hash(subnet.misc, subnet_id=subnet_id)
+    return subnet_id, node
 
 
 async def _find_subnet(chain: SubstrateChain, config: NodeConfig, peer_id: PeerId) -> SubnetId:
@@ -197,6 +205,17 @@ def _collect_notices(node: RegisteredNode, hotkey: AccountKey | None) -> tuple[s
             f"but the keystore is of {hotkey.address}"
         )
     return ()
+
+
+def check_private_directory(path: Path) -> None:
+    """Raise ConfigError if ``path`` is no writable folder and cannot become one. Makes nothing."""
+    try:
+        existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+        is_usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    except OSError:
+        is_usable = False
+    if not is_usable:
+        raise ConfigError(f"the data folder {path} cannot be written", "choose another --data-dir")
 
 
 def make_private_directory(path: Path) -> None:

@@ -17,12 +17,25 @@ from keys.errors import (
     KeysError,
     WrongPassword,
 )
+from mesh.errors import (
+    BlockRangeOutsideModel,
+    InvalidRequest,
+    ManifestMismatch,
+    MeshError,
+    ModelError,
+    ModelFilesMissing,
+    NoRoute,
+    PeerRefusal,
+    PeerUnreachable,
+    UnknownArchitecture,
+)
 from subnet.errors import (
     ChainMismatch,
     ChainUnavailable,
     ConfigError,
     ExtrinsicFailed,
     JournalCorrupt,
+    NotRegistered,
     SubnetError,
     UsageError,
 )
@@ -40,11 +53,25 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (KeysError, "check the key file that the message names"),
     (ChainUnavailable, "check --chain (or MESH_CHAIN) and that the chain is running"),
     (ChainMismatch, "point --chain at the chain of your subnet"),
+    (
+        NotRegistered,
+        "check the ids and key files against `mesh chain show`, "
+        "or register the node with `mesh chain register-node`",
+    ),
     (ExtrinsicFailed, "run `mesh chain show` to see the state that the chain refers to"),
     (
         JournalCorrupt,
         "restore the journal from a backup; do not delete it in the middle of an epoch",
     ),
+    (ModelFilesMissing, "name a complete model folder, or a Hugging Face model that is at hand"),
+    (UnknownArchitecture, "name a model of a supported architecture"),
+    (ManifestMismatch, "name the model, in the revision, that the subnet serves"),
+    (BlockRangeOutsideModel, "give --block-indices within the model"),
+    (ModelError, "get the model's files again"),
+    (PeerUnreachable, "check --initial-peers and that the peer is running"),
+    (PeerRefusal, "ask another peer, or later"),
+    (NoRoute, "wait until hosters serve every block, or raise --max-blocks-per-hop"),
+    (InvalidRequest, "correct what the message names"),
 )
 
 
@@ -79,8 +106,6 @@ def fail(message: str, hint: str, *, code: int = EXIT_FAILURE) -> NoReturn:
 
 def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoReturn:
     """Run a command line and turn every expected error into an exit code."""
-    from mesh.errors import MeshError
-
     verbose = "--verbose" in arguments
     remaining = [argument for argument in arguments if argument != "--verbose"]
     try:

@@ -27,8 +27,14 @@ def keygen(
         PEER_ID_FILE,
         create_identity_set,
     )
+    from subnet.errors import ConfigError
 
-    made = create_identity_set(directory)
+    try:
+        made = create_identity_set(directory)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write keys to {directory}: {error.strerror}", "choose another --dir"
+        ) from error
     peer_ids = {
         PEER_ID_FILE: str(made.peer_id),
         BOOTSTRAP_PEER_ID_FILE: str(made.bootstrap_peer_id),

@@ -34,4 +34,8 @@ def manifest(
                 file.write(made.body)
         except FileExistsError as error:
             raise ConfigError(f"{out} exists", "choose another file for --out") from error
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {out}: {error.strerror}", "choose another file for --out"
+            ) from error
     emit(made.manifest_hash.hex())

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from pydantic import ValidationError
 
 from consensus.types import Role
+from keys.errors import BadPeerId
+from keys.peer import PeerId
 from subnet.cli.console import say
 from subnet.config import NodeConfig, parse_block_indices
 from subnet.errors import UsageError
 from subnet.logs import configure_logs
 
 _USAGE_HINT = "see `mesh-test --help`"
+_ADDRESS = re.compile(r"(/[^/\s]+){2,}")
 
 
 def run_node_command(
@@ -46,11 +50,35 @@ def parse_config(
     except ValueError as error:
         raise UsageError(f"--block-indices: {error}", _USAGE_HINT) from error
     try:
-        return NodeConfig(
+        config = NodeConfig(
             **values, role=Role.HOSTER if hoster else Role.VALIDATOR, block_indices=blocks
         )
     except ValidationError as error:
         raise UsageError(_describe(error), _USAGE_HINT) from error
+    _check_addresses(config)
+    return config
+
+
+def _check_addresses(config: NodeConfig) -> None:
+    """Refuse what is plainly no multiaddress; the transport, which knows them all, is heavy."""
+    for option, addresses in (
+        ("--host-maddrs", config.host_maddrs),
+        ("--announce-maddrs", config.announce_maddrs),
+        ("--initial-peers", config.initial_peers),
+    ):
+        for address in addresses:
+            if not _ADDRESS.fullmatch(address):
+                raise UsageError(
+                    f"{option}: {address!r} is not a multiaddress such as /ip4/1.2.3.4/tcp/31330",
+                    _USAGE_HINT,
+                )
+    for address in config.initial_peers:
+        try:
+            PeerId.from_base58(address.rpartition("/p2p/")[2])
+        except BadPeerId as error:
+            raise UsageError(
+                f"--initial-peers: {address!r} does not end in /p2p/ and a peer id", _USAGE_HINT
+            ) from error
 
 
 def _describe(error: ValidationError) -> str:
