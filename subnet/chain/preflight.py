@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -168,6 +169,53 @@ async def check_activate_subnet(
     return await chain.query(work)
 
 
+async def check_call(
+    chain: SubstrateChain,
+    call: str,
+    arguments: Mapping[str, object],
+    *,
+    signer: bytes,
+    owner_only: bool = False,
+    node_id: int | None = None,
+) -> tuple[Check, ...]:
+    """What any call of the Network pallet needs: that it exists, is well-formed and may be signed.
+
+    ``owner_only`` calls are the subnet owner's; with ``node_id`` the signer owns that node or is
+    its hotkey. Raises ChainMismatch for a call that the runtime lacks.
+    """
+    subnet_id = arguments.get("subnet_id")
+
+    def work(session: Session) -> tuple[Check, ...]:
+        from subnet.chain.session import Call
+
+        session.encode_call(Call("Network", call, arguments))
+        at = session.read_head_hash()
+        checks = [Check(f"the runtime takes {call} with these arguments", True)]
+        if owner_only:
+            owner = session.read("Network.SubnetOwner", subnet_id, at=at)
+            is_owner = owner is not None and records.parse_bytes(owner) == signer
+            checks.append(Check("the signer owns the subnet", is_owner))
+        if node_id is not None:
+            keys = _read_node_keys(session, subnet_id, node_id, at=at)
+            checks.append(Check("the node is registered", bool(keys)))
+            checks.append(Check("the signer is the node's coldkey or hotkey", signer in keys))
+        return tuple(checks)
+
+    amount = arguments.get("stake_to_be_added", 0)
+    balance = await _check_balance(chain, signer, amount if isinstance(amount, int) else 0)
+    return (*await chain.query(work), balance)
+
+
+def _read_node_keys(
+    session: Session, subnet_id: object, node_id: int, *, at: str
+) -> tuple[bytes, ...]:
+    hotkey = session.read("Network.SubnetNodeIdHotkey", subnet_id, node_id, at=at)
+    if hotkey is None:
+        return ()
+    coldkey = session.read("Network.HotkeyOwner", hotkey, at=at, default=True)
+    return records.parse_bytes(hotkey), records.parse_bytes(coldkey)
+
+
 async def _check_balance(chain: SubstrateChain, account_id: bytes, amount: int) -> Check:
     balance = await chain.fetch_balance(account_id)
     needed = amount + FEE_ALLOWANCE
@@ -204,4 +252,4 @@ def _is_peer_known(session: Session, subnet_id: SubnetId, peer: PeerId, *, at: s
 
 
 def _show(amount: int) -> str:
-    return f"{amount / TENSOR:g} TENSOR"
+    return f"{amount / TENSOR:.6f}".rstrip("0").rstrip(".") + " TENSOR"

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from subnet.cli import chain_activate, chain_money, chain_register, chain_show
+from subnet.cli import (
+    chain_accounts,
+    chain_activate,
+    chain_calls,
+    chain_metagraph,
+    chain_money,
+    chain_register,
+    chain_show,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,3 +28,20 @@ app.command("activate-subnet")(chain_activate.activate_subnet)
 app.command("show")(chain_show.show)
 app.command("transfer")(chain_money.transfer)
 app.command("balance")(chain_money.balance)
+app.command("unbondings")(chain_money.unbondings)
+app.command("delegate")(chain_calls.delegate)
+app.command("undelegate")(chain_calls.undelegate)
+app.command("add-stake")(chain_calls.add_stake)
+app.command("remove-stake")(chain_calls.remove_stake)
+app.command("claim")(chain_calls.claim)
+app.command("update-peer-info")(chain_calls.update_peer_info)
+app.command("remove-node")(chain_calls.remove_node)
+app.command("set-subnet")(chain_calls.set_subnet)
+app.command("pause-subnet")(chain_calls.pause_subnet)
+app.command("unpause-subnet")(chain_calls.unpause_subnet)
+app.command("deactivate-subnet")(chain_calls.deactivate_subnet)
+app.command("identity")(chain_calls.identity)
+app.command("update-hotkey")(chain_calls.update_hotkey)
+app.command("update-coldkey")(chain_calls.update_coldkey)
+app.command("metagraph")(chain_metagraph.metagraph)
+app.add_typer(chain_accounts.app, name="accounts")

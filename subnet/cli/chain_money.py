@@ -1,4 +1,4 @@
-"""``mesh chain transfer`` and ``mesh chain balance``."""
+"""``mesh chain transfer``, ``balance`` and ``unbondings``."""
 
 from __future__ import annotations
 
@@ -78,6 +78,39 @@ def balance(
                 {"account": account, "free": str(units)},
                 as_json=as_json,
                 text=f"{format_amount(units)} TENSOR",
+            )
+
+    run(work)
+
+
+def unbondings(
+    account: Annotated[str, typer.Argument(help="Coldkey account, 0x...")],
+    chain: Chain = DEFAULT_CHAIN,
+    as_json: AsJson = False,
+) -> None:
+    """List what an account has unbonded, and from which block on `claim` pays it out."""
+    account_id = parse_account(account)
+
+    async def work() -> None:
+        from subnet.chain.money import fetch_unbondings
+
+        async with open_chain(chain) as client:
+            rows = await fetch_unbondings(client, account_id)
+            print_result(
+                {
+                    "account": account,
+                    "unbondings": [
+                        {"block": row.block, "amount": str(row.amount), "claimable": row.claimable}
+                        for row in rows
+                    ],
+                },
+                as_json=as_json,
+                text="\n".join(
+                    f"{format_amount(row.amount)} TENSOR from block {row.block} on"
+                    f"{' (now)' if row.claimable else ''}"
+                    for row in rows
+                )
+                or "nothing is unbonding",
             )
 
     run(work)

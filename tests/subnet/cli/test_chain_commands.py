@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from keys.account import AccountKey, derive_development_account
+from keys.account import DEVELOPMENT_MNEMONIC, AccountKey, derive_development_account
 from keys.identity_file import create_identity_set
 from keys.keystore import create_keystore
 from keys.peer import PeerKey
+from subnet.chain.metagraph import Metagraph
 from subnet.cli import chain_options
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain import app
@@ -141,6 +142,82 @@ async def test_money_moves_with_a_keystore_and_a_password_file(
     password.write_text("wrong\n")
     assert "password does not open" in await shell.fails(
         "transfer", "--to", target, "--amount", "1", *signer
+    )
+
+
+async def test_a_metagraph_is_kept_in_a_file_and_read_back(shell: Shell, tmp_path: Path) -> None:
+    await shell.ok(*subnet_line())
+    for index, name in enumerate(NAMES, start=1):
+        await shell.ok(*node_line(tmp_path / name, name, AccountKey(bytes([index]) * 32)))
+    kept = tmp_path / "graph.json"
+    fetched = await shell.ok("metagraph", "--subnet", "mesh", "--save", str(kept))
+    assert [row["subnet_node_id"] for row in fetched["nodes"]] == [1, 2, 3, 4]
+    assert {row["stake"] for row in fetched["nodes"]} == {"100" + "0" * 18}
+    assert {row["score"] for row in fetched["nodes"]} == {"-1"}
+    assert await Shell("ws://127.0.0.1:1").ok("metagraph", "--load", str(kept)) == fetched
+
+    graph = Metagraph.load(kept)
+    assert graph.node_ids.tolist() == [1, 2, 3, 4]
+    assert sum(graph.stakes) == 400 * 10**18
+    assert graph.get_index(3) == 2
+    with pytest.raises(KeyError):
+        graph.get_index(9)
+
+    kept.write_text(kept.read_text().replace("mesh-metagraph-1", "another"))
+    assert "is not a metagraph" in await shell.fails("metagraph", "--load", str(kept))
+
+
+async def test_accounts_are_made_imported_shown_and_listed(tmp_path: Path) -> None:
+    password, phrase = tmp_path / "password", tmp_path / "phrase"
+    password.write_text(PASSWORD)
+    phrase.write_text(DEVELOPMENT_MNEMONIC)
+    (tmp_path / "noise.json").write_text("{}")
+    secret = ["--password-file", str(password)]
+
+    async def accounts(*arguments: str) -> tuple[int, str, str]:
+        return await asyncio.to_thread(_run, ["accounts", *arguments])
+
+    made, imported = tmp_path / "new.json", tmp_path / "imported.json"
+    code, out, _ = await accounts("new", str(made), *secret, "--json")
+    account = json.loads(out)["account"]
+    assert code == 0
+    line = ["import", str(imported), "--phrase-file", str(phrase), "--index", "1", *secret]
+    assert (await accounts(*line))[0] == 0
+    code, out, _ = await accounts("show", str(imported))
+    assert derive_development_account(1).address in out
+    code, out, err = await accounts("list", str(tmp_path), "--json")
+    assert {row["account"] for row in json.loads(out)} == {
+        account,
+        derive_development_account(1).address,
+    }
+    assert "noise.json" in err
+
+    code, _, err = await accounts("new", str(made), *secret)
+    assert code == 1 and "never overwritten" in err
+    phrase.write_text("not a phrase")
+    code, _, err = await accounts("import", str(tmp_path / "x.json"), *line[2:])
+    assert code == 1 and "not a phrase" not in err
+
+
+async def test_stake_is_seen_to_unbond(shell: Shell) -> None:
+    rows = await shell.ok("unbondings", derive_development_account(0).address)
+    assert rows["unbondings"] == []
+
+
+async def test_owner_calls_are_checked_before_they_are_signed(shell: Shell) -> None:
+    await shell.ok(*subnet_line())
+    line = ["set-subnet", "description", "better", "--subnet", "mesh"]
+    code, out, _ = await shell.run(*line, "--dev-account", "faith", "--dry-run")
+    assert code == 1 and "NO   the signer owns the subnet" in out
+    sent = await shell.ok(*line, "--dev-account", "alith")
+    assert sent["call"] == "owner_update_description"
+    for values in (["churn-limit", "many"], ["churn-limit", "1", "2"], ["min-max-stake", "1"]):
+        await shell.fails("set-subnet", *values, "--subnet", "mesh", code=2)
+    assert "no call Network.owner_update_nonsense" in await shell.fails(
+        "set-subnet", "nonsense", "1", "--subnet", "mesh", "--dev-account", "alith"
+    )
+    assert "lacks url" in await shell.fails(
+        "identity", "--hotkey", "0x" + "1" * 40, "--field", "name=a", code=2
     )
 
 
