@@ -7,6 +7,7 @@ starts it again, and the journal makes that safe.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -47,7 +48,6 @@ from subnet.preflight import PreparedNode, make_private_directory
 from subnet.records_policy import ConsensusRecordPolicy
 from subnet.runner import Runner, open_thread_runner
 from subnet.software import SOFTWARE
-from subnet.speed import measure_throughput
 from subnet.status import NodeStatus, write_status
 
 CONNECT_PERIOD_S = 10.0
@@ -110,7 +110,8 @@ async def open_node(
         journal = stack.enter_context(
             open_journal(
                 prepared.data_dir / JOURNAL_FILE,
-                owner=prepared.key.peer_id.public_key,
+                # A chain that starts anew is another network, and its epochs are other epochs.
+                owner=prepared.key.peer_id.public_key + network.terms.network_id,
                 run=run_journal,
             )
         )
@@ -120,7 +121,6 @@ async def open_node(
         host = await stack.enter_async_context(
             HivemindHost.open(_configure_host(prepared, network, membership, members))
         )
-        engine = await _open_engine(prepared, network, params, stack)
         yield Node(
             prepared,
             network,
@@ -129,7 +129,6 @@ async def open_node(
             membership=membership,
             members=members,
             host=host,
-            engine=engine,
             run=run_scores,
             observe=observe,
         )
@@ -172,38 +171,33 @@ def _configure_host(
     )
 
 
-async def _open_engine(
-    prepared: PreparedNode, network: Network, params: ConsensusParams, stack: AsyncExitStack
-) -> Engine | None:
-    blocks = prepared.blocks
-    if blocks is None:
-        return None
+@asynccontextmanager
+async def open_engine(
+    prepared: PreparedNode, network: Network, blocks: BlockRange
+) -> AsyncIterator[Engine]:
+    """Check the weights against the manifest and load them. Raises ModelError."""
     config, model = prepared.config, prepared.model
     dtype = model.stored_dtype if config.torch_dtype == "auto" else config.torch_dtype
-    await asyncio.to_thread(_check_weights, prepared, network, params, blocks, dtype)
-    return await stack.enter_async_context(
-        Engine.open(
-            lambda: load_shard(
-                prepared.folder,
-                model,
-                start=blocks.start,
-                end=blocks.end,
-                dtype=dtype,
-                device=config.device,
-            ),
-            limits=EngineLimits(cache_tokens=config.attn_cache_tokens),
-            threads=config.threads or 1,
-        )
-    )
+    await asyncio.to_thread(_check_weights, prepared, network, blocks, dtype)
+    async with Engine.open(
+        lambda: load_shard(
+            prepared.folder,
+            model,
+            start=blocks.start,
+            end=blocks.end,
+            dtype=dtype,
+            device=config.device,
+        ),
+        limits=EngineLimits(cache_tokens=config.attn_cache_tokens),
+        threads=config.threads or os.cpu_count() or 1,
+    ) as engine:
+        yield engine
 
 
 def _check_weights(
-    prepared: PreparedNode,
-    network: Network,
-    params: ConsensusParams,
-    blocks: BlockRange,
-    dtype: str,
+    prepared: PreparedNode, network: Network, blocks: BlockRange, dtype: str
 ) -> None:
+    params = network.terms.params
     manifest = find_manifest(
         prepared.folder,
         prepared.model,
@@ -226,7 +220,8 @@ class EngineInference:
     """The engine as the epoch loop sees it. Satisfies subnet.interfaces.Inference."""
 
     def __init__(self, engine: Engine, blocks: BlockRange) -> None:
-        self._engine = engine
+        self._engine: Engine | None = None
+        self._server: SessionServer | None = None
         self._blocks = blocks
         self.run_tasks = engine.run_tasks
 
@@ -248,7 +243,6 @@ class Node:
         membership: Membership,
         members: Members,
         host: HivemindHost,
-        engine: Engine | None,
         run: Runner,
         observe: Observe,
     ) -> None:
@@ -257,7 +251,8 @@ class Node:
         self._chain = chain
         self._members = members
         self._host = host
-        self._engine = engine
+        self._engine: Engine | None = None
+        self._server: SessionServer | None = None
         self._observe = observe
         self._state = ServerState.JOINING
         self._throughput = 0
@@ -273,11 +268,6 @@ class Node:
             network_id=network_id,
             node_id=prepared.node_id,
             describe=self._describe,
-        )
-        self._server = (
-            None
-            if engine is None
-            else SessionServer(host, engine, connect=self._directory.ensure_connected)
         )
         self._loop = EpochLoop(
             network.terms,
@@ -305,31 +295,51 @@ class Node:
         )
 
     async def serve(self, on_ready: Callable[[Ready], None] | None) -> None:
-        """Serve until cancelled. Raises, in a group, whatever ends a part."""
+        """Serve until cancelled. Raises, in a group, whatever ends a part.
+
+        What the journal holds is published while the model still loads.
+        """
+        self._directory.serve(self._describe_network)
+        self._addresses = tuple(await self._host.list_addresses())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._host.watch())
-            if self._engine is not None:
-                tasks.create_task(self._engine.serve())
-            self._directory.serve(self._describe_network)
-            if self._server is not None and self._engine is not None:
-                self._server.register()
-                self._throughput = await measure_throughput(self._engine)
-            self._addresses = tuple(await self._host.list_addresses())
-            self._state = ServerState.ONLINE
+            tasks.create_task(self._loop.run())
             tasks.create_task(self._announcer.run())
             tasks.create_task(self._directory.keep_fresh(self._members.list_nodes))
             tasks.create_task(self._keep_connected())
             tasks.create_task(self._follow_members())
-            tasks.create_task(self._loop.run())
-            logger.info(
-                "serving",
-                peer_id=str(self._host.peer_id),
-                role=self._prepared.config.role.value,
-                blocks=str(self._prepared.blocks),
-                addresses=list(self._addresses),
-            )
-            if on_ready is not None:
-                on_ready(Ready(self._addresses))
+            if self._prepared.blocks is None:
+                self._go_online(on_ready)
+            else:
+                tasks.create_task(self._serve_blocks(self._prepared.blocks, on_ready))
+
+    async def _serve_blocks(
+        self, blocks: BlockRange, on_ready: Callable[[Ready], None] | None
+    ) -> None:
+        """Load the blocks, prove them by a measurement, and only then offer them."""
+        async with open_engine(self._prepared, self._network, blocks) as engine:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(engine.serve())
+                self._throughput = await engine.measure_throughput()
+                self._engine = engine
+                self._server = SessionServer(
+                    self._host, engine, connect=self._directory.ensure_connected
+                )
+                self._server.register()
+                self._go_online(on_ready)
+
+    def _go_online(self, on_ready: Callable[[Ready], None] | None) -> None:
+        self._state = ServerState.ONLINE
+        self._announcer.notify()
+        logger.info(
+            "serving",
+            peer_id=str(self._host.peer_id),
+            role=self._prepared.config.role.value,
+            blocks=str(self._prepared.blocks),
+            addresses=list(self._addresses),
+        )
+        if on_ready is not None:
+            on_ready(Ready(self._addresses))
 
     async def drain(self) -> None:
         """Refuse new sessions, say so, and give the open ones a moment."""
