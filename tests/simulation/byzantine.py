@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
 from typing import Any
@@ -51,6 +51,7 @@ class Behaviour(Enum):
     COLLUDE = "collude"
     COPY = "copy"
     LATE = "late"
+    LATE_REVEAL = "late-reveal"
     SILENT = "silent"
     NO_REVEAL = "no-reveal"
     EARLY = "early"
@@ -64,10 +65,10 @@ class Behaviour(Enum):
 
 _SCORE_KINDS = (RecordKind.SCORE_COMMIT, RecordKind.SCORE_REVEAL)
 _DEADLINES = {
-    RecordKind.OUTPUT_COMMIT: COMMIT_END,
-    RecordKind.OUTPUT_REVEAL: REVEAL_END + GRACE,
+    RecordKind.OUTPUT_COMMIT: (COMMIT_END, 0.05),
+    RecordKind.OUTPUT_REVEAL: (REVEAL_END + GRACE, 3.0),
 }
-"""First offsets at which a record is late."""
+"""First offsets at which a record is late, and seconds that a liar waits after them."""
 SPLITTING = frozenset({Behaviour.EQUIVOCATE})
 """These show different honest nodes different things, and may cost an epoch its majority."""
 WORTHLESS = frozenset(
@@ -79,6 +80,7 @@ WORTHLESS = frozenset(
         Behaviour.COLLUDE,
         Behaviour.COPY,
         Behaviour.LATE,
+        Behaviour.LATE_REVEAL,
         Behaviour.SILENT,
         Behaviour.NO_REVEAL,
     }
@@ -118,7 +120,7 @@ class Knowledge:
     victim: PeerId
     peers: Mapping[int, PeerId]
     compute_delay_s: Callable[[Epoch, int], float]
-    """Virtual seconds until a record first seen at an offset of an epoch is late by then."""
+    """Virtual seconds until the block at an offset of an epoch."""
     find_own: Callable[[RecordKind, Epoch], Envelope]
     """What the program's own journal holds."""
     note_copy: Callable[[Epoch], None]
@@ -144,15 +146,20 @@ class EvilStore:
         return await self._inner.fetch(keys, timeout_s=timeout_s)
 
     async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool:
-        record, does = decode_envelope(value), self._behaviours
+        record = decode_envelope(value)
+        is_held = await self._publish(record, expires_at)
+        if Behaviour.FORGE in self._behaviours:
+            await self._forge(record)
+        return is_held
+
+    async def _publish(self, record: Envelope, expires_at: int) -> bool:
+        does = self._behaviours
         is_commit = record.kind == RecordKind.OUTPUT_COMMIT
         is_reveal = record.kind == RecordKind.OUTPUT_REVEAL
-        if Behaviour.FORGE in does:
-            await self._forge(record)
         if is_commit or is_reveal:
             if Behaviour.SILENT in does or (is_reveal and Behaviour.NO_REVEAL in does):
                 return False
-            if Behaviour.LATE in does:
+            if (Behaviour.LATE if is_commit else Behaviour.LATE_REVEAL) in does:
                 self._knowledge.spawn(self._send_late(record))
                 return True
             if Behaviour.COPY in does:
@@ -169,9 +176,13 @@ class EvilStore:
         return await self._inner.send(record.key, record.to_bytes(), float(record.expires_at))
 
     async def _send_late(self, record: Envelope) -> None:
-        """Arrive half a block after the deadline, where everybody's head has passed it."""
-        epoch, deadline = Epoch(record.epoch), _DEADLINES[RecordKind(record.kind)]
-        await asyncio.sleep(self._knowledge.compute_delay_s(epoch, deadline))
+        """Leave just after the deadline's block: as early as can be, and too late for everybody.
+
+        A reveal counts by the head at which a reading began, so it waits for those to end.
+        """
+        epoch, kind = Epoch(record.epoch), RecordKind(record.kind)
+        deadline, after_s = _DEADLINES[kind]
+        await asyncio.sleep(self._knowledge.compute_delay_s(epoch, deadline) + after_s)
         await self._send(record)
 
     def _lie(self, record: Envelope) -> Envelope:
@@ -219,10 +230,16 @@ class EvilStore:
             (victim_key, raw[:-1], expires_at),
             (victim_key, raw + b"\0", expires_at),
             (victim_key, self._random.randbytes(200), expires_at),
-            (victim_key, _steal_name(record, self._knowledge.victim).to_bytes(), expires_at),
+            (victim_key, self._steal_name(record).to_bytes(), expires_at),
         )
         key, value, until = offers[self._random.randrange(len(offers))]
         await self._inner.send(key, value, until)
+
+    def _steal_name(self, record: Envelope) -> Envelope:
+        """Put the victim's name on a record, under one's own signature."""
+        victim = self._knowledge.victim
+        node_id = next(node for node, peer in self._knowledge.peers.items() if peer == victim)
+        return replace(record, author=victim, node_id=node_id)
 
     def _seal_like(self, record: Envelope, body: bytes) -> Envelope:
         return seal(
@@ -234,19 +251,6 @@ class EvilStore:
             node_id=record.node_id,
             body=body,
         )
-
-
-def _steal_name(record: Envelope, victim: PeerId) -> Envelope:
-    return Envelope(
-        record.kind,
-        record.network_id,
-        record.epoch,
-        record.expires_at,
-        record.node_id,
-        victim,
-        record.body,
-        record.signature,
-    )
 
 
 class EvilWriter:

@@ -42,6 +42,7 @@ _REVEAL_OF = {
     RecordKind.OUTPUT_COMMIT: RecordKind.OUTPUT_REVEAL,
     RecordKind.SCORE_COMMIT: RecordKind.SCORE_REVEAL,
 }
+_LATE = {Behaviour.LATE, Behaviour.LATE_REVEAL}
 _VOTES = (None, Reason.OUTSIDE_TOLERANCE, Reason.NO_MAJORITY)
 """Refusals that say: the answer was opened, is a sound vector, and had a vote."""
 
@@ -201,7 +202,7 @@ class Invariants:
             worthless = spec.behaviours & WORTHLESS
             if not worthless or spec.role is not Role.HOSTER:
                 continue
-            if Behaviour.LATE in worthless and not self._scenario.is_connected:
+            if worthless & _LATE and not self._scenario.is_connected:
                 continue  # A head that stands still makes late records look punctual.
             if Behaviour.COPY in worthless:
                 is_proven = (spec.node_id, report.epoch) in self._copied

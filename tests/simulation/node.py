@@ -117,6 +117,7 @@ class SimNode:
         self.journal: Journal | None = None
         self.skew_s = 0.0
         self.lives = 0
+        self.last_words = ""
         self.next_fire_at: int | None = None
         self.next_rest_s = 0.0
 
@@ -137,7 +138,8 @@ class SimNode:
                     raise
             finally:
                 self.replica.stop()
-            self.setting.trace.add(self.name, f"killed {self.switch.last}")
+            self.last_words = self.switch.last
+            self.setting.trace.add(self.name, f"killed {self.last_words}")
             await asyncio.sleep(self.next_rest_s)
 
     def check_attestation(self) -> None:
@@ -205,10 +207,8 @@ class SimNode:
         victim = self.random.choice([n for n in (1, 2, 3) if n != self.node_id])
 
         def compute_delay_s(epoch: Epoch, offset: int) -> float:
-            """Half a block after the block at ``offset``."""
             block = setting.chain.slot + epoch * EPOCH_LENGTH + offset
-            due_s = setting.chain.get_time_s(block) + BLOCK_TIME_S / 2
-            return max(0.0, due_s - setting.get_wall_time_s())
+            return max(0.0, setting.chain.get_time_s(block) - setting.get_wall_time_s())
 
         def find_own(kind: RecordKind, epoch: Epoch) -> Envelope:
             assert self.journal is not None

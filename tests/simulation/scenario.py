@@ -42,6 +42,7 @@ _HOSTER_BEHAVIOURS = (
     Behaviour.INT8,
     Behaviour.COPY,
     Behaviour.LATE,
+    Behaviour.LATE_REVEAL,
     Behaviour.SILENT,
     Behaviour.NO_REVEAL,
     Behaviour.EARLY,

@@ -64,7 +64,8 @@ def test_two_colluders_of_five_score_zero():
 
 
 def test_late_records_score_zero():
-    run_with({4: {Behaviour.LATE}})
+    result = run_with({4: {Behaviour.LATE}, 5: {Behaviour.LATE_REVEAL}})
+    assert result.num_attested == EPOCHS
 
 
 def test_a_commit_without_reveal_scores_zero():

@@ -43,9 +43,7 @@ def run_share(index: int, num_processes: int) -> subprocess.CompletedProcess[str
 def test_200_seeds_of_20_epochs_keep_every_invariant():
     num_processes = max(1, min(MAX_PROCESSES, len(os.sched_getaffinity(0))))
     with ThreadPoolExecutor(num_processes) as pool:
-        shares = list(
-            pool.map(lambda index: run_share(index, num_processes), range(num_processes))
-        )
+        shares = list(pool.map(lambda index: run_share(index, num_processes), range(num_processes)))
     failures = "\n".join(share.stderr for share in shares if share.returncode)
     assert not failures, failures
     results = [json.loads(line) for share in shares for line in share.stdout.splitlines()]

@@ -1,0 +1,102 @@
+"""A node dies at every await of one epoch, and starts again at once: it loses nothing.
+
+The same run is repeated, once for each point that the node passes in the epoch; there it is
+killed before or after a call to chain, store, journal or model.
+"""
+
+from __future__ import annotations
+
+from consensus.types import BlockRange, Role
+from tests.simulation.inference import SHAPE
+from tests.simulation.scenario import Fault, NodeSpec, Scenario
+from tests.simulation.windows import EPOCH_LENGTH
+from tests.simulation.world import World, run_scenario
+
+EPOCHS = 3
+CRASH_EPOCH = 2
+HOSTER, VALIDATOR = 1, 4
+SEED_ELECTING_HOSTER = 4
+SEED_ELECTING_VALIDATOR = 8
+
+
+def make_scenario(seed: int) -> Scenario:
+    nodes = tuple(
+        NodeSpec(
+            node_id,
+            Role.HOSTER if node_id <= 2 else Role.VALIDATOR,
+            BlockRange(0, SHAPE.num_blocks),
+        )
+        for node_id in range(1, 5)
+    )
+    return Scenario(seed, EPOCHS, nodes, frozenset({Fault.CRASH}))
+
+
+class Watch:
+    """Counts the points of one node at the edges of the epoch in which it will die."""
+
+    def __init__(self, node_id: int) -> None:
+        self.node_id = node_id
+        self.passed: dict[int, int] = {}
+        self.elected: int | None = None
+
+    def __call__(self, world: World) -> None:
+        world.faults.step = lambda block, *, is_quiet: self._look(world, block)
+
+    def _look(self, world: World, block: int) -> None:
+        epoch, offset = divmod(block - world.slot, EPOCH_LENGTH)
+        if offset == 0:
+            self.passed[epoch] = world.nodes[self.node_id].switch.passed
+            if epoch == CRASH_EPOCH:
+                self.elected = world.chain.read_elected(epoch)
+
+
+class Kill:
+    """Kills one node at one point of its first life, and looks at what it earned all the same."""
+
+    def __init__(self, node_id: int, point: int) -> None:
+        self.node_id = node_id
+        self.point = point
+        self.world: World | None = None
+
+    def __call__(self, world: World) -> None:
+        self.world = world
+        world.nodes[self.node_id].next_fire_at = self.point
+        world.faults.step = lambda block, *, is_quiet: None
+
+    def check(self) -> None:
+        assert self.world is not None
+        chain, node = self.world.chain, self.world.nodes[self.node_id]
+        assert node.lives == 2, "the node was not killed"
+        for epoch in range(1, EPOCHS + 1):
+            submission = chain.read_submission(epoch)
+            where = f"killed {node.last_words}, epoch {epoch}: {submission}"
+            assert submission is not None, where
+            assert submission.attested == {1, 2, 3, 4}, where
+        # The scores of the epoch in which it died, proposed in the next one.
+        rows = dict(submission.scores)
+        assert rows[self.node_id] > 0, where
+
+
+def walk(node_id: int, seed: int, *, step: int) -> Watch:
+    scenario, watch = make_scenario(seed), Watch(node_id)
+    run_scenario(scenario, prepare=watch)
+    for point in range(watch.passed[CRASH_EPOCH], watch.passed[CRASH_EPOCH + 1], step):
+        kill = Kill(node_id, point)
+        run_scenario(scenario, prepare=kill)
+        kill.check()
+    return watch
+
+
+def test_a_hoster_killed_at_any_await_of_an_epoch_loses_nothing():
+    watch = walk(HOSTER, SEED_ELECTING_VALIDATOR, step=1)
+    assert watch.elected != HOSTER
+
+
+def test_an_elected_hoster_killed_while_it_proposes_loses_nothing():
+    watch = walk(HOSTER, SEED_ELECTING_HOSTER, step=4)
+    assert watch.elected == HOSTER
+
+
+def test_a_validator_killed_in_any_phase_loses_nothing():
+    watch = walk(VALIDATOR, SEED_ELECTING_HOSTER, step=4)
+    assert watch.elected != VALIDATOR
