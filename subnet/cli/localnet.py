@@ -13,7 +13,19 @@ from subnet.cli.console import EXIT_FAILURE, say
 def localnet(
     hosters: Annotated[int, typer.Option(min=1, max=32, help="How many hosters.")] = 4,
     validators: Annotated[int, typer.Option(min=0, max=32, help="How many validators.")] = 2,
-    epochs: Annotated[int, typer.Option(min=1, help="How many epochs are scored.")] = 2,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="How many epochs are scored; 0: until Ctrl-C.  [default: 2; 0 with --serve]",
+        ),
+    ] = None,
+    serve: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Also start the HTTP gateway on this port, without a key."
+        ),
+    ] = None,
     block_seconds: Annotated[float, typer.Option(min=0.5, help="Seconds between blocks.")] = 1.0,
     prompt: Annotated[
         str | None, typer.Option(help="What the client asks; a question of the shipped model.")
@@ -44,10 +56,11 @@ def localnet(
     options = LocalnetOptions(
         hosters=hosters,
         validators=validators,
-        epochs=epochs,
+        epochs=_count_epochs(epochs, is_serving=serve is not None),
         block_seconds=block_seconds,
         prompt=prompt,
         keep=keep,
+        serve_port=serve,
     )
     with ExitStack() as stack:
         display: Display
@@ -62,3 +75,9 @@ def localnet(
         say("error: not every epoch was attested by all nodes, or the answer was wrong")
         say("hint: run it again with --keep DIR and look at the logs there")
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _count_epochs(wanted: int | None, *, is_serving: bool) -> int:
+    if wanted is not None:
+        return wanted
+    return 0 if is_serving else 2

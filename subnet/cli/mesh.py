@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli import bootstrap, devchain, generate, keygen, localnet, manifest, status
+from subnet.cli import bootstrap, devchain, generate, keygen, localnet, manifest, serve, status
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain import app as chain_app
 from subnet.cli.console import emit, run_app
@@ -46,6 +46,7 @@ app.command("devchain")(devchain.devchain)
 app.command("bootstrap")(bootstrap.bootstrap)
 app.command("keygen")(keygen.keygen)
 app.command("generate")(generate.generate)
+app.command("serve")(serve.serve)
 app.command("manifest")(manifest.manifest)
 app.command("status")(status.status)
 app.add_typer(chain_app, name="chain")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from consensus.types import BlockRange, Role
 from keys.identity_file import load_identity_file
+from mesh.api.server import ServeConfig
 from mesh.client.client import MeshClient, RoutingOptions
 from mesh.errors import NoRoute
+from subnet.cli.interrupts import run_interruptible
 from subnet.config import NodeConfig
 from subnet.localnet.processes import Message, Send
 from subnet.localnet.setup import derive_account
@@ -18,6 +20,7 @@ from subnet.node import Ready, run_node
 from subnet.observer import EpochScored, NodeEvent, log_event
 from subnet.preflight import prepare
 from subnet.run_client import ClientConfig, open_client
+from subnet.run_gateway import run_gateway
 
 ROUTE_RETRY_S = 0.5
 ROUTE_TIMEOUT_S = 90.0
@@ -91,6 +94,18 @@ async def _ask(config: Message, send: Send) -> None:
                         "tokens_per_second": piece.trace.tokens_per_second,
                     }
                 )
+
+
+def run_gateway_child(config: Message, send: Send) -> None:
+    """Answer HTTP on loopback, without a key; report ``listening`` with the URL."""
+    configure_logs(as_json=True)
+    gateway = run_gateway(
+        ClientConfig(initial_peers=tuple(config["initial_peers"]), model=config["model"]),
+        ServeConfig(port=config["port"]),
+        max_blocks_per_hop=None,
+        on_start=lambda url: send({"kind": "listening", "url": url}),
+    )
+    asyncio.run(run_interruptible(gateway))
 
 
 async def _wait_for_route(client: MeshClient, max_blocks_per_hop: int) -> None:

@@ -16,7 +16,8 @@ MARGIN_S = 60.0
 class LocalnetOptions:
     """``prompt`` None asks the shipped model's first question; ``keep`` keeps keys and logs there.
 
-    ``block_seconds`` is the time between blocks once the network runs.
+    ``block_seconds`` is the time between blocks once the network runs. ``epochs`` 0 goes on until
+    it is interrupted. ``serve_port`` starts an HTTP gateway there.
     """
 
     hosters: int = 4
@@ -25,8 +26,9 @@ class LocalnetOptions:
     block_seconds: float = 1.0
     prompt: str | None = None
     keep: Path | None = None
+    serve_port: int | None = None
 
     @property
-    def run_timeout_s(self) -> float:
-        """The wait for the first epoch, the scored ones, and the one that proposes the last."""
-        return (self.epochs + 2) * EPOCH_LENGTH * self.block_seconds + MARGIN_S
+    def epoch_timeout_s(self) -> float:
+        """The wait for one row: its epoch, and the one that proposes it."""
+        return 2 * EPOCH_LENGTH * self.block_seconds + MARGIN_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import math
 import shutil
@@ -23,7 +24,7 @@ from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError, SubnetError
-from subnet.localnet.children import run_client_child, run_node_child
+from subnet.localnet.children import run_client_child, run_gateway_child, run_node_child
 from subnet.localnet.devchain_process import run_devchain
 from subnet.localnet.display import Display
 from subnet.localnet.options import (
@@ -130,6 +131,9 @@ class _Localnet:
             watchers.append(tasks.create_task(self._show_heads(subnet_id)))
             client = await self._start_client(directory, bootnode)
             watchers.append(tasks.create_task(self._watch(client)))
+            if self._options.serve_port is not None:
+                gateway = await self._start_gateway(bootnode, self._options.serve_port)
+                watchers.append(tasks.create_task(self._watch(gateway)))
             is_right = await self._judge(subnet_id, first_epoch)
             for watcher in watchers:
                 watcher.cancel()
@@ -228,6 +232,13 @@ class _Localnet:
             },
         )
 
+    async def _start_gateway(self, bootnode: str, port: int) -> Child:
+        return await self._group.start(
+            "gateway",
+            run_gateway_child,
+            {"initial_peers": [bootnode], "model": str(shipped_model_path()), "port": port},
+        )
+
     async def _watch(self, child: Child) -> None:
         """Take a child's reports; its end before ours is a failure."""
         async for message in read_messages(child):
@@ -243,6 +254,8 @@ class _Localnet:
             case "scored":
                 report = json.loads(message["report"])
                 self._state.reports[name, Epoch(report["epoch"])] = report
+            case "listening":
+                self._display.step(f"gateway on {message['url']}: chat page /, OpenAI API /v1")
             case "piece":
                 self._state.answer += message["text"]
                 self._display.piece(message["text"])
@@ -268,13 +281,16 @@ class _Localnet:
 
     async def _judge(self, subnet_id: SubnetId, first_epoch: Epoch) -> bool:
         is_right = True
-        async with _deadline(self._options.run_timeout_s, "two epochs"):
-            for epoch in range(first_epoch, first_epoch + self._options.epochs):
+        count = self._options.epochs
+        for epoch in (
+            range(first_epoch, first_epoch + count) if count else itertools.count(first_epoch)
+        ):
+            async with _deadline(self._options.epoch_timeout_s, f"proposal of epoch {epoch}"):
                 row = await self._settle(subnet_id, Epoch(epoch))
-                self._display.row(row)
-                is_right &= row.is_attested_by_all
+            self._display.row(row)
+            is_right &= row.is_attested_by_all
         await self._wait_until(
-            lambda: self._state.is_answered, self._options.run_timeout_s, "answer"
+            lambda: self._state.is_answered, self._options.epoch_timeout_s, "answer"
         )
         return is_right and self._is_answer_right()
 
