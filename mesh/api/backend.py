@@ -75,7 +75,8 @@ class Token:
     The texts of all tokens, joined, are the text: a character that takes three tokens arrives
     with its last. ``raw`` are the token's own bytes, a special token's name among them.
     ``logprob`` is None where nobody computed it, and for a prompt's first token.
-    ``alternatives`` are sorted, the most likely first.
+    ``alternatives`` are sorted, the most likely first. ``is_end`` marks the token with which the
+    model ended its text: it has a score and no text.
     """
 
     token_id: int
@@ -83,6 +84,7 @@ class Token:
     raw: bytes = b""
     logprob: float | None = None
     alternatives: tuple[Alternative, ...] = ()
+    is_end: bool = False
 
     @property
     def name(self) -> str:
@@ -127,7 +129,7 @@ class PromptScored:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """New tokens, in order; the end-of-text token is not among them."""
+    """New tokens, in order; an end-of-text token, marked as such, may be the last."""
 
     tokens: tuple[Token, ...]
 
@@ -195,6 +197,7 @@ class Backend(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         """Yield Routed, then the tokens as they come, then Finished.
 
+        PromptScored, where it is asked for, comes before any token.
         Closing the generator frees the cache on every hop. Raises NoRoute, BackendBusy,
         InvalidRequest or GenerationFailed, from the first step or from any later one.
         """

@@ -155,6 +155,8 @@ async def _stream(gateway: Gateway, plan: _Plan) -> AsyncGenerator[dict[str, Any
                     yield _chunk(plan, index, {}, mesh=make_trace(answer.trace))
                 elif isinstance(piece, Generated):
                     text = "".join(token.text for token in piece.tokens)
+                    if all(token.is_end for token in piece.tokens):
+                        continue
                     yield _chunk(plan, index, {"content": text}, tokens=piece.tokens)
                 elif isinstance(piece, Finished):
                     trace = make_trace(answer.trace)
@@ -214,6 +216,7 @@ def _make_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
                 ],
             }
             for token in tokens
+            if not token.is_end
         ],
         "refusal": None,
     }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from statistics import median
 
 from mesh.api.backend import (
@@ -18,17 +19,21 @@ from mesh.api.backend import (
     GenerateRequest,
     Hop,
     Piece,
+    PromptScored,
     Route,
     Routed,
     ServedModel,
     Token,
 )
+from mesh.api.errors import BackendBusy, GenerationFailed
 from mesh.client.client import MeshClient, RoutingOptions, Trace
 from mesh.client.client import Piece as ClientPiece
-from mesh.errors import InvalidRequest, MeshError, NoRoute
+from mesh.errors import InvalidRequest, MeshError, NoRoute, SessionLost
+from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import Sampling
 
 REFRESH_S = 5.0
+BUSY_RETRY_S = 5
 SEED_BITS = 64
 MICROSECONDS_PER_MILLISECOND = 1000
 
@@ -98,28 +103,56 @@ class MeshBackend:
         stream = self._client.tokenizer.start_stream()
         described = []
         for token_id in token_ids:
-            raw = self._get_bytes(token_id)
-            described.append(Token(token_id, stream.feed(token_id), raw))
+            if token_id >= self._client.config.vocab_size:
+                raise InvalidRequest("prompt", f"token id {token_id} is not in the vocabulary")
+            described.append(Token(token_id, stream.feed(token_id), self._read_bytes(token_id)))
         return tuple(described)
 
-    def _get_bytes(self, token_id: int) -> bytes:
+    def _read_bytes(self, token_id: int) -> bytes:
         try:
             return self._client.tokenizer.get_token_bytes(token_id)
-        except (IndexError, OverflowError):
-            raise InvalidRequest(
-                "prompt", f"token id {token_id} is not in the vocabulary"
-            ) from None
+        except IndexError:
+            # Models pad their vocabulary: such a token has a number and no text.
+            return b""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         """Stream one answer of the swarm. Stop sequences are the gateway's business."""
         if request.score_prompt:
-            raise InvalidRequest("logprobs", "this swarm computes no probabilities of prompts")
+            yield await self._score_prompt(request)
+        if request.max_new_tokens == 0:
+            yield Finished(FinishReason.LENGTH)
+            return
         answer = self._client.generate(
             request.prompt_ids,
             max_new_tokens=request.max_new_tokens,
             sampling=_make_sampling(request),
             routing=self._routing,
         )
+        with _explained_losses():
+            async with aclosing(self._read_pieces(answer, request)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _score_prompt(self, request: GenerateRequest) -> PromptScored:
+        wanted = request.alternatives or 0
+        described = await self.describe(request.model_id, request.prompt_ids)
+        with _explained_losses():
+            scores = await self._client.score(
+                request.prompt_ids, top_logprobs=wanted, routing=self._routing
+            )
+        scored = [
+            replace(
+                token,
+                logprob=score.logprob,
+                alternatives=self._make_alternatives(score.top[:wanted]),
+            )
+            for token, score in zip(described[1:], scores, strict=True)
+        ]
+        return PromptScored((described[0], *scored))
+
+    async def _read_pieces(
+        self, answer: AsyncGenerator[ClientPiece, None], request: GenerateRequest
+    ) -> AsyncGenerator[Piece, None]:
         route: Route = ()
         async with aclosing(answer):
             async for piece in answer:
@@ -127,21 +160,36 @@ class MeshBackend:
                 if chosen != route:
                     route = chosen
                     yield Routed(route)
-                if piece.finish_reason != FinishReason.STOP:
-                    yield Generated((self._make_token(piece, request.alternatives),))
+                yield Generated((self._make_token(piece, request.alternatives),))
                 if piece.finish_reason is not None:
                     reason = FinishReason(piece.finish_reason)
                     yield Finished(reason, make_route(piece.trace, with_times=True))
 
     def _make_token(self, piece: ClientPiece, wanted: int | None) -> Token:
-        raw = self._client.tokenizer.get_token_bytes(piece.token_id)
-        if wanted is None:
-            return Token(piece.token_id, piece.text, raw)
-        alternatives = tuple(
-            Alternative(self._client.tokenizer.get_token_bytes(token_id), logprob)
-            for token_id, logprob in piece.top_logprobs[:wanted]
+        is_scored = wanted is not None
+        return Token(
+            piece.token_id,
+            piece.text,
+            self._read_bytes(piece.token_id),
+            logprob=piece.logprob if is_scored else None,
+            alternatives=self._make_alternatives(piece.top_logprobs[:wanted]) if is_scored else (),
+            # Stop sequences are not the client's here, so only the model's end token stops it.
+            is_end=piece.finish_reason == FinishReason.STOP,
         )
-        return Token(piece.token_id, piece.text, raw, piece.logprob, alternatives)
+
+    def _make_alternatives(self, top: Sequence[tuple[int, float]]) -> tuple[Alternative, ...]:
+        return tuple(Alternative(self._read_bytes(token_id), logprob) for token_id, logprob in top)
+
+
+@contextmanager
+def _explained_losses() -> Iterator[None]:
+    """Say of a request that was given up whether the swarm was full or failing."""
+    try:
+        yield
+    except SessionLost as error:
+        if RefusalReason.BUSY in str(error):
+            raise BackendBusy(retry_after_s=BUSY_RETRY_S) from error
+        raise GenerationFailed("Every route that was tried failed.") from error
 
 
 def _make_sampling(request: GenerateRequest) -> Sampling:

@@ -14,6 +14,7 @@ from mesh.api.backend import (
     FinishReason,
     Generated,
     GenerateRequest,
+    PromptScored,
     Routed,
     Sampling,
 )
@@ -93,12 +94,23 @@ async def test_an_answer_is_routed_generated_finished(open_world):
         assert all(a.end == b.start for a, b in zip(route, route[1:], strict=False))
 
 
+async def test_the_end_token_is_marked_scored_and_without_text(open_world):
+    world = await open_world()
+    request = await make_request(world.backend, alternatives=1, max_new_tokens=400)
+    pieces = await collect(world.backend, request)
+    *before, end = tokens_of(pieces)
+    assert pieces[-1].reason is FinishReason.STOP
+    assert end.is_end and end.text == "" and end.raw and end.logprob is not None
+    assert not any(token.is_end for token in before)
+
+
 async def test_the_texts_and_the_bytes_of_all_tokens_agree(open_world):
     world = await open_world()
     request = await make_request(world.backend, max_new_tokens=60)
     tokens = tokens_of(await collect(world.backend, request))
     text = "".join(token.text for token in tokens)
-    assert text and b"".join(token.raw for token in tokens).decode("utf-8", "ignore") == text
+    raw = b"".join(token.raw for token in tokens if not token.is_end)
+    assert text and raw.decode("utf-8", "ignore") == text
 
 
 async def test_greedy_and_seeded_answers_repeat(open_world):
@@ -119,6 +131,22 @@ async def test_scores_come_as_asked_the_likeliest_first(open_world, wanted):
         scores = [alternative.logprob for alternative in token.alternatives]
         assert scores == sorted(scores, reverse=True)
         assert not scores or token.alternatives[0].name == token.name
+
+
+async def test_a_prompt_can_be_scored_with_and_without_an_answer(open_world):
+    world = await open_world()
+    for new_tokens in (0, 1):
+        request = await make_request(
+            world.backend, score_prompt=True, alternatives=2, max_new_tokens=new_tokens
+        )
+        pieces = await collect(world.backend, request)
+        (scored,) = [piece for piece in pieces if isinstance(piece, PromptScored)]
+        assert tuple(token.token_id for token in scored.tokens) == request.prompt_ids
+        assert scored.tokens[0].logprob is None
+        assert all(token.logprob <= 0 for token in scored.tokens[1:])
+        assert all(len(token.alternatives) == 2 for token in scored.tokens[1:])
+        assert len(tokens_of(pieces)) == new_tokens
+        assert pieces[-1].reason is FinishReason.LENGTH
 
 
 async def test_closing_frees_everything(open_world):

@@ -28,6 +28,7 @@ from mesh.errors import InvalidRequest, NoRoute
 MODEL = "mesh/echo"
 CONTEXT = 512
 EOS = "<|end|>"
+END = 0
 ANSWER = (
     "An epoch has four phases: propose, commit, reveal, score. Größe zählt nicht, 数 auch nicht. "
     "Every hoster commits before anyone reveals, so nobody can copy. 🐟 That is all."
@@ -122,7 +123,7 @@ class LocalBackend:
         if request.score_prompt:
             yield PromptScored(self._score(request.prompt_ids, request, is_prompt=True))
         ids = self._choose(request)
-        wanted = ids[: request.max_new_tokens]
+        wanted = [*ids, END][: request.max_new_tokens]
         for place, token in enumerate(self._score(wanted, request)):
             if self.failure is not None and place == self.fail_after:
                 raise self.failure
@@ -131,7 +132,7 @@ class LocalBackend:
             await asyncio.sleep(self.delay_s)
             padded = replace(token, text=token.text + " " * self.token_padding)
             yield Generated((padded,))
-        reason = FinishReason.STOP if len(wanted) < request.max_new_tokens else FinishReason.LENGTH
+        reason = FinishReason.STOP if END in wanted else FinishReason.LENGTH
         yield Finished(reason, ROUTE if self.reroute_after is None else OTHER_ROUTE)
 
     def _choose(self, request: GenerateRequest) -> list[int]:
@@ -151,12 +152,10 @@ class LocalBackend:
         return tuple(
             token
             if is_prompt and place == 0
-            else Token(
-                token.token_id,
-                token.text,
-                token.raw,
-                -0.25,
-                tuple(
+            else replace(
+                token,
+                logprob=-0.25,
+                alternatives=tuple(
                     Alternative(self._raw(wanted), -0.25 - place_of / 4)
                     for place_of, wanted in enumerate(
                         [token.token_id, 65, 66, 67][: request.alternatives]
@@ -170,16 +169,16 @@ class LocalBackend:
         tokens, pending = [], b""
         for place, token_id in enumerate(ids):
             raw = self._raw(token_id)
-            pending += b"" if token_id == 0 else raw
+            pending += b"" if token_id == END else raw
             is_last = place == len(ids) - 1
             text = pending.decode("utf-8", "replace")
             if "\ufffd" in text and not is_last and len(pending) < 4:
                 text = ""
             else:
                 pending = b""
-            tokens.append(Token(token_id, text, raw))
+            tokens.append(Token(token_id, text, raw, is_end=token_id == END))
         return tuple(tokens)
 
     def _raw(self, token_id: int) -> bytes:
         name = self.tokenizer.id_to_token(token_id)
-        return name.encode() if token_id == 0 else bytes(_BYTES[char] for char in name)
+        return name.encode() if token_id == END else bytes(_BYTES[char] for char in name)

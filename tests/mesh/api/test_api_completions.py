@@ -40,6 +40,18 @@ async def test_a_harness_finds_the_continuations_likelihood(api):
         assert best == logprobs["tokens"][place]
 
 
+async def test_an_end_token_is_scored_like_any_other_so_that_a_harness_can_cut_it_off(
+    open_api, make_backend
+):
+    # lm-eval drops the last entry, the one token that it had to ask for.
+    api = await open_api(make_backend(answer=""))
+    reply = await complete(api, echo=True, logprobs=1, max_tokens=1)
+    choice = reply["choices"][0]
+    assert choice["text"] == "An epoch" and choice["finish_reason"] == "stop"
+    assert choice["logprobs"]["tokens"] == ["An", " epoch", "<|end|>"]
+    assert choice["logprobs"]["text_offset"] == [0, 2, 8]
+
+
 async def test_the_chosen_token_is_among_its_alternatives_even_with_none_asked(api):
     reply = await complete(api, logprobs=0, max_tokens=2)
     tops = reply["choices"][0]["logprobs"]["top_logprobs"]

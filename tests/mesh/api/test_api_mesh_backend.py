@@ -12,7 +12,10 @@ import pytest
 from mesh.api.backend import Backend
 from mesh.api.mesh_backend import MeshBackend
 from mesh.assets import shipped_model_path
+from mesh.client.client import RoutingOptions
 from mesh.client.token_bytes import TokenBytes
+from mesh.client.tokenizer import ChatTokenizer
+from mesh.inference.engine import EngineLimits
 from tests.mesh.client.conftest import Swarm
 from tests.support.gateways import open_client
 
@@ -156,6 +159,49 @@ async def test_legacy_echo_takes_token_ids(open_swarm):
     ] == "One epoch"
     reply = await http.post("/v1/completions", json={**body, "prompt": [70_000]})
     assert reply.status_code == 400 and reply.json()["error"]["param"] == "prompt"
+
+
+async def test_a_swarm_without_a_free_place_is_overloaded_not_broken(swarm):
+    await swarm.add_hoster(0, 8, limits=EngineLimits(max_sessions=1))
+    (hoster,) = swarm.hosters
+    async with contextlib.AsyncExitStack() as stack:
+        client = await swarm.open_client(stack)
+        routing = RoutingOptions(max_reroutes=2)
+        backend = MeshBackend(client, model_id=MODEL, created_s=1, routing=routing)
+        http = await stack.enter_async_context(open_client(backend))
+        with hoster.engine.admit(hoster.engine.blocks, capacity=16, client=None):
+            reply = await http.post("/v1/chat/completions", json=ask("Hello"))
+        assert reply.status_code == 503, reply.text
+        assert reply.json()["error"]["code"] == "overloaded" and reply.headers["retry-after"] == "5"
+        await hoster.stop()
+        swarm.hosters.clear()
+        reply = await http.post("/v1/chat/completions", json=ask("Hello"))
+        assert reply.status_code == 502
+        assert reply.json()["error"]["message"] == "Every route that was tried failed."
+
+
+async def test_a_prompts_scores_are_those_of_transformers(open_swarm):
+    import torch
+    import transformers
+
+    model = transformers.LlamaForCausalLM.from_pretrained(shipped_model_path(), dtype="float32")
+    _, http = await open_swarm((0, 4), (4, 8))
+    body = {"model": MODEL, "prompt": "One epoch, then another.", "echo": True, "logprobs": 5}
+    reply = (await http.post("/v1/completions", json={**body, "max_tokens": 0})).json()
+    choice = reply["choices"][0]
+    assert choice["text"] == body["prompt"] and reply["usage"]["completion_tokens"] == 0
+    tokenizer = ChatTokenizer.load(shipped_model_path())
+    ids = torch.tensor([tokenizer.encode(body["prompt"])])
+    with torch.inference_mode():
+        scores = torch.log_softmax(model(ids).logits[0].float(), dim=-1)
+    expected = scores[:-1].gather(1, ids[0, 1:, None])[:, 0].tolist()
+    assert choice["logprobs"]["token_logprobs"][0] is None
+    assert choice["logprobs"]["token_logprobs"][1:] == pytest.approx(expected, abs=1e-3)
+    best = [max(top, key=top.get) for top in choice["logprobs"]["top_logprobs"][1:]]
+    names = [tokenizer.get_token_bytes(i).decode() for i in scores[:-1].argmax(-1).tolist()]
+    assert best == names
+    one_more = (await http.post("/v1/completions", json={**body, "max_tokens": 1})).json()
+    assert len(one_more["choices"][0]["logprobs"]["tokens"]) == ids.shape[1] + 1
 
 
 def test_the_bytes_of_every_token_spell_its_text():
