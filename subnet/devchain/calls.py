@@ -342,6 +342,14 @@ class UpdatePeerInfo(NetworkCall, index=40, name="update_peer_info"):
 
 
 @dataclass(frozen=True)
+class UpdateDelegateAccount(NetworkCall, index=41, name="update_delegate_account"):
+    subnet_id: U32
+    subnet_node_id: U32
+    delegate_account_id: AccountId | None
+    delegate_rate: U128 | None
+
+
+@dataclass(frozen=True)
 class UpdateBootnodePeerInfo(NetworkCall, index=42, name="update_bootnode_peer_info"):
     subnet_id: U32
     subnet_node_id: U32
@@ -353,6 +361,27 @@ class UpdateClientPeerInfo(NetworkCall, index=43, name="update_client_peer_info"
     subnet_id: U32
     subnet_node_id: U32
     new_peer_info: PeerInfo | None
+
+
+@dataclass(frozen=True)
+class UpdateNodeDelegateRewardRate(NetworkCall, index=44, name="update_node_delegate_reward_rate"):
+    subnet_id: U32
+    subnet_node_id: U32
+    new_delegate_reward_rate: U128
+
+
+@dataclass(frozen=True)
+class UpdateUnique(NetworkCall, index=45, name="update_unique"):
+    subnet_id: U32
+    subnet_node_id: U32
+    unique: BoundedVector | None
+
+
+@dataclass(frozen=True)
+class UpdateNonUnique(NetworkCall, index=46, name="update_non_unique"):
+    subnet_id: U32
+    subnet_node_id: U32
+    non_unique: BoundedVector | None
 
 
 @dataclass(frozen=True)
@@ -397,6 +426,35 @@ class RemoveDelegateStake(NetworkCall, index=53, name="remove_delegate_stake"):
 @dataclass(frozen=True)
 class DonateDelegateStake(NetworkCall, index=54, name="donate_delegate_stake"):
     subnet_id: U32
+    amount: U128
+
+
+@dataclass(frozen=True)
+class AddToNodeDelegateStake(NetworkCall, index=55, name="add_to_node_delegate_stake"):
+    subnet_id: U32
+    subnet_node_id: U32
+    node_delegate_stake_to_be_added: U128
+
+
+@dataclass(frozen=True)
+class TransferNodeDelegateStake(NetworkCall, index=57, name="transfer_node_delegate_stake"):
+    subnet_id: U32
+    subnet_node_id: U32
+    to_account_id: AccountId
+    node_delegate_stake_shares_to_transfer: U128
+
+
+@dataclass(frozen=True)
+class RemoveNodeDelegateStake(NetworkCall, index=58, name="remove_node_delegate_stake"):
+    subnet_id: U32
+    subnet_node_id: U32
+    node_delegate_stake_shares_to_be_removed: U128
+
+
+@dataclass(frozen=True)
+class DonateNodeDelegateStake(NetworkCall, index=59, name="donate_node_delegate_stake"):
+    subnet_id: U32
+    subnet_node_id: U32
     amount: U128
 
 
@@ -448,6 +506,18 @@ class UpdateColdkey(NetworkCall, index=67, name="update_coldkey"):
 class UpdateHotkey(NetworkCall, index=68, name="update_hotkey"):
     old_hotkey: AccountId
     new_hotkey: AccountId
+
+
+@dataclass(frozen=True)
+class TransferDelegateAccount(NetworkCall, index=163, name="transfer_delegate_account"):
+    subnet_id: U32
+    subnet_node_id: U32
+    delegate_account_id: AccountId
+
+
+@dataclass(frozen=True)
+class RemoveDelegateBalance(NetworkCall, index=164, name="remove_delegate_balance"):
+    amount_to_remove: U128
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from subnet.devchain.values import (
     AccountId,
     BoundedVector,
     ColdkeyIdentityData,
+    DelegateAccount,
     PeerIdText,
     PeerInfo,
     SubnetNode,
@@ -221,6 +222,13 @@ class SubnetNodeRemoved(NetworkEvent, index=5):
 
 
 @dataclass(frozen=True)
+class SubnetNodeUpdateDelegateRewardRate(NetworkEvent, index=6):
+    subnet_id: U32
+    subnet_node_id: U32
+    delegate_reward_rate: U128
+
+
+@dataclass(frozen=True)
 class SubnetNodeUpdatePeerInfo(NetworkEvent, index=7):
     subnet_id: U32
     subnet_node_id: U32
@@ -239,6 +247,27 @@ class SubnetNodeUpdateClientPeerInfo(NetworkEvent, index=10):
     subnet_id: U32
     subnet_node_id: U32
     client_peer_info: PeerInfo | None
+
+
+@dataclass(frozen=True)
+class SubnetNodeUpdateUnique(NetworkEvent, index=11):
+    subnet_id: U32
+    subnet_node_id: U32
+    unique: BoundedVector | None
+
+
+@dataclass(frozen=True)
+class SubnetNodeUpdateNonUnique(NetworkEvent, index=12):
+    subnet_id: U32
+    subnet_node_id: U32
+    non_unique: BoundedVector | None
+
+
+@dataclass(frozen=True)
+class SubnetNodeUpdateDelegateAccount(NetworkEvent, index=13):
+    subnet_id: U32
+    subnet_node_id: U32
+    delegate_account: DelegateAccount | None
 
 
 @dataclass(frozen=True)
@@ -299,6 +328,28 @@ class SubnetDelegateStakeAdded(NetworkEvent, index=21, named=False):
 class SubnetDelegateStakeRemoved(NetworkEvent, index=22, named=False):
     subnet_id: U32
     account: AccountId
+    amount: U128
+
+
+@dataclass(frozen=True)
+class DelegateNodeStakeAdded(NetworkEvent, index=24):
+    account_id: AccountId
+    subnet_id: U32
+    subnet_node_id: U32
+    amount: U128
+
+
+@dataclass(frozen=True)
+class DelegateNodeStakeRemoved(NetworkEvent, index=25):
+    account_id: AccountId
+    subnet_id: U32
+    subnet_node_id: U32
+    amount: U128
+
+
+@dataclass(frozen=True)
+class DelegateBalanceRemoved(NetworkEvent, index=29):
+    account_id: AccountId
     amount: U128
 
 

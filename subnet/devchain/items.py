@@ -296,6 +296,21 @@ MIN_SUBNET_DELEGATE_STAKE_FACTOR = _plain_u128("MinSubnetDelegateStakeFactor", O
 ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES: Item[int] = _network(
     "AccountSubnetDelegateStakeShares", U128, _ACCOUNT, _U32, default=0
 )
+TOTAL_NODE_DELEGATE_STAKE = _plain_u128("TotalNodeDelegateStake", 0)
+TOTAL_NODE_DELEGATE_STAKE_SHARES: Item[int] = _network(
+    "TotalNodeDelegateStakeShares", U128, _U32, _U32, default=0
+)
+TOTAL_NODE_DELEGATE_STAKE_BALANCE: Item[int] = _network(
+    "TotalNodeDelegateStakeBalance", U128, _U32, _U32, default=0
+)
+ACCOUNT_NODE_DELEGATE_STAKE_SHARES: Item[int] = _network(
+    "AccountNodeDelegateStakeShares", U128, _ACCOUNT, _U32, _U32, default=0
+)
+ACCOUNT_DELEGATE_STAKE: Item[int] = _network("AccountDelegateStake", U128, _ACCOUNT, default=0)
+TOTAL_ACCOUNT_DELEGATE_STAKE = _plain_u128("TotalAccountDelegateStake", 0)
+NODE_DELEGATE_STAKE_COOLDOWN_EPOCHS = _plain_u32("NodeDelegateStakeCooldownEpochs", 1)
+NODE_REWARD_RATE_UPDATE_PERIOD = _plain_u32("NodeRewardRateUpdatePeriod", 14_400)
+MAX_REWARD_RATE_DECREASE = _plain_u128("MaxRewardRateDecrease", ONE // 10**11)
 MIN_DELEGATE_STAKE_DEPOSIT = _plain_u128("MinDelegateStakeDeposit", 1000)
 DELEGATE_STAKE_COOLDOWN_EPOCHS = _plain_u32("DelegateStakeCooldownEpochs", 1)
 STAKE_COOLDOWN_EPOCHS = _plain_u32("StakeCooldownEpochs", 4)
@@ -323,9 +338,11 @@ ALL_ITEMS: tuple[Item[Any], ...] = tuple(
 HOSKINSON_GENESIS: Mapping[str, int] = {
     "MinSubnetRegistrationEpochs": 0,
     "DelegateStakeCooldownEpochs": 1,
+    "NodeDelegateStakeCooldownEpochs": 1,
     "StakeCooldownEpochs": 1,
     "MinActiveNodeStakeEpochs": 1,
     "SubnetDelegateStakeRewardsUpdatePeriod": 0,
+    "NodeRewardRateUpdatePeriod": 0,
     "MinSubnetDelegateStakeFactor": 0,
     "MaxMinDelegateStakeMultiplier": ONE,
     "SubnetPauseCooldownEpochs": 0,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from subnet.devchain import account_keys, calls, items, owner, stake
+from subnet.devchain import account_keys, calls, items, node_settings, owner, stake
 from subnet.devchain.attestation import attest, propose_attestation
 from subnet.devchain.balances import deposit, transfer
 from subnet.devchain.calls import Call
@@ -80,8 +80,12 @@ HANDLERS: dict[type[Call], Handler] = {
     calls.RegisterSubnetNode: register_subnet_node,
     calls.RemoveSubnetNode: remove_subnet_node,
     calls.UpdatePeerInfo: update_peer_info,
+    calls.UpdateDelegateAccount: node_settings.update_delegate_account,
     calls.UpdateBootnodePeerInfo: update_peer_info,
     calls.UpdateClientPeerInfo: update_peer_info,
+    calls.UpdateNodeDelegateRewardRate: node_settings.update_node_delegate_reward_rate,
+    calls.UpdateUnique: node_settings.update_unique,
+    calls.UpdateNonUnique: node_settings.update_non_unique,
     calls.AddStake: stake.add_stake,
     calls.RemoveStake: stake.remove_stake,
     calls.ClaimUnbondings: stake.claim_unbondings,
@@ -89,12 +93,18 @@ HANDLERS: dict[type[Call], Handler] = {
     calls.TransferDelegateStake: stake.transfer_delegate_stake,
     calls.RemoveDelegateStake: stake.remove_delegate_stake,
     calls.DonateDelegateStake: stake.donate_delegate_stake,
+    calls.AddToNodeDelegateStake: stake.add_to_node_delegate_stake,
+    calls.TransferNodeDelegateStake: stake.transfer_node_delegate_stake,
+    calls.RemoveNodeDelegateStake: stake.remove_node_delegate_stake,
+    calls.DonateNodeDelegateStake: stake.donate_node_delegate_stake,
     calls.RegisterOrUpdateIdentity: account_keys.register_or_update_identity,
     calls.RemoveIdentity: account_keys.remove_identity,
     calls.ProposeAttestation: propose_attestation,
     calls.Attest: attest,
     calls.UpdateColdkey: account_keys.update_coldkey,
     calls.UpdateHotkey: account_keys.update_hotkey,
+    calls.TransferDelegateAccount: node_settings.transfer_delegate_account,
+    calls.RemoveDelegateBalance: stake.remove_delegate_balance,
     calls.ActivateSubnetNode: activate_subnet_node,
 }
 """Every call that an account may sign, with what it does."""

@@ -114,7 +114,7 @@ def claim_names(runtime: Runtime, origin: bytes, call: RegisterSubnetNode, *, no
         ensure(not taken, "SubnetNodeUniqueParamTaken")
         state.put(items.UNIQUE_PARAM_SUBNET_NODE_ID, subnet_id, call.unique, value=node_id)
     if call.delegate_account is not None:
-        _check_delegate_account(call.delegate_account, coldkey=origin, hotkey=call.hotkey)
+        check_delegate_account(call.delegate_account, coldkey=origin, hotkey=call.hotkey)
 
 
 def check_peer_info(runtime: Runtime, subnet_id: int, info: PeerInfo) -> None:
@@ -129,7 +129,8 @@ def check_peer_info(runtime: Runtime, subnet_id: int, info: PeerInfo) -> None:
         ensure(not known, "MultiaddrExist")
 
 
-def _check_delegate_account(delegate: DelegateAccount, *, coldkey: bytes, hotkey: bytes) -> None:
+def check_delegate_account(delegate: DelegateAccount, *, coldkey: bytes, hotkey: bytes) -> None:
+    """Raise a DelegateAccount error unless the account is a third party with a sane rate."""
     ensure(delegate.account_id != hotkey, "DelegateAccountCannotBeHotkey")
     ensure(delegate.account_id != coldkey, "DelegateAccountCannotBeColdkey")
     ensure(0 < delegate.rate <= ONE, "InvalidDelegateAccountRate")

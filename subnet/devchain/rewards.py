@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from consensus.types import NodeClass
 from subnet.devchain import items
@@ -23,12 +23,10 @@ from subnet.devchain.events import (
     SubnetRewards,
 )
 from subnet.devchain.nodes import graduate, insert_election_slot, remove_node
+from subnet.devchain.pools import add_rewards, node_pool, subnet_pool
 from subnet.devchain.runtime import Runtime
 from subnet.devchain.state import Item
 from subnet.devchain.values import ONE, ConsensusData, SubnetNode, SubnetState
-
-DEAD_SHARES = 1000
-"""Shares that nobody owns, minted when a pool opens, so that rounding cannot be bought."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,15 @@ class Pot:
     owner: int
     delegators: int
     nodes: int
+
+
+@dataclass
+class Paid:
+    """What nodes, their delegators and their delegate accounts got, for the event."""
+
+    nodes: list[tuple[int, int]] = field(default_factory=list)
+    delegators: list[tuple[int, int]] = field(default_factory=list)
+    accounts: list[tuple[int, tuple[bytes, int]]] = field(default_factory=list)
 
 
 def settle_epoch(
@@ -199,16 +206,23 @@ def reward_agreement(
     owner = state.find(items.SUBNET_OWNER, subnet_id)
     if owner is not None:
         deposit(runtime, owner, pot.owner)
-    paid: list[tuple[int, int]] = []
+    paid = Paid()
     for node in submission.subnet_nodes:
         amount = settle_node(
             runtime, subnet_id, node, submission, pot=pot, is_super_majority=is_super_majority
         )
         if amount:
-            increase_stake(runtime, node.hotkey, subnet_id, amount)
-            paid.append((node.id, amount))
-    add_delegate_rewards(runtime, subnet_id, pot.delegators)
-    runtime.emit(SubnetRewards(subnet_id, tuple(paid), pot.delegators, (), ()))
+            pay_node(runtime, subnet_id, node, amount, paid)
+    add_rewards(runtime, subnet_pool(subnet_id), pot.delegators)
+    runtime.emit(
+        SubnetRewards(
+            subnet_id,
+            tuple(paid.nodes),
+            pot.delegators,
+            tuple(paid.delegators),
+            tuple(paid.accounts),
+        )
+    )
 
 
 def pay_proposer(runtime: Runtime, subnet_id: int, submission: ConsensusData, ratio: int) -> None:
@@ -327,12 +341,21 @@ def penalise_missing(runtime: Runtime, subnet_id: int, node: SubnetNode) -> None
         state.put(items.CONSECUTIVE_INCLUDED_EPOCHS, subnet_id, node.id, value=0)
 
 
-def add_delegate_rewards(runtime: Runtime, subnet_id: int, amount: int) -> None:
-    """Raise the delegators' pool; their shares stay as they are."""
-    if amount:
-        state = runtime.state
-        if state.get(items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, subnet_id) == 0:
-            shares = items.TOTAL_SUBNET_DELEGATE_STAKE_SHARES
-            state.add(shares, subnet_id, amount=DEAD_SHARES)
-        state.add(items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, subnet_id, amount=amount)
-        state.add(items.TOTAL_DELEGATE_STAKE, amount=amount)
+def pay_node(runtime: Runtime, subnet_id: int, node: SubnetNode, amount: int, paid: Paid) -> None:
+    """Share a node's reward with its delegators and its delegate account; stake the rest."""
+    pool = node_pool(subnet_id, node.id)
+    if node.delegate_reward_rate and runtime.state.get(pool.shares, *pool.key):
+        share = percent_mul(amount, node.delegate_reward_rate)
+        amount -= share
+        add_rewards(runtime, pool, share)
+        paid.delegators.append((node.id, share))
+    delegate = node.delegate_account
+    if delegate is not None:
+        share = percent_mul(amount, delegate.rate)
+        amount -= share
+        runtime.state.add(items.ACCOUNT_DELEGATE_STAKE, delegate.account_id, amount=share)
+        runtime.state.add(items.TOTAL_ACCOUNT_DELEGATE_STAKE, amount=share)
+        paid.accounts.append((node.id, (delegate.account_id, share)))
+    # The snapshot's hotkey is paid, even if the node has another one by now.
+    increase_stake(runtime, node.hotkey, subnet_id, amount)
+    paid.nodes.append((node.id, amount))

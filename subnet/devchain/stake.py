@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from subnet.devchain import calls, items
-from subnet.devchain.arithmetic import MAX_U128
+from subnet.devchain import calls, items, pools
 from subnet.devchain.balances import add_stake as move_stake
 from subnet.devchain.balances import can_withdraw, deposit, increase_stake, withdraw
 from subnet.devchain.errors import ensure
 from subnet.devchain.events import (
+    DelegateBalanceRemoved,
+    DelegateNodeStakeAdded,
+    DelegateNodeStakeRemoved,
     StakeRemoved,
     SubnetDelegateStakeAdded,
     SubnetDelegateStakeRemoved,
 )
-from subnet.devchain.nodes import is_elected
-from subnet.devchain.rewards import DEAD_SHARES, add_delegate_rewards
+from subnet.devchain.nodes import find_node, is_elected
 from subnet.devchain.runtime import Runtime
-
-_VIRTUAL_SHARES = 10
-_VIRTUAL_BALANCE = 1
 
 
 def add_stake(runtime: Runtime, origin: bytes, call: calls.AddStake) -> None:
@@ -101,97 +99,114 @@ def claim_unbondings(runtime: Runtime, origin: bytes, _call: calls.ClaimUnbondin
     ensure(claim(runtime, origin) > 0, "NoStakeUnbondingsOrCooldownNotMet")
 
 
-def to_shares(balance: int, *, total_shares: int, total_balance: int) -> int:
-    """Return what a deposit is worth in shares: one to one into an empty pool."""
-    if not total_shares:
-        return balance
-    shares = balance * (total_shares + _VIRTUAL_SHARES) // (total_balance + _VIRTUAL_BALANCE)
-    return min(shares, MAX_U128)
-
-
-def to_balance(shares: int, *, total_shares: int, total_balance: int) -> int:
-    """Return what shares are worth in units."""
-    if not total_shares:
-        return shares
-    balance = shares * (total_balance + _VIRTUAL_BALANCE) // (total_shares + _VIRTUAL_SHARES)
-    return min(balance, MAX_U128)
+def _pay_in(runtime: Runtime, account: bytes, amount: int) -> None:
+    ensure(can_withdraw(runtime, account, amount), "NotEnoughBalanceToStake")
+    ensure(withdraw(runtime, account, amount), "BalanceWithdrawalError")
 
 
 def add_to_delegate_stake(runtime: Runtime, origin: bytes, call: calls.AddToDelegateStake) -> None:
     """Put units into the subnet's pool for shares of it."""
-    state, subnet_id = runtime.state, runtime.subnet(call.subnet_id).id
-    amount = call.stake_to_be_added
-    minimum = state.get(items.MIN_DELEGATE_STAKE_DEPOSIT)
+    subnet_id, amount = runtime.subnet(call.subnet_id).id, call.stake_to_be_added
+    minimum = runtime.state.get(items.MIN_DELEGATE_STAKE_DEPOSIT)
     ensure(amount >= minimum, "MinDelegateStakeDepositNotReached")
-    ensure(can_withdraw(runtime, origin, amount), "NotEnoughBalanceToStake")
-    ensure(withdraw(runtime, origin, amount), "BalanceWithdrawalError")
-    total_shares = state.get(items.TOTAL_SUBNET_DELEGATE_STAKE_SHARES, subnet_id)
-    if not total_shares:
-        state.add(items.TOTAL_SUBNET_DELEGATE_STAKE_SHARES, subnet_id, amount=DEAD_SHARES)
-    total_balance = state.get(items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, subnet_id)
-    shares = to_shares(amount, total_shares=total_shares, total_balance=total_balance)
-    ensure(shares > 0, "CouldNotConvertToShares")
-    _change_pool(runtime, origin, subnet_id, amount=amount, shares=shares)
+    _pay_in(runtime, origin, amount)
+    pools.join(runtime, pools.subnet_pool(subnet_id), origin, amount)
     runtime.emit(SubnetDelegateStakeAdded(subnet_id, origin, amount))
-
-
-def _change_pool(
-    runtime: Runtime, account: bytes, subnet_id: int, *, amount: int, shares: int
-) -> None:
-    """Change an account's shares and the pool with them; negative numbers take away."""
-    state = runtime.state
-    state.add(items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES, account, subnet_id, amount=shares)
-    state.add(items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, subnet_id, amount=amount)
-    state.add(items.TOTAL_SUBNET_DELEGATE_STAKE_SHARES, subnet_id, amount=shares)
-    state.add(items.TOTAL_DELEGATE_STAKE, amount=amount)
-    flow = state.get(items.SUBNET_NET_FLOW, subnet_id)
-    state.put(items.SUBNET_NET_FLOW, subnet_id, value=flow + amount)
-
-
-def _worth(runtime: Runtime, subnet_id: int, shares: int) -> int:
-    state = runtime.state
-    return to_balance(
-        shares,
-        total_shares=state.get(items.TOTAL_SUBNET_DELEGATE_STAKE_SHARES, subnet_id),
-        total_balance=state.get(items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, subnet_id),
-    )
 
 
 def remove_delegate_stake(runtime: Runtime, origin: bytes, call: calls.RemoveDelegateStake) -> None:
     """Give shares back; what they are worth starts to unbond."""
-    state, subnet_id, shares = runtime.state, call.subnet_id, call.shares_to_be_removed
-    ensure(shares > 0, "SharesZero")
-    owned = state.get(items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES, origin, subnet_id)
-    ensure(owned >= shares, "NotEnoughStakeToWithdraw")
-    amount = _worth(runtime, subnet_id, shares)
-    _change_pool(runtime, origin, subnet_id, amount=-amount, shares=-shares)
-    unbond(runtime, origin, amount, epochs=state.get(items.DELEGATE_STAKE_COOLDOWN_EPOCHS))
-    runtime.emit(SubnetDelegateStakeRemoved(subnet_id, origin, amount))
+    pool = pools.subnet_pool(call.subnet_id)
+    amount = pools.leave(runtime, pool, origin, call.shares_to_be_removed)
+    epochs = runtime.state.get(items.DELEGATE_STAKE_COOLDOWN_EPOCHS)
+    unbond(runtime, origin, amount, epochs=epochs)
+    runtime.emit(SubnetDelegateStakeRemoved(call.subnet_id, origin, amount))
 
 
 def transfer_delegate_stake(
     runtime: Runtime, origin: bytes, call: calls.TransferDelegateStake
 ) -> None:
-    """Give shares to another account."""
-    state, subnet_id = runtime.state, call.subnet_id
-    shares = call.delegate_stake_shares_to_transfer
+    """Give shares of the subnet's pool to another account."""
+    pool, shares = pools.subnet_pool(call.subnet_id), call.delegate_stake_shares_to_transfer
     ensure(origin != call.to_account_id, "TransferToSelfNotAllowed")
-    owned = state.get(items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES, origin, subnet_id)
-    # The runtime checks only for zero and lets the sender's shares saturate; shares are
-    # not minted from nothing here.
-    ensure(0 < shares <= owned, "NotEnoughStakeToWithdraw")
-    minimum = state.get(items.MIN_DELEGATE_STAKE_DEPOSIT)
-    enough = _worth(runtime, subnet_id, shares) >= minimum
+    ensure(shares > 0, "NotEnoughStakeToWithdraw")
+    enough = pools.value_shares(runtime, pool, shares) >= runtime.state.get(
+        items.MIN_DELEGATE_STAKE_DEPOSIT
+    )
     ensure(enough, "MinDelegateStakeDepositNotReached")
-    _change_pool(runtime, origin, subnet_id, amount=0, shares=-shares)
-    _change_pool(runtime, call.to_account_id, subnet_id, amount=0, shares=shares)
+    pools.transfer_shares(runtime, pool, origin, call.to_account_id, shares=shares)
 
 
 def donate_delegate_stake(runtime: Runtime, origin: bytes, call: calls.DonateDelegateStake) -> None:
     """Raise the pool for everybody who holds shares."""
     subnet_id = runtime.subnet(call.subnet_id).id
+    _donate(runtime, origin, pools.subnet_pool(subnet_id), call.amount)
+
+
+def _donate(runtime: Runtime, origin: bytes, pool: pools.Pool, amount: int) -> None:
+    ensure(amount >= runtime.state.get(items.MIN_DELEGATE_STAKE_DEPOSIT), "MinDelegateStake")
+    ensure(can_withdraw(runtime, origin, amount), "NotEnoughBalance")
+    ensure(withdraw(runtime, origin, amount), "BalanceWithdrawalError")
+    pools.add_rewards(runtime, pool, amount)
+
+
+def add_to_node_delegate_stake(
+    runtime: Runtime, origin: bytes, call: calls.AddToNodeDelegateStake
+) -> None:
+    """Put units into one node's pool for shares of it."""
+    subnet_id, node_id = call.subnet_id, call.subnet_node_id
+    amount = call.node_delegate_stake_to_be_added
+    ensure(find_node(runtime, subnet_id, node_id) is not None, "InvalidSubnetNodeId")
     minimum = runtime.state.get(items.MIN_DELEGATE_STAKE_DEPOSIT)
-    ensure(call.amount >= minimum, "MinDelegateStake")
-    ensure(can_withdraw(runtime, origin, call.amount), "NotEnoughBalance")
-    ensure(withdraw(runtime, origin, call.amount), "BalanceWithdrawalError")
-    add_delegate_rewards(runtime, subnet_id, call.amount)
+    ensure(amount >= minimum, "MinNodeDelegateStakeDepositNotReached")
+    _pay_in(runtime, origin, amount)
+    pools.join(runtime, pools.node_pool(subnet_id, node_id), origin, amount)
+    runtime.emit(DelegateNodeStakeAdded(origin, subnet_id, node_id, amount))
+
+
+def remove_node_delegate_stake(
+    runtime: Runtime, origin: bytes, call: calls.RemoveNodeDelegateStake
+) -> None:
+    """Give shares of a node's pool back; what they are worth starts to unbond."""
+    subnet_id, node_id = call.subnet_id, call.subnet_node_id
+    shares = call.node_delegate_stake_shares_to_be_removed
+    amount = pools.leave(runtime, pools.node_pool(subnet_id, node_id), origin, shares)
+    epochs = runtime.state.get(items.NODE_DELEGATE_STAKE_COOLDOWN_EPOCHS)
+    unbond(runtime, origin, amount, epochs=epochs)
+    runtime.emit(DelegateNodeStakeRemoved(origin, subnet_id, node_id, amount))
+
+
+def transfer_node_delegate_stake(
+    runtime: Runtime, origin: bytes, call: calls.TransferNodeDelegateStake
+) -> None:
+    """Give shares of a node's pool to another account."""
+    pool = pools.node_pool(call.subnet_id, call.subnet_node_id)
+    shares = call.node_delegate_stake_shares_to_transfer
+    ensure(shares > 0, "NotEnoughStakeToWithdraw")
+    enough = pools.value_shares(runtime, pool, shares) >= runtime.state.get(
+        items.MIN_DELEGATE_STAKE_DEPOSIT
+    )
+    ensure(enough, "CouldNotConvertToBalance")
+    pools.transfer_shares(runtime, pool, origin, call.to_account_id, shares=shares)
+
+
+def donate_node_delegate_stake(
+    runtime: Runtime, origin: bytes, call: calls.DonateNodeDelegateStake
+) -> None:
+    """Raise a node's pool for everybody who holds shares."""
+    key = (call.subnet_id, call.subnet_node_id)
+    ensure(runtime.state.contains(items.SUBNET_NODES_DATA, *key), "InvalidSubnetNodeId")
+    _donate(runtime, origin, pools.node_pool(*key), call.amount)
+
+
+def remove_delegate_balance(
+    runtime: Runtime, origin: bytes, call: calls.RemoveDelegateBalance
+) -> None:
+    """Start to unbond what nodes have paid to the origin as their delegate account."""
+    state, amount = runtime.state, call.amount_to_remove
+    ensure(amount > 0, "AmountZero")
+    ensure(state.get(items.ACCOUNT_DELEGATE_STAKE, origin) >= amount, "NotEnoughStakeToWithdraw")
+    state.add(items.ACCOUNT_DELEGATE_STAKE, origin, amount=-amount)
+    state.add(items.TOTAL_ACCOUNT_DELEGATE_STAKE, amount=-amount)
+    unbond(runtime, origin, amount, epochs=state.get(items.STAKE_COOLDOWN_EPOCHS))
+    runtime.emit(DelegateBalanceRemoved(origin, amount))

@@ -199,11 +199,21 @@ def find_activation_obstacle(runtime: Runtime, subnet_id: int) -> SubnetRemovalR
     return None
 
 
+_ISSUED = (
+    items.TOTAL_ISSUANCE,
+    items.TOTAL_STAKE,
+    items.TOTAL_DELEGATE_STAKE,
+    items.TOTAL_NODE_DELEGATE_STAKE,
+    items.TOTAL_UNBONDING_BALANCE,
+    items.TOTAL_ACCOUNT_DELEGATE_STAKE,
+)
+"""Where units are, beside each other."""
+
+
 def compute_min_delegate_stake(runtime: Runtime, subnet_id: int) -> int:
     """Return the delegated units that a subnet needs: a share of everything issued."""
     state = runtime.state
-    totals = (items.TOTAL_ISSUANCE, items.TOTAL_STAKE, items.TOTAL_DELEGATE_STAKE)
-    issued = sum(map(state.get, totals)) + state.get(items.TOTAL_UNBONDING_BALANCE)
+    issued = sum(state.get(total) for total in _ISSUED)
     base = percent_mul(issued, state.get(items.MIN_SUBNET_DELEGATE_STAKE_FACTOR))
     electable = len(state.get(items.SUBNET_NODE_ELECTION_SLOTS, subnet_id))
     return percent_mul(base, _delegate_multiplier(runtime, electable))

@@ -8,18 +8,29 @@ import pytest
 
 from subnet.devchain import items
 from subnet.devchain.calls import (
+    ActivateSubnet,
     AddStake,
     AddToDelegateStake,
+    AddToNodeDelegateStake,
     ClaimUnbondings,
     DonateDelegateStake,
+    DonateNodeDelegateStake,
+    RemoveDelegateBalance,
     RemoveDelegateStake,
+    RemoveNodeDelegateStake,
     RemoveStake,
     RemoveSubnetNode,
+    TransferDelegateAccount,
     TransferDelegateStake,
+    TransferNodeDelegateStake,
+    UpdateDelegateAccount,
+    UpdateNodeDelegateRewardRate,
+    UpdateNonUnique,
+    UpdateUnique,
 )
 from subnet.devchain.errors import DispatchError
-from subnet.devchain.events import StakeRemoved, SubnetDelegateStakeAdded
-from subnet.devchain.values import TENSOR
+from subnet.devchain.events import StakeRemoved, SubnetDelegateStakeAdded, SubnetRewards
+from subnet.devchain.values import TENSOR, DelegateAccount
 from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey
 
 DELEGATOR, OTHER = coldkey(6), coldkey(7)
@@ -171,3 +182,88 @@ def test_shares_move_between_accounts_and_come_from_somewhere(world: World) -> N
     shares = items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES
     assert world.state.get(shares, OTHER, FIRST_SUBNET) == 20 * TENSOR
     assert world.state.get(shares, DELEGATOR, FIRST_SUBNET) == 30 * TENSOR
+
+
+def test_a_nodes_reward_is_shared_with_delegators_then_with_its_delegate_account() -> None:
+    account = bytes([5]) * 20
+    world = World()
+    world.register_subnet()
+    for index in range(3):
+        world.register_node(
+            index,
+            delegate_reward_rate=TENSOR // 2 if index == 0 else 0,
+            delegate_account=DelegateAccount(account, TENSOR // 4) if index == 0 else None,
+        )
+        world.activate_node(index)
+    world.apply(coldkey(0), ActivateSubnet(FIRST_SUBNET))
+    world.advance_to(23)
+    world.apply(DELEGATOR, AddToDelegateStake(FIRST_SUBNET, 50 * TENSOR))
+    world.apply(DELEGATOR, AddToNodeDelegateStake(FIRST_SUBNET, 1, 10 * TENSOR))
+    rewards = next(event for event in world.agree((1, 2, 3)) if isinstance(event, SubnetRewards))
+    paid = dict(rewards.node_rewards)
+    whole = paid[2]
+    assert dict(rewards.node_delegate_stake_rewards) == {1: whole // 2}
+    quarter = (whole - whole // 2) // 4
+    assert dict(rewards.node_delegate_account_allocations) == {1: (account, quarter)}
+    assert paid[1] == whole - whole // 2 - quarter
+    pool = world.state.get(items.TOTAL_NODE_DELEGATE_STAKE_BALANCE, FIRST_SUBNET, 1)
+    assert pool == 10 * TENSOR + whole // 2
+    world.apply(account, RemoveDelegateBalance(quarter))
+    assert refused(world, account, RemoveDelegateBalance(1)) == "NotEnoughStakeToWithdraw"
+    assert list(world.state.get(items.STAKE_UNBONDING_LEDGER, account).values()) == [quarter]
+
+
+def test_node_delegation_moves_is_donated_to_and_unbonds(world: World) -> None:
+    unknown = AddToNodeDelegateStake(FIRST_SUBNET, 99, TENSOR)
+    assert refused(world, DELEGATOR, unknown) == "InvalidSubnetNodeId"
+    small = AddToNodeDelegateStake(FIRST_SUBNET, 1, 1)
+    assert refused(world, DELEGATOR, small) == "MinNodeDelegateStakeDepositNotReached"
+    world.apply(DELEGATOR, AddToNodeDelegateStake(FIRST_SUBNET, 1, 10 * TENSOR))
+    world.apply(OTHER, DonateNodeDelegateStake(FIRST_SUBNET, 1, 10 * TENSOR))
+    half = TransferNodeDelegateStake(FIRST_SUBNET, 1, OTHER, 5 * TENSOR)
+    world.apply(DELEGATOR, half)
+    world.apply(OTHER, RemoveNodeDelegateStake(FIRST_SUBNET, 1, 5 * TENSOR))
+    [amount] = world.state.get(items.STAKE_UNBONDING_LEDGER, OTHER).values()
+    assert amount / TENSOR == pytest.approx(10, abs=1e-6)
+    twice = RemoveNodeDelegateStake(FIRST_SUBNET, 1, 1)
+    assert refused(world, OTHER, twice) == "NotEnoughStakeToWithdraw"
+
+
+def test_a_reward_rate_rises_at_once_and_falls_slowly(world: World) -> None:
+    def rate(value: int) -> UpdateNodeDelegateRewardRate:
+        return UpdateNodeDelegateRewardRate(FIRST_SUBNET, 1, value)
+
+    assert refused(world, hotkey(0), rate(1)) == "NotKeyOwner"
+    assert refused(world, coldkey(0), rate(TENSOR)) == "InvalidDelegateRewardRate"
+    assert refused(world, coldkey(0), rate(0)) == "NoDelegateRewardRateChange"
+    world.apply(coldkey(0), rate(TENSOR // 2))
+    assert refused(world, coldkey(0), rate(0)) == "SurpassesMaxRewardRateDecrease"
+    world.apply(coldkey(0), rate(TENSOR // 2 - 10**7))
+
+
+def test_a_delegate_account_is_set_in_parts_and_handed_on(world: World) -> None:
+    def change(account: bytes | None, rate: int | None) -> UpdateDelegateAccount:
+        return UpdateDelegateAccount(FIRST_SUBNET, 1, account, rate)
+
+    assert refused(world, coldkey(0), change(None, None)) == "InvalidDelegateAccountParameters"
+    assert refused(world, coldkey(0), change(OTHER, None)) == "DelegateAccountRateIsNone"
+    assert refused(world, coldkey(0), change(None, 5)) == "DelegateAccountIdIsNone"
+    handover = TransferDelegateAccount(FIRST_SUBNET, 1, DELEGATOR)
+    assert refused(world, OTHER, handover) == "NoDelegateAccountSet"
+    world.apply(coldkey(0), change(OTHER, 5))
+    world.apply(coldkey(0), change(None, 7))
+    assert world.node(1).delegate_account == DelegateAccount(OTHER, 7)
+    assert refused(world, DELEGATOR, handover) == "NotDelegateAccountOwner"
+    world.apply(OTHER, handover)
+    assert world.node(1).delegate_account == DelegateAccount(DELEGATOR, 7)
+
+
+def test_unique_parameters_stay_unique(world: World) -> None:
+    world.apply(hotkey(0), UpdateUnique(FIRST_SUBNET, 1, b"mine"))
+    assert (
+        refused(world, hotkey(1), UpdateUnique(FIRST_SUBNET, 2, b"mine")) == "UniqueParameterTaken"
+    )
+    world.apply(hotkey(0), UpdateUnique(FIRST_SUBNET, 1, None))
+    world.apply(hotkey(1), UpdateUnique(FIRST_SUBNET, 2, b"mine"))
+    world.apply(coldkey(1), UpdateNonUnique(FIRST_SUBNET, 2, b"mine"))
+    assert (world.node(2).unique, world.node(2).non_unique) == (b"mine", b"mine")
