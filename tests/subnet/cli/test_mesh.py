@@ -1,0 +1,286 @@
+"""``mesh`` and ``mesh-test`` as a person meets them: help, mistakes, keys, status, manifests."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from keys.errors import IdentityFileMissing, KeysError
+from keys.identity_file import (
+    BOOTSTRAP_PEER_ID_FILE,
+    CLIENT_PEER_ID_FILE,
+    PEER_ID_FILE,
+    load_identity_file,
+)
+from mesh.assets import shipped_model_path
+from mesh.errors import ModelError, NoRoute
+from subnet.cli.arguments import normalise_arguments
+from subnet.cli.console import explain, find_expected, run_app
+from subnet.cli.mesh import MULTI_VALUE, app
+from subnet.errors import ChainUnavailable, ConfigError, SubnetError, UsageError
+from subnet.status import NodeStatus, write_status
+
+HEAVY = (
+    "torch",
+    "hivemind",
+    "transformers",
+    "substrateinterface",
+    "eth_account",
+    "fastapi",
+    "pydantic",
+    "numpy",
+)
+KEY_FILES = (PEER_ID_FILE, BOOTSTRAP_PEER_ID_FILE, CLIENT_PEER_ID_FILE)
+COMMANDS = ("", *sorted(command.name or "" for command in app.registered_commands), "chain")
+
+
+def run(*arguments: str, tool: typer.Typer = app) -> tuple[int, str, str]:
+    """Run a line in this process; return exit code, stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    line = normalise_arguments(arguments, multi_value=MULTI_VALUE)
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        run_app(tool, line, name="mesh")
+    return int(ended.value.code or 0), out.getvalue(), err.getvalue()
+
+
+def fails(*arguments: str, code: int = 1) -> tuple[str, str]:
+    """Run a line that must fail; return the sentence and the fix."""
+    got, out, err = run(*arguments)
+    assert (got, out) == (code, ""), err
+    sentence, fix = err.splitlines()
+    assert sentence.startswith("error: ") and fix.startswith("hint: ")
+    return sentence.removeprefix("error: "), fix.removeprefix("hint: ")
+
+
+@pytest.mark.parametrize("module", ["subnet.cli.mesh", "subnet.cli.mesh_test"])
+def test_help_imports_nothing_heavy(module: str) -> None:
+    """Each of these alone costs more than the half second that help may take."""
+    script = (
+        f"import sys\nfrom {module} import main\nsys.argv[1:] = ['--help']\n"
+        "try:\n    main()\n"
+        f"finally:\n    sys.stderr.write(repr(sorted(set({HEAVY!r}) & set(sys.modules))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "[]")
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    code, out, err = run(*command.split(), "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: mesh {command}".strip())
+    assert "--help" in out
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version")[1].startswith("mesh 0.")
+
+
+@pytest.mark.parametrize(
+    "line", [["nonsense"], ["keygen", "--bogus"], ["devchain", "--port", "x"], ["generate"]]
+)
+def test_a_line_that_cannot_be_parsed_exits_with_two(line: list[str]) -> None:
+    code, out, err = run(*line)
+    assert (code, out) == (2, "")
+    assert "Error" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("option", ["--max-age", "--max_age"])
+def test_dashes_and_underscores_are_one_spelling(option: str, tmp_path: Path) -> None:
+    assert "no node has run" in fails("status", "--data_dir", str(tmp_path), option, "3")[0]
+
+
+class TestKeygen:
+    def test_three_private_files_and_their_ids(self, tmp_path: Path) -> None:
+        directory = tmp_path / "new" / "keys"
+        code, out, err = run("keygen", "--dir", str(directory))
+        assert (code, err) == (0, "")
+        lines = dict(line.split() for line in out.splitlines())
+        assert list(lines) == [str(directory / name) for name in KEY_FILES]
+        for path, peer_id in lines.items():
+            assert str(load_identity_file(Path(path)).peer_id) == peer_id
+            assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert len(set(lines.values())) == 3
+
+    def test_json_is_one_object(self, tmp_path: Path) -> None:
+        code, out, _ = run("keygen", "--dir", str(tmp_path), "--json")
+        made = json.loads(out)
+        assert code == 0 and tuple(made) == KEY_FILES
+        assert made[PEER_ID_FILE] == str(load_identity_file(tmp_path / PEER_ID_FILE).peer_id)
+
+    @pytest.mark.parametrize("name", KEY_FILES)
+    def test_one_file_in_the_way_and_none_is_written(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / name).write_text("mine")
+        sentence, _ = fails("keygen", "--dir", str(tmp_path))
+        assert "never overwritten" in sentence
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert (tmp_path / name).read_text() == "mine"
+
+    def test_a_folder_that_cannot_be_made_is_one_sentence(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        assert "cannot write keys" in fails("keygen", "--dir", str(tmp_path / "file"))[0]
+
+    def test_no_private_key_is_ever_printed(self, tmp_path: Path) -> None:
+        _, out, _ = run("keygen", "--dir", str(tmp_path), "--json")
+        for name in KEY_FILES:
+            assert (tmp_path / name).read_bytes()[4:36].hex() not in out
+
+
+def make_status(**changes: Any) -> NodeStatus:
+    fields: dict[str, Any] = {
+        "peer_id": "12D3KooWLaunchPeer",
+        "subnet_id": 128001,
+        "subnet_node_id": 3,
+        "role": "hoster",
+        "blocks": (0, 8),
+        "written_at": time.time(),
+        "head": 41,
+        "epoch": 2,
+        "phase": "commit",
+        "taking_part": "active",
+        "addresses": (),
+    }
+    return NodeStatus(**fields | changes)
+
+
+def keep_status(directory: Path, name: str, **changes: Any) -> None:
+    (directory / name).mkdir()
+    write_status(directory / name, make_status(**changes))
+
+
+class TestStatus:
+    def test_a_living_node_is_shown(self, tmp_path: Path) -> None:
+        keep_status(tmp_path, "128001-3")
+        code, out, err = run("status", "--data-dir", str(tmp_path))
+        assert (code, err) == (0, "")
+        assert "node 3 of subnet 128001: hoster blocks 0:8, head 41, epoch 2, commit" in out
+
+    def test_json_is_one_object_per_node(self, tmp_path: Path) -> None:
+        keep_status(tmp_path, "128001-3")
+        keep_status(tmp_path, "128001-4", subnet_node_id=4, role="validator", blocks=None)
+        code, out, _ = run("status", "--data-dir", str(tmp_path), "--json")
+        assert code == 0
+        nodes = [json.loads(line) for line in out.splitlines()]
+        assert [(node["subnet_node_id"], node["blocks"]) for node in nodes] == [
+            (3, [0, 8]),
+            (4, None),
+        ]
+
+    def test_a_silent_node_fails_the_check(self, tmp_path: Path) -> None:
+        keep_status(tmp_path, "128001-3", written_at=time.time() - 1000)
+        code, out, err = run("status", "--data-dir", str(tmp_path))
+        assert code == 1 and "node 3 of subnet 128001" in out
+        assert "silent for 1000 s" in err
+        assert run("status", "--data-dir", str(tmp_path), "--max-age", "2000")[0] == 0
+
+    def test_nothing_there_is_a_failure(self, tmp_path: Path) -> None:
+        assert "no node has run" in fails("status", "--data-dir", str(tmp_path))[0]
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"head": 1}', "x" * 70_000])
+    def test_a_file_that_is_no_status_is_refused(self, content: str, tmp_path: Path) -> None:
+        (tmp_path / "128001-3").mkdir()
+        (tmp_path / "128001-3" / "status.json").write_text(content)
+        assert "status file" in fails("status", "--data-dir", str(tmp_path))[0]
+
+
+class TestManifest:
+    def test_the_hash_is_that_of_the_written_body(self, tmp_path: Path) -> None:
+        from mesh.model.manifest import decode_manifest
+
+        out_file = tmp_path / "manifest.json"
+        code, out, err = run("manifest", str(shipped_model_path()), "--out", str(out_file))
+        assert (code, err) == (0, "")
+        assert out.strip() == decode_manifest(out_file.read_bytes()).manifest_hash.hex()
+
+    def test_the_same_weights_have_the_same_hash_under_another_path(self, tmp_path: Path) -> None:
+        import shutil
+
+        copy = tmp_path / "copy" / shipped_model_path().name
+        shutil.copytree(shipped_model_path(), copy)
+        first = run("manifest", str(shipped_model_path()))[1]
+        assert run("manifest", str(copy))[1] == first
+
+    def test_no_file_is_overwritten(self, tmp_path: Path) -> None:
+        out_file = tmp_path / "manifest.json"
+        out_file.write_text("mine")
+        line = ["manifest", str(shipped_model_path()), "--out", str(out_file)]
+        assert "exists" in fails(*line)[0]
+        assert out_file.read_text() == "mine"
+
+    def test_a_missing_model_is_one_sentence(self) -> None:
+        assert "is not a folder" in fails("manifest", "/nonexistent/model")[0]
+
+
+class TestErrors:
+    def test_verbose_shows_the_traceback_as_well(self, tmp_path: Path) -> None:
+        code, _, err = run("status", "--data-dir", str(tmp_path), "--verbose")
+        assert code == 1
+        assert err.startswith("Traceback") and err.splitlines()[-1].startswith("hint: ")
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ConfigError("a", "b"),
+            ChainUnavailable("down"),
+            IdentityFileMissing("gone"),
+            ModelError("broken"),
+            NoRoute(((0, 4),)),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_expected_errors_have_a_fix_of_their_own(self, error: Exception) -> None:
+        sentence, fix = explain(error)
+        assert sentence == str(error)
+        assert fix and "--verbose" not in fix
+
+    def test_a_usage_error_exits_with_two(self) -> None:
+        tool = typer.Typer()
+
+        @tool.command()
+        def work() -> None:
+            raise UsageError("both", "one")
+
+        assert run(tool=tool)[0] == 2
+
+    def test_an_expected_error_is_found_in_the_groups_of_tasks(self) -> None:
+        inner = ChainUnavailable("down")
+        group = BaseExceptionGroup("tasks", [ExceptionGroup("more", [inner])])
+        assert find_expected(group, (SubnetError, KeysError)) is inner
+
+    def test_a_bug_beside_an_expected_error_is_not_hidden(self) -> None:
+        group = ExceptionGroup("tasks", [ChainUnavailable("down"), ZeroDivisionError()])
+        assert find_expected(group, (SubnetError, KeysError)) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (["localnet", "--hosters", "1", "--validators", "1"], "at least three nodes"),
+        (["localnet", "--keep", "{file}"], "is not empty"),
+        (["generate", "hi", "--initial_peers", "nowhere"], "not a multiaddress"),
+        (["bootstrap", "--identity_path", "{gone}"], "cannot read an identity"),
+        (["devchain", "--port", "0", "--db", "{gone}/x"], "cannot"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_wrong_inputs_end_before_anything_starts(
+    line: list[str], sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "x").touch()
+    places = {"file": tmp_path / "file", "gone": tmp_path / "gone"}
+    assert sentence in fails(*(part.format(**places) for part in line))[0]
