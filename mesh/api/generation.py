@@ -49,28 +49,37 @@ class Job:
 
 @dataclass(slots=True)
 class Trace:
-    """What a request cost and which way it went. Times are monotonic seconds."""
+    """What a request cost and which way it went. Times are monotonic seconds.
+
+    ``routes`` are the latest of each choice; the first choice's is the one that is shown.
+    """
 
     started_s: float
     first_token_s: float | None = None
     finished_s: float | None = None
     new_tokens: int = 0
     reroutes: int = 0
-    route: Route = ()
+    routes: dict[int, Route] = field(default_factory=dict)
 
-    def note(self, piece: Piece, *, now_s: float) -> None:
-        """Take a piece into account."""
+    @property
+    def route(self) -> Route:
+        """The way of the first choice that has one."""
+        return self.routes[min(self.routes)] if self.routes else ()
+
+    def note(self, index: int, piece: Piece, *, now_s: float) -> None:
+        """Take a choice's piece into account."""
         match piece:
             case Routed():
-                self.reroutes += bool(self.route) and self.route != piece.route
-                self.route = piece.route
+                self.reroutes += self.routes.get(index, piece.route) != piece.route
+                self.routes[index] = piece.route
             case Generated():
                 if self.first_token_s is None:
                     self.first_token_s = now_s
                 self.new_tokens += len(piece.tokens)
             case Finished():
                 self.finished_s = now_s
-                self.route = piece.route or self.route
+                if piece.route:
+                    self.routes[index] = piece.route
             case PromptScored():
                 pass
 
@@ -101,7 +110,7 @@ class Answer:
             index, piece = await self._queue.get()
             if isinstance(piece, Exception):
                 raise piece
-            self.trace.note(piece, now_s=time.monotonic())
+            self.trace.note(index, piece, now_s=time.monotonic())
             if isinstance(piece, Finished):
                 self.open_choices.discard(index)
             yield index, piece

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from mesh.api.server import ServeConfig
     from subnet.run_client import ClientConfig
 
-PANEL_KEYS = "API keys"
-
 
 def serve(
     initial_peers: Annotated[

@@ -76,6 +76,7 @@ class LocalBackend:
     fail_after: int = 0
     delay_s: float = 0.0
     reroute_after: int | None = None
+    alternates_routes: bool = False
     is_endless: bool = False
     answer: str = ANSWER
     token_padding: int = 0
@@ -111,7 +112,8 @@ class LocalBackend:
                 raise NoRoute(self.uncovered)
             if self.failure is not None and self.fail_after == 0:
                 raise self.failure
-            yield Routed(ROUTE)
+            is_second = len(self.requests) % 2 == 0
+            yield Routed(OTHER_ROUTE if self.alternates_routes and is_second else ROUTE)
             async for piece in self._tokens(request):
                 yield piece
         finally:
@@ -133,7 +135,10 @@ class LocalBackend:
             padded = replace(token, text=token.text + " " * self.token_padding)
             yield Generated((padded,))
         reason = FinishReason.STOP if END in wanted else FinishReason.LENGTH
-        yield Finished(reason, ROUTE if self.reroute_after is None else OTHER_ROUTE)
+        yield Finished(reason, () if self.alternates_routes else self._final_route())
+
+    def _final_route(self) -> tuple[Hop, ...]:
+        return ROUTE if self.reroute_after is None else OTHER_ROUTE
 
     def _choose(self, request: GenerateRequest) -> list[int]:
         ids = list(self.tokenizer.encode(self.answer).ids)

@@ -104,6 +104,14 @@ async def test_the_route_and_a_reroute_are_told(open_api, make_backend):
     assert traces[-1]["reroutes"] == 1 and traces[-1]["tokens_per_second"] > 0
 
 
+async def test_choices_that_go_different_ways_are_not_reroutes(open_api, make_backend):
+    backend = make_backend(alternates_routes=True)
+    api = await open_api(backend)
+    reply = (await api.post("/v1/chat/completions", json={**CHAT, "n": 2, "max_tokens": 3})).json()
+    assert reply["mesh"]["reroutes"] == 0
+    assert len(reply["mesh"]["route"]) in (1, 2)
+
+
 async def test_a_stop_sequence_is_never_shown_and_frees_the_backend(open_api, make_backend):
     backend = make_backend(is_endless=True)
     api = await open_api(backend)
