@@ -205,7 +205,10 @@ class Endpoint:
         self._chain.unwatch(self._hear)
 
     def _hear(self, header: BlockInfo) -> None:
-        if self.faults.is_down or self._random.randrange(100) < self.faults.miss_percent:
+        faults = self.faults
+        if faults.is_down:
+            return
+        if faults.miss_percent and 100 * self._random.random() < faults.miss_percent:
             return
         delay_s = self._random.uniform(*self.faults.latency_s) + self.faults.lag_s
         asyncio.get_running_loop().call_later(delay_s, self._learn, header)

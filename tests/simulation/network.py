@@ -128,11 +128,12 @@ class Network:
 
     def is_delivered(self, source: int, target: int) -> bool:
         """Whether a message arrives; one to oneself always does."""
-        if source == target:
+        faults = self.faults
+        if source == target or not (faults.loss_percent or faults.islands):
             return True
-        if self.faults.is_cut(source, target):
+        if faults.is_cut(source, target):
             return False
-        return self.random.randrange(100) >= self.faults.loss_percent
+        return 100 * self.random.random() >= faults.loss_percent
 
     def is_hidden(self, reader: int, envelope_author: int | None, now_s: float) -> bool:
         if envelope_author is None or not self.faults.hidden_until_s:

@@ -82,6 +82,8 @@ class Scenario:
     epochs: int
     nodes: tuple[NodeSpec, ...]
     faults: frozenset[Fault] = field(default_factory=frozenset)
+    origin: str | None = None
+    """What replays a run whose nodes were not drawn from the seed."""
 
     @property
     def is_connected(self) -> bool:
@@ -99,6 +101,8 @@ class Scenario:
     @property
     def command(self) -> str:
         """The line that replays this run."""
+        if self.origin is not None:
+            return self.origin
         faults = " ".join(sorted(fault.value for fault in self.faults)) or "none"
         return (
             f"python -m tests.simulation --seed {self.seed} --epochs {self.epochs} "
@@ -111,8 +115,9 @@ def draw_scenario(
 ) -> Scenario:
     """Return the scenario of a seed; ``faults`` overrides the drawn families."""
     random = Random(f"scenario/{seed}")
-    chosen = draw_faults(random) if faults is None else frozenset(faults)
-    # Drawn even where it is not used: the same seed must mean the same nodes.
+    # Drawn even where they are given: the rest of the seed's draws must not depend on that.
+    drawn = draw_faults(random)
+    chosen = drawn if faults is None else frozenset(faults)
     specs = _draw_nodes(random, nodes, chosen)
     return Scenario(seed, epochs, specs, chosen)
 

@@ -28,7 +28,8 @@ def make_scenario(lies: dict[int, set[Behaviour]], *, seed: int = 1, faults=()) 
         )
         for node_id in range(1, 8)
     )
-    return Scenario(seed, EPOCHS, nodes, frozenset(faults))
+    origin = f"this test with seed {seed}"
+    return Scenario(seed, EPOCHS, nodes, frozenset(faults), origin)
 
 
 def run_with(lies: dict[int, set[Behaviour]], **options):

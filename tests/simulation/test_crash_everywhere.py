@@ -28,7 +28,7 @@ def make_scenario(seed: int) -> Scenario:
         )
         for node_id in range(1, 5)
     )
-    return Scenario(seed, EPOCHS, nodes, frozenset({Fault.CRASH}))
+    return Scenario(seed, EPOCHS, nodes, frozenset({Fault.CRASH}), "this test")
 
 
 class Watch:

@@ -7,6 +7,7 @@ such a subnet: commitments bound to nobody, windows off by one, float means, sal
 from __future__ import annotations
 
 import random
+import shlex
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from keys.envelope import Envelope
 from subnet import submitter, validator
 from subnet.journal import Journal
 from subnet.performer import Performer
+from tests.simulation.__main__ import main
 from tests.simulation.byzantine import Behaviour
 from tests.simulation.invariants import Violation
 from tests.simulation.scenario import Fault
@@ -33,9 +35,21 @@ def catch(lies=None, *, faults=()) -> str:
         try:
             run_scenario(make_scenario(lies or {}, seed=seed, faults=faults))
         except Violation as violation:
-            assert f"replay: python -m tests.simulation --seed {seed} " in str(violation)
+            assert f"replay: this test with seed {seed}" in str(violation)
             return str(violation)
     pytest.fail(f"{MAX_SEEDS} seeds have not noticed")
+
+
+def test_a_failing_seed_prints_the_line_that_replays_it(monkeypatch, capsys):
+    monkeypatch.setattr(Schedule, "is_reveal_departure", lambda self, offset: offset >= 9)
+    first = ["--seed", "5", "--epochs", "3", "--quiet"]
+    assert main(first) == 1
+    said = capsys.readouterr().err
+    line = next(line for line in said.splitlines() if line.startswith("replay: "))
+    command = shlex.split(line.removeprefix("replay: "))
+    assert command[:3] == ["python", "-m", "tests.simulation"]
+    assert main([*command[3:], "--quiet"]) == 1
+    assert capsys.readouterr().err == said
 
 
 def test_a_commit_window_that_is_one_block_too_long_is_caught(monkeypatch):
