@@ -229,14 +229,21 @@ async def delegate_stake(
     return inclusion.receipt
 
 
-async def fetch_activation_rules(chain: SubstrateChain) -> ActivationRules:
-    """Return how this runtime activates nodes, as its metadata says."""
+async def fetch_activation_rules(
+    chain: SubstrateChain, subnet_id: SubnetId | None = None
+) -> ActivationRules:
+    """Return how this runtime activates nodes, with the subnet's grace if one is named."""
 
     def work(session: Session) -> ActivationRules:
         mode = session.read_constant("Network.ActivationMode")
         has_call = session.runtime.has_call("Network", "activate_subnet_node")
-        grace = session.read_constant("Network.ActivationGraceEpochs")
-        return ActivationRules(not has_call or str(mode) == AUTOMATIC, grace)
+        if not has_call or str(mode) == AUTOMATIC:
+            return ActivationRules(is_automatic=True)
+        grace = None
+        if subnet_id is not None:
+            at = session.read_head_hash()
+            grace = session.read("Network.ActivationGraceEpochs", subnet_id, at=at, default=True)
+        return ActivationRules(is_automatic=False, grace_epochs=grace)
 
     return await chain.query(work)
 

@@ -12,6 +12,7 @@ from subnet.cli import (
     chain_money,
     chain_register,
     chain_show,
+    chain_watch,
 )
 
 app = typer.Typer(
@@ -45,3 +46,6 @@ app.command("update-hotkey")(chain_calls.update_hotkey)
 app.command("update-coldkey")(chain_calls.update_coldkey)
 app.command("metagraph")(chain_metagraph.metagraph)
 app.add_typer(chain_accounts.app, name="accounts")
+app.command("epoch")(chain_watch.epoch)
+app.command("watch")(chain_watch.watch)
+app.command("rewards")(chain_watch.rewards)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
@@ -15,6 +16,7 @@ from subnet.chain.registration import TENSOR, find_subnet, transfer
 from subnet.chain.session import Call
 from subnet.chain.substrate import SubstrateChain
 from subnet.devchain.config import BlockMode, DevChainConfig
+from subnet.devchain.methods import METHODS
 from subnet.devchain.server import DevChain
 from subnet.errors import ChainMismatch, ChainUnavailable, ExtrinsicFailed
 from tests.support.tcp_proxy import run_proxy
@@ -244,6 +246,25 @@ async def test_storage_that_the_runtime_lacks_is_a_mismatch(devchain: DevChain) 
     async with SubstrateChain.open(devchain.url) as chain:
         with pytest.raises(ChainMismatch, match="SubnetPaths"):
             await chain.query(lambda session: session.read("Network.SubnetPaths", 1, at=None))
+
+
+async def test_a_runtime_upgrade_is_noticed_and_the_new_runtime_read(
+    devchain: DevChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with run_proxy(devchain.port) as proxy, SubstrateChain.open(proxy.url) as chain:
+        before = proxy.connections
+        describe = METHODS["state_getRuntimeVersion"]
+
+        def describe_next(*arguments: Any) -> Any:
+            return {**describe(*arguments), "specVersion": 2}  # type: ignore[dict-item]
+
+        monkeypatch.setitem(METHODS, "state_getRuntimeVersion", describe_next)
+        async for head in chain.heads():
+            assert head.number == devchain.chain.head.number
+            break
+        # The subscription is one more connection than before; the session of the reader is new.
+        assert proxy.connections > before
+        await chain.query(lambda session: session.check_version())
 
 
 async def test_a_client_without_a_hotkey_does_not_sign(devchain: DevChain) -> None:

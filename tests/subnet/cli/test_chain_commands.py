@@ -123,6 +123,13 @@ async def test_a_subnet_is_registered_filled_and_activated_by_commands_alone(
     code, out, _ = await shell.run("show", "--subnet", "mesh")
     assert code == 0 and "128001 mesh (Active)" in out
 
+    assert (await shell.ok("epoch", "--subnet", "mesh"))["length"] == 20
+    code, out, _ = await shell.run("watch", "--subnet", "mesh", "--blocks", "1")
+    assert code == 0 and "nothing proposed" in out
+    assert "is not settled yet" in await shell.fails(
+        "rewards", "--subnet", "mesh", "--epoch", "999"
+    )
+
     code, out, _ = await shell.run(*activation, "--dry-run")
     assert code == 1 and "NO   the subnet is not active yet" in out
     assert "the subnet is active already" in await shell.fails(*activation)
