@@ -28,6 +28,7 @@ from mesh.routing.directory import Directory, fetch_info
 from mesh.routing.routing import RouteHop, plan_route
 
 MAX_REROUTES = 16
+MAX_DIRECTORY_PEERS = 4
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 4.0
 MAX_TRACED_STEPS = 4096
@@ -271,15 +272,22 @@ class MeshClient:
                 await search.note_failure(failure)
 
     async def refresh(self) -> None:
-        """Ask the known peers for the directory. Raises the last PeerError if none answers."""
-        failure: PeerError | None = None
-        for peer in self._peers:
+        """Ask the known peers for the directory, several of them: one may know less than another.
+
+        Raises a PeerError if none answers.
+        """
+        failures: list[PeerError] = []
+
+        async def ask(peer: PeerId) -> None:
             try:
-                return await self._directory.fetch_from_peer(peer)
+                await self._directory.fetch_from_peer(peer)
             except PeerError as error:
-                failure = error
-        if failure is not None:
-            raise failure
+                failures.append(error)
+
+        asked = self._peers[:MAX_DIRECTORY_PEERS]
+        await asyncio.gather(*(ask(peer) for peer in asked))
+        if asked and len(failures) == len(asked):
+            raise failures[0]
 
     def plan(
         self, routing: RoutingOptions, *, exclude: set[PeerId], cache_tokens: int
