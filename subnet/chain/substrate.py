@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -137,7 +137,7 @@ class SubstrateChain:
     async def fetch_info(self) -> ChainInfo:
         return self._info
 
-    async def heads(self) -> AsyncIterator[BlockInfo]:
+    async def heads(self) -> AsyncGenerator[BlockInfo, None]:
         """Yield each new best block, starting with the present one; skips are allowed.
 
         Rides out broken connections and raises ChainUnavailable after MAX_OUTAGE_S of them.

@@ -10,6 +10,7 @@ from subnet.cli import (
     chain_calls,
     chain_metagraph,
     chain_money,
+    chain_onboard,
     chain_register,
     chain_show,
     chain_watch,
@@ -49,3 +50,4 @@ app.add_typer(chain_accounts.app, name="accounts")
 app.command("epoch")(chain_watch.epoch)
 app.command("watch")(chain_watch.watch)
 app.command("rewards")(chain_watch.rewards)
+app.command("onboard")(chain_onboard.onboard)

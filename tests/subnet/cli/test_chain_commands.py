@@ -152,6 +152,38 @@ async def test_money_moves_with_a_keystore_and_a_password_file(
     )
 
 
+async def test_onboarding_walks_the_whole_way_and_can_be_walked_again(
+    shell: Shell, devchain: DevChain, tmp_path: Path
+) -> None:
+    await shell.ok(*subnet_line())
+    for index, name in enumerate(NAMES[:3], start=1):
+        await shell.ok(*node_line(tmp_path / name, name, AccountKey(bytes([index]) * 32)))
+        line = ["activate-node", "--subnet", "mesh", "--node-id", str(index)]
+        await shell.ok(*line, "--dev-account", name)
+    await shell.ok("activate-subnet", "--subnet", "mesh", "--dev-account", "alith")
+
+    # The subnet is active, so the late node waits for its start epoch.
+    devchain.set_mode(BlockMode.INTERVAL, 0.1)
+    password = tmp_path / "password"
+    password.write_text(PASSWORD)
+    line = ["onboard", "--subnet", "mesh", "--dir", str(tmp_path / "late")]
+    line += ["--hotkey-password-file", str(password), "--dev-account", "ethan"]
+    code, out, err = await shell.run(*line, "--json")
+    assert code == 0, err
+    first = json.loads(out)
+    assert first["subnet_node_id"] == 4
+    assert first["start"][:3] == ["mesh-test", "MODEL", "--hoster"]
+    for step in ("making a hotkey", "sending 0.01", "registering", "window opens", "activating"):
+        assert step in err
+
+    code, out, err = await shell.run(*line, "--json")
+    assert code == 0 and json.loads(out) == first
+    assert "registered already" in err and "activating" not in err
+
+    shown = await shell.ok("show", "--subnet", "mesh")
+    assert [row["class"] for row in shown["nodes"]] == ["Validator"] * 3 + ["Idle"]
+
+
 async def test_a_metagraph_is_kept_in_a_file_and_read_back(shell: Shell, tmp_path: Path) -> None:
     await shell.ok(*subnet_line())
     for index, name in enumerate(NAMES, start=1):
