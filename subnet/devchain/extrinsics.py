@@ -82,6 +82,11 @@ def hash_extrinsic(raw: bytes) -> bytes:
     return blake2_256(raw)
 
 
+def load_verifier() -> None:
+    """Import what checks signatures: half a second that no client should wait for."""
+    recover_account(b"", bytes(_SIGNATURE_SIZE))
+
+
 def recover_account(message: bytes, signature: bytes) -> bytes | None:
     """Return the account that signed keccak256(``message``), or None."""
     from eth_keys.datatypes import Signature

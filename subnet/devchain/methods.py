@@ -7,6 +7,7 @@ from typing import Any
 
 from subnet.devchain import views
 from subnet.devchain.chain import Chain
+from subnet.devchain.network_rpc import NETWORK_METHODS
 from subnet.devchain.params import Params, to_hex
 from subnet.devchain.rpc_errors import bad_params
 
@@ -118,8 +119,9 @@ def _query_storage(chain: Chain, params: Params) -> list[dict[str, Any]]:
 
 
 def _call(chain: Chain, params: Params) -> str:
-    views.require_block(chain, params.block_hash(2))
-    return to_hex(views.call_runtime(chain, params.text(0, "name"), params.data(1, "bytes")))
+    block = views.require_block(chain, params.block_hash(2))
+    name, data = params.text(0, "name"), params.data(1, "bytes")
+    return to_hex(views.call_runtime(chain, name, data, block=block))
 
 
 def _next_index(chain: Chain, params: Params) -> int:
@@ -147,6 +149,7 @@ METHODS: dict[str, Method] = {
     "chain_getHead": _head,
     "chain_getHeader": _header,
     "chain_getRuntimeVersion": _runtime_version,
+    **NETWORK_METHODS,
     "payment_queryInfo": _query_info,
     "state_call": _call,
     "state_getKeysPaged": _keys_paged,

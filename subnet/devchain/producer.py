@@ -33,6 +33,15 @@ class Producer:
     listeners: set[Listener] = field(default_factory=set)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _requested: bool = False
+    _clock_offset_ms: int = 0
+
+    def read_clock(self) -> int:
+        """Return the chain's time now: the wall clock, unless somebody travelled."""
+        return self.now_ms() + self._clock_offset_ms
+
+    def travel(self, timestamp_ms: int) -> None:
+        """Let the chain's clock go on from ``timestamp_ms``; blocks never go back in time."""
+        self._clock_offset_ms = timestamp_ms - self.now_ms()
 
     def submit(self, raw: bytes) -> SignedExtrinsic:
         """Take an extrinsic into the pool; see :meth:`Chain.submit`."""
@@ -49,7 +58,7 @@ class Producer:
     def build(self, count: int = 1) -> Block:
         """Build ``count`` blocks now; return the last."""
         for _ in range(count):
-            block, rejected = self.chain.build(self.now_ms())
+            block, rejected = self.chain.build(self.read_clock())
             if self.store is not None:
                 self.store.append(block)
             for listener in list(self.listeners):

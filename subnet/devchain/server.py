@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from subnet.devchain.blocks import Block
 from subnet.devchain.chain import Chain, ForeignBlock
 from subnet.devchain.config import BlockMode, DevChainConfig, describe_rules
+from subnet.devchain.extrinsics import load_verifier
 from subnet.devchain.producer import Producer
 from subnet.devchain.session import Session
 from subnet.devchain.store import BlockStore
@@ -71,6 +72,7 @@ class DevChain:
         """Serve until the block ends. Raises ConfigError for an unusable port or database."""
         store = None if config.database is None else BlockStore(config.database)
         with closing(store) if store is not None else nullcontext():
+            load_verifier()
             chain = load_chain(config, store)
             producer = Producer(chain, now_ms, config.mode, config.block_seconds, store)
             devchain = cls(producer, config.host)

@@ -36,6 +36,7 @@ from subnet.devchain.scale import ScaleError
 MAX_SUBSCRIPTIONS = 256
 MAX_OUTBOX = 8192
 MAX_BATCH = 64
+MAX_TIMESTAMP_MS = 253_402_300_799_000
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Session:
             "state_unsubscribeRuntimeVersion": self._unsubscribe,
             "dev_newBlock": self._new_block,
             "dev_setBlockMode": self._set_block_mode,
+            "dev_timeTravel": self._time_travel,
             "rpc_methods": self._list_methods,
         }
 
@@ -282,3 +284,12 @@ class Session:
         seconds = params.number(1, "seconds", default=self._producer.block_seconds)
         self._producer.set_mode(mode, seconds)
         return mode.value
+
+    def _time_travel(self, params: Params) -> int:
+        """Set the chain's clock to milliseconds since 1970 and build a block there."""
+        timestamp = params.integer(0, "timestamp")
+        if timestamp > MAX_TIMESTAMP_MS:
+            raise bad_params("the timestamp is milliseconds, at most those of the year 9999")
+        self._producer.travel(timestamp)
+        self._producer.build()
+        return self._producer.read_clock()

@@ -22,7 +22,7 @@ from subnet.devchain.events import (
 from subnet.devchain.nodes import clean_subnet_nodes
 from subnet.devchain.periods import is_enactment_over, is_in_enactment
 from subnet.devchain.runtime import DESIGNATED_EPOCH_SLOTS, TREASURY_ACCOUNT, Runtime
-from subnet.devchain.state import Item
+from subnet.devchain.state import Item, Reader
 from subnet.devchain.values import (
     ONE,
     RegistrationSubnetData,
@@ -194,7 +194,7 @@ def find_activation_obstacle(runtime: Runtime, subnet_id: int) -> SubnetRemovalR
     if active < state.get(items.MIN_SUBNET_NODES):
         return SubnetRemovalReason.MIN_SUBNET_NODES
     delegated = state.get(items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, subnet_id)
-    if delegated < compute_min_delegate_stake(runtime, subnet_id):
+    if delegated < compute_min_delegate_stake(state, subnet_id):
         return SubnetRemovalReason.MIN_SUBNET_DELEGATE_STAKE
     return None
 
@@ -210,18 +210,16 @@ _ISSUED = (
 """Where units are, beside each other."""
 
 
-def compute_min_delegate_stake(runtime: Runtime, subnet_id: int) -> int:
+def compute_min_delegate_stake(state: Reader, subnet_id: int) -> int:
     """Return the delegated units that a subnet needs: a share of everything issued."""
-    state = runtime.state
     issued = sum(state.get(total) for total in _ISSUED)
     base = percent_mul(issued, state.get(items.MIN_SUBNET_DELEGATE_STAKE_FACTOR))
     electable = len(state.get(items.SUBNET_NODE_ELECTION_SLOTS, subnet_id))
-    return percent_mul(base, _delegate_multiplier(runtime, electable))
+    return percent_mul(base, _delegate_multiplier(state, electable))
 
 
-def _delegate_multiplier(runtime: Runtime, electable: int) -> int:
+def _delegate_multiplier(state: Reader, electable: int) -> int:
     """Rise linearly from 1.0 at the fewest nodes to the maximum at the most."""
-    state = runtime.state
     fewest, most = state.get(items.MIN_SUBNET_NODES), state.get(items.MAX_SUBNET_NODES)
     highest = state.get(items.MAX_MIN_DELEGATE_STAKE_MULTIPLIER)
     if electable <= fewest:
@@ -362,7 +360,7 @@ def _check_active(runtime: Runtime, subnet: SubnetData) -> None:
     state = runtime.state
     delegated = state.get(items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, subnet.id)
     interval = state.get(items.DELEGATE_STAKE_SUBNET_REMOVAL_INTERVAL)
-    too_little = delegated < compute_min_delegate_stake(runtime, subnet.id)
+    too_little = delegated < compute_min_delegate_stake(state, subnet.id)
     if too_little and runtime.general_epoch % interval == 0:
         remove_subnet(runtime, subnet.id, SubnetRemovalReason.MIN_SUBNET_DELEGATE_STAKE)
         return

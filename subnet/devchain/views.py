@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from subnet.devchain import items
+from subnet.devchain import items, runtime_api
 from subnet.devchain.blocks import Block
 from subnet.devchain.chain import Chain
 from subnet.devchain.execution import CALL_WEIGHT, compute_fee
@@ -29,7 +29,13 @@ CORE_API = "0xdf6acb689907609b"
 METADATA_API = "0x37e397fc7c91f5e4"
 NONCE_API = "0xbc9d89904f5b923f"
 PAYMENT_API = "0x37c8bb1350a9a2a8"
-API_VERSIONS = ((CORE_API, 5), (METADATA_API, 2), (NONCE_API, 1), (PAYMENT_API, 4))
+API_VERSIONS = (
+    (CORE_API, 5),
+    (METADATA_API, 2),
+    (NONCE_API, 1),
+    (PAYMENT_API, 4),
+    (runtime_api.API_ID, runtime_api.API_VERSION),
+)
 
 
 def describe_runtime() -> dict[str, Any]:
@@ -135,8 +141,11 @@ def _price(raw: bytes) -> tuple[int, int]:
     return weight, compute_fee(extrinsic.call, len(raw))
 
 
-def call_runtime(chain: Chain, function: str, data: bytes) -> bytes:
+def call_runtime(chain: Chain, function: str, data: bytes, *, block: Block) -> bytes:
     """Answer state_call for the runtime functions that clients use. Raises RpcError."""
+    if function.startswith(runtime_api.API_PREFIX):
+        name = function.removeprefix(runtime_api.API_PREFIX)
+        return query_network(chain, name, data, block=block)
     match function:
         case "AccountNonceApi_account_nonce" if len(data) == 20:
             return UInt(32).encode(read_nonce(chain, data, with_pool=False))
@@ -154,3 +163,17 @@ def call_runtime(chain: Chain, function: str, data: bytes) -> bytes:
     raise RpcError(
         UNKNOWN_BLOCK, f"Client error: Execution failed: function {function} is not exported"
     )
+
+
+def query_network(chain: Chain, name: str, data: bytes, *, block: Block) -> bytes:
+    """Run one function of the Network pallet's API on the state after ``block``."""
+    state, length = chain.ledger.state.at(block.number), chain.ledger.config.epoch_length
+    try:
+        view = runtime_api.View(state, block.number, length)
+        return runtime_api.call_function(view, name, data)
+    except KeyError as error:
+        raise RpcError(
+            UNKNOWN_BLOCK, f"Client error: Execution failed: function {name} is not exported"
+        ) from error
+    except ScaleError as error:
+        raise bad_params(f"the arguments of {name} cannot be decoded: {error}") from error

@@ -64,3 +64,5 @@ seen.heads = await new Promise(async (resolve) => {
 });
 console.log(JSON.stringify(seen));
 await api.disconnect();
+
+process.exit(0); // the library keeps the event loop alive for seconds

@@ -317,3 +317,37 @@ def test_blocks_come_by_the_clock_and_carry_its_time() -> None:
         head = wire.get("chain_getHead")
         assert wire.get("chain_getHead") == head
         wire.close()
+
+
+def test_the_pallets_queries_are_served_at_any_block(wire: Wire) -> None:
+    assert wire.get("state_call", "NetworkRuntimeApi_get_all_subnets_info", "0x") == "0x0400"
+    genesis = wire.get("chain_getBlockHash", 0)
+    subnet = "0x01f40100"
+    assert wire.get("state_call", "NetworkRuntimeApi_get_subnet_info", subnet, genesis) == "0x0400"
+    bad = wire.ask("state_call", "NetworkRuntimeApi_get_subnet_info", "0x01")
+    assert bad["error"]["code"] == -32602
+    unknown = wire.ask("state_call", "NetworkRuntimeApi_get_everything", "0x")
+    assert unknown["error"]["code"] == 4003
+
+
+def test_time_can_be_set_and_goes_on_from_there(wire: Wire) -> None:
+    future_ms = 4_000_000_000_000
+    assert wire.get("dev_timeTravel", future_ms) >= future_ms
+    key = "0x" + hash_key(items.NOW, ()).hex()
+    first = int.from_bytes(bytes.fromhex(wire.get("state_getStorage", key)[2:]), "little")
+    wire.get("dev_newBlock")
+    second = int.from_bytes(bytes.fromhex(wire.get("state_getStorage", key)[2:]), "little")
+    assert future_ms <= first < second < future_ms + 60_000
+    assert wire.ask("dev_timeTravel", 2**64)["error"]["code"] == -32602
+    wire.get("dev_timeTravel", 1)
+    third = int.from_bytes(bytes.fromhex(wire.get("state_getStorage", key)[2:]), "little")
+    assert third == second + 1
+
+
+def test_the_nodes_network_methods_answer_with_numbers(wire: Wire) -> None:
+    assert wire.get("network_getSubnetInfo", 128_001) == [0]
+    assert wire.get("network_getAllSubnetsInfo", wire.get("chain_getBlockHash", 0)) == [0]
+    assert wire.get("network_proofOfStake", 128_001, list(b"12D3KooW"), 1, None) is False
+    assert wire.get("network_getDelegateStakes", "0x" + ALITH.account_id.hex()) == [0]
+    for bad in ([], ["x"], [1, 2, 3], [2**32], [True, "0x00"]):
+        assert wire.ask("network_getSubnetInfo", *bad)["error"]["code"] == -32602
