@@ -6,10 +6,11 @@ session's own stretch of the cache, so no session sees another's length or paddi
 
 **What a row's result depends on.** Attention is computed alone for each session, so only the
 matrix products could see the batch. On CPUs a bfloat16 product gives a row the same bits whatever
-stands beside it. So does a float32 one over weights stored input-major (weights.py), for any
-number of rows from two on; a single row takes a faster kernel and differs in the last bits (1e-6),
-which changes a greedy token only on a tie. ``deterministic`` pads the single row to two: the bits
-are then the same alone, in a crowd and in any chunking, for one number of threads.
+stands beside it. A float32 one has two kernels: one for a single row, and one for several, which
+differ in the last bits (1e-6; a greedy token changes only on a tie). The second pays off from
+``MIN_JOINT_ROWS`` rows on, so fewer decode rows go through the first one by one. A deterministic
+runner sends every decode row through it: the bits are then the same alone and in a crowd, for one
+number of threads. Prompt chunks never mix sessions, so theirs do not depend on a crowd at all.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from torch import Tensor
 from mesh.model.config import ModelConfig, RopeConfig
 from mesh.model.weights import BlockWeights, ShardWeights
 
-DETERMINISTIC_MIN_ROWS = 2
+MIN_JOINT_ROWS = 4
+"""Float32 rows on a CPU from which one product of all is faster than one for each (x86-64)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,15 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries [rows, heads, dim], keys and values [rows, kv_heads, dim]) -> [rows, heads * dim]."""
 
 
+Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(rows [rows, inputs], weights [outputs, inputs], bias or None) -> [rows, outputs]."""
+
+
+def multiply_row_by_row(x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply each row alone: the kernel, and so the bits, of a single row."""
+    return torch.cat([F.linear(x[i : i + 1], weights, bias) for i in range(x.shape[0])])
+
+
 def run_block(
     config: ModelConfig,
     weights: BlockWeights,
@@ -110,12 +121,13 @@ def run_block(
     cos: Tensor,
     sin: Tensor,
     attend: Attend,
+    multiply: Multiply = F.linear,
 ) -> Tensor:
     """Run one transformer block over ``x`` [rows, hidden]; cos and sin are [rows, 1, dim]."""
     rows = x.shape[0]
     heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
     normed = rms_norm(x, weights.attention_norm, config.norm_epsilon)
-    qkv = F.linear(normed, weights.qkv, weights.qkv_bias).view(rows, heads + 2 * kv_heads, dim)
+    qkv = multiply(normed, weights.qkv, weights.qkv_bias).view(rows, heads + 2 * kv_heads, dim)
     turned = qkv[:, : heads + kv_heads]
     if weights.query_norm is not None and weights.key_norm is not None:
         queries = rms_norm(qkv[:, :heads], weights.query_norm, config.norm_epsilon)
@@ -125,10 +137,10 @@ def run_block(
     swapped = torch.cat((turned[..., half:], turned[..., :half]), dim=-1)
     turned = turned * cos + swapped * sin
     mixed = attend(turned[:, :heads], turned[:, heads:], qkv[:, heads + kv_heads :])
-    x = x + F.linear(mixed, weights.out, weights.out_bias)
+    x = x + multiply(mixed, weights.out, weights.out_bias)
     normed = rms_norm(x, weights.mlp_norm, config.norm_epsilon)
-    gate, up = F.linear(normed, weights.gate_up, weights.gate_up_bias).chunk(2, dim=-1)
-    return x + F.linear(F.silu(gate) * up, weights.down, weights.down_bias)
+    gate, up = multiply(normed, weights.gate_up, weights.gate_up_bias).chunk(2, dim=-1)
+    return x + multiply(F.silu(gate) * up, weights.down, weights.down_bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -145,7 +157,8 @@ class ShardRunner:
         self, weights: ShardWeights, *, cache_tokens: int, deterministic: bool = False
     ) -> None:
         self.weights = weights
-        self._min_rows = DETERMINISTIC_MIN_ROWS if deterministic else 1
+        self._has_two_kernels = weights.dtype == torch.float32 and weights.device.type == "cpu"
+        self._deterministic = deterministic
         self.cache = KVCache(weights, tokens=cache_tokens)
         self._rotary = RotaryTable(weights.config, dtype=weights.dtype, device=weights.device)
 
@@ -158,44 +171,52 @@ class ShardRunner:
 
     def forward(self, x: Tensor, segments: Sequence[Segment], *, start: int, end: int) -> Tensor:
         """Run blocks ``[start, end)`` over ``x`` [rows, hidden]; the rows fill the cache."""
-        rows = x.shape[0]
-        x = self._pad(x)
-        step = _Step(segments, padded=x.shape[0], device=x.device)
+        step = _Step(segments, device=x.device)
+        multiply = self._choose_product(x.shape[0], all(s.rows == 1 for s in segments))
         cos = self._rotary.cos[step.positions].unsqueeze(1)
         sin = self._rotary.sin[step.positions].unsqueeze(1)
         for block in range(start, end):
             attend = step.attend_in(*self.cache.get_block(block))
             block_weights = self.weights.get_block(block)
-            x = run_block(self.weights.config, block_weights, x, cos=cos, sin=sin, attend=attend)
-        return x[:rows]
+            x = run_block(
+                self.weights.config,
+                block_weights,
+                x,
+                cos=cos,
+                sin=sin,
+                attend=attend,
+                multiply=multiply,
+            )
+        return x
 
-    def compute_logits(self, x: Tensor) -> Tensor:
-        """Final norm and head over ``x`` [rows, hidden]: float32 [rows, vocabulary]."""
+    def compute_logits(self, x: Tensor, *, are_decodes: bool = True) -> Tensor:
+        """Final norm and head over ``x`` [rows, hidden]: float32 [rows, vocabulary].
+
+        ``are_decodes`` says that the rows are of different sessions, not of one prompt.
+        """
         final_norm, head = self.weights.final_norm, self.weights.head
         if final_norm is None or head is None:
             raise ValueError("this range does not end at the last block")
-        rows = x.shape[0]
-        normed = rms_norm(self._pad(x), final_norm, self.weights.config.norm_epsilon)
-        return F.linear(normed, head)[:rows].float()
+        normed = rms_norm(x, final_norm, self.weights.config.norm_epsilon)
+        return self._choose_product(x.shape[0], are_decodes)(normed, head, None).float()
 
-    def _pad(self, x: Tensor) -> Tensor:
-        missing = self._min_rows - x.shape[0]
-        return F.pad(x, (0, 0, 0, missing)) if missing > 0 else x
+    def _choose_product(self, rows: int, are_decodes: bool) -> Multiply:
+        few = self._deterministic or rows < MIN_JOINT_ROWS
+        if self._has_two_kernels and are_decodes and rows > 1 and few:
+            return multiply_row_by_row
+        return F.linear
 
 
 class _Step:
     """What one step's attention needs in every block: positions, cache slots and masks."""
 
-    def __init__(self, segments: Sequence[Segment], *, padded: int, device: torch.device) -> None:
+    def __init__(self, segments: Sequence[Segment], *, device: torch.device) -> None:
         self._segments = tuple(segments)
-        self._rows = sum(segment.rows for segment in segments)
         positions = [s.position + i for s in segments for i in range(s.rows)]
         slots = [s.slot + s.position + i for s in segments for i in range(s.rows)]
-        positions += [0] * (padded - len(positions))
         self.positions = torch.tensor(positions, device=device)
         self._slots = torch.tensor(slots, device=device)
         self._masks = [_causal_mask(s, device) for s in segments]
-        self._padded = padded
 
     def attend_in(self, cache_keys: Tensor, cache_values: Tensor) -> Attend:
         """Return the attention over one block's cache, [kv_heads, slots, dim] each."""
@@ -207,14 +228,12 @@ class _Step:
                 _attend_segment(segment, mask, queries, cache_keys, cache_values)
                 for segment, mask in zip(self._segments, self._masks, strict=True)
             ]
-            if self._padded > self._rows:
-                outputs.append(outputs[0].new_zeros(self._padded - self._rows, outputs[0].shape[1]))
             return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
         return attend
 
     def _store(self, cache: Tensor, rows: Tensor) -> None:
-        new = rows[: self._rows].transpose(0, 1)
+        new = rows.transpose(0, 1)
         if len(self._segments) == 1:
             segment = self._segments[0]
             first = segment.slot + segment.position

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from mesh.client.stops import StopStrings
@@ -80,3 +83,12 @@ def test_stop_strings_across_pieces():
     assert stops.is_stopped
     other = StopStrings(["END"])
     assert other.feed("the EN") + other.flush() == "the EN"
+
+
+def test_thin_client_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys, mesh.client.client; "
+        "print([name for name in ('torch', 'transformers', 'hivemind') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
