@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -63,6 +64,8 @@ class ProcessGroup:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([PRELOAD])
         self._children: list[Child] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
 
     def warm_up(self) -> None:
         """Let the fork server start its imports now, while the caller does something else."""
@@ -74,22 +77,35 @@ class ProcessGroup:
 
     async def start(self, name: str, main: ChildMain, config: Message) -> Child:
         """Start ``main(config, send)`` in a child; the first start waits for the imports."""
-        receiving, sending = self._context.Pipe(duplex=False)
-        log_path = self._log_directory / f"{name}.log"
-        process = self._context.Process(
-            target=_run_child, name=name, args=(main, config, sending, str(log_path)), daemon=False
-        )
-        await asyncio.to_thread(process.start)
-        sending.close()
-        child = Child(name, process, log_path, receiving)
-        self._children.append(child)
-        return child
+        return await asyncio.to_thread(self._start, name, main, config)
 
     async def aclose(self) -> None:
         """Stop every child, and wait until it is gone."""
         await asyncio.shield(asyncio.to_thread(self._stop_all))
 
+    def _start(self, name: str, main: ChildMain, config: Message) -> Child:
+        # A start that is cancelled goes on in its thread, so the thread itself keeps the child
+        # where _stop_all finds it.
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the group is closed")
+            receiving, sending = self._context.Pipe(duplex=False)
+            log_path = self._log_directory / f"{name}.log"
+            process = self._context.Process(
+                target=_run_child,
+                name=name,
+                args=(main, config, sending, str(log_path)),
+                daemon=False,
+            )
+            process.start()
+            sending.close()
+            child = Child(name, process, log_path, receiving)
+            self._children.append(child)
+            return child
+
     def _stop_all(self) -> None:
+        with self._lock:
+            self._is_closed = True
         for child in reversed(self._children):
             if child.process.is_alive():
                 child.process.terminate()
