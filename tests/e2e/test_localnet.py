@@ -1,0 +1,190 @@
+"""``mesh localnet`` as a person and a script run it: what it prints, and that it leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from consensus.types import SCORE_ONE
+from mesh.assets import default_question
+from tests.support.commands import MESH, Command, run_command, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+NODES = 6
+EPOCHS = 2
+RUN_S = 360.0
+UP = "nodes are up"
+SMALL = ("--hosters", "2", "--validators", "1")
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """The run of the demo, finished."""
+    line = [*MESH, "localnet", "--hosters", "4", "--validators", "2"]
+    with run_command(
+        [*line, "--epochs", str(EPOCHS), "--json"], tmp_path_factory.mktemp("localnet")
+    ) as command:
+        command.wait_for(UP)
+        assert len(command.list_family()) > NODES
+        code = command.wait(timeout_s=RUN_S)
+        assert code == 0, command.stderr[-8000:]
+        yield command
+
+
+def read_rows(command: Command) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in command.stdout.splitlines()]
+
+
+def is_score(value: object) -> bool:
+    return isinstance(value, str) and value.isdecimal() and 0 <= int(value) <= SCORE_ONE
+
+
+def test_it_prints_one_object_per_epoch_and_nothing_else(whole_run: Command) -> None:
+    rows = read_rows(whole_run)
+    assert len(rows) == EPOCHS
+    assert [row["epoch"] - rows[0]["epoch"] for row in rows] == list(range(EPOCHS))
+
+
+def test_every_row_has_the_promised_form(whole_run: Command) -> None:
+    for row in read_rows(whole_run):
+        assert list(row) == [
+            "epoch",
+            "elected",
+            "challenge_seed",
+            "hosters",
+            "validators",
+            "proposal",
+            "attestation_ratio",
+        ]
+        assert type(row["epoch"]) is int
+        assert len(bytes.fromhex(row["challenge_seed"])) == 32
+        assert [hoster["subnet_node_id"] for hoster in row["hosters"]] == [1, 2, 3, 4]
+        assert [node["subnet_node_id"] for node in row["validators"]] == [5, 6]
+        for hoster in row["hosters"]:
+            assert list(hoster) == [
+                "subnet_node_id",
+                "blocks",
+                "committed",
+                "revealed",
+                "distance",
+                "score",
+                "attested",
+            ]
+            start, end = hoster["blocks"]
+            assert 0 <= start < end <= 8
+            assert isinstance(hoster["distance"], float)
+            assert is_score(hoster["score"])
+        for node in row["validators"]:
+            assert list(node) == ["subnet_node_id", "score", "attested"]
+            assert is_score(node["score"])
+
+
+def test_every_block_has_three_hosters_of_which_two_serve_parts(whole_run: Command) -> None:
+    spans = [hoster["blocks"] for hoster in read_rows(whole_run)[0]["hosters"]]
+    assert spans[:2] == [[0, 8], [0, 8]]
+    assert spans[2] != spans[3] and [0, 8] not in spans[2:]
+    for block in range(8):
+        assert sum(start <= block < end for start, end in spans) >= 3
+
+
+def test_honest_work_is_scored_proposed_and_attested_by_all(whole_run: Command) -> None:
+    for row in read_rows(whole_run):
+        nodes = row["hosters"] + row["validators"]
+        assert all(node["attested"] is True for node in nodes)
+        assert row["attestation_ratio"] == 1.0
+        assert row["elected"] in {node["subnet_node_id"] for node in nodes}
+        assert row["proposal"] == [[node["subnet_node_id"], node["score"]] for node in nodes]
+        for hoster in row["hosters"]:
+            assert hoster["committed"] is True and hoster["revealed"] is True
+            assert 0 <= hoster["distance"] < 2**-12
+            assert int(hoster["score"]) > 0
+
+
+def test_validators_have_nothing_to_show_in_the_first_epoch_and_are_paid_in_the_second(
+    whole_run: Command,
+) -> None:
+    first, second = read_rows(whole_run)
+    assert [node["score"] for node in first["validators"]] == ["0", "0"]
+    assert all(int(node["score"]) > 0 for node in second["validators"])
+
+
+def test_every_epoch_has_its_own_challenge(whole_run: Command) -> None:
+    first, second = read_rows(whole_run)
+    assert first["challenge_seed"] != second["challenge_seed"]
+
+
+def test_the_answer_is_exact_and_came_over_two_hosters(whole_run: Command) -> None:
+    question = default_question()
+    assert f"question: {question.question}\n" in whole_run.stderr
+    assert f"{question.answer}\n" in whole_run.stderr
+    assert "answered over blocks 0:5 → 5:8" in whole_run.stderr
+
+
+def test_it_leaves_nothing_running_and_no_file(whole_run: Command) -> None:
+    assert whole_run.list_family() == []
+    assert list(whole_run.temporary.iterdir()) == []
+
+
+def test_sigterm_while_torch_is_still_imported_stops_everything(tmp_path: Path) -> None:
+    with run_command([*MESH, "localnet", *SMALL, "--json"], tmp_path) as command:
+        command.wait_for("development chain on")
+        command.send(signal.SIGTERM)
+        assert command.wait() == 128 + signal.SIGTERM
+        command.wait_until_gone()
+        assert list(command.temporary.iterdir()) == []
+        assert command.stdout == "" and "Traceback" not in command.stderr
+
+
+def test_ctrl_c_in_the_middle_stops_everything(tmp_path: Path) -> None:
+    with run_command([*MESH, "localnet", *SMALL, "--json"], tmp_path) as command:
+        command.wait_for("question:")
+        command.press_ctrl_c()
+        assert command.wait() == 128 + signal.SIGINT
+        command.wait_until_gone()
+        assert list(command.temporary.iterdir()) == []
+        assert command.stdout == "" and "Traceback" not in command.stderr
+
+
+def test_nothing_survives_a_parent_that_is_killed(tmp_path: Path) -> None:
+    with run_command([*MESH, "localnet", *SMALL], tmp_path) as command:
+        command.wait_for(UP)
+        assert len(command.list_family()) > 4
+        command.send(signal.SIGKILL)
+        assert command.wait() == -signal.SIGKILL
+        command.wait_until_gone()
+
+
+def test_a_node_that_dies_fails_the_run_and_its_log_is_shown(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    line = [*MESH, "localnet", *SMALL, "--keep", str(kept)]
+    with run_command(line, tmp_path) as command:
+        command.wait_for(UP)
+        find_writer(command, kept / "logs" / "validator-1.log").kill()
+        assert command.wait() == 1
+        assert "error: validator-1 ended; the end of its log:" in command.stderr
+        assert '"event": "serving"' in command.stderr
+        assert "Traceback" not in command.stderr
+        command.wait_until_gone()
+        assert (kept / "logs" / "hoster-1.log").is_file()
+
+
+def find_writer(command: Command, log: Path) -> psutil.Process:
+    """Return the process whose standard error is this file."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        for process in command.list_family():
+            target = Path(f"/proc/{process.pid}/fd/2")
+            if target.exists() and target.resolve() == log.resolve():
+                found.append(process)
+        return bool(found)
+
+    wait_until(look, f"writer of {log}")
+    return found[0]
