@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
@@ -18,7 +18,6 @@ from subnet.devchain.runtime import LedgerConfig
 from subnet.devchain.server import DevChain
 from subnet.devchain.values import ActivationMode
 from subnet.errors import ExtrinsicFailed
-from tests.support import chopsticks
 from tests.support.chain_rigs import (
     COLDKEYS,
     HOTKEY_FUNDS,
@@ -37,15 +36,6 @@ from tests.support.chain_rigs import (
 SEED = b"contract"
 UNKNOWN_NODE = SubnetNodeId(99)
 UNKNOWN_SUBNET = SubnetId(4_000_000)
-
-
-@pytest.fixture(scope="module")
-def real_runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    missing = chopsticks.find_missing()
-    if missing is not None:
-        pytest.skip(missing)
-    with chopsticks.run_chopsticks(tmp_path_factory.mktemp("chopsticks")) as url:
-        yield url
 
 
 @pytest.fixture(
