@@ -99,12 +99,15 @@ class SubstrateChain:
         poll_after_s: float = POLL_AFTER_S,
         stall_timeout_s: float = STALL_TIMEOUT_S,
     ) -> AsyncIterator[SubstrateChain]:
-        """Connect to ``url``, or to the first of several that answers.
+        """Connect to ``url``, or to the first of several (a sequence, or commas) that answers.
 
         ``signer`` is the hotkey for ``propose`` and ``attest``, ``node_id`` the node for which it
         signs where one hotkey serves several. Raises ChainUnavailable or ChainMismatch.
         """
-        urls = (url,) if isinstance(url, str) else tuple(url)
+        named = url.split(",") if isinstance(url, str) else url
+        urls = tuple(one.strip() for one in named if one.strip())
+        if not urls:
+            raise ChainUnavailable("no endpoint of a chain is named")
         async with AsyncExitStack() as stack:
             reader = ChainWorker(
                 urls, call_timeout_s=call_timeout_s, expected_genesis=expected_genesis

@@ -27,7 +27,12 @@ DECIMALS = 18
 MAX_AMOUNT = 2**128 - 1
 
 Chain = Annotated[
-    str, typer.Option("--chain", envvar="MESH_CHAIN", help="WebSocket address of the chain.")
+    str,
+    typer.Option(
+        "--chain",
+        envvar="MESH_CHAIN",
+        help="WebSocket address of the chain; commas between fallbacks.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DryRun = Annotated[

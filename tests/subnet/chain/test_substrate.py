@@ -60,7 +60,7 @@ async def test_an_endpoint_that_is_down_is_unavailable() -> None:
             pass
 
 
-@pytest.mark.parametrize("url", ["nonsense", "http://[::1", "ws://", "ftp://x"])
+@pytest.mark.parametrize("url", ["", ",", "nonsense", "http://[::1", "ws://", "ftp://x"])
 async def test_an_address_that_is_none_is_unavailable(url: str) -> None:
     with pytest.raises(ChainUnavailable):
         async with SubstrateChain.open(url):
@@ -95,8 +95,9 @@ async def test_another_genesis_is_refused_by_name(devchain: DevChain) -> None:
 
 
 async def test_the_first_endpoint_that_answers_serves(devchain: DevChain) -> None:
-    async with SubstrateChain.open([NOWHERE, devchain.url]) as chain:
-        assert (await chain.fetch_info()).epoch_length == 20
+    for urls in ([NOWHERE, devchain.url], f"{NOWHERE}, {devchain.url}"):
+        async with SubstrateChain.open(urls) as chain:
+            assert (await chain.fetch_info()).epoch_length == 20
 
 
 async def test_a_fallback_endpoint_of_another_chain_is_refused(devchain: DevChain) -> None:
