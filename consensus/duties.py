@@ -256,10 +256,12 @@ def _can_score_previous(view: EpochView) -> bool:
 def has_seen_epoch(view: EpochView, epoch: Epoch) -> bool:
     """Whether this node was up whenever something that counts for ``epoch`` had to be seen.
 
-    The score reveals of ``epoch`` open score commits of the epoch before it, if that was scored.
+    The score reveals of ``epoch`` open score commits of the epoch before it, if that was scored,
+    and whoever committed outputs there is no validator.
     """
     before = Epoch(epoch - 1)
-    has_commits = view.is_scored(before) is False or view.has_observed(before, Window.SCORES)
+    commits = (Window.COMMITS, Window.SCORES)
+    has_commits = view.is_scored(before) is False or view.has_observed(before, *commits)
     return has_commits and view.has_observed(epoch, *Window)
 
 

@@ -20,7 +20,7 @@ from consensus.records import (
     decode_score_commit,
     decode_score_reveal,
 )
-from consensus.scoring import BlockReason
+from consensus.scoring import BlockReason, ScoreRows
 from consensus.types import SCORE_ONE, Epoch, Role
 from keys.envelope import Envelope, decode_envelope
 from subnet.interfaces import Submission
@@ -70,6 +70,7 @@ class Invariants:
         self._specs = {spec.node_id: spec for spec in scenario.nodes}
         self._published: dict[tuple[int, int, int], bytes] = {}
         self._rows_of: dict[tuple[object, ...], object] = {}
+        self._agreed: dict[Epoch, tuple[int, ScoreRows]] = {}
         self._copied: set[tuple[int, int]] = set()
         self.violations: list[str] = []
         self.num_checks = 0
@@ -168,6 +169,8 @@ class Invariants:
         self._check_windows(name, report)
         self._check_cheats(name, report)
         self._check_honest_hosters(name, report)
+        if self._scenario.is_network_sound:
+            self._check_agreement(node, report)
         if self._scenario.is_connected:
             self._check_everybody(name, report)
 
@@ -179,6 +182,15 @@ class Invariants:
             known == rows,
             f"node {node} scored epoch {report.epoch} unlike another with the same records: "
             f"{rows} and {known}",
+        )
+
+    def _check_agreement(self, node: int, report: EpochReport) -> None:
+        """Nodes die, but nothing is lost on its way: whoever scores an epoch scores it alike."""
+        known_node, rows = self._agreed.setdefault(report.epoch, (node, report.rows))
+        self.require(
+            rows == report.rows,
+            f"nodes {known_node} and {node} score epoch {report.epoch} differently: "
+            f"{rows} and {report.rows}",
         )
 
     def _check_windows(self, name: str, report: EpochReport) -> None:

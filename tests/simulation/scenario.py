@@ -13,8 +13,12 @@ from tests.simulation.inference import SHAPE
 
 MIN_NODES = 4
 MIN_NODES_WITH_LIARS = 7
-QUIET_EPOCHS = 3
-"""Faults stop so many epochs before the end; the last proposals must then be attested."""
+QUIET_EPOCHS = 4
+"""Faults stop so many epochs before the end; the last proposal must then be attested by all.
+
+A node that comes back in the middle of the first one has missed commits that it takes to judge
+the next one, so the third is the first that it can judge, in the fourth.
+"""
 
 
 class Fault(Enum):
@@ -89,6 +93,11 @@ class Scenario:
     def is_connected(self) -> bool:
         """Whether all honest nodes are up and see the same things in time."""
         return not self.faults & NETWORK_FAULTS and not self.is_split
+
+    @property
+    def is_network_sound(self) -> bool:
+        """Whether records and heads reach all nodes that are up; nodes may die all the same."""
+        return not self.faults & (NETWORK_FAULTS - {Fault.CRASH}) and not self.is_split
 
     @property
     def is_split(self) -> bool:

@@ -183,7 +183,7 @@ class World:
             epoch,
             self.chain.read_elected(epoch),
             submission,
-            is_quiet=epoch > self.scenario.epochs + 2 - QUIET_EPOCHS,
+            is_quiet=epoch >= self.scenario.epochs,
         )
 
     def _check_published(self, node: int, record: Envelope) -> None:
