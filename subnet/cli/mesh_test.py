@@ -124,3 +124,7 @@ def mesh_test(
 def main() -> None:
     """Entry point of the ``mesh-test`` script."""
     run_app(app, normalise_arguments(sys.argv[1:], multi_value=MULTI_VALUE), name="mesh-test")
+
+
+if __name__ == "__main__":
+    main()
