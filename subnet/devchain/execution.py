@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 
 from subnet.devchain import items
 from subnet.devchain.balances import can_withdraw, deposit, withdraw
-from subnet.devchain.calls import Call
+from subnet.devchain.calls import (
+    Call,
+    Remark,
+    RemarkWithEvent,
+    TransferAllowDeath,
+    TransferKeepAlive,
+)
 from subnet.devchain.errors import DispatchError, InvalidReason, InvalidTransaction
 from subnet.devchain.events import (
     DispatchInfo,
@@ -21,8 +27,7 @@ from subnet.devchain.ledger import Ledger
 from subnet.devchain.pallets import make_failure
 from subnet.devchain.runtime import BASE_FEE
 
-CALL_WEIGHT = {"System": 2_000_000, "Balances": 150_000_000}
-"""Execution time by pallet in picoseconds, one unit of fee each; Network calls are weightless."""
+_TRANSFER_PROOF = 3593
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,24 @@ class Payment:
     tip: int
 
 
+def compute_weight(call: Call) -> Weight:
+    """Return what the real runtime says that a call weighs; Network calls weigh nothing."""
+    match call:
+        case TransferKeepAlive():
+            return Weight(165_655_000, _TRANSFER_PROOF)
+        case TransferAllowDeath():
+            return Weight(176_105_000, _TRANSFER_PROOF)
+        case Remark(remark):
+            return Weight(2_169_000 + 387 * len(remark), 0)
+        case RemarkWithEvent(remark):
+            return Weight(23_611_490 + 1_613 * len(remark), 0)
+        case _:
+            return Weight()
+
+
 def compute_fee(call: Call, size: int) -> int:
-    """Return the units that an extrinsic of ``size`` bytes costs."""
-    return BASE_FEE + size + CALL_WEIGHT.get(call.pallet, 0)
+    """Return the units that an extrinsic of ``size`` bytes costs: a unit per byte and weight."""
+    return BASE_FEE + size + compute_weight(call).ref_time
 
 
 def check_payment(ledger: Ledger, payment: Payment) -> None:
@@ -61,7 +81,7 @@ def execute(ledger: Ledger, call: Call, payment: Payment) -> list[Event]:
     info = ledger.state.get(items.ACCOUNT, signer)
     ledger.state.put(items.ACCOUNT, signer, value=replace(info, nonce=info.nonce + 1))
     charged = payment.fee + payment.tip
-    dispatch = DispatchInfo(Weight(CALL_WEIGHT.get(call.pallet, 0), 0))
+    dispatch = DispatchInfo(compute_weight(call))
     with ledger.collect() as events:
         withdraw(runtime, signer, charged)
         outcome: Event

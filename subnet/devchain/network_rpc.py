@@ -51,7 +51,7 @@ def _encode(kind: ScaleType, value: Any) -> bytes:
         case OptionOf(item):
             return b"\x00" if value is None else b"\x01" + _encode(item, value)
         case UInt(bits):
-            if not isinstance(value, int) or not 0 <= value < 1 << bits:
+            if type(value) is not int or not 0 <= value < 1 << bits:
                 raise bad_params(f"an argument is a number of at most {bits} bits")
             return kind.encode(value)
         case ByteVec():

@@ -7,7 +7,8 @@ from typing import Any
 from subnet.devchain import items, runtime_api
 from subnet.devchain.blocks import Block
 from subnet.devchain.chain import Chain
-from subnet.devchain.execution import CALL_WEIGHT, compute_fee
+from subnet.devchain.events import Weight
+from subnet.devchain.execution import compute_fee, compute_weight
 from subnet.devchain.extrinsics import decode_extrinsic
 from subnet.devchain.pallets import (
     SPEC_NAME,
@@ -17,7 +18,7 @@ from subnet.devchain.pallets import (
 )
 from subnet.devchain.params import to_hex
 from subnet.devchain.rpc_errors import UNKNOWN_BLOCK, RpcError, bad_params
-from subnet.devchain.scale import ByteVec, OptionOf, ScaleError, UInt, encode_compact
+from subnet.devchain.scale import ByteVec, OptionOf, ScaleError, UInt, encode_compact, type_of
 from subnet.devchain.state import Reader
 from subnet.devchain.storage_keys import hash_key, items_below, parse_key
 
@@ -126,19 +127,18 @@ def describe_fee(raw: bytes) -> dict[str, Any]:
     """Return what payment_queryInfo answers. Raises RpcError."""
     weight, fee = _price(raw)
     return {
-        "weight": {"ref_time": weight, "proof_size": 0},
+        "weight": {"ref_time": weight.ref_time, "proof_size": weight.proof_size},
         "class": "normal",
         "partialFee": str(fee),
     }
 
 
-def _price(raw: bytes) -> tuple[int, int]:
+def _price(raw: bytes) -> tuple[Weight, int]:
     try:
         extrinsic = decode_extrinsic(raw)
     except ScaleError as error:
         raise bad_params(f"not an extrinsic: {error}") from error
-    weight = CALL_WEIGHT.get(extrinsic.call.pallet, 0)
-    return weight, compute_fee(extrinsic.call, len(raw))
+    return compute_weight(extrinsic.call), compute_fee(extrinsic.call, len(raw))
 
 
 def call_runtime(chain: Chain, function: str, data: bytes, *, block: Block) -> bytes:
@@ -158,8 +158,7 @@ def call_runtime(chain: Chain, function: str, data: bytes, *, block: Block) -> b
             return OptionOf(ByteVec()).encode(wanted)
         case "TransactionPaymentApi_query_info" if len(data) > 4:
             weight, fee = _price(data[:-4])
-            encoded = encode_compact(weight) + encode_compact(0) + b"\x00"
-            return encoded + UInt(128).encode(fee)
+            return type_of(Weight).encode(weight) + b"\x00" + UInt(128).encode(fee)
     raise RpcError(
         UNKNOWN_BLOCK, f"Client error: Execution failed: function {function} is not exported"
     )

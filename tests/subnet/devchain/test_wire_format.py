@@ -7,9 +7,10 @@ from eth_keys.datatypes import PrivateKey
 
 from keys.account import DEVELOPMENT_NAMES, AccountKey, derive_development_account
 from subnet.devchain import items
-from subnet.devchain.calls import Call, Remark, RemarkWithEvent
+from subnet.devchain.calls import Attest, Call, Remark, RemarkWithEvent, TransferKeepAlive
 from subnet.devchain.config import DEVELOPMENT_ACCOUNTS
 from subnet.devchain.errors import InvalidTransaction
+from subnet.devchain.execution import compute_fee
 from subnet.devchain.extrinsics import (
     Era,
     blake2_256,
@@ -155,3 +156,10 @@ def test_a_mortal_era_is_born_at_its_phase() -> None:
     era = Era(64, 10)
     assert [era.birth(current) for current in (5, 10, 73, 74, 75)] == [10, 10, 10, 74, 74]
     assert era.death(73) == 74
+
+
+def test_fees_are_those_of_the_real_runtime() -> None:
+    """Read from the running runtime: a remark_with_event of 5 bytes, 99 in all."""
+    assert compute_fee(RemarkWithEvent(b"hello"), 99) == 131_776_654
+    assert compute_fee(Attest(1), 98) == 108_157_098
+    assert compute_fee(TransferKeepAlive(hotkey(1), 1), 121) == 108_157_121 + 165_655_000
