@@ -32,6 +32,7 @@ from tests.support.chain_rigs import (
     read_head,
     wait_for_election,
 )
+from tests.support.chopsticks import REAL_RUNTIME_MARKS
 
 SEED = b"contract"
 UNKNOWN_NODE = SubnetNodeId(99)
@@ -39,7 +40,7 @@ UNKNOWN_SUBNET = SubnetId(4_000_000)
 
 
 @pytest.fixture(
-    params=["ledger", "devchain", pytest.param("real runtime", marks=pytest.mark.chain)],
+    params=["ledger", "devchain", pytest.param("real runtime", marks=REAL_RUNTIME_MARKS)],
 )
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     rules = LedgerConfig(

@@ -172,7 +172,9 @@ class WireRig:
             yield chain
 
     async def advance(self, count: int) -> None:
-        await self._chain.query(lambda session: session.rpc("dev_newBlock", {"count": count}))
+        # One at a time: the real runtime may take a second for each, and a call has a deadline.
+        for _ in range(count):
+            await self._chain.query(lambda session: session.rpc("dev_newBlock", {"count": 1}))
 
     async def fund(self, account_id: bytes, amount: int) -> None:
         await registration.transfer(self._chain, sender=OWNER, recipient=account_id, amount=amount)

@@ -16,10 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 SPEC_VARIABLE = "HYPERTENSOR_CHAIN_SPEC"
 MODULES_VARIABLE = "MESH_TEST_NODE_MODULES"
 DEFAULT_MODULES = Path(__file__).parent.parent / "js" / "node_modules"
 PROGRAM = Path("@acala-network/chopsticks/chopsticks.cjs")
+
+# Building a block takes the real runtime up to a second, where the pure ledger takes none.
+REAL_RUNTIME_MARKS = (pytest.mark.chain, pytest.mark.timeout(900))
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0

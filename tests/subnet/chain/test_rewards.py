@@ -26,9 +26,10 @@ from tests.support.chain_rigs import (
     make_subnet,
     wait_for_election,
 )
+from tests.support.chopsticks import REAL_RUNTIME_MARKS
 
 
-@pytest.fixture(params=["devchain", pytest.param("real runtime", marks=pytest.mark.chain)])
+@pytest.fixture(params=["devchain", pytest.param("real runtime", marks=REAL_RUNTIME_MARKS)])
 async def url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     if request.param == "real runtime":
         yield request.getfixturevalue("real_runtime")

@@ -24,6 +24,7 @@ from subnet.cli.console import run_app
 from subnet.devchain.config import BlockMode, DevChainConfig
 from subnet.devchain.server import DevChain
 from subnet.errors import ChainMismatch
+from tests.support.chopsticks import REAL_RUNTIME_MARKS
 
 NAMES = ("alith", "baltathar", "charleth", "dorothy")
 BOOTNODE = PeerKey(bytes([9]) * 32).peer_id
@@ -73,7 +74,7 @@ def shell(devchain: DevChain) -> Shell:
     return Shell(devchain.url)
 
 
-@pytest.fixture(params=["devchain", pytest.param("real runtime", marks=pytest.mark.chain)])
+@pytest.fixture(params=["devchain", pytest.param("real runtime", marks=REAL_RUNTIME_MARKS)])
 def any_shell(request: pytest.FixtureRequest) -> Shell:
     if request.param == "real runtime":
         return Shell(request.getfixturevalue("real_runtime"))
