@@ -133,6 +133,14 @@ class MeshClient:
     def config(self) -> ModelConfig:
         return self._config
 
+    @property
+    def host(self) -> Host:
+        return self._host
+
+    @property
+    def timeouts(self) -> ClientTimeouts:
+        return self._timeouts
+
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the prompt's token ids. Raises InvalidRequest naming what is wrong."""
         if isinstance(prompt, str):
@@ -212,7 +220,7 @@ class MeshClient:
             return ()
         sampling = Sampling(top_logprobs=top_logprobs)
         sampling.check()
-        search = _RouteSearch(self, routing or RoutingOptions(), Trace())
+        search = RouteSearch(self, routing or RoutingOptions(), Trace())
         while True:
             route = await search.find(len(token_ids))
             request = _make_request(route, sampling, token_ids, max_new_tokens=0)
@@ -245,7 +253,7 @@ class MeshClient:
     ) -> AsyncGenerator[TokenFrame, None]:
         """Yield the answer's tokens over as many routes as it takes."""
         answer: list[int] = []
-        search = _RouteSearch(self, routing, trace)
+        search = RouteSearch(self, routing, trace)
         while True:
             route = await search.find(len(prompt) + max_new_tokens)
             request = _make_request(
@@ -345,7 +353,7 @@ def _make_request(
 _FINISH_REASONS = {Finish.NOT_YET: None, Finish.STOP: "stop", Finish.LENGTH: "length"}
 
 
-class _RouteSearch:
+class RouteSearch:
     """The routes of one answer: who is left out, and how often another route was tried."""
 
     def __init__(self, client: MeshClient, routing: RoutingOptions, trace: Trace) -> None:

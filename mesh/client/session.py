@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +16,7 @@ from mesh.inference.wire import (
     ErrorFrame,
     Finish,
     FrameType,
+    Hop,
     OpenSession,
     TokenFrame,
     TokenScore,
@@ -62,9 +63,9 @@ async def stream_tokens(
         index = request.first_index
         timeout_s = _first_timeout(request, timeouts)
         while True:
-            frame = await _receive(stream, request, timeout_s)
+            frame = await receive_frame(stream, request.route, timeout_s)
             timeout_s = timeouts.token_s
-            token = _decode(frame, decode_token, stream.peer_id)
+            token = decode_from(stream.peer_id, frame, decode_token)
             if token.index != index or token.token_id >= vocab_size:
                 raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "an impossible token")
             yield token
@@ -80,8 +81,8 @@ async def fetch_scores(
     scores: list[TokenScore] = []
     async with _open_session(host, request, timeouts) as stream:
         while len(scores) < len(request.token_ids) - 1:
-            frame = await _receive(stream, request, _first_timeout(request, timeouts))
-            part = _decode(frame, decode_scores, stream.peer_id)
+            frame = await receive_frame(stream, request.route, _first_timeout(request, timeouts))
+            part = decode_from(stream.peer_id, frame, decode_scores)
             if part.position != len(scores) + 1:
                 raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "impossible scores")
             scores += part.scores
@@ -94,9 +95,11 @@ async def _open_session(
 ) -> AsyncIterator[Stream]:
     """Send the request to the first range; leaving drops the session on every hop."""
     first = request.route[0].peer_id
-    stream = await _blame(first, host.open_stream(first, SESSION_METHOD, timeout_s=timeouts.open_s))
+    stream = await blame_peer(
+        first, host.open_stream(first, SESSION_METHOD, timeout_s=timeouts.open_s)
+    )
     try:
-        await _blame(first, stream.send(encode_open(request)))
+        await blame_peer(first, stream.send(encode_open(request)))
         yield stream
     finally:
         await stream.abort()
@@ -106,37 +109,39 @@ def _first_timeout(request: OpenSession, timeouts: ClientTimeouts) -> float:
     return timeouts.token_s + timeouts.prompt_token_s * len(request.token_ids)
 
 
-async def _blame(peer: PeerId, action: Awaitable[T]) -> T:
+async def blame_peer(peer: PeerId, action: Awaitable[T]) -> T:
+    """Wait for ``action``. Raises HopFailed that blames ``peer`` for any PeerError."""
     try:
         return await action
     except PeerError as error:
         raise HopFailed(peer, RefusalReason.HOP_LOST, str(error)) from error
 
 
-async def _receive(stream: Stream, request: OpenSession, timeout_s: float) -> bytes:
+async def receive_frame(stream: Stream, route: Sequence[Hop], timeout_s: float) -> bytes:
     """Return the next frame that is no error. Raises HopFailed."""
     try:
         async with asyncio.timeout(timeout_s):
-            frame = await _blame(stream.peer_id, stream.receive())
+            frame = await blame_peer(stream.peer_id, stream.receive())
     except TimeoutError as error:
         raise HopFailed(None, RefusalReason.TIMEOUT, "no token in time") from error
     if frame[:1] == bytes([FrameType.ERROR]):
-        raise _explain(_decode(frame, decode_error, stream.peer_id), request)
+        raise _explain(decode_from(stream.peer_id, frame, decode_error), route)
     return frame
 
 
-def _decode(frame: bytes, decode: Callable[[bytes], T], peer: PeerId) -> T:
+def decode_from(peer: PeerId, frame: bytes, decode: Callable[[bytes], T]) -> T:
+    """Parse what ``peer`` sent. Raises HopFailed that blames it."""
     try:
         return decode(frame)
     except Refused as refused:
         raise HopFailed(peer, RefusalReason.MALFORMED, str(refused)) from refused
 
 
-def _explain(error: ErrorFrame, request: OpenSession) -> HopFailed:
+def _explain(error: ErrorFrame, route: Sequence[Hop]) -> HopFailed:
     """Say which hop is to blame. The request was checked here, so even a refusal that blames
     the request is a reason to try another hop.
     """
     blamed = None
-    if error.hop_index < len(request.route):
-        blamed = request.route[error.hop_index].peer_id
+    if error.hop_index < len(route):
+        blamed = route[error.hop_index].peer_id
     return HopFailed(blamed, error.reason, error.detail)

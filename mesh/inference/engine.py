@@ -79,7 +79,8 @@ class StepInput:
     """A session's next rows: token ids at the first range, hidden states [rows, hidden] after it.
 
     ``sample`` asks the last range for a token after the last row; ``score_ids`` asks it for the log
-    probability of each row's next token in the text, with ``score_top`` alternatives.
+    probability of each row's next token in the text, with ``score_top`` alternatives;
+    ``logit_rows`` asks it for the logits of that many last rows.
     """
 
     rows: int
@@ -88,19 +89,22 @@ class StepInput:
     sample: SampleRequest | None = None
     score_ids: Sequence[int] = ()
     score_top: int = 0
+    logit_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """Hidden states of the rows (not from the last block), or the token that was asked for.
 
-    ``elapsed_us`` counts from the moment the step was handed over: waiting is part of a hop.
+    ``logits`` is float32 [logit_rows, vocabulary] on the CPU. ``elapsed_us`` counts from the
+    moment the step was handed over: waiting is part of a hop.
     """
 
     hidden: Tensor | None
     sampled: Sampled | None
     scores: tuple[Score, ...]
     elapsed_us: int
+    logits: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +337,7 @@ def _run_batch(runner: ShardRunner, batch: Sequence[_Job]) -> list[StepOutput]:
     span = batch[0].session.span
     hidden = runner.forward(x, segments, start=span.start, end=span.end)
     sampled = _sample(runner, hidden, batch, segments)
+    logits = _compute_wanted_logits(runner, hidden, batch, segments)
     is_last = span.end == runner.weights.config.num_blocks
     now = time.perf_counter()
     outputs = []
@@ -341,7 +346,7 @@ def _run_batch(runner: ShardRunner, batch: Sequence[_Job]) -> list[StepOutput]:
         rows = None if is_last else hidden[segment.first_row : stop].cpu()
         elapsed_us = int((now - job.handed_over) * 1e6)
         scores = _score(runner, hidden[segment.first_row : stop], job.step)
-        outputs.append(StepOutput(rows, sampled.get(place), scores, elapsed_us))
+        outputs.append(StepOutput(rows, sampled.get(place), scores, elapsed_us, logits.get(place)))
     return outputs
 
 
@@ -366,11 +371,27 @@ def _sample(
     return dict(zip(requests, chosen, strict=True))
 
 
+def _compute_wanted_logits(
+    runner: ShardRunner, hidden: Tensor, batch: Sequence[_Job], segments: Sequence[Segment]
+) -> dict[int, Tensor]:
+    """Return the logits that were asked for, by their place in the batch."""
+    wanted = {i: job.step.logit_rows for i, job in enumerate(batch) if job.step.logit_rows}
+    if not wanted:
+        return {}
+    stops = {i: segments[i].first_row + segments[i].rows for i in wanted}
+    rows = [row for i, count in wanted.items() for row in range(stops[i] - count, stops[i])]
+    logits = runner.compute_logits(hidden[rows]).cpu()
+    ends = itertools.accumulate(wanted.values())
+    return {i: logits[end - wanted[i] : end] for i, end in zip(wanted, ends, strict=True)}
+
+
 def _score(runner: ShardRunner, hidden: Tensor, step: StepInput) -> tuple[Score, ...]:
     """Return the scores that were asked for; several rows at once belong to one prompt."""
     if not step.score_ids:
         return ()
-    return score_rows(runner.compute_logits(hidden), step.score_ids, step.score_top)
+    return score_rows(
+        runner.compute_logits(hidden, are_decodes=False), step.score_ids, step.score_top
+    )
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from keys.peer import PeerId
 from mesh.errors import InvalidRequest, PeerError, StreamClosed
+from mesh.inference.drive_server import DriveServer
 from mesh.inference.engine import Engine
 from mesh.inference.pipeline import (
     MAX_TOKENS_AHEAD,
@@ -64,15 +65,20 @@ class SessionServer:
         self._connect = connect
         self._ports: dict[bytes, _LoopPort] = {}
         self._is_draining = False
+        self._driven = DriveServer(
+            host, engine, timeouts=self._timeouts, open_stream=self._open_stream, rank=rank
+        )
 
     def register(self) -> None:
         """Offer the session methods on the host."""
         self._host.serve_stream(SESSION_METHOD, self._handle_session)
         self._host.serve_stream(LOOP_METHOD, self._handle_loop)
+        self._driven.register()
 
     def drain(self) -> None:
         """Refuse new sessions from now on; the open ones go on."""
         self._is_draining = True
+        self._driven.drain()
 
     async def _handle_session(self, stream: Stream) -> None:
         """Serve one session until it ends; a refusal leaves as an ERROR frame."""

@@ -7,6 +7,8 @@ ERROR   any range -> back to the client   why the session ends, and which hop it
 SCORES  last -> first -> client           log probabilities of the prompt's own tokens
 BIND    last -> first                     whose tokens a loop stream carries
 
+The frames of sessions that a client drives token by token are in drive_wire.py.
+
 A request for 0 new tokens asks for the prompt's scores; any other one for tokens.
 
 Sizes are computed from the header and compared before anything is allocated; a frame with a
@@ -30,7 +32,8 @@ VERSION = 1
 SESSION_ID_SIZE = 16
 MAX_HOPS = 32
 MAX_PROMPT_TOKENS = 1 << 18
-MAX_STEP_ROWS = 4096
+MAX_STEP_ROWS = 512
+"""Longer steps would stall the other sessions of a hoster; a prompt comes in chunks."""
 MAX_REASON = 32
 MAX_DETAIL = 256
 BLAMES_NOBODY = 255
@@ -44,6 +47,7 @@ _OPEN = struct.Struct("<BB16sBBBIII")
 # temperature, top_p, repetition_penalty, top_k, seed, top_logprobs
 _SAMPLING = struct.Struct("<dddIQB")
 _HOP = struct.Struct("<32sHH")
+HOP_SIZE = _HOP.size
 # type, position, rows, dtype, times
 _STEP = struct.Struct("<BIHBB")
 # type, index, token id, logprob, finish, alternatives, times
@@ -66,6 +70,10 @@ class FrameType(IntEnum):
     ERROR = 4
     BIND = 5
     SCORES = 6
+    DRIVE = 7
+    FEED = 8
+    DRIVEN_STEP = 9
+    LOGITS = 10
 
 
 class Finish(IntEnum):
@@ -206,7 +214,7 @@ def encode_open(request: OpenSession) -> bytes:
                     sampling.seed,
                     sampling.top_logprobs,
                 ),
-                *(_HOP.pack(h.peer_id.public_key, h.span.start, h.span.end) for h in hops),
+                encode_route(hops),
                 struct.pack(f"<{len(stops)}I", *stops),
                 struct.pack(f"<{len(prompt)}I", *prompt),
             )
@@ -229,14 +237,14 @@ def decode_open(frame: bytes) -> OpenSession:
     if not 0 < prompt <= MAX_PROMPT_TOKENS:
         raise Refused(RefusalReason.CONTEXT_OVERFLOW, f"a prompt of {prompt} tokens")
     route_at = _OPEN.size + _SAMPLING.size
-    stops_at = route_at + hops * _HOP.size
+    stops_at = route_at + hops * HOP_SIZE
     prompt_at = stops_at + 4 * stops
     if len(frame) != prompt_at + 4 * prompt:
         raise _malformed("the size does not match the counts")
     stop_token_ids = struct.unpack_from(f"<{stops}I", frame, stops_at)
     return OpenSession(
         session_id=session_id,
-        route=_decode_route(frame[route_at:stops_at]),
+        route=decode_route(frame[route_at:stops_at]),
         sampling=_decode_sampling(frame, stop_token_ids),
         token_ids=struct.unpack_from(f"<{prompt}I", frame, prompt_at),
         max_new_tokens=max_new,
@@ -245,8 +253,13 @@ def decode_open(frame: bytes) -> OpenSession:
     )
 
 
-def _decode_route(data: bytes) -> tuple[Hop, ...]:
-    """Parse a route: spans without gaps from block 0, every peer once."""
+def encode_route(route: tuple[Hop, ...]) -> bytes:
+    """Encode the hops, one after the other. Raises struct.error for a block that does not fit."""
+    return b"".join(_HOP.pack(h.peer_id.public_key, h.span.start, h.span.end) for h in route)
+
+
+def decode_route(data: bytes) -> tuple[Hop, ...]:
+    """Parse a route: spans without gaps from block 0, every peer once. Raises Refused."""
     route, block = [], 0
     for public_key, start, end in _HOP.iter_unpack(data):
         if not start < end <= MAX_BLOCKS or start != block:

@@ -1,0 +1,204 @@
+"""One text that the client drives through the swarm: token ids out, logits back.
+
+The text is known here, so a lost route costs a replay and nothing else. Only what differs from
+the text before is sent: the swarm still holds the rest in its caches.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mesh.client.client import MeshClient, RouteSearch, RoutingOptions, Trace
+from mesh.client.session import (
+    ClientTimeouts,
+    HopFailed,
+    blame_peer,
+    decode_from,
+    receive_frame,
+)
+from mesh.errors import InvalidRequest
+from mesh.inference.drive_wire import (
+    DRIVE_METHOD,
+    DriveSession,
+    FeedFrame,
+    LogitsFrame,
+    decode_logits,
+    encode_drive,
+    encode_feed,
+)
+from mesh.inference.refusals import RefusalReason
+from mesh.inference.wire import SESSION_ID_SIZE, Hop
+from mesh.p2p.interface import Host, Stream
+from mesh.routing.routing import RouteHop
+
+Logits = NDArray[np.float32]
+"""[rows, vocabulary]."""
+
+IDLE_S = 60.0
+"""Hosters drop a session that idles for twice as long, and would be blamed for it."""
+
+
+@dataclass(slots=True)
+class _Link:
+    """An open session on one route, and what its hops hold in their caches."""
+
+    stream: Stream
+    route: tuple[Hop, ...]
+    capacity: int
+    fed: list[int]
+    used_s: float
+
+
+class DrivenText:
+    """One text at the swarm. Opens its session at the first use; :meth:`close` frees the caches,
+    and using it again replays the text.
+    """
+
+    def __init__(
+        self,
+        client: MeshClient,
+        *,
+        routing: RoutingOptions | None = None,
+        timeouts: ClientTimeouts | None = None,
+    ) -> None:
+        self._client = client
+        self._routing = routing or RoutingOptions()
+        self._timeouts = timeouts or client.timeouts
+        self._link: _Link | None = None
+        self.route: tuple[RouteHop, ...] = ()
+        self.reroutes = 0
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The text that the swarm holds now."""
+        return self._link.fed if self._link is not None else ()
+
+    async def compute_logits(
+        self, token_ids: Sequence[int], *, wanted: int = 1, capacity: int = 0
+    ) -> Logits:
+        """Return the logits after the last ``wanted`` tokens of ``token_ids``, the whole text.
+
+        A new session reserves ``capacity`` tokens, or what the text needs. Raises InvalidRequest,
+        NoRoute, or SessionLost after too many failures.
+        """
+        self._check(token_ids, wanted)
+        trace = Trace(started_s=time.monotonic())
+        search = RouteSearch(self._client, self._routing, trace)
+        while True:
+            try:
+                await self._ensure_link(search, max(capacity, len(token_ids)), len(token_ids))
+                return await self._feed(token_ids, wanted)
+            except HopFailed as failure:
+                self.reroutes += 1
+                await self.close()
+                await search.note_failure(failure)
+            finally:
+                self.route = trace.route or self.route
+
+    def _check(self, token_ids: Sequence[int], wanted: int) -> None:
+        config = self._client.config
+        if not 0 < wanted <= len(token_ids):
+            raise InvalidRequest("input_ids", f"{wanted} rows of {len(token_ids)} tokens")
+        if len(token_ids) > config.max_context:
+            raise InvalidRequest(
+                "input_ids",
+                f"{len(token_ids)} tokens do not fit into a context of {config.max_context}",
+            )
+        if min(token_ids) < 0 or max(token_ids) >= config.vocab_size:
+            raise InvalidRequest(
+                "input_ids", f"a token id is outside the vocabulary of {config.vocab_size}"
+            )
+
+    async def _ensure_link(self, search: RouteSearch, capacity: int, needed: int) -> None:
+        """Have an open session with room for ``needed`` tokens. Raises HopFailed."""
+        link = self._link
+        if link is not None:
+            if link.capacity >= needed and time.monotonic() - link.used_s < IDLE_S:
+                return
+            await self.close()
+        capacity = min(capacity, self._client.config.max_context)
+        route = tuple(Hop(hop.peer_id, hop.span) for hop in await search.find(capacity))
+        request = DriveSession(os.urandom(SESSION_ID_SIZE), route, capacity)
+        stream = await _open_stream(self._client.host, request, self._timeouts)
+        self._link = _Link(stream, route, capacity, [], time.monotonic())
+
+    async def _feed(self, token_ids: Sequence[int], wanted: int) -> Logits:
+        """Send what the swarm lacks; return the logits. Raises HopFailed."""
+        link = self._link
+        if link is None:
+            raise HopFailed(None, RefusalReason.UNKNOWN_SESSION, "the session was closed")
+        shared = count_shared(link.fed, token_ids)
+        position = min(shared, len(token_ids) - wanted)
+        new = tuple(token_ids[position:])
+        is_done = False
+        try:
+            await blame_peer(
+                link.stream.peer_id, link.stream.send(encode_feed(FeedFrame(position, new, wanted)))
+            )
+            rows = await self._receive_rows(link, len(token_ids), wanted, fed=len(new))
+            is_done = True
+        finally:
+            if not is_done:
+                # Cancelled or failed: nobody knows what the hops hold now.
+                await self.close()
+        link.fed[position:] = new
+        link.used_s = time.monotonic()
+        return rows
+
+    async def _receive_rows(self, link: _Link, length: int, wanted: int, *, fed: int) -> Logits:
+        """Collect the frames of one answer. Raises HopFailed."""
+        vocab_size = self._client.config.vocab_size
+        timeout_s = self._timeouts.token_s + self._timeouts.prompt_token_s * fed
+        # The size is ours: a peer cannot make us allocate more than was asked for.
+        rows = np.empty((wanted, vocab_size), dtype=np.float32)
+        count = 0
+        while count < wanted:
+            raw = await receive_frame(link.stream, link.route, timeout_s)
+            frame = decode_from(
+                link.stream.peer_id, raw, lambda raw: decode_logits(raw, vocab_size=vocab_size)
+            )
+            _check_place(frame, link.stream, expected=length - wanted + count, left=wanted - count)
+            part = np.frombuffer(frame.data, dtype="<f4").reshape(frame.rows, vocab_size)
+            rows[count : count + frame.rows] = part
+            count += frame.rows
+        return rows
+
+    async def close(self) -> None:
+        """Drop the session on every hop; idempotent."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.stream.abort()
+
+
+async def _open_stream(host: Host, request: DriveSession, timeouts: ClientTimeouts) -> Stream:
+    first = request.route[0].peer_id
+    stream = await blame_peer(
+        first, host.open_stream(first, DRIVE_METHOD, timeout_s=timeouts.open_s)
+    )
+    is_done = False
+    try:
+        await blame_peer(first, stream.send(encode_drive(request)))
+        is_done = True
+    finally:
+        if not is_done:
+            await stream.abort()
+    return stream
+
+
+def _check_place(frame: LogitsFrame, stream: Stream, *, expected: int, left: int) -> None:
+    if frame.position != expected or frame.rows > left:
+        raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "impossible logits")
+
+
+def count_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two texts have in common at their beginning."""
+    shortest = min(len(one), len(other))
+    if list(one[:shortest]) == list(other[:shortest]):
+        return shortest
+    return next(i for i in range(shortest) if one[i] != other[i])

@@ -1,0 +1,179 @@
+"""The frames of a session that its client drives, as fixed-width little-endian bytes.
+
+DRIVE        client -> first -> ... -> last   the route, and room for how many tokens
+FEED         client -> first                  token ids from a position on, and what is wanted
+DRIVEN_STEP  a range -> the next              a STEP, and for how many of its rows logits
+LOGITS       last -> ... -> first -> client   float32 logits of some rows
+
+The client chooses the tokens, so that it can bend the logits as it likes. Feeding at an earlier
+position forgets what followed it. Sizes are computed from the header and compared before
+anything is allocated.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+
+from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.wire import (
+    HOP_SIZE,
+    MAX_HOPS,
+    MAX_PROMPT_TOKENS,
+    MAX_STEP_ROWS,
+    SESSION_ID_SIZE,
+    VERSION,
+    FrameType,
+    Hop,
+    StepFrame,
+    decode_route,
+    decode_step,
+    encode_route,
+    encode_step,
+    get_frame_type,
+)
+from mesh.p2p.interface import MAX_FRAME_SIZE
+
+DRIVE_METHOD = "mesh.drive"
+
+# type, version, session, hop index, hops, capacity
+_DRIVE = struct.Struct(f"<BB{SESSION_ID_SIZE}sBBI")
+# type, position, tokens, wanted rows
+_FEED = struct.Struct("<BIII")
+# type, wanted rows; a STEP frame follows
+_DRIVEN_STEP = struct.Struct("<BH")
+# type, position, rows, vocabulary
+_LOGITS = struct.Struct("<BIHI")
+LOGIT_SIZE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DriveSession:
+    """A client wants to drive a session of at most ``capacity`` tokens."""
+
+    session_id: bytes
+    route: tuple[Hop, ...]
+    capacity: int
+    hop_index: int = 0
+
+    @property
+    def hop(self) -> Hop:
+        return self.route[self.hop_index]
+
+    @property
+    def is_last(self) -> bool:
+        return self.hop_index == len(self.route) - 1
+
+    def for_next_hop(self) -> DriveSession:
+        return replace(self, hop_index=self.hop_index + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedFrame:
+    """The text from ``position`` on; logits of the last ``wanted`` of these tokens come back."""
+
+    position: int
+    token_ids: tuple[int, ...]
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsFrame:
+    """Logits after the tokens from ``position`` on: float32 [rows, vocabulary] as raw bytes."""
+
+    position: int
+    rows: int
+    data: memoryview
+
+
+def compute_max_logit_rows(vocab_size: int) -> int:
+    """Return how many rows of logits fit into one frame; 0 for a vocabulary beyond it."""
+    return min(MAX_STEP_ROWS, (MAX_FRAME_SIZE - _LOGITS.size) // (LOGIT_SIZE * vocab_size))
+
+
+def encode_drive(request: DriveSession) -> bytes:
+    """Encode a request. Raises ValueError for fields that do not fit."""
+    if not 0 < len(request.route) <= MAX_HOPS:
+        raise ValueError("too many hops")
+    try:
+        header = _DRIVE.pack(
+            FrameType.DRIVE,
+            VERSION,
+            request.session_id,
+            request.hop_index,
+            len(request.route),
+            request.capacity,
+        )
+        return header + encode_route(request.route)
+    except struct.error as error:
+        raise ValueError(f"a field of the request does not fit: {error}") from error
+
+
+def decode_drive(frame: bytes) -> DriveSession:
+    """Parse a request: sizes first, then the route. Raises Refused."""
+    if len(frame) < _DRIVE.size or get_frame_type(frame) is not FrameType.DRIVE:
+        raise _malformed("not a DRIVE frame")
+    _, version, session_id, hop_index, hops, capacity = _DRIVE.unpack_from(frame)
+    if version != VERSION:
+        raise _malformed(f"session protocol {version} is not {VERSION}")
+    if not 0 <= hop_index < hops <= MAX_HOPS:
+        raise _malformed("impossible number of hops")
+    if len(frame) != _DRIVE.size + hops * HOP_SIZE:
+        raise _malformed("the size does not match the counts")
+    return DriveSession(session_id, decode_route(frame[_DRIVE.size :]), capacity, hop_index)
+
+
+def encode_feed(feed: FeedFrame) -> bytes:
+    """Encode token ids."""
+    header = _FEED.pack(FrameType.FEED, feed.position, len(feed.token_ids), feed.wanted)
+    return header + struct.pack(f"<{len(feed.token_ids)}I", *feed.token_ids)
+
+
+def decode_feed(frame: bytes) -> FeedFrame:
+    """Parse token ids. Raises Refused(MALFORMED)."""
+    if len(frame) < _FEED.size or get_frame_type(frame) is not FrameType.FEED:
+        raise _malformed("not a FEED frame")
+    _, position, count, wanted = _FEED.unpack_from(frame)
+    if not 0 < wanted <= count <= MAX_PROMPT_TOKENS:
+        raise _malformed(f"{wanted} rows of {count} tokens")
+    if len(frame) != _FEED.size + 4 * count:
+        raise _malformed("the size does not match the counts")
+    return FeedFrame(position, struct.unpack_from(f"<{count}I", frame, _FEED.size), wanted)
+
+
+def encode_driven_step(step: StepFrame, wanted: int) -> bytes:
+    """Encode hidden states and for how many of the last rows logits are wanted."""
+    return _DRIVEN_STEP.pack(FrameType.DRIVEN_STEP, wanted) + encode_step(step)
+
+
+def decode_driven_step(frame: bytes, *, hidden_size: int) -> tuple[StepFrame, int]:
+    """Parse hidden states. Raises Refused as decode_step does."""
+    if len(frame) < _DRIVEN_STEP.size or get_frame_type(frame) is not FrameType.DRIVEN_STEP:
+        raise _malformed("not a DRIVEN_STEP frame")
+    (_, wanted) = _DRIVEN_STEP.unpack_from(frame)
+    step = decode_step(frame[_DRIVEN_STEP.size :], hidden_size=hidden_size)
+    if wanted > step.rows:
+        raise _malformed(f"{wanted} rows of {step.rows} are wanted")
+    return step, wanted
+
+
+def encode_logits(frame: LogitsFrame, *, vocab_size: int) -> bytes:
+    """Encode logits; there are at most ``compute_max_logit_rows`` of them."""
+    header = _LOGITS.pack(FrameType.LOGITS, frame.position, frame.rows, vocab_size)
+    return b"".join((header, frame.data))
+
+
+def decode_logits(frame: bytes, *, vocab_size: int) -> LogitsFrame:
+    """Parse logits without copying them. Raises Refused(MALFORMED) or Refused(WRONG_SHAPE)."""
+    if len(frame) < _LOGITS.size or get_frame_type(frame) is not FrameType.LOGITS:
+        raise _malformed("not a LOGITS frame")
+    _, position, rows, vocabulary = _LOGITS.unpack_from(frame)
+    if not 0 < rows <= MAX_STEP_ROWS or vocabulary != vocab_size:
+        raise Refused(RefusalReason.WRONG_SHAPE, f"{rows} rows of {vocabulary} logits")
+    if len(frame) != _LOGITS.size + rows * vocab_size * LOGIT_SIZE:
+        raise Refused(RefusalReason.WRONG_SHAPE, f"not {rows} rows of {vocab_size} logits")
+    return LogitsFrame(position, rows, memoryview(frame)[_LOGITS.size :])
+
+
+def _malformed(detail: str) -> Refused:
+    return Refused(RefusalReason.MALFORMED, detail)
