@@ -1,0 +1,140 @@
+"""A client put together: a host without a place in the network, a directory, a tokenizer.
+
+async with connect(["/ip4/10.0.0.5/tcp/31330/p2p/12D3KooW..."]) as client:
+    async for piece in client.generate("Hello", max_new_tokens=50):
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from keys.peer import PeerId, PeerKey
+from mesh.assets import SHIPPED_MODEL_NAME, shipped_model_path
+from mesh.client.client import MeshClient
+from mesh.client.session import ClientTimeouts
+from mesh.client.tokenizer import ChatTokenizer
+from mesh.errors import InvalidRequest, ManifestMismatch, PeerError, PeerUnreachable
+from mesh.model.config import ModelConfig, load_config
+from mesh.model.files import ModelFolder, resolve_model_folder
+from mesh.p2p.addresses import split_peer_address
+from mesh.p2p.config import HostConfig
+from mesh.p2p.hivemind_host import HivemindHost
+from mesh.p2p.interface import Host
+from mesh.p2p.quic import modernise
+from mesh.routing.directory import Directory, fetch_info
+from mesh.routing.info import NetworkInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A client and what it learnt: the network, its model's name, and the model's folder here."""
+
+    client: MeshClient
+    info: NetworkInfo
+    model_name: str
+    folder: ModelFolder
+
+
+@asynccontextmanager
+async def connect(
+    initial_peers: Sequence[str],
+    *,
+    model: str | None = None,
+    key: PeerKey | None = None,
+    timeouts: ClientTimeouts | None = None,
+) -> AsyncIterator[MeshClient]:
+    """Dial the initial peers, learn the network, and open a client.
+
+    ``model`` None means the model that the first peer names; without a ``key`` a fresh identity
+    is made. Raises InvalidRequest, ModelError, PeerError or TransportError.
+    """
+    async with open_connection(initial_peers, model=model, key=key, timeouts=timeouts) as found:
+        yield found.client
+
+
+@asynccontextmanager
+async def open_connection(
+    initial_peers: Sequence[str],
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    key: PeerKey | None = None,
+    timeouts: ClientTimeouts | None = None,
+) -> AsyncIterator[Connection]:
+    """Open a client as :func:`connect` does, and say what it learnt.
+
+    ``revision`` is the model's at the Hugging Face Hub.
+    """
+    if not initial_peers:
+        raise InvalidRequest("initial_peers", "name at least one peer to dial")
+    initial = modernise(initial_peers)
+    peers = tuple(split_peer_address(address)[1] for address in initial)
+    host_config = HostConfig(
+        key=key or PeerKey.generate(),
+        host_maddrs=(),
+        initial_peers=initial,
+        client_mode=True,
+    )
+    async with HivemindHost.open(host_config) as host:
+        info = await _ask_first(host, peers)
+        host.set_network_id(info.network_id)
+        name = model or info.model_name
+        folder = await asyncio.to_thread(resolve_known_model, name, revision)
+        yield await join_network(host, info, peers, folder=folder, name=name, timeouts=timeouts)
+
+
+async def join_network(
+    host: Host,
+    info: NetworkInfo,
+    peers: Sequence[PeerId],
+    *,
+    folder: ModelFolder,
+    name: str,
+    timeouts: ClientTimeouts | None = None,
+) -> Connection:
+    """Make a client of a host that knows its network. Raises ModelError or PeerError."""
+    config = load_config(folder.path)
+    check_same_model(config, info)
+    client = MeshClient(
+        host,
+        Directory(host, network_id=info.network_id),
+        config=config,
+        tokenizer=ChatTokenizer.load(folder.path),
+        peers=peers,
+        timeouts=timeouts,
+    )
+    await client.refresh()
+    return Connection(client, info, name, folder)
+
+
+def check_same_model(config: ModelConfig, info: NetworkInfo) -> None:
+    """Raise ManifestMismatch unless the model at hand has the numbers of the network's."""
+    ours = (config.num_blocks, config.vocab_size)
+    theirs = (info.num_blocks, info.vocab_size)
+    if ours != theirs:
+        raise ManifestMismatch(
+            f"the network serves {info.model_name} with {theirs[0]} blocks and {theirs[1]} tokens; "
+            f"the model here has {ours[0]} and {ours[1]}"
+        )
+
+
+def resolve_known_model(name: str, revision: str | None = None) -> ModelFolder:
+    """Find a model's folder; the shipped model is known by its name."""
+    if name == SHIPPED_MODEL_NAME and not Path(name).is_dir():
+        return resolve_model_folder(str(shipped_model_path()))
+    return resolve_model_folder(name, revision)
+
+
+async def _ask_first(host: Host, peers: tuple[PeerId, ...]) -> NetworkInfo:
+    failure: PeerError | None = None
+    for peer in peers:
+        try:
+            return await fetch_info(host, peer)
+        except PeerError as error:
+            failure = error
+    raise failure or PeerUnreachable(peers[0], "no initial peer answers")
