@@ -34,6 +34,8 @@ from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_hea
 from mesh.routing.info import NetworkInfo
 from subnet.addresses import modernise
 from subnet.chain.constants import fetch_block_time_ms
+from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
+from subnet.chain.money import is_hotkey_funded
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch_loop import EpochLoop
 from subnet.errors import ChainUnavailable, NotRegistered
@@ -54,6 +56,7 @@ CONNECT_PERIOD_S = 10.0
 DRAIN_S = 5.0
 DRAIN_STEP_S = 0.1
 JOURNAL_FILE = "journal.sqlite"
+EXTRINSICS_FILE = "extrinsics.sqlite"
 
 logger = structlog.get_logger(__name__)
 
@@ -101,8 +104,14 @@ async def open_node(
     """Open everything a node needs, in the order in which it can fail."""
     make_private_directory(prepared.data_dir)
     async with AsyncExitStack() as stack:
+        extrinsics = stack.enter_context(ExtrinsicJournal.open(prepared.data_dir / EXTRINSICS_FILE))
         chain = await stack.enter_async_context(
-            SubstrateChain.open(prepared.config.chain_url, signer=prepared.hotkey)
+            SubstrateChain.open(
+                prepared.config.chain_url,
+                signer=prepared.hotkey,
+                node_id=prepared.node_id,
+                log=extrinsics,
+            )
         )
         network = await fetch_network(chain, prepared, params)
         run_journal = stack.enter_context(open_thread_runner("journal"))
@@ -125,6 +134,7 @@ async def open_node(
             prepared,
             network,
             chain=chain,
+            extrinsics=extrinsics,
             journal=journal,
             membership=membership,
             members=members,
@@ -239,6 +249,7 @@ class Node:
         network: Network,
         *,
         chain: SubstrateChain,
+        extrinsics: ExtrinsicJournal,
         journal: Journal,
         membership: Membership,
         members: Members,
@@ -249,6 +260,7 @@ class Node:
         self._prepared = prepared
         self._network = network
         self._chain = chain
+        self._extrinsics = extrinsics
         self._members = members
         self._host = host
         self._engine: Engine | None = None
@@ -307,7 +319,7 @@ class Node:
             tasks.create_task(self._announcer.run())
             tasks.create_task(self._directory.keep_fresh(self._members.list_nodes))
             tasks.create_task(self._keep_connected())
-            tasks.create_task(self._follow_members())
+            tasks.create_task(self._follow_epochs())
             if self._prepared.blocks is None:
                 self._go_online(on_ready)
             else:
@@ -400,16 +412,27 @@ class Node:
                     logger.debug("a server cannot be dialled", detail=str(error))
             await asyncio.sleep(CONNECT_PERIOD_S)
 
-    async def _follow_members(self) -> None:
-        """With every epoch, read who belongs to the subnet, and heartbeat to the newcomers."""
+    async def _follow_epochs(self) -> None:
+        """With every epoch: who belongs to the subnet, what became of extrinsics, who pays."""
         while True:
-            await self._new_epoch.wait()
-            self._new_epoch.clear()
             try:
                 await self._members.refresh()
+                await settle(self._chain, self._extrinsics)
+                await self._warn_of_empty_hotkey()
             except ChainUnavailable as error:
-                logger.warning("members not refreshed", detail=str(error))
+                logger.warning("chain unavailable", detail=str(error))
             self._announcer.notify()
+            await self._new_epoch.wait()
+            self._new_epoch.clear()
+
+    async def _warn_of_empty_hotkey(self) -> None:
+        hotkey = self._prepared.hotkey
+        if hotkey is not None and not await is_hotkey_funded(self._chain, hotkey.account_id):
+            logger.warning(
+                "the hotkey cannot pay a fee, so proposals and attestations will be refused",
+                hotkey=hotkey.address,
+                fix="mesh chain transfer --to HOTKEY --amount 0.1",
+            )
 
     def _on_event(self, event: NodeEvent) -> None:
         if isinstance(event, HeadHandled):

@@ -39,7 +39,10 @@ def write_status(directory: Path, status: NodeStatus) -> None:
     """Replace the status file. Raises OSError."""
     path = directory / STATUS_FILE
     temporary = path.with_suffix(".json.new")
-    temporary.write_text(status.model_dump_json() + "\n")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(status.model_dump_json() + "\n")
     os.replace(temporary, path)
 
 

@@ -7,6 +7,7 @@ land. It is settled once its block is finalised, or once it can land no more.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -77,7 +78,9 @@ class ExtrinsicJournal:
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[Self]:
-        """Open or create the journal. Raises JournalCorrupt."""
+        """Open or create the journal, readable by its owner only. Raises JournalCorrupt."""
+        # Before SQLite sees it: it would create the file, and its log beside it, for everybody.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as db:
             try:
                 db.execute("PRAGMA journal_mode = WAL")

@@ -177,3 +177,9 @@ def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:
     path.write_bytes(b"x" * 5000)
     with pytest.raises(JournalCorrupt), ExtrinsicJournal.open(path):
         pass
+
+
+def test_the_journal_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "extrinsics.sqlite"
+    with ExtrinsicJournal.open(path):
+        assert path.stat().st_mode & 0o777 == 0o600
