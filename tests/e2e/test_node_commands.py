@@ -14,9 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from mesh.assets import shipped_model_path
+from mesh.model.config import parse_config
+from mesh.model.tensors import list_range_tensors
 from subnet.chain.substrate import SubstrateChain
 from subnet.localnet.plan import plan_nodes
 from tests.support.commands import MESH, MESH_TEST, Command, run_command, wait_until
@@ -27,6 +31,31 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 MODEL = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 COMMIT = "fe8a4ea1ffedaf415f4da2f062534de366a451e6"
 NUM_BLOCKS = 4
+WIDTH, INNER, VOCABULARY, KEYS = 64, 128, 1024, 16
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": WIDTH,
+    "intermediate_size": INNER,
+    "num_hidden_layers": NUM_BLOCKS,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SHAPES = {
+    "embed_tokens": (VOCABULARY, WIDTH),
+    "lm_head": (VOCABULARY, WIDTH),
+    "q_proj": (WIDTH, WIDTH),
+    "o_proj": (WIDTH, WIDTH),
+    "k_proj": (KEYS, WIDTH),
+    "v_proj": (KEYS, WIDTH),
+    "gate_proj": (INNER, WIDTH),
+    "up_proj": (INNER, WIDTH),
+    "down_proj": (WIDTH, INNER),
+}
 HOSTER_LINE = (
     "mesh-test TinyLlama/TinyLlama-1.1B-Chat-v1.0 --host_maddrs /ip4/0.0.0.0/tcp/31330 "
     "/ip4/0.0.0.0/udp/31330/quic --announce_maddrs /ip4/{IP}/tcp/{PORT} /ip4/{IP}/udp/{PORT}/quic "
@@ -43,25 +72,24 @@ SERVING = '"event": "serving"'
 NOTICE = "this node serves, commits and reveals, but neither proposes nor attests"
 
 
+def get_shape(name: str) -> tuple[int, ...]:
+    """Return the shape of one tensor of CONFIG."""
+    if "norm" in name:
+        return (WIDTH,)
+    return next(shape for part, shape in SHAPES.items() if part in name)
+
+
 def create_model_cache(home: Path) -> Path:
     """Write a model of TinyLlama's name as huggingface_hub keeps it: blobs, snapshots, refs."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(11)
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=NUM_BLOCKS,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        vocab_size=1024,
-        max_position_embeddings=256,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
     made = home / "made"
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(made)
+    made.mkdir(parents=True)
+    (made / "config.json").write_text(json.dumps(CONFIG))
+    numbers = np.random.default_rng(11)
+    tensors = {
+        name: numbers.normal(scale=0.05, size=get_shape(name)).astype(np.float32)
+        for name in list_range_tensors(parse_config(CONFIG), 0, NUM_BLOCKS)
+    }
+    save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (made / name).write_bytes((shipped_model_path() / name).read_bytes())
     repository = home / "hub" / f"models--{MODEL.replace('/', '--')}"
