@@ -64,8 +64,19 @@ def compute_wanted(view: WatchView) -> tuple[Wanted, ...]:
 
 
 def is_reveal_watch(schedule: Schedule, offset: int) -> bool:
-    """Whether reveals are looked for: the short window that is worth reading between heads."""
+    """Whether reveals are looked for."""
     return schedule.is_reveal_departure(offset) and offset < schedule.scoring_start + schedule.grace
+
+
+def is_urgent_watch(schedule: Schedule, offset: int) -> bool:
+    """Whether it is worth reading between heads: what arrives now may be late at the next one.
+
+    Reveals have a short window. Commits have a long one, but those that leave in its last
+    moment travel in the grace before the cut-off, and must not be seen by some nodes only.
+    """
+    cut_offs = (schedule.reveal_start, schedule.score_commit_end)
+    is_last_grace = any(cut_off - schedule.grace <= offset < cut_off for cut_off in cut_offs)
+    return is_last_grace or is_reveal_watch(schedule, offset)
 
 
 def compute_observed(schedule: Schedule, *, began_at: int, ended_at: int) -> frozenset[Window]:

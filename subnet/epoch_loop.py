@@ -22,7 +22,7 @@ from consensus.duties import (
 )
 from consensus.types import BlockNumber, EpochPosition
 from consensus.view import EpochView
-from consensus.watch import is_reveal_watch
+from consensus.watch import is_urgent_watch
 from mesh.errors import TransportError
 from subnet.collector import Collector
 from subnet.errors import ChainUnavailable, DutyPostponed
@@ -35,7 +35,7 @@ from subnet.runner import Runner
 from subnet.snapshot import Snapshot
 
 READS_PER_BLOCK = 4
-"""While reveals arrive, records are read this often between heads."""
+"""Where the next head may be too late for a record, records are read this often before it."""
 HEADS_RETRY_S = 1.0
 
 
@@ -128,7 +128,7 @@ class EpochLoop:
             self._plan(self._position, tasks)
 
     async def _wait_for_news(self) -> bool:
-        """Wait for a head or a finished duty; False if reveals are due before the next one."""
+        """Wait for a head or a finished duty; False if a reading is due before the next one."""
         timeout_s = None
         if self._position is not None and self._is_in_a_hurry(self._position):
             timeout_s = self._terms.block_time_s / READS_PER_BLOCK
@@ -141,8 +141,8 @@ class EpochLoop:
         return True
 
     def _is_in_a_hurry(self, position: EpochPosition) -> bool:
-        """Whether the next head may be too late for a reveal, our own or another's."""
-        if not is_reveal_watch(self._terms.schedule, position.offset):
+        """Whether the next head may be too late for a record: a reveal of ours, or another's."""
+        if not is_urgent_watch(self._terms.schedule, position.offset):
             return False
         return bool(self._collector.list_wanted(position) or self._list_reveals(position))
 

@@ -14,6 +14,7 @@ from consensus.watch import (
     compute_observed,
     compute_seen_offset,
     compute_wanted,
+    is_urgent_watch,
 )
 from keys.envelope import seal
 from keys.peer import PeerKey
@@ -114,6 +115,10 @@ def test_every_window_can_be_observed_at_every_length(length):
     for offset, windows in enumerate(observed):
         assert Window.COMMITS not in windows or schedule.is_commit_on_time(offset)
         assert Window.REVEALS not in windows or schedule.is_reveal_on_time(offset)
+
+
+def test_reading_is_urgent_in_the_last_grace_before_every_cut_off():
+    assert [o for o in range(20) if is_urgent_watch(SCHEDULE, o)] == [9, 11, 12, 13, 18]
 
 
 def test_a_slow_reading_makes_a_commit_late_but_not_a_reveal():
