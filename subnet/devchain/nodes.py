@@ -402,19 +402,23 @@ _SUBNET_NODE_PREFIXES: tuple[Item[Any], ...] = (
     items.MULTIADDR_SUBNET_NODE_ID,
     items.UNIQUE_PARAM_SUBNET_NODE_ID,
     items.HOTKEY_SUBNET_NODE_ID,
-    *_NODE_ITEMS,
+    items.SUBNET_NODE_ID_HOTKEY,
+    items.SUBNET_NODE_REPUTATION,
+    items.CONSECUTIVE_INCLUDED_EPOCHS,
     items.SUBNET_ELECTED_VALIDATOR,
     items.NODE_SLOT_INDEX,
 )
 
 
 def clean_subnet_nodes(runtime: Runtime, subnet_id: int) -> None:
-    """Delete every node item of a subnet that is being removed."""
+    """Delete every node item of a subnet that is being removed.
+
+    Seen on the real runtime and kept: TotalElectableNodes is not lowered, and the counts of
+    Idle epochs stay.
+    """
     state = runtime.state
     active = state.get(items.TOTAL_ACTIVE_SUBNET_NODES, subnet_id)
-    electable = len(state.get(items.SUBNET_NODE_ELECTION_SLOTS, subnet_id))
     state.add(items.TOTAL_ACTIVE_NODES, amount=-active)
-    state.add(items.TOTAL_ELECTABLE_NODES, amount=-electable)
     for item in _SUBNET_NODE_PREFIXES:
         state.remove_prefix(item, subnet_id)
     for total in (
