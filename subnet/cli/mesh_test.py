@@ -51,7 +51,7 @@ def mesh_test(
         str | None, typer.Option(help="Blocks to serve, START:END, half-open, such as 0:11.")
     ] = None,
     num_blocks: Annotated[
-        int | None, typer.Option(min=1, help="How many blocks to serve, from the least served one.")
+        int | None, typer.Option(min=1, help="How many blocks to serve, from the first.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     torch_dtype: Annotated[

@@ -23,7 +23,7 @@ from mesh.assets import default_question, shipped_model_path, shipped_questions
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from subnet.chain.substrate import SubstrateChain
-from subnet.errors import ConfigError, SubnetError
+from subnet.errors import ConfigError
 from subnet.localnet.children import run_client_child, run_gateway_child, run_node_child
 from subnet.localnet.devchain_process import run_devchain
 from subnet.localnet.display import Display
@@ -49,8 +49,11 @@ from subnet.manifest import build_own_manifest
 SETTLE_POLL_S = 0.25
 
 
-class LocalnetFailed(SubnetError):
+class LocalnetFailed(ConfigError):
     """A part of the local network did not do what it should."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "run it again with --keep DIR and look at the logs there")
 
 
 @dataclass
