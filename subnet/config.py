@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from consensus.types import BlockRange, Role
+from subnet.errors import UsageError
 
 DEFAULT_CHAIN = "ws://127.0.0.1:9944"
 TorchDtype = Literal["auto", "float32", "bfloat16", "float16"]
+QuantType = Literal["none", "int8"]
+MAX_PLUGIN_NAME = 256
 
 
 class NodeConfig(BaseModel):
     """One node. Paths are as given; nothing is opened here.
 
-    ``block_indices`` is half-open. A hoster serves ``block_indices`` or ``num_blocks`` blocks, or,
-    if both are None, every block. ``subnet_id`` and ``subnet_node_id`` None means that they are
-    looked up on the chain by peer id.
+    ``block_indices`` is half-open. A hoster serves ``block_indices``, or chooses where
+    ``num_blocks`` blocks (None: as many as fit) help most. ``subnet_id`` and ``subnet_node_id``
+    None means that they are looked up on the chain by peer id. ``unpaid`` serves clients
+    without taking part in consensus.
     """
 
     model_config = ConfigDict(
@@ -44,6 +48,12 @@ class NodeConfig(BaseModel):
     device: str = "cpu"
     torch_dtype: TorchDtype = "auto"
     threads: int | None = Field(default=None, ge=1, le=256)
+    quant_type: QuantType = "none"
+    deterministic: bool = False
+    unpaid: bool = False
+    allow_file: Path | None = None
+    deny_file: Path | None = None
+    priority: str | None = Field(default=None, min_length=1, max_length=MAX_PLUGIN_NAME)
     attn_cache_tokens: int = Field(default=16_384, ge=16)
     data_dir: Path | None = None
 
@@ -51,12 +61,12 @@ class NodeConfig(BaseModel):
     def _check_combinations(self) -> Self:
         if self.new_swarm and self.initial_peers:
             raise ValueError("--new-swarm and --initial-peers exclude each other")
-        if not self.new_swarm and not self.initial_peers:
-            raise ValueError("either --new-swarm or --initial-peers is needed")
         if self.block_indices is not None and self.num_blocks is not None:
             raise ValueError("--block-indices and --num-blocks exclude each other")
         if self.role is Role.VALIDATOR and (self.block_indices or self.num_blocks):
             raise ValueError("a validator serves no blocks")
+        if self.role is Role.VALIDATOR and (self.unpaid or self.quant_type != "none"):
+            raise ValueError("--unpaid and --quant-type are for hosters")
         if self.public_ip is not None and self.port is None:
             raise ValueError("--public-ip needs --port")
         if self.port is not None and self.host_maddrs:
@@ -77,6 +87,14 @@ class NodeConfig(BaseModel):
             family = "ip6" if ":" in self.public_ip else "ip4"
             return (f"/{family}/{self.public_ip}/tcp/{self.port}",)
         return ()
+
+
+def check_quant_type(text: str) -> QuantType:
+    """Return a quantisation that exists. Raises UsageError."""
+    for known in get_args(QuantType):
+        if text == known:
+            return cast(QuantType, known)
+    raise UsageError(f"--quant-type: {text!r} is not none or int8", "give none or int8")
 
 
 def parse_block_indices(text: str) -> BlockRange:

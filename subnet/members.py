@@ -14,11 +14,13 @@ from consensus.types import SubnetId
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.chain import records
+from subnet.chain.multiaddr import decode_multiaddr
 from subnet.chain.substrate import SubstrateChain
 
 if TYPE_CHECKING:
     from subnet.chain.session import Session
 
+MAX_BOOTNODES = 64
 _PEER_FIELDS = ("peer_info", "bootnode_peer_info", "client_peer_info")
 
 
@@ -53,6 +55,37 @@ class Members:
     def is_known(self, peer: PeerId) -> bool:
         """Whether the chain names this key in any place of the subnet."""
         return peer in self._known.nodes or peer in self._known.others
+
+
+async def fetch_bootnode_addresses(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[str, ...]:
+    """Return the addresses, each with its peer id, that the chain gives a newcomer to dial.
+
+    First the subnet's own bootnodes, then those that nodes registered for themselves. What is
+    not an address of an Ed25519 peer is left out: strangers wrote it.
+    """
+    return await chain.query(lambda session: _read_addresses(session, subnet_id))
+
+
+def _read_addresses(session: Session, subnet_id: SubnetId) -> tuple[str, ...]:
+    at = session.read_head_hash()
+    bootnodes = session.read("Network.SubnetBootnodes", subnet_id, at=at, default=True)
+    raw = [records.parse_bytes(address) for _, address in bootnodes or ()]
+    for _, node in session.read_map("Network.SubnetNodesData", subnet_id, at=at):
+        for name in ("bootnode_peer_info", "peer_info"):
+            info = node[name]
+            if info is not None and info["multiaddr"] is not None:
+                raw.append(records.parse_bytes(info["multiaddr"]))
+    addresses = (_parse_address(address) for address in raw)
+    return tuple(dict.fromkeys(text for text in addresses if text is not None))[:MAX_BOOTNODES]
+
+
+def _parse_address(raw: bytes) -> str | None:
+    try:
+        text = decode_multiaddr(raw)
+        PeerId.from_base58(text.rpartition("/p2p/")[2])
+    except (ValueError, BadPeerId):
+        return None
+    return text
 
 
 async def find_subnet_of_bootnode(chain: SubstrateChain, peer: PeerId) -> SubnetId | None:

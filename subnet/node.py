@@ -38,11 +38,11 @@ from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
 from subnet.chain.money import is_hotkey_funded
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch_loop import EpochLoop
-from subnet.errors import ChainUnavailable, NotRegistered
+from subnet.errors import ChainUnavailable, ConfigError, NotRegistered
 from subnet.interfaces import Inference
 from subnet.journal import Journal, open_journal
 from subnet.manifest import check_served_weights, find_manifest, parse_manifest_hash
-from subnet.members import Members
+from subnet.members import Members, fetch_bootnode_addresses
 from subnet.membership import Membership, SubnetTerms
 from subnet.observer import HeadHandled, NodeEvent, Observe, log_event
 from subnet.performer import Participant, World
@@ -128,7 +128,15 @@ async def open_node(
         members = Members(chain, prepared.subnet_id)
         await members.refresh()
         host = await stack.enter_async_context(
-            HivemindHost.open(_configure_host(prepared, network, membership, members))
+            HivemindHost.open(
+                _configure_host(
+                    prepared,
+                    network,
+                    membership,
+                    members,
+                    initial_peers=await find_initial_peers(chain, prepared),
+                )
+            )
         )
         yield Node(
             prepared,
@@ -163,8 +171,28 @@ async def fetch_network(
     return Network(terms, manifest_hash)
 
 
+async def find_initial_peers(chain: SubstrateChain, prepared: PreparedNode) -> tuple[str, ...]:
+    """Return whom to dial first: as configured, or whom the chain names. Raises ConfigError."""
+    config = prepared.config
+    if config.initial_peers or config.new_swarm:
+        return config.initial_peers
+    named = await fetch_bootnode_addresses(chain, prepared.subnet_id)
+    others = tuple(address for address in named if str(prepared.key.peer_id) not in address)
+    if not others:
+        raise ConfigError(
+            f"the chain names no bootnode of subnet {prepared.subnet_id} to dial",
+            "give --initial-peers ADDR, or --new-swarm for the first node",
+        )
+    return others
+
+
 def _configure_host(
-    prepared: PreparedNode, network: Network, membership: Membership, members: Members
+    prepared: PreparedNode,
+    network: Network,
+    membership: Membership,
+    members: Members,
+    *,
+    initial_peers: tuple[str, ...],
 ) -> HostConfig:
     config = prepared.config
     heartbeats = make_heartbeat_policy(
@@ -174,7 +202,7 @@ def _configure_host(
         key=prepared.key,
         host_maddrs=modernise(config.get_host_maddrs()),
         announce_maddrs=modernise(config.get_announce_maddrs()),
-        initial_peers=modernise(config.initial_peers),
+        initial_peers=modernise(initial_peers),
         network_id=network.terms.network_id,
         record_policy=ConsensusRecordPolicy(lambda: membership.table, admit_heartbeat=heartbeats),
         is_member=members.is_known,

@@ -32,7 +32,8 @@ def mesh_test(
     ] = Path("peer_id.key"),
     new_swarm: Annotated[bool, typer.Option("--new-swarm", help="Be the first peer.")] = False,
     initial_peers: Annotated[
-        list[str] | None, typer.Option(help="Multiaddresses of running peers; several may follow.")
+        list[str] | None,
+        typer.Option(help="Addresses of running peers; several may follow. Else the chain's."),
     ] = None,
     host_maddrs: Annotated[
         list[str] | None, typer.Option(help="Multiaddresses to listen on; several may follow.")

@@ -127,7 +127,7 @@ class _Localnet:
             watchers = [
                 tasks.create_task(self._watch(child))
                 for child in await self._start_nodes(
-                    directory, identities, subnet_id, first_port=first_port, bootnode=bootnode
+                    directory, identities, subnet_id, first_port=first_port
                 )
             ]
             first_epoch = await self._begin_first_epoch(subnet_id)
@@ -163,7 +163,6 @@ class _Localnet:
         subnet_id: SubnetId,
         *,
         first_port: int,
-        bootnode: str,
     ) -> list[Child]:
         children = []
         for index, node in enumerate(self._nodes):
@@ -171,7 +170,8 @@ class _Localnet:
                 node, identities[node.name], subnet_id, directory / node.name
             )
             config["host_maddrs"] = [f"/ip4/127.0.0.1/tcp/{0 if index else first_port}"]
-            config["initial_peers"] = [bootnode] if index else []
+            # The first one is the bootnode that the chain names; the others find it there.
+            config["new_swarm"] = index == 0
             children.append(await self._group.start(node.name, run_node_child, config))
         return children
 

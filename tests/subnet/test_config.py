@@ -25,7 +25,6 @@ def parse(*, hoster: bool = True, validator: bool = False, **changes: Any) -> No
         ({"hoster": True, "validator": True}, "exactly one of --hoster and --validator"),
         ({"hoster": False}, "exactly one of --hoster and --validator"),
         ({"initial_peers": ("/ip4/127.0.0.1/tcp/1",)}, "exclude each other"),
-        ({"new_swarm": False}, "either --new-swarm or --initial-peers"),
         ({"block_indices": "0:4", "num_blocks": 3}, "exclude each other"),
         ({"block_indices": "4:4"}, "half-open"),
         ({"block_indices": "4"}, "START:END"),
