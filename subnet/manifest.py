@@ -49,15 +49,16 @@ def parse_manifest_hash(misc: str, *, subnet_id: int) -> bytes:
 
 
 def build_own_manifest(
-    folder: ModelFolder, model: ModelConfig, *, params: ConsensusParams
+    folder: ModelFolder, model: ModelConfig, *, params: ConsensusParams, quant_type: str = "none"
 ) -> ModelManifest:
-    """Hash every tensor of a complete model folder. Raises ModelError."""
+    """Hash every tensor of a complete model folder, as it is served. Raises ModelError."""
     return build_manifest(
         folder,
         model,
         model_name=folder.name,
         revision=folder.revision,
         constants=describe_constants(params),
+        quant_type=quant_type,
     )
 
 
@@ -68,8 +69,11 @@ def find_manifest(
     manifest_hash: bytes,
     params: ConsensusParams,
     kept_in: Path,
+    quant_type: str = "none",
 ) -> ModelManifest:
     """Return the manifest with this hash: kept, beside the model, or made from the weights.
+
+    Those are taken as ``quant_type`` serves them: a quantised model has its own manifest.
 
     Raises ManifestMismatch if none of them has the hash, ModelError.
     """
@@ -77,11 +81,11 @@ def find_manifest(
         manifest = _read_manifest(path)
         if manifest is not None and manifest.manifest_hash == manifest_hash:
             return manifest
-    manifest = build_own_manifest(folder, model, params=params)
+    manifest = build_own_manifest(folder, model, params=params, quant_type=quant_type)
     if manifest.manifest_hash != manifest_hash:
         raise ManifestMismatch(
-            f"{folder.name} is not the model of this subnet: its manifest is "
-            f"{manifest.manifest_hash.hex()}, on chain stands {manifest_hash.hex()}"
+            f"{folder.name}{_name_quantisation(quant_type)} is not the model of this subnet: "
+            f"its manifest is {manifest.manifest_hash.hex()}, on chain stands {manifest_hash.hex()}"
         )
     return manifest
 
@@ -95,6 +99,7 @@ def check_served_weights(
     end: int,
     served_dtype: str,
     params: ConsensusParams,
+    quant_type: str = "none",
 ) -> None:
     """Raise ManifestMismatch naming the first difference of what would be served."""
     check_manifest(
@@ -105,7 +110,12 @@ def check_served_weights(
         end=end,
         served_dtype=served_dtype,
         constants=describe_constants(params),
+        quant_type=quant_type,
     )
+
+
+def _name_quantisation(quant_type: str) -> str:
+    return "" if quant_type == "none" else f" in {quant_type}"
 
 
 def _read_manifest(path: Path) -> ModelManifest | None:

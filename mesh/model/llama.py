@@ -18,14 +18,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mesh.model.config import ModelConfig, RopeConfig
+from mesh.model.quantise import Matrix, multiply_rows
 from mesh.model.weights import BlockWeights, ShardWeights
 
+MAX_CONSTANTS = 16
 MIN_JOINT_ROWS = 4
 """Float32 rows on a CPU from which one product of all is faster than one for each (x86-64)."""
 
@@ -55,11 +58,12 @@ class KVCache:
         shape = (len(weights.blocks), 2, config.num_kv_heads, tokens, config.head_dim)
         self._start = weights.start
         self.slab = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
+        # Views made once: every step asks for those of every block.
+        self._pairs = [(self.slab[i, 0], self.slab[i, 1]) for i in range(len(weights.blocks))]
 
     def get_block(self, block: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of one block, by its number in the model."""
-        pair = self.slab[block - self._start]
-        return pair[0], pair[1]
+        return self._pairs[block - self._start]
 
 
 class RotaryTable:
@@ -104,13 +108,13 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries [rows, heads, dim], keys and values [rows, kv_heads, dim]) -> [rows, heads * dim]."""
 
 
-Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Multiply = Callable[[Tensor, Matrix, Tensor | None], Tensor]
 """(rows [rows, inputs], weights [outputs, inputs], bias or None) -> [rows, outputs]."""
 
 
-def multiply_row_by_row(x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+def multiply_row_by_row(x: Tensor, weights: Matrix, bias: Tensor | None) -> Tensor:
     """Multiply each row alone: the kernel, and so the bits, of a single row."""
-    return torch.cat([F.linear(x[i : i + 1], weights, bias) for i in range(x.shape[0])])
+    return torch.cat([multiply_rows(x[i : i + 1], weights, bias) for i in range(x.shape[0])])
 
 
 def run_block(
@@ -121,7 +125,7 @@ def run_block(
     cos: Tensor,
     sin: Tensor,
     attend: Attend,
-    multiply: Multiply = F.linear,
+    multiply: Multiply = multiply_rows,
 ) -> Tensor:
     """Run one transformer block over ``x`` [rows, hidden]; cos and sin are [rows, 1, dim]."""
     rows = x.shape[0]
@@ -133,21 +137,33 @@ def run_block(
         queries = rms_norm(qkv[:, :heads], weights.query_norm, config.norm_epsilon)
         keys = rms_norm(qkv[:, heads : heads + kv_heads], weights.key_norm, config.norm_epsilon)
         turned = torch.cat((queries, keys), dim=1)
-    half = dim // 2
-    swapped = torch.cat((turned[..., half:], turned[..., :half]), dim=-1)
-    turned = turned * cos + swapped * sin
+    swapped = turned.roll(dim // 2, -1)
+    turned = (turned * cos).add_(swapped.mul_(sin))
     mixed = attend(turned[:, :heads], turned[:, heads:], qkv[:, heads + kv_heads :])
-    x = x + multiply(mixed, weights.out, weights.out_bias)
+    x = multiply(mixed, weights.out, weights.out_bias).add_(x)
     normed = rms_norm(x, weights.mlp_norm, config.norm_epsilon)
     gate, up = multiply(normed, weights.gate_up, weights.gate_up_bias).chunk(2, dim=-1)
-    return x + multiply(F.silu(gate) * up, weights.down, weights.down_bias)
+    inner = F.silu(gate, inplace=True).mul_(up)
+    return multiply(inner, weights.down, weights.down_bias).add_(x)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Root-mean-square norm over the last dimension, in float32, then scaled in x's type."""
+    if x.dtype == torch.float32:
+        # The same in fewer kernels: of a small model's step they are a good part.
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        least = _make_constant(epsilon, x.device)
+        scale = torch.addcmul(least, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+        return (x * scale).mul_(weight)
     wide = x.float()
     scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
     return weight * (wide * scale).to(x.dtype)
+
+
+@lru_cache(maxsize=MAX_CONSTANTS)
+def _make_constant(value: float, device: torch.device) -> Tensor:
+    """Return a float32 scalar; making one anew costs as much as a kernel."""
+    return torch.tensor(value, dtype=torch.float32, device=device)
 
 
 class ShardRunner:
@@ -157,7 +173,9 @@ class ShardRunner:
         self, weights: ShardWeights, *, cache_tokens: int, deterministic: bool = False
     ) -> None:
         self.weights = weights
-        self._has_two_kernels = weights.dtype == torch.float32 and weights.device.type == "cpu"
+        self._is_quantised = weights.quant_type != "none"
+        has_two_kernels = weights.dtype == torch.float32 or self._is_quantised
+        self._has_two_kernels = has_two_kernels and weights.device.type == "cpu"
         self._deterministic = deterministic
         self.cache = KVCache(weights, tokens=cache_tokens)
         self._rotary = RotaryTable(weights.config, dtype=weights.dtype, device=weights.device)
@@ -173,8 +191,8 @@ class ShardRunner:
         """Run blocks ``[start, end)`` over ``x`` [rows, hidden]; the rows fill the cache."""
         step = _Step(segments, device=x.device)
         multiply = self._choose_product(x.shape[0], all(s.rows == 1 for s in segments))
-        cos = self._rotary.cos[step.positions].unsqueeze(1)
-        sin = self._rotary.sin[step.positions].unsqueeze(1)
+        cos = step.look_up(self._rotary.cos).unsqueeze(1)
+        sin = step.look_up(self._rotary.sin).unsqueeze(1)
         for block in range(start, end):
             attend = step.attend_in(*self.cache.get_block(block))
             block_weights = self.weights.get_block(block)
@@ -201,10 +219,11 @@ class ShardRunner:
         return self._choose_product(x.shape[0], are_decodes)(normed, head, None).float()
 
     def _choose_product(self, rows: int, are_decodes: bool) -> Multiply:
-        few = self._deterministic or rows < MIN_JOINT_ROWS
+        # An int8 matrix is widened for each product, so its rows go through one together.
+        few = self._deterministic or (rows < MIN_JOINT_ROWS and not self._is_quantised)
         if self._has_two_kernels and are_decodes and rows > 1 and few:
             return multiply_row_by_row
-        return F.linear
+        return multiply_rows
 
 
 class _Step:
@@ -212,11 +231,19 @@ class _Step:
 
     def __init__(self, segments: Sequence[Segment], *, device: torch.device) -> None:
         self._segments = tuple(segments)
-        positions = [s.position + i for s in segments for i in range(s.rows)]
-        slots = [s.slot + s.position + i for s in segments for i in range(s.rows)]
-        self.positions = torch.tensor(positions, device=device)
-        self._slots = torch.tensor(slots, device=device)
         self._masks = [_causal_mask(s, device) for s in segments]
+        if len(segments) > 1:
+            positions = [s.position + i for s in segments for i in range(s.rows)]
+            slots = [s.slot + s.position + i for s in segments for i in range(s.rows)]
+            self._positions = torch.tensor(positions, device=device)
+            self._slots = torch.tensor(slots, device=device)
+
+    def look_up(self, table: Tensor) -> Tensor:
+        """Return the rows of ``table`` [positions, ...] that this step's tokens stand at."""
+        if len(self._segments) > 1:
+            return table[self._positions]
+        segment = self._segments[0]
+        return table[segment.position : segment.position + segment.rows]
 
     def attend_in(self, cache_keys: Tensor, cache_values: Tensor) -> Attend:
         """Return the attention over one block's cache, [kv_heads, slots, dim] each."""
@@ -272,6 +299,11 @@ def attend_grouped(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tenso
     rows, heads, dim = queries.shape
     kv_heads = keys.shape[0]
     group = heads // kv_heads
+    if rows == 1:
+        # Nothing to rearrange.
+        grouped = queries.view(1, kv_heads, group, dim)
+        mixed = F.scaled_dot_product_attention(grouped, keys.unsqueeze(0), values.unsqueeze(0))
+        return mixed.reshape(1, heads * dim)
     grouped = queries.view(rows, kv_heads, group, dim).permute(1, 2, 0, 3)
     grouped = grouped.reshape(1, kv_heads, group * rows, dim)
     wide = mask if mask is None or group == 1 else mask.repeat(group, 1)

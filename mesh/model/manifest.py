@@ -17,7 +17,7 @@ from typing import Any
 from mesh.errors import ManifestMismatch, ModelError
 from mesh.model.config import ModelConfig
 from mesh.model.files import ModelFolder
-from mesh.model.tensors import TensorEntry, list_range_tensors, locate_tensors
+from mesh.model.tensors import TensorEntry, is_block_matrix, list_range_tensors, locate_tensors
 
 FORMAT = 1
 MAX_MANIFEST_BYTES = 4 << 20
@@ -29,13 +29,16 @@ _EXACT_DTYPES = {
     "BF16": {"bfloat16", "float32"},
     "F16": {"float16", "float32"},
 }
+QUANTISED_DTYPE = "I8"
+"""What a manifest calls a matrix whose int8 values and float32 scales it hashes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelManifest:
     """The manifest's canonical bytes and the fields that code asks for.
 
-    ``tensors`` maps a name to (stored dtype, shape, SHA-256 hex).
+    ``tensors`` maps a name to (dtype, shape, SHA-256 hex): the stored ones, or, where a quantised
+    model serves other values, ``I8`` and the hash of those.
     """
 
     body: bytes
@@ -47,6 +50,7 @@ class ModelManifest:
     architecture: Mapping[str, Any]
     tensors: Mapping[str, tuple[str, tuple[int, ...], str]]
     constants: Mapping[str, int]
+    quant_type: str = "none"
 
     @property
     def manifest_hash(self) -> bytes:
@@ -61,11 +65,15 @@ def build_manifest(
     model_name: str,
     revision: str,
     constants: Mapping[str, int],
+    quant_type: str = "none",
 ) -> ModelManifest:
-    """Hash every tensor of the model (about one second a gigabyte)."""
+    """Hash every tensor of the model, as it is served (about one second a gigabyte).
+
+    A quantised model has its own manifest, which says so; raises ModelError.
+    """
     entries = locate_tensors(folder, list_range_tensors(config, 0, config.num_blocks))
-    tensors = {name: list(_describe(entry)) for name, entry in entries.items()}
-    value = {
+    tensors = {name: list(_describe(entry, quant_type)) for name, entry in entries.items()}
+    value: dict[str, Any] = {
         "format": FORMAT,
         "model": model_name,
         "revision": revision,
@@ -73,6 +81,8 @@ def build_manifest(
         "tensors": tensors,
         "constants": dict(constants),
     }
+    if quant_type != "none":
+        value["quantisation"] = quant_type
     return decode_manifest(encode_canonical_json(value))
 
 
@@ -131,6 +141,7 @@ def _parse(body: bytes, value: dict[str, Any]) -> ModelManifest:
             for name, (dtype, shape, digest) in value["tensors"].items()
         },
         constants={str(name): int(number) for name, number in value["constants"].items()},
+        quant_type=str(value.get("quantisation", "none")),
     )
 
 
@@ -143,12 +154,14 @@ def check_manifest(
     end: int,
     served_dtype: str,
     constants: Mapping[str, int],
+    quant_type: str = "none",
 ) -> None:
     """Raise ManifestMismatch naming the first difference of what ``[start, end)`` would serve.
 
     Only the range's own tensors are read. ``served_dtype`` is ``float32``, ``bfloat16`` or
     ``float16``; a type that rounds the stored values does not serve the manifest's model.
     """
+    _check_equal("quantisation", manifest.quant_type, quant_type)
     _check_fields("architecture", manifest.architecture, describe_architecture(config))
     _check_fields("constants", manifest.constants, constants)
     for name, entry in sorted(
@@ -156,12 +169,14 @@ def check_manifest(
     ):
         if name not in manifest.tensors:
             raise ManifestMismatch(f"tensor {name} is not in the manifest")
-        stored, shape, digest = manifest.tensors[name]
-        _check_equal(f"dtype of {name}", stored, entry.dtype)
+        expected, shape, digest = manifest.tensors[name]
+        dtype = _get_served_dtype(entry, quant_type)
+        _check_equal(f"dtype of {name}", expected, dtype)
         _check_equal(f"shape of {name}", shape, entry.shape)
-        if served_dtype not in _EXACT_DTYPES.get(stored, {"float32"}):
-            raise ManifestMismatch(f"{name} is stored as {stored}; {served_dtype} would round it")
-        _check_equal(f"SHA-256 of {name}", digest, hash_tensor(entry))
+        rounds = served_dtype not in _EXACT_DTYPES.get(dtype, {"float32"})
+        if rounds and dtype != QUANTISED_DTYPE:
+            raise ManifestMismatch(f"{name} is stored as {dtype}; {served_dtype} would round it")
+        _check_equal(f"SHA-256 of {name}", digest, _hash_served(entry, quant_type))
 
 
 def _check_fields(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -174,8 +189,23 @@ def _check_equal(what: str, expected: object, found: object) -> None:
         raise ManifestMismatch(f"{what}: the manifest has {expected}, this node {found}")
 
 
-def _describe(entry: TensorEntry) -> tuple[str, list[int], str]:
-    return entry.dtype, list(entry.shape), hash_tensor(entry)
+def _describe(entry: TensorEntry, quant_type: str) -> tuple[str, list[int], str]:
+    dtype = _get_served_dtype(entry, quant_type)
+    return dtype, list(entry.shape), _hash_served(entry, quant_type)
+
+
+def _get_served_dtype(entry: TensorEntry, quant_type: str) -> str:
+    is_quantised = quant_type != "none" and is_block_matrix(entry)
+    return QUANTISED_DTYPE if is_quantised else entry.dtype
+
+
+def _hash_served(entry: TensorEntry, quant_type: str) -> str:
+    if _get_served_dtype(entry, quant_type) != QUANTISED_DTYPE:
+        return hash_tensor(entry)
+    # Here only: a manifest of stored values needs no torch.
+    from mesh.model.weights import hash_quantised
+
+    return hash_quantised(entry)
 
 
 def hash_tensor(entry: TensorEntry) -> str:

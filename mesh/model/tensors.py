@@ -74,6 +74,11 @@ def list_range_tensors(config: ModelConfig, start: int, end: int) -> tuple[str, 
     return tuple(dict.fromkeys(names))
 
 
+def is_block_matrix(entry: TensorEntry) -> bool:
+    """Whether a tensor is one of a block's matrices: what quantisation changes."""
+    return entry.name.startswith("model.layers.") and len(entry.shape) == 2
+
+
 def locate_tensors(folder: ModelFolder, names: Iterable[str]) -> dict[str, TensorEntry]:
     """Find these tensors, downloading only the files that hold them.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from mesh.errors import ModelError
 from mesh.model.config import ModelConfig
 from mesh.model.files import ModelFolder
+from mesh.model.quantise import Int8Matrix, Matrix, hash_int8, join_rows, quantise
 from mesh.model.tensors import (
     EMBEDDING,
     FINAL_NORM,
@@ -24,6 +25,7 @@ from mesh.model.tensors import (
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANT_TYPES = ("none", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +37,29 @@ class BlockWeights:
     """
 
     attention_norm: Tensor
-    qkv: Tensor
+    qkv: Matrix
     qkv_bias: Tensor | None
     query_norm: Tensor | None
     key_norm: Tensor | None
-    out: Tensor
+    out: Matrix
     out_bias: Tensor | None
     mlp_norm: Tensor
-    gate_up: Tensor
+    gate_up: Matrix
     gate_up_bias: Tensor | None
-    down: Tensor
+    down: Matrix
     down_bias: Tensor | None
 
     def cast(self, dtype: torch.dtype) -> BlockWeights:
         """Return the block in ``dtype``; tensors already in it are shared, not copied."""
-        return self._map(lambda tensor: tensor.to(dtype))
+        return self._map(
+            lambda value: value.widen(dtype) if isinstance(value, Int8Matrix) else value.to(dtype)
+        )
 
     def lay_out(self) -> BlockWeights:
         """Return the block with its matrices stored as ``lay_out`` likes them."""
         return self._map(lay_out)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> BlockWeights:
+    def _map(self, change: Callable[[Matrix], Matrix]) -> BlockWeights:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {
             name: None if value is None else change(value) for name, value in values.items()
@@ -63,7 +67,12 @@ class BlockWeights:
         return BlockWeights(**changed)
 
 
-def lay_out(tensor: Tensor) -> Tensor:
+def lay_out(matrix: Matrix) -> Matrix:
+    """Store a float32 matrix as ``lay_out_tensor`` does; an int8 one has its own kernels."""
+    return matrix if isinstance(matrix, Int8Matrix) else lay_out_tensor(matrix)
+
+
+def lay_out_tensor(tensor: Tensor) -> Tensor:
     """Store a float32 matrix on the CPU input-major; its shape stays [outputs, inputs].
 
     Measured on x86-64: one row is then 1.1 to 2.3 times as fast.
@@ -79,6 +88,7 @@ class ShardWeights:
 
     ``embedding`` [vocabulary, hidden] is there when start is 0; ``final_norm`` [hidden] and
     ``head`` [vocabulary, hidden] when end is the model's last block. Tied ones share memory.
+    ``dtype`` is the activations'; with ``quant_type`` int8 the blocks' matrices are Int8Matrix.
     """
 
     config: ModelConfig
@@ -90,6 +100,14 @@ class ShardWeights:
     embedding: Tensor | None
     final_norm: Tensor | None
     head: Tensor | None
+    quant_type: str = "none"
+
+    @property
+    def served_dtype(self) -> str:
+        """What a heartbeat says about the weights: ``int8`` or the type's name."""
+        if self.quant_type != "none":
+            return self.quant_type
+        return str(self.dtype).removeprefix("torch.")
 
     def get_block(self, block: int) -> BlockWeights:
         """Return a served block by its number in the model."""
@@ -106,16 +124,25 @@ def load_shard(
     end: int,
     dtype: str = "float32",
     device: str = "cpu",
+    quant_type: str = "none",
 ) -> ShardWeights:
-    """Load blocks ``[start, end)``.
+    """Load blocks ``[start, end)``, quantised as they are read if ``quant_type`` says so.
 
     Raises BlockRangeOutsideModel, ModelFilesMissing or ModelError.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype} is not one of {', '.join(DTYPES)}")
+    if quant_type not in QUANT_TYPES:
+        raise ModelError(f"quant type {quant_type} is not one of {', '.join(QUANT_TYPES)}")
     entries = locate_tensors(folder, list_range_tensors(config, start, end))
     with ExitStack() as stack:
-        reader = _TensorReader(stack, entries, dtype=DTYPES[dtype], device=torch.device(device))
+        reader = _TensorReader(
+            stack,
+            entries,
+            dtype=DTYPES[dtype],
+            device=torch.device(device),
+            is_quantised=quant_type == "int8",
+        )
         blocks = tuple(_load_block(config, block, reader).lay_out() for block in range(start, end))
         is_last = end == config.num_blocks
         embedding = reader.read(EMBEDDING, _embedding_shape(config)) if start == 0 else None
@@ -131,7 +158,14 @@ def load_shard(
             embedding,
             final_norm,
             head,
+            quant_type,
         )
+
+
+def hash_quantised(entry: TensorEntry) -> str:
+    """SHA-256 hex of the int8 values and scales that this matrix is served as."""
+    with safe_open(entry.file, framework="pt") as file:
+        return hash_int8(quantise(file.get_tensor(entry.name)))
 
 
 class _TensorReader:
@@ -144,22 +178,34 @@ class _TensorReader:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        is_quantised: bool = False,
     ) -> None:
         self._entries = entries
+        self._is_quantised = is_quantised
         self._dtype = dtype
         self._device = device
         files = {entry.file for entry in entries.values()}
         self._files = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        # A copy even on the CPU: the values must not follow later changes of the file.
+        return self._read_stored(name, shape).to(device=self._device, dtype=self._dtype, copy=True)
+
+    def read_matrix(self, name: str, shape: tuple[int, ...]) -> Matrix:
+        """Read a matrix that is quantised where the shard is."""
+        if not self._is_quantised:
+            return self.read(name, shape)
+        # From the stored values: the activations' type must not round them before.
+        return quantise(self._read_stored(name, shape)).to(self._device)
+
+    def _read_stored(self, name: str, shape: tuple[int, ...]) -> Tensor:
         entry = self._entries[name]
         if entry.shape != shape:
             raise ModelError(f"{name} has shape {entry.shape}; config.json says {shape}")
         tensor: Tensor = self._files[entry.file].get_tensor(name)
         if not tensor.is_floating_point():
             raise ModelError(f"{name} is stored as {entry.dtype}, not as floating point")
-        # A copy even on the CPU: the values must not follow later changes of the file.
-        return tensor.to(device=self._device, dtype=self._dtype, copy=True)
+        return tensor
 
 
 def _embedding_shape(config: ModelConfig) -> tuple[int, int]:
@@ -168,7 +214,7 @@ def _embedding_shape(config: ModelConfig) -> tuple[int, int]:
 
 def _load_head(config: ModelConfig, reader: _TensorReader, embedding: Tensor | None) -> Tensor:
     if not config.tie_word_embeddings:
-        return lay_out(reader.read(HEAD, _embedding_shape(config)))
+        return lay_out_tensor(reader.read(HEAD, _embedding_shape(config)))
     return embedding if embedding is not None else reader.read(EMBEDDING, _embedding_shape(config))
 
 
@@ -184,24 +230,30 @@ def _load_block(config: ModelConfig, block: int, reader: _TensorReader) -> Block
     def read_if(wanted: bool, make: Callable[[], Tensor]) -> Tensor | None:
         return make() if wanted else None
 
-    def fuse(pattern: str, rows: dict[str, int], *columns: int) -> Tensor:
-        return torch.cat([read(pattern.format(part), n, *columns) for part, n in rows.items()])
+    def read_matrix(name: str, *shape: int) -> Matrix:
+        return reader.read_matrix(prefix + name, shape)
+
+    def fuse(pattern: str, rows: dict[str, int]) -> Matrix:
+        return join_rows([read_matrix(pattern.format(part), n, hidden) for part, n in rows.items()])
+
+    def fuse_biases(pattern: str, rows: dict[str, int]) -> Tensor:
+        return torch.cat([read(pattern.format(part), n) for part, n in rows.items()])
 
     qkv_rows = {"q": queries, "k": keys, "v": keys}
     mlp_rows = {"gate": inner, "up": inner}
     return BlockWeights(
         attention_norm=read("input_layernorm.weight", hidden),
-        qkv=fuse("self_attn.{}_proj.weight", qkv_rows, hidden),
-        qkv_bias=read_if(config.qkv_bias, lambda: fuse("self_attn.{}_proj.bias", qkv_rows)),
+        qkv=fuse("self_attn.{}_proj.weight", qkv_rows),
+        qkv_bias=read_if(config.qkv_bias, lambda: fuse_biases("self_attn.{}_proj.bias", qkv_rows)),
         query_norm=read_if(
             config.qk_norm, lambda: read("self_attn.q_norm.weight", config.head_dim)
         ),
         key_norm=read_if(config.qk_norm, lambda: read("self_attn.k_norm.weight", config.head_dim)),
-        out=read("self_attn.o_proj.weight", hidden, queries),
+        out=read_matrix("self_attn.o_proj.weight", hidden, queries),
         out_bias=read_if(config.out_bias, lambda: read("self_attn.o_proj.bias", hidden)),
         mlp_norm=read("post_attention_layernorm.weight", hidden),
-        gate_up=fuse("mlp.{}_proj.weight", mlp_rows, hidden),
-        gate_up_bias=read_if(config.mlp_bias, lambda: fuse("mlp.{}_proj.bias", mlp_rows)),
-        down=read("mlp.down_proj.weight", hidden, inner),
+        gate_up=fuse("mlp.{}_proj.weight", mlp_rows),
+        gate_up_bias=read_if(config.mlp_bias, lambda: fuse_biases("mlp.{}_proj.bias", mlp_rows)),
+        down=read_matrix("mlp.down_proj.weight", hidden, inner),
         down_bias=read_if(config.mlp_bias, lambda: read("mlp.down_proj.bias", hidden)),
     )

@@ -15,6 +15,9 @@ def manifest(
     out: Annotated[
         Path | None, typer.Option(help="Also write the manifest itself to this new file.")
     ] = None,
+    quant_type: Annotated[
+        str, typer.Option(help="none, or int8 for a subnet whose hosters serve int8 weights.")
+    ] = "none",
 ) -> None:
     """Hash a model's weights and print the manifest's hash.
 
@@ -22,12 +25,16 @@ def manifest(
     """
     from consensus.params import MAINNET
     from mesh.model.config import load_config
+    from subnet.config import check_quant_type
     from subnet.errors import ConfigError
     from subnet.manifest import build_own_manifest
     from subnet.run_client import resolve_known_model
 
+    quantisation = check_quant_type(quant_type)
     folder = resolve_known_model(model)
-    made = build_own_manifest(folder, load_config(folder.path), params=MAINNET)
+    made = build_own_manifest(
+        folder, load_config(folder.path), params=MAINNET, quant_type=quantisation
+    )
     if out is not None:
         try:
             with out.open("xb") as file:

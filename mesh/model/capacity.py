@@ -1,0 +1,219 @@
+"""How much memory a block range needs, and how many blocks fit: arithmetic over config.json.
+
+Weights and cache are exact to the byte; what a step needs beside them is bounded from above.
+Nothing is loaded and torch is not imported, except to ask a GPU how much memory it has free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.errors import ModelError
+from mesh.model.config import BlockSpan, ModelConfig
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_FLOAT32_BYTES = 4
+PREFILL_ROWS = 128
+"""Rows of a prompt chunk, the longest step that an engine computes by default."""
+RUNTIME_BYTES = {"cpu": 512 << 20, "cuda": 1 << 30}
+"""Libraries, connections, allocator slack, and on a GPU the context and its kernels."""
+_CGROUP_LIMITS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingFormat:
+    """How weights are held: ``dtype`` of activations and cache, ``quant_type`` none or int8."""
+
+    dtype: str
+    quant_type: str = "none"
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of one activation or cached number. Raises ModelError for an unknown type."""
+        if self.dtype not in DTYPE_BYTES:
+            raise ModelError(f"dtype {self.dtype} is not one of {', '.join(DTYPE_BYTES)}")
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def served_dtype(self) -> str:
+        """What a heartbeat says about the weights."""
+        return self.dtype if self.quant_type == "none" else self.quant_type
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What serving a range takes, in bytes."""
+
+    weights: int
+    cache: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.workspace
+
+
+def compute_block_bytes(config: ModelConfig, form: ServingFormat) -> int:
+    """Return the weights of one block."""
+    matrices = _list_matrices(config)
+    numbers = sum(rows * columns for rows, columns in matrices)
+    if form.quant_type == "none":
+        matrix_bytes = numbers * form.value_bytes
+    else:
+        # One byte a number, and a float32 scale for each row.
+        matrix_bytes = numbers + _FLOAT32_BYTES * sum(rows for rows, _ in matrices)
+    return matrix_bytes + _count_vector_numbers(config) * form.value_bytes
+
+
+def _list_matrices(config: ModelConfig) -> tuple[tuple[int, int], ...]:
+    """Return (rows, columns) of a block's matrices: query-key-value, out, gate-up, down."""
+    queries = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return (queries + 2 * keys, hidden), (hidden, queries), (2 * inner, hidden), (hidden, inner)
+
+
+def _count_vector_numbers(config: ModelConfig) -> int:
+    """Count a block's norms and biases."""
+    qkv, out, gate_up, down = (rows for rows, _ in _list_matrices(config))
+    numbers = 2 * config.hidden_size
+    numbers += qkv if config.qkv_bias else 0
+    numbers += out if config.out_bias else 0
+    numbers += gate_up + down if config.mlp_bias else 0
+    return numbers + (2 * config.head_dim if config.qk_norm else 0)
+
+
+def compute_embedding_bytes(config: ModelConfig, form: ServingFormat) -> int:
+    """Return the embedding: what the range of block 0 holds beside its blocks."""
+    return config.vocab_size * config.hidden_size * form.value_bytes
+
+
+def compute_head_bytes(config: ModelConfig, form: ServingFormat) -> int:
+    """Return final norm and head: what the last block's range holds beside its blocks."""
+    return (config.vocab_size + 1) * config.hidden_size * form.value_bytes
+
+
+def compute_weights_bytes(config: ModelConfig, form: ServingFormat, span: BlockSpan) -> int:
+    """Return the weights of a range. A tied head is the embedding where both are held."""
+    total = len(span) * compute_block_bytes(config, form)
+    is_first, is_last = span.start == 0, span.end == config.num_blocks
+    if is_first:
+        total += compute_embedding_bytes(config, form)
+    if is_last:
+        total += compute_head_bytes(config, form)
+    if is_first and is_last and config.tie_word_embeddings:
+        total -= compute_embedding_bytes(config, form)
+    return total
+
+
+def compute_cache_bytes(
+    config: ModelConfig, form: ServingFormat, *, blocks: int, tokens: int
+) -> int:
+    """Return keys and values of ``tokens`` tokens in ``blocks`` blocks."""
+    return blocks * tokens * config.cache_values_per_token * form.value_bytes
+
+
+def compute_workspace_bytes(
+    config: ModelConfig, form: ServingFormat, *, rows: int = PREFILL_ROWS
+) -> int:
+    """Bound what is needed beside weights and cache: a step of ``rows``, or a challenge.
+
+    A challenge widens one block to float32; loading one holds its parts twice. The two and a
+    step follow each other on one thread, so the largest counts; rotary tables are always there.
+    """
+    rotary = 2 * config.max_context * config.head_dim * form.value_bytes
+    numbers = sum(matrix_rows * columns for matrix_rows, columns in _list_matrices(config))
+    wide_block = (numbers + _count_vector_numbers(config)) * _FLOAT32_BYTES
+    loading = 2 * compute_block_bytes(config, form)
+    return rotary + max(wide_block, loading, _compute_step_bytes(config, form, rows))
+
+
+def _compute_step_bytes(config: ModelConfig, form: ServingFormat, rows: int) -> int:
+    """Bound the activations of one block over ``rows`` of a full context, then logits or mask."""
+    (qkv, _), _, (gate_up, _), _ = _list_matrices(config)
+    activations = rows * (6 * config.hidden_size + 3 * qkv + 2 * gate_up) * _FLOAT32_BYTES
+    logits = rows * config.vocab_size * (_FLOAT32_BYTES + form.value_bytes)
+    group = config.num_heads // config.num_kv_heads
+    # The mask is laid out for each head of a group, as bits in bytes and as numbers.
+    mask = rows * config.max_context * (1 + group * (1 + form.value_bytes))
+    return activations + max(logits, mask)
+
+
+def compute_memory(
+    config: ModelConfig, form: ServingFormat, span: BlockSpan, *, cache_tokens: int
+) -> MemoryNeed:
+    """Return what serving ``span`` with ``cache_tokens`` takes."""
+    return MemoryNeed(
+        weights=compute_weights_bytes(config, form, span),
+        cache=compute_cache_bytes(config, form, blocks=len(span), tokens=cache_tokens),
+        workspace=compute_workspace_bytes(config, form),
+    )
+
+
+def count_fitting_blocks(
+    config: ModelConfig, form: ServingFormat, *, memory_bytes: int, cache_tokens: int
+) -> int:
+    """Return how many adjacent blocks fit into ``memory_bytes``, wherever they stand; 0 if none.
+
+    A range shorter than the model holds the embedding or the head, never both.
+    """
+    whole = BlockSpan(0, config.num_blocks)
+    if compute_memory(config, form, whole, cache_tokens=cache_tokens).total <= memory_bytes:
+        return config.num_blocks
+    ends = max(compute_embedding_bytes(config, form), compute_head_bytes(config, form))
+    left = memory_bytes - ends - compute_workspace_bytes(config, form)
+    each = compute_block_bytes(config, form)
+    each += compute_cache_bytes(config, form, blocks=1, tokens=cache_tokens)
+    return min(max(0, left // each), config.num_blocks - 1)
+
+
+def get_runtime_bytes(device: str) -> int:
+    """Return what a node's process needs on ``device`` before any weight."""
+    return RUNTIME_BYTES["cpu" if device == "cpu" else "cuda"]
+
+
+def measure_free_memory(device: str) -> int:
+    """Return the bytes that a node may use on ``device`` now, its own process not counted.
+
+    On the CPU that is the memory available on the machine or in the control group, whichever is
+    less. Raises ModelError when the device is not there.
+    """
+    free = _measure_host_memory() if device == "cpu" else _measure_gpu_memory(device)
+    return max(0, free - get_runtime_bytes(device))
+
+
+def _measure_host_memory() -> int:
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    left = read_cgroup_room()
+    return available if left is None else min(available, left)
+
+
+def read_cgroup_room() -> int | None:
+    """Return the bytes left in this process's control group; None without a limit."""
+    for limit_file, usage_file in _CGROUP_LIMITS:
+        try:
+            limit, usage = limit_file.read_text().strip(), usage_file.read_text().strip()
+        except OSError:
+            continue
+        if limit.isdecimal() and usage.isdecimal():
+            return max(0, int(limit) - int(usage))
+    return None
+
+
+def _measure_gpu_memory(device: str) -> int:
+    import torch
+
+    try:
+        free, _ = torch.cuda.mem_get_info(torch.device(device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError(f"device {device} cannot be used: {error}") from error
+    return int(free)

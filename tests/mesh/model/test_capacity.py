@@ -1,0 +1,141 @@
+"""What a plan says about memory is what a shard takes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from mesh.errors import ModelError
+from mesh.model import capacity
+from mesh.model.capacity import (
+    ServingFormat,
+    compute_block_bytes,
+    compute_cache_bytes,
+    compute_memory,
+    compute_weights_bytes,
+    count_fitting_blocks,
+    measure_free_memory,
+    read_cgroup_room,
+)
+from mesh.model.config import BlockSpan, load_config
+from mesh.model.files import resolve_model_folder
+from mesh.model.llama import KVCache
+from mesh.model.weights import load_shard
+
+FAMILIES = ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
+BIASED = {"attention_bias": True, "mlp_bias": True}
+
+
+def count_held_bytes(shard) -> int:
+    """Bytes of every distinct tensor that a shard holds."""
+    held = {}
+    for owner in (*shard.blocks, shard):
+        for field in dataclasses.fields(owner):
+            value = getattr(owner, field.name)
+            if hasattr(value, "nbytes"):
+                held[id(value)] = value.nbytes
+    return sum(held.values())
+
+
+def load(folder, form, span):
+    return load_shard(
+        resolve_model_folder(str(folder)),
+        load_config(folder),
+        start=span.start,
+        end=span.end,
+        dtype=form.dtype,
+        quant_type=form.quant_type,
+    )
+
+
+@pytest.mark.parametrize("quant_type", ["none", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "span", [BlockSpan(0, 6), BlockSpan(0, 2), BlockSpan(2, 4), BlockSpan(3, 6)]
+)
+def test_weights_are_exact_to_the_byte(make_checkpoint, dtype, quant_type, span):
+    folder, form = make_checkpoint(), ServingFormat(dtype, quant_type)
+    expected = count_held_bytes(load(folder, form, span))
+    assert compute_weights_bytes(load_config(folder), form, span) == expected
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_every_family_counts_its_biases_and_norms(make_checkpoint, architecture, is_tied):
+    changes = BIASED if architecture == "LlamaForCausalLM" else {}
+    folder = make_checkpoint(architecture, tie_word_embeddings=is_tied, **changes)
+    config, form, whole = load_config(folder), ServingFormat("float32"), BlockSpan(0, 6)
+    shard = load(folder, form, whole)
+    assert compute_weights_bytes(config, form, whole) == count_held_bytes(shard)
+
+
+def test_cache_is_exact_to_the_byte(make_checkpoint):
+    folder, form = make_checkpoint(), ServingFormat("bfloat16")
+    cache = KVCache(load(folder, form, BlockSpan(1, 4)), tokens=77)
+    found = compute_cache_bytes(load_config(folder), form, blocks=3, tokens=77)
+    assert found == cache.slab.nbytes
+
+
+def test_tinyllama_takes_what_is_known_of_it(make_checkpoint):
+    """1.1 billion parameters in two bytes; 22 KiB of cache a token."""
+    folder = make_checkpoint()
+    tiny = dataclasses.replace(
+        load_config(folder),
+        num_blocks=22,
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_heads=32,
+        num_kv_heads=4,
+        head_dim=64,
+        vocab_size=32_000,
+        max_context=2048,
+    )
+    form = ServingFormat("bfloat16")
+    assert compute_weights_bytes(tiny, form, BlockSpan(0, 22)) == 2 * 1_100_048_384
+    assert compute_cache_bytes(tiny, form, blocks=22, tokens=1) == 22 * 1024
+    assert compute_block_bytes(tiny, ServingFormat("bfloat16", "int8")) < 0.51 * (
+        compute_block_bytes(tiny, form)
+    )
+
+
+def test_as_many_blocks_fit_as_the_arithmetic_says(make_checkpoint):
+    config, form = load_config(make_checkpoint()), ServingFormat("float32")
+    whole = compute_memory(config, form, BlockSpan(0, 6), cache_tokens=64).total
+    assert count_fitting_blocks(config, form, memory_bytes=whole, cache_tokens=64) == 6
+    assert count_fitting_blocks(config, form, memory_bytes=whole - 1, cache_tokens=64) == 5
+    assert count_fitting_blocks(config, form, memory_bytes=1000, cache_tokens=64) == 0
+    for memory_bytes in range(0, whole, whole // 40):
+        fitting = count_fitting_blocks(config, form, memory_bytes=memory_bytes, cache_tokens=64)
+        for start in range(config.num_blocks - fitting + 1 if fitting else 0):
+            span = BlockSpan(start, start + fitting)
+            need = compute_memory(config, form, span, cache_tokens=64)
+            assert need.total <= memory_bytes, f"{span} in {memory_bytes}"
+
+
+def test_more_cache_leaves_room_for_fewer_blocks(make_checkpoint):
+    config, form = load_config(make_checkpoint()), ServingFormat("float32")
+    memory_bytes = compute_memory(config, form, BlockSpan(0, 6), cache_tokens=64).total
+    fitting = [
+        count_fitting_blocks(config, form, memory_bytes=memory_bytes, cache_tokens=tokens)
+        for tokens in (64, 256, 1024, 100_000)
+    ]
+    assert fitting == sorted(fitting, reverse=True) and fitting[-1] == 0
+
+
+def test_a_control_group_bounds_what_is_free(tmp_path, monkeypatch):
+    limit, usage = tmp_path / "max", tmp_path / "current"
+    limit.write_text(f"{2 << 30}\n")
+    usage.write_text(f"{1 << 30}\n")
+    monkeypatch.setattr(capacity, "_CGROUP_LIMITS", ((limit, usage),))
+    assert read_cgroup_room() == 1 << 30
+    assert measure_free_memory("cpu") <= (1 << 30) - capacity.get_runtime_bytes("cpu")
+    limit.write_text("max\n")
+    assert read_cgroup_room() is None
+
+
+def test_an_absent_device_and_an_unknown_type_are_refused_by_name():
+    with pytest.raises(ModelError, match="cuda:63"):
+        measure_free_memory("cuda:63")
+    with pytest.raises(ModelError, match="int3"):
+        _ = ServingFormat("int3").value_bytes
