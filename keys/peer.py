@@ -49,14 +49,21 @@ class PeerId:
 
     @classmethod
     def from_base58(cls, text: str) -> Self:
-        """Parse ``12D3KooW...``. Raises BadPeerId."""
+        """Parse ``12D3KooW...``. Raises BadPeerId.
+
+        One key has one text: the decoder skips white space at the end, and a chain that compares
+        texts would register the same key again under another node's name.
+        """
         if not 0 < len(text) <= MAX_PEER_ID_TEXT:
             raise BadPeerId("a peer id has 1 to 64 characters")
         try:
             raw = base58.b58decode(text)
         except ValueError as error:
             raise BadPeerId("a peer id is base58 text") from error
-        return cls.from_bytes(raw)
+        peer_id = cls.from_bytes(raw)
+        if peer_id.to_base58() != text:
+            raise BadPeerId("a peer id has nothing behind its base58 text")
+        return peer_id
 
     def to_bytes(self) -> bytes:
         """Return the 38-byte multihash."""

@@ -77,6 +77,9 @@ def test_other_bytes_are_no_peer_id(raw):
         PEER_ID[:-1],
         PEER_ID + "1",
         "1" + PEER_ID,
+        PEER_ID + " ",
+        PEER_ID + "\n",
+        " " + PEER_ID,
         "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
     ],
 )
