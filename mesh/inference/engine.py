@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ from mesh.model.weights import ShardWeights
 
 T = TypeVar("T")
 WARM_UP_STEPS = 5
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +309,17 @@ class Engine:
             if not batch:
                 self._wake.clear()
                 continue
-            outputs = await loop.run_in_executor(self._executor, _run_batch, self._runner, batch)
+            try:
+                outputs = await loop.run_in_executor(
+                    self._executor, _run_batch, self._runner, batch
+                )
+            except Exception:
+                # What peers ask for must not end the node; a broken engine does so by itself, at
+                # the next challenge, which is our own.
+                logger.exception("a batch failed")
+                for job in batch:
+                    _fail(job.future)
+                continue
             for job, output in zip(batch, outputs, strict=True):
                 job.session.length += job.step.rows
                 _resolve(job.future, output)
@@ -318,6 +331,12 @@ def _resolve(future: asyncio.Future[T], value: T) -> None:
     """Answer, unless the one who asked has gone."""
     if not future.done():
         future.set_result(value)
+
+
+def _fail(future: asyncio.Future[StepOutput]) -> None:
+    """Refuse, unless the one who asked has gone."""
+    if not future.done():
+        future.set_exception(Refused(RefusalReason.FAILED, "the step could not be computed"))
 
 
 def _prepare_thread(threads: int) -> None:

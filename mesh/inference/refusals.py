@@ -15,6 +15,7 @@ class RefusalReason(StrEnum):
     WRONG_RANGE = "wrong_range"
     HOP_LOST = "hop_lost"
     TIMEOUT = "timeout"
+    FAILED = "failed"
 
     CONTEXT_OVERFLOW = "context_overflow"
     TOKEN_OUT_OF_RANGE = "token_out_of_range"

@@ -60,7 +60,8 @@ def score_rows(logits: Tensor, next_ids: Sequence[int], top_count: int) -> tuple
 
 def _choose(row: Tensor, request: SampleRequest) -> int:
     sampling = request.sampling
-    scores = row.double()
+    # A range before this one may send what is no number: its session's tokens, nobody else's.
+    scores = torch.nan_to_num(row.double())
     if sampling.repetition_penalty != 1.0 and request.seen:
         seen = torch.tensor(sorted(set(request.seen)))
         old = scores[seen]
@@ -69,7 +70,9 @@ def _choose(row: Tensor, request: SampleRequest) -> int:
     if sampling.temperature == 0.0:
         return int(scores.argmax())
     # Sorted by score, then by token id, so that ties do not depend on the machine.
-    ordered, token_ids = torch.sort(scores / sampling.temperature, descending=True, stable=True)
+    ordered, token_ids = torch.sort(scores, descending=True, stable=True)
+    # Differences to the largest, so that no temperature makes an infinity of them.
+    ordered = (ordered - ordered[0]) / sampling.temperature
     if sampling.top_k:
         ordered, token_ids = ordered[: sampling.top_k], token_ids[: sampling.top_k]
     probabilities = torch.softmax(ordered, dim=-1)
@@ -77,7 +80,7 @@ def _choose(row: Tensor, request: SampleRequest) -> int:
     if sampling.top_p < 1.0:
         # A token stays while the ones before it have not yet reached top_p: at least one does.
         kept = int((cumulative - probabilities < sampling.top_p).sum())
-        cumulative = cumulative[:kept]
+        cumulative = cumulative[: max(1, kept)]
     draw = compute_draw(sampling.seed, request.index) * float(cumulative[-1])
     place = int(torch.searchsorted(cumulative, draw, right=True))
     return int(token_ids[min(place, len(cumulative) - 1)])

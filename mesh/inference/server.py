@@ -114,6 +114,8 @@ class SessionServer:
         if request.route[-1].span.end != config.num_blocks:
             raise Refused(RefusalReason.WRONG_RANGE, f"the model has {config.num_blocks} blocks")
         wanted = len(request.token_ids) + request.max_new_tokens
+        if request.first_index >= len(request.token_ids):
+            raise Refused(RefusalReason.BAD_PARAMETER, "the answer so far stands in the prompt")
         if request.wants_scores and len(request.token_ids) < 2:
             raise Refused(RefusalReason.BAD_PARAMETER, "a prompt's first token has no score")
         if wanted > config.max_context:

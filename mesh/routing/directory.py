@@ -16,7 +16,13 @@ from dataclasses import dataclass
 
 from keys.envelope import OVERHEAD, Envelope
 from keys.peer import PeerId
-from mesh.errors import MeshError, PeerMisbehaved, PeerUnreachable, RecordRefused
+from mesh.errors import (
+    InvalidRequest,
+    MeshError,
+    PeerMisbehaved,
+    PeerUnreachable,
+    RecordRefused,
+)
 from mesh.p2p.interface import MAX_UNARY_SIZE, Host
 from mesh.routing.heartbeat import (
     MAX_HEARTBEAT_BODY,
@@ -114,7 +120,7 @@ class Directory:
         if own:
             try:
                 await self._host.connect(own)
-            except ValueError as error:
+            except (InvalidRequest, ValueError) as error:
                 # It announced something that is no address: its fault, not ours.
                 raise PeerUnreachable(peer, f"impossible addresses: {error}") from error
         self._connected.add(peer)

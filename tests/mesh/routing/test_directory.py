@@ -10,6 +10,7 @@ import pytest
 from keys.peer import PeerKey
 from mesh.errors import PeerUnreachable, RecordRefused
 from mesh.model.config import BlockSpan
+from mesh.p2p.addresses import BadAddress
 from mesh.p2p.config import HostConfig
 from mesh.p2p.memory import MemoryNetwork
 from mesh.routing.announcer import Announcer
@@ -132,6 +133,25 @@ async def test_impossible_addresses_are_the_servers_fault():
             KEYS[1], info, network_id=NETWORK, node_id=2, expires_at=1_700_000_100
         ).to_bytes()
         directory.add(raw)
+        with pytest.raises(PeerUnreachable):
+            await directory.ensure_connected(KEYS[1].peer_id)
+
+
+@pytest.mark.parametrize("error", [BadAddress("no address"), ValueError("must begin with /")])
+async def test_address_that_the_host_cannot_read_is_the_servers_fault(monkeypatch, error):
+    async with open_directories(1) as (_, pairs):
+        host, directory = pairs[0]
+        info = replace(INFO, addresses=(f"/p2p/{KEYS[1].peer_id}",))
+        directory.add(
+            seal_heartbeat(
+                KEYS[1], info, network_id=NETWORK, node_id=2, expires_at=1_700_000_100
+            ).to_bytes()
+        )
+
+        async def connect(addresses):
+            raise error
+
+        monkeypatch.setattr(host, "connect", connect)
         with pytest.raises(PeerUnreachable):
             await directory.ensure_connected(KEYS[1].peer_id)
 

@@ -1,0 +1,116 @@
+"""Requests and hidden states that once ended the hoster's compute thread, and the node with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import pytest
+
+from mesh.inference import engine as engine_module
+from mesh.inference.sampling import Sampling
+from mesh.inference.wire import (
+    SESSION_METHOD,
+    FrameType,
+    Hop,
+    OpenSession,
+    StepFrame,
+    decode_error,
+    decode_token,
+    encode_open,
+    encode_step,
+    get_frame_type,
+)
+from mesh.model.config import BlockSpan
+
+HIDDEN = 48
+NUCLEUS = Sampling(temperature=1.0, top_p=0.5, seed=3)
+
+
+@contextlib.asynccontextmanager
+async def attack(swarm, hoster, *, start, **changes):
+    """A stranger's session that names the stranger itself as the range before ``start``."""
+    async with contextlib.AsyncExitStack() as stack:
+        key = swarm.next_key()
+        host = await swarm.open_host(stack, key)
+        before = (Hop(key.peer_id, BlockSpan(0, start)),) if start else ()
+        request = OpenSession(
+            session_id=key.peer_id.public_key[:16],
+            route=(*before, Hop(hoster.key.peer_id, BlockSpan(start, 6))),
+            sampling=Sampling(),
+            token_ids=(1, 2, 3),
+            max_new_tokens=4,
+            hop_index=len(before),
+        )
+        stream = await host.open_stream(hoster.key.peer_id, SESSION_METHOD, timeout_s=5)
+        await stream.send(encode_open(replace(request, **changes)))
+        yield stream
+        await stream.abort()
+
+
+async def receive(stream):
+    async with asyncio.timeout(10):
+        return await stream.receive()
+
+
+async def check_serves(swarm, hoster, start):
+    """An honest session right after the attack still gets its token."""
+    async with attack(swarm, hoster, start=start) as stream:
+        if start:
+            await stream.send(encode_step(make_step(bytes(4 * HIDDEN * 3))))
+        assert get_frame_type(await receive(stream)) is FrameType.TOKEN
+
+
+def make_step(data):
+    return StepFrame(
+        position=0,
+        rows=3,
+        dtype="float32",
+        data=memoryview(data),
+        times_us=(),
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [b"\xff\xff\xff\xff", b"\0\0\x80\x7f", b"\xff\xff\x7f\x7f"], ids=["nan", "inf", "max"]
+)
+@pytest.mark.parametrize(
+    "sampling",
+    [NUCLEUS, replace(NUCLEUS, repetition_penalty=100.0), Sampling(repetition_penalty=0.01)],
+    ids=["top_p", "penalty", "greedy"],
+)
+async def test_non_finite_hidden_states_end_their_own_session_only(swarm, sampling, value):
+    hoster = await swarm.add_hoster(3, 6)
+    async with attack(swarm, hoster, start=3, sampling=sampling) as stream:
+        await stream.send(encode_step(make_step(value * HIDDEN * 3)))
+        assert get_frame_type(await receive(stream)) in (FrameType.TOKEN, FrameType.ERROR)
+    await check_serves(swarm, hoster, 3)
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-30])
+async def test_tiny_temperature_takes_the_likeliest_token(swarm, temperature):
+    hoster = await swarm.add_hoster(0, 6)
+    tokens = []
+    for sampling in (Sampling(), Sampling(temperature=temperature, top_p=0.5)):
+        async with attack(swarm, hoster, start=0, sampling=sampling) as stream:
+            tokens.append(decode_token(await receive(stream)).token_id)
+    assert tokens[0] == tokens[1]
+
+
+@pytest.mark.parametrize("first_index", [3, 2**32 - 1])
+async def test_answer_that_is_further_than_its_tokens_is_refused(swarm, first_index):
+    hoster = await swarm.add_hoster(0, 6)
+    changes = {"sampling": NUCLEUS, "first_index": first_index}
+    async with attack(swarm, hoster, start=0, **changes) as stream:
+        assert decode_error(await receive(stream)).reason == "bad_parameter"
+    await check_serves(swarm, hoster, 0)
+
+
+async def test_step_that_cannot_be_computed_ends_its_session_and_not_the_node(swarm, monkeypatch):
+    hoster = await swarm.add_hoster(0, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "sample_rows", lambda *_: 1 / 0)
+        async with attack(swarm, hoster, start=0) as stream:
+            assert decode_error(await receive(stream)).reason == "failed"
+    await check_serves(swarm, hoster, 0)
