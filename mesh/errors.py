@@ -22,7 +22,11 @@ MeshError
 
 from __future__ import annotations
 
-from keys.peer import PeerId
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Clients over HTTP know these errors and install no cryptography.
+    from keys.peer import PeerId
 
 
 class MeshError(Exception):

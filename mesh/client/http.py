@@ -1,0 +1,351 @@
+"""Generating text over HTTP, from a gateway (``mesh serve``): needs httpx and nothing else.
+
+    async with HttpMeshClient("http://127.0.0.1:8000", api_key=key) as client:
+        async for piece in client.generate("Hello", max_new_tokens=50):
+            print(piece.text, end="")
+
+The calls are those of ``MeshClient``: other transports, the same loop.
+
+GatewayError
+├── GatewayUnreachable   nobody answers there, or the answer broke off
+├── GatewayMisbehaved    an answer that no gateway gives
+└── GatewayRefused       it said no: ``status``, ``code``, ``param``, ``retry_after_s``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import httpx
+
+from mesh.client.event_stream import EventReader, EventTooLong
+from mesh.errors import InvalidRequest, MeshError
+from mesh.inference.sampling import Sampling
+
+MAX_REPLY_BYTES = 1 << 20
+MAX_MESSAGE = 500
+DONE = "[DONE]"
+
+HttpPrompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+"""Plain text, token ids, or chat messages with ``role`` and ``content``."""
+
+
+class GatewayError(MeshError):
+    """Base of what can go wrong with a gateway."""
+
+
+class GatewayUnreachable(GatewayError):
+    """Nobody answers there, or the answer broke off."""
+
+
+class GatewayMisbehaved(GatewayError):
+    """An answer that no gateway gives."""
+
+
+class GatewayRefused(GatewayError):
+    """The gateway said no. ``status`` is None in the middle of a stream."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class HttpTimeouts:
+    """Seconds. ``silence_s`` is without any byte; a gateway comments on its waiting."""
+
+    connect_s: float = 10.0
+    silence_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpHop:
+    """One part of a route; ``step_ms`` is its median time of a step, known at the end."""
+
+    peer_id: str
+    start: int
+    end: int
+    step_ms: float | None
+
+
+@dataclass(slots=True)
+class HttpTrace:
+    """How an answer came about; grows while it streams."""
+
+    route: tuple[HttpHop, ...] = ()
+    reroutes: int = 0
+    time_to_first_token_s: float | None = None
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpPiece:
+    """A part of an answer: a token's text, which may be empty, or the end.
+
+    ``finish_reason`` is ``stop`` or ``length`` on the last piece, else None. ``logprob`` is None
+    unless ``sampling.top_logprobs`` asks for alternatives. ``trace`` is one object for the whole
+    answer.
+    """
+
+    text: str
+    index: int
+    logprob: float | None
+    top_logprobs: tuple[tuple[str, float], ...]
+    finish_reason: str | None
+    trace: HttpTrace
+
+
+class HttpMeshClient:
+    """Asks a gateway for answers. One client serves many answers at once."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        timeouts: HttpTimeouts | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """``model`` None means the first one that the gateway lists."""
+        timeouts = timeouts or HttpTimeouts()
+        self._model = model
+        self._http = httpx.AsyncClient(
+            base_url=url.rstrip("/").removesuffix("/v1"),
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(timeouts.silence_s, connect=timeouts.connect_s),
+            transport=transport,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; idempotent."""
+        await self._http.aclose()
+
+    async def list_models(self) -> tuple[str, ...]:
+        """Return the names of the models that are complete now. Raises GatewayError."""
+        async with self._ask("GET", "/v1/models", None) as response:
+            reply = _parse(await _read(response))
+        try:
+            return tuple(str(model["id"]) for model in reply["data"])
+        except (KeyError, TypeError) as error:
+            raise GatewayMisbehaved("a list of models without models") from error
+
+    async def generate(
+        self,
+        prompt: HttpPrompt,
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ) -> AsyncGenerator[HttpPiece, None]:
+        """Yield the answer piece by piece; closing the generator ends it at the gateway too.
+
+        Raises InvalidRequest naming what is wrong, or GatewayError.
+        """
+        path, body = _make_body(prompt, max_new_tokens, sampling or Sampling(), stop)
+        body["model"] = await self._choose_model()
+        trace, index = HttpTrace(), 0
+        async with self._ask("POST", path, body) as response:
+            async with aclosing(_read_events(response)) as events:
+                async for event in events:
+                    piece = _read_piece(event, index, trace)
+                    if piece is None:
+                        continue
+                    yield piece
+                    index += 1
+                    if piece.finish_reason is not None:
+                        return
+
+    async def _choose_model(self) -> str:
+        if self._model is None:
+            models = await self.list_models()
+            if not models:
+                raise GatewayRefused("the gateway has no complete model now", status=503)
+            self._model = models[0]
+        return self._model
+
+    @asynccontextmanager
+    async def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request and read the status. Raises GatewayError or InvalidRequest."""
+        try:
+            async with self._http.stream(method, path, json=body) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise _explain(response, await _read(response))
+                yield response
+        except httpx.TimeoutException as error:
+            raise GatewayUnreachable(f"no answer in time: {type(error).__name__}") from error
+        except httpx.RequestError as error:
+            raise GatewayUnreachable(f"the connection failed: {error}") from error
+
+
+def _make_body(
+    prompt: HttpPrompt, max_new_tokens: int, sampling: Sampling, stop: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """Return the path and the body of a request. Raises InvalidRequest."""
+    sampling.check()
+    if max_new_tokens < 1:
+        raise InvalidRequest("max_new_tokens", "must be at least 1")
+    if sampling.stop_token_ids:
+        raise InvalidRequest("stop_token_ids", "a gateway stops at texts: use stop")
+    if not prompt:
+        raise InvalidRequest("prompt", "is empty")
+    body: dict[str, Any] = {
+        "stream": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "repetition_penalty": sampling.repetition_penalty,
+        # JSON integers have 64 bits and a sign at the gateway.
+        "seed": sampling.seed - (1 << 64) if sampling.seed >= 1 << 63 else sampling.seed,
+    }
+    if stop:
+        body["stop"] = list(stop)
+    tops = sampling.top_logprobs
+    if not isinstance(prompt, str) and all(isinstance(part, Mapping) for part in prompt):
+        body |= {"messages": list(prompt), "max_completion_tokens": max_new_tokens}
+        body |= {"logprobs": True, "top_logprobs": tops} if tops else {}
+        return "/v1/chat/completions", body
+    if not isinstance(prompt, str) and not all(isinstance(part, int) for part in prompt):
+        raise InvalidRequest("prompt", "token ids and messages together")
+    body |= {"prompt": prompt if isinstance(prompt, str) else list(prompt)}
+    body |= {"max_tokens": max_new_tokens} | ({"logprobs": tops} if tops else {})
+    return "/v1/completions", body
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """Read a body that is not a stream. Raises GatewayMisbehaved when it is too long."""
+    body = b""
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_REPLY_BYTES:
+            raise GatewayMisbehaved(f"a reply of more than {MAX_REPLY_BYTES} bytes")
+    return body
+
+
+async def _read_events(response: httpx.Response) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the events of a stream until its end. Raises GatewayError."""
+    reader = EventReader()
+    try:
+        async for chunk in response.aiter_bytes():
+            for data in reader.feed(chunk):
+                if data == DONE:
+                    return
+                event = _parse(data)
+                if "error" in event:
+                    raise _make_refusal(event, status=None)
+                yield event
+    except EventTooLong as error:
+        raise GatewayMisbehaved(str(error)) from error
+    raise GatewayUnreachable("the stream broke off")
+
+
+def _parse(raw: bytes | str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise GatewayMisbehaved("an answer that is not JSON") from error
+    if not isinstance(value, dict):
+        raise GatewayMisbehaved("an answer that is not a JSON object")
+    return value
+
+
+def _read_piece(event: Mapping[str, Any], index: int, trace: HttpTrace) -> HttpPiece | None:
+    """Return the piece in an event, None where it only tells of the way or the usage."""
+    try:
+        _update(trace, event.get("mesh"))
+        choices = event["choices"]
+        if not choices:
+            return None
+        choice = choices[0]
+        delta = choice.get("delta")
+        content = choice.get("text") if delta is None else delta.get("content")
+        reason, logprobs = choice.get("finish_reason"), choice.get("logprobs")
+        if not content and not logprobs and reason is None:
+            return None
+        logprob, tops = _read_logprobs(logprobs)
+        return HttpPiece(str(content or ""), index, logprob, tops, reason, trace)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise GatewayMisbehaved("an event of another shape") from error
+
+
+def _read_logprobs(
+    logprobs: Mapping[str, Any] | None,
+) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+    """Read the last token of either shape, chat's or the legacy one."""
+    if not logprobs:
+        return None, ()
+    if "content" in logprobs:
+        token = logprobs["content"][-1]
+        tops = [(top["token"], float(top["logprob"])) for top in token["top_logprobs"]]
+        return float(token["logprob"]), tuple(tops)
+    tops = list((logprobs["top_logprobs"][-1] or {}).items())
+    return float(logprobs["token_logprobs"][-1]), tuple((str(t), float(p)) for t, p in tops)
+
+
+def _update(trace: HttpTrace, mesh: Mapping[str, Any] | None) -> None:
+    """Take over what a gateway says of the way; other OpenAI servers say nothing."""
+    if mesh is None:
+        return
+    trace.route = tuple(
+        HttpHop(str(hop["peer_id"]), int(hop["blocks"][0]), int(hop["blocks"][1]), hop["step_ms"])
+        for hop in mesh.get("route", ())
+    )
+    trace.reroutes = int(mesh.get("reroutes", trace.reroutes))
+    trace.time_to_first_token_s = mesh.get("first_token_s")
+    trace.tokens_per_second = mesh.get("tokens_per_second")
+
+
+def _explain(response: httpx.Response, body: bytes) -> MeshError:
+    """Return the error of a refusal; a field at fault is the caller's InvalidRequest."""
+    try:
+        reply = _parse(body)
+    except GatewayMisbehaved:
+        reply = {}
+    refused = _make_refusal(
+        reply, status=response.status_code, retry_after=response.headers.get("Retry-After")
+    )
+    if refused.status == httpx.codes.BAD_REQUEST and refused.param is not None:
+        return InvalidRequest(refused.param, str(refused))
+    return refused
+
+
+def _make_refusal(
+    reply: Mapping[str, Any], *, status: int | None, retry_after: str | None = None
+) -> GatewayRefused:
+    error = reply.get("error")
+    fields: Mapping[str, Any] = error if isinstance(error, Mapping) else {}
+    message = fields.get("message") or f"the gateway answered {status}"
+    return GatewayRefused(
+        str(message)[:MAX_MESSAGE],
+        status=status,
+        code=_text(fields.get("code")),
+        param=_text(fields.get("param")),
+        retry_after_s=float(retry_after) if retry_after and retry_after.isdecimal() else None,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

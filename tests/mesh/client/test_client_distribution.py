@@ -1,0 +1,136 @@
+"""The distribution for HTTP clients: built as pip builds it, used where nothing else is."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import threading
+import tomllib
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PROJECT = ROOT / "packages" / "client"
+# What httpx brings along; everything else that is installed here is out of reach there.
+BROUGHT = ("httpx", "httpcore", "h11", "anyio", "certifi", "idna", "sniffio", "typing_extensions")
+ANSWER = 'data: {"choices": [{"delta": {"content": "hi"}, "finish_reason": "stop"}]}\n\n'
+ASK = """
+import asyncio, sys
+from mesh.client import HttpMeshClient, Sampling
+
+async def main():
+    async with HttpMeshClient(sys.argv[1], model="m") as client:
+        messages = [{"role": "user", "content": "?"}]
+        async for piece in client.generate(messages, max_new_tokens=1, sampling=Sampling(seed=1)):
+            print(piece.text, piece.finish_reason)
+
+asyncio.run(main())
+heavy = {"torch", "hivemind", "transformers", "tokenizers", "nacl", "numpy", "mesh.p2p"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def build(kind: str, project: Path, target: Path) -> Path:
+    """Build as pip does, in a process of its own: the backend reads the working directory."""
+    script = f"import hatchling.build as b, sys; print(b.build_{kind}(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(target)], cwd=project, capture_output=True, check=True
+    )
+    return target / done.stdout.decode().strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return build("wheel", PROJECT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture
+def gateway_url():
+    class Gateway(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(ANSWER.encode())
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Gateway)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_http_client_needs_httpx_and_nothing_else(wheel, gateway_url, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    for name in BROUGHT:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            origin = Path(spec.origin)
+            origin = origin.parent if origin.name == "__init__.py" else origin
+            (tmp_path / origin.name).symlink_to(origin)
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{ASK}"
+    # -I and -S: neither this environment's packages nor this folder's modules.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, gateway_url], capture_output=True, timeout=60
+    )
+    assert done.stderr.decode() == ""
+    assert done.stdout.decode().splitlines() == ["hi stop", "[]"]
+
+
+def test_heavy_names_are_refused_by_python_itself_where_they_are_missing(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom mesh.client import connect"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True)
+    assert b"ModuleNotFoundError" in done.stderr
+
+
+def test_source_distribution_builds_the_same_wheel(wheel, tmp_path):
+    import tarfile
+
+    archive = build("sdist", PROJECT, tmp_path)
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / archive.name.removesuffix(".tar.gz")
+    rebuilt = build("wheel", unpacked, tmp_path)
+
+    def list_modules(path: Path) -> dict[str, int]:
+        found = zipfile.ZipFile(path).infolist()
+        return {entry.filename: entry.CRC for entry in found if entry.filename.endswith(".py")}
+
+    assert list_modules(rebuilt) == list_modules(wheel)
+    assert "mesh/client/http.py" in list_modules(wheel)
+
+
+def test_both_distributions_have_one_version_and_one_httpx():
+    node = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    client = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert client["version"] == node["version"]
+    assert client["requires-python"] == node["requires-python"]
+    (pinned,) = node["optional-dependencies"]["client"]
+    assert client["dependencies"] == [f"{pinned.replace('==', '>=')},<0.29"]
+
+
+def test_importing_the_client_package_imports_nothing_heavy():
+    script = (
+        "import sys, mesh.client\n"
+        "assert 'connect' in dir(mesh.client)\n"
+        "print(sorted({'torch', 'hivemind', 'transformers', 'httpx', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT, check=True)
+    assert done.stdout.decode().strip() == "[]"
+
+
+def test_unknown_names_are_no_attributes():
+    import mesh.client
+
+    with pytest.raises(AttributeError):
+        mesh.client.nobody  # noqa: B018
