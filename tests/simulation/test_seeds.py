@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-NUM_SEEDS = 200
+NUM_SEEDS = int(os.environ.get("MESH_SIMULATION_SEEDS", "200"))
+"""Fewer for a quick look, more for a night; what the runs must have met is asked from 200 on."""
 NUM_EPOCHS = 20
 MAX_PROCESSES = 8
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,8 @@ def test_200_seeds_of_20_epochs_keep_every_invariant():
     assert not failures, failures
     results = [json.loads(line) for share in shares for line in share.stdout.splitlines()]
     assert len(results) == NUM_SEEDS
+    if NUM_SEEDS < 200:
+        return
     # The runs were worth it: every family of faults and every lie occurred, nodes died, and
     # most epochs were attested all the same.
     assert {fault for result in results for fault in result["faults"]} == {
