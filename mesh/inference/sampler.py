@@ -35,13 +35,18 @@ class Sampled:
 def sample_rows(logits: Tensor, requests: Sequence[SampleRequest]) -> list[Sampled]:
     """Choose one token for each row of float32 ``logits`` [rows, vocabulary]."""
     logits = logits.cpu()
-    best = logits.argmax(dim=-1).tolist()
+    # Values and places in one pass: faster than argmax.
+    values, places = logits.max(dim=-1)
+    best, best_ids = values.tolist(), places.tolist()
     totals = torch.logsumexp(logits, dim=-1).tolist()
     chosen = []
     for row, request in enumerate(requests):
-        greedy = request.sampling.is_plain_greedy
-        token_id = best[row] if greedy else _choose(logits[row], request)
-        chosen.append(_describe(logits[row], totals[row], token_id, request.sampling.top_logprobs))
+        sampling = request.sampling
+        if sampling.is_plain_greedy and not sampling.top_logprobs:
+            chosen.append(Sampled(best_ids[row], best[row] - totals[row]))
+            continue
+        token_id = best_ids[row] if sampling.is_plain_greedy else _choose(logits[row], request)
+        chosen.append(_describe(logits[row], totals[row], token_id, sampling.top_logprobs))
     return chosen
 
 
