@@ -373,6 +373,7 @@ class Node:
         self._announcer.notify()
         logger.info(
             "serving",
+            pid=os.getpid(),
             peer_id=str(self._host.peer_id),
             role=self._prepared.config.role.value,
             blocks=str(self._prepared.blocks),

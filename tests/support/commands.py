@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -103,7 +104,8 @@ class Command:
             self.process.kill()
         self.process.wait()
         for process in self.list_family():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def _is_marked(self, process: psutil.Process) -> bool:
