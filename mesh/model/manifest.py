@@ -23,6 +23,8 @@ FORMAT = 1
 MAX_MANIFEST_BYTES = 4 << 20
 _READ_BYTES = 4 << 20
 _TENSOR_TAG = b"mesh/tensor"
+# What reading other people's JSON can trip over; an infinity has no integer.
+_MALFORMED = (ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError)
 # A tensor stored in the key's type keeps its values in each of these.
 _EXACT_DTYPES = {
     "F32": {"float32"},
@@ -117,10 +119,11 @@ def decode_manifest(body: bytes) -> ModelManifest:
     try:
         value = json.loads(body)
         manifest = _parse(body, value)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        found_format = value["format"]
+    except _MALFORMED as error:
         raise ModelError(f"the manifest is malformed: {type(error).__name__}") from error
-    if value["format"] != FORMAT:
-        raise ModelError(f"manifest format {value['format']} is not {FORMAT}")
+    if found_format != FORMAT:
+        raise ModelError(f"manifest format {found_format!r} is not {FORMAT}")
     if encode_canonical_json(value) != body:
         raise ModelError("the manifest is not in canonical form")
     return manifest

@@ -114,6 +114,17 @@ def test_manifest_is_canonical_and_survives_the_wire(make_checkpoint):
     for broken in (b"", b"{}", b"[1]", b"\xff", b'{"format":1}'):
         with pytest.raises(ModelError):
             decode_manifest(broken)
+    body = manifest.body
+    assert b'"format":1' in body
+    endless = b'"num_blocks":1e999'
+    for changed in (
+        body.replace(b'"format":1', b'"formed":1'),
+        body.replace(b'"num_blocks":%d' % manifest.num_blocks, endless),
+        b"[" * 200_000,
+    ):
+        assert changed != body
+        with pytest.raises(ModelError):
+            decode_manifest(changed)
 
 
 def test_manifest_does_not_depend_on_how_the_files_are_cut(make_checkpoint):
