@@ -6,11 +6,15 @@ killed before or after a call to chain, store, journal or model.
 
 from __future__ import annotations
 
+import pytest
+
 from consensus.types import BlockRange, Role
 from tests.simulation.inference import SHAPE
 from tests.simulation.scenario import Fault, NodeSpec, Scenario
 from tests.simulation.windows import EPOCH_LENGTH
 from tests.simulation.world import World, run_scenario
+
+pytestmark = pytest.mark.timeout(900)
 
 EPOCHS = 3
 CRASH_EPOCH = 2
