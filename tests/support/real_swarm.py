@@ -1,0 +1,118 @@
+"""Hosters of the shipped model behind real p2p daemons, in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from keys.peer import PeerKey
+from mesh.assets import SHIPPED_MODEL_NAME, shipped_model_path
+from mesh.inference.engine import Engine
+from mesh.inference.server import SessionServer
+from mesh.model.config import load_config
+from mesh.model.files import resolve_model_folder
+from mesh.model.weights import load_shard
+from mesh.p2p.config import HostConfig
+from mesh.p2p.hivemind_host import HivemindHost
+from mesh.routing.announcer import Announcer
+from mesh.routing.directory import Directory
+from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
+from mesh.routing.info import NetworkInfo
+
+NETWORK_ID = b"r" * 32
+
+
+@dataclass(frozen=True)
+class _Hoster:
+    host: HivemindHost
+    engine: Engine
+    directory: Directory
+    announcer: Announcer
+    address: str
+
+
+class _HeartbeatsOnly:
+    """The record policy of a network without consensus."""
+
+    def __init__(self) -> None:
+        self.admit = make_heartbeat_policy(NETWORK_ID, is_member=lambda peer: True, clock=time.time)
+
+
+@contextlib.asynccontextmanager
+async def open_real_swarm(
+    spans: Sequence[tuple[int, int]],
+) -> AsyncIterator[tuple[str, list[Engine]]]:
+    """Start one hoster for each span; yield an address of the first, and the engines."""
+    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        hosters: list[_Hoster] = []
+        for span in spans:
+            engine = await stack.enter_async_context(_open_engine(span))
+            known = [hoster.address for hoster in hosters[:1]]
+            hosters.append(await _open_hoster(stack, engine, known))
+        peers = [hoster.host.peer_id for hoster in hosters]
+        running = [tasks.create_task(hoster.engine.serve()) for hoster in hosters]
+        running += [tasks.create_task(hoster.announcer.run()) for hoster in hosters]
+        for hoster in hosters:
+            await hoster.announcer.announce()
+        await hosters[0].directory.fetch_from_records(peers)
+        running.append(tasks.create_task(hosters[0].directory.keep_fresh(lambda: peers)))
+        yield hosters[0].address, [hoster.engine for hoster in hosters]
+        for task in running:
+            task.cancel()
+
+
+def _open_engine(span: tuple[int, int]) -> contextlib.AbstractAsyncContextManager[Engine]:
+    folder = resolve_model_folder(str(shipped_model_path()))
+    config = load_config(folder.path)
+    return Engine.open(lambda: load_shard(folder, config, start=span[0], end=span[1]))
+
+
+async def _open_hoster(
+    stack: contextlib.AsyncExitStack, engine: Engine, initial_peers: Sequence[str]
+) -> _Hoster:
+    key = PeerKey.generate()
+    host = await stack.enter_async_context(
+        HivemindHost.open(
+            HostConfig(
+                key=key,
+                network_id=NETWORK_ID,
+                record_policy=_HeartbeatsOnly(),
+                initial_peers=tuple(initial_peers),
+            )
+        )
+    )
+    directory = Directory(host, network_id=NETWORK_ID)
+    addresses = tuple(await host.list_addresses())
+    SessionServer(host, engine, connect=directory.ensure_connected).register()
+    config = engine.config
+    info = NetworkInfo(
+        NETWORK_ID,
+        bytes(32),
+        SHIPPED_MODEL_NAME,
+        config.num_blocks,
+        config.max_context,
+        config.vocab_size,
+        "test",
+    )
+    directory.serve(lambda: info)
+    announcer = Announcer(
+        host,
+        directory,
+        key=key,
+        network_id=NETWORK_ID,
+        node_id=1,
+        describe=lambda: ServerInfo(
+            role=ServerRole.HOSTER,
+            state=ServerState.ONLINE,
+            span=engine.blocks,
+            throughput=1000,
+            free_cache_tokens=engine.free_cache_tokens,
+            dtype="float32",
+            software="test",
+            addresses=addresses,
+        ),
+    )
+    return _Hoster(host, engine, directory, announcer, addresses[0])
