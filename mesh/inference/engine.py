@@ -1,7 +1,8 @@
 """The serving engine: one compute thread, fed from the event loop.
 
 Sessions own a stretch of the cache; their steps are batched as they come (continuous
-batching); challenged blocks go first. The event loop decides, the thread only computes.
+batching); challenged blocks go first. The event loop decides, the thread only computes; a batch
+whose sessions all know their next step goes on there at once while nobody else waits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -75,6 +76,11 @@ class EngineSession:
     capacity: int
     priority: int
     length: int = 0
+    is_open: bool = True
+
+
+Follow = Callable[["StepOutput"], "StepInput | None"]
+"""Called on the compute thread with a step's output: the session's next step, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,8 @@ class StepInput:
 
     ``sample`` asks the last range for a token after the last row; ``score_ids`` asks it for the log
     probability of each row's next token in the text, with ``score_top`` alternatives;
-    ``logit_rows`` asks it for the logits of that many last rows.
+    ``logit_rows`` asks it for the logits of that many last rows. A step that ``follow`` names is
+    computed without asking the event loop; it takes notes, since only the last output is returned.
     """
 
     rows: int
@@ -93,6 +100,7 @@ class StepInput:
     score_ids: Sequence[int] = ()
     score_top: int = 0
     logit_rows: int = 0
+    follow: Follow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +232,7 @@ class Engine:
             yield session
         finally:
             # A step still on the thread writes into the stretch before any later owner does.
+            session.is_open = False
             self._scheduler.discard(session.serial)
             self._ledger.release(slot, capacity)
             self._session_count -= 1
@@ -236,18 +245,21 @@ class Engine:
                 del self._owners[client]
 
     def submit(self, session: EngineSession, step: StepInput) -> asyncio.Future[StepOutput]:
-        """Queue a session's next rows, one step after the other.
+        """Queue a session's next rows, one step after the other; ``follow`` may name more.
 
-        Raises Refused(CONTEXT_OVERFLOW) when they exceed what was reserved.
+        Returns the last step's output. Raises Refused(CONTEXT_OVERFLOW) when the rows exceed what
+        was reserved.
         """
-        if session.length + step.rows > session.capacity:
-            raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than were reserved")
+        _check_room(session, step)
         future: asyncio.Future[StepOutput] = asyncio.get_running_loop().create_future()
-        job = _Job(session, step, future, time.perf_counter())
-        work = Work(session.serial, session.span, step.rows, session.priority, job)
+        self._queue(_Job(session, step, future, time.perf_counter()))
+        return future
+
+    def _queue(self, job: _Job) -> None:
+        session = job.session
+        work = Work(session.serial, session.span, job.step.rows, session.priority, job)
         self._scheduler.add(work)
         self._wake.set()
-        return future
 
     async def measure_throughput(self) -> int:
         """Run a few rows through every block; return rows through one block per second.
@@ -309,22 +321,70 @@ class Engine:
             if not batch:
                 self._wake.clear()
                 continue
+            done: asyncio.Future[list[_Job]] = loop.create_future()
+            self._executor.submit(self._compute, batch, loop, done)
+            for job in await done:
+                if job.session.is_open:
+                    self._queue(job)
+            # Sessions that go on at once get into the next batch together.
+            await asyncio.sleep(0)
+
+    def _compute(
+        self,
+        batch: Sequence[_Job],
+        loop: asyncio.AbstractEventLoop,
+        done: asyncio.Future[list[_Job]],
+    ) -> None:
+        """On the compute thread: run a batch, and go on with it while nobody else waits."""
+        while True:
             try:
-                outputs = await loop.run_in_executor(
-                    self._executor, _run_batch, self._runner, batch
-                )
+                outputs = _run_batch(self._runner, batch)
+                following = [_follow(job, out) for job, out in zip(batch, outputs, strict=True)]
             except Exception:
                 # What peers ask for must not end the node; a broken engine does so by itself, at
                 # the next challenge, which is our own.
                 logger.exception("a batch failed")
-                for job in batch:
-                    _fail(job.future)
-                continue
-            for job, output in zip(batch, outputs, strict=True):
-                job.session.length += job.step.rows
-                _resolve(job.future, output)
-            # Sessions that go on at once get into the next batch together.
-            await asyncio.sleep(0)
+                loop.call_soon_threadsafe(_fail_all, batch, done)
+                return
+            going_on = [job for job in following if job is not None and job.session.is_open]
+            if len(going_on) < len(batch) or self._scheduler.is_anything_waiting:
+                break
+            batch = going_on
+        loop.call_soon_threadsafe(_hand_over, batch, outputs, following, done)
+
+
+def _check_room(session: EngineSession, step: StepInput) -> None:
+    if session.length + step.rows > session.capacity:
+        raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than were reserved")
+
+
+def _follow(job: _Job, output: StepOutput) -> _Job | None:
+    """Count a computed step and return the one that follows it."""
+    job.session.length += job.step.rows
+    step = None if job.step.follow is None else job.step.follow(output)
+    if step is None:
+        return None
+    _check_room(job.session, step)
+    return replace(job, step=step, handed_over=time.perf_counter())
+
+
+def _hand_over(
+    batch: Sequence[_Job],
+    outputs: Sequence[StepOutput],
+    following: Sequence[_Job | None],
+    done: asyncio.Future[list[_Job]],
+) -> None:
+    """On the event loop: answer the sessions that wait, pass on the steps that follow."""
+    for job, output, next_job in zip(batch, outputs, following, strict=True):
+        if next_job is None:
+            _resolve(job.future, output)
+    _resolve(done, [job for job in following if job is not None])
+
+
+def _fail_all(batch: Sequence[_Job], done: asyncio.Future[list[_Job]]) -> None:
+    for job in batch:
+        _fail(job.future)
+    _resolve(done, [])
 
 
 def _resolve(future: asyncio.Future[T], value: T) -> None:
@@ -352,7 +412,8 @@ def _run_batch(runner: ShardRunner, batch: Sequence[_Job]) -> list[StepOutput]:
         session = job.session
         segments.append(Segment(first_row, job.step.rows, session.slot, session.length))
         first_row += job.step.rows
-    x = torch.cat([_read_rows(runner, job.step) for job in batch])
+    pieces = [_read_rows(runner, job.step) for job in batch]
+    x = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     span = batch[0].session.span
     hidden = runner.forward(x, segments, start=span.start, end=span.end)
     sampled = _sample(runner, hidden, batch, segments)
@@ -385,7 +446,8 @@ def _sample(
     if not requests:
         return {}
     last_rows = [segments[i].first_row + segments[i].rows - 1 for i in requests]
-    logits = runner.compute_logits(hidden[last_rows])
+    chosen_rows = hidden if len(last_rows) == hidden.shape[0] else hidden[last_rows]
+    logits = runner.compute_logits(chosen_rows)
     chosen = sample_rows(logits, list(requests.values()))
     return dict(zip(requests, chosen, strict=True))
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -41,7 +42,7 @@ from mesh.inference.wire import (
 from mesh.p2p.interface import Stream
 
 MAX_TOKENS_AHEAD = 4
-"""Tokens that may wait at the first range; there is one in flight unless a peer misbehaves."""
+"""Tokens that may wait at the first range, for the client or from a last range that misbehaves."""
 
 BackFrame = TokenFrame | ScoresFrame
 BackQueue = asyncio.Queue[BackFrame]
@@ -95,6 +96,65 @@ class Answer:
         elif self.index - self.request.first_index >= self.request.max_new_tokens:
             finish = Finish.LENGTH
         return TokenFrame(index, sampled.token_id, sampled.logprob, finish, sampled.top, times_us)
+
+
+class AnswerAhead:
+    """An answer at the only range: the compute thread goes on while its tokens are being told.
+
+    ``follow`` runs on that thread while a step is in flight, everything else on the event loop.
+    """
+
+    def __init__(
+        self, answer: Answer, submit: Callable[[StepInput], asyncio.Future[StepOutput]]
+    ) -> None:
+        self._answer = answer
+        self._submit = submit
+        self._loop = asyncio.get_running_loop()
+        self._tokens: deque[TokenFrame] = deque()
+        self._news = asyncio.Event()
+        self._paused: StepInput | None = None
+        self._failure: BaseException | None = None
+
+    def start(self, output: StepOutput) -> None:
+        """Take the prompt's output and compute on, if that was not the last token."""
+        step = self.follow(output)
+        if step is not None:
+            self._go_on(step)
+
+    def follow(self, output: StepOutput) -> StepInput | None:
+        """Note a token; return the step after it unless too many wait to be told."""
+        token = self._answer.accept(_get_sampled(output), (output.elapsed_us, output.elapsed_us))
+        step = None
+        if token.finish is Finish.NOT_YET:
+            sample = self._answer.next_sample()
+            step = StepInput(1, token_ids=(token.token_id,), sample=sample, follow=self.follow)
+        if len(self._tokens) + 1 >= MAX_TOKENS_AHEAD:
+            # Before the token is there, so that whoever takes it finds the step too.
+            self._paused, step = step, None
+        self._tokens.append(token)
+        self._loop.call_soon_threadsafe(self._news.set)
+        return step
+
+    async def take(self) -> TokenFrame:
+        """Return the next token. Raises Refused when it could not be computed."""
+        while not self._tokens:
+            if self._failure is not None:
+                raise self._failure
+            self._news.clear()
+            await self._news.wait()
+        token = self._tokens.popleft()
+        if self._paused is not None:
+            step, self._paused = self._paused, None
+            self._go_on(step)
+        return token
+
+    def _go_on(self, step: StepInput) -> None:
+        self._submit(step).add_done_callback(self._note_end)
+
+    def _note_end(self, future: asyncio.Future[StepOutput]) -> None:
+        if not future.cancelled():
+            self._failure = future.exception()
+        self._news.set()
 
 
 class NextHop:
@@ -174,15 +234,13 @@ class RangeSession:
         answer = Answer(self.request)
         async for _, output in self._compute_prompt(answer.next_sample()):
             last = output
-        while True:
-            token = answer.accept(_get_sampled(last), (last.elapsed_us, last.elapsed_us))
-            if token.finish is not Finish.NOT_YET:
-                return await self.upstream.send(encode_token(token))
-            # The next step computes while the client is told.
-            step = StepInput(1, token_ids=(token.token_id,), sample=answer.next_sample())
-            pending = self.engine.submit(self.session, step)
+        ahead = AnswerAhead(answer, lambda step: self.engine.submit(self.session, step))
+        ahead.start(last)
+        finish = Finish.NOT_YET
+        while finish is Finish.NOT_YET:
+            token = await ahead.take()
+            finish = token.finish
             await self.upstream.send(encode_token(token))
-            last = await pending
 
     async def _score_alone(self) -> None:
         async for position, output in self._compute_prompt(None):

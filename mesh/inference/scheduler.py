@@ -54,6 +54,11 @@ class Scheduler(Generic[T, C]):
         place = sum(other.priority >= work.priority for other in queue)
         queue.insert(place, work)
 
+    @property
+    def is_anything_waiting(self) -> bool:
+        """Whether there is work for the thread. It may be read from any thread."""
+        return bool(self._challenges or self._prompts or self._decodes)
+
     def add_challenge(self, payload: C) -> None:
         """Queue a challenged block. Raises Refused when too many wait."""
         if len(self._challenges) >= MAX_PENDING_CHALLENGES:

@@ -178,3 +178,71 @@ async def test_warm_up_measures_every_range_and_leaves_nothing(make_checkpoint, 
     async with Serving(loader(make_checkpoint(), *span)) as engine:
         assert await engine.measure_throughput() > 0
         assert engine.free_cache_tokens == engine.limits.cache_tokens
+
+
+def follow_until(tokens, count):
+    """A follow function that notes tokens until there are ``count`` of them."""
+
+    def follow(output):
+        tokens.append(output.sampled.token_id)
+        if len(tokens) == count:
+            return None
+        request = SampleRequest(Sampling(), len(tokens))
+        return StepInput(1, token_ids=tokens[-1:], sample=request, follow=follow)
+
+    return follow
+
+
+async def test_a_session_that_runs_ahead_chooses_the_same_tokens(make_checkpoint):
+    prompt, tokens = list(range(3, 20)), []
+    async with Serving(loader(make_checkpoint())) as engine:
+        expected = await answer(engine, prompt, Sampling(), 30)
+        with engine.admit(ALL, capacity=len(prompt) + 30, client=PEER) as session:
+            request = SampleRequest(Sampling(), 0)
+            follow = follow_until(tokens, 30)
+            step = StepInput(len(prompt), token_ids=prompt, sample=request, follow=follow)
+            last = await engine.submit(session, step)
+    assert tokens == expected
+    assert last.sampled.token_id == expected[-1]
+
+
+async def test_nobody_waits_for_the_end_of_a_session_that_runs_ahead(make_checkpoint):
+    """A newcomer and a challenge are served between two of its steps."""
+    tokens = []
+    async with Serving(loader(make_checkpoint())) as engine:
+        with engine.admit(ALL, capacity=240, client=PEER) as session:
+            follow = follow_until(tokens, 240)
+            step = StepInput(1, token_ids=[3], sample=SampleRequest(Sampling(), 0), follow=follow)
+            chain = engine.submit(session, step)
+            newcomer = await answer(engine, [5, 6, 7], Sampling(), 2)
+            await engine.run_tasks([Task(2, np.ones((4, 48), dtype=np.float32))])
+            assert not chain.done()
+            assert len(newcomer) == 2
+            await chain
+    assert len(tokens) == 240
+
+
+async def test_a_released_session_does_not_run_ahead(make_checkpoint):
+    tokens = []
+    async with Serving(loader(make_checkpoint())) as engine:
+        with engine.admit(ALL, capacity=250, client=PEER) as session:
+            follow = follow_until(tokens, 250)
+            step = StepInput(1, token_ids=[3], sample=SampleRequest(Sampling(), 0), follow=follow)
+            engine.submit(session, step)
+            await answer(engine, [5, 6, 7], Sampling(), 2)
+        await answer(engine, [5, 6, 7], Sampling(), 2)
+        told = len(tokens)
+        await answer(engine, [5, 6, 7], Sampling(), 2)
+        assert len(tokens) == told < 250
+
+
+async def test_a_step_that_cannot_be_computed_ends_its_session_only(make_checkpoint):
+    def follow(output):
+        return StepInput(1, token_ids=(), sample=SampleRequest(Sampling(), 1))
+
+    async with Serving(loader(make_checkpoint())) as engine:
+        with engine.admit(ALL, capacity=8, client=PEER) as session:
+            step = StepInput(1, token_ids=[3], sample=SampleRequest(Sampling(), 0), follow=follow)
+            with pytest.raises(Refused, match="failed"):
+                await engine.submit(session, step)
+        assert len(await answer(engine, [5, 6, 7], Sampling(), 2)) == 2
