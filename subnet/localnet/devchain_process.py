@@ -7,9 +7,11 @@ the fork server still imports torch.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from subnet.errors import ChainUnavailable
@@ -41,7 +43,7 @@ async def run_devchain(
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
     try:
         yield await _read_url(process, log_path)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import gc
-import signal
 
-from subnet.localnet.processes import die_with_parent
+from subnet.localnet.processes import become_fork_server
 
-# First of all: while it imports torch the server reads no pipe, so neither the end of its
-# parent nor a Ctrl-C in its terminal would end it in good order.
-die_with_parent()
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+# First of all: what follows takes seconds.
+become_fork_server()
 
 import subnet.localnet.children  # noqa: E402
 import subnet.node  # noqa: E402, F401

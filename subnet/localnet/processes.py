@@ -30,6 +30,8 @@ KILL_TIMEOUT_S = 5.0
 MAX_MESSAGE_SIZE = 1 << 20
 LOG_TAIL_LINES = 25
 _PR_SET_PDEATHSIG = 1
+# Known in the fork server, and thereby in every child that it forks.
+_fork_server_pid: int | None = None
 
 Message = dict[str, Any]
 Send = Callable[[Message], None]
@@ -139,7 +141,7 @@ async def read_messages(child: Child) -> AsyncIterator[Message]:
 
 def _run_child(main: ChildMain, config: Message, sending: Connection, log_path: str) -> None:
     os.setsid()
-    die_with_parent()
+    die_with_parent(_fork_server_pid or os.getppid())
     _redirect_output(log_path)
 
     def send(message: Message) -> None:
@@ -152,11 +154,26 @@ def _run_child(main: ChildMain, config: Message, sending: Connection, log_path: 
     main(config, send)
 
 
-def die_with_parent() -> None:
+def become_fork_server() -> None:
+    """Make this process, which is about to import for every child, end with its parent.
+
+    While it imports it reads no pipe, so neither the end of its parent nor a Ctrl-C in its
+    terminal would end it in good order.
+    """
+    global _fork_server_pid
+    _fork_server_pid = os.getpid()
+    die_with_parent(os.getppid())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def die_with_parent(parent_pid: int) -> None:
     """Ask the kernel to stop this process when the one that started it ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent_pid:
+        # It ended before the kernel was asked.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _redirect_output(log_path: str) -> None:

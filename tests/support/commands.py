@@ -96,7 +96,11 @@ class Command:
 
     def wait_until_gone(self, *, timeout_s: float = STOP_S) -> None:
         """Wait until nothing of the family is left."""
-        wait_until(lambda: not self.list_family(), "the end of every process", timeout_s=timeout_s)
+        try:
+            wait_until(lambda: not self.list_family(), "end", timeout_s=timeout_s)
+        except AssertionError:
+            left = [(one.pid, one.ppid(), one.cmdline()[:4]) for one in self.list_family()]
+            raise AssertionError(f"still running after {timeout_s:.0f} s: {left}") from None
 
     def close(self) -> None:
         """Kill whatever is left."""
