@@ -22,6 +22,7 @@ CONNECT_TIMEOUT_S = 20.0
 MAX_ATTEMPTS = 3
 FIRST_PAUSE_S = 0.2
 PAUSE_GROWTH = 4.0
+_UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, OverflowError)
 
 
 class ChainWorker:
@@ -115,9 +116,20 @@ class ChainWorker:
         except RpcRefused as error:
             raise read_refusal(error, url=self.url) from error
         except ChainUnavailable:
-            self._drop()
-            self._turn += 1
+            self._leave()
             raise
+        except _UNREADABLE as error:
+            # The library trips over answers of another shape than it expects; they are the
+            # endpoint's fault, and another one may do better.
+            url = self.url
+            logger.warning("an answer of %s cannot be read", url, exc_info=True)
+            self._leave()
+            kind = type(error).__name__
+            raise ChainUnavailable(f"{url} sent what cannot be read: {kind}") from error
+
+    def _leave(self) -> None:
+        self._drop()
+        self._turn += 1
 
     def _connect(self) -> Session:
         if self._session is None:

@@ -35,6 +35,13 @@ def test_a_node_is_read_with_its_coldkey() -> None:
     assert (node.hotkey.hex(), node.coldkey.hex()) == ("11" * 20, "22" * 20)
 
 
+@pytest.mark.parametrize("behind", [" ", "\n", "\t", "\x0b", " \n "])
+def test_alias_of_a_peer_id_is_nobodys(behind: str) -> None:
+    """The pallet compares texts: with white space behind it, a key could be registered twice,
+    and the second node would take the first one's place in the roster."""
+    assert records.parse_peer_id(hex_text(str(PEER) + behind)) is None
+
+
 @pytest.mark.parametrize("text", ["16Uiu2HAm" + "x" * 44, "QmFoo", "\udcff", ""])
 def test_a_peer_id_that_is_not_ed25519_leaves_the_node_without_one(text: str) -> None:
     raw = "0x" + text.encode("utf-8", errors="surrogateescape").hex()
