@@ -54,11 +54,11 @@ class EpochTable:
         """Return a table that knows ``roster``'s epoch too; what it knew does not change."""
         if roster.epoch in self.entries:
             return self
-        authors = {
-            node.peer_id: node.node_id
-            for node in roster.with_class(NodeClass.INCLUDED)
-            if node.peer_id is not None
-        }
+        authors: dict[PeerId, SubnetNodeId] = {}
+        for node in sorted(roster.with_class(NodeClass.INCLUDED), key=lambda node: node.node_id):
+            if node.peer_id is not None:
+                # Should a chain ever name a key twice, the newcomer displaces nobody.
+                authors.setdefault(node.peer_id, node.node_id)
         entries = {**self.entries, roster.epoch: EpochEntry(expires_at, authors)}
         kept = sorted(entries)[-MAX_KNOWN_EPOCHS:]
         return EpochTable(self.network_id, {epoch: entries[epoch] for epoch in kept})

@@ -61,6 +61,15 @@ def test_a_canonical_record_of_a_roster_node_is_admitted():
     )
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_second_node_of_one_key_displaces_nobody(order):
+    nodes = (make_node(1, ALICE), make_node(9, ALICE))[::order]
+    roster = Roster(EPOCH, 100, b"h" * 32, 1_000_000, nodes)
+    table = EpochTable(NETWORK).add(roster, expires_at=EXPIRES_AT)
+    assert admit(make_record(), EXPIRES_AT, table).node_id == 1
+    assert refuse(make_record(node_id=9), table=table) is Reason.WRONG_AUTHOR
+
+
 @pytest.mark.parametrize(
     "expires_at",
     [math.nan, math.inf, -math.inf, -1.0, 0.0, EXPIRES_AT + 1, EXPIRES_AT + 0.5, 1e300],
