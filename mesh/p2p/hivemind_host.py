@@ -215,10 +215,8 @@ class HivemindHost:
         except BadPeerId:
             writer.close()
             return
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.adopt(task)
-        await self._server.handle(SocketChannel(remote, reader, writer))
+        # A task of our own: asyncio's streams report the cancellation of theirs as an error.
+        self._tasks.start(self._server.handle(SocketChannel(remote, reader, writer)))
 
     async def _probe(self) -> None:
         try:

@@ -18,10 +18,7 @@ class OwnedTasks:
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run ``work`` as a task of its own."""
-        self.adopt(asyncio.get_running_loop().create_task(work))
-
-    def adopt(self, task: asyncio.Task[None]) -> None:
-        """Own a task that a library started."""
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -29,6 +29,7 @@ from mesh.p2p import dht_records
 from mesh.p2p.config import HostConfig
 from mesh.p2p.dht_binding import compute_node_id
 from mesh.p2p.hivemind_host import HivemindHost
+from mesh.p2p.interface import Stream
 from tests.support.p2p import (
     NETWORK_ID,
     SignedRecordPolicy,
@@ -48,6 +49,7 @@ import asyncio, sys
 from keys.peer import PeerKey
 from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
+from mesh.p2p.interface import Stream
 
 async def main():
     async with HivemindHost.open(HostConfig(key=PeerKey.generate())) as host:
@@ -162,6 +164,30 @@ async def test_a_closed_host_leaves_neither_process_nor_socket() -> None:
         assert not [path for path in directory.iterdir() if path.suffix not in (".sock", "")]
     assert not _is_running(pid)
     assert not directory.exists()
+
+
+async def test_closing_while_a_stream_lingers_reports_no_error() -> None:
+    """The stream's task is cancelled, which asyncio would report as a failed callback."""
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    is_lingering = asyncio.Event()
+
+    async def answer_once(stream: Stream) -> None:
+        await stream.send(await stream.receive())
+        is_lingering.set()
+
+    async with open_factory("hivemind") as factory:
+        client = await factory.open("client")
+        async with HivemindHost.open(HostConfig(key=make_key("lingering"))) as server:
+            server.set_network_id(client.network_id)
+            server.serve_stream("once", answer_once)
+            await client.connect(await server.list_addresses())
+            stream = await client.open_stream(server.peer_id, "once", timeout_s=10)
+            await stream.send(b"x")
+            assert await stream.receive() == b"x"
+            await is_lingering.wait()
+        await asyncio.sleep(0)
+    assert reported == []
 
 
 async def test_the_identity_is_the_key_and_its_secret_stays_out_of_the_arguments() -> None:
