@@ -7,6 +7,7 @@ number of threads itself is a setting of each engine.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 PASSIVE_WAIT_ENVIRONMENT: Mapping[str, str] = {
@@ -15,3 +16,9 @@ PASSIVE_WAIT_ENVIRONMENT: Mapping[str, str] = {
     "KMP_BLOCKTIME": "0",
 }
 """Idle OpenMP threads sleep at once (GNU and LLVM runtimes)."""
+
+
+def wait_passively() -> None:
+    """Set what the environment leaves open, here and for child processes; before torch loads."""
+    for name, value in PASSIVE_WAIT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)

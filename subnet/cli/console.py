@@ -29,6 +29,7 @@ from mesh.errors import (
     PeerUnreachable,
     UnknownArchitecture,
 )
+from mesh.inference.threads import wait_passively
 from subnet.errors import (
     ChainMismatch,
     ChainUnavailable,
@@ -106,6 +107,7 @@ def fail(message: str, hint: str, *, code: int = EXIT_FAILURE) -> NoReturn:
 
 def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoReturn:
     """Run a command line and turn every expected error into an exit code."""
+    wait_passively()
     verbose = "--verbose" in arguments
     remaining = [argument for argument in arguments if argument != "--verbose"]
     try:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 
+from mesh.inference.threads import wait_passively
 from subnet.localnet.processes import become_fork_server
 
 # First of all: what follows takes seconds.
 become_fork_server()
+
+wait_passively()
 
 import subnet.localnet.children  # noqa: E402
 import subnet.node  # noqa: E402, F401
