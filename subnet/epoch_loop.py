@@ -55,6 +55,7 @@ class EpochLoop:
     ) -> None:
         self._terms = terms
         self._world = world
+        self._is_paid = participant.is_paid
         self._membership = membership
         self._observe = observe
         self._collector = Collector(
@@ -149,7 +150,7 @@ class EpochLoop:
     def _list_reveals(self, position: EpochPosition) -> list[Duty]:
         if not is_reveal_time(self._terms.schedule, position.offset):
             return []
-        duties = compute_duties(self._build_view(position))
+        duties = self._list_duties(self._build_view(position))
         return [duty for duty in duties if isinstance(duty, RevealOutput | RevealScores)]
 
     async def _take_snapshot(self, head: BlockInfo) -> None:
@@ -174,8 +175,11 @@ class EpochLoop:
         """Start whatever is owed and not under way."""
         view = self._build_view(position)
         self._observe(HeadHandled(position, view.status))
-        for duty in compute_duties(view):
+        for duty in self._list_duties(view):
             self._start(duty, tasks)
+
+    def _list_duties(self, view: EpochView) -> tuple[Duty, ...]:
+        return compute_duties(view) if self._is_paid else ()
 
     def _build_view(self, position: EpochPosition) -> EpochView:
         roster = self._membership.get_roster(position.epoch)

@@ -20,18 +20,16 @@ from consensus.challenge import ModelShape
 from consensus.params import MAINNET, ConsensusParams
 from consensus.phases import phase_at
 from consensus.roster import compute_network_id
-from consensus.types import BlockRange, Role
+from consensus.types import Role
 from mesh.errors import MeshError
-from mesh.inference.engine import Engine, EngineLimits
-from mesh.inference.server import SessionServer
 from mesh.model.config import BlockSpan
-from mesh.model.weights import load_shard
 from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
 from mesh.routing.info import NetworkInfo
+from subnet.access import AccessGate
 from subnet.addresses import modernise
 from subnet.chain.constants import fetch_block_time_ms
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
@@ -39,22 +37,22 @@ from subnet.chain.money import is_hotkey_funded
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch_loop import EpochLoop
 from subnet.errors import ChainUnavailable, ConfigError, NotRegistered
-from subnet.interfaces import Inference
 from subnet.journal import Journal, open_journal
-from subnet.manifest import check_served_weights, find_manifest, parse_manifest_hash
+from subnet.manifest import parse_manifest_hash
 from subnet.members import Members, fetch_bootnode_addresses
 from subnet.membership import Membership, SubnetTerms
 from subnet.observer import HeadHandled, NodeEvent, Observe, log_event
 from subnet.performer import Participant, World
+from subnet.placement import Placement
 from subnet.preflight import PreparedNode, make_private_directory
 from subnet.records_policy import ConsensusRecordPolicy
 from subnet.runner import Runner, open_thread_runner
+from subnet.serving import BlockServer, ServedModel
 from subnet.software import SOFTWARE
 from subnet.status import NodeStatus, write_status
 
 CONNECT_PERIOD_S = 10.0
 DRAIN_S = 5.0
-DRAIN_STEP_S = 0.1
 JOURNAL_FILE = "journal.sqlite"
 EXTRINSICS_FILE = "extrinsics.sqlite"
 
@@ -83,12 +81,16 @@ async def run_node(
     observe: Observe = log_event,
     on_ready: Callable[[Ready], None] | None = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT, then drain. Raises what ended it otherwise."""
+    """Run until SIGTERM or SIGINT, then drain. SIGHUP reads the access lists again.
+
+    Raises what ended it otherwise.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with open_node(prepared, params=params, observe=observe) as node:
+        loop.add_signal_handler(signal.SIGHUP, node.reload_access)
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(node.serve(on_ready))
             await stopping.wait()
@@ -127,6 +129,8 @@ async def open_node(
         membership = Membership(network.terms, reader=chain, journal=journal)
         members = Members(chain, prepared.subnet_id)
         await members.refresh()
+        config = prepared.config
+        gate = AccessGate(config.allow_file, config.deny_file, is_member=members.is_node)
         host = await stack.enter_async_context(
             HivemindHost.open(
                 _configure_host(
@@ -134,6 +138,7 @@ async def open_node(
                     network,
                     membership,
                     members,
+                    gate,
                     initial_peers=await find_initial_peers(chain, prepared),
                 )
             )
@@ -146,6 +151,7 @@ async def open_node(
             journal=journal,
             membership=membership,
             members=members,
+            gate=gate,
             host=host,
             run=run_scores,
             observe=observe,
@@ -191,6 +197,7 @@ def _configure_host(
     network: Network,
     membership: Membership,
     members: Members,
+    gate: AccessGate,
     *,
     initial_peers: tuple[str, ...],
 ) -> HostConfig:
@@ -206,66 +213,8 @@ def _configure_host(
         network_id=network.terms.network_id,
         record_policy=ConsensusRecordPolicy(lambda: membership.table, admit_heartbeat=heartbeats),
         is_member=members.is_known,
+        admission=gate.check,
     )
-
-
-@asynccontextmanager
-async def open_engine(
-    prepared: PreparedNode, network: Network, blocks: BlockRange
-) -> AsyncIterator[Engine]:
-    """Check the weights against the manifest and load them. Raises ModelError."""
-    config, model = prepared.config, prepared.model
-    dtype = model.stored_dtype if config.torch_dtype == "auto" else config.torch_dtype
-    await asyncio.to_thread(_check_weights, prepared, network, blocks, dtype)
-    async with Engine.open(
-        lambda: load_shard(
-            prepared.folder,
-            model,
-            start=blocks.start,
-            end=blocks.end,
-            dtype=dtype,
-            device=config.device,
-        ),
-        limits=EngineLimits(cache_tokens=config.attn_cache_tokens),
-        threads=config.threads or os.cpu_count() or 1,
-    ) as engine:
-        yield engine
-
-
-def _check_weights(
-    prepared: PreparedNode, network: Network, blocks: BlockRange, dtype: str
-) -> None:
-    params = network.terms.params
-    manifest = find_manifest(
-        prepared.folder,
-        prepared.model,
-        manifest_hash=network.manifest_hash,
-        params=params,
-        kept_in=prepared.data_dir,
-    )
-    check_served_weights(
-        manifest,
-        prepared.folder,
-        prepared.model,
-        start=blocks.start,
-        end=blocks.end,
-        served_dtype=dtype,
-        params=params,
-    )
-
-
-class EngineInference:
-    """The engine as the epoch loop sees it. Satisfies subnet.interfaces.Inference."""
-
-    def __init__(self, engine: Engine, blocks: BlockRange) -> None:
-        self._engine: Engine | None = None
-        self._server: SessionServer | None = None
-        self._blocks = blocks
-        self.run_tasks = engine.run_tasks
-
-    @property
-    def blocks(self) -> BlockRange:
-        return self._blocks
 
 
 class Node:
@@ -281,6 +230,7 @@ class Node:
         journal: Journal,
         membership: Membership,
         members: Members,
+        gate: AccessGate,
         host: HivemindHost,
         run: Runner,
         observe: Observe,
@@ -291,11 +241,9 @@ class Node:
         self._extrinsics = extrinsics
         self._members = members
         self._host = host
-        self._engine: Engine | None = None
-        self._server: SessionServer | None = None
         self._observe = observe
         self._state = ServerState.JOINING
-        self._throughput = 0
+        self.reload_access = gate.reload
         self._addresses: tuple[str, ...] = ()
         self._epoch: int | None = None
         self._new_epoch = asyncio.Event()
@@ -309,6 +257,7 @@ class Node:
             node_id=prepared.node_id,
             describe=self._describe,
         )
+        self._server = self._make_server() if prepared.config.role is Role.HOSTER else None
         self._loop = EpochLoop(
             network.terms,
             Participant(
@@ -320,12 +269,15 @@ class Node:
                     prepared.model.hidden_size,
                     prepared.model.vocab_size,
                 ),
+                is_paid=not prepared.config.unpaid,
             ),
             World(
                 reader=chain,
                 writer=chain if prepared.hotkey is not None else None,
                 store=host.records,
-                get_inference=self._get_inference,
+                get_inference=lambda: (
+                    None if self._server is None else self._server.get_inference()
+                ),
                 get_wall_time_s=time.time,
             ),
             journal=journal,
@@ -348,25 +300,27 @@ class Node:
             tasks.create_task(self._directory.keep_fresh(self._members.list_nodes))
             tasks.create_task(self._keep_connected())
             tasks.create_task(self._follow_epochs())
-            if self._prepared.blocks is None:
+            if self._server is None:
                 self._go_online(on_ready)
             else:
-                tasks.create_task(self._serve_blocks(self._prepared.blocks, on_ready))
+                tasks.create_task(self._server.run(lambda: self._go_online(on_ready)))
 
-    async def _serve_blocks(
-        self, blocks: BlockRange, on_ready: Callable[[Ready], None] | None
-    ) -> None:
-        """Load the blocks, prove them by a measurement, and only then offer them."""
-        async with open_engine(self._prepared, self._network, blocks) as engine:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(engine.serve())
-                self._throughput = await engine.measure_throughput()
-                self._engine = engine
-                self._server = SessionServer(
-                    self._host, engine, connect=self._directory.ensure_connected
-                )
-                self._server.register()
-                self._go_online(on_ready)
+    def _make_server(self) -> BlockServer:
+        prepared, terms = self._prepared, self._network.terms
+        return BlockServer(
+            prepared,
+            ServedModel(self._network.manifest_hash, terms.params, terms.schedule),
+            host=self._host,
+            directory=self._directory,
+            placement=Placement(
+                prepared.config,
+                prepared.model,
+                self._directory,
+                own=prepared.key.peer_id,
+                list_nodes=self._members.list_nodes,
+            ),
+            announce=self._announcer.notify,
+        )
 
     def _go_online(self, on_ready: Callable[[Ready], None] | None) -> None:
         self._state = ServerState.ONLINE
@@ -376,7 +330,7 @@ class Node:
             pid=os.getpid(),
             peer_id=str(self._host.peer_id),
             role=self._prepared.config.role.value,
-            blocks=str(self._prepared.blocks),
+            blocks=None if self._server is None else str(self._server.blocks),
             addresses=list(self._addresses),
         )
         if on_ready is not None:
@@ -386,35 +340,36 @@ class Node:
         """Refuse new sessions, say so, and give the open ones a moment."""
         self._state = ServerState.DRAINING
         if self._server is not None:
-            self._server.drain()
+            self._server.begin_drain()
         try:
             async with asyncio.timeout(DRAIN_S):
                 await self._announcer.announce()
-                await self._wait_for_sessions()
+                if self._server is not None:
+                    await self._server.wait_for_sessions(DRAIN_S)
         except (TimeoutError, MeshError):
             return
 
-    async def _wait_for_sessions(self) -> None:
-        for _ in range(int(DRAIN_S / DRAIN_STEP_S)):
-            if self._engine is None or not self._engine.session_count:
-                return
-            await asyncio.sleep(DRAIN_STEP_S)
-
-    def _get_inference(self) -> Inference | None:
-        if self._engine is None or self._prepared.blocks is None:
-            return None
-        return EngineInference(self._engine, self._prepared.blocks)
-
     def _describe(self) -> ServerInfo:
-        blocks = self._prepared.blocks
-        role = self._prepared.config.role
+        server = self._server
+        if server is None:
+            return ServerInfo(
+                role=ServerRole.VALIDATOR,
+                state=self._state,
+                span=None,
+                throughput=0,
+                free_cache_tokens=0,
+                dtype="",
+                software=SOFTWARE,
+                addresses=self._addresses,
+            )
+        blocks = server.blocks
         return ServerInfo(
-            role=ServerRole.HOSTER if role is Role.HOSTER else ServerRole.VALIDATOR,
-            state=self._state,
+            role=ServerRole.HOSTER,
+            state=server.state,
             span=None if blocks is None else BlockSpan(blocks.start, blocks.end),
-            throughput=self._throughput,
-            free_cache_tokens=0 if self._engine is None else self._engine.free_cache_tokens,
-            dtype="" if self._engine is None else str(self._engine.dtype).removeprefix("torch."),
+            throughput=server.throughput,
+            free_cache_tokens=server.free_cache_tokens,
+            dtype=server.dtype,
             software=SOFTWARE,
             addresses=self._addresses,
         )
@@ -468,11 +423,15 @@ class Node:
             if event.position.epoch != self._epoch:
                 self._epoch = event.position.epoch
                 self._new_epoch.set()
+            if self._server is not None:
+                self._server.note_position(event.position)
             self._write_status(event)
         self._observe(event)
 
     def _write_status(self, event: HeadHandled) -> None:
-        position, blocks = event.position, self._prepared.blocks
+        position = event.position
+        blocks = None if self._server is None else self._server.blocks
+        taking_part = "unpaid" if self._prepared.config.unpaid else event.status.value
         write_status(
             self._prepared.data_dir,
             NodeStatus(
@@ -485,7 +444,7 @@ class Node:
                 head=position.block,
                 epoch=position.epoch,
                 phase=phase_at(position, self._network.terms.schedule).value,
-                taking_part=event.status.value,
+                taking_part=taking_part,
                 addresses=self._addresses,
             ),
         )

@@ -39,12 +39,16 @@ GetPosition = Callable[[], EpochPosition | None]
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """Which node this is, and the shape of the model that it serves or judges."""
+    """Which node this is, and the shape of the model that it serves or judges.
+
+    One that is not ``is_paid`` watches: it owes nothing and publishes nothing.
+    """
 
     key: PeerKey
     node_id: SubnetNodeId
     role: Role
     shape: ModelShape
+    is_paid: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consensus.types import BlockRange, Role, SubnetId, SubnetNodeId
+from consensus.types import BlockRange, SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from keys.identity_file import load_identity_file
 from keys.peer import PeerId, PeerKey
 from mesh.model.config import ModelConfig, load_config
 from mesh.model.files import ModelFolder, resolve_model_folder
 from mesh.p2p.ports import PortInUse, check_ports_free
+from subnet.access import Rank, load_priority, load_rules
 from subnet.config import NodeConfig
 from subnet.errors import ConfigError, NotRegistered
 from subnet.manifest import parse_manifest_hash
@@ -31,11 +32,19 @@ MAX_PASSWORD_SIZE = 4096
 NO_HOTKEY_NOTICE = (
     "no --hotkey-path: this node serves, commits and reveals, but neither proposes nor attests"
 )
+UNPAID_NOTICE = (
+    "--unpaid: this node serves clients and takes no part in consensus: "
+    "it commits nothing, scores nobody and is paid nothing"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedNode:
-    """A node whose inputs hold. ``blocks`` is None for a validator."""
+    """A node whose inputs hold.
+
+    ``blocks`` is None for a validator, and for a hoster that chooses its range itself once it
+    knows the swarm. ``rank`` says whom the operator serves first.
+    """
 
     config: NodeConfig
     key: PeerKey
@@ -47,6 +56,7 @@ class PreparedNode:
     blocks: BlockRange | None
     data_dir: Path
     notices: tuple[str, ...]
+    rank: Rank | None = None
 
 
 async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> PreparedNode:
@@ -56,10 +66,12 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     """
     key = load_identity_file(config.identity_path)
     hotkey = hotkey or _load_hotkey(config)
+    load_rules(config.allow_file, config.deny_file)
+    rank = None if config.priority is None else load_priority(config.priority)
     check_private_directory(get_data_dir(config))
     _check_ports(config)
     subnet_id, node = await _find_registration(config, key.peer_id)
-    notices = _collect_notices(node, hotkey)
+    notices = _collect_notices(config, node, hotkey)
     folder = resolve_model_folder(config.model)
     model = load_config(folder.path)
     return PreparedNode(
@@ -73,18 +85,20 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
         blocks=choose_blocks(config, model),
         data_dir=get_data_dir(config) / f"{subnet_id}-{node.node_id}",
         notices=notices,
+        rank=rank,
     )
 
 
 def choose_blocks(config: NodeConfig, model: ModelConfig) -> BlockRange | None:
-    """Return the range to serve, None for a validator. Raises BlockRangeOutsideModel."""
-    if config.role is Role.VALIDATOR:
-        return None
-    if config.block_indices is not None:
-        blocks = config.block_indices
-    else:
-        blocks = BlockRange(0, config.num_blocks or model.num_blocks)
-    model.check_block_range(blocks.start, blocks.end)
+    """Return the range that the operator names; None if there is none or the node chooses it.
+
+    Raises BlockRangeOutsideModel.
+    """
+    if config.num_blocks is not None:
+        model.check_block_range(0, config.num_blocks)
+    blocks = config.block_indices
+    if blocks is not None:
+        model.check_block_range(blocks.start, blocks.end)
     return blocks
 
 
@@ -196,7 +210,11 @@ async def _find_node(
     return node
 
 
-def _collect_notices(node: RegisteredNode, hotkey: AccountKey | None) -> tuple[str, ...]:
+def _collect_notices(
+    config: NodeConfig, node: RegisteredNode, hotkey: AccountKey | None
+) -> tuple[str, ...]:
+    if config.unpaid:
+        return (UNPAID_NOTICE,)
     if hotkey is None:
         return (NO_HOTKEY_NOTICE,)
     if hotkey.account_id != node.hotkey:

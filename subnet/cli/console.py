@@ -66,7 +66,11 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     ),
     (ModelFilesMissing, "name a complete model folder, or a Hugging Face model that is at hand"),
     (UnknownArchitecture, "name a model of a supported architecture"),
-    (ManifestMismatch, "name the model, in the revision, that the subnet serves"),
+    (
+        ManifestMismatch,
+        "name the model, in the revision and --quant-type that the subnet serves; "
+        "a hoster may serve another one with --unpaid",
+    ),
     (BlockRangeOutsideModel, "give --block-indices within the model"),
     (ModelError, "get the model's files again"),
     (PeerUnreachable, "check --initial-peers and that the peer is running"),

@@ -52,12 +52,36 @@ def mesh_test(
         str | None, typer.Option(help="Blocks to serve, START:END, half-open, such as 0:11.")
     ] = None,
     num_blocks: Annotated[
-        int | None, typer.Option(min=1, help="How many blocks to serve, from the first.")
+        int | None,
+        typer.Option(
+            min=1, help="How many blocks to serve, where it helps most; as many as fit if absent."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     torch_dtype: Annotated[
         str, typer.Option(help="auto (as saved), float32, bfloat16 or float16.")
     ] = "auto",
+    quant_type: Annotated[
+        str, typer.Option(help="none, or int8 weights; paid where the manifest is int8.")
+    ] = "none",
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="The same bits whatever runs beside; slower."),
+    ] = False,
+    unpaid: Annotated[
+        bool,
+        typer.Option("--unpaid", help="Serve without taking part in consensus."),
+    ] = False,
+    allow_file: Annotated[
+        Path | None, typer.Option(help="Serve only these peer ids, one a line; SIGHUP rereads.")
+    ] = None,
+    deny_file: Annotated[
+        Path | None, typer.Option(help="Do not serve these peer ids; SIGHUP rereads.")
+    ] = None,
+    priority: Annotated[
+        str | None,
+        typer.Option(help="Function that ranks callers: module:function, or an entry point."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Compute threads; all cores if absent.")
     ] = None,
@@ -107,6 +131,12 @@ def mesh_test(
             "num_blocks": num_blocks,
             "device": device,
             "torch_dtype": torch_dtype,
+            "quant_type": quant_type,
+            "deterministic": deterministic,
+            "unpaid": unpaid,
+            "allow_file": allow_file,
+            "deny_file": deny_file,
+            "priority": priority,
             "threads": threads,
             "attn_cache_tokens": attn_cache_tokens,
             "subnet_id": subnet_id,

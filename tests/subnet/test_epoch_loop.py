@@ -9,6 +9,7 @@ from consensus.types import SCORE_ONE, BlockRange, Role
 from subnet import epoch_loop
 from subnet.observer import (
     AttestationRefused,
+    DutyDone,
     DutyFailed,
     EpochScored,
     EpochSettled,
@@ -255,3 +256,15 @@ async def test_an_unexpected_error_ends_the_node(subnet):
     with pytest.RaisesGroup(pytest.RaisesGroup(ZeroDivisionError)):
         async with run_nodes(subnet.nodes[1]):
             await advance_to(subnet.chain, 1, 0)
+
+
+async def test_a_node_without_pay_publishes_nothing_and_the_others_score_as_ever(subnet):
+    unpaid = subnet.nodes[4]
+    unpaid.is_paid = False
+    async with subnet.run():
+        await advance_to(subnet.chain, 3, 0)
+    assert unpaid.list_events(HeadHandled)
+    assert not unpaid.list_events(DutyDone) and not unpaid.list_events(DutyFailed)
+    paid = {node for node, score in subnet.chain.submissions[2].scores if score}
+    assert {1, 2, 3} <= paid and 4 not in paid
+    assert subnet.chain.submissions[2].attested == set(HOSTERS + VALIDATORS) - {4}

@@ -41,7 +41,7 @@ from subnet.config import NodeConfig
 from subnet.devchain.config import BlockMode, DevChainConfig
 from subnet.devchain.server import DevChain
 from subnet.errors import ChainUnavailable, ConfigError, NotRegistered
-from subnet.preflight import NO_HOTKEY_NOTICE, prepare
+from subnet.preflight import NO_HOTKEY_NOTICE, UNPAID_NOTICE, prepare
 from tests.support.chain_rigs import COLDKEYS, OWNER, WireRig, make_subnet
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -418,3 +418,34 @@ async def test_a_usage_error_comes_before_every_other_and_exits_with_two(
     assert (code, modules) == (2, ""), err
     assert sentence in err and "Traceback" not in err
     assert_nothing_started(place)
+
+
+@pytest.mark.parametrize("num_blocks", [None, NUM_BLOCKS - 1])
+async def test_a_hoster_without_a_range_chooses_it_when_it_knows_the_swarm(
+    num_blocks: int | None, place: Place
+) -> None:
+    changes = {"block_indices": None, "num_blocks": num_blocks}
+    prepared = await prepare(NodeConfig(**make_values(place) | changes))
+    assert prepared.blocks is None
+
+
+async def test_more_blocks_than_the_model_has_are_refused_before_anything_runs(
+    place: Place,
+) -> None:
+    changes = {"block_indices": None, "num_blocks": NUM_BLOCKS + 1}
+    with pytest.raises(BlockRangeOutsideModel):
+        await prepare(NodeConfig(**make_values(place) | changes))
+
+
+async def test_a_broken_peer_list_or_priority_is_said_before_the_chain_is_asked(
+    place: Place,
+) -> None:
+    nowhere = {"chain_url": "ws://127.0.0.1:9"}
+    for changes in ({"allow_file": place.file("model")}, {"priority": "no_such_module:rank"}):
+        with pytest.raises(ConfigError):
+            await prepare(NodeConfig(**make_values(place) | nowhere | changes))
+
+
+async def test_without_pay_the_node_says_what_it_will_not_do(place: Place) -> None:
+    prepared = await prepare(NodeConfig(**make_values(place) | {"unpaid": True}))
+    assert prepared.notices == (UNPAID_NOTICE,)

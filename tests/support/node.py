@@ -65,6 +65,7 @@ class FakeNode:
         self.wall_offset_s = 0
         self.run_journal = run_inline
         self.wrap_store = lambda store: store
+        self.is_paid = True
 
     def load_journal(self) -> Journal:
         return Journal.load(self.disk, owner=self.key.peer_id.public_key, run=self.run_journal)
@@ -93,7 +94,7 @@ class FakeNode:
         )
         return EpochLoop(
             terms,
-            Participant(self.key, self.node_id, self.role, SHAPE),
+            Participant(self.key, self.node_id, self.role, SHAPE, is_paid=self.is_paid),
             world,
             journal=self.journal,
             membership=self.membership,
