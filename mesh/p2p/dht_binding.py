@@ -28,6 +28,9 @@ from mesh.errors import MeshError
 from mesh.p2p.rpc_guard import TokenBuckets
 
 MAX_KEYS_PER_REQUEST = 64
+KEYS_PER_FIND = 3
+"""As many records of the largest size as fit one 4 MiB answer: anybody may ask, and an answer is
+put together in memory before hivemind looks at its size."""
 MAX_NEIGHBOURS = 64
 MAX_STORE_REQUEST = 3 << 20
 """hivemind's unary messages end at 4 MiB; a hand-off to a new neighbour is cut to this."""
@@ -65,7 +68,7 @@ class DhtRules:
         if isinstance(request, dht_pb2.StoreRequest):
             self._check_store(request, remote)
         elif isinstance(request, dht_pb2.FindRequest):
-            _check_keys(request.keys)
+            _check_keys(request.keys, most=KEYS_PER_FIND)
 
     def clean_answer(self, response: Any, remote: PeerId) -> None:
         """Raise DhtRefused for a false claim; drop what hivemind must not see."""
@@ -134,9 +137,9 @@ class BoundP2P(P2P):  # type: ignore[misc]
         return f"/mesh/{self.namespace}/{name}"
 
 
-def _check_keys(keys: Any) -> None:
-    if not len(keys) <= MAX_KEYS_PER_REQUEST:
-        raise DhtRefused(f"a request names at most {MAX_KEYS_PER_REQUEST} keys")
+def _check_keys(keys: Any, *, most: int = MAX_KEYS_PER_REQUEST) -> None:
+    if not len(keys) <= most:
+        raise DhtRefused(f"such a request names at most {most} keys")
     if any(len(key) != DHTID.HASH_NBYTES for key in keys):
         raise DhtRefused(f"a key has {DHTID.HASH_NBYTES} bytes")
 

@@ -21,13 +21,11 @@ from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
 
 from keys.peer import PeerId
-from mesh.p2p.dht_binding import compute_node_id
+from mesh.p2p.dht_binding import KEYS_PER_FIND, compute_node_id
 from mesh.p2p.interface import MAX_RECORD_SIZE, RecordPolicy
 from mesh.p2p.record_checks import check_own_record, derive_key
 
 NUM_REPLICAS = 8
-KEYS_PER_CALL = 3
-"""Keys per FIND: as many records of the largest size as fit one 4 MiB answer."""
 RPC_TIMEOUT_S = 5.0
 PUBLISH_TIMEOUT_S = 30.0
 READ_BACK_TIMEOUT_S = 5.0
@@ -121,7 +119,7 @@ async def create_dht_node(
         cache_on_store=False,
         cache_refresh_before_expiry=0,
         reuse_get_requests=False,
-        chunk_size=KEYS_PER_CALL,
+        chunk_size=KEYS_PER_FIND,
         blacklist_time=BAN_TIME_S,
         # Without this a peer that was away for ten minutes is shunned for hours.
         backoff_rate=1.0,

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from hivemind.dht.routing import DHTID
 from hivemind.dht.validation import DHTRecord
 from hivemind.proto import dht_pb2
 from hivemind.utils import MSGPackSerializer
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from mesh.errors import PeerRefusal, RecordRefused
 from mesh.p2p.dht_binding import (
+    KEYS_PER_FIND,
     MAX_KEYS_PER_REQUEST,
     MAX_STORE_REQUEST,
     REQUEST_BURST,
@@ -23,6 +25,7 @@ from mesh.p2p.dht_binding import (
     compute_node_id,
 )
 from mesh.p2p.dht_records import PolicyValidator, decode_value
+from mesh.p2p.interface import MAX_RECORD_SIZE
 from tests.support.p2p import make_key
 
 ALICE, BOB = make_key("alice").peer_id, make_key("bob").peer_id
@@ -103,10 +106,15 @@ def test_a_store_of_anything_but_plain_values_is_refused(changes: dict[str, Any]
 
 
 def test_a_find_of_too_many_keys_is_refused() -> None:
-    keys = [bytes(20)] * MAX_KEYS_PER_REQUEST
+    keys = [bytes(20)] * KEYS_PER_FIND
     _rules().check_request(dht_pb2.FindRequest(keys=keys), ALICE)
     with pytest.raises(DhtRefused):
         _rules().check_request(dht_pb2.FindRequest(keys=[*keys, bytes(20)]), ALICE)
+
+
+def test_an_answer_of_the_largest_records_fits_one_message() -> None:
+    neighbours = 20 * (DHTID.HASH_NBYTES + 38 + 4)
+    assert KEYS_PER_FIND * (MAX_RECORD_SIZE + neighbours + 64) < 4 << 20
 
 
 def test_only_members_hold_places_and_store_but_all_may_read() -> None:
