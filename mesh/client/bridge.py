@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
@@ -17,35 +17,53 @@ JOIN_S = 15.0
 """The daemon is asked to leave first, and killed after a few seconds."""
 
 
+class LoopClosed(RuntimeError):
+    """The loop has ended: nobody would do the work."""
+
+
 class LoopBridge:
     """Runs coroutines in the event loop of another thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._has_ended = False
+        # Reentrant, because a garbage collection inside it may post work of its own.
+        self._lock = threading.RLock()
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
-        """Wait for ``work``. An interrupt here cancels it there."""
+        """Wait for ``work``. An interrupt here cancels it there.
+
+        Raises LoopClosed when the loop has ended, or ends meanwhile.
+        """
         if _is_running_here(self._loop):
             work.close()
             raise RuntimeError("this is the event loop's own thread: it would wait for itself")
-        if self._loop.is_closed():
-            work.close()
-            raise RuntimeError("it is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self._submit(work)
+        if future is None:
+            raise LoopClosed("the client is closed")
         try:
             return future.result()
+        except CancelledError as error:
+            raise LoopClosed("the client was closed meanwhile") from error
         finally:
             future.cancel()
 
     def post(self, make_work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start work that nobody waits for; nothing where the loop has ended."""
+        self._submit(make_work())
 
-        def start() -> None:
-            asyncio.run_coroutine_threadsafe(make_work(), self._loop)
+    def _submit(self, work: Coroutine[Any, Any, R]) -> Future[R] | None:
+        with self._lock:
+            if self._has_ended or self._loop.is_closed():
+                work.close()
+                return None
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-        # It may close between a question and the call.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(start)
+    async def end(self) -> None:
+        """Take no more work; what was taken has become a task of the loop when this returns."""
+        with self._lock:
+            self._has_ended = True
+        await asyncio.sleep(0)
 
 
 def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
@@ -71,23 +89,26 @@ class LoopThread(Generic[T]):
     def open(self, enter: Callable[[], AbstractAsyncContextManager[T]]) -> tuple[T, LoopBridge]:
         """Start the thread and enter the resource there. Raises what entering raises."""
         ready: Future[T] = Future()
-        loop = self._runner.get_loop()
+        bridge = LoopBridge(self._runner.get_loop())
 
         def work() -> None:
             # Being cancelled is how this thread ends.
             with self._runner, contextlib.suppress(asyncio.CancelledError):
-                self._runner.run(self._hold(enter, ready))
+                self._runner.run(self._hold(enter, ready, bridge))
 
         self._thread = threading.Thread(target=work, name=self._name, daemon=True)
         self._thread.start()
         try:
-            return ready.result(), LoopBridge(loop)
+            return ready.result(), bridge
         except BaseException:
             self.close()
             raise
 
     async def _hold(
-        self, enter: Callable[[], AbstractAsyncContextManager[T]], ready: Future[T]
+        self,
+        enter: Callable[[], AbstractAsyncContextManager[T]],
+        ready: Future[T],
+        bridge: LoopBridge,
     ) -> None:
         self._task = asyncio.current_task()
         if self._is_closing:
@@ -100,6 +121,9 @@ class LoopThread(Generic[T]):
             if ready.done():
                 raise
             ready.set_exception(error)
+        finally:
+            # Tasks that are left are cancelled with the loop, and whoever waits for them is told.
+            await bridge.end()
 
     def close(self) -> None:
         """Leave the resource and end the thread; idempotent."""

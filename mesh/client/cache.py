@@ -5,6 +5,7 @@ Only token ids are kept here. A closed cache still knows its text: using it agai
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from mesh.client.bridge import LoopBridge
+from mesh.client.bridge import LoopBridge, LoopClosed
 from mesh.client.texts import TextBatch
 from mesh.errors import InvalidRequest
 
@@ -89,7 +90,9 @@ class MeshCache(Cache):  # type: ignore[misc]
 
     def close(self) -> None:
         """Free the hosters' memory; idempotent."""
-        self._bridge.run(self.batch.close())
+        # A closed client has freed it already.
+        with contextlib.suppress(LoopClosed):
+            self._bridge.run(self.batch.close())
 
     @property
     def is_compileable(self) -> bool:

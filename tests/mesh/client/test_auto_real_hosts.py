@@ -20,7 +20,7 @@ from mesh.api.server import ServeConfig, open_gateway
 from mesh.assets import SHIPPED_MODEL_NAME, default_question, shipped_model_path
 from mesh.client import AutoDistributedModelForCausalLM
 from mesh.client.auto_config import MeshConfig
-from mesh.client.bridge import LoopThread
+from mesh.client.bridge import LoopClosed, LoopThread
 from mesh.errors import InvalidRequest, ManifestMismatch, MeshError, ModelError
 from tests.support.local_backend import ANSWER, LocalBackend
 from tests.support.real_swarm import open_real_swarm
@@ -79,7 +79,9 @@ def test_shipped_model_answers_exactly_through_transformers(swarm, tmp_path):
     assert list_daemons() == before
     assert "mesh-client" not in list_threads()
     assert all(engine.session_count == 0 for engine in engines)
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(LoopClosed):
+        model.generate(**inputs, max_new_tokens=2)
+    with pytest.raises(LoopClosed), model.inference_session(max_length=20):
         model.generate(**inputs, max_new_tokens=2)
 
     # What was saved says where to dial; transformers' own Auto classes find the way.

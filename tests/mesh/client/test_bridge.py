@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 
 import pytest
 
-from mesh.client.bridge import LoopBridge, LoopThread
+from mesh.client.bridge import LoopBridge, LoopClosed, LoopThread
 
 
 class Resource:
@@ -40,7 +40,7 @@ def test_resource_is_left_once_and_its_thread_ends():
     thread.close()
     assert resource.events == ["entered", "left"]
     assert not is_alive("once")
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(LoopClosed):
         bridge.run(asyncio.sleep(0))
     bridge.post(lambda: asyncio.sleep(0))
 
@@ -57,23 +57,40 @@ def test_failure_to_enter_is_raised_here():
     assert not is_alive("failing")
 
 
-def test_work_in_flight_is_cancelled_when_the_loop_ends():
+def test_work_in_flight_fails_when_the_loop_ends():
     thread = LoopThread("in flight")
     _, bridge = thread.open(Resource().open)
-    failures = []
+    failures, is_running = [], threading.Event()
+
+    async def work() -> None:
+        is_running.set()
+        await asyncio.Event().wait()
 
     def wait() -> None:
         try:
-            bridge.run(asyncio.Event().wait())
-        except CancelledError as error:
-            failures.append(error)
+            bridge.run(work())
+        except LoopClosed as error:
+            failures.append(str(error))
 
     waiting = threading.Thread(target=wait)
     waiting.start()
+    assert is_running.wait(5)
     thread.close()
     waiting.join(5)
-    assert not waiting.is_alive()
-    assert len(failures) <= 1
+    assert failures == ["the client was closed meanwhile"]
+
+
+def test_work_that_comes_while_the_loop_ends_does_not_wait_for_ever():
+    for _ in range(20):
+        thread = LoopThread("ending")
+        _, bridge = thread.open(Resource().open)
+        ending = threading.Thread(target=thread.close)
+        ending.start()
+        with contextlib.suppress(LoopClosed):
+            while True:
+                bridge.run(asyncio.sleep(0))
+        ending.join(5)
+        assert not ending.is_alive()
 
 
 def test_errors_of_the_work_are_raised_here():
