@@ -26,13 +26,29 @@ def localnet(
             min=0, max=65535, help="Also start the HTTP gateway on this port, without a key."
         ),
     ] = None,
-    block_seconds: Annotated[float, typer.Option(min=0.5, help="Seconds between blocks.")] = 1.0,
+    block_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.5, help="Seconds between blocks.  [default: 1; 6 with --chain]"),
+    ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="What the client asks; a question of the shipped model.")
     ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep keys, journals and logs in this new directory.")
     ] = None,
+    chain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Run on this chain, as Alith, instead of a development chain."
+        ),
+    ] = None,
+    drive: Annotated[
+        bool,
+        typer.Option(
+            "--drive/--no-drive",
+            help="Make the blocks of --chain if it can be told to; else follow them.",
+        ),
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per epoch on stdout; talk on stderr.")
     ] = False,
@@ -47,13 +63,17 @@ def localnet(
 
     from subnet.cli.interrupts import run_interruptible
     from subnet.errors import ConfigError
+    from subnet.localnet import options as settings
     from subnet.localnet.display import Display, LiveDisplay, PlainDisplay
-    from subnet.localnet.options import LocalnetOptions
     from subnet.localnet.run import run_localnet
 
     if hosters + validators < 3:
         raise ConfigError("a subnet has at least three nodes", "raise --hosters or --validators")
-    options = LocalnetOptions(
+    if block_seconds is None:
+        block_seconds = (
+            settings.DEVCHAIN_BLOCK_SECONDS if chain is None else settings.REAL_BLOCK_SECONDS
+        )
+    options = settings.LocalnetOptions(
         hosters=hosters,
         validators=validators,
         epochs=_count_epochs(epochs, is_serving=serve is not None),
@@ -61,6 +81,8 @@ def localnet(
         prompt=prompt,
         keep=keep,
         serve_port=serve,
+        chain_url=chain,
+        is_driven=drive,
     )
     with ExitStack() as stack:
         display: Display

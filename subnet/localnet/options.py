@@ -9,6 +9,9 @@ EPOCH_LENGTH = 20
 FINALITY_LAG = 2
 ANSWER_TOKENS = 256
 SETUP_TIMEOUT_S = 180.0
+DEVCHAIN_BLOCK_SECONDS = 1.0
+REAL_BLOCK_SECONDS = 6.0
+"""The real runtime's time goes 6 s a block, however fast the blocks are made."""
 MARGIN_S = 60.0
 
 
@@ -17,18 +20,21 @@ class LocalnetOptions:
     """``prompt`` None asks the shipped model's first question; ``keep`` keeps keys and logs there.
 
     ``block_seconds`` is the time between blocks once the network runs. ``epochs`` 0 goes on until
-    it is interrupted. ``serve_port`` starts an HTTP gateway there.
+    it is interrupted. ``serve_port`` starts an HTTP gateway there. ``chain_url`` is an existing
+    chain to run on instead of one made for the occasion; ``is_driven`` makes its blocks, where it
+    does not make them by itself.
     """
 
     hosters: int = 4
     validators: int = 2
     epochs: int = 2
-    block_seconds: float = 1.0
+    block_seconds: float = DEVCHAIN_BLOCK_SECONDS
     prompt: str | None = None
     keep: Path | None = None
     serve_port: int | None = None
+    chain_url: str | None = None
+    is_driven: bool = True
 
-    @property
-    def epoch_timeout_s(self) -> float:
-        """The wait for one row: its epoch, and the one that proposes it."""
-        return 2 * EPOCH_LENGTH * self.block_seconds + MARGIN_S
+    def compute_epoch_timeout_s(self, epoch_length: int) -> float:
+        """Return the wait for one row: its epoch, and the one that proposes it."""
+        return 2 * epoch_length * self.block_seconds + MARGIN_S

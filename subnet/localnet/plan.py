@@ -11,6 +11,24 @@ OWNER_ACCOUNT = 0
 FIRST_NODE_ACCOUNT = 100
 """Node accounts start here, clear of the six named development accounts."""
 MAX_NODES = 64
+MAX_RUNS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RunNames:
+    """What a chain keeps for good, so that each run on the same chain needs its own.
+
+    ``subnet`` is the subnet's name and repository; node accounts start at ``first_account``.
+    """
+
+    subnet: str = "localnet"
+    first_account: int = FIRST_NODE_ACCOUNT
+
+    @classmethod
+    def for_run(cls, number: int) -> RunNames:
+        """Return the names of one run out of MAX_RUNS on a chain that outlives it."""
+        assert 0 <= number < MAX_RUNS
+        return cls(f"localnet-{number:05x}", FIRST_NODE_ACCOUNT + 2 * MAX_NODES * (number + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +42,10 @@ class NodePlan:
     hotkey_account: int
 
 
-def plan_nodes(*, hosters: int, validators: int, num_blocks: int) -> tuple[NodePlan, ...]:
-    """Return the nodes of a local network.
+def plan_nodes(
+    *, hosters: int, validators: int, num_blocks: int, first_account: int = FIRST_NODE_ACCOUNT
+) -> tuple[NodePlan, ...]:
+    """Return the nodes of a local network, with accounts from ``first_account`` on.
 
     The first two hosters serve every block, the others by turns the first and the last
     five eighths, so that with four hosters every block has three and no two ranges of
@@ -40,8 +60,8 @@ def plan_nodes(*, hosters: int, validators: int, num_blocks: int) -> tuple[NodeP
                 name=f"{role.value}-{number}",
                 role=role,
                 blocks=_choose_blocks(index, num_blocks) if role is Role.HOSTER else None,
-                coldkey_account=FIRST_NODE_ACCOUNT + 2 * index,
-                hotkey_account=FIRST_NODE_ACCOUNT + 2 * index + 1,
+                coldkey_account=first_account + 2 * index,
+                hotkey_account=first_account + 2 * index + 1,
             )
         )
     return tuple(nodes)

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import math
+import secrets
 import shutil
 import socket
 import tempfile
@@ -18,12 +19,21 @@ from typing import Any
 
 from consensus.params import MAINNET
 from consensus.phases import compute_schedule, phase_at
-from consensus.types import BlockNumber, Epoch, SubnetId, SubnetNodeId, compute_epoch_position
+from consensus.types import (
+    BlockNumber,
+    Epoch,
+    EpochPosition,
+    SubnetId,
+    SubnetNodeId,
+    compute_epoch_position,
+)
 from mesh.assets import default_question, shipped_model_path, shipped_questions
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from subnet.chain.substrate import SubstrateChain
+from subnet.cli.chain_options import check_development_chain
 from subnet.errors import ConfigError
+from subnet.localnet.blocks import BUILD_TIMEOUT_S, Blocks, choose_blocks, fetch_head_number
 from subnet.localnet.children import run_client_child, run_gateway_child, run_node_child
 from subnet.localnet.devchain_process import run_devchain
 from subnet.localnet.display import Display
@@ -34,7 +44,7 @@ from subnet.localnet.options import (
     SETUP_TIMEOUT_S,
     LocalnetOptions,
 )
-from subnet.localnet.plan import NodePlan, plan_nodes
+from subnet.localnet.plan import MAX_RUNS, NodePlan, RunNames, plan_nodes
 from subnet.localnet.processes import Child, Message, ProcessGroup, read_messages
 from subnet.localnet.rows import EpochRow
 from subnet.localnet.settle import build_row
@@ -78,20 +88,50 @@ async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
         directory = stack.enter_context(_open_directory(options.keep))
         group = ProcessGroup(directory / "logs")
         group.warm_up()
-        url = await stack.enter_async_context(
-            run_devchain(
-                block_seconds=options.block_seconds,
-                epoch_length=EPOCH_LENGTH,
-                finality_lag=FINALITY_LAG,
-                log_path=directory / "logs" / "devchain.log",
-            )
-        )
-        display.step(f"development chain on {url}")
+        url = await stack.enter_async_context(_provide_chain(options, directory, display))
         chain = await stack.enter_async_context(SubstrateChain.open(url))
+        blocks = await stack.enter_async_context(_open_blocks(options, url))
         # Last in, first out: a node that stops still reaches its chain.
         stack.push_async_callback(group.aclose)
-        localnet = _Localnet(options, display, group=group, chain=chain, chain_url=url)
+        localnet = _Localnet(
+            options,
+            display,
+            group=group,
+            chain=chain,
+            chain_url=url,
+            blocks=blocks,
+            epoch_length=(await chain.fetch_info()).epoch_length,
+        )
         return await localnet.run(directory)
+
+
+@asynccontextmanager
+async def _provide_chain(
+    options: LocalnetOptions, directory: Path, display: Display
+) -> AsyncIterator[str]:
+    """Yield the address of the chain to run on; one made for the occasion ends with it."""
+    if options.chain_url is not None:
+        display.step(f"chain on {options.chain_url}")
+        yield options.chain_url
+        return
+    async with run_devchain(
+        block_seconds=options.block_seconds,
+        epoch_length=EPOCH_LENGTH,
+        finality_lag=FINALITY_LAG,
+        log_path=directory / "logs" / "devchain.log",
+    ) as url:
+        display.step(f"development chain on {url}")
+        yield url
+
+
+@asynccontextmanager
+async def _open_blocks(options: LocalnetOptions, url: str) -> AsyncIterator[Blocks]:
+    """Yield who makes the blocks, on a connection of its own: it must not wait for reads."""
+    async with SubstrateChain.open(url, call_timeout_s=BUILD_TIMEOUT_S) as chain:
+        await check_development_chain(chain, url)
+        yield await choose_blocks(
+            chain, block_seconds=options.block_seconds, is_driven=options.is_driven, url=url
+        )
 
 
 class _Localnet:
@@ -103,18 +143,29 @@ class _Localnet:
         group: ProcessGroup,
         chain: SubstrateChain,
         chain_url: str,
+        blocks: Blocks,
+        epoch_length: int,
     ) -> None:
         self._options = options
         self._display = display
         self._group = group
         self._chain = chain
         self._chain_url = chain_url
+        self._blocks = blocks
+        self._epoch_length = epoch_length
+        self._epoch_timeout_s = options.compute_epoch_timeout_s(epoch_length)
+        self._names = (
+            RunNames()
+            if options.chain_url is None
+            else RunNames.for_run(secrets.randbelow(MAX_RUNS))
+        )
         self._state = _State()
         self._model = load_config(shipped_model_path())
         self._nodes = plan_nodes(
             hosters=options.hosters,
             validators=options.validators,
             num_blocks=self._model.num_blocks,
+            first_account=self._names.first_account,
         )
         self._node_ids: Mapping[str, SubnetNodeId] = {}
 
@@ -131,6 +182,7 @@ class _Localnet:
                 )
             ]
             first_epoch = await self._begin_first_epoch(subnet_id)
+            watchers.append(tasks.create_task(self._blocks.run()))
             watchers.append(tasks.create_task(self._show_heads(subnet_id)))
             client = await self._start_client(directory, bootnode)
             watchers.append(tasks.create_task(self._watch(client)))
@@ -146,9 +198,11 @@ class _Localnet:
         manifest = build_own_manifest(
             resolve_model_folder(str(shipped_model_path())), self._model, params=MAINNET
         )
+        await self._blocks.begin_setup()
         subnet_id, self._node_ids = await register_everything(
             self._chain,
             self._nodes,
+            name=self._names.subnet,
             identities=identities,
             manifest_hash=manifest.manifest_hash,
             bootnode_address=bootnode,
@@ -190,34 +244,24 @@ class _Localnet:
         }
 
     async def _begin_first_epoch(self, subnet_id: SubnetId) -> Epoch:
-        """Wait for the nodes, skip to the first elected epoch, and let the clock make blocks."""
+        """Wait for the nodes and skip to the eve of the first elected epoch."""
         names = {node.name for node in self._nodes}
         await self._wait_until(lambda: self._state.ready >= names, SETUP_TIMEOUT_S, "start")
         self._display.step(f"{len(names)} nodes are up")
         slot = await self._fetch_slot(subnet_id)
-        head = await self._fetch_head()
-        target = (head // EPOCH_LENGTH + 1) * EPOCH_LENGTH + slot
-        missing = target - 1 - head
-        if missing:
-            await self._chain.query(lambda session: session.rpc("dev_newBlock", {"count": missing}))
-        await self._chain.query(
-            lambda session: session.rpc("dev_setBlockMode", "interval", self._options.block_seconds)
-        )
-        return compute_epoch_position(
-            BlockNumber(target), slot=slot, epoch_length=EPOCH_LENGTH
-        ).epoch
+        head = await fetch_head_number(self._chain)
+        target = (head // self._epoch_length + 1) * self._epoch_length + slot
+        await self._blocks.skip_to(BlockNumber(target - 1))
+        return self._locate(BlockNumber(target), slot).epoch
+
+    def _locate(self, block: BlockNumber, slot: int) -> EpochPosition:
+        return compute_epoch_position(block, slot=slot, epoch_length=self._epoch_length)
 
     async def _fetch_slot(self, subnet_id: SubnetId) -> int:
         subnet = await self._chain.fetch_subnet(subnet_id)
         if subnet is None or subnet.slot is None:
             raise LocalnetFailed("the subnet has no slot on the chain")
         return subnet.slot
-
-    async def _fetch_head(self) -> BlockNumber:
-        header = await self._chain.query(
-            lambda session: session.read_header(session.read_head_hash())
-        )
-        return BlockNumber(header.number)
 
     async def _start_client(self, directory: Path, bootnode: str) -> Child:
         prompt = self._options.prompt or default_question().question
@@ -276,13 +320,13 @@ class _Localnet:
 
     async def _show_heads(self, subnet_id: SubnetId) -> None:
         slot = await self._fetch_slot(subnet_id)
-        schedule = compute_schedule(EPOCH_LENGTH, MAINNET)
+        schedule = compute_schedule(self._epoch_length, MAINNET)
         async for head in self._chain.heads():
-            position = compute_epoch_position(head.number, slot=slot, epoch_length=EPOCH_LENGTH)
+            position = self._locate(head.number, slot)
             self._display.head(
                 epoch=position.epoch,
                 offset=position.offset,
-                length=EPOCH_LENGTH,
+                length=self._epoch_length,
                 phase=phase_at(position, schedule).value,
             )
 
@@ -292,13 +336,11 @@ class _Localnet:
         for epoch in (
             range(first_epoch, first_epoch + count) if count else itertools.count(first_epoch)
         ):
-            async with _deadline(self._options.epoch_timeout_s, f"proposal of epoch {epoch}"):
+            async with _deadline(self._epoch_timeout_s, f"proposal of epoch {epoch}"):
                 row = await self._settle(subnet_id, Epoch(epoch))
             self._display.row(row)
             is_right &= row.is_attested_by_all
-        await self._wait_until(
-            lambda: self._state.is_answered, self._options.epoch_timeout_s, "answer"
-        )
+        await self._wait_until(lambda: self._state.is_answered, self._epoch_timeout_s, "answer")
         return is_right and self._is_answer_right()
 
     async def _settle(self, subnet_id: SubnetId, epoch: Epoch) -> EpochRow:
@@ -306,9 +348,7 @@ class _Localnet:
         slot = await self._fetch_slot(subnet_id)
         proposing = Epoch(epoch + 1)
         while True:
-            position = compute_epoch_position(
-                await self._fetch_head(), slot=slot, epoch_length=EPOCH_LENGTH
-            )
+            position = self._locate(await fetch_head_number(self._chain), slot)
             submission = await self._chain.fetch_submission(subnet_id, proposing)
             is_over = position.epoch > proposing
             has_all = submission is not None and submission.attested >= set(self._node_ids.values())

@@ -22,7 +22,7 @@ from subnet.chain.registration import (
     fetch_activation_rules,
     register_node,
     register_subnet,
-    transfer,
+    transfer_many,
 )
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ChainMismatch
@@ -30,6 +30,8 @@ from subnet.localnet.plan import OWNER_ACCOUNT, NodePlan
 
 COLDKEY_FUNDS = DEFAULT_MIN_STAKE + 10 * TENSOR
 HOTKEY_FUNDS = TENSOR
+MAX_COST = 10_000 * TENSOR
+"""The price of a subnet doubles with each one that a chain has seen."""
 DELEGATED = 50 * TENSOR
 """Without any delegate stake the chain pays nobody but the proposer."""
 
@@ -76,34 +78,33 @@ async def register_everything(
     chain: SubstrateChain,
     nodes: Sequence[NodePlan],
     *,
+    name: str = "localnet",
     identities: Mapping[str, NodeIdentity],
     manifest_hash: bytes,
     bootnode_address: str,
     say: Callable[[str], None],
 ) -> tuple[SubnetId, Mapping[str, SubnetNodeId]]:
-    """Fund, register and activate the subnet and every node; return their ids.
+    """Fund, register and activate the subnet ``name`` and every node; return their ids.
 
     Raises ExtrinsicFailed or ChainUnavailable.
     """
     owner = derive_account(OWNER_ACCOUNT)
     coldkeys = {node.name: derive_account(node.coldkey_account) for node in nodes}
     hotkeys = {node.name: derive_account(node.hotkey_account) for node in nodes}
-    for node in nodes:
-        for key, amount in (
-            (coldkeys[node.name], COLDKEY_FUNDS),
-            (hotkeys[node.name], HOTKEY_FUNDS),
-        ):
-            await transfer(chain, sender=owner, recipient=key.account_id, amount=amount)
-    say(f"funded {2 * len(nodes)} accounts")
+    amounts = {key.account_id: COLDKEY_FUNDS for key in coldkeys.values()}
+    amounts |= {key.account_id: HOTKEY_FUNDS for key in hotkeys.values()}
+    await transfer_many(chain, sender=owner, amounts=amounts)
+    say(f"funded {len(amounts)} accounts")
     registered = await register_subnet(
         chain,
         SubnetRegistration(
-            name="localnet",
-            repo="localnet",
+            name=name,
+            repo=name,
             description="a local network",
             misc=f"{MANIFEST_MARK}{manifest_hash.hex()}",
             initial_coldkeys={key.account_id: 1 for key in coldkeys.values()},
             bootnodes={str(identities[nodes[0].name].peer_id): bootnode_address},
+            max_cost=MAX_COST,
         ),
         owner=owner,
     )

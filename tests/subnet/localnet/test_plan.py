@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consensus.types import Role
-from subnet.localnet.plan import FIRST_NODE_ACCOUNT, plan_nodes
+from subnet.localnet.plan import FIRST_NODE_ACCOUNT, MAX_RUNS, RunNames, plan_nodes
 
 
 def test_four_hosters_serve_every_block_at_least_three_times() -> None:
@@ -37,3 +37,19 @@ def test_no_two_keys_are_the_same_account() -> None:
     accounts = [node.coldkey_account for node in nodes] + [node.hotkey_account for node in nodes]
     assert len(set(accounts)) == len(accounts)
     assert min(accounts) >= FIRST_NODE_ACCOUNT
+
+
+def test_runs_on_one_chain_share_no_name_and_no_account() -> None:
+    runs = [RunNames(), RunNames.for_run(0), RunNames.for_run(1), RunNames.for_run(MAX_RUNS - 1)]
+    assert len({names.subnet for names in runs}) == len(runs)
+    accounts = [
+        account
+        for names in runs
+        for node in plan_nodes(
+            hosters=32, validators=32, num_blocks=8, first_account=names.first_account
+        )
+        for account in (node.coldkey_account, node.hotkey_account)
+    ]
+    assert len(set(accounts)) == len(accounts)
+    # Beyond lie the hardened indices of BIP-32.
+    assert max(accounts) < 1 << 31
