@@ -149,8 +149,16 @@ class HostGuard:
     def _check_origin(self, origin: str, host: str) -> None:
         if not origin or origin in self.allowed_origins:
             return
-        if urlsplit(origin).netloc != host:
+        if _get_place(origin) != host:
             raise Problem(403, "Pages of other sites may not call this.", code="cross_site")
+
+
+def _get_place(origin: str) -> str | None:
+    """Return host and port of an origin; None if it is no URL."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _get_host_name(host: str) -> str:

@@ -238,7 +238,9 @@ async def test_a_rebound_host_name_is_turned_away(open_api, backend):
 
 
 async def test_another_sites_page_cannot_post(api, backend):
-    for origin in ("https://evil.example", "null", f"http://localhost:{api.base_url.port}"):
+    broken = ("http://[", "http://a]b", "//")
+    local = f"http://localhost:{api.base_url.port}"
+    for origin in ("https://evil.example", "null", local, *broken):
         response = await api.post("/v1/completions", json=TEXT, headers={"Origin": origin})
         check_error(response, 403)
     assert backend.requests == []
