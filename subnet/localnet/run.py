@@ -181,7 +181,7 @@ class _Localnet:
                     directory, identities, subnet_id, first_port=first_port
                 )
             ]
-            first_epoch = await self._begin_first_epoch(subnet_id)
+            first_epoch = await self._begin_first_epoch(subnet_id, bootnode)
             watchers.append(tasks.create_task(self._blocks.run()))
             watchers.append(tasks.create_task(self._show_heads(subnet_id)))
             client = await self._start_client(directory, bootnode)
@@ -243,11 +243,11 @@ class _Localnet:
             "data_dir": str(data_dir),
         }
 
-    async def _begin_first_epoch(self, subnet_id: SubnetId) -> Epoch:
+    async def _begin_first_epoch(self, subnet_id: SubnetId, bootnode: str) -> Epoch:
         """Wait for the nodes and skip to the eve of the first elected epoch."""
         names = {node.name for node in self._nodes}
         await self._wait_until(lambda: self._state.ready >= names, SETUP_TIMEOUT_S, "start")
-        self._display.step(f"{len(names)} nodes are up")
+        self._display.step(f"{len(names)} nodes are up; dial {bootnode}")
         slot = await self._fetch_slot(subnet_id)
         head = await fetch_head_number(self._chain)
         target = (head // self._epoch_length + 1) * self._epoch_length + slot
