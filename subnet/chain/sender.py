@@ -101,17 +101,20 @@ class ExtrinsicSender:
         self._inclusion_timeout_s = inclusion_timeout_s
         self._lock = asyncio.Lock()
 
-    async def send(self, call: Call, key: AccountKey, *, lifetime: int = LIFETIME) -> Inclusion:
+    async def send(
+        self, call: Call, key: AccountKey, *, lifetime: int = LIFETIME, tip: int = 0
+    ) -> Inclusion:
         """Sign ``call``, send it and return once a block holds it.
 
-        After ``lifetime`` blocks it can land no more. Raises ExtrinsicFailed with the pool's or
+        After ``lifetime`` blocks it can land no more. ``tip``, in units of 10^-18 TENSOR, is paid
+        to the block's author on top of the fee. Raises ExtrinsicFailed with the pool's or
         the pallet's reason; ChainUnavailable if the chain could not be asked whether it landed;
         ChainMismatch for a call that it lacks.
         """
         async with self._lock:
             for _ in range(MAX_SIGNATURES):
                 try:
-                    return await self._sign_and_deliver(call, key, lifetime=lifetime)
+                    return await self._sign_and_deliver(call, key, lifetime=lifetime, tip=tip)
                 except _NonceSpent:
                     logger.info("a nonce of %s was taken; signing %s anew", key.address, call)
         raise _make_failure("Stale", str(call))
@@ -132,8 +135,12 @@ class ExtrinsicSender:
                     return None
                 raise
 
-    async def _sign_and_deliver(self, call: Call, key: AccountKey, *, lifetime: int) -> Inclusion:
-        signed = await self._worker.call(lambda session: session.sign(call, key, lifetime=lifetime))
+    async def _sign_and_deliver(
+        self, call: Call, key: AccountKey, *, lifetime: int, tip: int
+    ) -> Inclusion:
+        signed = await self._worker.call(
+            lambda session: session.sign(call, key, lifetime=lifetime, tip=tip)
+        )
         await self._write(lambda log: log.record_signed(signed))
         return await self._deliver(signed)
 

@@ -335,8 +335,8 @@ class Session:
         """Return the SCALE bytes of a call. Raises ChainMismatch if the runtime has none such."""
         return bytes(self._compose(call).data.data)
 
-    def sign(self, call: Call, key: AccountKey, *, lifetime: int) -> SignedExtrinsic:
-        """Encode and sign ``call`` with the account's next nonce.
+    def sign(self, call: Call, key: AccountKey, *, lifetime: int, tip: int = 0) -> SignedExtrinsic:
+        """Encode and sign ``call`` with the account's next nonce; ``tip`` in 10^-18 TENSOR.
 
         It may land in the ``lifetime`` - 1 blocks after the head; ``lifetime`` is a power of two
         from 4 on. Raises RuntimeUpgraded, ChainMismatch.
@@ -348,7 +348,7 @@ class Session:
         pair = Keypair.create_from_private_key(key.private_key(), crypto_type=KeypairType.ECDSA)
         with _translated(self.url):
             extrinsic = self._interface.create_signed_extrinsic(
-                composed, pair, nonce=nonce, era=era
+                composed, pair, nonce=nonce, era=era, tip=tip
             )
         return SignedExtrinsic(
             call=str(call),

@@ -73,6 +73,7 @@ class SubstrateChain:
         info: ChainInfo,
         signer: AccountKey | None,
         node_id: SubnetNodeId | None,
+        tip: int,
         poll_after_s: float,
         stall_timeout_s: float,
     ) -> None:
@@ -81,6 +82,7 @@ class SubstrateChain:
         self._info = info
         self._signer = signer
         self._node_id = node_id
+        self._tip = tip
         self._poll_after_s = poll_after_s
         self._stall_timeout_s = stall_timeout_s
 
@@ -92,6 +94,7 @@ class SubstrateChain:
         *,
         signer: AccountKey | None = None,
         node_id: SubnetNodeId | None = None,
+        tip: int = 0,
         expected_genesis: bytes | None = None,
         log: ExtrinsicLog | None = None,
         call_timeout_s: float = CALL_TIMEOUT_S,
@@ -102,7 +105,8 @@ class SubstrateChain:
         """Connect to ``url``, or to the first of several (a sequence, or commas) that answers.
 
         ``signer`` is the hotkey for ``propose`` and ``attest``, ``node_id`` the node for which it
-        signs where one hotkey serves several. Raises ChainUnavailable or ChainMismatch.
+        signs where one hotkey serves several, ``tip`` what ``submit`` adds to each fee (units of
+        10^-18 TENSOR). Raises ChainUnavailable or ChainMismatch.
         """
         named = url.split(",") if isinstance(url, str) else url
         urls = tuple(one.strip() for one in named if one.strip())
@@ -124,6 +128,7 @@ class SubstrateChain:
                 info=info,
                 signer=signer,
                 node_id=node_id,
+                tip=tip,
                 poll_after_s=poll_after_s,
                 stall_timeout_s=stall_timeout_s,
             )
@@ -251,7 +256,9 @@ class SubstrateChain:
         """
         from subnet.chain.session import Call
 
-        return await self._sender.send(Call(pallet, name, arguments), key, lifetime=lifetime)
+        return await self._sender.send(
+            Call(pallet, name, arguments), key, lifetime=lifetime, tip=self._tip
+        )
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None

@@ -8,6 +8,7 @@ import typer
 
 from subnet.cli.chain_options import (
     DEFAULT_CHAIN,
+    NO_TIP,
     AsJson,
     Chain,
     DevAccount,
@@ -15,6 +16,7 @@ from subnet.cli.chain_options import (
     KeyFile,
     PasswordFile,
     Subnet,
+    Tip,
     load_signer,
     open_chain,
     print_checks,
@@ -32,6 +34,7 @@ def activate_node(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -46,7 +49,7 @@ def activate_node(
         from subnet.chain import preflight, registration
 
         node = SubnetNodeId(node_id)
-        async with open_chain(chain, dev_account=dev_account) as client:
+        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
             subnet_id = await require_subnet(client, subnet)
             if dry_run:
                 checks = await preflight.check_activate_node(
@@ -72,6 +75,7 @@ def activate_subnet(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +85,7 @@ def activate_subnet(
     async def work() -> None:
         from subnet.chain import preflight, registration
 
-        async with open_chain(chain, dev_account=dev_account) as client:
+        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
             subnet_id = await require_subnet(client, subnet)
             if dry_run:
                 checks = await preflight.check_activate_subnet(

@@ -11,6 +11,7 @@ import typer
 
 from subnet.cli.chain_options import (
     DEFAULT_CHAIN,
+    NO_TIP,
     AsJson,
     Chain,
     DevAccount,
@@ -18,6 +19,7 @@ from subnet.cli.chain_options import (
     KeyFile,
     PasswordFile,
     Subnet,
+    Tip,
     load_signer,
     open_chain,
     parse_account,
@@ -50,6 +52,7 @@ class Signing:
     key_file: Path | None
     password_file: Path | None
     dev_account: str | None
+    tip: str
     dry_run: bool
     as_json: bool
 
@@ -77,7 +80,9 @@ def _send(
     key = signing.load()
 
     async def work() -> None:
-        async with open_chain(signing.chain, dev_account=signing.dev_account) as client:
+        async with open_chain(
+            signing.chain, dev_account=signing.dev_account, tip=signing.tip
+        ) as client:
             subnet_id = 0 if subnet is None else await require_subnet(client, subnet)
             arguments = build(subnet_id)
             if signing.dry_run:
@@ -122,11 +127,12 @@ def pause_subnet(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Pause a subnet, signed by its owner."""
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(signing, "owner_pause_subnet", _subnet_only, subnet=subnet, owner_only=True)
 
 
@@ -136,11 +142,12 @@ def unpause_subnet(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a paused subnet go on, signed by its owner."""
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(signing, "owner_unpause_subnet", _subnet_only, subnet=subnet, owner_only=True)
 
 
@@ -151,13 +158,14 @@ def deactivate_subnet(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove a subnet at once and for good, signed by its owner. Stake stays claimable."""
     if not yes and not dry_run:
         typer.confirm(f"Remove subnet {subnet} for good?", abort=True, err=True)
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(signing, "owner_deactivate_subnet", _subnet_only, subnet=subnet, owner_only=True)
 
 
@@ -173,12 +181,13 @@ def set_subnet(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Change one of a subnet's settings, signed by its owner."""
     arguments = _parse_setting(setting, values)
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(
         signing,
         f"owner_update_{setting.replace('-', '_')}",
@@ -197,6 +206,7 @@ def update_peer_info(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -211,7 +221,7 @@ def update_peer_info(
         raise UsageError(
             f"{peer_id!r} is not a peer id: {error}", "write it as 12D3KooW..."
         ) from error
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(
         signing,
         "update_peer_info",
@@ -232,11 +242,12 @@ def remove_node(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Take a node out of its subnet, signed by its coldkey or hotkey. The stake stays."""
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(
         signing,
         "remove_subnet_node",
@@ -255,12 +266,13 @@ def add_stake(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Add to a node's stake, signed by its coldkey."""
     account, units = _account_text(hotkey), parse_amount(amount)
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(
         signing,
         "add_stake",
@@ -283,12 +295,13 @@ def remove_stake(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Begin to unbond stake, signed by the coldkey; `unbondings` tells when it can be claimed."""
     account, units = _account_text(hotkey), parse_amount(amount)
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(
         signing,
         "remove_stake",
@@ -306,11 +319,12 @@ def claim(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Claim every unbonding whose time has come."""
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(signing, "claim_unbondings", lambda _: {})
 
 
@@ -321,12 +335,13 @@ def delegate(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Delegate stake to a subnet: its emissions grow with it."""
     units = parse_amount(amount)
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(
         signing,
         "add_to_delegate_stake",
@@ -342,11 +357,12 @@ def undelegate(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Begin to unbond delegated stake, by shares."""
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(
         signing,
         "remove_delegate_stake",
@@ -362,12 +378,13 @@ def update_hotkey(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Move a node and its stake to another hotkey, signed by the coldkey."""
     arguments = {"old_hotkey": _account_text(old), "new_hotkey": _account_text(new)}
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(signing, "update_hotkey", lambda _: arguments)
 
 
@@ -378,6 +395,7 @@ def update_coldkey(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -387,7 +405,7 @@ def update_coldkey(
     several hotkeys under one coldkey the others are left behind.
     """
     arguments = {"hotkey": _account_text(hotkey), "new_coldkey": _account_text(new)}
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(signing, "update_coldkey", lambda _: arguments)
 
 
@@ -414,6 +432,7 @@ def identity(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -425,7 +444,7 @@ def identity(
             f"the identity lacks {', '.join(missing)}", "give --field NAME=TEXT for each"
         )
     arguments = {"hotkey": _account_text(hotkey), **given}
-    signing = Signing(chain, key_file, password_file, dev_account, dry_run, as_json)
+    signing = Signing(chain, key_file, password_file, dev_account, tip, dry_run, as_json)
     _send(signing, "register_or_update_identity", lambda _: arguments)
 
 

@@ -8,12 +8,14 @@ import typer
 
 from subnet.cli.chain_options import (
     DEFAULT_CHAIN,
+    NO_TIP,
     AsJson,
     Chain,
     DevAccount,
     DryRun,
     KeyFile,
     PasswordFile,
+    Tip,
     format_amount,
     load_signer,
     open_chain,
@@ -32,6 +34,7 @@ def transfer(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +46,7 @@ def transfer(
         from subnet.chain.preflight import check_transfer
         from subnet.chain.registration import transfer as send
 
-        async with open_chain(chain, dev_account=dev_account) as client:
+        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
             if dry_run:
                 checks = await check_transfer(client, sender=key.account_id, amount=units)
                 print_checks(checks, as_json=as_json)

@@ -11,12 +11,14 @@ import typer
 
 from subnet.cli.chain_options import (
     DEFAULT_CHAIN,
+    NO_TIP,
     AsJson,
     Chain,
     DevAccount,
     KeyFile,
     PasswordFile,
     Subnet,
+    Tip,
     load_signer,
     open_chain,
     parse_amount,
@@ -60,6 +62,7 @@ def onboard(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     as_json: AsJson = False,
 ) -> None:
     """Make keys, fund the hotkey, register, wait for the window, activate, start the node.
@@ -76,7 +79,7 @@ def onboard(
         from subnet.chain.onboarding import onboard as walk
         from subnet.chain.registration import NodeRegistration
 
-        async with open_chain(chain, dev_account=dev_account) as client:
+        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
             wanted = NodeRegistration(
                 subnet_id=await require_subnet(client, subnet),
                 hotkey=hotkey.account_id,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_CHAIN = "ws://127.0.0.1:9944"
+NO_TIP = "0"
 MAX_PASSWORD_FILE = 4096
 DECIMALS = 18
 MAX_AMOUNT = 2**128 - 1
@@ -48,6 +49,9 @@ PasswordFile = Annotated[
 DevAccount = Annotated[
     str | None,
     typer.Option("--dev-account", help="Alith to Faith, on a development chain only."),
+]
+Tip = Annotated[
+    str, typer.Option("--tip", help="TENSOR for the block's author, on top of the fee.")
 ]
 Subnet = Annotated[str, typer.Option("--subnet", help="The subnet's id, friendly id or name.")]
 
@@ -97,11 +101,13 @@ def read_password(password_file: Path | None, *, prompt: str) -> str:
 
 
 @asynccontextmanager
-async def open_chain(url: str, *, dev_account: str | None = None) -> AsyncIterator[SubstrateChain]:
+async def open_chain(
+    url: str, *, dev_account: str | None = None, tip: str = NO_TIP
+) -> AsyncIterator[SubstrateChain]:
     """Connect; a development account is refused unless the chain says that it is one."""
     from subnet.chain.substrate import SubstrateChain
 
-    async with SubstrateChain.open(url) as chain:
+    async with SubstrateChain.open(url, tip=parse_amount(tip)) as chain:
         if dev_account is not None:
             await check_development_chain(chain, url)
         yield chain

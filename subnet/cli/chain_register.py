@@ -9,6 +9,7 @@ import typer
 
 from subnet.cli.chain_options import (
     DEFAULT_CHAIN,
+    NO_TIP,
     AsJson,
     Chain,
     DevAccount,
@@ -16,6 +17,7 @@ from subnet.cli.chain_options import (
     KeyFile,
     PasswordFile,
     Subnet,
+    Tip,
     load_signer,
     open_chain,
     parse_account,
@@ -60,6 +62,7 @@ def register_subnet(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +91,7 @@ def register_subnet(
             delegate_stake_percentage=round(delegate_percent * registration.PERCENT),
             max_cost=cost,
         )
-        async with open_chain(chain, dev_account=dev_account) as client:
+        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
             if dry_run:
                 checks = await preflight.check_register_subnet(client, wanted, owner=key.account_id)
                 print_checks(checks, as_json=as_json)
@@ -133,6 +136,7 @@ def register_node(
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -145,7 +149,7 @@ def register_node(
     async def work() -> None:
         from subnet.chain import preflight, registration
 
-        async with open_chain(chain, dev_account=dev_account) as client:
+        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
             wanted = registration.NodeRegistration(
                 subnet_id=await require_subnet(client, subnet),
                 hotkey=hotkey_id,

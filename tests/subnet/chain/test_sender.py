@@ -47,7 +47,9 @@ class ScriptedSession:
         self.nonce += 1
         return block_hash(len(self.blocks) - 1)
 
-    def sign(self, call: Call, key: AccountKey, *, lifetime: int = 64) -> SignedExtrinsic:
+    def sign(
+        self, call: Call, key: AccountKey, *, lifetime: int = 64, tip: int = 0
+    ) -> SignedExtrinsic:
         self.signed += 1
         data = f"{call}/{self.nonce}/{self.signed}".encode()
         since = len(self.blocks) - 1
