@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli import bootstrap, devchain, generate, keygen, localnet, manifest, serve, status
+from subnet.cli import (
+    bootstrap,
+    devchain,
+    generate,
+    keygen,
+    localnet,
+    manifest,
+    plan,
+    serve,
+    status,
+)
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain import app as chain_app
 from subnet.cli.console import emit, run_app
@@ -48,6 +58,7 @@ app.command("keygen")(keygen.keygen)
 app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
 app.command("manifest")(manifest.manifest)
+app.command("plan")(plan.plan)
 app.command("status")(status.status)
 app.add_typer(chain_app, name="chain")
 
