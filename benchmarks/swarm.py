@@ -1,0 +1,330 @@
+"""Hosters in processes of their own with real p2pds, and a client: what is measured.
+
+Run by serving.py. A hoster answers on a pipe: its memory, and bare round trips to another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import statistics
+import struct
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+NETWORK_ID = b"b" * 32
+READY_TIMEOUT_S = 180.0
+CACHE_TOKENS = 4096
+BARE_PROTOCOL = "bare"
+# How many bytes follow, how long to compute before the reply.
+BARE_HEADER = struct.Struct("<II")
+# How long it took, and as many bytes as a token's frame has.
+BARE_REPLY = struct.Struct("<I60x")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One model to measure with. ``prompt``, ``long_prompt`` and ``new`` are in tokens."""
+
+    name: str
+    dtype: str
+    config: dict[str, int]
+    rounds: int
+    new: int
+    prompt: int = 16
+    long_prompt: int = 128
+
+    @property
+    def blocks(self) -> int:
+        return self.config["num_hidden_layers"]
+
+    @property
+    def hidden_bytes(self) -> int:
+        return self.config["hidden_size"] * (4 if self.dtype == "float32" else 2)
+
+    def make_prompt(self, tokens: int, *, shift: int = 0) -> list[int]:
+        return [5 + (i * 37 + shift) % 1000 for i in range(tokens)]
+
+
+def make_checkpoint(shape: Shape, folder: Path) -> Path:
+    """Write a random Llama of this shape."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**shape.config))
+    model = model.to(getattr(torch, shape.dtype)).to_empty(device="cpu")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    model.save_pretrained(folder)
+    return folder
+
+
+def run_hoster(folder: str, span: tuple[int, int], dtype: str, threads: int, pipe: Any) -> None:
+    """A hoster process: report the address, then answer what the pipe asks."""
+    uvloop.run(_serve_hoster(Path(folder), span, dtype, threads, pipe))
+
+
+async def _serve_hoster(
+    folder: Path, span: tuple[int, int], dtype: str, threads: int, pipe: Any
+) -> None:
+    from mesh.inference.engine import Engine, EngineLimits
+    from mesh.inference.server import SessionServer
+    from mesh.model.config import load_config
+    from mesh.model.files import resolve_model_folder
+    from mesh.model.weights import load_shard
+
+    config, located = load_config(folder), resolve_model_folder(str(folder))
+    async with contextlib.AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(
+            Engine.open(
+                lambda: load_shard(located, config, start=span[0], end=span[1], dtype=dtype),
+                limits=EngineLimits(cache_tokens=CACHE_TOKENS),
+                threads=threads,
+            )
+        )
+        initial_peers = await asyncio.to_thread(pipe.recv)
+        host, directory, announcer = await _open_node(stack, engine, initial_peers)
+        SessionServer(host, engine, connect=directory.ensure_connected).register()
+        await host._p2p.add_binary_stream_handler(BARE_PROTOCOL, _answer_bare)
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(engine.serve())
+            announcing = tasks.create_task(announcer.run())
+            pipe.send(list(await host.list_addresses()))
+            await _answer_pipe(pipe, engine, host)
+            serving.cancel()
+            announcing.cancel()
+
+
+async def _answer_pipe(pipe: Any, engine: Any, host: Any) -> None:
+    """Answer the parent until it says stop or is gone."""
+    while True:
+        try:
+            request = await asyncio.to_thread(pipe.recv)
+        except EOFError:
+            return
+        if request == "stop":
+            return
+        if request == "memory":
+            pipe.send(measure_rss(os.getpid()) - _declared_bytes(engine))
+        else:
+            pipe.send(await _measure_bare(host, **request))
+
+
+async def _open_node(
+    stack: contextlib.AsyncExitStack, engine: Any, initial_peers: list[str]
+) -> tuple[Any, Any, Any]:
+    from keys.peer import PeerKey
+    from mesh.p2p.config import HostConfig
+    from mesh.p2p.hivemind_host import HivemindHost
+    from mesh.routing.announcer import Announcer
+    from mesh.routing.directory import Directory
+    from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
+    from mesh.routing.info import NetworkInfo
+
+    class HeartbeatsOnly:
+        admit = staticmethod(
+            make_heartbeat_policy(NETWORK_ID, is_member=lambda peer: True, clock=time.time)
+        )
+
+    key = PeerKey.generate()
+    config = HostConfig(
+        key=key,
+        network_id=NETWORK_ID,
+        record_policy=HeartbeatsOnly(),
+        initial_peers=tuple(initial_peers),
+    )
+    host = await stack.enter_async_context(HivemindHost.open(config))
+    directory = Directory(host, network_id=NETWORK_ID)
+    addresses = tuple(await host.list_addresses())
+    model = engine.config
+
+    def describe() -> ServerInfo:
+        return ServerInfo(
+            role=ServerRole.HOSTER,
+            state=ServerState.ONLINE,
+            span=engine.blocks,
+            throughput=1000,
+            free_cache_tokens=engine.free_cache_tokens,
+            dtype="",
+            software="benchmark",
+            addresses=addresses,
+        )
+
+    directory.serve(
+        lambda: NetworkInfo(
+            NETWORK_ID,
+            bytes(32),
+            "benchmark",
+            model.num_blocks,
+            model.max_context,
+            model.vocab_size,
+            "benchmark",
+        )
+    )
+    announcer = Announcer(
+        host, directory, key=key, network_id=NETWORK_ID, node_id=1, describe=describe
+    )
+    return host, directory, announcer
+
+
+def _spin(seconds: float) -> float:
+    """Keep a core busy, as computing does; return how long it really took."""
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        pass
+    return time.perf_counter() - started
+
+
+async def _answer_bare(
+    info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Nothing but bytes: no frames, no tags, no thread."""
+    try:
+        while True:
+            size, work_us = BARE_HEADER.unpack(await reader.readexactly(BARE_HEADER.size))
+            await reader.readexactly(size)
+            writer.write(BARE_REPLY.pack(int(_spin(work_us / 1e6) * 1e6)))
+            await writer.drain()
+    except (asyncio.IncompleteReadError, OSError):
+        writer.close()
+
+
+async def _measure_bare(
+    host: Any, *, peer: str, size: int, here_s: float, there_s: float, count: int
+) -> float:
+    """Return the median seconds of a raw-stream round trip, without the computing at its ends."""
+    from keys.peer import PeerId
+
+    channel = await host._daemon.open_channel(PeerId.from_base58(peer), BARE_PROTOCOL)
+    message = BARE_HEADER.pack(size, int(there_s * 1e6)) + bytes(size)
+    trips = []
+    for _ in range(count):
+        _spin(here_s)
+        started = time.perf_counter()
+        await channel.write(message)
+        (worked_us,) = BARE_REPLY.unpack(await channel.read_exactly(BARE_REPLY.size))
+        trips.append(time.perf_counter() - started - worked_us / 1e6)
+    channel.close()
+    return statistics.median(trips)
+
+
+def _declared_bytes(engine: Any) -> int:
+    """Return what weights and cache are allowed to take."""
+    shard = engine._runner.weights
+    tensors = [shard.embedding, shard.final_norm, shard.head]
+    for block in shard.blocks:
+        tensors += [getattr(block, name) for name in type(block).__slots__]
+    unique = {t.data_ptr(): t.nbytes for t in tensors if t is not None}
+    return sum(unique.values()) + engine._runner.cache.slab.nbytes
+
+
+def measure_rss(pid: int) -> int:
+    """Return a process's resident bytes."""
+    import psutil
+
+    return int(psutil.Process(pid).memory_info().rss)
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """A client, and a pipe to each hoster with its peer id."""
+
+    client: Any
+    pipes: list[Any]
+    peers: list[str]
+
+    async def query(self, hoster: int, request: Any) -> Any:
+        """Ask a hoster over its pipe."""
+        self.pipes[hoster].send(request)
+        return await asyncio.to_thread(self.pipes[hoster].recv)
+
+
+@contextlib.asynccontextmanager
+async def open_swarm(shape: Shape, folder: Path, ranges: int, threads: int) -> AsyncIterator[Swarm]:
+    """Start a hoster process for each of ``ranges`` equal parts of the model."""
+    from keys.peer import PeerKey
+    from mesh.p2p.config import HostConfig
+    from mesh.p2p.hivemind_host import HivemindHost
+
+    context = multiprocessing.get_context("spawn")
+    bounds = [shape.blocks * i // ranges for i in range(ranges + 1)]
+    processes, pipes, addresses = [], [], []
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            for span in zip(bounds, bounds[1:], strict=False):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=run_hoster, args=(str(folder), span, shape.dtype, threads, theirs)
+                )
+                process.start()
+                processes.append(process)
+                pipes.append(ours)
+                ours.send(addresses[:1])
+                async with asyncio.timeout(READY_TIMEOUT_S):
+                    addresses += (await asyncio.to_thread(ours.recv))[:1]
+            config = HostConfig(
+                key=PeerKey.generate(), initial_peers=tuple(addresses), client_mode=True
+            )
+            host = await stack.enter_async_context(HivemindHost.open(config))
+            host.set_network_id(NETWORK_ID)
+            peers = [address.rpartition("/p2p/")[2] for address in addresses]
+            yield Swarm(await _make_client(host, folder, peers), pipes, peers)
+        finally:
+            for pipe in pipes:
+                with contextlib.suppress(OSError):
+                    pipe.send("stop")
+            for process in processes:
+                await asyncio.to_thread(process.join, 10)
+                if process.is_alive():
+                    process.kill()
+
+
+async def _make_client(host: Any, folder: Path, peers: list[str]) -> Any:
+    from tokenizers import Tokenizer, models
+
+    from keys.peer import PeerId
+    from mesh.client.client import MeshClient
+    from mesh.client.tokenizer import ChatTokenizer
+    from mesh.model.config import load_config
+    from mesh.routing.directory import Directory
+
+    tokenizer = ChatTokenizer(Tokenizer(models.BPE({"a": 0}, [])), template=None, special_tokens={})
+    directory = Directory(host, network_id=NETWORK_ID)
+    known = [PeerId.from_base58(peer) for peer in peers]
+    client = MeshClient(
+        host, directory, config=load_config(folder), tokenizer=tokenizer, peers=known
+    )
+    await client.refresh()
+    return client
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One answer: tokens a second over all of it, seconds to its first token, and its trace."""
+
+    tokens_per_second: float
+    first_token_s: float
+    trace: Any = None
+
+
+async def ask(client: Any, prompt: list[int], new: int) -> Timing:
+    """One greedy answer of the swarm."""
+    from mesh.inference.sampling import Sampling
+
+    # No token of the vocabulary stops the answer.
+    sampling = Sampling(stop_token_ids=(2**32 - 1,))
+    started = time.perf_counter()
+    first, trace = None, None
+    async for piece in client.generate(prompt, max_new_tokens=new, sampling=sampling):
+        first = first or time.perf_counter() - started
+        trace = piece.trace
+    return Timing(new / (time.perf_counter() - started), first or 0.0, trace)
