@@ -8,6 +8,7 @@ async with connect(["/ip4/10.0.0.5/tcp/31330/p2p/12D3KooW..."]) as client:
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from mesh.p2p.interface import Host
 from mesh.p2p.quic import modernise
 from mesh.routing.directory import Directory, fetch_info
 from mesh.routing.info import NetworkInfo
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ async def open_connection(
     async with HivemindHost.open(host_config) as host:
         info = await _ask_first(host, peers)
         host.set_network_id(info.network_id)
-        name = model or info.model_name
+        name = model or check_named_model(info.model_name)
         folder = await asyncio.to_thread(resolve_known_model, name, revision)
         yield await join_network(host, info, peers, folder=folder, name=name, timeouts=timeouts)
 
@@ -121,6 +124,16 @@ def check_same_model(config: ModelConfig, info: NetworkInfo) -> None:
             f"the network serves {info.model_name} with {theirs[0]} blocks and {theirs[1]} tokens; "
             f"the model here has {ours[0]} and {ours[1]}"
         )
+
+
+def check_named_model(name: str) -> str:
+    """Return the model's name that a peer gave. Raises InvalidRequest.
+
+    A peer may name a model, but no folder of this machine.
+    """
+    if _HUB_NAME.fullmatch(name) is None or ".." in name:
+        raise InvalidRequest("model", f"the network calls its model {name!r}; say where it is")
+    return name
 
 
 def resolve_known_model(name: str, revision: str | None = None) -> ModelFolder:

@@ -394,10 +394,15 @@ def decode_error(frame: bytes) -> ErrorFrame:
     if reason > MAX_REASON or detail > MAX_DETAIL or len(frame) != detail_at + detail:
         raise _malformed("the size does not match the counts")
     return ErrorFrame(
-        reason=frame[_ERROR.size : detail_at].decode("ascii", "replace"),
-        detail=frame[detail_at:].decode("utf-8", "replace"),
+        reason=_make_printable(frame[_ERROR.size : detail_at].decode("ascii", "replace")),
+        detail=_make_printable(frame[detail_at:].decode("utf-8", "replace")),
         hop_index=hop_index,
     )
+
+
+def _make_printable(text: str) -> str:
+    """A peer's words end up in logs and on terminals, where control characters are commands."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def encode_bind(session_id: bytes) -> bytes:

@@ -136,6 +136,8 @@ def _parse_server_info(body: bytes) -> ServerInfo:
         place += 1 + size
     if place != len(body):
         raise ValueError("trailing bytes")
+    if not "".join((software, *addresses)).isprintable():
+        raise ValueError("a name or an address is not printable")
     if (start, end) != (0, 0) and not start < end <= MAX_BLOCKS:
         raise ValueError("an impossible block range")
     return ServerInfo(

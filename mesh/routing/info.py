@@ -56,13 +56,16 @@ def decode_info(raw: bytes) -> NetworkInfo:
     software_at = _INFO.size + name
     if len(raw) != software_at + software:
         raise ValueError("an info answer has another size")
+    model_name, software_name = raw[_INFO.size : software_at].decode(), raw[software_at:].decode()
+    if not (model_name + software_name).isprintable():
+        raise ValueError("a name in an info answer is not printable")
     return NetworkInfo(
         network_id=network_id,
         manifest_hash=manifest_hash,
-        model_name=raw[_INFO.size : software_at].decode(),
+        model_name=model_name,
         num_blocks=blocks,
         max_context=context,
         vocab_size=vocabulary,
-        software=raw[software_at:].decode(),
+        software=software_name,
         protocol_version=protocol,
     )

@@ -151,3 +151,9 @@ def test_long_details_are_cut():
     error = decode_error(encode_error(ErrorFrame("x" * 99, "ü" * 999, 255)))
     assert len(error.reason) == 32
     assert len(error.detail.encode()) <= 258
+
+
+def test_control_characters_of_a_refusal_do_not_reach_a_terminal():
+    sent = ErrorFrame("busy\x1b", "\x1b[2J\r\nforged line\u202e", 1)
+    error = decode_error(encode_error(sent))
+    assert (error.reason, error.detail) == ("busy?", "?[2J??forged line?")

@@ -165,3 +165,9 @@ def test_info_and_lists_survive_the_wire_and_refuse_garbage():
     for garbage in (b"", encode_info(NETWORK_INFO)[:-1], encode_info(NETWORK_INFO) + b"\0"):
         with pytest.raises(ValueError, match="size"):
             decode_info(garbage)
+    for forged in (
+        replace(NETWORK_INFO, model_name="a\x1b[2J"),
+        replace(NETWORK_INFO, software="\n"),
+    ):
+        with pytest.raises(ValueError, match="printable"):
+            decode_info(encode_info(forged))

@@ -75,6 +75,12 @@ def test_truncated_trailing_and_garbled_bodies_are_refused():
             continue
 
 
+@pytest.mark.parametrize("changes", [{"software": "a\x1b[2J"}, {"addresses": ("/ip4/1\n2",)}])
+def test_control_characters_are_refused(changes):
+    with pytest.raises(RecordRefused, match="malformed"):
+        decode_server_info(encode_server_info(replace(INFO, **changes)))
+
+
 def test_oversized_body_is_refused():
     full = replace(INFO, addresses=("a" * 200,) * 8)
     with pytest.raises(ValueError, match="at most"):
