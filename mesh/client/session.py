@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -66,8 +67,9 @@ async def stream_tokens(
             frame = await receive_frame(stream, request.route, timeout_s)
             timeout_s = timeouts.token_s
             token = decode_from(stream.peer_id, frame, decode_token)
-            if token.index != index or token.token_id >= vocab_size:
+            if not _is_possible(token, request, index=index, vocab_size=vocab_size):
                 raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "an impossible token")
+            _check_numbers((token.logprob, *(logprob for _, logprob in token.top)))
             yield token
             index += 1
             if token.finish is not Finish.NOT_YET:
@@ -85,8 +87,27 @@ async def fetch_scores(
             part = decode_from(stream.peer_id, frame, decode_scores)
             if part.position != len(scores) + 1:
                 raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "impossible scores")
+            for score in part.scores:
+                _check_numbers((score.logprob, *(logprob for _, logprob in score.top)))
             scores += part.scores
     return tuple(scores[: len(request.token_ids) - 1])
+
+
+def _is_possible(token: TokenFrame, request: OpenSession, *, index: int, vocab_size: int) -> bool:
+    """Whether the token is the next one and ends the answer exactly where the request says."""
+    finish = Finish.NOT_YET
+    if token.token_id in request.sampling.stop_token_ids:
+        finish = Finish.STOP
+    elif index + 1 - request.first_index >= request.max_new_tokens:
+        finish = Finish.LENGTH
+    token_ids = (token.token_id, *(token_id for token_id, _ in token.top))
+    return token.index == index and token.finish is finish and max(token_ids) < vocab_size
+
+
+def _check_numbers(logprobs: Sequence[float]) -> None:
+    """Raise HopFailed for what is no number; which range spoilt it, the first cannot know."""
+    if not all(map(math.isfinite, logprobs)):
+        raise HopFailed(None, RefusalReason.MALFORMED, "a log probability is not finite")
 
 
 @asynccontextmanager
