@@ -33,8 +33,6 @@ from mesh.inference.threads import wait_passively
 # Before torch is imported, here and in every hoster.
 wait_passively()
 
-import uvloop  # noqa: E402
-
 from benchmarks.cuda_decode import measure_cuda  # noqa: E402
 from benchmarks.swarm import (  # noqa: E402
     Shape,
@@ -272,7 +270,7 @@ def main() -> None:
     parser.add_argument("--skip-large", action="store_true", help="without the 1.1B shape")
     parser.add_argument("--skip-memory", action="store_true", help="without the 1,000 requests")
     arguments = parser.parse_args()
-    report = uvloop.run(run(arguments))
+    report = asyncio.run(run(arguments))
     figures = {
         name: None if value is None else round(value, 3) for name, value in asdict(report).items()
     }

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 NETWORK_ID = b"b" * 32
 READY_TIMEOUT_S = 180.0
 CACHE_TOKENS = 4096
@@ -70,7 +68,7 @@ def make_checkpoint(shape: Shape, folder: Path) -> Path:
 
 def run_hoster(folder: str, span: tuple[int, int], dtype: str, threads: int, pipe: Any) -> None:
     """A hoster process: report the address, then answer what the pipe asks."""
-    uvloop.run(_serve_hoster(Path(folder), span, dtype, threads, pipe))
+    asyncio.run(_serve_hoster(Path(folder), span, dtype, threads, pipe))
 
 
 async def _serve_hoster(
