@@ -112,7 +112,9 @@ class Placement:
             logger.warning("the heartbeats cannot be read: %s", error)
 
     def _list_placed(self) -> list[PlacedServer]:
-        return list_placed(self._directory)
+        """Leave out whom the chain does not know: a peer's directory may name anybody."""
+        known = {self._own, *self._list_nodes()}
+        return [server for server in list_placed(self._directory) if server.peer_id in known]
 
 
 def list_placed(directory: Directory) -> list[PlacedServer]:

@@ -135,7 +135,12 @@ async def open_rig(directory: Path, *, quant_manifest: str = "none", measure=Non
         heard = Directory(host, network_id=NETWORK, clock=lambda: NOW_S)
         options = {} if measure is None else {"measure": measure}
         placement = Placement(
-            prepared.config, MODEL, heard, own=OWN.peer_id, list_nodes=lambda: (), **options
+            prepared.config,
+            MODEL,
+            heard,
+            own=OWN.peer_id,
+            list_nodes=lambda: [key.peer_id for key in OTHERS[:-1]],
+            **options,
         )
         rig = Rig.__new__(Rig)
         server = BlockServer(
@@ -186,6 +191,15 @@ async def test_a_newcomer_takes_what_nobody_serves(tmp_path):
         async with running(rig):
             await rig.wait_until(lambda: rig.online)
             assert rig.online == [BlockRange(3, 5)]
+
+
+async def test_hosters_whom_the_chain_does_not_know_change_no_choice(tmp_path):
+    async with open_rig(tmp_path, num_blocks=4) as rig:
+        rig.hear(0, 0, 4)
+        rig.hear(len(OTHERS) - 1, 4, 8, throughput=2**31)
+        async with running(rig):
+            await rig.wait_until(lambda: rig.online)
+            assert rig.online == [BlockRange(4, 8)]
 
 
 async def test_who_drains_is_leaving_and_who_loads_is_coming(tmp_path):
