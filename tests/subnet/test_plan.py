@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
+from mesh.errors import ManifestMismatch
 from mesh.model.capacity import ServingFormat, compute_memory, get_runtime_bytes
 from mesh.model.config import BlockSpan, load_config
 from mesh.model.speed import estimate_tokens_per_second, measure_bandwidth
+from mesh.p2p.config import HostConfig
+from mesh.p2p.hivemind_host import HivemindHost
+from mesh.routing.directory import Directory
+from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, seal_heartbeat
+from mesh.routing.info import NetworkInfo
 from mesh.routing.placement import PlacedServer
 from subnet import plan as plan_module
 from subnet.cli.mesh import app
@@ -130,3 +138,33 @@ def test_what_is_no_size_is_refused(text):
 
 def test_bandwidth_is_measured():
     assert measure_bandwidth("cpu", threads=1) > 1e8
+
+
+async def test_a_running_peer_tells_of_its_swarm():
+    """Through real hosts: one address is enough."""
+    key, other = PeerKey(b"\7" * 32), PeerKey(b"\x08" * 32)
+    network_id = b"p" * 32
+    info = NetworkInfo(network_id, bytes(32), "mesh-tiny", CONFIG.num_blocks, 2048, 259, "test")
+    heartbeat = ServerInfo(
+        role=ServerRole.HOSTER,
+        state=ServerState.ONLINE,
+        span=BlockSpan(2, 5),
+        throughput=77,
+        free_cache_tokens=1,
+        dtype="int8",
+        software="test",
+        addresses=(),
+    )
+    async with HivemindHost.open(HostConfig(key=key, network_id=network_id)) as host:
+        directory = Directory(host, network_id=network_id)
+        directory.serve(lambda: info)
+        expires_at = int(time.time()) // 30 * 30 + 60
+        envelope = seal_heartbeat(
+            other, heartbeat, network_id=network_id, node_id=2, expires_at=expires_at
+        )
+        directory.add(envelope.to_bytes())
+        addresses = await host.list_addresses()
+        found = await plan_module.fetch_swarm(addresses, CONFIG)
+        assert found == [PlacedServer(other.peer_id, BlockSpan(2, 5), 77)]
+        with pytest.raises(ManifestMismatch, match="8 blocks"):
+            await plan_module.fetch_swarm(addresses, replace(CONFIG, num_blocks=9))

@@ -103,14 +103,20 @@ class Swarm:
         limits: EngineLimits | None = None,
         throughput: int = 1000,
         deterministic: bool = True,
+        threads: int = 1,
+        dtype: str = "float32",
+        quant_type: str = "none",
     ) -> Hoster:
         stack = contextlib.AsyncExitStack()
         config = load_config(self.folder)
         located = resolve_model_folder(str(self.folder))
         engine = await stack.enter_async_context(
             Engine.open(
-                lambda: load_shard(located, config, start=start, end=end),
+                lambda: load_shard(
+                    located, config, start=start, end=end, dtype=dtype, quant_type=quant_type
+                ),
                 limits=limits or EngineLimits(prefill_chunk=8),
+                threads=threads,
                 deterministic=deterministic,
             )
         )
