@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from consensus.types import BlockNumber
+from consensus.types import BlockNumber, SubnetId
 from subnet.chain.registration import TENSOR
 from subnet.chain.substrate import SubstrateChain
 
@@ -37,6 +37,21 @@ async def fetch_unbondings(chain: SubstrateChain, account_id: bytes) -> tuple[Un
         )
 
     return await chain.query(work)
+
+
+async def fetch_delegated_shares(
+    chain: SubstrateChain, account_id: bytes, subnet_id: SubnetId
+) -> int:
+    """Return the account's shares of the subnet's delegate stake; ``undelegate`` takes shares."""
+    shares = await chain.query(
+        lambda session: session.read(
+            "Network.AccountSubnetDelegateStakeShares",
+            f"0x{account_id.hex()}",
+            subnet_id,
+            at=session.read_head_hash(),
+        )
+    )
+    return int(shares or 0)
 
 
 async def is_hotkey_funded(chain: SubstrateChain, hotkey: bytes) -> bool:

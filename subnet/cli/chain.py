@@ -10,6 +10,7 @@ from subnet.cli import (
     chain_calls,
     chain_metagraph,
     chain_money,
+    chain_nodes,
     chain_onboard,
     chain_register,
     chain_show,
@@ -28,9 +29,15 @@ app.command("register-node")(chain_register.register_node)
 app.command("activate-node")(chain_activate.activate_node)
 app.command("activate-subnet")(chain_activate.activate_subnet)
 app.command("show")(chain_show.show)
+app.command("nodes")(chain_nodes.nodes)
+app.command("node")(chain_nodes.node)
+app.command("queue")(chain_nodes.queue)
+app.command("elected")(chain_nodes.elected)
+app.command("submission")(chain_nodes.submission)
 app.command("transfer")(chain_money.transfer)
 app.command("balance")(chain_money.balance)
 app.command("unbondings")(chain_money.unbondings)
+app.command("delegation")(chain_money.delegation)
 app.command("delegate")(chain_calls.delegate)
 app.command("undelegate")(chain_calls.undelegate)
 app.command("add-stake")(chain_calls.add_stake)

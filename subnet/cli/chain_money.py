@@ -15,6 +15,7 @@ from subnet.cli.chain_options import (
     DryRun,
     KeyFile,
     PasswordFile,
+    Subnet,
     Tip,
     format_amount,
     load_signer,
@@ -23,6 +24,7 @@ from subnet.cli.chain_options import (
     parse_amount,
     print_checks,
     print_result,
+    require_subnet,
     run,
 )
 
@@ -114,6 +116,30 @@ def unbondings(
                     for row in rows
                 )
                 or "nothing is unbonding",
+            )
+
+    run(work)
+
+
+def delegation(
+    account: Annotated[str, typer.Argument(help="Delegating account, 0x...")],
+    subnet: Subnet,
+    chain: Chain = DEFAULT_CHAIN,
+    as_json: AsJson = False,
+) -> None:
+    """Show the shares that an account holds of a subnet's delegate stake."""
+    account_id = parse_account(account)
+
+    async def work() -> None:
+        from subnet.chain.money import fetch_delegated_shares
+
+        async with open_chain(chain) as client:
+            subnet_id = await require_subnet(client, subnet)
+            shares = await fetch_delegated_shares(client, account_id, subnet_id)
+            print_result(
+                {"account": account, "subnet_id": subnet_id, "shares": str(shares)},
+                as_json=as_json,
+                text=f"{shares} shares of subnet {subnet_id}",
             )
 
     run(work)

@@ -21,7 +21,7 @@ from subnet.cli.console import emit
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from subnet.chain.overview import SubnetOverview
+    from subnet.chain.overview import NodeOverview, SubnetOverview
 
 PERCENT = 100
 
@@ -89,20 +89,22 @@ def describe(overview: SubnetOverview) -> dict[str, Any]:
             "attested": sorted(submission.attested),
             "attestation_ratio": overview.attestation_ratio,
         },
-        "nodes": [
-            {
-                "subnet_node_id": row.node.node_id,
-                "class": row.node.node_class.name.capitalize(),
-                "is_queued": row.node.is_queued,
-                "start_epoch": row.node.start_epoch,
-                "peer_id": None if row.node.peer_id is None else str(row.node.peer_id),
-                "hotkey": f"0x{row.node.hotkey.hex()}",
-                "coldkey": f"0x{row.coldkey.hex()}",
-                "stake": str(row.stake),
-                "reputation": str(row.reputation),
-            }
-            for row in overview.nodes
-        ],
+        "nodes": [describe_node(row) for row in overview.nodes],
+    }
+
+
+def describe_node(row: NodeOverview) -> dict[str, Any]:
+    """Return one node as JSON values."""
+    return {
+        "subnet_node_id": row.node.node_id,
+        "class": row.node.node_class.name.capitalize(),
+        "is_queued": row.node.is_queued,
+        "start_epoch": row.node.start_epoch,
+        "peer_id": None if row.node.peer_id is None else str(row.node.peer_id),
+        "hotkey": f"0x{row.node.hotkey.hex()}",
+        "coldkey": f"0x{row.coldkey.hex()}",
+        "stake": str(row.stake),
+        "reputation": str(row.reputation),
     }
 
 

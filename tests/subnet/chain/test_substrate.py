@@ -13,12 +13,13 @@ from websockets.asyncio.server import ServerConnection, serve
 from consensus.types import BlockNumber, SubnetId, SubnetNodeId
 from keys.account import AccountKey, get_development_account
 from subnet.chain.registration import TENSOR, find_subnet, transfer
-from subnet.chain.session import Call
+from subnet.chain.session import Call, Session
 from subnet.chain.substrate import SubstrateChain
 from subnet.devchain.config import BlockMode, DevChainConfig
 from subnet.devchain.methods import METHODS
 from subnet.devchain.server import DevChain
 from subnet.errors import ChainMismatch, ChainUnavailable, ExtrinsicFailed
+from tests.support.chopsticks import REAL_RUNTIME_MARKS
 from tests.support.tcp_proxy import run_proxy
 
 ALITH = get_development_account("Alith")
@@ -284,3 +285,62 @@ async def test_an_unknown_subnet_is_not_found_under_any_name(devchain: DevChain)
     async with SubstrateChain.open(devchain.url) as chain:
         for wanted in ("nope", "7", "128001", "0"):
             assert await find_subnet(chain, wanted) is None
+
+
+async def wait_for_pool(chain: SubstrateChain) -> None:
+    while True:
+        if await chain.query(lambda session: session.rpc("author_pendingExtrinsics")):
+            return
+        await asyncio.sleep(0.01)
+
+
+def shift_nonces(monkeypatch: pytest.MonkeyPatch, by: int) -> None:
+    """Let endpoints tell a nonce that is too high."""
+    true_nonce = Session.read_nonce
+    monkeypatch.setattr(
+        Session, "read_nonce", lambda session, account: true_nonce(session, account) + by
+    )
+
+
+async def test_a_nonce_too_high_waits_for_the_missing_one_and_lands_once(
+    devchain: DevChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        SubstrateChain.open(devchain.url) as early,
+        SubstrateChain.open(devchain.url) as other,
+    ):
+        before = await other.fetch_balance(BALTATHAR.account_id)
+        async with asyncio.TaskGroup() as tasks, asyncio.timeout(30):
+            with monkeypatch.context() as patched:
+                shift_nonces(patched, 1)
+                waiting = tasks.create_task(pay(early))
+                await wait_for_pool(other)
+            assert not waiting.done()
+            await pay(other)
+            await waiting
+        assert await count_transfers(other, before) == 2
+
+
+async def test_a_nonce_too_high_that_never_becomes_right_ends_in_a_sentence(
+    devchain: DevChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SubstrateChain.open(devchain.url, inclusion_timeout_s=0.5) as chain:
+        before = await chain.fetch_balance(BALTATHAR.account_id)
+        shift_nonces(monkeypatch, 3)
+        with pytest.raises(ChainUnavailable, match="was sent, but no block held it"):
+            await pay(chain)
+        assert await count_transfers(chain, before) == 0
+
+
+@pytest.mark.parametrize("_", [pytest.param("real runtime", marks=REAL_RUNTIME_MARKS)])
+async def test_the_real_runtime_refuses_a_nonce_too_high_with_a_sentence(
+    _: str, real_runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SubstrateChain.open(real_runtime) as chain:
+        before = await chain.fetch_balance(BALTATHAR.account_id)
+        with monkeypatch.context() as patched:
+            shift_nonces(patched, 3)
+            with pytest.raises(ExtrinsicFailed, match="its nonce is ahead of the account's"):
+                await pay(chain)
+        assert await count_transfers(chain, before) == 0
+        await pay(chain)

@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keys.account import DEVELOPMENT_MNEMONIC, AccountKey, derive_development_account
+from keys.account import (
+    DEVELOPMENT_MNEMONIC,
+    AccountKey,
+    derive_development_account,
+    get_development_account,
+)
 from keys.identity_file import create_identity_set
 from keys.keystore import create_keystore
 from keys.peer import PeerKey
 from subnet.chain.metagraph import Metagraph
+from subnet.chain.registration import TENSOR
 from subnet.cli import chain_options
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain import app
@@ -29,6 +37,14 @@ from tests.support.chopsticks import REAL_RUNTIME_MARKS
 NAMES = ("alith", "baltathar", "charleth", "dorothy")
 BOOTNODE = PeerKey(bytes([9]) * 32).peer_id
 PASSWORD = "correct horse"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A registered node and the hotkey that signs for it."""
+
+    node_id: int
+    hotkey: AccountKey
 
 
 class Shell:
@@ -326,3 +342,148 @@ async def test_no_secret_is_taken_from_the_command_line() -> None:
     code, out, _ = await asyncio.to_thread(_run, ["transfer", "--help"])
     assert code == 0
     assert not {"--private-key", "--mnemonic", "--password ", "--seed"} & set(out.split())
+
+
+def named_subnet_line(name: str, coldkeys: Sequence[str]) -> list[str]:
+    line = ["register-subnet", "--name", name, "--repo", f"example.org/{name}"]
+    for address in coldkeys:
+        line += ["--initial-coldkey", f"{address}=1"]
+    line += ["--bootnode", f"{BOOTNODE}=/ip4/127.0.0.1/tcp/31330", "--dev-account", "alith"]
+    # Other tests may have registered subnets here, which doubles the price each time.
+    return [*line, "--max-cost", "100000"]
+
+
+async def register_by(shell: Shell, subnet: str, directory: Path, signer: list[str]) -> Node:
+    """Register one node with new keys; activate it where the chain leaves that to us."""
+    hotkey = AccountKey.from_private_key(secrets.token_bytes(32))
+    create_identity_set(directory)
+    line = ["register-node", "--subnet", subnet, "--hotkey", hotkey.address]
+    node = await shell.ok(*line, "--identity-dir", str(directory), *signer)
+    node_id = node["subnet_node_id"]
+    if node["state"] == "queued":
+        await shell.ok("activate-node", "--subnet", subnet, "--node-id", str(node_id), *signer)
+    return Node(node_id, hotkey)
+
+
+async def fill_subnet(shell: Shell, name: str, directory: Path) -> None:
+    """Register a subnet with three nodes and activate it."""
+    names = NAMES[:3]
+    coldkeys = [get_development_account(one).address for one in names]
+    await shell.ok(*named_subnet_line(name, coldkeys))
+    for one in names:
+        await register_by(shell, name, directory / one, ["--dev-account", one])
+    await shell.ok("activate-subnet", "--subnet", name, "--dev-account", "alith")
+
+
+async def test_a_late_node_is_seen_in_the_queue_and_a_node_by_itself(
+    any_shell: Shell, tmp_path: Path
+) -> None:
+    shell = any_shell
+    await fill_subnet(shell, "waiting", tmp_path)
+    assert await shell.ok("queue", "--subnet", "waiting") == {"queue": []}
+    hotkey = AccountKey.from_private_key(secrets.token_bytes(32))
+    line = ["register-node", "--subnet", "waiting", "--hotkey", hotkey.address]
+    create_identity_set(tmp_path / "late")
+    line += ["--identity-dir", str(tmp_path / "late"), "--dev-account", "ethan"]
+    assert (await shell.ok(*line))["state"] == "queued"
+
+    (row,) = (await shell.ok("queue", "--subnet", "waiting"))["queue"]
+    assert (row["subnet_node_id"], row["hotkey"]) == (4, hotkey.address.lower())
+    assert row["start_epoch"] <= row["earliest_epoch"] <= row["start_epoch"] + 4
+    assert row["removable_from"] == row["start_epoch"] + 3
+    code, out, _ = await shell.run("queue", "--subnet", "waiting")
+    assert code == 0 and out.startswith("1    node 4, activated from epoch")
+
+    rows = (await shell.ok("nodes", "--subnet", "waiting"))["nodes"]
+    assert [row["is_queued"] for row in rows] == [False, False, False, True]
+    node = await shell.ok("node", "--subnet", "waiting", "--node-id", "4")
+    assert node == rows[3]
+    assert node["coldkey"] == get_development_account("ethan").address.lower()
+    code, out, _ = await shell.run("node", "--subnet", "waiting", "--node-id", "1")
+    assert code == 0 and "node        1, Validator" in out
+    assert "has no node 9" in await shell.fails("node", "--subnet", "waiting", "--node-id", "9")
+    elected = await shell.ok("elected", "--subnet", "waiting")
+    assert elected["elected"] in {None, 1, 2, 3}
+    assert await shell.ok("submission", "--subnet", "waiting") == {"submission": None}
+
+
+async def test_a_tip_is_paid_on_top_of_the_fee(any_shell: Shell) -> None:
+    shell, payer = any_shell, get_development_account("faith").address
+    target = AccountKey.from_private_key(secrets.token_bytes(32)).address
+    line = ["transfer", "--to", target, "--amount", "1", "--dev-account", "faith"]
+
+    async def pay(*tip: str) -> int:
+        before = int((await shell.ok("balance", payer))["free"])
+        await shell.ok(*line, *tip)
+        return before - int((await shell.ok("balance", payer))["free"])
+
+    plain = await pay()
+    assert abs(await pay("--tip", "2.5") - plain - 25 * TENSOR // 10) < TENSOR // 1000
+    assert "is not an amount" in await shell.fails(*line, "--tip", "much", code=2)
+
+
+async def test_delegated_stake_is_counted_and_given_back(any_shell: Shell, tmp_path: Path) -> None:
+    shell, ethan = any_shell, get_development_account("ethan").address
+    await fill_subnet(shell, "delegated", tmp_path)
+    signed = ["--subnet", "delegated", "--dev-account", "ethan"]
+    await shell.ok("delegate", "--amount", "20", *signed, "--dry-run")
+    await shell.ok("delegate", "--amount", "20", *signed)
+    shares = int((await shell.ok("delegation", ethan, "--subnet", "delegated"))["shares"])
+    assert shares > 0
+    before = (await shell.ok("unbondings", ethan))["unbondings"]
+    sent = await shell.ok("undelegate", "--shares", str(shares // 2), *signed)
+    assert "Network.SubnetDelegateStakeRemoved" in sent["events"]
+    left = int((await shell.ok("delegation", ethan, "--subnet", "delegated"))["shares"])
+    assert left == shares - shares // 2
+    after = (await shell.ok("unbondings", ethan))["unbondings"]
+    freed = sum(int(row["amount"]) for row in after) - sum(int(row["amount"]) for row in before)
+    assert 9 * TENSOR < freed <= 10 * TENSOR
+    await shell.fails("undelegate", "--shares", str(10 * shares), *signed)
+
+
+async def test_a_coldkey_is_exchanged_and_only_the_new_one_signs(
+    any_shell: Shell, tmp_path: Path
+) -> None:
+    shell = any_shell
+    keys = [AccountKey.from_private_key(secrets.token_bytes(32)) for _ in range(2)]
+    signers = []
+    (tmp_path / "password").write_text(PASSWORD)
+    for number, key in enumerate(keys):
+        path = tmp_path / f"coldkey-{number}.json"
+        create_keystore(path, key, PASSWORD, work_factor=1 << 4)
+        signers.append(["--key-file", str(path), "--password-file", str(tmp_path / "password")])
+        line = ["transfer", "--to", key.address, "--amount", "150", "--dev-account", "alith"]
+        await shell.ok(*line)
+    others = [get_development_account(one).address for one in NAMES[:2]]
+    await shell.ok(*named_subnet_line("exchanged", [keys[0].address, *others]))
+    node = await register_by(shell, "exchanged", tmp_path / "node", signers[0])
+
+    line = ["update-coldkey", "--hotkey", node.hotkey.address, "--new", keys[1].address]
+    assert "does not own this node" in await shell.fails(*line, *signers[1])
+    sent = await shell.ok(*line, *signers[0])
+    assert "Network.UpdateColdkey" in sent["events"]
+    shown = await shell.ok("node", "--subnet", "exchanged", "--node-id", str(node.node_id))
+    assert shown["coldkey"] == keys[1].address.lower()
+
+    stake = ["add-stake", "--subnet", "exchanged", "--node-id", str(node.node_id)]
+    stake += ["--hotkey", node.hotkey.address, "--amount", "5"]
+    await shell.fails(*stake, *signers[0])
+    await shell.ok(*stake, *signers[1])
+    shown = await shell.ok("node", "--subnet", "exchanged", "--node-id", str(node.node_id))
+    assert shown["stake"] == str(105 * TENSOR)
+
+
+async def test_onboarding_before_activation_needs_no_window(
+    any_shell: Shell, tmp_path: Path
+) -> None:
+    shell = any_shell
+    coldkeys = [get_development_account(one).address for one in NAMES[:3]]
+    await shell.ok(*named_subnet_line("onboarded", coldkeys))
+    (tmp_path / "password").write_text(PASSWORD)
+    for number, name in enumerate(NAMES[:3], start=1):
+        line = ["onboard", "--subnet", "onboarded", "--dir", str(tmp_path / name)]
+        line += ["--hotkey-password-file", str(tmp_path / "password"), "--dev-account", name]
+        onboarded = await shell.ok(*line)
+        assert onboarded["subnet_node_id"] == number
+        assert await shell.ok(*line) == onboarded
+    await shell.ok("activate-subnet", "--subnet", "onboarded", "--dev-account", "alith")
