@@ -16,8 +16,8 @@ from mesh.inference.sampling import Sampling
 from tests.mesh.client.conftest import Swarm
 
 PROMPT = "How does one epoch work?"
-CROWD = [f"{PROMPT} {'And then? ' * number}" for number in range(7)]
-NEW_TOKENS = 24
+CROWD = [f"{PROMPT} {'And then? ' * number}" for number in range(5)]
+NEW_TOKENS = 16
 # A random model soon says its end token: only the length ends these answers.
 GREEDY = Sampling(stop_token_ids=(258,))
 SEEDED = Sampling(stop_token_ids=(258,), temperature=1.0, top_p=0.95, top_k=50, seed=20)
