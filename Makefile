@@ -22,8 +22,9 @@ install-node:
 	$(PIP) .
 
 # Strangers' clients that some tests start; Node.js comes from the system.
+# polkadot.js, and chopsticks that runs the real runtime; NPM_FLAGS=--omit=dev leaves that out.
 install-js:
-	cd tests/js && npm ci --no-audit --no-fund
+	cd tests/js && npm ci --no-audit --no-fund $(NPM_FLAGS)
 
 demo: install
 	$(BIN)/mesh localnet --hosters 4 --validators 2 --epochs 2
