@@ -12,7 +12,8 @@ function submit(signer, extrinsic) {
   return new Promise((resolve, reject) => {
     extrinsic
       .signAndSend(signer, ({ status, events, dispatchError }) => {
-        if (!status.isInBlock) return;
+        // The library forgets InBlock when Finalized comes while it still fetches the events.
+        if (!status.isInBlock && !status.isFinalized) return;
         const error = dispatchError?.isModule ? api.registry.findMetaError(dispatchError.asModule).name : null;
         resolve({ error, events: events.map(({ event }) => `${event.section}.${event.method}`) });
       })
@@ -61,6 +62,17 @@ seen.heads = await new Promise(async (resolve) => {
     numbers.push(head.number.toNumber());
     if (numbers.length === 3) { stop(); resolve(numbers); }
   });
+});
+// A subscription to storage, as the event page of polkadot.js Apps uses it.
+seen.followed = await new Promise(async (resolve, reject) => {
+  let stop = null;
+  stop = await api.query.system.events((records) => {
+    const names = records.map(({ event }) => `${event.section}.${event.method}`);
+    if (stop === null || !names.includes('balances.Transfer')) return;
+    stop();
+    resolve(names);
+  });
+  submit(alith, api.tx.balances.transferKeepAlive('0x' + '78'.repeat(20), 10n ** 18n)).catch(reject);
 });
 console.log(JSON.stringify(seen));
 await api.disconnect();

@@ -53,5 +53,6 @@ def test_polkadot_js_reads_signs_submits_and_follows() -> None:
     assert seen["data"]["id"] == f"{FIRST_SUBNET:,}"
     assert seen["entries"] == 1
     assert int(seen["info"]) > 0
+    assert "balances.Transfer" in seen["followed"]
     first = seen["heads"][0]
     assert seen["heads"] == [first, first + 1, first + 2]
