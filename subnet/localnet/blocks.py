@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
 from consensus.types import BlockNumber
 from subnet.chain.substrate import SubstrateChain
-from subnet.errors import ConfigError
+from subnet.errors import ChainUnavailable, ConfigError
 
 if TYPE_CHECKING:
     from subnet.chain.session import Session
@@ -41,6 +42,10 @@ class Blocks(Protocol):
         """Make a block every so often, until cancelled; may return if the chain does it."""
         ...
 
+    async def aclose(self) -> None:
+        """Leave a chain that takes extrinsics without us."""
+        ...
+
 
 class DevChainBlocks:
     """The development chain: instant during the set-up, then by its own clock."""
@@ -61,6 +66,9 @@ class DevChainBlocks:
         await self._chain.query(
             lambda session: session.rpc(DEVCHAIN_METHOD, "interval", self._block_seconds)
         )
+
+    async def aclose(self) -> None:
+        """It goes on by its own clock."""
 
 
 class ChopsticksBlocks:
@@ -92,6 +100,10 @@ class ChopsticksBlocks:
             due_at += self._block_seconds
             await asyncio.sleep(max(0.0, due_at - time.monotonic()))
 
+    async def aclose(self) -> None:
+        with contextlib.suppress(ChainUnavailable):
+            await self._set_mode("Instant")
+
     async def _set_mode(self, mode: str) -> None:
         await self._chain.query(lambda session: session.rpc(CHOPSTICKS_METHOD, mode))
 
@@ -120,6 +132,9 @@ class FollowedBlocks:
                     return
 
     async def run(self) -> None:
+        """Its blocks come anyway."""
+
+    async def aclose(self) -> None:
         """Its blocks come anyway."""
 
 

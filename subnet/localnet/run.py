@@ -129,9 +129,13 @@ async def _open_blocks(options: LocalnetOptions, url: str) -> AsyncIterator[Bloc
     """Yield who makes the blocks, on a connection of its own: it must not wait for reads."""
     async with SubstrateChain.open(url, call_timeout_s=BUILD_TIMEOUT_S) as chain:
         await check_development_chain(chain, url)
-        yield await choose_blocks(
+        blocks = await choose_blocks(
             chain, block_seconds=options.block_seconds, is_driven=options.is_driven, url=url
         )
+        try:
+            yield blocks
+        finally:
+            await blocks.aclose()
 
 
 class _Localnet:

@@ -89,6 +89,8 @@ async def test_after_the_set_up_the_chains_clock_is_the_wall_clock(ahead_s: int)
     assert abs(runtime.lag_s) <= blocks.MAX_DRIFT_S
     await made.skip_to(BlockNumber(10))
     assert runtime.number == 30
+    await made.aclose()
+    assert runtime.modes[-1] == "Instant"
 
 
 async def test_blocks_come_at_their_pace_until_the_end() -> None:
