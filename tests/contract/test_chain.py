@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from consensus.roster import RosterNode
 from consensus.types import SCORE_ONE, BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
 from keys.account import AccountKey
+from subnet.chain.extrinsic_journal import ExtrinsicJournal, State, settle
 from subnet.chain.registration import TENSOR
+from subnet.chain.substrate import SubstrateChain
 from subnet.devchain.config import BlockMode, DevChainConfig, fund_development_accounts
 from subnet.devchain.ledger import Ledger
 from subnet.devchain.ledger_chain import LedgerBlocks
@@ -269,3 +274,64 @@ async def test_registration_errors_have_the_pallets_own_names(
     )
     await rig.register_node(node, COLDKEYS[0])
     await fails("HotkeyHasOwner", rig.register_node(node, COLDKEYS[1]))
+
+
+ATTESTER = """
+import asyncio, sys
+from pathlib import Path
+from keys.account import AccountKey
+from subnet.chain.extrinsic_journal import ExtrinsicJournal
+from subnet.chain.substrate import SubstrateChain
+
+async def main():
+    url, path, subnet_id = sys.argv[1:]
+    key = AccountKey(sys.stdin.buffer.read(32))
+    with ExtrinsicJournal.open(Path(path)) as journal:
+        async with SubstrateChain.open(url, signer=key, log=journal) as chain:
+            await chain.attest(int(subnet_id))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_client_killed_between_submit_and_inclusion_attests_once(
+    rig: Rig, chain: Chain, active: ActiveSubnet, tmp_path: Path
+) -> None:
+    if not isinstance(rig, WireRig):
+        pytest.skip("the ledger has no pool")
+    await propose(rig, active, active.elected, [(1, 1)])
+    attester, path = active.others[0], tmp_path / "extrinsics.sqlite"
+    hotkey = active.hotkeys[attester]
+    async with rig.hold_blocks():
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", ATTESTER, rig.url, str(path), str(active.subnet_id)),
+            stdin=asyncio.subprocess.PIPE,
+        )
+        assert process.stdin is not None
+        process.stdin.write(hotkey.private_key())
+        process.stdin.close()
+        await wait_for_pool(rig)
+        process.kill()
+        await process.wait()
+        await rig.advance(1)
+        async with rig.open() as observer:
+            submission = await observer.fetch_submission(active.subnet_id, active.epoch)
+        assert submission is not None and submission.attested == {active.elected, attester}
+        with ExtrinsicJournal.open(path) as journal:
+            assert [entry.state for entry in journal.list_entries(*State)] == [State.SIGNED]
+            async with SubstrateChain.open(rig.url, log=journal) as restarted:
+                await settle(restarted, journal)
+                # What the block holds is neither sent again nor taken for lost.
+                assert await rig.count_waiting() == 0
+            (entry,) = journal.list_entries(*State)
+            assert entry.state in {State.INCLUDED, State.FINALISED}
+    with pytest.raises(ExtrinsicFailed, match="AlreadyAttested"):
+        await attest(rig, active, hotkey)
+
+
+async def wait_for_pool(rig: WireRig) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            if await rig.count_waiting():
+                return
+            await asyncio.sleep(0.05)

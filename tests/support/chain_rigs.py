@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from consensus.types import BlockNumber, Epoch, SubnetId, SubnetNodeId, compute_epoch_position
 from keys.account import AccountKey, derive_development_account
@@ -157,7 +157,7 @@ class WireRig:
     """A chain behind a WebSocket, through our client; it builds blocks when told to."""
 
     def __init__(self, url: str, chain: SubstrateChain) -> None:
-        self._url = url
+        self.url = url
         self._chain = chain
 
     @classmethod
@@ -168,13 +168,34 @@ class WireRig:
 
     @asynccontextmanager
     async def open(self, signer: AccountKey | None = None) -> AsyncIterator[Chain]:
-        async with SubstrateChain.open(self._url, signer=signer) as chain:
+        async with SubstrateChain.open(self.url, signer=signer) as chain:
             yield chain
 
     async def advance(self, count: int) -> None:
         # One at a time: the real runtime may take a second for each, and a call has a deadline.
         for _ in range(count):
             await self._chain.query(lambda session: session.rpc("dev_newBlock", {"count": 1}))
+
+    @asynccontextmanager
+    async def hold_blocks(self) -> AsyncIterator[None]:
+        """Let extrinsics wait in the pool, instead of building a block for each."""
+        methods = (await self._ask("rpc_methods"))["methods"]
+        if "dev_setBlockMode" in methods:
+            method, held, instant = "dev_setBlockMode", "manual", "instant"
+        else:
+            method, held, instant = "dev_setBlockBuildMode", "Manual", "Instant"
+        await self._ask(method, held)
+        try:
+            yield
+        finally:
+            await self._ask(method, instant)
+
+    async def count_waiting(self) -> int:
+        """Return how many extrinsics the pool holds."""
+        return len(await self._ask("author_pendingExtrinsics"))
+
+    async def _ask(self, method: str, *params: object) -> Any:
+        return await self._chain.query(lambda session: session.rpc(method, *params))
 
     async def fund(self, account_id: bytes, amount: int) -> None:
         await registration.transfer(self._chain, sender=OWNER, recipient=account_id, amount=amount)
