@@ -17,7 +17,7 @@ from keys.account import AccountKey
 from keys.identity_file import load_identity_file
 from keys.peer import PeerId, PeerKey
 from mesh.model.config import ModelConfig, load_config
-from mesh.model.files import ModelFolder, resolve_model_folder
+from mesh.model.files import ModelFolder, resolve_known_model
 from mesh.p2p.ports import PortInUse, check_ports_free
 from subnet.access import Rank, load_priority, load_rules
 from subnet.config import NodeConfig
@@ -72,7 +72,7 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     _check_ports(config)
     subnet_id, node = await _find_registration(config, key.peer_id)
     notices = _collect_notices(config, node, hotkey)
-    folder = resolve_model_folder(config.model)
+    folder = resolve_known_model(config.model)
     model = load_config(folder.path)
     return PreparedNode(
         config=config,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from keys.peer import PeerKey
 from mesh.client.client import MeshClient
-from mesh.client.connection import open_connection, resolve_known_model
+from mesh.client.connection import open_connection
 from subnet.errors import ConfigError
 
-__all__ = ["ClientConfig", "open_client", "open_named_client", "resolve_known_model"]
+__all__ = ["ClientConfig", "open_client", "open_named_client"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,13 @@ from mesh.client.auto_config import MODEL_TYPE, MeshConfig, make_mesh_config
 from mesh.client.bridge import LoopBridge, LoopThread
 from mesh.client.cache import MeshCache
 from mesh.client.client import MeshClient
-from mesh.client.connection import Connection, open_connection, resolve_known_model
+from mesh.client.connection import Connection, open_connection
 from mesh.client.driven import DrivenText
 from mesh.client.inference_session import InferenceSession
 from mesh.client.texts import TextBatch
 from mesh.errors import InvalidRequest
 from mesh.model.config import read_json_object
+from mesh.model.files import resolve_known_model
 
 _HARMLESS_OPTIONS = frozenset(
     {"_from_auto", "low_cpu_mem_usage", "local_files_only", "adapter_kwargs"}

@@ -12,16 +12,14 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from keys.peer import PeerId, PeerKey
-from mesh.assets import SHIPPED_MODEL_NAME, shipped_model_path
 from mesh.client.client import MeshClient
 from mesh.client.session import ClientTimeouts
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.errors import InvalidRequest, ManifestMismatch, PeerError, PeerUnreachable
 from mesh.model.config import ModelConfig, load_config
-from mesh.model.files import ModelFolder, resolve_model_folder
+from mesh.model.files import ModelFolder, resolve_known_model
 from mesh.p2p.addresses import split_peer_address
 from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
@@ -134,13 +132,6 @@ def check_named_model(name: str) -> str:
     if _HUB_NAME.fullmatch(name) is None or ".." in name:
         raise InvalidRequest("model", f"the network calls its model {name!r}; say where it is")
     return name
-
-
-def resolve_known_model(name: str, revision: str | None = None) -> ModelFolder:
-    """Find a model's folder; the shipped model is known by its name."""
-    if name == SHIPPED_MODEL_NAME and not Path(name).is_dir():
-        return resolve_model_folder(str(shipped_model_path()))
-    return resolve_model_folder(name, revision)
 
 
 async def _ask_first(host: Host, peers: tuple[PeerId, ...]) -> NetworkInfo:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesh.assets import SHIPPED_MODEL_NAME, shipped_model_path
 from mesh.errors import ModelFilesMissing
 
 SMALL_FILES = ("*.json", "*.jinja", "tokenizer.model")
@@ -27,6 +28,13 @@ class ModelFolder:
     name: str
     revision: str
     hub_name: str | None = None
+
+
+def resolve_known_model(name: str, revision: str | None = None) -> ModelFolder:
+    """Find a model's folder; the shipped model is known by its name."""
+    if name == SHIPPED_MODEL_NAME and not Path(name).is_dir():
+        return resolve_model_folder(str(shipped_model_path()))
+    return resolve_model_folder(name, revision)
 
 
 def resolve_model_folder(name_or_path: str, revision: str | None = None) -> ModelFolder:

@@ -25,10 +25,10 @@ def manifest(
     """
     from consensus.params import MAINNET
     from mesh.model.config import load_config
+    from mesh.model.files import resolve_known_model
     from subnet.config import check_quant_type
     from subnet.errors import ConfigError
     from subnet.manifest import build_own_manifest
-    from subnet.run_client import resolve_known_model
 
     quantisation = check_quant_type(quant_type)
     folder = resolve_known_model(model)

@@ -60,11 +60,11 @@ def plan(
         measure_free_memory,
     )
     from mesh.model.config import load_config
+    from mesh.model.files import resolve_known_model
     from mesh.model.speed import measure_bandwidth
     from subnet.config import check_quant_type
     from subnet.errors import UsageError
     from subnet.plan import fetch_swarm, make_plan, parse_size
-    from subnet.run_client import resolve_known_model
 
     if torch_dtype not in ("auto", *DTYPE_BYTES):
         raise UsageError(

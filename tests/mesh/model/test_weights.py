@@ -9,10 +9,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from mesh.assets import shipped_model_path
 from mesh.errors import BlockRangeOutsideModel, ManifestMismatch, ModelError, ModelFilesMissing
 from mesh.model import weights
 from mesh.model.config import load_config
-from mesh.model.files import resolve_model_folder
+from mesh.model.files import resolve_known_model, resolve_model_folder
 from mesh.model.manifest import build_manifest, check_manifest, decode_manifest
 from mesh.model.tensors import locate_tensors, read_header
 from mesh.model.weights import load_shard
@@ -172,3 +173,10 @@ def test_path_outside_the_folder_in_the_index_is_refused(make_checkpoint, tmp_pa
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="not a safetensors file"):
         locate_tensors(resolve_model_folder(str(folder)), ["model.norm.weight"])
+
+
+def test_the_shipped_model_is_known_by_its_name_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_known_model("mesh-tiny").path == shipped_model_path()
