@@ -194,7 +194,8 @@ class HivemindHost:
                 raise result
         if not results or None in results:
             return True
-        self._waiting_for = f"no initial peer answers: {results[0]}"
+        # libp2p lists the failed dials line by line; a message is one sentence.
+        self._waiting_for = f"no initial peer answers: {' '.join(str(results[0]).split())}"
         return False
 
     async def _dial(self, peer: PeerId) -> Channel:

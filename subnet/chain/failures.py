@@ -100,7 +100,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "Payment": (
         "the account cannot pay the fee",
-        "send it a little: 0.01 TENSOR lasts for a long time",
+        "send it TENSOR with `mesh chain transfer`; --dry-run says what the call costs",
     ),
     "BadProof": (
         "the signature does not fit the chain",
@@ -184,7 +184,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "MinSubnetRegistrationEpochsNotMet": ("the subnet is too young", "wait some epochs"),
     "SubnetActivationConditionsNotMetYet": (
         "the subnet lacks active nodes, delegate stake or reputation",
-        "register at least as many nodes as the chain's MinSubnetNodes; " + _SHOW,
+        "register and activate as many nodes as the chain's MinSubnetNodes, or more; " + _SHOW,
     ),
     "InvalidSubnetId": ("there is no subnet with this id", "check --subnet-id"),
     "SubnetMustBeRegistering": ("the subnet is past its registration", _SHOW),
@@ -261,7 +261,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "InvalidDelegateRewardRate": ("the delegate reward rate exceeds 100 percent", "lower it"),
     "MaxBurnAmountExceeded": ("registration burns more than allowed", "raise --max-burn"),
     "BalanceBurnError": ("the balance does not cover the burn", "look at `mesh chain balance`"),
-    "NotKeyOwner": ("the signer does not own this node or hotkey", "sign with its coldkey"),
+    "NotKeyOwner": (
+        "the signer does not own this node or hotkey",
+        "sign with its coldkey; check the node's id, too: " + _SHOW,
+    ),
     "NotUidOwner": ("the node id belongs to another key", "check --subnet-node-id"),
     "NotStartEpoch": (
         "the node's activation window is not open",

@@ -27,6 +27,7 @@ from mesh.errors import (
     NoRoute,
     PeerRefusal,
     PeerUnreachable,
+    TransportError,
     UnknownArchitecture,
 )
 from mesh.inference.threads import wait_passively
@@ -74,6 +75,11 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (BlockRangeOutsideModel, "give --block-indices within the model"),
     (ModelError, "get the model's files again"),
     (PeerUnreachable, "check --initial-peers and that the peer is running"),
+    (
+        TransportError,
+        "check that the peers of --initial-peers, or else the subnet's bootnodes, run and can be "
+        "reached; the first node of a swarm takes --new-swarm",
+    ),
     (PeerRefusal, "ask another peer, or later"),
     (NoRoute, "wait until hosters serve every block, or raise --max-blocks-per-hop"),
     (InvalidRequest, "correct what the message names"),

@@ -23,7 +23,7 @@ from keys.identity_file import (
     load_identity_file,
 )
 from mesh.assets import shipped_model_path
-from mesh.errors import ModelError, NoRoute
+from mesh.errors import ModelError, NoRoute, TransportError
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import explain, find_expected, run_app
 from subnet.cli.mesh import MULTI_VALUE, app
@@ -239,6 +239,7 @@ class TestErrors:
             IdentityFileMissing("gone"),
             ModelError("broken"),
             NoRoute(((0, 4),)),
+            TransportError("no initial peer answers"),
         ],
         ids=lambda error: type(error).__name__,
     )
