@@ -415,7 +415,7 @@ class Node:
             logger.warning(
                 "the hotkey cannot pay a fee, so proposals and attestations will be refused",
                 hotkey=hotkey.address,
-                fix="mesh chain transfer --to HOTKEY --amount 0.1",
+                fix=f"mesh chain transfer --to {hotkey.address} --amount 0.1 --key-file COLDKEY",
             )
 
     def _on_event(self, event: NodeEvent) -> None:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consensus.types import BlockRange, SubnetId, SubnetNodeId
+from consensus.types import BlockRange, Role, SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from keys.identity_file import load_identity_file
 from keys.peer import PeerId, PeerKey
 from mesh.model.config import ModelConfig, load_config
-from mesh.model.files import ModelFolder, resolve_known_model
+from mesh.model.files import ModelFolder, check_has_weights, resolve_known_model
 from mesh.p2p.ports import PortInUse, check_ports_free
 from subnet.access import Rank, load_priority, load_rules
 from subnet.config import NodeConfig
@@ -74,6 +74,8 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     notices = _collect_notices(config, node, hotkey)
     folder = resolve_known_model(config.model)
     model = load_config(folder.path)
+    if config.role is Role.HOSTER:
+        check_has_weights(folder)
     return PreparedNode(
         config=config,
         key=key,

@@ -96,3 +96,12 @@ def _download(folder: ModelFolder, filename: str) -> None:
             f"{filename} of {folder.name} cannot be downloaded ({type(error).__name__}); "
             "check the network and HF_HUB_OFFLINE"
         ) from error
+
+
+def check_has_weights(folder: ModelFolder) -> None:
+    """Raise ModelFilesMissing for a local folder without any safetensors file.
+
+    What is in the Hugging Face cache may still be downloaded.
+    """
+    if folder.hub_name is None and not any(folder.path.glob("*.safetensors")):
+        raise ModelFilesMissing(f"{folder.path} has no *.safetensors weights; copy the whole model")

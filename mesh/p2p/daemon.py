@@ -174,7 +174,8 @@ class _DaemonProcess(asyncio.SubprocessProtocol):
             for number in (signal.SIGTERM, signal.SIGKILL):
                 if self.exited.done():
                     return
-                transport.send_signal(number)
+                # The transport would poll first, and take the child's end from asyncio's watcher.
+                os.kill(transport.get_pid(), number)
                 await asyncio.wait((self.exited,), timeout=TERMINATE_TIMEOUT_S)
         except ProcessLookupError:
             return

@@ -121,6 +121,9 @@ def _write_node_files(directory: Path) -> None:
     ):
         (directory / name).mkdir()
         (directory / name / "config.json").write_text(json.dumps(fields))
+        (directory / name / "model.safetensors").write_bytes(b"")
+    (directory / "weightless").mkdir()
+    (directory / "weightless" / "config.json").write_text(json.dumps(MODEL_FIELDS))
     (directory / "empty").mkdir()
     secret = directory / "rsa.key"
     secret.write_bytes(bytes(68))
@@ -231,6 +234,12 @@ FAULTS = (
         lambda place, _: {"model": str(place.file("empty"))},
         ModelFilesMissing,
         "no config.json",
+    ),
+    Fault(
+        "model without weights",
+        lambda place, _: {"model": str(place.file("weightless"))},
+        ModelFilesMissing,
+        "no *.safetensors weights",
     ),
     Fault(
         "architecture",
