@@ -280,7 +280,8 @@ class MeshClient:
                 await search.note_failure(failure)
 
     async def refresh(self) -> None:
-        """Ask the known peers for the directory, several of them: one may know less than another.
+        """Ask for the directory: the first peers, and servers it already names, for these may last
+        longer than those. Several are asked, since one may know less than another.
 
         Raises a PeerError if none answers.
         """
@@ -288,11 +289,13 @@ class MeshClient:
 
         async def ask(peer: PeerId) -> None:
             try:
+                await self._directory.ensure_connected(peer)
                 await self._directory.fetch_from_peer(peer)
             except PeerError as error:
                 failures.append(error)
 
-        asked = self._peers[:MAX_DIRECTORY_PEERS]
+        known = (server.peer_id for server in self._directory.list_route_servers())
+        asked = tuple(dict.fromkeys((*self._peers, *known)))[:MAX_DIRECTORY_PEERS]
         await asyncio.gather(*(ask(peer) for peer in asked))
         if asked and len(failures) == len(asked):
             raise failures[0]

@@ -8,6 +8,7 @@ nothing but one address.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import struct
 import time
@@ -37,6 +38,8 @@ DIRECTORY_METHOD = "mesh.directory"
 MAX_SERVERS = 1024
 MAX_ANSWER_SERVERS = MAX_UNARY_SIZE // (4 + OVERHEAD + MAX_HEARTBEAT_BODY)
 REFRESH_S = 10.0
+FIRST_REFRESHES = 10
+FIRST_REFRESH_S = 2.0
 FETCH_TIMEOUT_S = 5.0
 _LENGTH = struct.Struct("<I")
 
@@ -168,13 +171,17 @@ class Directory:
     async def keep_fresh(
         self, list_peers: Callable[[], Sequence[PeerId]], *, period_s: float = REFRESH_S
     ) -> None:
-        """Read the heartbeats of ``list_peers()`` again and again: a task of the node's group."""
-        while True:
+        """Read the heartbeats of ``list_peers()`` again and again: a task of the node's group.
+
+        More often at first, because nodes that start together announce themselves one by one.
+        """
+        for round_number in itertools.count():
             try:
                 await self.fetch_from_records(list_peers())
             except MeshError as error:
                 logger.warning("the directory could not be refreshed: %s", error)
-            await asyncio.sleep(period_s)
+            is_young = round_number < FIRST_REFRESHES
+            await asyncio.sleep(min(period_s, FIRST_REFRESH_S) if is_young else period_s)
 
 
 async def fetch_info(

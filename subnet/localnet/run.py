@@ -70,7 +70,7 @@ class LocalnetFailed(ConfigError):
 class _State:
     """What the children have reported so far."""
 
-    ready: set[str] = field(default_factory=set)
+    addresses: dict[str, str] = field(default_factory=dict)
     reports: dict[tuple[str, Epoch], Mapping[str, Any]] = field(default_factory=dict)
     answer: str = ""
     is_answered: bool = False
@@ -188,10 +188,10 @@ class _Localnet:
             first_epoch = await self._begin_first_epoch(subnet_id, bootnode)
             watchers.append(tasks.create_task(self._blocks.run()))
             watchers.append(tasks.create_task(self._show_heads(subnet_id)))
-            client = await self._start_client(directory, bootnode)
+            client = await self._start_client(directory)
             watchers.append(tasks.create_task(self._watch(client)))
             if self._options.serve_port is not None:
-                gateway = await self._start_gateway(bootnode, self._options.serve_port)
+                gateway = await self._start_gateway(self._options.serve_port)
                 watchers.append(tasks.create_task(self._watch(gateway)))
             is_right = await self._judge(subnet_id, first_epoch)
             for watcher in watchers:
@@ -250,7 +250,9 @@ class _Localnet:
     async def _begin_first_epoch(self, subnet_id: SubnetId, bootnode: str) -> Epoch:
         """Wait for the nodes and skip to the eve of the first elected epoch."""
         names = {node.name for node in self._nodes}
-        await self._wait_until(lambda: self._state.ready >= names, SETUP_TIMEOUT_S, "start")
+        await self._wait_until(
+            lambda: self._state.addresses.keys() >= names, SETUP_TIMEOUT_S, "start"
+        )
         self._display.step(f"{len(names)} nodes are up; dial {bootnode}")
         slot = await self._fetch_slot(subnet_id)
         head = await fetch_head_number(self._chain)
@@ -267,14 +269,14 @@ class _Localnet:
             raise LocalnetFailed("the subnet has no slot on the chain")
         return subnet.slot
 
-    async def _start_client(self, directory: Path, bootnode: str) -> Child:
+    async def _start_client(self, directory: Path) -> Child:
         prompt = self._options.prompt or default_question().question
         self._display.step(f"question: {prompt}")
         return await self._group.start(
             "client",
             run_client_child,
             {
-                "initial_peers": [bootnode],
+                "initial_peers": list(self._state.addresses.values()),
                 "identity_path": str(create_client_identity(directory)),
                 "model": str(shipped_model_path()),
                 "prompt": prompt,
@@ -283,11 +285,15 @@ class _Localnet:
             },
         )
 
-    async def _start_gateway(self, bootnode: str, port: int) -> Child:
+    async def _start_gateway(self, port: int) -> Child:
         return await self._group.start(
             "gateway",
             run_gateway_child,
-            {"initial_peers": [bootnode], "model": str(shipped_model_path()), "port": port},
+            {
+                "initial_peers": list(self._state.addresses.values()),
+                "model": str(shipped_model_path()),
+                "port": port,
+            },
         )
 
     async def _watch(self, child: Child) -> None:
@@ -305,7 +311,7 @@ class _Localnet:
     def _take(self, name: str, message: Message) -> None:
         match message["kind"]:
             case "ready":
-                self._state.ready.add(name)
+                self._state.addresses[name] = message["addresses"][0]
             case "scored":
                 report = json.loads(message["report"])
                 self._state.reports[name, Epoch(report["epoch"])] = report
