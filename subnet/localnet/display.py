@@ -38,41 +38,43 @@ class Display(Protocol):
 
 
 class PlainDisplay:
-    """Lines, in the order in which they happen."""
+    """Lines, in the order in which they happen; what happens during the answer follows it."""
 
     def __init__(self, output: TextIO, *, results: TextIO | None) -> None:
         """``results`` gets one JSON line per epoch; without it the table goes to ``output``."""
         self._output = output
         self._results = results
         self._is_answering = False
+        self._held: list[str] = []
 
     def step(self, text: str) -> None:
-        self._end_answer()
-        self._write(f"{text}\n")
+        self._talk(f"{text}\n")
 
     def head(self, *, epoch: int, offset: int, length: int, phase: str) -> None:
         if offset == 0:
             self.step(f"epoch {epoch} begins")
 
     def piece(self, text: str) -> None:
-        if not text:
-            self._end_answer()
-            return
-        self._write(text)
-        self._is_answering = True
+        if text:
+            self._is_answering = True
+            self._write(text)
+        elif self._is_answering:
+            self._is_answering = False
+            self._write("\n" + "".join(self._held))
+            self._held.clear()
 
     def row(self, row: EpochRow) -> None:
-        self._end_answer()
         if self._results is None:
-            self._write(f"\n{row.to_text()}\n\n")
+            self._talk(f"\n{row.to_text()}\n\n")
         else:
             self._results.write(row.to_json() + "\n")
             self._results.flush()
 
-    def _end_answer(self) -> None:
+    def _talk(self, text: str) -> None:
         if self._is_answering:
-            self._write("\n")
-            self._is_answering = False
+            self._held.append(text)
+        else:
+            self._write(text)
 
     def _write(self, text: str) -> None:
         self._output.write(text)
