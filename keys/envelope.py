@@ -1,8 +1,10 @@
 """The canonical signed envelope: how a node says anything that others keep.
 
 Fixed-width little-endian fields, then the body, then an Ed25519 signature over
-a domain tag and every byte before it. One value has one encoding, so trailing
-or missing bytes are an error and a hash names a record.
+a domain tag, the fields and the body's hash. One value has one encoding, so
+trailing or missing bytes are an error and a hash names a record. Because the body
+enters the signature as its hash, the fields and the hash alone prove who signed it
+(``SignedHeader``): nobody has to pass on the body.
 
 It sits beside the keys because both siblings speak it: ``mesh`` announces
 servers in it, ``consensus`` commits and reveals in it.
@@ -20,6 +22,7 @@ from keys.peer import SIGNATURE_SIZE, PeerId, PeerKey
 MAGIC = b"MESH"
 VERSION = 1
 NETWORK_ID_SIZE = 32
+HASH_SIZE = 32
 MAX_BODY_SIZE = 1 << 20
 _SIGNATURE_TAG = b"mesh/envelope/1"
 _HASH_TAG = b"mesh/record"
@@ -29,6 +32,33 @@ _HEADER = struct.Struct("<4sBB32sIQI32sI")
 HEADER_SIZE = _HEADER.size
 OVERHEAD = HEADER_SIZE + SIGNATURE_SIZE
 MAX_ENVELOPE_SIZE = OVERHEAD + MAX_BODY_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class SignedHeader:
+    """An envelope without its body: exactly what its author's signature covers."""
+
+    kind: int
+    network_id: bytes
+    epoch: int
+    expires_at: int
+    node_id: int
+    author: PeerId
+    body_size: int
+    body_hash: bytes
+    signature: bytes
+
+    def to_bytes(self) -> bytes:
+        """Return the fields before the body."""
+        return _pack_header(self, self.body_size)
+
+    def get_message(self) -> bytes:
+        """Return what is signed: tag, fields, SHA-256 of the body."""
+        return _SIGNATURE_TAG + self.to_bytes() + self.body_hash
+
+    def check_signature(self) -> None:
+        """Raise BadSignature unless the author signed such an envelope."""
+        self.author.check_signature(self.get_message(), self.signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +83,23 @@ class Envelope:
         return self.unsigned_bytes() + self.signature
 
     def unsigned_bytes(self) -> bytes:
-        """Return the bytes that the signature covers, without the domain tag."""
-        header = _HEADER.pack(
-            MAGIC,
-            VERSION,
+        """Return all bytes but the signature."""
+        return _pack_header(self, len(self.body)) + self.body
+
+    @property
+    def header(self) -> SignedHeader:
+        """What others need to know that the author signed this, without the body itself."""
+        return SignedHeader(
             self.kind,
             self.network_id,
             self.epoch,
             self.expires_at,
             self.node_id,
-            self.author.public_key,
+            self.author,
             len(self.body),
+            hashlib.sha256(self.body).digest(),
+            self.signature,
         )
-        return header + self.body
 
     @property
     def record_hash(self) -> bytes:
@@ -79,7 +113,21 @@ class Envelope:
 
     def check_signature(self) -> None:
         """Raise BadSignature unless the author signed this envelope."""
-        self.author.check_signature(_SIGNATURE_TAG + self.unsigned_bytes(), self.signature)
+        self.header.check_signature()
+
+
+def _pack_header(statement: SignedHeader | Envelope, body_size: int) -> bytes:
+    return _HEADER.pack(
+        MAGIC,
+        VERSION,
+        statement.kind,
+        statement.network_id,
+        statement.epoch,
+        statement.expires_at,
+        statement.node_id,
+        statement.author.public_key,
+        body_size,
+    )
 
 
 def compute_record_key(network_id: bytes, kind: int, epoch: int, author: PeerId) -> bytes:
@@ -108,7 +156,7 @@ def seal(
         raise ValueError(f"a body has at most {MAX_BODY_SIZE} bytes, not {len(body)}")
     unsigned = Envelope(kind, network_id, epoch, expires_at, node_id, key.peer_id, body, b"")
     try:
-        message = _SIGNATURE_TAG + unsigned.unsigned_bytes()
+        message = unsigned.header.get_message()
     except struct.error as error:
         raise ValueError(f"an envelope field is out of range: {error}") from error
     return Envelope(

@@ -63,8 +63,22 @@ def test_layout_written_out():
     )
     envelope = sample()
     assert envelope.unsigned_bytes() == expected
-    assert envelope.signature == KEY.sign(b"mesh/envelope/1" + expected)
+    body_hash = hashlib.sha256(b"body").digest()
+    assert envelope.signature == KEY.sign(b"mesh/envelope/1" + expected[:-4] + body_hash)
     assert envelope.record_hash == hashlib.sha256(b"mesh/record" + expected).digest()
+
+
+def test_a_header_proves_who_signed_without_the_body():
+    header = sample().header
+    header.check_signature()
+    for forged in (
+        dataclasses.replace(header, body_hash=bytes(32)),
+        dataclasses.replace(header, body_size=3),
+        dataclasses.replace(header, node_id=6),
+        dataclasses.replace(header, author=PeerKey(b"o" * 32).peer_id),
+    ):
+        with pytest.raises(BadSignature):
+            forged.check_signature()
 
 
 def test_every_single_byte_flip_is_refused():

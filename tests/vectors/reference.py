@@ -195,17 +195,17 @@ def score_commitment(context, salt, scores):
 
 def sealed(key_seed, kind, network_id, epoch, expires_at, node_id, body):
     content = bytes.fromhex(body)
-    unsigned = (
+    header = (
         b"MESH"
         + bytes([1, kind])
         + bytes.fromhex(network_id)
         + struct.pack("<IQI", epoch, expires_at, node_id)
         + public_key(key_seed)
         + u32(len(content))
-        + content
     )
+    unsigned = header + content
     private = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key_seed))
-    signature = private.sign(b"mesh/envelope/1" + unsigned)
+    signature = private.sign(b"mesh/envelope/1" + header + sha256(content))
     return {
         "bytes": (unsigned + signature).hex(),
         "record_hash": sha256(b"mesh/record", unsigned).hex(),
