@@ -16,8 +16,8 @@ from pathlib import Path
 import structlog
 
 from consensus.params import MAINNET
-from consensus.roster import compute_network_id
-from consensus.types import SubnetId
+from consensus.roster import Roster, compute_network_id
+from consensus.types import Epoch, SubnetId
 from keys.peer import PeerKey
 from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
@@ -31,7 +31,7 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ChainUnavailable, NotRegistered
 from subnet.journal import open_journal
 from subnet.manifest import parse_manifest_hash
-from subnet.members import Members, find_subnet_of_bootnode
+from subnet.members import Members, find_subnet_of_bootnode, read_membership
 from subnet.membership import Membership, SubnetTerms
 from subnet.preflight import make_private_directory
 from subnet.records_policy import ConsensusRecordPolicy
@@ -131,8 +131,7 @@ async def _serve_subnet(
     on_ready: Callable[[tuple[str, ...]], None],
 ) -> None:
     terms, manifest_hash = await _fetch_terms(chain, subnet_id)
-    members = Members(chain, subnet_id)
-    await members.refresh()
+    members = Members(chain, subnet_id, own=config.key.peer_id)
     data_dir = config.data_dir / f"{subnet_id}-bootstrap"
     make_private_directory(data_dir)
     owner = config.key.peer_id.public_key
@@ -141,6 +140,7 @@ async def _serve_subnet(
         open_journal(data_dir / "journal.sqlite", owner=owner, run=run) as journal,
     ):
         membership = Membership(terms, reader=chain, journal=journal)
+        await read_membership(chain, membership, members)
         async with HivemindHost.open(_configure(config, terms, membership, members)) as host:
             directory = Directory(host, network_id=terms.network_id)
             directory.serve(lambda: _describe(terms, manifest_hash))
@@ -198,7 +198,7 @@ def _describe(terms: SubnetTerms, manifest_hash: bytes) -> NetworkInfo:
 
 async def _follow_chain(chain: SubstrateChain, membership: Membership, members: Members) -> None:
     """Keep rosters and members fresh; an outage keeps the last ones."""
-    epoch = None
+    followed: tuple[Epoch, Roster | None] | None = None
     while True:
         try:
             async for head in chain.heads():
@@ -206,9 +206,10 @@ async def _follow_chain(chain: SubstrateChain, membership: Membership, members: 
                 if position is None:
                     continue
                 await membership.refresh(position)
-                if position.epoch != epoch:
-                    epoch = position.epoch
-                    await members.refresh()
+                roster = membership.get_newest_roster()
+                if (position.epoch, roster) != followed:
+                    await members.follow(roster)
+                    followed = (position.epoch, roster)
         except ChainUnavailable as error:
             logger.warning("chain lost", detail=str(error))
         await asyncio.sleep(HEADS_RETRY_S)

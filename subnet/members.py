@@ -1,7 +1,10 @@
 """Every peer that the chain knows in the subnet: who may hold a place in the DHT and heartbeat.
 
 Wider than an epoch's roster: queued nodes, bootnodes and client identities count too. It
-decides about connections and heartbeats only; consensus records need the roster.
+decides about connections and heartbeats only; consensus records need the roster. Both are read
+from the state of one block, the epoch's first, so that a peer is never known to one policy and
+strange to the other. The lists are the proof of stake as well: the chain admits nobody to them
+without the subnet's minimum stake.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from consensus.roster import Roster
 from consensus.types import SubnetId
 from keys.errors import BadPeerId
 from keys.peer import PeerId
@@ -19,6 +23,7 @@ from subnet.chain.substrate import SubstrateChain
 
 if TYPE_CHECKING:
     from subnet.chain.session import Session
+    from subnet.membership import Membership
 
 MAX_BOOTNODES = 64
 _PEER_FIELDS = ("peer_info", "bootnode_peer_info", "client_peer_info")
@@ -33,16 +38,46 @@ class KnownPeers:
 
 
 class Members:
-    """The latest word of the chain. An outage keeps the last one; it never opens the door."""
+    """The latest word of the chain. An outage keeps the last one; it never opens the door.
 
-    def __init__(self, chain: SubstrateChain, subnet_id: SubnetId) -> None:
+    ``own`` is the peer id of this process, which the chain should name.
+    """
+
+    def __init__(self, chain: SubstrateChain, subnet_id: SubnetId, *, own: PeerId) -> None:
         self._chain = chain
         self._subnet_id = subnet_id
+        self._own = own
         self._known = KnownPeers(frozenset(), frozenset())
+        self._block_hash: bytes | None = None
 
-    async def refresh(self) -> None:
-        """Read the peers at the chain's head. Raises ChainUnavailable."""
-        self._known = await self._chain.query(lambda session: _read(session, self._subnet_id))
+    @property
+    def block_hash(self) -> bytes | None:
+        """The block whose state is known here; None before the first reading."""
+        return self._block_hash
+
+    async def follow(self, roster: Roster | None) -> None:
+        """Read the peers from the state that ``roster`` was read from. Raises ChainUnavailable.
+
+        Without a roster, and while that state does not name this process, the head's state is
+        read instead: a newcomer finds those who came with it and waits for no epoch to begin.
+        """
+        if roster is None:
+            await self._take_head()
+        elif roster.block_hash != self._block_hash:
+            known = await self._chain.query(
+                lambda session: _read(session, self._subnet_id, at=f"0x{roster.block_hash.hex()}")
+            )
+            if self._own in known.nodes or self._own in known.others:
+                self._known, self._block_hash = known, roster.block_hash
+            else:
+                await self._take_head()
+
+    async def _take_head(self) -> None:
+        def work(session: Session) -> tuple[KnownPeers, bytes]:
+            at = session.read_head_hash()
+            return _read(session, self._subnet_id, at=at), bytes.fromhex(at[2:])
+
+        self._known, self._block_hash = await self._chain.query(work)
 
     def list_nodes(self) -> tuple[PeerId, ...]:
         """Return the main peer ids, sorted."""
@@ -55,6 +90,14 @@ class Members:
     def is_known(self, peer: PeerId) -> bool:
         """Whether the chain names this key in any place of the subnet."""
         return peer in self._known.nodes or peer in self._known.others
+
+
+async def read_membership(chain: SubstrateChain, membership: Membership, members: Members) -> None:
+    """Read the epoch's roster and, from the same block, who is known. Raises ChainUnavailable."""
+    position = await membership.locate(await chain.fetch_head())
+    if position is not None:
+        await membership.refresh(position)
+    await members.follow(membership.get_newest_roster())
 
 
 async def fetch_bootnode_addresses(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[str, ...]:
@@ -92,17 +135,17 @@ async def find_subnet_of_bootnode(chain: SubstrateChain, peer: PeerId) -> Subnet
     """Return the first subnet that names ``peer`` as a bootnode, of the subnet or of a node."""
 
     def work(session: Session) -> SubnetId | None:
-        subnets = session.read_map("Network.SubnetsData", at=session.read_head_hash())
+        at = session.read_head_hash()
+        subnets = session.read_map("Network.SubnetsData", at=at)
         for subnet_id in sorted(int(key) for key, _ in subnets):
-            if peer in _read(session, SubnetId(subnet_id)).others:
+            if peer in _read(session, SubnetId(subnet_id), at=at).others:
                 return SubnetId(subnet_id)
         return None
 
     return await chain.query(work)
 
 
-def _read(session: Session, subnet_id: SubnetId) -> KnownPeers:
-    at = session.read_head_hash()
+def _read(session: Session, subnet_id: SubnetId, *, at: str) -> KnownPeers:
     nodes: set[PeerId] = set()
     others: set[PeerId] = set()
     for item in ("SubnetNodesData", "RegisteredSubnetNodesData"):

@@ -96,15 +96,19 @@ class Membership:
         """Return the roster of ``epoch`` if it was read."""
         return self._journal.rosters.get(epoch)
 
+    def get_newest_roster(self) -> Roster | None:
+        """Return the roster that was read last; None before the first."""
+        rosters = self._journal.rosters
+        return rosters[max(rosters)] if rosters else None
+
     def find_member(self, peer_id: PeerId, *, now_s: float) -> RosterNode | None:
         """Return the node that speaks with this key, by the last good roster.
 
         A roster older than ``max_roster_age_epochs`` epochs admits nobody.
         """
-        rosters = self._journal.rosters
-        if not rosters:
+        last = self.get_newest_roster()
+        if last is None:
             return None
-        last = rosters[max(rosters)]
         # The roster's own epoch is its life; only what comes after is age.
         max_epochs = 1 + self._terms.params.max_roster_age_epochs
         life_s = max_epochs * self._terms.epoch_length * self._terms.block_time_s

@@ -39,7 +39,7 @@ from subnet.epoch_loop import EpochLoop
 from subnet.errors import ChainUnavailable, ConfigError, NotRegistered
 from subnet.journal import Journal, open_journal
 from subnet.manifest import parse_manifest_hash
-from subnet.members import Members, fetch_bootnode_addresses
+from subnet.members import Members, fetch_bootnode_addresses, read_membership
 from subnet.membership import Membership, SubnetTerms
 from subnet.observer import HeadHandled, NodeEvent, Observe, log_event
 from subnet.performer import Participant, World
@@ -127,8 +127,8 @@ async def open_node(
             )
         )
         membership = Membership(network.terms, reader=chain, journal=journal)
-        members = Members(chain, prepared.subnet_id)
-        await members.refresh()
+        members = Members(chain, prepared.subnet_id, own=prepared.key.peer_id)
+        await read_membership(chain, membership, members)
         config = prepared.config
         gate = AccessGate(config.allow_file, config.deny_file, is_member=members.is_node)
         host = await stack.enter_async_context(
@@ -239,14 +239,15 @@ class Node:
         self._network = network
         self._chain = chain
         self._extrinsics = extrinsics
+        self._membership = membership
         self._members = members
         self._host = host
         self._observe = observe
         self._state = ServerState.JOINING
         self.reload_access = gate.reload
         self._addresses: tuple[str, ...] = ()
-        self._epoch: int | None = None
-        self._new_epoch = asyncio.Event()
+        self._followed: tuple[int, int | None] | None = None
+        self._has_news = asyncio.Event()
         network_id = network.terms.network_id
         self._directory = Directory(host, network_id=network_id)
         self._announcer = Announcer(
@@ -397,17 +398,17 @@ class Node:
             await asyncio.sleep(CONNECT_PERIOD_S)
 
     async def _follow_epochs(self) -> None:
-        """With every epoch: who belongs to the subnet, what became of extrinsics, who pays."""
+        """With every epoch and roster: who is known, what became of extrinsics, who pays."""
         while True:
             try:
-                await self._members.refresh()
+                await self._members.follow(self._membership.get_newest_roster())
                 await settle(self._chain, self._extrinsics)
                 await self._warn_of_empty_hotkey()
             except ChainUnavailable as error:
                 logger.warning("chain unavailable", detail=str(error))
             self._announcer.notify()
-            await self._new_epoch.wait()
-            self._new_epoch.clear()
+            await self._has_news.wait()
+            self._has_news.clear()
 
     async def _warn_of_empty_hotkey(self) -> None:
         hotkey = self._prepared.hotkey
@@ -420,9 +421,11 @@ class Node:
 
     def _on_event(self, event: NodeEvent) -> None:
         if isinstance(event, HeadHandled):
-            if event.position.epoch != self._epoch:
-                self._epoch = event.position.epoch
-                self._new_epoch.set()
+            roster = self._membership.get_newest_roster()
+            followed = (event.position.epoch, None if roster is None else roster.epoch)
+            if followed != self._followed:
+                self._followed = followed
+                self._has_news.set()
             if self._server is not None:
                 self._server.note_position(event.position)
             self._write_status(event)

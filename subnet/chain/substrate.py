@@ -150,7 +150,7 @@ class SubstrateChain:
 
         Rides out broken connections and raises ChainUnavailable after MAX_OUTAGE_S of them.
         """
-        latest = await self._reader.call(_read_head)
+        latest = await self.fetch_head()
         yield latest
         while True:
             async with HeadListener(self._reader.url) as listener:
@@ -170,11 +170,15 @@ class SubstrateChain:
                         await self._reader.leave_endpoint()
                         is_moving = False
 
+    async def fetch_head(self) -> BlockInfo:
+        """Return the best block. Raises ChainUnavailable."""
+        return await self._reader.call(_read_head)
+
     async def _fetch_head_patiently(self) -> BlockInfo:
         since = time.monotonic()
         while True:
             try:
-                return await self._reader.call(_read_head)
+                return await self.fetch_head()
             except ChainUnavailable:
                 if time.monotonic() - since > MAX_OUTAGE_S:
                     raise

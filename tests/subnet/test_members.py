@@ -1,0 +1,137 @@
+"""Who is known and who is on the roster come from the state of one block."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from consensus.params import MAINNET
+from consensus.types import SubnetId
+from keys.account import AccountKey
+from keys.peer import PeerId
+from subnet.chain import registration
+from subnet.chain.substrate import SubstrateChain
+from subnet.devchain.config import BlockMode, DevChainConfig, fund_development_accounts
+from subnet.devchain.runtime import LedgerConfig
+from subnet.devchain.server import DevChain
+from subnet.devchain.values import ActivationMode
+from subnet.journal import Journal
+from subnet.members import Members, read_membership
+from subnet.membership import Membership, SubnetTerms
+from subnet.runner import run_inline
+from tests.support.chain_rigs import BOOTNODE, COLDKEYS, OWNER, make_node, make_seed, make_subnet
+
+EPOCH_LENGTH = 20
+
+
+@dataclass
+class Rig:
+    devchain: DevChain
+    chain: SubstrateChain
+    subnet_id: SubnetId
+    peers: list[PeerId]
+
+    async def register(self) -> PeerId:
+        wanted = make_node(self.subnet_id, AccountKey(make_seed()))
+        coldkey = COLDKEYS[len(self.peers)]
+        await registration.register_node(self.chain, wanted, coldkey=coldkey)
+        self.peers.append(wanted.peer_id)
+        return wanted.peer_id
+
+    async def turn_epoch(self) -> None:
+        """Build until the first block of the subnet's next epoch is final."""
+        membership = self.make_membership()
+        position = await membership.locate(await self.chain.fetch_head())
+        assert position is not None
+        first = position.first_block + EPOCH_LENGTH
+        while await self.chain.fetch_finalised_number() < first:
+            self.devchain.build(1)
+
+    def make_membership(self) -> Membership:
+        disk = sqlite3.connect(":memory:", isolation_level=None)
+        journal = Journal.load(disk, owner=b"owner", run=run_inline)
+        terms = SubnetTerms(self.subnet_id, bytes(32), EPOCH_LENGTH, 6_000, MAINNET)
+        return Membership(terms, reader=self.chain, journal=journal)
+
+    async def read(self, own: PeerId) -> tuple[Membership, Members]:
+        """Read what a process reads when it starts."""
+        membership = self.make_membership()
+        members = Members(self.chain, self.subnet_id, own=own)
+        await read_membership(self.chain, membership, members)
+        return membership, members
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    rules = LedgerConfig(
+        activation_mode=ActivationMode.AUTOMATIC, balances=fund_development_accounts()
+    )
+    config = DevChainConfig(ledger=rules, mode=BlockMode.INSTANT, seed=b"members")
+    async with DevChain.open(config) as devchain, SubstrateChain.open(devchain.url) as chain:
+        outcome = await registration.register_subnet(chain, make_subnet("mesh"), owner=OWNER)
+        rig = Rig(devchain, chain, outcome.subnet_id, [])
+        for _ in range(3):
+            await rig.register()
+        await registration.activate_subnet(chain, subnet_id=outcome.subnet_id, owner=OWNER)
+        await rig.turn_epoch()
+        yield rig
+
+
+async def test_members_and_roster_are_read_from_one_block(rig: Rig) -> None:
+    membership, members = await rig.read(rig.peers[0])
+    roster = membership.get_newest_roster()
+    assert roster is not None
+    assert members.block_hash == roster.block_hash
+    assert members.list_nodes() == tuple(sorted(rig.peers))
+    assert {node.peer_id for node in roster.nodes} == set(members.list_nodes())
+
+
+async def test_who_registers_within_an_epoch_is_known_from_the_next_snapshot_on(rig: Rig) -> None:
+    newcomer = await rig.register()
+    membership, members = await rig.read(rig.peers[0])
+    assert not members.is_known(newcomer)
+    await rig.turn_epoch()
+    await read_membership(rig.chain, membership, members)
+    roster = membership.get_newest_roster()
+    assert roster is not None
+    assert members.is_node(newcomer)
+    assert members.block_hash == roster.block_hash
+
+
+async def test_a_newcomer_reads_the_head_until_a_snapshot_names_it(rig: Rig) -> None:
+    newcomer = await rig.register()
+    membership, members = await rig.read(newcomer)
+    roster = membership.get_newest_roster()
+    assert roster is not None
+    assert members.is_node(newcomer)
+    assert members.block_hash == (await rig.chain.fetch_head()).block_hash != roster.block_hash
+    await rig.turn_epoch()
+    await read_membership(rig.chain, membership, members)
+    roster = membership.get_newest_roster()
+    assert roster is not None
+    assert members.block_hash == roster.block_hash
+
+
+async def test_a_bootnode_of_the_subnet_is_known_and_is_no_node(rig: Rig) -> None:
+    bootnode = BOOTNODE
+    membership, members = await rig.read(bootnode)
+    roster = membership.get_newest_roster()
+    assert roster is not None
+    assert members.block_hash == roster.block_hash
+    assert members.is_known(bootnode)
+    assert not members.is_node(bootnode)
+
+
+async def test_members_are_read_once_for_each_snapshot(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    membership, members = await rig.read(rig.peers[0])
+
+    async def refuse(*_arguments: object) -> None:
+        raise AssertionError("the snapshot was read before")
+
+    monkeypatch.setattr(rig.chain, "query", refuse)
+    await members.follow(membership.get_newest_roster())
