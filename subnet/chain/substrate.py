@@ -25,6 +25,7 @@ from consensus.types import (
 )
 from keys.account import AccountKey
 from subnet.chain import records
+from subnet.chain.endpoints import Endpoints
 from subnet.chain.heads import HeadListener
 from subnet.chain.sender import (
     INCLUSION_TIMEOUT_S,
@@ -104,6 +105,8 @@ class SubstrateChain:
     ) -> AsyncIterator[SubstrateChain]:
         """Connect to ``url``, or to the first of several (a sequence, or commas) that answers.
 
+        Of several, those that later prove to be of another chain are left out while one is right.
+
         ``signer`` is the hotkey for ``propose`` and ``attest``, ``node_id`` the node for which it
         signs where one hotkey serves several, ``tip`` what ``submit`` adds to each fee (units of
         10^-18 TENSOR). Raises ChainUnavailable or ChainMismatch.
@@ -113,13 +116,14 @@ class SubstrateChain:
         if not urls:
             raise ChainUnavailable("no endpoint of a chain is named")
         async with AsyncExitStack() as stack:
+            endpoints = Endpoints(urls)
             reader = ChainWorker(
-                urls, call_timeout_s=call_timeout_s, expected_genesis=expected_genesis
+                endpoints, call_timeout_s=call_timeout_s, expected_genesis=expected_genesis
             )
             stack.push_async_callback(reader.aclose)
             info = await reader.call(_read_info)
             writer = ChainWorker(
-                urls, call_timeout_s=call_timeout_s, expected_genesis=info.genesis_hash
+                endpoints, call_timeout_s=call_timeout_s, expected_genesis=info.genesis_hash
             )
             stack.push_async_callback(writer.aclose)
             yield cls(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from subnet.errors import ChainUnavailable
+from subnet.chain.endpoints import Endpoints
+from subnet.errors import ChainMismatch, ChainUnavailable
 
 if TYPE_CHECKING:
     from subnet.chain.session import Session
@@ -28,21 +29,19 @@ _UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, OverflowError
 class ChainWorker:
     """One thread, one session at a time, reopened when it breaks, at the next endpoint in turn.
 
-    The genesis of the first session binds the later ones, so that a fallback endpoint of
-    another chain is refused.
+    The genesis of the first session binds the later ones: a fallback endpoint that turns out to
+    be of another chain is left out from then on, which is an error only when none is left.
     """
 
     def __init__(
         self,
-        urls: Sequence[str],
+        endpoints: Endpoints,
         *,
         call_timeout_s: float = CALL_TIMEOUT_S,
         expected_genesis: bytes | None = None,
     ) -> None:
-        if not urls:
-            raise ValueError("a chain client needs an endpoint")
-        self._urls = tuple(urls)
-        self._turn = 0
+        self._endpoints = endpoints
+        self._url = endpoints.first
         self._call_timeout_s = call_timeout_s
         self._expected_genesis = expected_genesis
         self._session: Session | None = None
@@ -52,7 +51,7 @@ class ChainWorker:
     @property
     def url(self) -> str:
         """The endpoint in use."""
-        return self._urls[self._turn % len(self._urls)]
+        return self._url
 
     async def call(
         self,
@@ -82,8 +81,7 @@ class ChainWorker:
     async def leave_endpoint(self) -> None:
         """Drop the session; the next call opens one at the next endpoint."""
         async with self._lock:
-            self._turn += 1
-            await self._in_thread(self._drop)
+            await self._in_thread(self._leave)
 
     async def aclose(self) -> None:
         """Close the session and end the thread."""
@@ -129,20 +127,27 @@ class ChainWorker:
 
     def _leave(self) -> None:
         self._drop()
-        self._turn += 1
+        self._url = self._endpoints.get_next(self._url)
 
     def _connect(self) -> Session:
-        if self._session is None:
-            from subnet.chain.session import Session
-
-            session = Session.open(
-                self.url,
-                timeout_s=self._call_timeout_s,
-                expected_genesis=self._expected_genesis,
-            )
-            self._expected_genesis = session.runtime.genesis_hash
-            self._session = session
+        while self._session is None:
+            try:
+                self._session = self._open_session()
+            except ChainMismatch as error:
+                self._url = self._endpoints.leave_out(self._url, error)
         return self._session
+
+    def _open_session(self) -> Session:
+        from subnet.chain.session import Session
+
+        session = Session.open(
+            self._url,
+            timeout_s=self._call_timeout_s,
+            expected_genesis=self._expected_genesis,
+        )
+        self._expected_genesis = session.runtime.genesis_hash
+        self._endpoints.is_proven = True
+        return session
 
     def _drop(self) -> None:
         session, self._session = self._session, None

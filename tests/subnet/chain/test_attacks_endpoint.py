@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from subnet.chain import worker as worker_module
+from subnet.chain.endpoints import Endpoints
 from subnet.chain.session import Session
 from subnet.chain.worker import ChainWorker
 from subnet.errors import ChainUnavailable
@@ -42,7 +43,7 @@ async def endpoints(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(Session, "open", open_session)
         monkeypatch.setattr(worker_module, "FIRST_PAUSE_S", 0.0)
-        worker = ChainWorker(urls)
+        worker = ChainWorker(Endpoints(urls))
         workers.append(worker)
         return worker
 

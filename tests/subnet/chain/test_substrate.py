@@ -101,11 +101,54 @@ async def test_the_first_endpoint_that_answers_serves(devchain: DevChain) -> Non
             assert (await chain.fetch_info()).epoch_length == 20
 
 
-async def test_a_fallback_endpoint_of_another_chain_is_refused(devchain: DevChain) -> None:
-    other = DevChainConfig(mode=BlockMode.INSTANT, seed=b"another chain")
-    async with DevChain.open(other) as foreign, run_proxy(devchain.port) as proxy:
+OTHER_CHAIN = DevChainConfig(mode=BlockMode.INSTANT, seed=b"another chain")
+
+
+async def test_a_fallback_endpoint_of_another_chain_is_left_out_with_a_sentence(
+    devchain: DevChain, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with DevChain.open(OTHER_CHAIN) as foreign, run_proxy(devchain.port) as proxy:
+        async with SubstrateChain.open([proxy.url, foreign.url]) as chain:
+            for _ in range(3):
+                await pay(chain)
+                proxy.cut_all()
+                assert await chain.fetch_balance(ALITH.account_id) > 0
+            await pay(chain)
+    warnings = [record.message for record in caplog.records if "left out" in record.message]
+    assert len(warnings) == 1
+    assert foreign.url in warnings[0]
+    assert "serves another chain: its genesis is 0x" in warnings[0]
+
+
+async def test_an_endpoint_of_another_chain_is_never_asked_while_the_right_one_is_away(
+    devchain: DevChain,
+) -> None:
+    async with DevChain.open(OTHER_CHAIN) as foreign, run_proxy(devchain.port) as proxy:
         async with SubstrateChain.open([proxy.url, foreign.url]) as chain:
             proxy.is_refusing = True
+            proxy.cut_all()
+            with pytest.raises(ChainUnavailable):
+                await chain.fetch_finalised_number()
+            proxy.is_refusing = False
+            assert await chain.fetch_balance(ALITH.account_id) > 0
+
+
+async def test_a_first_endpoint_of_another_chain_is_an_error_whatever_stands_behind_it(
+    devchain: DevChain,
+) -> None:
+    genesis = devchain.chain.genesis.hash
+    async with DevChain.open(OTHER_CHAIN) as foreign:
+        with pytest.raises(ChainMismatch, match="serves another chain"):
+            async with SubstrateChain.open([foreign.url, devchain.url], expected_genesis=genesis):
+                pass
+
+
+async def test_the_last_endpoint_that_becomes_another_chain_is_an_error(
+    devchain: DevChain,
+) -> None:
+    async with DevChain.open(OTHER_CHAIN) as foreign, run_proxy(devchain.port) as proxy:
+        async with SubstrateChain.open(proxy.url) as chain:
+            proxy.target_port = foreign.port
             proxy.cut_all()
             with pytest.raises(ChainMismatch, match="serves another chain"):
                 await chain.fetch_finalised_number()
