@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -427,20 +428,29 @@ async def test_a_lost_neighbour_is_asked_again_soon(world: World) -> None:
     assert until - time.time() <= dht_records.BAN_TIME_S
 
 
-async def test_neighbours_that_lost_each_other_meet_again(world: World) -> None:
-    attacker_id = PeerID(world.attacker.peer_id.to_bytes())
-    tables = {
-        world.honest: (_node(world.honest).protocol.routing_table, attacker_id),
-        world.attacker: (_node(world.attacker).protocol.routing_table, world.honest_id),
-    }
-    await world.honest._stay_in_touch()
-    for table, other in tables.values():
-        del table[table.get(peer_id=other)]
-    # The first node was given no initial peers; it remembers whom it knew. hivemind enters whom
-    # it met in a task of its own, on either side.
+async def test_neighbours_that_lost_each_other_meet_again() -> None:
+    # Not the attacker: its neighbour refuses what it holds, and hivemind parts from such a one.
+    policy = SignedRecordPolicy(AUTHOR)
+    async with open_factory("hivemind") as factory:
+        first = await factory.open("first", record_policy=policy)
+        second = await factory.open("second", record_policy=policy)
+        tables = {
+            first: (_node(first).protocol.routing_table, PeerID(second.peer_id.to_bytes())),
+            second: (_node(second).protocol.routing_table, PeerID(first.peer_id.to_bytes())),
+        }
+        await _wait_until_neighbours(first, tables.values())
+        for table, other in tables.values():
+            del table[table.get(peer_id=other)]
+        # The first node was given no initial peers; it remembers whom it knew.
+        await _wait_until_neighbours(first, tables.values())
+
+
+async def _wait_until_neighbours(host: HivemindHost, tables: Collection[tuple[Any, Any]]) -> None:
     async with asyncio.timeout(TIMEOUT_S):
-        while not all(other in table for table, other in tables.values()):
-            await world.honest._stay_in_touch()
+        while True:
+            await host._stay_in_touch()
+            if all(other in table for table, other in tables):
+                return
             await asyncio.sleep(0.05)
 
 
