@@ -131,7 +131,7 @@ async def _serve_subnet(
     on_ready: Callable[[tuple[str, ...]], None],
 ) -> None:
     terms, manifest_hash = await _fetch_terms(chain, subnet_id)
-    members = Members(chain, subnet_id, own=config.key.peer_id)
+    members = Members(chain, subnet_id)
     data_dir = config.data_dir / f"{subnet_id}-bootstrap"
     make_private_directory(data_dir)
     owner = config.key.peer_id.public_key

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from consensus.roster import Roster
-from consensus.types import SubnetId
+from consensus.types import BlockNumber, SubnetId
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.chain import records
@@ -37,59 +37,64 @@ class KnownPeers:
     others: frozenset[PeerId]
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The peers in the state of one block."""
+
+    block: BlockNumber
+    block_hash: bytes
+    known: KnownPeers
+
+
 class Members:
-    """The latest word of the chain. An outage keeps the last one; it never opens the door.
+    """The latest word of the chain. An outage keeps the last one; it never opens the door."""
 
-    ``own`` is the peer id of this process, which the chain should name.
-    """
-
-    def __init__(self, chain: SubstrateChain, subnet_id: SubnetId, *, own: PeerId) -> None:
+    def __init__(self, chain: SubstrateChain, subnet_id: SubnetId) -> None:
         self._chain = chain
         self._subnet_id = subnet_id
-        self._own = own
-        self._known = KnownPeers(frozenset(), frozenset())
-        self._block_hash: bytes | None = None
+        self._state = _State(BlockNumber(0), b"", KnownPeers(frozenset(), frozenset()))
 
     @property
-    def block_hash(self) -> bytes | None:
-        """The block whose state is known here; None before the first reading."""
-        return self._block_hash
+    def block_hash(self) -> bytes:
+        """The block whose state is known here; empty before the first reading."""
+        return self._state.block_hash
 
     async def follow(self, roster: Roster | None) -> None:
         """Read the peers from the state that ``roster`` was read from. Raises ChainUnavailable.
 
-        Without a roster, and while that state does not name this process, the head's state is
-        read instead: a newcomer finds those who came with it and waits for no epoch to begin.
+        A process begins with the head's state if others joined or left since that block, and
+        goes on with the next roster's: whoever registers and starts at once finds the others who
+        did so, and nobody waits for an epoch to begin.
         """
-        if roster is None:
-            await self._take_head()
-        elif roster.block_hash != self._block_hash:
-            known = await self._chain.query(
-                lambda session: _read(session, self._subnet_id, at=f"0x{roster.block_hash.hex()}")
-            )
-            if self._own in known.nodes or self._own in known.others:
-                self._known, self._block_hash = known, roster.block_hash
-            else:
-                await self._take_head()
+        if roster is None or not self._state.block_hash:
+            self._state = await self._chain.query(lambda session: self._read_start(session, roster))
+        elif roster.first_block > self._state.block:
+            self._state = await self._chain.query(lambda session: self._read(session, roster))
 
-    async def _take_head(self) -> None:
-        def work(session: Session) -> tuple[KnownPeers, bytes]:
-            at = session.read_head_hash()
-            return _read(session, self._subnet_id, at=at), bytes.fromhex(at[2:])
+    def _read_start(self, session: Session, roster: Roster | None) -> _State:
+        header, at = session.read_head()
+        known = _read(session, self._subnet_id, at=at)
+        if roster is not None:
+            state = self._read(session, roster)
+            if state.known == known:
+                return state
+        return _State(BlockNumber(header.number), bytes.fromhex(at[2:]), known)
 
-        self._known, self._block_hash = await self._chain.query(work)
+    def _read(self, session: Session, roster: Roster) -> _State:
+        known = _read(session, self._subnet_id, at=f"0x{roster.block_hash.hex()}")
+        return _State(roster.first_block, roster.block_hash, known)
 
     def list_nodes(self) -> tuple[PeerId, ...]:
         """Return the main peer ids, sorted."""
-        return tuple(sorted(self._known.nodes))
+        return tuple(sorted(self._state.known.nodes))
 
     def is_node(self, peer: PeerId) -> bool:
         """Whether a registered node, queued or active, serves under this key."""
-        return peer in self._known.nodes
+        return peer in self._state.known.nodes
 
     def is_known(self, peer: PeerId) -> bool:
         """Whether the chain names this key in any place of the subnet."""
-        return peer in self._known.nodes or peer in self._known.others
+        return peer in self._state.known.nodes or peer in self._state.known.others
 
 
 async def read_membership(chain: SubstrateChain, membership: Membership, members: Members) -> None:

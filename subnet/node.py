@@ -127,7 +127,7 @@ async def open_node(
             )
         )
         membership = Membership(network.terms, reader=chain, journal=journal)
-        members = Members(chain, prepared.subnet_id, own=prepared.key.peer_id)
+        members = Members(chain, prepared.subnet_id)
         await read_membership(chain, membership, members)
         config = prepared.config
         gate = AccessGate(config.allow_file, config.deny_file, is_member=members.is_node)
