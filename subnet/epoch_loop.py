@@ -20,12 +20,14 @@ from consensus.duties import (
     get_lane,
     is_reveal_time,
 )
+from consensus.roster import Roster
 from consensus.types import BlockNumber, EpochPosition
 from consensus.view import EpochView
 from consensus.watch import is_urgent_watch
 from mesh.errors import TransportError
 from subnet.collector import Collector
 from subnet.errors import ChainUnavailable, DutyPostponed
+from subnet.head_filter import HeadFilter
 from subnet.interfaces import BlockInfo
 from subnet.journal import Journal
 from subnet.membership import Membership, SubnetTerms, is_clock_right
@@ -81,7 +83,9 @@ class EpochLoop:
             get_position=self._get_newest,
             observe=observe,
         )
-        self._head: BlockInfo | None = None
+        self._heads = HeadFilter(
+            block_time_s=terms.block_time_s, known=_get_known_block(membership.get_newest_roster())
+        )
         self._handled: BlockNumber | None = None
         self._position: EpochPosition | None = None
         self._is_clock_right = True
@@ -104,19 +108,18 @@ class EpochLoop:
             await asyncio.sleep(HEADS_RETRY_S)
 
     def _take_head(self, head: BlockInfo) -> None:
-        # A lower head is a chain that reorganises; the phases of an epoch never run backwards.
-        if self._head is not None and head.number <= self._head.number:
-            return
-        self._head = head
-        self._is_clock_right = is_clock_right(
-            head, now_s=self._world.get_wall_time_s(), params=self._terms.params
-        )
-        self._news.set()
+        now_s = self._world.get_wall_time_s()
+        if self._heads.take(head, now_s=now_s):
+            self._is_clock_right = is_clock_right(head, now_s=now_s, params=self._terms.params)
+            self._news.set()
+        elif self._heads.is_doubting:
+            detail = f"block {head.number} is out of line with the blocks before; waiting for more"
+            self._observe(Unavailable("chain", detail))
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             has_news = await self._wait_for_news()
-            head = self._head
+            head = self._heads.head
             is_new = head is not None and head.number != self._handled
             if head is not None and is_new:
                 await self._take_snapshot(head)
@@ -190,7 +193,8 @@ class EpochLoop:
         )
 
     def _get_newest(self) -> EpochPosition | None:
-        return None if self._head is None else self._membership.get_position(self._head.number)
+        head = self._heads.head
+        return None if head is None else self._membership.get_position(head.number)
 
     def _start(self, duty: Duty, tasks: asyncio.TaskGroup) -> None:
         lane = get_lane(duty)
@@ -209,3 +213,9 @@ class EpochLoop:
             self._news.set()
         finally:
             self._running.discard(lane)
+
+
+def _get_known_block(roster: Roster | None) -> BlockInfo | None:
+    if roster is None:
+        return None
+    return BlockInfo(roster.first_block, roster.block_hash, roster.timestamp_s)

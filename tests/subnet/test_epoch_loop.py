@@ -268,3 +268,25 @@ async def test_a_node_without_pay_publishes_nothing_and_the_others_score_as_ever
     paid = {node for node, score in subnet.chain.submissions[2].scores if score}
     assert {1, 2, 3} <= paid and 4 not in paid
     assert subnet.chain.submissions[2].attested == set(HOSTERS + VALIDATORS) - {4}
+
+
+async def test_an_inflated_head_is_refused_and_the_epoch_worked_to_its_end(subnet):
+    """One node's endpoint tells of a block of a year hence, once."""
+    liar, build = subnet.nodes[1], subnet.nodes[1].build
+    far_off = []
+
+    def build_with_liar():
+        loop = build()
+        far_off.append(lambda: loop._take_head(subnet.chain.get_block(5_000_000)))
+        return loop
+
+    liar.build = build_with_liar
+    async with subnet.run():
+        await advance_to(subnet.chain, 1, 4)
+        far_off[0]()
+        await advance_to(subnet.chain, 2, 10)
+    (doubt,) = liar.list_events(Unavailable)
+    assert "block 5000000 is out of line" in doubt.detail
+    assert liar.list_events(HeadHandled)[-1].position.block == subnet.chain.height
+    assert 1 in subnet.chain.submissions[1].attested & subnet.chain.submissions[2].attested
+    assert max(liar.journal.elections) <= 2
