@@ -9,7 +9,8 @@ Over the offsets of one epoch (L blocks, grace G, B the end of COMMIT, R that of
     CommitOutput      15 % <= o < B - G
     RevealOutput      B + G <= o <= R
     RevealScores      B + G <= o <= R, of the previous epoch's commit
-    CommitScores      R + G <= o < L - 1 - G
+    PublishSighting   R + G <= o < L - 1 - G
+    CommitScores      R + 3 G <= o < L - 1 - G
     ScoreEpoch        0 <= o, of the previous epoch
     Propose, Attest   0 <= o < L - 1: what is sent at the last block lands in the next epoch
 """
@@ -47,6 +48,13 @@ class CommitOutput:
 @dataclass(frozen=True, slots=True)
 class RevealOutput:
     """Publish the recorded output reveal."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class PublishSighting:
+    """Publish which records of others this node saw."""
 
     epoch: Epoch
 
@@ -95,7 +103,7 @@ class Attest:
 
 @dataclass(frozen=True, slots=True)
 class Republish:
-    """Publish a recorded challenge or commit again: no replica has acknowledged it."""
+    """Publish a recorded challenge, sighting or commit again: no replica has acknowledged it."""
 
     kind: RecordKind
     epoch: Epoch
@@ -105,6 +113,7 @@ Duty = (
     PublishChallenge
     | CommitOutput
     | RevealOutput
+    | PublishSighting
     | CommitScores
     | RevealScores
     | ScoreEpoch
@@ -121,6 +130,8 @@ def get_lane(duty: Duty) -> Hashable:
             return RecordKind.CHALLENGE, epoch
         case CommitOutput(epoch):
             return RecordKind.OUTPUT_COMMIT, epoch
+        case PublishSighting(epoch):
+            return RecordKind.SIGHTING, epoch
         case CommitScores(epoch):
             return RecordKind.SCORE_COMMIT, epoch
         case Republish(kind, epoch):
@@ -135,6 +146,7 @@ def compute_duties(view: EpochView) -> tuple[Duty, ...]:
         _compute_score_reveal(view),
         _compute_challenge(view),
         _compute_output_commit(view),
+        _compute_sighting(view),
         _compute_score_commit(view),
         _compute_scoring(view),
         _compute_propose(view),
@@ -151,9 +163,14 @@ def is_reveal_time(schedule: Schedule, offset: int) -> bool:
     return schedule.is_reveal_departure(offset) and offset <= schedule.score_start
 
 
-def is_score_commit_time(schedule: Schedule, offset: int) -> bool:
-    """Whether a score commit may leave: reveals are closed, and it can still arrive in time."""
+def is_sighting_time(schedule: Schedule, offset: int) -> bool:
+    """Whether a sighting may leave: reveals are closed, and it can still arrive in time."""
     return schedule.scoring_start <= offset < schedule.score_commit_end - schedule.grace
+
+
+def is_score_commit_time(schedule: Schedule, offset: int) -> bool:
+    """Whether a score commit may leave: sightings are here, and it can still arrive in time."""
+    return schedule.sighting_end <= offset < schedule.score_commit_end - schedule.grace
 
 
 def _compute_challenge(view: EpochView) -> PublishChallenge | Republish | None:
@@ -195,6 +212,21 @@ def _is_reveal_time(view: EpochView) -> bool:
     return is_reveal_time(view.schedule, view.position.offset)
 
 
+def _compute_sighting(view: EpochView) -> PublishSighting | Republish | None:
+    if not is_sighting_time(view.schedule, view.position.offset):
+        return None
+    own = view.get_own(RecordKind.SIGHTING, view.epoch)
+    if own is not None:
+        return None if own.is_acknowledged else Republish(RecordKind.SIGHTING, view.epoch)
+    is_witness = view.has_class(NodeClass.VALIDATOR) and _has_seen_outputs(view)
+    return PublishSighting(view.epoch) if is_witness else None
+
+
+def _has_seen_outputs(view: EpochView) -> bool:
+    is_active = view.status is EpochStatus.ACTIVE
+    return is_active and view.has_observed(view.epoch, Window.COMMITS, Window.REVEALS)
+
+
 def _compute_score_commit(view: EpochView) -> CommitScores | Republish | None:
     if view.role is not Role.VALIDATOR:
         return None
@@ -203,8 +235,7 @@ def _compute_score_commit(view: EpochView) -> CommitScores | Republish | None:
     own = view.get_own(RecordKind.SCORE_COMMIT, view.epoch)
     if own is not None:
         return None if own.is_acknowledged else Republish(RecordKind.SCORE_COMMIT, view.epoch)
-    has_seen = view.has_observed(view.epoch, Window.COMMITS, Window.REVEALS)
-    return CommitScores(view.epoch) if view.status is EpochStatus.ACTIVE and has_seen else None
+    return CommitScores(view.epoch) if _has_seen_outputs(view) else None
 
 
 def _compute_scoring(view: EpochView) -> ScoreEpoch | None:

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     NOT_IN_ROSTER = "not_in_roster"
     BAD_SIGNATURE = "bad_signature"
     DUPLICATE = "duplicate"
+    EQUIVOCATION = "equivocation"
     LATE = "late"
     WRONG_SEED = "wrong_seed"
     WRONG_RANGE = "wrong_range"

@@ -75,6 +75,8 @@ class EpochContext:
     schedule: Schedule
     seed: bytes
     shape: ModelShape
+    expires_at: int
+    """When the epoch's records expire: the one value that its authors sign."""
 
     def is_commit_on_time(self, sighting: Sighting) -> bool:
         return self.schedule.is_commit_on_time(self._offset(sighting))
@@ -83,6 +85,9 @@ class EpochContext:
         return self.schedule.is_reveal_on_time(self._offset(sighting))
 
     def is_score_commit_on_time(self, sighting: Sighting) -> bool:
+        return self._offset(sighting) < self.schedule.score_commit_end
+
+    def is_sighting_on_time(self, sighting: Sighting) -> bool:
         return self._offset(sighting) < self.schedule.score_commit_end
 
     def _offset(self, sighting: Sighting) -> int:
@@ -97,10 +102,21 @@ def find_challenge(sightings: Sightings, seed: bytes) -> SubnetNodeId | None:
     return None
 
 
-def collect_output_evidence(sightings: Sightings, context: EpochContext) -> OutputEvidence:
-    """Open every hoster's reveal; say why where it does not open."""
+def collect_output_evidence(
+    sightings: Sightings,
+    context: EpochContext,
+    *,
+    equivocators: frozenset[SubnetNodeId] = frozenset(),
+) -> OutputEvidence:
+    """Open every hoster's reveal; say why where it does not open.
+
+    What an equivocator says depends on who is asked, so nothing of it counts.
+    """
     hosters, refusals = [], []
     for node in context.roster.with_class(NodeClass.INCLUDED):
+        if node.node_id in equivocators:
+            refusals.append(Refusal(RecordKind.OUTPUT_COMMIT, node.node_id, Reason.EQUIVOCATION))
+            continue
         commit = sightings.get((RecordKind.OUTPUT_COMMIT, node.node_id))
         reveal = sightings.get((RecordKind.OUTPUT_REVEAL, node.node_id))
         if commit is None:
@@ -122,11 +138,12 @@ def collect_score_evidence(
     scored: EpochContext,
     revealing: EpochContext,
     hosters: frozenset[SubnetNodeId],
+    equivocators: frozenset[SubnetNodeId] = frozenset(),
 ) -> tuple[ValidatorEvidence, ...]:
     """Open the score reveals of one epoch, which leave in the REVEAL phase of the next.
 
     ``sightings`` are those of the scored epoch, ``hosters`` the nodes with an accepted output
-    commit in it: they are paid for that role only.
+    commit in it: they are paid for that role only. Nothing of ``equivocators`` counts.
     """
     evidence = []
     for node in scored.roster.with_class(NodeClass.INCLUDED):
@@ -136,7 +153,10 @@ def collect_score_evidence(
         if not scored.is_score_commit_on_time(commit):
             continue
         reveal = sightings.get((RecordKind.SCORE_REVEAL, node.node_id))
-        evidence.append(_open_scores(node, commit=commit, reveal=reveal, revealing=revealing))
+        opened = _open_scores(node, commit=commit, reveal=reveal, revealing=revealing)
+        if node.node_id in equivocators:
+            opened = replace(opened, scores=(), refusal=Reason.EQUIVOCATION)
+        evidence.append(opened)
     return tuple(evidence)
 
 

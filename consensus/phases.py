@@ -55,8 +55,13 @@ class Schedule:
         return self.score_start + self.grace
 
     @property
+    def sighting_end(self) -> int:
+        """First offset at which score commits leave: sightings had two graces to arrive."""
+        return self.scoring_start + 2 * self.grace
+
+    @property
     def score_commit_end(self) -> int:
-        """A score commit counts if it is first seen before this offset, the last block."""
+        """A score commit or sighting counts if first seen before this offset, the last block."""
         return self.length - 1
 
 

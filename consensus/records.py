@@ -22,6 +22,8 @@ SALT_SIZE = 32
 MAX_VECTOR_SIZE = 8 << 10
 """Bytes of one revealed vector: 2,048 float32 values."""
 MAX_SCORE_ROWS = 4096
+MAX_DIGESTS = 2048
+"""Rows of one sighting: both commits and reveals of 512 nodes; the chain knows 256 a subnet."""
 MAX_BLOCK = MAINNET.max_block_range
 """Ends of block ranges are at most this."""
 
@@ -31,11 +33,12 @@ _OUTPUT_COMMIT = struct.Struct("<32sII32s")
 _REVEAL_HEADER = struct.Struct("<32sIII")
 _SCORES_HEADER = struct.Struct("<32sI")
 _SCORE_ROW = struct.Struct("<I16s")
+_DIGEST_ROW = struct.Struct("<BII32s64s")
 _FLOAT_SIZE = 4
 
 
 class RecordKind(IntEnum):
-    """The kind byte of an envelope. 7 to 10 are reserved."""
+    """The kind byte of an envelope. 8 to 10 are reserved."""
 
     HEARTBEAT = 1
     CHALLENGE = 2
@@ -43,6 +46,7 @@ class RecordKind(IntEnum):
     OUTPUT_REVEAL = 4
     SCORE_COMMIT = 5
     SCORE_REVEAL = 6
+    SIGHTING = 7
 
 
 EPOCH_KINDS = (
@@ -51,8 +55,11 @@ EPOCH_KINDS = (
     RecordKind.OUTPUT_REVEAL,
     RecordKind.SCORE_COMMIT,
     RecordKind.SCORE_REVEAL,
+    RecordKind.SIGHTING,
 )
 """The kinds that belong to an epoch, are write-once and are journaled."""
+OUTPUT_KINDS = (RecordKind.OUTPUT_COMMIT, RecordKind.OUTPUT_REVEAL)
+SCORE_KINDS = (RecordKind.SCORE_COMMIT, RecordKind.SCORE_REVEAL)
 
 MAX_BODY_SIZES = {
     RecordKind.CHALLENGE: _CHALLENGE.size,
@@ -60,6 +67,7 @@ MAX_BODY_SIZES = {
     RecordKind.OUTPUT_REVEAL: MAX_BODY_SIZE,
     RecordKind.SCORE_COMMIT: HASH_SIZE,
     RecordKind.SCORE_REVEAL: _SCORES_HEADER.size + MAX_SCORE_ROWS * _SCORE_ROW.size,
+    RecordKind.SIGHTING: _U32.size + MAX_DIGESTS * _DIGEST_ROW.size,
 }
 
 
@@ -116,7 +124,29 @@ class ScoreReveal:
         return f"ScoreReveal(scores={len(self.scores)})"
 
 
-Body = Challenge | OutputCommit | OutputReveal | ScoreCommit | ScoreReveal
+@dataclass(frozen=True, slots=True)
+class RecordDigest:
+    """One record that somebody saw: enough to prove who signed it, without its body."""
+
+    kind: RecordKind
+    node_id: SubnetNodeId
+    body_size: int
+    body_hash: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRecords:
+    """The commits and reveals that a validator saw: the body of a SIGHTING.
+
+    Output kinds are of the record's own epoch, score kinds of the epoch before it. ``digests``
+    are sorted by kind and node id, each slot once.
+    """
+
+    digests: tuple[RecordDigest, ...]
+
+
+Body = Challenge | OutputCommit | OutputReveal | ScoreCommit | ScoreReveal | SeenRecords
 
 
 def encode_challenge(challenge: Challenge) -> bytes:
@@ -226,6 +256,39 @@ def decode_score_reveal(raw: bytes) -> ScoreReveal:
     return ScoreReveal(salt, tuple(scores))
 
 
+def encode_seen_records(seen: SeenRecords) -> bytes:
+    """Return the canonical bytes: count, then 105 bytes a digest, sorted by kind and node id.
+
+    Raises ValueError if the digests are not sorted, repeat a slot or are too many.
+    """
+    slots = [(digest.kind, digest.node_id) for digest in seen.digests]
+    if slots != sorted(set(slots)) or len(slots) > MAX_DIGESTS:
+        raise ValueError(f"at most {MAX_DIGESTS} digests, sorted by slot, each slot once")
+    rows = (
+        _DIGEST_ROW.pack(
+            digest.kind, digest.node_id, digest.body_size, digest.body_hash, digest.signature
+        )
+        for digest in seen.digests
+    )
+    return _U32.pack(len(slots)) + b"".join(rows)
+
+
+def decode_seen_records(raw: bytes) -> SeenRecords:
+    """Parse a sighting's body. Raises InvalidRecord. No signature in it is checked here."""
+    _check_between(raw, _U32.size, MAX_BODY_SIZES[RecordKind.SIGHTING])
+    (count,) = _U32.unpack_from(raw)
+    _check_exact(raw, _U32.size + count * _DIGEST_ROW.size)
+    digests, previous = [], (0, -1)
+    for kind, node_id, *rest in _DIGEST_ROW.iter_unpack(raw[_U32.size :]):
+        if kind not in OUTPUT_KINDS + SCORE_KINDS:
+            raise InvalidRecord(Reason.WRONG_KIND, f"a digest of kind {kind}")
+        if (kind, node_id) <= previous:
+            raise InvalidRecord(Reason.MALFORMED, "digests are not sorted by slot")
+        digests.append(RecordDigest(RecordKind(kind), SubnetNodeId(node_id), *rest))
+        previous = (kind, node_id)
+    return SeenRecords(tuple(digests))
+
+
 def decode_body(kind: RecordKind, raw: bytes) -> Body:
     """Parse the body of an epoch's record. Raises InvalidRecord."""
     return _DECODERS[kind](raw)
@@ -242,6 +305,7 @@ _DECODERS: dict[RecordKind, Callable[[bytes], Body]] = {
     RecordKind.OUTPUT_REVEAL: decode_output_reveal,
     RecordKind.SCORE_COMMIT: decode_score_commit,
     RecordKind.SCORE_REVEAL: decode_score_reveal,
+    RecordKind.SIGHTING: decode_seen_records,
 }
 
 

@@ -59,6 +59,7 @@ def compute_wanted(view: WatchView) -> tuple[Wanted, ...]:
     if is_reveal_watch(schedule, offset):
         wanted += _list_reveals(view)
     if schedule.scoring_start <= offset < schedule.length:
+        wanted += _list_sightings(view)
         wanted += _list_score_commits(view)
     return tuple(wanted)
 
@@ -74,7 +75,7 @@ def is_urgent_watch(schedule: Schedule, offset: int) -> bool:
     Reveals have a short window. Commits have a long one, but those that leave in its last
     moment travel in the grace before the cut-off, and must not be seen by some nodes only.
     """
-    cut_offs = (schedule.reveal_start, schedule.score_commit_end)
+    cut_offs = (schedule.reveal_start, schedule.sighting_end, schedule.score_commit_end)
     is_last_grace = any(cut_off - schedule.grace <= offset < cut_off for cut_off in cut_offs)
     return is_last_grace or is_reveal_watch(schedule, offset)
 
@@ -143,6 +144,12 @@ def _list_score_commits(view: WatchView) -> list[Wanted]:
     }
     nodes = frozenset(node.node_id for node in view.roster.nodes) - hosters
     return _list_missing(view.roster, view.sightings, RecordKind.SCORE_COMMIT, nodes)
+
+
+def _list_sightings(view: WatchView) -> list[Wanted]:
+    """Only validators say what they saw: they are who must agree on it."""
+    nodes = frozenset(node.node_id for node in view.roster.with_class(NodeClass.VALIDATOR))
+    return _list_missing(view.roster, view.sightings, RecordKind.SIGHTING, nodes)
 
 
 def _list_authors(sightings: Sightings, kind: RecordKind) -> frozenset[SubnetNodeId]:

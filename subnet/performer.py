@@ -13,6 +13,7 @@ from consensus.duties import (
     Duty,
     Propose,
     PublishChallenge,
+    PublishSighting,
     Republish,
     RevealOutput,
     RevealScores,
@@ -98,6 +99,8 @@ class Performer:
                 await self._publisher.publish_challenge(self._journal.rosters[epoch])
             case CommitOutput(epoch):
                 await self._commit_output(epoch)
+            case PublishSighting(epoch):
+                await self._publish_sighting(epoch)
             case CommitScores(epoch):
                 await self._commit_scores(epoch)
             case RevealOutput(epoch):
@@ -121,6 +124,11 @@ class Performer:
             raise DutyPostponed("the answer was ready too late to commit to it")
         await self._journal.record_signed(commit, reveal)
         await self._publisher.publish(RecordKind.OUTPUT_COMMIT, epoch)
+
+    async def _publish_sighting(self, epoch: Epoch) -> None:
+        sighting = await self._validator.list_seen(self._journal.rosters[epoch])
+        await self._journal.record_signed(sighting)
+        await self._publisher.publish(RecordKind.SIGHTING, epoch)
 
     async def _commit_scores(self, epoch: Epoch) -> None:
         commit, reveal = await self._validator.commit_scores(self._journal.rosters[epoch])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from consensus.challenge import ModelShape
 from consensus.commitment import compute_score_commitment
 from consensus.duties import Attest, Propose
+from consensus.equivocation import find_equivocators, list_seen_records
 from consensus.evidence import (
     EpochContext,
     OutputEvidence,
@@ -18,11 +19,14 @@ from consensus.evidence import (
 )
 from consensus.params import ConsensusParams
 from consensus.records import (
+    OUTPUT_KINDS,
+    SCORE_KINDS,
     RecordKind,
     ScoreCommit,
     ScoreReveal,
     encode_score_commit,
     encode_score_reveal,
+    encode_seen_records,
 )
 from consensus.roster import Roster
 from consensus.scoring import (
@@ -67,10 +71,22 @@ class Validator:
         self._run = run
         self._reports: dict[Epoch, EpochReport] = {}
 
+    async def list_seen(self, roster: Roster) -> Envelope:
+        """Return the record that says which commits and reveals of others this node saw."""
+        current = dict(self._journal.get_sightings(roster.epoch))
+        previous = dict(self._journal.get_sightings(Epoch(roster.epoch - 1)))
+        own = self._author.node_id
+
+        def hash_bodies() -> bytes:
+            return encode_seen_records(list_seen_records(current, previous, own=own))
+
+        body = await self._run(hash_bodies)
+        return self._author.seal(RecordKind.SIGHTING, roster, body)
+
     async def commit_scores(self, roster: Roster) -> tuple[Envelope, Envelope]:
         """Score the epoch's hosters; return commit and reveal, both complete."""
         facts = self._gather(roster)
-        _, scored = await self._run(score_outputs, facts, self._terms.params)
+        _, scored, _ = await self._run(score_outputs, facts, self._terms.params)
         scores = tuple(sorted(scored.scores.items()))
         salt = self._author.derive_salt(RecordKind.SCORE_COMMIT, roster.epoch)
         context = self._author.make_context(roster.epoch)
@@ -114,6 +130,7 @@ class Validator:
             schedule=self._terms.schedule,
             seed=self._terms.compute_challenge(roster).seed,
             shape=self._shape,
+            expires_at=self._terms.compute_expiry(roster.timestamp_s),
         )
         # A copy: the arithmetic runs in a thread while the loop goes on journaling.
         sightings = dict(self._journal.get_sightings(roster.epoch))
@@ -122,31 +139,45 @@ class Validator:
 
 def score_outputs(
     facts: EpochFacts, params: ConsensusParams
-) -> tuple[OutputEvidence, HosterScores]:
-    """Open and score the hosters' outputs of one epoch."""
-    outputs = collect_output_evidence(facts.sightings, facts.context)
+) -> tuple[OutputEvidence, HosterScores, frozenset[SubnetNodeId]]:
+    """Open and score the hosters' outputs of one epoch; say whose count for nothing."""
+    equivocators = find_output_equivocators(facts)
+    outputs = collect_output_evidence(facts.sightings, facts.context, equivocators=equivocators)
     scores = compute_hoster_scores(
         outputs.hosters,
         epoch=facts.context.roster.epoch,
         shape=facts.context.shape,
         params=params,
     )
-    return outputs, scores
+    return outputs, scores, equivocators
+
+
+def find_output_equivocators(facts: EpochFacts) -> frozenset[SubnetNodeId]:
+    """Return who signed two commits or two reveals of outputs in the epoch."""
+    context = facts.context
+    return find_equivocators(facts.sightings, OUTPUT_KINDS, seen_in=context, signed_in=context)
 
 
 def score(facts: EpochFacts, previous: EpochFacts | None, params: ConsensusParams) -> EpochReport:
     """Score one epoch. ``previous`` is the epoch before it, None if that was not scored."""
-    outputs, hosters = score_outputs(facts, params)
+    outputs, hosters, equivocators = score_outputs(facts, params)
     roster = facts.context.roster
     accepted: frozenset[SubnetNodeId] = frozenset()
     evidence: tuple[ValidatorEvidence, ...] = ()
     if previous is not None:
-        accepted = collect_output_evidence(previous.sightings, previous.context).accepted
+        before = find_output_equivocators(previous)
+        accepted = collect_output_evidence(
+            previous.sightings, previous.context, equivocators=before
+        ).accepted
+        equivocators |= find_equivocators(
+            facts.sightings, SCORE_KINDS, seen_in=facts.context, signed_in=previous.context
+        )
         evidence = collect_score_evidence(
             previous.sightings,
             scored=previous.context,
             revealing=facts.context,
             hosters=accepted,
+            equivocators=before | equivocators,
         )
     scored_roster = roster if previous is None else previous.context.roster
     validators = compute_validator_scores(
@@ -158,9 +189,14 @@ def score(facts: EpochFacts, previous: EpochFacts | None, params: ConsensusParam
     )
     rows = compute_proposal_rows(
         roster,
-        present=find_present(facts.sightings, facts.context, outputs=outputs, validators=evidence),
+        present=equivocators
+        | find_present(facts.sightings, facts.context, outputs=outputs, validators=evidence),
         hosters=outputs.accepted,
-        hoster_scores=hosters.scores,
+        hoster_scores={
+            node_id: worth
+            for node_id, worth in hosters.scores.items()
+            if node_id not in equivocators
+        },
         validator_scores=validators.scores,
         is_first_elected=False,
     )

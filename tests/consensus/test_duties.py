@@ -12,6 +12,7 @@ from consensus.duties import (
     CommitScores,
     Propose,
     PublishChallenge,
+    PublishSighting,
     Republish,
     RevealOutput,
     RevealScores,
@@ -169,7 +170,31 @@ def test_a_missing_challenge_is_published_by_anybody_from_ten_percent_on(length)
 def test_the_schedule_of_twenty_blocks():
     assert list_offsets(CommitOutput, 20) == [3, 4, 5, 6, 7, 8]
     assert list_offsets(RevealOutput, 20, own_records=COMMITTED) == [11, 12]
-    assert list_offsets(CommitScores, 20, role=Role.VALIDATOR) == [13, 14, 15, 16, 17]
+    assert list_offsets(PublishSighting, 20) == [13, 14, 15, 16, 17]
+    assert list_offsets(CommitScores, 20, role=Role.VALIDATOR) == [15, 16, 17]
+
+
+@every_length(SAMPLED)
+def test_sightings_leave_after_the_reveals_and_a_grace_before_score_commits(length):
+    schedule = SCHEDULES[length]
+    sightings = list_offsets(PublishSighting, length)
+    commits = list_offsets(CommitScores, length, role=Role.VALIDATOR)
+    assert not any(schedule.is_reveal_on_time(o) for o in sightings)
+    assert sightings[0] + 2 * schedule.grace == commits[0]
+    assert sightings[-1] + schedule.grace < schedule.score_commit_end
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"roster": make_roster(own_class=NodeClass.INCLUDED)},
+        {"observed": SEEN - {(EPOCH, Window.COMMITS)}},
+        {"observed": SEEN - {(EPOCH, Window.REVEALS)}},
+        {"is_clock_right": False},
+    ],
+)
+def test_only_validators_that_watched_say_what_they_saw(changes):
+    assert not list_offsets(PublishSighting, 20, **changes)
 
 
 @pytest.mark.parametrize("role", Role)
@@ -187,7 +212,8 @@ def test_what_is_done_is_not_owed_again(role):
     [
         (RecordKind.CHALLENGE, Role.HOSTER, range(2, 9)),
         (RecordKind.OUTPUT_COMMIT, Role.HOSTER, range(3, 9)),
-        (RecordKind.SCORE_COMMIT, Role.VALIDATOR, range(13, 18)),
+        (RecordKind.SIGHTING, Role.HOSTER, range(13, 18)),
+        (RecordKind.SCORE_COMMIT, Role.VALIDATOR, range(15, 18)),
     ],
 )
 def test_a_record_is_republished_unchanged_until_acknowledged(kind, role, offsets):
@@ -333,7 +359,10 @@ def test_an_honest_hoster_owes_each_step_exactly_once_through_an_epoch():
                     records += COMMITTED
                 case RevealOutput():
                     records = tuple(replace(r, is_acknowledged=True) for r in records)
-    assert performed == [PublishChallenge(EPOCH), CommitOutput(EPOCH), RevealOutput(EPOCH)]
+                case PublishSighting():
+                    records += (own(RecordKind.SIGHTING, is_acknowledged=True),)
+    steps = (PublishChallenge, CommitOutput, RevealOutput, PublishSighting)
+    assert performed == [step(EPOCH) for step in steps]
 
 
 def test_a_record_is_not_republished_while_it_is_being_made():

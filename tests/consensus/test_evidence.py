@@ -54,7 +54,7 @@ def make_node(node_id):
 
 def make_context(epoch=EPOCH, first_block=FIRST_BLOCK):
     roster = Roster(epoch, first_block, b"h" * 32, 1000, tuple(map(make_node, KEYS)))
-    return EpochContext(NETWORK, roster, compute_schedule(20, MINIMAL), SEED, SHAPE)
+    return EpochContext(NETWORK, roster, compute_schedule(20, MINIMAL), SEED, SHAPE, 9)
 
 
 def make_commitment(author, *, epoch=EPOCH, node_id=None, salt=SALT, vectors=VECTORS, seed=SEED):

@@ -83,7 +83,13 @@ def test_score_reveals_of_the_last_epoch_are_looked_for_with_the_reveals_of_this
 def test_score_commits_of_hosters_are_not_looked_for():
     seen = see(COMMIT, 1) | see(COMMIT, 2, offset=10)
     slots = {(RecordKind.SCORE_COMMIT, 5, 2)}
+    seen |= see(RecordKind.SIGHTING, 1) | see(RecordKind.SIGHTING, 2)
     assert [o for o in range(20) if list_wanted(o, seen) == slots] == list(range(14, 20))
+
+
+def test_sightings_are_looked_for_until_the_epoch_ends():
+    both = {(RecordKind.SIGHTING, 5, 1), (RecordKind.SIGHTING, 5, 2)}
+    assert [o for o in range(20) if both <= list_wanted(o)] == list(range(13, 20))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +124,7 @@ def test_every_window_can_be_observed_at_every_length(length):
 
 
 def test_reading_is_urgent_in_the_last_grace_before_every_cut_off():
-    assert [o for o in range(20) if is_urgent_watch(SCHEDULE, o)] == [9, 11, 12, 13, 18]
+    assert [o for o in range(20) if is_urgent_watch(SCHEDULE, o)] == [9, 11, 12, 13, 14, 18]
 
 
 def test_a_slow_reading_makes_a_commit_late_but_not_a_reveal():

@@ -17,10 +17,16 @@ from consensus.commitment import CommitContext, compute_score_commitment
 from consensus.records import (
     OutputCommit,
     RecordKind,
+    ScoreCommit,
     ScoreReveal,
+    SeenRecords,
     decode_output_commit,
+    decode_output_reveal,
     encode_output_commit,
+    encode_output_reveal,
+    encode_score_commit,
     encode_score_reveal,
+    encode_seen_records,
 )
 from consensus.types import Epoch, Score, SubnetId, SubnetNodeId
 from keys.envelope import Envelope, compute_record_key, decode_envelope, seal
@@ -61,6 +67,9 @@ class Behaviour(Enum):
     TAMPER = "tamper"
     BAD_PROPOSAL = "bad-proposal"
     EQUIVOCATE = "equivocate"
+    EQUIVOCATE_REVEAL = "equivocate-reveal"
+    EQUIVOCATE_SCORES = "equivocate-scores"
+    EQUIVOCATE_SIGHTING = "equivocate-sighting"
 
 
 _SCORE_KINDS = (RecordKind.SCORE_COMMIT, RecordKind.SCORE_REVEAL)
@@ -69,8 +78,14 @@ _DEADLINES = {
     RecordKind.OUTPUT_REVEAL: (REVEAL_END + GRACE, 3.0),
 }
 """First offsets at which a record is late, and seconds that a liar waits after them."""
-SPLITTING = frozenset({Behaviour.EQUIVOCATE})
-"""These show different honest nodes different things, and may cost an epoch its majority."""
+EQUIVOCATED = {
+    Behaviour.EQUIVOCATE: RecordKind.OUTPUT_COMMIT,
+    Behaviour.EQUIVOCATE_REVEAL: RecordKind.OUTPUT_REVEAL,
+    Behaviour.EQUIVOCATE_SCORES: RecordKind.SCORE_COMMIT,
+    Behaviour.EQUIVOCATE_SIGHTING: RecordKind.SIGHTING,
+}
+"""Of which record different nodes are shown different versions."""
+SPLITTING = frozenset(EQUIVOCATED)
 WORTHLESS = frozenset(
     {
         Behaviour.GARBAGE,
@@ -164,7 +179,7 @@ class EvilStore:
                 return True
             if Behaviour.COPY in does:
                 return await self._publish_copy(record, expires_at)
-        if is_commit and Behaviour.EQUIVOCATE in does:
+        if any(record.kind == EQUIVOCATED.get(behaviour) for behaviour in does):
             return await self._publish_two(record, expires_at)
         if is_commit and Behaviour.EARLY in does:
             await self._send(self._knowledge.find_own(RecordKind.OUTPUT_REVEAL, record.epoch))
@@ -208,10 +223,10 @@ class EvilStore:
 
     async def _publish_two(self, record: Envelope, expires_at: int) -> bool:
         """Promise one thing to half of the replicas and another to the rest."""
-        promise = decode_output_commit(record.body)
-        other = OutputCommit(promise.seed, promise.blocks, bytes(32))
-        second = self._seal_like(record, encode_output_commit(other))
+        second = self._seal_like(record, _say_otherwise(record))
         half = frozenset(node for node in self._knowledge.peers if node % 2)
+        if self._random.random() < 0.5:
+            half = frozenset(self._random.sample(sorted(self._knowledge.peers), 2))
         rest = frozenset(self._knowledge.peers) - half
         await self._inner.send(record.key, record.to_bytes(), float(expires_at), only=half)
         return await self._inner.send(second.key, second.to_bytes(), float(expires_at), only=rest)
@@ -251,6 +266,20 @@ class EvilStore:
             node_id=record.node_id,
             body=body,
         )
+
+
+def _say_otherwise(record: Envelope) -> bytes:
+    """Return another body that every replica admits."""
+    match record.kind:
+        case RecordKind.OUTPUT_COMMIT:
+            promise = decode_output_commit(record.body)
+            return encode_output_commit(OutputCommit(promise.seed, promise.blocks, bytes(32)))
+        case RecordKind.OUTPUT_REVEAL:
+            reveal = decode_output_reveal(record.body)
+            return encode_output_reveal(replace(reveal, salt=bytes(32)))
+        case RecordKind.SIGHTING:
+            return encode_seen_records(SeenRecords(()))
+    return encode_score_commit(ScoreCommit(bytes(32)))
 
 
 class EvilWriter:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from consensus.commitment import CommitContext, check_output_reveal, check_score_reveal
 from consensus.errors import InvalidRecord, Reason
 from consensus.records import (
+    OUTPUT_KINDS,
+    SCORE_KINDS,
     RecordKind,
     decode_output_commit,
     decode_output_reveal,
@@ -26,7 +28,7 @@ from keys.envelope import Envelope, decode_envelope
 from subnet.interfaces import Submission
 from subnet.journal import KEPT_EPOCHS, Journal, SignedRecord
 from subnet.reports import EpochReport
-from tests.simulation.byzantine import WORTHLESS, Behaviour
+from tests.simulation.byzantine import SPLITTING, WORTHLESS, Behaviour
 from tests.simulation.inference import SHAPE
 from tests.simulation.scenario import Scenario
 from tests.simulation.windows import (
@@ -36,6 +38,7 @@ from tests.simulation.windows import (
     MIN_HONEST_SCORE,
     REVEAL_END,
     SCORE_COMMIT_END,
+    SIGHTING_END,
 )
 
 _REVEAL_OF = {
@@ -47,6 +50,7 @@ _LAST_DEPARTURES = {
     RecordKind.OUTPUT_REVEAL: REVEAL_END,
     RecordKind.SCORE_COMMIT: SCORE_COMMIT_END - GRACE,
     RecordKind.SCORE_REVEAL: REVEAL_END,
+    RecordKind.SIGHTING: SCORE_COMMIT_END - GRACE,
 }
 """From these offsets on, on the best chain, a record is on its way when its window closes."""
 _LATE = {Behaviour.LATE, Behaviour.LATE_REVEAL}
@@ -80,8 +84,10 @@ class Invariants:
         self._agreed: dict[Epoch, tuple[int, ScoreRows]] = {}
         self._contested: set[int] = set()
         self._copied: set[tuple[int, int]] = set()
+        self._versions: dict[tuple[int, int, int], set[bytes]] = {}
         self.violations: list[str] = []
         self.num_checks = 0
+        self.num_equivocations = 0
 
     def require(self, holds: bool, sentence: str) -> None:
         self.num_checks += 1
@@ -113,9 +119,13 @@ class Invariants:
         if kind in (RecordKind.OUTPUT_REVEAL, RecordKind.SCORE_REVEAL):
             is_closed = offset >= COMMIT_END + GRACE
             self.require(is_closed, f"{name} leaves at offset {offset}, commits are open")
-        if kind is RecordKind.SCORE_COMMIT:
+        if kind is RecordKind.SIGHTING:
             self.require(
                 offset >= REVEAL_END + GRACE, f"{name} leaves at offset {offset}, reveals are open"
+            )
+        if kind is RecordKind.SCORE_COMMIT:
+            self.require(
+                offset >= SIGHTING_END, f"{name} leaves at offset {offset}, before sightings came"
             )
 
     def _note_contested(self, kind: RecordKind, epoch: int, best_block: int) -> None:
@@ -179,6 +189,11 @@ class Invariants:
         """A dishonest node published another's commitment or reveal as its own."""
         self._copied.add((node, epoch))
 
+    def saw(self, record: Envelope) -> None:
+        """An honest node saw a record."""
+        slot = (record.node_id, record.kind, record.epoch)
+        self._versions.setdefault(slot, set()).add(record.record_hash)
+
     def scored(self, node: int, report: EpochReport, journal: Journal) -> None:
         """An honest node scored an epoch."""
         name = f"node {node}'s scores of epoch {report.epoch}"
@@ -193,7 +208,8 @@ class Invariants:
         if self._scenario.is_network_sound:
             self._check_agreement(node, report)
         if self._scenario.is_connected:
-            self._check_everybody(name, report)
+            self._check_everybody(name, report, journal.elections.get(report.epoch))
+            self._check_equivocators(name, report)
 
     def _check_same_bytes(self, node: int, report: EpochReport, journal: Journal) -> None:
         evidence = _describe_evidence(report.epoch, journal, self._chain)
@@ -248,6 +264,20 @@ class Invariants:
             score = report.get_score(spec.node_id)
             self.require(not is_proven or score == 0, f"{name}: {spec} earns {score}")
 
+    def _check_equivocators(self, name: str, report: EpochReport) -> None:
+        """Whose records honest nodes saw in two versions has a row, and earns nothing."""
+        epochs = dict.fromkeys(OUTPUT_KINDS, report.epoch)
+        epochs |= dict.fromkeys(SCORE_KINDS, report.epoch - 1)
+        for (node_id, kind, epoch), versions in self._versions.items():
+            if len(versions) < 2 or epochs.get(RecordKind(kind)) != epoch:
+                continue
+            rows = dict(report.rows)
+            self.require(
+                rows.get(node_id) == 0,
+                f"{name}: {self._specs[node_id]} equivocated and gets {rows.get(node_id)}",
+            )
+            self.num_equivocations += 1
+
     def _has_honest_majority(self, report: EpochReport, node_id: int) -> bool:
         hoster = next((h for h in report.hosters if h.node_id == node_id), None)
         blocks = () if hoster is None else [reason.block for reason in hoster.reasons]
@@ -271,14 +301,15 @@ class Invariants:
                         f"({vote.refusal}) on block {block}",
                     )
 
-    def _check_everybody(self, name: str, report: EpochReport) -> None:
+    def _check_everybody(self, name: str, report: EpochReport, elected: int | None) -> None:
         """All honest nodes are connected: each has a row, and a hoster's is not 0."""
         for node_id in sorted(self._scenario.honest):
             spec, rows = self._specs[node_id], dict(report.rows)
             self.require(node_id in rows, f"{name}: honest {spec} has no row")
             if spec.role is Role.HOSTER:
                 self.require(rows.get(node_id, 0) > 0, f"{name}: honest {spec} earns nothing")
-        if report.epoch >= 2 and self._is_every_epoch_attestable:
+        # Where validators are few, they are judged by the epoch's attested proposal.
+        if report.epoch >= 2 and elected is not None and self._is_proposal_due(elected):
             for validator in report.validators:
                 if validator.node_id in self._scenario.honest:
                     self.require(
@@ -296,18 +327,21 @@ class Invariants:
             f"node {node} attests in epoch {epoch} what it did not compute: {proposed}, not {rows}",
         )
 
-    @property
-    def _is_every_epoch_attestable(self) -> bool:
-        return not any(Behaviour.BAD_PROPOSAL in spec.behaviours for spec in self._specs.values())
+    def _is_proposal_due(self, elected: int) -> bool:
+        """Whether what this node proposes is what honest nodes compute.
+
+        An equivocator may be the only one that saw its second record, and propose by it.
+        """
+        return not self._specs[elected].behaviours & {Behaviour.BAD_PROPOSAL, *SPLITTING}
 
     def epoch_over(
         self, epoch: int, elected: int | None, submission: Submission | None, *, is_quiet: bool
     ) -> None:
         """The last block of a chain epoch: what had to be attested is."""
         is_due = epoch >= 1 and (self._scenario.is_connected or is_quiet)
-        if not is_due or elected is None or self._scenario.is_split:
+        if not is_due or elected is None:
             return
-        if Behaviour.BAD_PROPOSAL in self._specs[elected].behaviours:
+        if not self._is_proposal_due(elected):
             return
         attested = frozenset() if submission is None else submission.attested
         missing = sorted(self._scenario.honest - attested)
@@ -390,6 +424,7 @@ def _describe_sightings(epoch: Epoch, journal: Journal, chain: Chain) -> frozens
         RecordKind.OUTPUT_REVEAL: REVEAL_END + GRACE,
         RecordKind.SCORE_COMMIT: SCORE_COMMIT_END,
         RecordKind.SCORE_REVEAL: EPOCH_LENGTH + REVEAL_END + GRACE,
+        RecordKind.SIGHTING: SCORE_COMMIT_END,
     }
     return frozenset(
         (kind, node_id, sighting.envelope.signature, sighting.seen_at - first < ends[kind])

@@ -226,6 +226,8 @@ class SimNode:
 
     def _observe(self, event: NodeEvent) -> None:
         trace = self.setting.trace
+        if isinstance(event, RecordSeen) and self.spec.is_honest:
+            self.setting.invariants.saw(event.sighting.envelope)
         if isinstance(event, RecordSeen | HeadHandled):
             # By far the most; and what was seen decides what is computed, which is traced.
             if trace.is_watched:

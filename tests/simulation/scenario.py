@@ -92,16 +92,18 @@ class Scenario:
     @property
     def is_connected(self) -> bool:
         """Whether all honest nodes are up and see the same things in time."""
-        return not self.faults & NETWORK_FAULTS and not self.is_split
+        return not self.faults & NETWORK_FAULTS
 
     @property
     def is_network_sound(self) -> bool:
-        """Whether records and heads reach all nodes that are up; nodes may die all the same."""
-        return not self.faults & (NETWORK_FAULTS - {Fault.CRASH}) and not self.is_split
+        """Whether records and heads reach all nodes that are up; nodes may die all the same.
 
-    @property
-    def is_split(self) -> bool:
-        return any(node.behaviours & SPLITTING for node in self.nodes)
+        A node that dies before it says what it saw may be the only one that an equivocator showed
+        its second record.
+        """
+        is_split = any(node.behaviours & SPLITTING for node in self.nodes)
+        deaths = frozenset() if is_split else frozenset({Fault.CRASH})
+        return not self.faults & (NETWORK_FAULTS - deaths)
 
     @property
     def honest(self) -> frozenset[int]:
@@ -190,9 +192,17 @@ def _draw_behaviours(
         if both_host and random.random() < 0.3:
             drawn = {liar: {Behaviour.COLLUDE} for liar in liars}
     if Fault.SPLIT in faults:
-        liar = next(iter(drawn), hosters[0])
-        drawn[liar] = {Behaviour.EQUIVOCATE}
+        liar = next(iter(drawn), random.choice((hosters[0], validators[-1])))
+        drawn[liar] = {_draw_equivocation(random, is_hoster=liar <= num_hosters)}
     return {node: frozenset(does) for node, does in drawn.items()}
+
+
+def _draw_equivocation(random: Random, *, is_hoster: bool) -> Behaviour:
+    if random.random() < 0.2:
+        return Behaviour.EQUIVOCATE_SIGHTING
+    if not is_hoster:
+        return Behaviour.EQUIVOCATE_SCORES
+    return random.choice((Behaviour.EQUIVOCATE, Behaviour.EQUIVOCATE_REVEAL))
 
 
 def _draw_lies(random: Random, *, is_hoster: bool) -> set[Behaviour]:

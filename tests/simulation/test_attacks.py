@@ -96,6 +96,26 @@ def test_lying_replicas_hide_nothing():
     assert result.num_attested == EPOCHS
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_two_commits_for_one_slot_harm_no_honest_node(seed):
-    run_scenario(make_scenario({4: {Behaviour.EQUIVOCATE}}, seed=seed, faults={Fault.SPLIT}))
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("liar", "behaviour"),
+    [
+        (4, Behaviour.EQUIVOCATE),
+        (4, Behaviour.EQUIVOCATE_REVEAL),
+        (7, Behaviour.EQUIVOCATE_SCORES),
+    ],
+    ids=lambda value: getattr(value, "value", None),
+)
+def test_two_records_for_one_slot_earn_nothing_and_split_no_honest_views(liar, behaviour, seed):
+    scenario = make_scenario({liar: {behaviour}}, seed=seed, faults={Fault.SPLIT})
+    assert run_scenario(scenario).num_equivocations > 0
+
+
+def test_two_equivocators_at_once_split_no_honest_views():
+    lies = {4: {Behaviour.EQUIVOCATE}, 7: {Behaviour.EQUIVOCATE_SCORES}}
+    assert run_scenario(make_scenario(lies, seed=5, faults={Fault.SPLIT})).num_equivocations > 0
+
+
+def test_two_versions_of_what_a_node_saw_split_no_honest_views():
+    lies = {4: {Behaviour.EQUIVOCATE_SIGHTING}, 5: {Behaviour.EQUIVOCATE}}
+    assert run_scenario(make_scenario(lies, seed=6, faults={Fault.SPLIT})).num_equivocations > 0

@@ -12,6 +12,8 @@ REVEAL_END = 12
 """R, 60 %."""
 GRACE = 1
 """G at 20 blocks. No reveal leaves before B + G; one counts if first seen before R + G."""
+SIGHTING_END = 15
+"""No score commit leaves earlier: sightings leave after the reveals and take two graces."""
 SCORE_COMMIT_END = 19
 """A score commit counts if it is first seen before the last block."""
 MIN_HONEST_SCORE = 66 * 10**16
