@@ -8,10 +8,19 @@ never waits and never asks the chain.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from consensus.challenge import ModelShape, compute_owed_blocks, compute_vector_length
 from consensus.errors import InvalidRecord, Reason
-from consensus.records import EPOCH_KINDS, MAX_BODY_SIZES, RecordKind, decode_body
+from consensus.params import ConsensusParams
+from consensus.records import (
+    EPOCH_KINDS,
+    FLOAT_SIZE,
+    MAX_BODY_SIZES,
+    OutputReveal,
+    RecordKind,
+    decode_body,
+)
 from consensus.roster import Roster
 from consensus.types import Epoch, NodeClass, SubnetNodeId
 from keys.envelope import OVERHEAD, Envelope, decode_envelope
@@ -35,6 +44,14 @@ def compute_expiry(
     return timestamp_s + -(-life_epochs * epoch_length * block_time_ms // 1000)
 
 
+def compute_vector_sizes(shape: ModelShape, params: ConsensusParams) -> tuple[int, ...]:
+    """Return how many bytes the vector of each challenged block has, the head's last."""
+    return tuple(
+        FLOAT_SIZE * compute_vector_length(block, shape, params)
+        for block in shape.challenged_blocks
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class EpochEntry:
     """What admission needs to know of one epoch."""
@@ -45,10 +62,15 @@ class EpochEntry:
 
 @dataclass(frozen=True, slots=True)
 class EpochTable:
-    """The epochs that this node knows, of one network. ``add`` returns a larger table."""
+    """The epochs that this node knows, of one network. ``add`` returns a larger table.
+
+    ``vector_sizes`` are those of the model, one per challenged block; None on a node that does
+    not know the model, which keeps reveals of any shape up to the limit of their kind.
+    """
 
     network_id: bytes
     entries: Mapping[Epoch, EpochEntry] = field(default_factory=dict)
+    vector_sizes: tuple[int, ...] | None = None
 
     def add(self, roster: Roster, *, expires_at: int) -> EpochTable:
         """Return a table that knows ``roster``'s epoch too; what it knew does not change."""
@@ -61,7 +83,7 @@ class EpochTable:
                 authors.setdefault(node.peer_id, node.node_id)
         entries = {**self.entries, roster.epoch: EpochEntry(expires_at, authors)}
         kept = sorted(entries)[-MAX_KNOWN_EPOCHS:]
-        return EpochTable(self.network_id, {epoch: entries[epoch] for epoch in kept})
+        return replace(self, entries={epoch: entries[epoch] for epoch in kept})
 
 
 def admit(value: bytes, expires_at: float, table: EpochTable) -> Envelope:
@@ -79,7 +101,9 @@ def admit(value: bytes, expires_at: float, table: EpochTable) -> Envelope:
         raise InvalidRecord(Reason.UNKNOWN_EPOCH, str(envelope.epoch))
     _check_expiry(envelope, expires_at, entry)
     _check_author(envelope, entry)
-    decode_body(kind, envelope.body)
+    body = decode_body(kind, envelope.body)
+    if isinstance(body, OutputReveal) and table.vector_sizes is not None:
+        _check_shape(body, table.vector_sizes)
     try:
         envelope.check_signature()
     except BadSignature as error:
@@ -119,3 +143,14 @@ def _check_author(envelope: Envelope, entry: EpochEntry) -> None:
         raise InvalidRecord(Reason.NOT_IN_ROSTER, str(envelope.author))
     if node_id != envelope.node_id:
         raise InvalidRecord(Reason.WRONG_AUTHOR, f"the author is node {node_id}")
+
+
+def _check_shape(reveal: OutputReveal, vector_sizes: tuple[int, ...]) -> None:
+    """Refuse what the model cannot have computed: nobody keeps a megabyte for a small one."""
+    num_blocks = len(vector_sizes) - 1
+    if reveal.blocks.end > num_blocks:
+        raise InvalidRecord(Reason.WRONG_RANGE, f"{reveal.blocks} of {num_blocks} blocks")
+    owed = compute_owed_blocks(reveal.blocks, num_blocks)
+    sizes = tuple(len(vector) for vector in reveal.vectors)
+    if sizes != tuple(vector_sizes[block] for block in owed):
+        raise InvalidRecord(Reason.WRONG_SIZE, "the vectors are not those of the model")

@@ -34,7 +34,7 @@ _REVEAL_HEADER = struct.Struct("<32sIII")
 _SCORES_HEADER = struct.Struct("<32sI")
 _SCORE_ROW = struct.Struct("<I16s")
 _DIGEST_ROW = struct.Struct("<BII32s64s")
-_FLOAT_SIZE = 4
+FLOAT_SIZE = 4
 
 
 class RecordKind(IntEnum):
@@ -296,7 +296,7 @@ def decode_body(kind: RecordKind, raw: bytes) -> Body:
 
 def is_vector_size(size: int) -> bool:
     """Whether a vector may have this many bytes."""
-    return _FLOAT_SIZE <= size <= MAX_VECTOR_SIZE and size % _FLOAT_SIZE == 0
+    return FLOAT_SIZE <= size <= MAX_VECTOR_SIZE and size % FLOAT_SIZE == 0
 
 
 _DECODERS: dict[RecordKind, Callable[[bytes], Body]] = {

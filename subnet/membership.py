@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from consensus.admission import EpochTable, compute_expiry
-from consensus.challenge import compute_seed
+from consensus.admission import EpochTable, compute_expiry, compute_vector_sizes
+from consensus.challenge import ModelShape, compute_seed
 from consensus.params import ConsensusParams
 from consensus.phases import Schedule, compute_schedule
 from consensus.records import Challenge
@@ -70,15 +70,26 @@ class SubnetTerms:
 
 
 class Membership:
-    """Reads rosters and elections from the chain into the journal, and answers from there."""
+    """Reads rosters and elections from the chain into the journal, and answers from there.
 
-    def __init__(self, terms: SubnetTerms, *, reader: ChainReader, journal: Journal) -> None:
+    ``shape`` is the model's, where it is known: reveals of another shape are then not admitted.
+    """
+
+    def __init__(
+        self,
+        terms: SubnetTerms,
+        *,
+        reader: ChainReader,
+        journal: Journal,
+        shape: ModelShape | None = None,
+    ) -> None:
         self._terms = terms
         self._reader = reader
         self._journal = journal
         self._slot: int | None = None
         self._tentative: dict[Epoch, SubnetNodeId | None] = {}
-        self._table = EpochTable(terms.network_id)
+        sizes = None if shape is None else compute_vector_sizes(shape, terms.params)
+        self._table = EpochTable(terms.network_id, vector_sizes=sizes)
         for epoch in sorted(journal.rosters):
             self._admit(journal.rosters[epoch])
 

@@ -36,7 +36,7 @@ from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
 from subnet.chain.money import is_hotkey_funded
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch_loop import EpochLoop
-from subnet.errors import ChainUnavailable, ConfigError, NotRegistered
+from subnet.errors import ChainUnavailable, ConfigError, UnknownSubnet
 from subnet.journal import Journal, open_journal
 from subnet.manifest import parse_manifest_hash
 from subnet.members import Members, fetch_bootnode_addresses, read_membership
@@ -126,7 +126,9 @@ async def open_node(
                 run=run_journal,
             )
         )
-        membership = Membership(network.terms, reader=chain, journal=journal)
+        membership = Membership(
+            network.terms, reader=chain, journal=journal, shape=_get_shape(prepared)
+        )
         members = Members(chain, prepared.subnet_id)
         await read_membership(chain, membership, members)
         config = prepared.config
@@ -165,7 +167,7 @@ async def fetch_network(
     info = await chain.fetch_info()
     subnet = await chain.fetch_subnet(prepared.subnet_id)
     if subnet is None:
-        raise NotRegistered(f"subnet {prepared.subnet_id} is gone from the chain")
+        raise UnknownSubnet(f"subnet {prepared.subnet_id} is gone from the chain")
     manifest_hash = parse_manifest_hash(subnet.misc, subnet_id=prepared.subnet_id)
     terms = SubnetTerms(
         subnet_id=prepared.subnet_id,
@@ -175,6 +177,11 @@ async def fetch_network(
         params=params,
     )
     return Network(terms, manifest_hash)
+
+
+def _get_shape(prepared: PreparedNode) -> ModelShape:
+    model = prepared.model
+    return ModelShape(model.num_blocks, model.hidden_size, model.vocab_size)
 
 
 async def find_initial_peers(chain: SubstrateChain, prepared: PreparedNode) -> tuple[str, ...]:
@@ -265,11 +272,7 @@ class Node:
                 key=prepared.key,
                 node_id=prepared.node_id,
                 role=prepared.config.role,
-                shape=ModelShape(
-                    prepared.model.num_blocks,
-                    prepared.model.hidden_size,
-                    prepared.model.vocab_size,
-                ),
+                shape=_get_shape(prepared),
                 is_paid=not prepared.config.unpaid,
             ),
             World(

@@ -7,9 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus import records
-from consensus.admission import MAX_KNOWN_EPOCHS, EpochTable, admit, compute_expiry
+from consensus.admission import (
+    MAX_KNOWN_EPOCHS,
+    EpochTable,
+    admit,
+    compute_expiry,
+    compute_vector_sizes,
+)
+from consensus.challenge import ModelShape
 from consensus.errors import InvalidRecord, Reason
-from consensus.records import OutputCommit, RecordKind
+from consensus.params import MINIMAL
+from consensus.records import OutputCommit, OutputReveal, RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.types import BlockRange, NodeClass
 from keys.envelope import OVERHEAD, Envelope, seal
@@ -178,3 +186,37 @@ def test_expiry_is_the_first_blocks_timestamp_plus_three_epochs(block_time_ms, e
     assert (
         compute_expiry(100, epoch_length=20, block_time_ms=block_time_ms, life_epochs=3) == expected
     )
+
+
+SIZES = compute_vector_sizes(ModelShape(num_blocks=3, hidden_size=8, vocab_size=5), MINIMAL)
+SHAPED = EpochTable(NETWORK, vector_sizes=SIZES).add(make_roster(), expires_at=EXPIRES_AT)
+
+
+def make_reveal(blocks, *sizes):
+    vectors = tuple(bytes(size) for size in sizes)
+    body = records.encode_output_reveal(OutputReveal(b"s" * 32, BlockRange(*blocks), vectors))
+    return make_record(kind=RecordKind.OUTPUT_REVEAL, body=body)
+
+
+def test_a_reveal_of_the_models_shape_is_admitted():
+    assert SIZES == (32, 32, 32, 20)
+    for blocks, sizes in {(0, 3): SIZES, (0, 2): SIZES[:2], (2, 3): SIZES[2:]}.items():
+        admit(make_reveal(blocks, *sizes), EXPIRES_AT, SHAPED)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "sizes", "reason"),
+    [
+        ((0, 127), (8192,) * 127, Reason.WRONG_RANGE),
+        ((0, 3), (8192,) * 4, Reason.WRONG_SIZE),
+        ((0, 3), (32, 32, 32, 24), Reason.WRONG_SIZE),
+        ((0, 3), (32, 32, 32), Reason.WRONG_SIZE),
+        ((0, 2), (32, 32, 20), Reason.WRONG_SIZE),
+        ((0, 2), (32, 28), Reason.WRONG_SIZE),
+    ],
+)
+def test_a_megabyte_for_a_small_model_is_not_kept(blocks, sizes, reason):
+    value = make_reveal(blocks, *sizes)
+    assert refuse(value, table=SHAPED) is reason
+    # A node that does not know the model cannot tell.
+    admit(value, EXPIRES_AT, TABLE)

@@ -164,7 +164,9 @@ class SimNode:
         before = None if self.journal is None else self.journal.own_records
         self.setting.invariants.restarted(self.node_id, before, journal)
         self.journal = journal
-        membership = Membership(self.terms, reader=Guard(self.endpoint, switch), journal=journal)
+        membership = Membership(
+            self.terms, reader=Guard(self.endpoint, switch), journal=journal, shape=SHAPE
+        )
         self.replica.start(
             ConsensusRecordPolicy(lambda: membership.table, admit_heartbeat=_refuse_heartbeat)
         )

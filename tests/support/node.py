@@ -78,7 +78,7 @@ class FakeNode:
         terms = make_terms(self.chain)
         reader = FakeReader(self.chain)
         self.journal = self.load_journal()
-        self.membership = Membership(terms, reader=reader, journal=self.journal)
+        self.membership = Membership(terms, reader=reader, journal=self.journal, shape=SHAPE)
         policy = ConsensusRecordPolicy(
             lambda: self.membership.table, admit_heartbeat=refuse_heartbeat
         )
