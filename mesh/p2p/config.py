@@ -17,7 +17,8 @@ class HostConfig:
     ``host_maddrs`` are listened on, ``announce_maddrs`` are told to others when they differ.
     Without a ``network_id`` there is no record store: that is for clients, which learn it from
     their first peer. Without a ``record_policy`` no record is admitted. ``is_member`` says who
-    may hold a place in the DHT and store there; None means everybody. ``client_mode`` neither
+    may hold a place in the DHT and store there, and for whom a share of the RPC limits is kept;
+    None means everybody. ``client_mode`` neither
     stores records for others nor listens unless told where.
     """
 

@@ -49,7 +49,7 @@ class HivemindHost:
             network_id=config.network_id or NO_NETWORK,
             limits=config.limits,
         )
-        self._server = RpcServer(self._context, config.admission)
+        self._server = RpcServer(self._context, config.admission, is_member=config.is_member)
         self._client = RpcClient(self._context, self._dial)
         self._tasks = OwnedTasks()
         self._channels: WeakSet[SocketChannel] = WeakSet()

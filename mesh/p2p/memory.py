@@ -123,7 +123,7 @@ class MemoryHost:
             clock=network.clock,
             random_bytes=network.random.randbytes,
         )
-        self._server = RpcServer(self._context, config.admission)
+        self._server = RpcServer(self._context, config.admission, is_member=config.is_member)
         self._client = RpcClient(self._context, self._dial)
         self._tasks = OwnedTasks()
         self.place = int.from_bytes(hashlib.sha1(config.key.peer_id.public_key).digest())

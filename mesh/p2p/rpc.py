@@ -26,7 +26,7 @@ from mesh.errors import (
 )
 from mesh.p2p.channel import Channel, ChannelClosed
 from mesh.p2p.interface import MAX_UNARY_SIZE, AdmissionPolicy, StreamHandler, UnaryHandler
-from mesh.p2p.rpc_guard import Reason, RequestGuard, RpcLimits, Slots
+from mesh.p2p.rpc_guard import IsMember, Reason, RequestGuard, RpcLimits, Slots
 from mesh.p2p.rpc_wire import (
     ANSWER_SIZE,
     FRAME_HEADER_SIZE,
@@ -310,20 +310,30 @@ class _UnaryMethod:
 class RpcServer:
     """Answers other peers: authentication, limits and admission first, handlers last."""
 
-    def __init__(self, context: RpcContext, admission: AdmissionPolicy | None = None) -> None:
+    def __init__(
+        self,
+        context: RpcContext,
+        admission: AdmissionPolicy | None = None,
+        *,
+        is_member: IsMember | None = None,
+    ) -> None:
         limits = context.limits
         self._context = context
         self._admission = admission
         self._unary: dict[str, _UnaryMethod] = {}
         self._streams: dict[str, StreamHandler] = {}
-        self._guard = RequestGuard(context.key.peer_id, limits, started_ms=context.now_ms())
+        self._guard = RequestGuard(
+            context.key.peer_id, limits, started_ms=context.now_ms(), is_member=is_member
+        )
         self._channel_slots = Slots(
-            per_peer=limits.max_channels_per_peer, total=limits.max_channels
+            per_peer=limits.max_channels_per_peer, total=limits.max_channels, is_member=is_member
         )
         self._request_slots = Slots(
-            per_peer=limits.max_requests_per_peer, total=limits.max_requests
+            per_peer=limits.max_requests_per_peer, total=limits.max_requests, is_member=is_member
         )
-        self._stream_slots = Slots(per_peer=limits.max_streams_per_peer, total=limits.max_streams)
+        self._stream_slots = Slots(
+            per_peer=limits.max_streams_per_peer, total=limits.max_streams, is_member=is_member
+        )
 
     def serve_unary(
         self,

@@ -7,7 +7,7 @@ newcomer instead of forgetting what it must remember.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +21,11 @@ TIME_WINDOW_MS = 30_000
 MAX_NONCES = 65_536
 MAX_NONCES_PER_PEER = 4_096
 MAX_TRACKED_PEERS = 4_096
+RESERVED_DIVISOR = 4
+"""One part in so many of every shared limit is kept for members: strangers cost nothing to make."""
+
+IsMember = Callable[[PeerId], bool]
+"""Who has a share of the limits that no stranger can take; quick, and asked at every opening."""
 
 
 class Reason(StrEnum):
@@ -46,6 +51,7 @@ class Reason(StrEnum):
 class RpcLimits:
     """What one peer, and all peers together, may use of a server.
 
+    Of what all peers share, a part is kept for members (``RESERVED_DIVISOR``).
     Rates are openings a second, unary calls and streams alike; times are seconds.
     """
 
@@ -64,13 +70,48 @@ class RpcLimits:
     idle_timeout_s: float = 300.0
 
 
+class SharedLimit:
+    """How much of something all peers hold together, and strangers among them.
+
+    Without ``is_member`` everybody is equal.
+    """
+
+    def __init__(self, total: int, *, is_member: IsMember | None) -> None:
+        self._is_member = is_member
+        self._max_total = total
+        self._max_strangers = total - total // RESERVED_DIVISOR
+        self._total = 0
+        self._strangers = 0
+
+    def take(self, peer: PeerId) -> bool | None:
+        """Take one; return whether it is a stranger's, for ``give_back``. None: there is none."""
+        is_stranger = self._is_member is not None and not self._is_member(peer)
+        is_full = is_stranger and self._strangers >= self._max_strangers
+        if is_full or self._total >= self._max_total:
+            return None
+        self._total += 1
+        self._strangers += is_stranger
+        return is_stranger
+
+    def give_back(self, *, is_stranger: bool) -> None:
+        # As it was taken: a peer may become a member, or cease to be one, meanwhile.
+        self._total -= 1
+        self._strangers -= is_stranger
+
+
 class NonceCache:
     """The nonces seen within the time window."""
 
-    def __init__(self, *, max_nonces: int = MAX_NONCES, max_per_peer: int = MAX_NONCES_PER_PEER):
-        self._max_nonces = max_nonces
+    def __init__(
+        self,
+        *,
+        max_nonces: int = MAX_NONCES,
+        max_per_peer: int = MAX_NONCES_PER_PEER,
+        is_member: IsMember | None = None,
+    ) -> None:
+        self._limit = SharedLimit(max_nonces, is_member=is_member)
         self._max_per_peer = max_per_peer
-        self._seen: OrderedDict[tuple[PeerId, bytes], int] = OrderedDict()
+        self._seen: OrderedDict[tuple[PeerId, bytes], tuple[int, bool]] = OrderedDict()
         self._per_peer: Counter[PeerId] = Counter()
 
     def remember(self, peer: PeerId, nonce: bytes, *, now_ms: int) -> None:
@@ -78,10 +119,12 @@ class NonceCache:
         self._forget_expired(now_ms)
         if (peer, nonce) in self._seen:
             raise PeerRefusal(peer, Reason.REPLAYED)
-        if self._per_peer[peer] >= self._max_per_peer or len(self._seen) >= self._max_nonces:
+        is_over = self._per_peer[peer] >= self._max_per_peer
+        is_stranger = None if is_over else self._limit.take(peer)
+        if is_stranger is None:
             raise PeerRefusal(peer, Reason.BUSY, "too many requests within the time window")
         # A request may be dated up to one window ahead, so it stays fresh for two.
-        self._seen[peer, nonce] = now_ms + 2 * TIME_WINDOW_MS
+        self._seen[peer, nonce] = (now_ms + 2 * TIME_WINDOW_MS, is_stranger)
         self._per_peer[peer] += 1
 
     def __len__(self) -> int:
@@ -89,10 +132,11 @@ class NonceCache:
 
     def _forget_expired(self, now_ms: int) -> None:
         while self._seen:
-            (peer, nonce), expires_ms = next(iter(self._seen.items()))
+            (peer, nonce), (expires_ms, is_stranger) = next(iter(self._seen.items()))
             if expires_ms >= now_ms:
                 return
             del self._seen[peer, nonce]
+            self._limit.give_back(is_stranger=is_stranger)
             self._per_peer[peer] -= 1
             if not self._per_peer[peer]:
                 del self._per_peer[peer]
@@ -126,23 +170,23 @@ class TokenBuckets:
 class Slots:
     """How many of something run at once, per peer and in all."""
 
-    def __init__(self, *, per_peer: int, total: int) -> None:
+    def __init__(self, *, per_peer: int, total: int, is_member: IsMember | None = None) -> None:
         self._max_per_peer = per_peer
-        self._max_total = total
+        self._limit = SharedLimit(total, is_member=is_member)
         self._held: Counter[PeerId] = Counter()
-        self._total = 0
 
     @contextmanager
     def hold(self, peer: PeerId) -> Iterator[None]:
         """Hold one slot. Raises PeerRefusal when none is free."""
-        if self._held[peer] >= self._max_per_peer or self._total >= self._max_total:
+        is_over = self._held[peer] >= self._max_per_peer
+        is_stranger = None if is_over else self._limit.take(peer)
+        if is_stranger is None:
             raise PeerRefusal(peer, Reason.BUSY, "too many at once")
         self._held[peer] += 1
-        self._total += 1
         try:
             yield
         finally:
-            self._total -= 1
+            self._limit.give_back(is_stranger=is_stranger)
             self._held[peer] -= 1
             if not self._held[peer]:
                 del self._held[peer]
@@ -151,10 +195,17 @@ class Slots:
 class RequestGuard:
     """Decides whether an opening is authentic, fresh and within the peer's rate."""
 
-    def __init__(self, own: PeerId, limits: RpcLimits, *, started_ms: int) -> None:
+    def __init__(
+        self,
+        own: PeerId,
+        limits: RpcLimits,
+        *,
+        started_ms: int,
+        is_member: IsMember | None = None,
+    ) -> None:
         self._own = own
         self._started_ms = started_ms
-        self._nonces = NonceCache()
+        self._nonces = NonceCache(is_member=is_member)
         self._buckets = TokenBuckets(rate=limits.requests_per_second, burst=limits.burst)
 
     def check(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from mesh.errors import PeerRefusal
@@ -100,3 +102,53 @@ def test_a_slot_is_given_back_when_its_holder_fails() -> None:
         raise ZeroDivisionError
     with slots.hold(ALICE):
         pass
+
+
+def test_strangers_cannot_take_the_last_slots_from_members() -> None:
+    slots = Slots(per_peer=4, total=8, is_member=lambda peer: peer == ALICE)
+    with ExitStack() as held:
+        for stranger in (BOB, BOB, BOB, BOB, CAROL, CAROL):
+            held.enter_context(slots.hold(stranger))
+        with pytest.raises(PeerRefusal, match="busy"), slots.hold(CAROL):
+            pass
+        with slots.hold(ALICE), slots.hold(ALICE):
+            with pytest.raises(PeerRefusal, match="busy"), slots.hold(ALICE):
+                pass
+    with slots.hold(CAROL):
+        pass
+
+
+def test_members_may_use_what_strangers_leave() -> None:
+    slots = Slots(per_peer=8, total=4, is_member=lambda peer: peer == ALICE)
+    with ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(slots.hold(ALICE))
+        with pytest.raises(PeerRefusal, match="busy"), slots.hold(BOB):
+            pass
+
+
+def test_strangers_cannot_fill_the_nonce_cache_for_members() -> None:
+    cache = NonceCache(max_nonces=8, max_per_peer=8, is_member=lambda peer: peer == ALICE)
+    for number in range(3):
+        cache.remember(BOB, _nonce(number), now_ms=0)
+        cache.remember(CAROL, _nonce(number), now_ms=0)
+    with pytest.raises(PeerRefusal, match="busy"):
+        cache.remember(BOB, _nonce(9), now_ms=0)
+    cache.remember(ALICE, _nonce(1), now_ms=0)
+    cache.remember(ALICE, _nonce(2), now_ms=0)
+    # What has expired is everybody's again.
+    for number in range(6):
+        cache.remember(BOB, _nonce(number), now_ms=2 * TIME_WINDOW_MS + 1)
+
+
+def test_a_slot_is_given_back_as_it_was_taken() -> None:
+    members = {ALICE}
+    slots = Slots(per_peer=8, total=4, is_member=members.__contains__)
+    with slots.hold(BOB):
+        members.add(BOB)
+    members.clear()
+    with ExitStack() as held:
+        for _ in range(3):
+            held.enter_context(slots.hold(BOB))
+        with pytest.raises(PeerRefusal, match="busy"), slots.hold(CAROL):
+            pass
