@@ -17,6 +17,7 @@ byte too many is malformed. No torch here: the thin client speaks these frames t
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -59,6 +60,7 @@ _BIND = struct.Struct("<B16s")
 # type, position, scores, alternatives of each
 _SCORES = struct.Struct("<BIHB")
 _LOGPROB = struct.Struct("<f")
+_MAX_FLOAT32 = (2.0 - 2.0**-23) * 2.0**127
 
 
 class FrameType(IntEnum):
@@ -322,12 +324,12 @@ def encode_token(token: TokenFrame) -> bytes:
         FrameType.TOKEN,
         token.index,
         token.token_id,
-        token.logprob,
+        _fit_float32(token.logprob),
         token.finish,
         len(token.top),
         len(times),
     )
-    return b"".join((header, *(_ALTERNATIVE.pack(*pair) for pair in token.top), _pack_times(times)))
+    return b"".join((header, *_pack_alternatives(token.top), _pack_times(times)))
 
 
 def decode_token(frame: bytes) -> TokenFrame:
@@ -355,8 +357,8 @@ def encode_scores(frame: ScoresFrame) -> bytes:
     tops = len(frame.scores[0].top) if frame.scores else 0
     parts = [_SCORES.pack(FrameType.SCORES, frame.position, len(frame.scores), tops)]
     for score in frame.scores:
-        parts.append(_LOGPROB.pack(score.logprob))
-        parts += [_ALTERNATIVE.pack(*pair) for pair in score.top]
+        parts.append(_LOGPROB.pack(_fit_float32(score.logprob)))
+        parts += _pack_alternatives(score.top)
     return b"".join(parts)
 
 
@@ -416,6 +418,20 @@ def decode_bind(frame: bytes) -> bytes:
         raise _malformed("not a BIND frame")
     session_id: bytes = _BIND.unpack(frame)[1]
     return session_id
+
+
+def _pack_alternatives(top: tuple[tuple[int, float], ...]) -> list[bytes]:
+    return [_ALTERNATIVE.pack(token_id, _fit_float32(logprob)) for token_id, logprob in top]
+
+
+def _fit_float32(value: float) -> float:
+    """Return the nearest number of 32 bits: differences of extreme logits are beyond them.
+
+    Raising would be worse: this is called on the compute thread, where an error ends the whole
+    batch, and a hoster before this one decides what the logits are.
+    """
+    is_fine = abs(value) <= _MAX_FLOAT32 or not math.isfinite(value)
+    return value if is_fine else math.copysign(_MAX_FLOAT32, value)
 
 
 def _pack_times(times_us: tuple[int, ...]) -> bytes:

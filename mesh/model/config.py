@@ -116,7 +116,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path.name} is larger than {MAX_CONFIG_BYTES} bytes")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path.name} is not a JSON object")

@@ -124,7 +124,7 @@ def read_header(path: Path) -> Mapping[str, TensorEntry]:
             raise ModelError(f"{path.name} is not a safetensors file")
         try:
             header = json.loads(file.read(header_size))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"{path.name} has a broken header: {error}") from error
     if not isinstance(header, dict):
         raise ModelError(f"{path.name} has a broken header")

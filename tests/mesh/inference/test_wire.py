@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -59,6 +61,21 @@ def test_frames_survive_the_wire():
     assert decode_error(encode_error(ERROR)) == ERROR
     assert decode_scores(encode_scores(SCORES)) == SCORES
     assert decode_bind(encode_bind(b"s" * 16)) == b"s" * 16
+
+
+@pytest.mark.parametrize("value", [1e39, -6.8e38, 1e308, -math.inf, math.inf])
+def test_extreme_log_probabilities_end_no_batch(value):
+    """A hoster before this one decides what the logits are."""
+    largest = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
+    expected = value if math.isinf(value) else math.copysign(largest, value)
+    token = decode_token(encode_token(replace(TOKEN, logprob=value, top=((3, value),))))
+    assert (token.logprob, token.top) == (expected, ((3, expected),))
+    scores = ScoresFrame(4, (TokenScore(value, ((1, value),)),))
+    assert decode_scores(encode_scores(scores)).scores[0].logprob == expected
+
+
+def test_what_is_no_number_stays_none():
+    assert math.isnan(decode_token(encode_token(replace(TOKEN, logprob=math.nan))).logprob)
 
 
 DECODERS = [

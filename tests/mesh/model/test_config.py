@@ -135,6 +135,12 @@ def test_model_is_found_in_the_hugging_face_cache_offline_and_without_torch(
     assert missing.startswith("missing nobody/nothing is not in the Hugging Face cache")
 
 
+def test_deeply_nested_config_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(ModelError, match="not JSON"):
+        load_config(tmp_path)
+
+
 def test_config_larger_than_the_limit_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"x": "y" * (1 << 20)}), encoding="utf-8")
     with pytest.raises(ModelError, match="larger"):

@@ -101,6 +101,14 @@ def test_truncated_or_lying_safetensors_header_is_refused(tmp_path, size):
         read_header(path)
 
 
+def test_deeply_nested_safetensors_header_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    header = b"[" * 200_000
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelError, match="broken header"):
+        read_header(path)
+
+
 def make_manifest(folder):
     located, config = resolve_model_folder(str(folder)), load_config(folder)
     manifest = build_manifest(located, config, model_name="tiny", revision="1", constants=CONSTANTS)
