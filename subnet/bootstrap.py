@@ -28,7 +28,7 @@ from subnet.addresses import modernise
 from subnet.chain.constants import fetch_block_time_ms
 from subnet.chain.registration import find_subnet
 from subnet.chain.substrate import SubstrateChain
-from subnet.errors import ChainUnavailable, NotRegistered
+from subnet.errors import ChainUnavailable, UnknownSubnet
 from subnet.journal import open_journal
 from subnet.manifest import parse_manifest_hash
 from subnet.members import Members, find_subnet_of_bootnode, read_membership
@@ -155,7 +155,7 @@ async def _serve_subnet(
 async def _fetch_terms(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[SubnetTerms, bytes]:
     subnet = await chain.fetch_subnet(subnet_id)
     if subnet is None:
-        raise NotRegistered(f"subnet {subnet_id} is gone from the chain")
+        raise UnknownSubnet(f"subnet {subnet_id} is gone from the chain")
     info = await chain.fetch_info()
     manifest_hash = parse_manifest_hash(subnet.misc, subnet_id=subnet_id)
     terms = SubnetTerms(

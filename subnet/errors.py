@@ -9,6 +9,7 @@ SubnetError
 │   └── ExtrinsicFailed(reason)  the chain refused or failed an extrinsic
 ├── DutyPostponed(reason)        a duty that could not be done now; it stays owed
 ├── NotRegistered                the node id does not belong to this node's keys
+│   └── UnknownSubnet            the chain has no such subnet
 ├── JournalCorrupt               the journal cannot be trusted; the node must not sign
 ├── JournalFailed                the journal could not be written; nothing may be published
 └── AlreadySigned                the journal holds another body for this slot
@@ -68,6 +69,10 @@ class DutyPostponed(SubnetError):
 
 class NotRegistered(SubnetError):
     """The node is not on the chain, or its id belongs to another peer."""
+
+
+class UnknownSubnet(NotRegistered):
+    """The chain has no subnet by this id or name."""
 
 
 class JournalCorrupt(SubnetError):

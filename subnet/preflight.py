@@ -21,14 +21,14 @@ from mesh.model.files import ModelFolder, check_has_weights, resolve_known_model
 from mesh.p2p.ports import PortInUse, check_ports_free
 from subnet.access import Rank, load_priority, load_rules
 from subnet.config import NodeConfig
-from subnet.errors import ConfigError, NotRegistered
+from subnet.errors import ConfigError, NotRegistered, UnknownSubnet
 from subnet.manifest import parse_manifest_hash
+from subnet.passwords import read_password
 
 if TYPE_CHECKING:
     from subnet.chain.registration import RegisteredNode
     from subnet.chain.substrate import SubstrateChain
 
-MAX_PASSWORD_SIZE = 4096
 NO_HOTKEY_NOTICE = (
     "no --hotkey-path: this node serves, commits and reveals, but neither proposes nor attests"
 )
@@ -113,26 +113,6 @@ def get_data_dir(config: NodeConfig) -> Path:
     return user_data_path("mesh")
 
 
-def read_password(path: Path | None, *, prompt: str) -> str:
-    """Read a password from ``path``, or ask on the terminal. Raises ConfigError."""
-    if path is None:
-        import getpass
-
-        return getpass.getpass(prompt)
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_PASSWORD_SIZE + 1)
-        text = raw.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the password file {path}: {error}",
-            "give --hotkey-password-file a readable text file",
-        ) from error
-    if len(raw) > MAX_PASSWORD_SIZE:
-        raise ConfigError(f"{path} is too long for a password file", "put only the password in it")
-    return text.rstrip("\r\n")
-
-
 def _load_hotkey(config: NodeConfig) -> AccountKey | None:
     if config.hotkey_path is None:
         return None
@@ -141,7 +121,7 @@ def _load_hotkey(config: NodeConfig) -> AccountKey | None:
     # Read before the password is asked for: a missing file needs no typing.
     read_keystore_account(config.hotkey_path)
     password = read_password(
-        config.hotkey_password_file, prompt=f"Password of {config.hotkey_path}: "
+        config.hotkey_password_file, prompt=f"Password of {config.hotkey_path}"
     )
     return load_keystore(config.hotkey_path, password)
 
@@ -165,7 +145,7 @@ async def _find_registration(
         node = await _find_node(chain, config, subnet_id, peer_id)
         subnet = await chain.fetch_subnet(subnet_id)
     if subnet is None:
-        raise NotRegistered(f"subnet {subnet_id} is gone from {config.chain_url}")
+        raise UnknownSubnet(f"subnet {subnet_id} is gone from {config.chain_url}")
     # Without a manifest there is nothing to compare the weights with.
     parse_manifest_hash(subnet.misc, subnet_id=subnet_id)
     return subnet_id, node
@@ -177,7 +157,7 @@ async def _find_subnet(chain: SubstrateChain, config: NodeConfig, peer_id: PeerI
     if config.subnet_id is not None:
         found = await find_subnet(chain, str(config.subnet_id))
         if found is None:
-            raise NotRegistered(f"there is no subnet {config.subnet_id} on {config.chain_url}")
+            raise UnknownSubnet(f"there is no subnet {config.subnet_id} on {config.chain_url}")
         return found
     subnets = await find_subnet_of_peer(chain, peer_id)
     if not subnets:

@@ -71,6 +71,37 @@ class SubnetOverview:
         return min(1.0, len(self.submission.attested) / electors) if electors else None
 
 
+@dataclass(frozen=True, slots=True)
+class SubnetSummary:
+    """One row of the list of subnets."""
+
+    subnet_id: SubnetId
+    friendly_id: int | None
+    name: str
+    state: str
+
+
+async def fetch_subnets(
+    chain: SubstrateChain, *, at_block: BlockNumber | None = None
+) -> tuple[SubnetSummary, ...]:
+    """Return every subnet at ``at_block`` or at the head, sorted by id."""
+
+    def work(session: Session) -> tuple[SubnetSummary, ...]:
+        at = session.read_head_hash() if at_block is None else session.read_block_hash(at_block)
+        rows = [record for _, record in session.read_map("Network.SubnetsData", at=at)]
+        return tuple(
+            SubnetSummary(
+                SubnetId(row["id"]),
+                row.get("friendly_id"),
+                records.parse_text(row["name"]),
+                str(row["state"]),
+            )
+            for row in sorted(rows, key=lambda row: int(row["id"]))
+        )
+
+    return await chain.query(work)
+
+
 async def fetch_overview(
     chain: SubstrateChain, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
 ) -> SubnetOverview | None:

@@ -35,8 +35,10 @@ class EpochRewards:
     reputations: Mapping[SubnetNodeId, tuple[int, int]]
 
 
-async def fetch_rewards(chain: SubstrateChain, subnet_id: SubnetId, epoch: Epoch) -> EpochRewards:
-    """Return how ``epoch`` was settled.
+async def fetch_rewards(
+    chain: SubstrateChain, subnet_id: SubnetId, epoch: Epoch | None = None
+) -> EpochRewards:
+    """Return how ``epoch`` was settled; None means the last one that was.
 
     Raises ConfigError while the epoch lasts, ChainUnavailable for a block whose state the
     endpoint no longer keeps.
@@ -46,18 +48,24 @@ async def fetch_rewards(chain: SubstrateChain, subnet_id: SubnetId, epoch: Epoch
     def work(session: Session) -> EpochRewards | None:
         header, at = session.read_head()
         slot = session.read("Network.SubnetSlot", subnet_id, at=at)
-        settled = None if slot is None else (epoch + 1) * length + slot
-        if settled is None or settled > header.number:
+        if slot is None:
             return None
+        last = (header.number - slot) // length - 1
+        wanted = last if epoch is None else epoch
+        if not 0 <= wanted <= last:
+            return None
+        settled = (wanted + 1) * length + slot
         events = [event for _, event in session.read_events(session.read_block_hash(settled))]
         own = [
             event
             for event in events
             if event.pallet == "Network" and _get(event, "subnet_id", 0) == subnet_id
         ]
-        return _collect(own, subnet_id, epoch, BlockNumber(settled))
+        return _collect(own, subnet_id, Epoch(wanted), BlockNumber(settled))
 
     rewards = await chain.query(work)
+    if rewards is None and epoch is None:
+        raise ConfigError(f"no epoch of subnet {subnet_id} is settled yet", "ask an epoch later")
     if rewards is None:
         raise ConfigError(f"epoch {epoch} is not settled yet", "ask for an earlier --epoch")
     return rewards

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli.chain_options import AsJson, PasswordFile, print_result, read_password
+from subnet.cli.chain_options import AsJson, PasswordFile, print_result
 from subnet.cli.console import emit, say
 from subnet.errors import ConfigError, UsageError
 
@@ -92,10 +92,17 @@ def list_accounts(
         return
     for account, path in rows:
         emit(f"{account}  {path}")
+    if not rows:
+        say(
+            f"no keystore (*.json) in {directory.absolute()}; make one with"
+            f" `mesh chain accounts new {directory / 'coldkey.json'}`"
+        )
 
 
 def _choose_password(password_file: Path | None) -> str:
     if password_file is not None:
+        from subnet.passwords import read_password
+
         return read_password(password_file, prompt="")
     return str(typer.prompt("New password", hide_input=True, confirmation_prompt=True, err=True))
 

@@ -23,7 +23,6 @@ from subnet.cli.chain_options import (
     open_chain,
     parse_amount,
     print_result,
-    read_password,
     require_subnet,
     run,
 )
@@ -154,6 +153,7 @@ def _load_hotkey(path: Path, password_file: Path | None) -> AccountKey:
 
     from keys.account import AccountKey
     from keys.keystore import create_keystore, load_keystore
+    from subnet.passwords import read_password
 
     password = read_password(password_file, prompt=f"Password of the hotkey in {path}")
     if path.exists():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from subnet.cli.console import emit, fail
-from subnet.errors import ChainMismatch, ConfigError, ExtrinsicFailed, UsageError
+from subnet.errors import ChainMismatch, ExtrinsicFailed, UnknownSubnet, UsageError
 
 if TYPE_CHECKING:
     from keys.account import AccountKey
@@ -23,7 +23,6 @@ T = TypeVar("T")
 
 DEFAULT_CHAIN = "ws://127.0.0.1:9944"
 NO_TIP = "0"
-MAX_PASSWORD_FILE = 4096
 DECIMALS = 18
 MAX_AMOUNT = 2**128 - 1
 
@@ -78,6 +77,7 @@ def load_signer(
         return get_development_account(dev_account)
     if key_file is not None and dev_account is None:
         from keys.keystore import load_keystore
+        from subnet.passwords import read_password
 
         password = read_password(password_file, prompt=f"Password of {key_file}")
         return load_keystore(key_file, password)
@@ -85,19 +85,6 @@ def load_signer(
         "a signing account is needed, from one source",
         "give --key-file FILE, or --dev-account NAME on a development chain",
     )
-
-
-def read_password(password_file: Path | None, *, prompt: str) -> str:
-    """Return the first line of the file, or what the person types without an echo."""
-    if password_file is None:
-        return str(typer.prompt(prompt, hide_input=True, err=True))
-    try:
-        with password_file.open(encoding="utf-8") as file:
-            return file.readline(MAX_PASSWORD_FILE).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the password file {password_file}: {error}", "check its path and mode"
-        ) from error
 
 
 @asynccontextmanager
@@ -125,12 +112,12 @@ async def check_development_chain(chain: SubstrateChain, url: str) -> None:
 
 
 async def require_subnet(chain: SubstrateChain, wanted: str) -> Any:
-    """Return the subnet's id. Raises ConfigError if the chain has none by that name or id."""
+    """Return the subnet's id. Raises UnknownSubnet if the chain has none by that name or id."""
     from subnet.chain.registration import find_subnet
 
     subnet_id = await find_subnet(chain, wanted)
     if subnet_id is None:
-        raise ConfigError(f"the chain has no subnet {wanted!r}", "check --subnet and --chain")
+        raise UnknownSubnet(f"the chain has no subnet {wanted!r}")
     return subnet_id
 
 

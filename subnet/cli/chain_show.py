@@ -11,30 +11,38 @@ from subnet.cli.chain_options import (
     DEFAULT_CHAIN,
     AsJson,
     Chain,
-    Subnet,
     format_amount,
     open_chain,
     require_subnet,
     run,
 )
-from subnet.cli.console import emit
+from subnet.cli.console import emit, say
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from subnet.chain.overview import NodeOverview, SubnetOverview
+    from subnet.chain.overview import NodeOverview, SubnetOverview, SubnetSummary
 
 PERCENT = 100
 
 
 def show(
-    subnet: Subnet,
+    subnet: Annotated[
+        str | None,
+        typer.Option("--subnet", help="The subnet's id, friendly id or name; all if absent."),
+    ] = None,
     at_block: Annotated[
         int | None, typer.Option("--at", min=0, help="Block number; the head if absent.")
     ] = None,
     chain: Chain = DEFAULT_CHAIN,
     as_json: AsJson = False,
 ) -> None:
-    """Show a subnet: its nodes, epoch and phase, the elected validator and the proposal."""
+    """Show a subnet: its nodes, epoch and phase, the elected validator and the proposal.
+
+    Without --subnet, list the subnets of the chain.
+    """
+    if subnet is None:
+        _list_subnets(chain, at_block=at_block, as_json=as_json)
+        return
 
     async def work() -> SubnetOverview | None:
         from consensus.types import BlockNumber
@@ -52,6 +60,30 @@ def show(
         emit(json.dumps(describe(overview)))
     else:
         _print_overview(overview)
+
+
+def _list_subnets(chain: str, *, at_block: int | None, as_json: bool) -> None:
+    async def work() -> tuple[SubnetSummary, ...]:
+        from consensus.types import BlockNumber
+        from subnet.chain.overview import fetch_subnets
+
+        async with open_chain(chain) as client:
+            number = None if at_block is None else BlockNumber(at_block)
+            return await fetch_subnets(client, at_block=number)
+
+    found = run(work)
+    if as_json:
+        rows = [
+            {"subnet_id": one.subnet_id, "friendly_id": one.friendly_id, "name": one.name}
+            | {"state": one.state}
+            for one in found
+        ]
+        emit(json.dumps({"subnets": rows}))
+        return
+    for one in found:
+        emit(f"{one.subnet_id}  {one.friendly_id or '-':<4} {one.state:<10} {one.name}")
+    if not found:
+        say(f"{chain} has no subnet; `mesh chain register-subnet` makes one")
 
 
 def describe(overview: SubnetOverview) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from subnet.cli.chain_options import (
 )
 from subnet.cli.chain_show import describe
 from subnet.cli.console import emit
-from subnet.errors import ConfigError
+from subnet.errors import ConfigError, UnknownSubnet
 
 if TYPE_CHECKING:
     from subnet.chain.overview import SubnetOverview
@@ -37,7 +37,7 @@ def epoch(subnet: Subnet, chain: Chain = DEFAULT_CHAIN, as_json: AsJson = False)
 
     overview = run(work)
     if overview is None:
-        raise ConfigError(f"the chain has no subnet {subnet!r}", "check --subnet and --chain")
+        raise UnknownSubnet(f"the chain has no subnet {subnet!r}")
     emit(json.dumps(describe(overview)["epoch"]) if as_json else _summarise(overview))
 
 
@@ -71,7 +71,10 @@ def watch(
 
 def rewards(
     subnet: Subnet,
-    epoch: Annotated[int, typer.Option("--epoch", min=0, help="A subnet epoch that is over.")],
+    epoch: Annotated[
+        int | None,
+        typer.Option("--epoch", min=0, help="A subnet epoch that is over; the last if absent."),
+    ] = None,
     chain: Chain = DEFAULT_CHAIN,
     as_json: AsJson = False,
 ) -> None:
@@ -83,7 +86,7 @@ def rewards(
 
         async with open_chain(chain) as client:
             subnet_id = await require_subnet(client, subnet)
-            paid = await fetch_rewards(client, subnet_id, Epoch(epoch))
+            paid = await fetch_rewards(client, subnet_id, None if epoch is None else Epoch(epoch))
         if as_json:
             emit(json.dumps(_describe_rewards(paid)))
         else:

@@ -39,6 +39,7 @@ from subnet.errors import (
     JournalCorrupt,
     NotRegistered,
     SubnetError,
+    UnknownSubnet,
     UsageError,
 )
 
@@ -55,6 +56,10 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (KeysError, "check the key file that the message names"),
     (ChainUnavailable, "check --chain (or MESH_CHAIN) and that the chain is running"),
     (ChainMismatch, "point --chain at the chain of your subnet"),
+    (
+        UnknownSubnet,
+        "check the subnet's id and --chain: `mesh chain show` lists the subnets of the chain",
+    ),
     (
         NotRegistered,
         "check the ids and key files against `mesh chain show`, "

@@ -15,6 +15,7 @@ import pytest
 
 from consensus.types import NodeClass
 from keys.account import derive_development_account
+from keys.secret_file import create_secret_file
 from mesh.assets import default_question, shipped_model_path
 from tests.support import chopsticks
 from tests.support.block_driver import drive_blocks, skip_to_eve
@@ -105,7 +106,7 @@ def register_and_activate(operator: Operator, directory: Path, bootnode: str) ->
         digest = manifest.stdout.strip()
     peer = operator.type("keygen", "--dir", str(directory / OPERATORS[0]))["peer_id.key"]
     password = directory / "password"
-    password.write_text(PASSWORD)
+    create_secret_file(password, PASSWORD.encode())
     line = ["chain", "register-subnet", "--name", "mesh", "--repo", "example.org/mesh"]
     line += ["--manifest-hash", digest, "--bootnode", f"{peer}={bootnode}"]
     for number in range(len(OPERATORS)):

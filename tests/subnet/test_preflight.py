@@ -30,6 +30,7 @@ from keys.errors import (
 from keys.identity_file import create_identity_file
 from keys.keystore import create_keystore
 from keys.peer import PeerId
+from keys.secret_file import create_secret_file
 from mesh.errors import (
     BlockRangeOutsideModel,
     ModelError,
@@ -40,7 +41,7 @@ from subnet.chain.registration import NodeRegistration
 from subnet.config import NodeConfig
 from subnet.devchain.config import BlockMode, DevChainConfig
 from subnet.devchain.server import DevChain
-from subnet.errors import ChainUnavailable, ConfigError, NotRegistered
+from subnet.errors import ChainUnavailable, ConfigError, NotRegistered, UnknownSubnet
 from subnet.preflight import NO_HOTKEY_NOTICE, UNPAID_NOTICE, prepare
 from tests.support.chain_rigs import COLDKEYS, OWNER, WireRig, make_subnet
 
@@ -107,8 +108,10 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
 def _write_node_files(directory: Path) -> None:
     for name, index in (("hotkey.json", 0), ("other-hotkey.json", 1)):
         create_keystore(directory / name, HOTKEYS[index], PASSWORD, work_factor=1 << 4)
-    (directory / "password").write_text(PASSWORD + "\n")
-    (directory / "a file").write_text("not a folder")
+    create_secret_file(directory / "password", f"{PASSWORD}\n".encode())
+    create_secret_file(directory / "a file", b"not a folder")
+    (directory / "loose password").write_text(PASSWORD + "\n")
+    (directory / "loose password").chmod(0o640)
     loose = directory / "loose.key"
     create_identity_file(loose)
     loose.chmod(0o644)
@@ -189,6 +192,12 @@ FAULTS = (
     Fault("loose keystore", _files(hotkey_path="loose.json"), KeystoreMode, "chmod 600"),
     Fault("no v3 keystore", _files(hotkey_path="garbage.json"), KeystoreError, "version 3"),
     Fault("no password", _files(hotkey_password_file="gone"), ConfigError, "password file"),
+    Fault(
+        "loose password",
+        _files(hotkey_password_file="loose password"),
+        ConfigError,
+        "open to others than its owner",
+    ),
     Fault("wrong password", _files(hotkey_password_file="a file"), WrongPassword, "does not open"),
     Fault("file as data folder", _files(data_dir="a file"), ConfigError, "cannot be written"),
     Fault("data below a file", _files(data_dir="a file/data"), ConfigError, "cannot be written"),
@@ -202,7 +211,7 @@ FAULTS = (
         "foreign address", _values(host_maddrs=("/ip4/192.0.2.1/tcp/31330",)), ConfigError, "cannot"
     ),
     Fault("no chain", _values(chain_url="ws://127.0.0.1:1"), ChainUnavailable, "does not answer"),
-    Fault("no such subnet", _values(subnet_id=4_000_000), NotRegistered, "no subnet 4000000"),
+    Fault("no such subnet", _values(subnet_id=4_000_000), UnknownSubnet, "no subnet 4000000"),
     Fault("no such node", _values(subnet_node_id=99), NotRegistered, "node 99 is not registered"),
     Fault(
         "another's node",

@@ -9,6 +9,7 @@ from pathlib import Path
 from consensus.types import SubnetId, SubnetNodeId
 from keys.keystore import create_keystore
 from keys.peer import PeerId
+from keys.secret_file import create_secret_file
 from subnet.chain.substrate import SubstrateChain
 from subnet.localnet.plan import NodePlan
 from subnet.localnet.setup import create_identities, derive_account, register_everything
@@ -66,7 +67,7 @@ async def register_network(
     for node in plan:
         place, hotkey = directory / node.name, derive_account(node.hotkey_account)
         create_keystore(place / "hotkey.json", hotkey, PASSWORD, work_factor=CHEAP)
-        (place / "password").write_text(f"{PASSWORD}\n")
+        create_secret_file(place / "password", f"{PASSWORD}\n".encode())
         nodes.append(
             NodeFiles(
                 name=node.name,

@@ -50,6 +50,8 @@ async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(ur
             hotkey = AccountKey(make_seed())
             await rig.fund(hotkey.account_id, HOTKEY_FUNDS)
             hotkeys[await rig.register_node(make_node(subnet_id, hotkey), coldkey)] = hotkey
+        with pytest.raises(ConfigError, match=r"no epoch of subnet \d+ is settled yet"):
+            await fetch_rewards(chain, subnet_id)
         await rig.activate_subnet(subnet_id, OWNER)
         await delegate_stake(chain, subnet_id=subnet_id, amount=50 * TENSOR, key=OWNER)
 
@@ -72,6 +74,7 @@ async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(ur
         assert 0 < least <= most < least + least // 10**6
         assert paid.delegators > 0
         assert paid.slashed == {}
+        assert await fetch_rewards(chain, subnet_id) == paid
 
         later, elected = await wait_for_election(rig, chain, subnet_id)
         async with rig.open(hotkeys[elected]) as writer:

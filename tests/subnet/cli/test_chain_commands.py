@@ -23,6 +23,7 @@ from keys.account import (
 from keys.identity_file import create_identity_set
 from keys.keystore import create_keystore
 from keys.peer import PeerKey
+from keys.secret_file import create_secret_file
 from subnet.chain.metagraph import Metagraph
 from subnet.chain.registration import TENSOR
 from subnet.cli import chain_options
@@ -155,6 +156,11 @@ async def test_a_subnet_is_registered_filled_and_activated_by_commands_alone(
     assert "is not settled yet" in await shell.fails(
         "rewards", "--subnet", "mesh", "--epoch", "999"
     )
+    listed = (await shell.ok("show"))["subnets"]
+    assert [row["subnet_id"] for row in listed] == [subnet_id]
+    assert listed[0]["name"] == "mesh" and listed[0]["state"] == "Active"
+    refused = await shell.fails("show", "--subnet", "128999")
+    assert "has no subnet '128999'" in refused and "`mesh chain show` lists" in refused
 
     code, out, _ = await shell.run(*activation, "--dry-run")
     assert code == 1 and "NO   the subnet is not active yet" in out
@@ -166,7 +172,7 @@ async def test_money_moves_with_a_keystore_and_a_password_file(
 ) -> None:
     keystore, password = tmp_path / "faith.json", tmp_path / "password"
     create_keystore(keystore, derive_development_account(5), PASSWORD, work_factor=1 << 4)
-    password.write_text(PASSWORD + "\n")
+    create_secret_file(password, f"{PASSWORD}\n".encode())
     target = AccountKey(bytes([44]) * 32).address
     signer = ["--key-file", str(keystore), "--password-file", str(password)]
     await shell.ok("transfer", "--to", target, "--amount", "1.25", *signer)
@@ -191,7 +197,7 @@ async def test_onboarding_walks_the_whole_way_and_can_be_walked_again(
     # The subnet is active, so the late node waits for its start epoch.
     devchain.set_mode(BlockMode.INTERVAL, 0.1)
     password = tmp_path / "password"
-    password.write_text(PASSWORD)
+    create_secret_file(password, PASSWORD.encode())
     line = ["onboard", "--subnet", "mesh", "--dir", str(tmp_path / "late")]
     line += ["--hotkey-password-file", str(password), "--dev-account", "ethan"]
     code, out, err = await shell.run(*line, "--json")
@@ -234,7 +240,7 @@ async def test_a_metagraph_is_kept_in_a_file_and_read_back(shell: Shell, tmp_pat
 
 async def test_accounts_are_made_imported_shown_and_listed(tmp_path: Path) -> None:
     password, phrase = tmp_path / "password", tmp_path / "phrase"
-    password.write_text(PASSWORD)
+    create_secret_file(password, PASSWORD.encode())
     phrase.write_text(DEVELOPMENT_MNEMONIC)
     (tmp_path / "noise.json").write_text("{}")
     secret = ["--password-file", str(password)]
@@ -248,6 +254,11 @@ async def test_accounts_are_made_imported_shown_and_listed(tmp_path: Path) -> No
     assert code == 0
     line = ["import", str(imported), "--phrase-file", str(phrase), "--index", "1", *secret]
     assert (await accounts(*line))[0] == 0
+    (tmp_path / "empty").mkdir()
+    code, out, err = await accounts("list", str(tmp_path / "empty"))
+    assert (code, out) == (0, "")
+    assert f"no keystore (*.json) in {tmp_path / 'empty'}" in err and "accounts new" in err
+
     code, out, _ = await accounts("show", str(imported))
     assert derive_development_account(1).address in out
     code, out, err = await accounts("list", str(tmp_path), "--json")
@@ -447,7 +458,7 @@ async def test_a_coldkey_is_exchanged_and_only_the_new_one_signs(
     shell = any_shell
     keys = [AccountKey.from_private_key(secrets.token_bytes(32)) for _ in range(2)]
     signers = []
-    (tmp_path / "password").write_text(PASSWORD)
+    create_secret_file(tmp_path / "password", PASSWORD.encode())
     for number, key in enumerate(keys):
         path = tmp_path / f"coldkey-{number}.json"
         create_keystore(path, key, PASSWORD, work_factor=1 << 4)
@@ -479,7 +490,7 @@ async def test_onboarding_before_activation_needs_no_window(
     shell = any_shell
     coldkeys = [get_development_account(one).address for one in NAMES[:3]]
     await shell.ok(*named_subnet_line("onboarded", coldkeys))
-    (tmp_path / "password").write_text(PASSWORD)
+    create_secret_file(tmp_path / "password", PASSWORD.encode())
     for number, name in enumerate(NAMES[:3], start=1):
         line = ["onboard", "--subnet", "onboarded", "--dir", str(tmp_path / name)]
         line += ["--hotkey-password-file", str(tmp_path / "password"), "--dev-account", name]

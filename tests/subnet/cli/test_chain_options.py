@@ -15,9 +15,8 @@ from subnet.cli.chain_options import (
     parse_account,
     parse_amount,
     parse_pair,
-    read_password,
 )
-from subnet.errors import ConfigError, UsageError
+from subnet.errors import UsageError
 
 ALITH = "0xf24FF3a9CF04c71Dbc94D0b566f7A27B94566cac"
 
@@ -65,8 +64,3 @@ def test_a_keystore_opens_with_its_password_file(tmp_path: Path) -> None:
     secret.chmod(stat.S_IRUSR)
     loaded = load_signer(key_file=path, password_file=secret, dev_account=None)
     assert loaded.account_id == key.account_id
-
-
-def test_a_missing_password_file_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read the password file"):
-        read_password(tmp_path / "nowhere", prompt="")

@@ -1,0 +1,44 @@
+"""Where a keystore's password comes from: a file that only its owner can read, or the person."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+
+from keys.errors import SecretFileExposed
+from keys.secret_file import read_secret_file
+from subnet.errors import ConfigError
+
+MAX_PASSWORD_SIZE = 4096
+
+
+def read_password(path: Path | None, *, prompt: str) -> str:
+    """Return the first line of ``path``, or what the person types without an echo.
+
+    Raises ConfigError, for a file that others may read too.
+    """
+    if path is None:
+        return _ask(prompt)
+    try:
+        raw = read_secret_file(path, max_size=MAX_PASSWORD_SIZE)
+        text = raw.decode("utf-8")
+    except SecretFileExposed as error:
+        message, _, fix = str(error).rpartition(": ")
+        raise ConfigError(f"the password file {message}", fix) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read the password file {path}: {error}",
+            "name a text file that you can read",
+        ) from error
+    if len(raw) > MAX_PASSWORD_SIZE:
+        raise ConfigError(f"{path} is too long for a password file", "put only the password in it")
+    return text.partition("\n")[0].rstrip("\r")
+
+
+def _ask(prompt: str) -> str:
+    try:
+        return getpass.getpass(f"{prompt}: ")
+    except EOFError as error:
+        raise ConfigError(
+            f"nobody answered {prompt!r}", "give a password file where nobody can type"
+        ) from error
