@@ -7,7 +7,7 @@ propose_attestation and attest name the node. Everything else is found by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from consensus.roster import RosterNode
@@ -17,7 +17,20 @@ from subnet.errors import ChainMismatch
 
 if TYPE_CHECKING:
     from subnet.chain.codec import Runtime
-    from subnet.chain.session import Session
+
+
+class Reader(Protocol):
+    """What a shape reads with; a session satisfies it."""
+
+    runtime: Runtime
+
+    def read_head_hash(self) -> str: ...
+
+    def read(self, item: str, *params: object, at: str | None, default: bool = False) -> Any: ...
+
+    def read_map(self, item: str, *params: object, at: str) -> list[tuple[Any, Any]]: ...
+
+    def read_many(self, item: str, keys: Sequence[object], *, at: str) -> list[Any]: ...
 
 
 class Shape(Protocol):
@@ -25,14 +38,12 @@ class Shape(Protocol):
 
     name: str
 
-    def read_nodes(
-        self, session: Session, subnet_id: SubnetId, *, at: str
-    ) -> tuple[RosterNode, ...]:
+    def read_nodes(self, reader: Reader, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:
         """Return the activated nodes in the state of block hash ``at``, sorted by id."""
         ...
 
     def find_nodes(
-        self, session: Session, subnet_id: SubnetId, hotkey: bytes, *, at: str
+        self, reader: Reader, subnet_id: SubnetId, hotkey: bytes, *, at: str
     ) -> tuple[SubnetNodeId, ...]:
         """Return the ids of the nodes for which ``hotkey`` signs."""
         ...
@@ -43,11 +54,9 @@ class HotkeyShape:
 
     name = "a hotkey for each node"
 
-    def read_nodes(
-        self, session: Session, subnet_id: SubnetId, *, at: str
-    ) -> tuple[RosterNode, ...]:
-        rows = _read_rows(session, subnet_id, at=at)
-        coldkeys = session.read_many("Network.HotkeyOwner", [row["hotkey"] for row in rows], at=at)
+    def read_nodes(self, reader: Reader, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:
+        rows = _read_rows(reader, subnet_id, at=at)
+        coldkeys = reader.read_many("Network.HotkeyOwner", [row["hotkey"] for row in rows], at=at)
         nodes = (
             records.parse_roster_node(row, hotkey=row["hotkey"], coldkey=coldkey)
             for row, coldkey in zip(rows, coldkeys, strict=True)
@@ -55,9 +64,9 @@ class HotkeyShape:
         return tuple(sorted(nodes, key=lambda node: node.node_id))
 
     def find_nodes(
-        self, session: Session, subnet_id: SubnetId, hotkey: bytes, *, at: str
+        self, reader: Reader, subnet_id: SubnetId, hotkey: bytes, *, at: str
     ) -> tuple[SubnetNodeId, ...]:
-        node_id = session.read("Network.HotkeySubnetNodeId", subnet_id, f"0x{hotkey.hex()}", at=at)
+        node_id = reader.read("Network.HotkeySubnetNodeId", subnet_id, f"0x{hotkey.hex()}", at=at)
         return () if node_id is None else (SubnetNodeId(node_id),)
 
 
@@ -66,14 +75,12 @@ class ValidatorShape:
 
     name = "a validator for each node"
 
-    def read_nodes(
-        self, session: Session, subnet_id: SubnetId, *, at: str
-    ) -> tuple[RosterNode, ...]:
-        rows = _read_rows(session, subnet_id, at=at)
+    def read_nodes(self, reader: Reader, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:
+        rows = _read_rows(reader, subnet_id, at=at)
         validators = [row["validator_id"] for row in rows]
-        hotkeys = session.read_many("Network.ValidatorIdHotkey", validators, at=at)
-        coldkeys = session.read_many("Network.ValidatorColdkey", validators, at=at)
-        own = dict(session.read_map("Network.SubnetNodeIdHotkey", subnet_id, at=at))
+        hotkeys = reader.read_many("Network.ValidatorIdHotkey", validators, at=at)
+        coldkeys = reader.read_many("Network.ValidatorColdkey", validators, at=at)
+        own = dict(reader.read_map("Network.SubnetNodeIdHotkey", subnet_id, at=at))
         nodes = (
             records.parse_roster_node(row, hotkey=own.get(row["id"], hotkey), coldkey=coldkey)
             for row, hotkey, coldkey in zip(rows, hotkeys, coldkeys, strict=True)
@@ -81,11 +88,11 @@ class ValidatorShape:
         return tuple(sorted(nodes, key=lambda node: node.node_id))
 
     def find_nodes(
-        self, session: Session, subnet_id: SubnetId, hotkey: bytes, *, at: str
+        self, reader: Reader, subnet_id: SubnetId, hotkey: bytes, *, at: str
     ) -> tuple[SubnetNodeId, ...]:
         return tuple(
             node.node_id
-            for node in self.read_nodes(session, subnet_id, at=at)
+            for node in self.read_nodes(reader, subnet_id, at=at)
             if node.hotkey == hotkey
         )
 
@@ -109,7 +116,7 @@ def choose_shape(runtime: Runtime) -> Shape:
 
 
 def add_own_node(
-    session: Session,
+    reader: Reader,
     call: str,
     arguments: Mapping[str, object],
     *,
@@ -121,12 +128,12 @@ def add_own_node(
     Raises ChainMismatch if the hotkey signs for none or for several nodes and ``node_id`` does
     not say for which.
     """
-    if "subnet_node_id" not in session.runtime.get_call_arguments("Network", call):
+    if "subnet_node_id" not in reader.runtime.get_call_arguments("Network", call):
         return arguments
     subnet_id = SubnetId(int(str(arguments["subnet_id"])))
     if node_id is None:
-        shape = choose_shape(session.runtime)
-        found = shape.find_nodes(session, subnet_id, hotkey, at=session.read_head_hash())
+        shape = choose_shape(reader.runtime)
+        found = shape.find_nodes(reader, subnet_id, hotkey, at=reader.read_head_hash())
         if len(found) != 1:
             names = ", ".join(str(found_id) for found_id in found) or "none"
             raise ChainMismatch(
@@ -137,5 +144,5 @@ def add_own_node(
     return {**arguments, "subnet_node_id": node_id}
 
 
-def _read_rows(session: Session, subnet_id: SubnetId, *, at: str) -> list[dict[str, Any]]:
-    return [row for _, row in session.read_map("Network.SubnetNodesData", subnet_id, at=at)]
+def _read_rows(reader: Reader, subnet_id: SubnetId, *, at: str) -> list[dict[str, Any]]:
+    return [row for _, row in reader.read_map("Network.SubnetNodesData", subnet_id, at=at)]
