@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, nullcontext
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -108,7 +110,7 @@ class DevChain:
             await connection.close(CLOSE_TRY_LATER, "too many connections")
             return
         self._connections += 1
-        session = Session(self._producer)
+        session = Session(self._producer, may_steer=_may_steer(connection))
         self._producer.listeners.add(session.on_block)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -121,6 +123,25 @@ class DevChain:
         finally:
             self._producer.listeners.discard(session.on_block)
             self._connections -= 1
+
+
+def _may_steer(connection: ServerConnection) -> bool:
+    """Whether a client may make blocks: a program, or a page that this machine serves itself.
+
+    A browser lets any page that its user visits connect to this machine, and names the page's
+    origin. Reading and submitting stay open: the polkadot.js Apps page is such a page.
+    """
+    request = connection.request
+    origins = [] if request is None else request.headers.get_all("Origin")
+    return all(_is_loopback(origin) for origin in origins)
+
+
+def _is_loopback(origin: str) -> bool:
+    try:
+        host = urlsplit(origin).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 async def _send_all(connection: ServerConnection, session: Session) -> None:

@@ -25,6 +25,7 @@ from subnet.devchain.rpc_errors import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
+    NOT_FOR_PAGES,
     PARSE_ERROR,
     TOO_MANY_SUBSCRIPTIONS,
     RpcError,
@@ -36,6 +37,8 @@ from subnet.devchain.scale import ScaleError
 MAX_SUBSCRIPTIONS = 256
 MAX_OUTBOX = 8192
 MAX_BATCH = 64
+STEERING = "dev_"
+"""How the methods begin that steer the chain instead of using it."""
 MAX_TIMESTAMP_MS = 253_402_300_799_000
 
 logger = logging.getLogger(__name__)
@@ -56,9 +59,13 @@ class Subscription:
 
 
 class Session:
-    """Answers one client. ``outbox`` holds what is to be sent; a full one ends the session."""
+    """Answers one client. ``outbox`` holds what is to be sent; a full one ends the session.
 
-    def __init__(self, producer: Producer) -> None:
+    A client that is not ``may_steer`` reads and submits like any other, and makes no blocks.
+    """
+
+    def __init__(self, producer: Producer, *, may_steer: bool = True) -> None:
+        self._may_steer = may_steer
         self._producer = producer
         self._chain = producer.chain
         self._subscriptions: dict[str, Subscription] = {}
@@ -126,6 +133,9 @@ class Session:
                 self._greet(subscription)
 
     def _call(self, method: str, params: Params) -> Any:
+        if method.startswith(STEERING) and not self._may_steer:
+            reason = "pages of other hosts make no blocks on this chain"
+            raise RpcError(NOT_FOR_PAGES, "Not for this origin", reason)
         if method in METHODS:
             return METHODS[method](self._chain, params)
         if method in self._methods:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from subnet.errors import ChainUnavailable
 from subnet.localnet.processes import die_with_parent
@@ -29,7 +30,7 @@ async def run_devchain(
 
     Raises ChainUnavailable when it does not start.
     """
-    with log_path.open("ab") as log:
+    with _open_private(log_path) as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -49,6 +50,11 @@ async def run_devchain(
         yield await _read_url(process, log_path)
     finally:
         await asyncio.shield(_stop(process))
+
+
+def _open_private(path: Path) -> BinaryIO:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "ab")
 
 
 async def _read_url(process: asyncio.subprocess.Process, log_path: Path) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from consensus.types import NodeClass
 from keys.peer import PeerKey
@@ -201,8 +202,9 @@ def serve_in_thread(config: DevChainConfig) -> Iterator[DevChain]:
 class Wire:
     """Raw JSON-RPC over one WebSocket."""
 
-    def __init__(self, url: str) -> None:
-        self.socket: ClientConnection = connect(url, open_timeout=WAIT_S)
+    def __init__(self, url: str, *, origin: str | None = None) -> None:
+        named = None if origin is None else Origin(origin)
+        self.socket: ClientConnection = connect(url, open_timeout=WAIT_S, origin=named)
         self._next_id = 0
         self.news: list[dict[str, Any]] = []
 

@@ -126,6 +126,30 @@ def test_connections_are_bounded(devchain: DevChain, monkeypatch: pytest.MonkeyP
     first.close()
 
 
+@pytest.mark.parametrize(
+    "origin", ["https://polkadot.js.org", "http://localhost.evil.example", "null", "http://[", ""]
+)
+def test_a_page_of_another_host_makes_no_blocks(devchain: DevChain, origin: str) -> None:
+    page = Wire(devchain.url, origin=origin)
+    for method in ("dev_newBlock", "dev_setBlockMode", "dev_timeTravel"):
+        assert page.ask(method)["error"]["code"] == session.NOT_FOR_PAGES
+    # The polkadot.js Apps page is one: it reads and submits.
+    assert page.get("chain_getHeader")["number"] == "0x0"
+    page.get("author_submitExtrinsic", make(page, Remark(b"x"), 0))
+    page.close()
+
+
+@pytest.mark.parametrize(
+    "origin", [None, "http://localhost:3000", "http://127.0.0.1:8080", "http://[::1]:80"]
+)
+def test_programs_and_pages_of_this_machine_make_blocks(
+    devchain: DevChain, origin: str | None
+) -> None:
+    client = Wire(devchain.url, origin=origin)
+    client.get("dev_newBlock")
+    client.close()
+
+
 def test_a_client_that_does_not_read_is_cut_off(
     devchain: DevChain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
