@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from keys.peer import PeerId
-from mesh.errors import PeerMisbehaved, PeerTimeout, PeerUnreachable, StreamBroken, TransportError
+from mesh.errors import (
+    PeerMisbehaved,
+    PeerRefusal,
+    PeerTimeout,
+    PeerUnreachable,
+    StreamBroken,
+    TransportError,
+)
 from mesh.p2p.config import HostConfig
 from mesh.p2p.interface import Stream
 from mesh.p2p.memory import LinkConditions, MemoryNetwork
@@ -162,6 +169,20 @@ async def test_who_is_no_member_does_not_store() -> None:
         record = make_record(ALICE, b"body", epoch=1)
         key, value = record_key(record), record.to_bytes()
         assert not await alice.records.publish(key, value, record.expires_at)
+
+
+async def test_strangers_cannot_lock_members_out_of_a_server() -> None:
+    network = MemoryNetwork()
+    limits = RpcLimits(max_streams=4)
+    guarded = _config(BOB, is_member=lambda peer: peer == CAROL.peer_id, limits=limits)
+    async with network.open(guarded) as bob, network.open(_config(ALICE)) as stranger:
+        bob.serve_stream("idle", _idle)
+        for _ in range(3):
+            await stranger.open_stream(bob.peer_id, "idle", timeout_s=5)
+        with pytest.raises(PeerRefusal, match="busy"):
+            await stranger.open_stream(bob.peer_id, "idle", timeout_s=5)
+        async with network.open(_config(CAROL)) as member:
+            await member.open_stream(bob.peer_id, "idle", timeout_s=5)
 
 
 # A server that is not who was asked
