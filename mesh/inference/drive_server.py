@@ -17,7 +17,7 @@ from mesh.inference.drive_wire import (
 )
 from mesh.inference.driven import DrivenRange
 from mesh.inference.engine import Engine
-from mesh.inference.pipeline import NextHop, SessionTimeouts
+from mesh.inference.hops import NextHop, SessionTimeouts
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.wire import ErrorFrame, encode_error
 from mesh.p2p.interface import Host, Stream

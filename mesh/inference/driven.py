@@ -25,7 +25,7 @@ from mesh.inference.drive_wire import (
     encode_logits,
 )
 from mesh.inference.engine import Engine, EngineSession, StepInput, StepOutput
-from mesh.inference.pipeline import NextHop, SessionTimeouts, run_guarded
+from mesh.inference.hops import NextHop, SessionTimeouts, run_guarded
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.tensors import get_dtype_name, read_hidden, view_bytes
 from mesh.inference.wire import StepFrame

@@ -149,6 +149,8 @@ class Engine:
         self._owners: Counter[PeerId] = Counter()
         self._session_count = 0
         self._wake = asyncio.Event()
+        self._is_serving = False
+        self._running: asyncio.Future[list[_Job]] | None = None
 
     @classmethod
     @asynccontextmanager
@@ -259,6 +261,9 @@ class Engine:
         session = job.session
         work = Work(session.serial, session.span, job.step.rows, session.priority, job)
         self._scheduler.add(work)
+        if self._is_serving and self._running is None and not self._scheduler.has_challenge:
+            # The thread is idle: it starts now, not when the event loop comes round to serve().
+            self._start_batch()
         self._wake.set()
 
     async def measure_throughput(self) -> int:
@@ -307,27 +312,51 @@ class Engine:
 
     async def serve(self) -> None:
         """Hand the thread one batch after the other, for ever: a task of the node's group."""
+        self._is_serving = True
+        try:
+            while True:
+                await self._wake.wait()
+                await self._serve_next()
+        finally:
+            self._is_serving = False
+
+    async def _serve_next(self) -> None:
+        """See one batch or challenge to its end, or find that there is none."""
+        challenge = self._scheduler.take_challenge() if self._running is None else None
+        if challenge is not None:
+            await self._run_challenge(challenge)
+            return
+        running = self._running or self._start_batch()
+        if running is None:
+            self._wake.clear()
+            return
+        for job in await running:
+            if job.session.is_open:
+                self._queue(job)
+        # Sessions that go on at once get into the next batch together.
+        await asyncio.sleep(0)
+        self._running = None
+
+    async def _run_challenge(self, challenge: _ChallengeJob) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            await self._wake.wait()
-            challenge = self._scheduler.take_challenge()
-            if challenge is not None:
-                vector = await loop.run_in_executor(
-                    self._executor, _run_challenge, self._runner.weights, challenge.task
-                )
-                _resolve(challenge.future, vector)
-                continue
-            batch = [work.payload for work in self._scheduler.take_batch()]
-            if not batch:
-                self._wake.clear()
-                continue
-            done: asyncio.Future[list[_Job]] = loop.create_future()
-            self._executor.submit(self._compute, batch, loop, done)
-            for job in await done:
-                if job.session.is_open:
-                    self._queue(job)
-            # Sessions that go on at once get into the next batch together.
-            await asyncio.sleep(0)
+        self._running = loop.create_future()
+        try:
+            vector = await loop.run_in_executor(
+                self._executor, _run_challenge, self._runner.weights, challenge.task
+            )
+        finally:
+            self._running = None
+        _resolve(challenge.future, vector)
+
+    def _start_batch(self) -> asyncio.Future[list[_Job]] | None:
+        """Hand the idle thread what waits; None if nothing does."""
+        batch = [work.payload for work in self._scheduler.take_batch()]
+        if not batch:
+            return None
+        loop = asyncio.get_running_loop()
+        self._running = loop.create_future()
+        self._executor.submit(self._compute, batch, loop, self._running)
+        return self._running
 
     def _compute(
         self,

@@ -59,6 +59,11 @@ class Scheduler(Generic[T, C]):
         """Whether there is work for the thread. It may be read from any thread."""
         return bool(self._challenges or self._prompts or self._decodes)
 
+    @property
+    def has_challenge(self) -> bool:
+        """Whether a challenge waits."""
+        return bool(self._challenges)
+
     def add_challenge(self, payload: C) -> None:
         """Queue a challenged block. Raises Refused when too many wait."""
         if len(self._challenges) >= MAX_PENDING_CHALLENGES:

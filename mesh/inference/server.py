@@ -11,14 +11,9 @@ from keys.peer import PeerId
 from mesh.errors import InvalidRequest, PeerError, StreamClosed
 from mesh.inference.drive_server import DriveServer
 from mesh.inference.engine import Engine
-from mesh.inference.pipeline import (
-    MAX_TOKENS_AHEAD,
-    BackQueue,
-    NextHop,
-    RangeSession,
-    SessionTimeouts,
-    decode_back,
-)
+from mesh.inference.first_range import FirstRange, make_first_range
+from mesh.inference.hops import NextHop, SessionTimeouts
+from mesh.inference.pipeline import RangeSession
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.wire import (
     LOOP_METHOD,
@@ -39,7 +34,7 @@ class _LoopPort:
     """Where the last range's tokens arrive at the first one."""
 
     last_peer: PeerId
-    back: BackQueue
+    session: FirstRange
 
 
 class SessionServer:
@@ -156,11 +151,11 @@ class SessionServer:
         request = role.request
         if request.session_id in self._ports:
             raise Refused(RefusalReason.MALFORMED, "the session id is in use")
-        back: BackQueue = asyncio.Queue(MAX_TOKENS_AHEAD)
-        self._ports[request.session_id] = _LoopPort(request.route[-1].peer_id, back)
+        session = make_first_range(role)
+        self._ports[request.session_id] = _LoopPort(request.route[-1].peer_id, session)
         try:
             async with self._open_next(request) as next_hop:
-                await role.run_first(next_hop, back)
+                await session.run(next_hop)
         finally:
             del self._ports[request.session_id]
 
@@ -224,7 +219,7 @@ class SessionServer:
             if port is None or port.last_peer != stream.peer_id:
                 raise Refused(RefusalReason.UNKNOWN_SESSION)
             while True:
-                await port.back.put(decode_back(await stream.receive()))
+                await port.session.put(await stream.receive())
         except (TimeoutError, StreamClosed):
             return
         except Refused as refused:

@@ -107,7 +107,7 @@ class Daemon:
         if bytes(response.streamInfo.peer) != peer.to_bytes():
             writer.close()
             raise PeerUnreachable(peer, "the daemon reached another peer")
-        return SocketChannel(peer, reader, writer)
+        return await SocketChannel.adopt(peer, reader, writer)
 
     async def _request(
         self, request: p2pd_pb2.Request

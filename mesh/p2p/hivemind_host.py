@@ -216,8 +216,9 @@ class HivemindHost:
         except BadPeerId:
             writer.close()
             return
+        channel = await SocketChannel.adopt(remote, reader, writer)
         # A task of our own: asyncio's streams report the cancellation of theirs as an error.
-        self._tasks.start(self._server.handle(SocketChannel(remote, reader, writer)))
+        self._tasks.start(self._server.handle(channel))
 
     async def _probe(self) -> None:
         try:

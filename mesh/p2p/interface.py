@@ -59,8 +59,26 @@ class Stream(Protocol):
         """Send one frame. Raises StreamBroken."""
         ...
 
+    def send_now(self, frame: bytes) -> None:
+        """Send one frame without waiting, from any thread. Raises StreamBroken.
+
+        For whoever sends a next frame only after an answer: nothing else slows it down.
+        """
+        ...
+
     async def receive(self) -> bytes:
         """Return the next frame. Raises StreamClosed after the peer's last, else StreamBroken."""
+        ...
+
+    def receive_now(self) -> bytes | None:
+        """Return the next frame if it has arrived, else None. Raises as ``receive`` does."""
+        ...
+
+    def watch(self, on_arrival: Callable[[], None] | None) -> None:
+        """Call back, on the event loop, when a frame may have arrived or the stream has ended.
+
+        ``receive_now`` tells which. None stops that.
+        """
         ...
 
     async def finish(self) -> None:

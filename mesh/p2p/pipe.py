@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -29,25 +30,43 @@ class _Pipe:
         self._at_end = False
         self._closed = False
         self._readable = asyncio.Event()
+        self._on_arrival: Callable[[], None] | None = None
         self._writable = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
 
-    async def read_exactly(self, size: int) -> bytes:
-        while len(self._buffer) < size:
+    def watch(self, on_arrival: Callable[[], None] | None) -> None:
+        self._on_arrival = on_arrival
+
+    async def wait(self) -> None:
+        self._readable.clear()
+        await self._readable.wait()
+
+    def take(self, size: int) -> bytes | None:
+        if len(self._buffer) < size:
             if self._at_end:
                 raise ChannelClosed("the peer closed the connection")
-            self._readable.clear()
-            await self._readable.wait()
+            return None
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
         self._unread -= size
         self._writable.set()
         return data
 
-    async def write(self, data: bytes) -> None:
-        if self._closed:
+    def put(self, data: bytes) -> None:
+        if threading.get_ident() != self._loop_thread:
+            self._loop.call_soon_threadsafe(self._put_on_loop, data)
+        elif self._closed:
             raise ChannelClosed("the connection is closed")
-        self._unread += len(data)
-        self._send(data)
+        else:
+            self._put_on_loop(data)
+
+    def _put_on_loop(self, data: bytes) -> None:
+        if not self._closed:
+            self._unread += len(data)
+            self._send(data)
+
+    async def drain(self) -> None:
         while self._unread > MAX_BUFFERED:
             if self._closed:
                 raise ChannelClosed("the connection is closed")
@@ -67,7 +86,8 @@ class _Pipe:
         self._at_end = True
         self._in_flight.clear()
         self._writable.set()
-        self._readable.set()
+        # As over a socket, the reader hears of it in a turn of its own.
+        self._loop.call_soon(self._tell)
 
     def _send(self, chunk: bytes | None) -> None:
         loop = asyncio.get_running_loop()
@@ -86,7 +106,12 @@ class _Pipe:
             self._at_end = True
         else:
             self._buffer += chunk
+        self._tell()
+
+    def _tell(self) -> None:
         self._readable.set()
+        if self._on_arrival is not None:
+            self._on_arrival()
 
 
 class PipeChannel:
@@ -101,11 +126,32 @@ class PipeChannel:
     def peer_id(self) -> PeerId:
         return self._peer_id
 
+    def take(self, size: int) -> bytes | None:
+        return self._incoming.take(size)
+
+    async def wait(self) -> None:
+        await self._incoming.wait()
+
+    def watch(self, on_arrival: Callable[[], None] | None) -> None:
+        self._incoming.watch(on_arrival)
+
     async def read_exactly(self, size: int) -> bytes:
-        return await self._incoming.read_exactly(size)
+        while (data := self.take(size)) is None:
+            await self.wait()
+        return data
+
+    def open_shortcut(self) -> None:
+        """There is none: the event loop is as near."""
+
+    def put(self, data: bytes) -> None:
+        self._outgoing.put(data)
+
+    async def drain(self) -> None:
+        await self._outgoing.drain()
 
     async def write(self, data: bytes) -> None:
-        await self._outgoing.write(data)
+        self.put(data)
+        await self.drain()
 
     def close(self) -> None:
         self._outgoing.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -102,7 +103,11 @@ class SignedStream:
         self._opener = FrameOpener(
             incoming, keys.transcript, max_total=context.limits.max_stream_bytes
         )
+        # What is sealed first leaves first, whichever thread sends it.
+        self._sending = threading.Lock()
+        channel.open_shortcut()
         self._header: bytes | None = None
+        self._body_size = 0
         self._sent_last = False
         self._received_last = False
         self._broken: str | None = None
@@ -116,31 +121,44 @@ class SignedStream:
 
         It waits while the peer reads nothing, but not longer than the idle timeout.
         """
-        if self._sent_last:
-            raise StreamBroken(self.peer_id, "this end of the stream is finished")
-        await self._write(self._sealer.seal(frame))
+        self._check_unfinished()
+        await self._write(lambda: self._sealer.seal(frame))
+
+    def send_now(self, frame: bytes) -> None:
+        """Send one frame without waiting, from any thread. Raises StreamBroken."""
+        self._check_unfinished()
+        try:
+            self._put(lambda: self._sealer.seal(frame))
+        except ChannelClosed as error:
+            # Whoever reads the stream finds the same, and drops it on the event loop.
+            raise StreamBroken(self.peer_id, str(error)) from error
 
     async def receive(self) -> bytes:
         """Return the next frame. Raises StreamClosed after the peer's last, else StreamBroken."""
+        while (payload := self.receive_now()) is None:
+            await self._channel.wait()
+        return payload
+
+    def receive_now(self) -> bytes | None:
+        """Return the next frame if it has arrived, else None. Raises as ``receive`` does."""
         if self._received_last:
             raise StreamClosed(self.peer_id, "the peer finished the stream")
         self._check_open()
         try:
-            payload = await self._read_frame()
+            return self._take_frame()
         except (ChannelClosed, MalformedMessage) as error:
             raise self._break(str(error)) from error
-        if payload is not None:
-            return payload
-        self._received_last = True
-        self._close_if_done()
-        raise StreamClosed(self.peer_id, "the peer finished the stream")
+
+    def watch(self, on_arrival: Callable[[], None] | None) -> None:
+        """Call back when a frame may have arrived or the stream has ended."""
+        self._channel.watch(on_arrival)
 
     async def finish(self) -> None:
         """Send the signed last frame; once the peer's last has arrived too, the channel closes."""
         if self._sent_last:
             return
         self._sent_last = True
-        await self._write(self._sealer.seal_finish(self._key))
+        await self._write(lambda: self._sealer.seal_finish(self._key))
         self._close_if_done()
 
     async def abort(self) -> None:
@@ -159,22 +177,41 @@ class SignedStream:
         except (StreamBroken, TimeoutError):
             return
 
-    async def _read_frame(self) -> bytes | None:
+    def _take_frame(self) -> bytes | None:
         if self._header is None:
-            self._header = await self._channel.read_exactly(FRAME_HEADER_SIZE)
-        size = self._opener.read_header(self._header)
-        body = await self._channel.read_exactly(size)
+            self._header = self._channel.take(FRAME_HEADER_SIZE)
+            if self._header is None:
+                return None
+            self._body_size = self._opener.read_header(self._header)
+        body = self._channel.take(self._body_size)
+        if body is None:
+            return None
         header, self._header = self._header, None
         self._idle.touch()
-        return self._opener.open(header, body, self.peer_id)
+        payload = self._opener.open(header, body, self.peer_id)
+        if payload is None:
+            self._received_last = True
+            self._close_if_done()
+            raise StreamClosed(self.peer_id, "the peer finished the stream")
+        return payload
 
-    async def _write(self, data: bytes) -> None:
-        self._check_open()
+    async def _write(self, seal: Callable[[], bytes]) -> None:
         try:
-            await self._channel.write(data)
+            self._put(seal)
+            await self._channel.drain()
         except ChannelClosed as error:
             raise self._break(str(error)) from error
         self._idle.touch()
+
+    def _put(self, seal: Callable[[], bytes]) -> None:
+        self._check_open()
+        with self._sending:
+            self._channel.put(seal())
+        self._idle.touch()
+
+    def _check_unfinished(self) -> None:
+        if self._sent_last:
+            raise StreamBroken(self.peer_id, "this end of the stream is finished")
 
     def _check_open(self) -> None:
         if self._broken is not None:

@@ -436,3 +436,50 @@ async def test_a_slow_reader_holds_the_sender_back(world: World) -> None:
     with pytest.raises(StreamClosed):
         await stream.receive()
     await stream.finish()
+
+
+async def test_frames_of_another_thread_arrive_in_order(world: World) -> None:
+    stream = await world.client.open_stream(world.server.peer_id, "collect", timeout_s=TIMEOUT_S)
+    # Some are larger than a socket takes at once, so the loop has to send the rest of them.
+    frames = [bytes((number,)) * (1 + 400_000 * (number % 5 == 4)) for number in range(40)]
+
+    def send_half(half: list[bytes]) -> None:
+        for frame in half:
+            stream.send_now(frame)
+
+    await asyncio.to_thread(send_half, frames[:20])
+    await stream.send(b"ours")
+    await asyncio.to_thread(send_half, frames[20:])
+    await stream.finish()
+    async with asyncio.timeout(TIMEOUT_S):
+        with pytest.raises(StreamClosed):
+            await stream.receive()
+    assert world.received == [*frames[:20], b"ours", *frames[20:]]
+
+
+async def test_a_thread_cannot_send_on_an_aborted_stream(world: World) -> None:
+    stream = await world.client.open_stream(world.server.peer_id, "collect", timeout_s=TIMEOUT_S)
+    await stream.abort()
+    with pytest.raises(StreamBroken):
+        await asyncio.to_thread(stream.send_now, b"late")
+
+
+async def test_a_watcher_hears_of_every_frame_and_of_the_end(world: World) -> None:
+    stream = await world.client.open_stream(world.server.peer_id, "echo", timeout_s=TIMEOUT_S)
+    frames = [bytes((number,)) * 1000 * number for number in range(30)]
+    heard: list[bytes] = []
+    ended = asyncio.Event()
+
+    def on_arrival() -> None:
+        try:
+            while (frame := stream.receive_now()) is not None:
+                heard.append(frame)
+        except StreamClosed:
+            ended.set()
+
+    stream.watch(on_arrival)
+    for frame in frames:
+        await stream.send(frame)
+    await stream.finish()
+    await asyncio.wait_for(ended.wait(), TIMEOUT_S)
+    assert heard == frames

@@ -17,7 +17,7 @@ from mesh.client.client import MeshClient
 from mesh.client.session import ClientTimeouts
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.inference.engine import Engine, EngineLimits
-from mesh.inference.pipeline import SessionTimeouts
+from mesh.inference.hops import SessionTimeouts
 from mesh.inference.server import SessionServer
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder

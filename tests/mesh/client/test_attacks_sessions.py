@@ -12,14 +12,17 @@ from mesh.inference import engine as engine_module
 from mesh.inference.sampling import Sampling
 from mesh.inference.wire import (
     SESSION_METHOD,
+    Finish,
     FrameType,
     Hop,
     OpenSession,
     StepFrame,
+    TokenFrame,
     decode_error,
     decode_token,
     encode_open,
     encode_step,
+    encode_token,
     get_frame_type,
 )
 from mesh.model.config import BlockSpan
@@ -114,3 +117,64 @@ async def test_step_that_cannot_be_computed_ends_its_session_and_not_the_node(sw
         async with attack(swarm, hoster, start=0) as stream:
             assert decode_error(await receive(stream)).reason == "failed"
     await check_serves(swarm, hoster, 0)
+
+
+@contextlib.asynccontextmanager
+async def betray(swarm, hoster, say, *, stays=True):
+    """A session whose last range is a stranger, who says ``say`` once the prompt has come."""
+    async with contextlib.AsyncExitStack() as stack:
+        key, client_key = swarm.next_key(), swarm.next_key()
+        stranger = await swarm.open_host(stack, key)
+
+        async def serve(stream):
+            await stream.receive()
+            await stream.receive()
+            for frame in say:
+                await stream.send(frame)
+            if stays:
+                await stream.receive()
+
+        stranger.serve_stream(SESSION_METHOD, serve)
+        client = await swarm.open_host(stack, client_key)
+        request = OpenSession(
+            session_id=bytes(16),
+            route=(Hop(hoster.key.peer_id, BlockSpan(0, 3)), Hop(key.peer_id, BlockSpan(3, 6))),
+            sampling=Sampling(),
+            token_ids=(1, 2, 3),
+            max_new_tokens=4,
+        )
+        stream = await client.open_stream(hoster.key.peer_id, SESSION_METHOD, timeout_s=5)
+        await stream.send(encode_open(request))
+        yield stream
+        await stream.abort()
+
+
+def make_token(index, token_id=7, finish=Finish.NOT_YET):
+    return encode_token(TokenFrame(index, token_id, -1.0, finish, (), (1, 1)))
+
+
+@pytest.mark.parametrize(
+    "second",
+    [make_token(1), make_token(0), make_token(2), encode_step(make_step(bytes(4 * HIDDEN * 3)))],
+    ids=["before_its_step", "again", "skipped", "not_a_token"],
+)
+async def test_a_last_range_that_speaks_out_of_turn_is_blamed(swarm, second):
+    hoster = await swarm.add_hoster(0, 3)
+    async with betray(swarm, hoster, [make_token(0), second]) as stream:
+        assert decode_token(await receive(stream)).token_id == 7
+        error = decode_error(await receive(stream))
+    assert (error.hop_index, error.reason) == (1, "hop_lost")
+
+
+async def test_an_impossible_token_of_the_last_range_is_blamed_on_it(swarm):
+    hoster = await swarm.add_hoster(0, 3)
+    async with betray(swarm, hoster, [make_token(0, token_id=1 << 30)]) as stream:
+        error = decode_error(await receive(stream))
+    assert (error.hop_index, error.reason) == (1, "hop_lost")
+
+
+async def test_a_last_range_that_leaves_is_blamed_at_once(swarm):
+    hoster = await swarm.add_hoster(0, 3)
+    async with betray(swarm, hoster, [], stays=False) as stream:
+        error = decode_error(await receive(stream))
+    assert (error.hop_index, error.reason) == (1, "hop_lost")

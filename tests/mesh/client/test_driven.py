@@ -21,7 +21,7 @@ from mesh.inference.drive_wire import (
     encode_feed,
 )
 from mesh.inference.engine import EngineLimits
-from mesh.inference.pipeline import SessionTimeouts
+from mesh.inference.hops import SessionTimeouts
 from mesh.inference.wire import Hop, StepFrame, decode_error
 from mesh.model.config import BlockSpan
 

@@ -13,7 +13,7 @@ from mesh.client.client import RoutingOptions
 from mesh.client.session import ClientTimeouts
 from mesh.errors import InvalidRequest, NoRoute, SessionLost
 from mesh.inference.engine import EngineLimits
-from mesh.inference.pipeline import SessionTimeouts
+from mesh.inference.hops import SessionTimeouts
 from mesh.inference.sampling import Sampling
 from mesh.routing.heartbeat import ServerState
 

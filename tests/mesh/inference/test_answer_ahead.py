@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from keys.peer import PeerKey
+from mesh.inference.answer import MAX_TOKENS_AHEAD, Answer, AnswerAhead
 from mesh.inference.engine import StepOutput
-from mesh.inference.pipeline import MAX_TOKENS_AHEAD, Answer, AnswerAhead
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import Sampled
 from mesh.inference.sampling import Sampling
