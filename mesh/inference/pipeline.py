@@ -57,13 +57,19 @@ class RangeSession:
 
     async def run_middle(self, next_hop: NextHop) -> None:
         """Pass hidden states on until the previous range goes."""
+        await run_guarded(self._pass_on(next_hop), self._watch_next(next_hop))
+
+    async def _pass_on(self, next_hop: NextHop) -> None:
+        while self.session.length < len(self.request.token_ids):
+            # A prompt's rows are many bytes, so they wait for a slow link.
+            step = await self._receive_step()
+            output = await self.engine.submit(self.session, self.make_following(step, None))
+            await next_hop.send(self.encode_output(step.position, output, step.times_us))
 
         def plan(step: StepFrame) -> Plan:
             return None, self.depart_to(next_hop, step.position, step.times_us)
 
-        await run_guarded(
-            Arrivals(self, plan, is_over=lambda: False).run(), self._watch_next(next_hop)
-        )
+        await Arrivals(self, plan, is_over=lambda: False).run()
 
     async def run_last(self, back: Stream) -> None:
         """Choose tokens, or score the prompt's, and send that to the first range over ``back``."""
