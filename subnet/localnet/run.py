@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import json
 import math
 import secrets
-import shutil
-import socket
-import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +21,19 @@ from consensus.types import (
     SubnetNodeId,
     compute_epoch_position,
 )
-from mesh.assets import default_question, shipped_model_path, shipped_questions
+from mesh.assets import default_question, shipped_model_path
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from subnet.chain.substrate import SubstrateChain
-from subnet.cli.chain_options import check_development_chain
-from subnet.errors import ConfigError
-from subnet.localnet.blocks import BUILD_TIMEOUT_S, Blocks, choose_blocks, fetch_head_number
+from subnet.localnet.blocks import Blocks, fetch_head_number
 from subnet.localnet.children import run_client_child, run_gateway_child, run_node_child
-from subnet.localnet.devchain_process import run_devchain
 from subnet.localnet.display import Display
-from subnet.localnet.options import (
-    ANSWER_TOKENS,
-    EPOCH_LENGTH,
-    FINALITY_LAG,
-    SETUP_TIMEOUT_S,
-    LocalnetOptions,
-)
+from subnet.localnet.errors import LocalnetFailed
+from subnet.localnet.grounds import find_free_port, open_blocks, open_directory, provide_chain
+from subnet.localnet.options import ANSWER_TOKENS, SETUP_TIMEOUT_S, LocalnetOptions
 from subnet.localnet.plan import MAX_RUNS, NodePlan, RunNames, plan_nodes
 from subnet.localnet.processes import Child, Message, ProcessGroup, read_messages
+from subnet.localnet.reported import Reported, deadline
 from subnet.localnet.rows import EpochRow
 from subnet.localnet.settle import build_row
 from subnet.localnet.setup import (
@@ -59,25 +47,6 @@ from subnet.manifest import build_own_manifest
 SETTLE_POLL_S = 0.25
 
 
-class LocalnetFailed(ConfigError):
-    """A part of the local network did not do what it should."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, "run it again with --keep DIR and look at the logs there")
-
-
-@dataclass
-class _State:
-    """What the children have reported so far."""
-
-    addresses: dict[str, str] = field(default_factory=dict)
-    reports: dict[tuple[str, Epoch], Mapping[str, Any]] = field(default_factory=dict)
-    answer: str = ""
-    is_answered: bool = False
-    route: list[Mapping[str, Any]] = field(default_factory=list)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
     """Run it; True if every epoch was proposed and attested by all and the answer was right.
 
@@ -85,12 +54,12 @@ async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
     started is stopped in any case.
     """
     async with AsyncExitStack() as stack:
-        directory = stack.enter_context(_open_directory(options.keep))
+        directory = stack.enter_context(open_directory(options.keep))
         group = ProcessGroup(directory / "logs")
         group.warm_up()
-        url = await stack.enter_async_context(_provide_chain(options, directory, display))
+        url = await stack.enter_async_context(provide_chain(options, directory, display))
         chain = await stack.enter_async_context(SubstrateChain.open(url))
-        blocks = await stack.enter_async_context(_open_blocks(options, url))
+        blocks = await stack.enter_async_context(open_blocks(options, url))
         # Last in, first out: a node that stops still reaches its chain.
         stack.push_async_callback(group.aclose)
         localnet = _Localnet(
@@ -103,39 +72,6 @@ async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
             epoch_length=(await chain.fetch_info()).epoch_length,
         )
         return await localnet.run(directory)
-
-
-@asynccontextmanager
-async def _provide_chain(
-    options: LocalnetOptions, directory: Path, display: Display
-) -> AsyncIterator[str]:
-    """Yield the address of the chain to run on; one made for the occasion ends with it."""
-    if options.chain_url is not None:
-        display.step(f"chain on {options.chain_url}")
-        yield options.chain_url
-        return
-    async with run_devchain(
-        block_seconds=options.block_seconds,
-        epoch_length=EPOCH_LENGTH,
-        finality_lag=FINALITY_LAG,
-        log_path=directory / "logs" / "devchain.log",
-    ) as url:
-        display.step(f"development chain on {url}")
-        yield url
-
-
-@asynccontextmanager
-async def _open_blocks(options: LocalnetOptions, url: str) -> AsyncIterator[Blocks]:
-    """Yield who makes the blocks, on a connection of its own: it must not wait for reads."""
-    async with SubstrateChain.open(url, call_timeout_s=BUILD_TIMEOUT_S) as chain:
-        await check_development_chain(chain, url)
-        blocks = await choose_blocks(
-            chain, block_seconds=options.block_seconds, is_driven=options.is_driven, url=url
-        )
-        try:
-            yield blocks
-        finally:
-            await blocks.aclose()
 
 
 class _Localnet:
@@ -163,7 +99,7 @@ class _Localnet:
             if options.chain_url is None
             else RunNames.for_run(secrets.randbelow(MAX_RUNS))
         )
-        self._state = _State()
+        self._reported = Reported(display)
         self._model = load_config(shipped_model_path())
         self._nodes = plan_nodes(
             hosters=options.hosters,
@@ -175,7 +111,7 @@ class _Localnet:
 
     async def run(self, directory: Path) -> bool:
         identities = create_identities(directory, self._nodes)
-        first_port = _find_free_port()
+        first_port = find_free_port()
         bootnode = f"/ip4/127.0.0.1/tcp/{first_port}/p2p/{identities[self._nodes[0].name].peer_id}"
         subnet_id = await self._register(identities, bootnode)
         async with asyncio.TaskGroup() as tasks:
@@ -250,8 +186,10 @@ class _Localnet:
     async def _begin_first_epoch(self, subnet_id: SubnetId, bootnode: str) -> Epoch:
         """Wait for the nodes and skip to the eve of the first elected epoch."""
         names = {node.name for node in self._nodes}
-        await self._wait_until(
-            lambda: self._state.addresses.keys() >= names, SETUP_TIMEOUT_S, "start"
+        await self._reported.wait_until(
+            lambda: self._reported.addresses.keys() >= names,
+            timeout_s=SETUP_TIMEOUT_S,
+            what="start",
         )
         self._display.step(f"{len(names)} nodes are up; dial {bootnode}")
         slot = await self._fetch_slot(subnet_id)
@@ -270,13 +208,13 @@ class _Localnet:
         return subnet.slot
 
     async def _start_client(self, directory: Path) -> Child:
-        prompt = self._options.prompt or default_question().question
+        prompt = self._get_prompt()
         self._display.step(f"question: {prompt}")
         return await self._group.start(
             "client",
             run_client_child,
             {
-                "initial_peers": list(self._state.addresses.values()),
+                "initial_peers": list(self._reported.addresses.values()),
                 "identity_path": str(create_client_identity(directory)),
                 "model": str(shipped_model_path()),
                 "prompt": prompt,
@@ -290,7 +228,7 @@ class _Localnet:
             "gateway",
             run_gateway_child,
             {
-                "initial_peers": list(self._state.addresses.values()),
+                "initial_peers": list(self._reported.addresses.values()),
                 "model": str(shipped_model_path()),
                 "port": port,
             },
@@ -299,34 +237,14 @@ class _Localnet:
     async def _watch(self, child: Child) -> None:
         """Take a child's reports; its end before ours is a failure."""
         async for message in read_messages(child):
-            self._take(child.name, message)
-        if child.name == "client" and self._state.is_answered:
+            self._reported.take(child.name, message)
+        if child.name == "client" and self._reported.is_answered:
             return
         if self._options.serve_port is not None and child.name in self._node_ids:
             # Applications are being served: that a node dies is what they want to see survived.
             self._display.step(f"{child.name} ended; the others go on")
             return
         raise LocalnetFailed(f"{child.name} ended; the end of its log:\n{child.tail_log()}")
-
-    def _take(self, name: str, message: Message) -> None:
-        match message["kind"]:
-            case "ready":
-                self._state.addresses[name] = message["addresses"][0]
-            case "scored":
-                report = json.loads(message["report"])
-                self._state.reports[name, Epoch(report["epoch"])] = report
-            case "listening":
-                self._display.step(f"gateway on {message['url']}: chat page /, OpenAI API /v1")
-            case "piece":
-                self._state.answer += message["text"]
-                self._display.piece(message["text"])
-            case "answered":
-                self._state.is_answered = True
-                self._state.route = message["route"]
-                self._display.piece("")
-                hops = " → ".join("{}:{}".format(*hop["blocks"]) for hop in message["route"])
-                self._display.step(f"answered over blocks {hops}")
-        self._state.changed.set()
 
     async def _show_heads(self, subnet_id: SubnetId) -> None:
         slot = await self._fetch_slot(subnet_id)
@@ -346,12 +264,14 @@ class _Localnet:
         for epoch in (
             range(first_epoch, first_epoch + count) if count else itertools.count(first_epoch)
         ):
-            async with _deadline(self._epoch_timeout_s, f"proposal of epoch {epoch}"):
+            async with deadline(self._epoch_timeout_s, f"proposal of epoch {epoch}"):
                 row = await self._settle(subnet_id, Epoch(epoch))
             self._display.row(row)
             is_right &= row.is_attested_by_all
-        await self._wait_until(lambda: self._state.is_answered, self._epoch_timeout_s, "answer")
-        return is_right and self._is_answer_right()
+        await self._reported.wait_until(
+            lambda: self._reported.is_answered, timeout_s=self._epoch_timeout_s, what="answer"
+        )
+        return is_right and self._reported.is_answer_right(self._get_prompt())
 
     async def _settle(self, subnet_id: SubnetId, epoch: Epoch) -> EpochRow:
         """Wait until all have attested the epoch's scores, or the chance is over."""
@@ -372,50 +292,7 @@ class _Localnet:
 
     def _find_report(self, proposer: SubnetNodeId, epoch: Epoch) -> Mapping[str, Any] | None:
         name = next(name for name, node_id in self._node_ids.items() if node_id == proposer)
-        return self._state.reports.get((name, epoch))
+        return self._reported.find_report(name, epoch)
 
-    def _is_answer_right(self) -> bool:
-        """Whether the shipped model's exact answer came, over at least two hosters."""
-        prompt = self._options.prompt or default_question().question
-        known = [question for question in shipped_questions() if prompt in question.wordings]
-        if known and self._state.answer != known[0].answer:
-            self._display.step("the answer is WRONG; expected was: " + known[0].answer)
-            return False
-        return len(self._state.route) >= 2
-
-    async def _wait_until(self, is_done: Any, timeout_s: float, what: str) -> None:
-        async with _deadline(timeout_s, what):
-            while not is_done():
-                await self._state.changed.wait()
-                self._state.changed.clear()
-
-
-@asynccontextmanager
-async def _deadline(seconds: float, what: str) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise LocalnetFailed(f"no {what} within {seconds:.0f} s") from error
-
-
-@contextlib.contextmanager
-def _open_directory(keep: Path | None) -> Any:
-    """Yield a private directory for keys, journals and logs; removed unless it is to be kept."""
-    if keep is not None:
-        if keep.exists() and any(keep.iterdir()):
-            raise ConfigError(f"{keep} is not empty", "choose a new directory for --keep")
-        keep.mkdir(parents=True, exist_ok=True, mode=0o700)
-        yield keep
-        return
-    directory = Path(tempfile.mkdtemp(prefix="mesh-localnet-"))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def _get_prompt(self) -> str:
+        return self._options.prompt or default_question().question
