@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TEST_WORKERS := --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: install install-node install-js demo test lint clean
 
@@ -29,8 +30,10 @@ install-js:
 demo: install
 	$(BIN)/mesh localnet --hosters 4 --validators 2 --epochs 2
 
+# First what shares the processors, then what needs them to itself: real networks, the seeds.
 test: install
-	$(BIN)/python -m pytest tests/
+	$(BIN)/python -m pytest tests/ -m "not (e2e or alone)" $(TEST_WORKERS)
+	$(BIN)/python -m pytest tests/ -m "e2e or alone"
 
 lint: install
 	$(BIN)/ruff format --check .

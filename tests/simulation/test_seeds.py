@@ -40,6 +40,7 @@ def run_share(index: int, num_processes: int) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(1800)
 def test_200_seeds_of_20_epochs_keep_every_invariant():
     num_processes = max(1, min(MAX_PROCESSES, len(os.sched_getaffinity(0))))
