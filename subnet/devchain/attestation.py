@@ -16,6 +16,7 @@ from subnet.devchain.arithmetic import (
     to_float,
 )
 from subnet.devchain.calls import Attest, ProposeAttestation
+from subnet.devchain.emergency import check_may_attest
 from subnet.devchain.errors import ensure, fail
 from subnet.devchain.events import Attestation, ValidatorSubmission
 from subnet.devchain.nodes import active_nodes
@@ -136,6 +137,7 @@ def attest(runtime: Runtime, origin: bytes, call: Attest) -> None:
     if node is None:
         fail("InvalidSubnetNodeId")
     ensure(node.has_class(NodeClass.VALIDATOR, epoch), "InvalidSubnetNodeClassification")
+    check_may_attest(runtime, subnet_id, node_id)
     submission = state.find(items.SUBNET_CONSENSUS_SUBMISSION, subnet_id, epoch)
     if submission is None:
         fail("InvalidSubnetConsensusSubmission")

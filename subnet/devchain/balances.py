@@ -16,6 +16,7 @@ from subnet.devchain.events import (
     Transfer,
     Withdraw,
 )
+from subnet.devchain.rate_limit import check_rate, note_call
 from subnet.devchain.runtime import Runtime
 from subnet.devchain.values import AccountInfo
 
@@ -116,6 +117,8 @@ def add_stake(
     ensure(total >= state.get(items.SUBNET_MIN_STAKE_BALANCE, subnet_id), "MinStakeNotReached")
     ensure(total <= state.get(items.SUBNET_MAX_STAKE_BALANCE, subnet_id), "MaxStakeReached")
     ensure(can_withdraw(runtime, coldkey, amount), "NotEnoughBalanceToStake")
+    check_rate(runtime, coldkey)
     ensure(withdraw(runtime, coldkey, amount), "BalanceWithdrawalError")
     increase_stake(runtime, hotkey, subnet_id, amount)
+    note_call(runtime, coldkey)
     runtime.emit(StakeAdded(subnet_id, coldkey, hotkey, amount))

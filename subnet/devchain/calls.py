@@ -19,16 +19,22 @@ from subnet.devchain.values import (
     DelegateAccount,
     PeerIdText,
     PeerInfo,
+    QueuedSwapCallType,
     RegistrationSubnetData,
     SubnetNodeConsensusData,
 )
 
 
 class Call(Variant):
-    """Base of every call. ``is_free`` calls give their fee back when they succeed."""
+    """Base of every call.
+
+    ``is_free`` calls give their fee back when they succeed; ``ignores_pause`` calls work while the
+    network is paused.
+    """
 
     pallet: ClassVar[str]
     is_free: ClassVar[bool] = False
+    ignores_pause: ClassVar[bool] = False
 
 
 class SystemCall(Call):
@@ -245,6 +251,21 @@ class OwnerRemoveInitialColdkeys(NetworkCall, index=24, name="owner_remove_initi
 
 
 @dataclass(frozen=True)
+class OwnerSetEmergencyValidatorSet(
+    NetworkCall, index=25, name="owner_set_emergency_validator_set"
+):
+    subnet_id: U32
+    subnet_node_ids: tuple[U32, ...]
+
+
+@dataclass(frozen=True)
+class OwnerRevertEmergencyValidatorSet(
+    NetworkCall, index=26, name="owner_revert_emergency_validator_set"
+):
+    subnet_id: U32
+
+
+@dataclass(frozen=True)
 class OwnerUpdateMinMaxStake(NetworkCall, index=27, name="owner_update_min_max_stake"):
     subnet_id: U32
     min: U128
@@ -411,6 +432,13 @@ class AddToDelegateStake(NetworkCall, index=50, name="add_to_delegate_stake"):
 
 
 @dataclass(frozen=True)
+class SwapDelegateStake(NetworkCall, index=51, name="swap_delegate_stake"):
+    from_subnet_id: U32
+    to_subnet_id: U32
+    delegate_stake_shares_to_swap: U128
+
+
+@dataclass(frozen=True)
 class TransferDelegateStake(NetworkCall, index=52, name="transfer_delegate_stake"):
     subnet_id: U32
     to_account_id: AccountId
@@ -437,6 +465,15 @@ class AddToNodeDelegateStake(NetworkCall, index=55, name="add_to_node_delegate_s
 
 
 @dataclass(frozen=True)
+class SwapNodeDelegateStake(NetworkCall, index=56, name="swap_node_delegate_stake"):
+    from_subnet_id: U32
+    from_subnet_node_id: U32
+    to_subnet_id: U32
+    to_subnet_node_id: U32
+    node_delegate_stake_shares_to_swap: U128
+
+
+@dataclass(frozen=True)
 class TransferNodeDelegateStake(NetworkCall, index=57, name="transfer_node_delegate_stake"):
     subnet_id: U32
     subnet_node_id: U32
@@ -459,6 +496,29 @@ class DonateNodeDelegateStake(NetworkCall, index=59, name="donate_node_delegate_
 
 
 @dataclass(frozen=True)
+class SwapFromNodeToSubnet(NetworkCall, index=60, name="swap_from_node_to_subnet"):
+    from_subnet_id: U32
+    from_subnet_node_id: U32
+    to_subnet_id: U32
+    node_delegate_stake_shares_to_swap: U128
+
+
+@dataclass(frozen=True)
+class SwapFromSubnetToNode(NetworkCall, index=61, name="swap_from_subnet_to_node"):
+    from_subnet_id: U32
+    to_subnet_id: U32
+    to_subnet_node_id: U32
+    delegate_stake_shares_to_swap: U128
+
+
+@dataclass(frozen=True)
+class UpdateSwapQueue(NetworkCall, index=62, name="update_swap_queue"):
+    ignores_pause = True
+    id: U32
+    new_call: QueuedSwapCallType
+
+
+@dataclass(frozen=True)
 class RegisterOrUpdateIdentity(NetworkCall, index=63, name="register_or_update_identity"):
     hotkey: AccountId
     name: BoundedVector
@@ -475,7 +535,7 @@ class RegisterOrUpdateIdentity(NetworkCall, index=63, name="register_or_update_i
 
 @dataclass(frozen=True)
 class RemoveIdentity(NetworkCall, index=64, name="remove_identity"):
-    pass
+    ignores_pause = True
 
 
 @dataclass(frozen=True)

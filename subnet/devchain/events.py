@@ -24,6 +24,7 @@ from subnet.devchain.values import (
     DelegateAccount,
     PeerIdText,
     PeerInfo,
+    QueuedSwapCallType,
     SubnetNode,
     SubnetNodeClassification,
     SubnetRemovalReason,
@@ -348,6 +349,34 @@ class DelegateNodeStakeRemoved(NetworkEvent, index=25):
 
 
 @dataclass(frozen=True)
+class DelegateNodeStakeSwapped(NetworkEvent, index=26):
+    account_id: AccountId
+    from_subnet_id: U32
+    from_subnet_node_id: U32
+    to_subnet_id: U32
+    to_subnet_node_id: U32
+    amount: U128
+
+
+@dataclass(frozen=True)
+class DelegateNodeToSubnetDelegateStakeSwapped(NetworkEvent, index=27):
+    account_id: AccountId
+    from_subnet_id: U32
+    from_subnet_node_id: U32
+    to_subnet_id: U32
+    amount: U128
+
+
+@dataclass(frozen=True)
+class SubnetDelegateToNodeDelegateStakeSwapped(NetworkEvent, index=28):
+    account_id: AccountId
+    from_subnet_id: U32
+    to_subnet_id: U32
+    to_subnet_node_id: U32
+    amount: U128
+
+
+@dataclass(frozen=True)
 class DelegateBalanceRemoved(NetworkEvent, index=29):
     account_id: AccountId
     amount: U128
@@ -488,6 +517,19 @@ class SubnetUnpaused(NetworkEvent, index=141):
 
 
 @dataclass(frozen=True)
+class SubnetForked(NetworkEvent, index=142):
+    subnet_id: U32
+    owner: AccountId
+    subnet_node_ids: tuple[U32, ...]
+
+
+@dataclass(frozen=True)
+class SubnetForkRevert(NetworkEvent, index=143):
+    subnet_id: U32
+    owner: AccountId
+
+
+@dataclass(frozen=True)
 class AddSubnetRegistrationInitialColdkeys(NetworkEvent, index=144):
     subnet_id: U32
     owner: AccountId
@@ -602,3 +644,17 @@ class IdentityRegistered(NetworkEvent, index=166):
 class IdentityRemoved(NetworkEvent, index=167):
     coldkey: AccountId
     identity: ColdkeyIdentityData
+
+
+@dataclass(frozen=True)
+class SwapCallQueued(NetworkEvent, index=168):
+    id: U32
+    account_id: AccountId
+    call: QueuedSwapCallType
+
+
+@dataclass(frozen=True)
+class SwapCallQueueUpdated(NetworkEvent, index=169):
+    id: U32
+    account_id: AccountId
+    call: QueuedSwapCallType

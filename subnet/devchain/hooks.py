@@ -9,22 +9,29 @@ from __future__ import annotations
 from consensus.types import NodeClass
 from subnet.devchain import items
 from subnet.devchain.arithmetic import percent_div, percent_mul
+from subnet.devchain.emergency import list_electable
 from subnet.devchain.emissions import store_emission_weights
 from subnet.devchain.nodes import activate_node
 from subnet.devchain.rewards import settle_epoch
 from subnet.devchain.runtime import Runtime
 from subnet.devchain.subnets import check_subnets
+from subnet.devchain.swaps import run_swaps
 from subnet.devchain.values import ONE
 
 WEIGHTS_OFFSET = 2
 
 
 def run_hooks(runtime: Runtime) -> None:
-    """Run the one hook that this block owes."""
-    length = runtime.config.epoch_length
-    offset = runtime.block % length
+    """Run the one hook that this block owes, then the swaps whose time has come."""
     if runtime.state.get(items.TX_PAUSE):
         return
+    _run_offset_hook(runtime)
+    run_swaps(runtime)
+
+
+def _run_offset_hook(runtime: Runtime) -> None:
+    length = runtime.config.epoch_length
+    offset = runtime.block % length
     if offset == 0:
         if runtime.block >= length:
             check_subnets(runtime)
@@ -57,10 +64,12 @@ def step_subnet(runtime: Runtime, subnet_id: int) -> None:
 
 
 def elect(runtime: Runtime, subnet_id: int, epoch: int) -> None:
-    """Draw the epoch's validator from the electable nodes."""
+    """Draw the epoch's validator from the electable nodes, unless it is known."""
     state = runtime.state
-    slots = state.get(items.SUBNET_NODE_ELECTION_SLOTS, subnet_id)
-    if slots and not state.contains(items.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch):
+    if state.contains(items.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch):
+        return
+    slots = list_electable(runtime, subnet_id, epoch)
+    if slots:
         elected = slots[runtime.draw(len(slots))]
         state.put(items.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch, value=elected)
 

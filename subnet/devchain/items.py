@@ -22,7 +22,9 @@ from subnet.devchain.values import (
     ColdkeyIdentityData,
     ConsensusData,
     DistributionData,
+    EmergencySubnetValidatorData,
     PeerIdText,
+    QueuedSwapItem,
     Reputation,
     SubnetData,
     SubnetNode,
@@ -168,6 +170,8 @@ MAX_DELEGATE_PERCENTAGE_CHANGE = _plain_u128(
 DELEGATE_PERCENTAGE_UPDATE_PERIOD = _plain_u32("SubnetDelegateStakeRewardsUpdatePeriod", 14_400)
 MAX_MIN_DELEGATE_STAKE_MULTIPLIER = _plain_u128("MaxMinDelegateStakeMultiplier", 4 * ONE)
 TX_PAUSE: Item[bool] = _network("TxPause", bool, default=False)
+TX_RATE_LIMIT = _plain_u32("TxRateLimit", 0)
+LAST_TX_BLOCK: Item[int] = _network("LastTxBlock", U32, by_identity(AccountId), default=0)
 
 # Nodes.
 TOTAL_SUBNET_NODE_UIDS = _subnet_u32("TotalSubnetNodeUids", 0)
@@ -220,6 +224,13 @@ UNIQUE_PARAM_SUBNET_NODE_ID: Item[int] = _network(
 SUBNET_ELECTED_VALIDATOR = _node_u32("SubnetElectedValidator")
 SUBNET_CONSENSUS_SUBMISSION: Item[ConsensusData] = _network(
     "SubnetConsensusSubmission", ConsensusData, _U32, _U32
+)
+EMERGENCY_SUBNET_NODE_ELECTION_DATA: Item[EmergencySubnetValidatorData] = _network(
+    "EmergencySubnetNodeElectionData", EmergencySubnetValidatorData, _U32
+)
+MAX_EMERGENCY_SUBNET_NODES = _plain_u32("MaxEmergencySubnetNodes", 64)
+MAX_EMERGENCY_VALIDATOR_EPOCHS_MULTIPLIER = _plain_u128(
+    "MaxEmergencyValidatorEpochsMultiplier", 2 * ONE
 )
 MIN_ATTESTATION_PERCENTAGE = _plain_u128("MinAttestationPercentage", ONE * 66 // 100)
 SUPER_MAJORITY_ATTESTATION_RATIO = _plain_u128("SuperMajorityAttestationRatio", ONE * 875 // 1000)
@@ -320,6 +331,10 @@ STAKE_UNBONDING_LEDGER: Item[Mapping[int, int]] = _network(
     "StakeUnbondingLedger", Mapping[U32, U128], _ACCOUNT, default={}
 )
 TOTAL_UNBONDING_BALANCE = _plain_u128("TotalUnbondingBalance", 0)
+SWAP_QUEUE_ORDER: Item[tuple[int, ...]] = _network("SwapQueueOrder", tuple[U32, ...], default=())
+SWAP_CALL_QUEUE: Item[QueuedSwapItem] = _network("SwapCallQueue", QueuedSwapItem, _U32)
+NEXT_SWAP_QUEUE_ID = _plain_u32("NextSwapQueueId", 0)
+MAX_SWAP_QUEUE_CALLS_PER_BLOCK = _plain_u32("MaxSwapQueueCallsPerBlock", 16)
 
 # Identities.
 COLDKEY_IDENTITY: Item[ColdkeyIdentityData] = _network(

@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from subnet.devchain import account_keys, calls, items, node_settings, owner, stake
+from subnet.devchain import (
+    account_keys,
+    calls,
+    emergency,
+    items,
+    node_settings,
+    owner,
+    stake,
+    swaps,
+)
 from subnet.devchain.attestation import attest, propose_attestation
 from subnet.devchain.balances import deposit, transfer
 from subnet.devchain.calls import Call
@@ -70,6 +79,8 @@ HANDLERS: dict[type[Call], Handler] = {
     **dict.fromkeys(owner.SETTINGS, owner.update_setting),
     calls.OwnerAddOrUpdateInitialColdkeys: owner.owner_add_or_update_initial_coldkeys,
     calls.OwnerRemoveInitialColdkeys: owner.owner_remove_initial_coldkeys,
+    calls.OwnerSetEmergencyValidatorSet: emergency.owner_set_emergency_validator_set,
+    calls.OwnerRevertEmergencyValidatorSet: emergency.owner_revert_emergency_validator_set,
     calls.OwnerUpdateMinMaxStake: owner.owner_update_min_max_stake,
     calls.OwnerUpdateDelegateStakePercentage: owner.owner_update_delegate_stake_percentage,
     calls.TransferSubnetOwnership: owner.transfer_subnet_ownership,
@@ -90,13 +101,18 @@ HANDLERS: dict[type[Call], Handler] = {
     calls.RemoveStake: stake.remove_stake,
     calls.ClaimUnbondings: stake.claim_unbondings,
     calls.AddToDelegateStake: stake.add_to_delegate_stake,
+    calls.SwapDelegateStake: swaps.swap_delegate_stake,
     calls.TransferDelegateStake: stake.transfer_delegate_stake,
     calls.RemoveDelegateStake: stake.remove_delegate_stake,
     calls.DonateDelegateStake: stake.donate_delegate_stake,
     calls.AddToNodeDelegateStake: stake.add_to_node_delegate_stake,
+    calls.SwapNodeDelegateStake: swaps.swap_node_delegate_stake,
     calls.TransferNodeDelegateStake: stake.transfer_node_delegate_stake,
     calls.RemoveNodeDelegateStake: stake.remove_node_delegate_stake,
     calls.DonateNodeDelegateStake: stake.donate_node_delegate_stake,
+    calls.SwapFromNodeToSubnet: swaps.swap_from_node_to_subnet,
+    calls.SwapFromSubnetToNode: swaps.swap_from_subnet_to_node,
+    calls.UpdateSwapQueue: swaps.update_swap_queue,
     calls.RegisterOrUpdateIdentity: account_keys.register_or_update_identity,
     calls.RemoveIdentity: account_keys.remove_identity,
     calls.ProposeAttestation: propose_attestation,
@@ -165,7 +181,7 @@ class Ledger:
         mark = self.state.mark()
         with self.collect() as events:
             try:
-                if call.pallet == "Network":
+                if call.pallet == "Network" and not call.ignores_pause:
                     ensure(not self.state.get(items.TX_PAUSE), "Paused")
                 handler(self.runtime, origin, call)
             except DispatchError:

@@ -347,11 +347,20 @@ def remove_node(runtime: Runtime, subnet_id: int, node_id: int) -> None:
         remove_election_slot(runtime, subnet_id, node_id)
         state.add(items.TOTAL_ACTIVE_SUBNET_NODES, subnet_id, amount=-1)
         state.add(items.TOTAL_ACTIVE_NODES, amount=-1)
+        _leave_emergency_set(runtime, subnet_id, node_id)
     else:
         queue = state.get(items.SUBNET_NODE_QUEUE, subnet_id)
         left = tuple(queued for queued in queue if queued.id != node_id)
         if left != queue:
             state.put(items.SUBNET_NODE_QUEUE, subnet_id, value=left)
+
+
+def _leave_emergency_set(runtime: Runtime, subnet_id: int, node_id: int) -> None:
+    item = items.EMERGENCY_SUBNET_NODE_ELECTION_DATA
+    data = runtime.state.find(item, subnet_id)
+    if data is not None and node_id in data.subnet_node_ids:
+        left = tuple(other for other in data.subnet_node_ids if other != node_id)
+        runtime.state.put(item, subnet_id, value=replace(data, subnet_node_ids=left))
 
 
 _NODE_ITEMS: tuple[Item[Any], ...] = (

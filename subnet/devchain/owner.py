@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from subnet.devchain import calls, events, items
 from subnet.devchain.addresses import check_multiaddr
+from subnet.devchain.emergency import start_emergency
 from subnet.devchain.errors import DispatchError, ensure, fail
 from subnet.devchain.runtime import Runtime
 from subnet.devchain.state import Item
@@ -27,11 +28,14 @@ class Setting:
     low: Item[int] | None = None
     high: Item[int] | None = None
     is_fraction: bool = False
+    is_fixed_in_emergency: bool = False
+    """Whether it stays as it is while an emergency set exists, which was timed by it."""
 
 
 def _reputation_factor(item: Item[int], event: type[events.FractionUpdate], error: str) -> Setting:
     low, high = items.MIN_NODE_REPUTATION_FACTOR, items.MAX_NODE_REPUTATION_FACTOR
-    return Setting(item, event, error, low, high, is_fraction=True)
+    fixed = item is not items.INCLUDED_INCREASE
+    return Setting(item, event, error, low, high, is_fraction=True, is_fixed_in_emergency=fixed)
 
 
 SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], Setting] = {
@@ -154,6 +158,9 @@ def update_setting(
     high = call.value if setting.high is None else state.get(setting.high)
     ensure(low <= call.value <= high, setting.error)
     _check_against_others(runtime, call, setting)
+    if setting.is_fixed_in_emergency:
+        is_set = state.contains(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, call.subnet_id)
+        ensure(not is_set, "EmergencyValidatorsSet")
     state.put(setting.item, call.subnet_id, value=call.value)
     runtime.emit(setting.event(call.subnet_id, origin, call.value))
 
@@ -197,6 +204,7 @@ def owner_unpause_subnet(runtime: Runtime, origin: bytes, call: calls.OwnerUnpau
     resumed = replace(subnet, state=SubnetState.ACTIVE, start_epoch=epoch + 1)
     state.put(items.SUBNETS_DATA, subnet_id, value=resumed)
     state.put(items.PREVIOUS_SUBNET_PAUSE_EPOCH, subnet_id, value=epoch)
+    start_emergency(runtime, subnet_id)
     runtime.emit(events.SubnetUnpaused(subnet_id, origin))
 
 

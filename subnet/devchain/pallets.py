@@ -162,6 +162,7 @@ def list_constants(config: LedgerConfig) -> tuple[Constant, ...]:
         Constant("Network", "EpochLength", U32, config.epoch_length),
         Constant("Network", "EpochsPerYear", U32, EPOCHS_PER_YEAR),
         Constant("Network", "DesignatedEpochSlots", U32, DESIGNATED_EPOCH_SLOTS),
+        Constant("Network", "InitialTxRateLimit", U32, 0),
         Constant("Network", "PalletId", _PALLET_ID_TYPE, PALLET_ID),
         Constant("Network", "TreasuryAccount", AccountId, TREASURY_ACCOUNT),
         Constant("Network", "ActivationMode", ActivationMode, config.activation_mode),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from subnet.devchain import items
 from subnet.devchain.arithmetic import MAX_U128
 from subnet.devchain.errors import ensure
+from subnet.devchain.rate_limit import check_rate
 from subnet.devchain.runtime import Runtime
 from subnet.devchain.state import Item
 
@@ -99,6 +100,7 @@ def leave(runtime: Runtime, pool: Pool, account: bytes, shares: int) -> int:
     ensure(shares > 0, "SharesZero")
     ensure(count_shares(runtime, pool, account) >= shares, "NotEnoughStakeToWithdraw")
     amount = value_shares(runtime, pool, shares)
+    check_rate(runtime, account)
     _change(runtime, pool, account, amount=-amount, shares=-shares)
     return amount
 

@@ -14,6 +14,7 @@ from subnet.devchain.arithmetic import (
     percent_mul,
 )
 from subnet.devchain.balances import deposit, increase_stake
+from subnet.devchain.emergency import count_submission
 from subnet.devchain.events import (
     NodeReputationUpdate,
     QueuedNodePrioritized,
@@ -38,6 +39,16 @@ class Pot:
     nodes: int
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """A submission that enough attested. ``emergency`` None: no emergency set exists."""
+
+    submission: ConsensusData
+    ratio: int
+    pot: Pot
+    emergency: frozenset[int] | None
+
+
 @dataclass
 class Paid:
     """What nodes, their delegators and their delegate accounts got, for the event."""
@@ -58,17 +69,25 @@ def settle_epoch(
     if submission is None:
         penalise_absence(runtime, subnet_id, epoch)
         return
-    ratio = compute_ratio(submission, epoch)
+    ratio = compute_ratio(runtime, subnet_id, submission, epoch)
+    emergency = count_submission(runtime, subnet_id)
     if ratio < runtime.state.get(items.MIN_ATTESTATION_PERCENTAGE):
         punish_disagreement(runtime, subnet_id, submission, ratio)
     else:
         pot = divide_emissions(runtime, subnet_id, percent_mul(emissions, weight))
-        reward_agreement(runtime, subnet_id, submission, ratio=ratio, pot=pot)
+        agreement = Agreement(submission, ratio, pot, emergency)
+        reward_agreement(runtime, subnet_id, agreement)
 
 
-def compute_ratio(submission: ConsensusData, epoch: int) -> int:
-    """Return attestations over Validator-class nodes of the snapshot, at most 1.0."""
+def compute_ratio(runtime: Runtime, subnet_id: int, submission: ConsensusData, epoch: int) -> int:
+    """Return attestations over who could attest, at most 1.0.
+
+    Those are the Validator-class nodes of the snapshot, or the emergency set.
+    """
+    emergency = runtime.state.find(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, subnet_id)
     validators = sum(node.has_class(NodeClass.VALIDATOR, epoch) for node in submission.subnet_nodes)
+    if emergency is not None:
+        validators = len(emergency.subnet_node_ids)
     return min(percent_div(len(submission.attests), validators), ONE)
 
 
@@ -193,14 +212,11 @@ def adjust_coldkey(runtime: Runtime, coldkey: bytes, ratio: int) -> None:
     state.put(items.COLDKEY_REPUTATION, coldkey, value=updated)
 
 
-def reward_agreement(
-    runtime: Runtime, subnet_id: int, submission: ConsensusData, *, ratio: int, pot: Pot
-) -> None:
+def reward_agreement(runtime: Runtime, subnet_id: int, agreement: Agreement) -> None:
     """Enough attested: pay the proposer, the owner, the nodes and the delegators."""
-    state = runtime.state
-    pay_proposer(runtime, subnet_id, submission, ratio)
-    is_super_majority = ratio >= state.get(items.SUPER_MAJORITY_ATTESTATION_RATIO)
-    if is_super_majority:
+    state, submission, pot = runtime.state, agreement.submission, agreement.pot
+    pay_proposer(runtime, subnet_id, submission, agreement.ratio)
+    if is_super_majority(runtime, agreement):
         apply_queue_decisions(runtime, subnet_id, submission)
     restore_subnet(runtime, subnet_id, submission)
     owner = state.find(items.SUBNET_OWNER, subnet_id)
@@ -208,9 +224,7 @@ def reward_agreement(
         deposit(runtime, owner, pot.owner)
     paid = Paid()
     for node in submission.subnet_nodes:
-        amount = settle_node(
-            runtime, subnet_id, node, submission, pot=pot, is_super_majority=is_super_majority
-        )
+        amount = settle_node(runtime, subnet_id, node, agreement)
         if amount:
             pay_node(runtime, subnet_id, node, amount, paid)
     add_rewards(runtime, subnet_pool(subnet_id), pot.delegators)
@@ -223,6 +237,11 @@ def reward_agreement(
             tuple(paid.accounts),
         )
     )
+
+
+def is_super_majority(runtime: Runtime, agreement: Agreement) -> bool:
+    """Whether so many agreed that they may change the queue and blame those who did not."""
+    return agreement.ratio >= runtime.state.get(items.SUPER_MAJORITY_ATTESTATION_RATIO)
 
 
 def pay_proposer(runtime: Runtime, subnet_id: int, submission: ConsensusData, ratio: int) -> None:
@@ -266,24 +285,20 @@ def restore_subnet(runtime: Runtime, subnet_id: int, submission: ConsensusData) 
     state.put(items.SUBNET_REPUTATION, subnet_id, value=restored)
 
 
-def settle_node(
-    runtime: Runtime,
-    subnet_id: int,
-    node: SubnetNode,
-    submission: ConsensusData,
-    *,
-    pot: Pot,
-    is_super_majority: bool,
-) -> int:
-    """Promote, penalise or reward one node of the snapshot; return the units it is paid."""
-    state = runtime.state
+def settle_node(runtime: Runtime, subnet_id: int, node: SubnetNode, agreement: Agreement) -> int:
+    """Promote, penalise or reward one node of the snapshot; return the units it is paid.
+
+    Seen in the real runtime and kept: while an emergency set exists nobody is promoted, Idle nodes
+    count as absent, and Included nodes are paid.
+    """
+    state, submission = runtime.state, agreement.submission
     minimum = state.get(items.MIN_SUBNET_NODE_REPUTATION, subnet_id)
     reputation = state.get(items.SUBNET_NODE_REPUTATION, subnet_id, node.id)
     if reputation < minimum:
         remove_node(runtime, subnet_id, node.id)
         return 0
     node_class = node.classification.node_class
-    if node_class is NodeClass.IDLE:
+    if node_class is NodeClass.IDLE and agreement.emergency is None:
         promote_idle(runtime, subnet_id, node.id)
         return 0
     row = next((row for row in submission.data if row.subnet_node_id == node.id), None)
@@ -297,18 +312,19 @@ def settle_node(
     if weight < state.get(items.NODE_MIN_WEIGHT_THRESHOLD, subnet_id):
         factor = state.get(items.BELOW_MIN_WEIGHT_DECREASE, subnet_id)
         reputation = lower_node(runtime, subnet_id, node.id, factor)
-    if node_class is NodeClass.INCLUDED:
+    if node_class is NodeClass.INCLUDED and agreement.emergency is None:
         promote_included(runtime, subnet_id, node.id, reputation)
         return 0
-    entry = submission.attests.get(node.id)
-    if entry is None and is_super_majority:
+    could_attest = agreement.emergency is None or node.id in agreement.emergency
+    entry = submission.attests.get(node.id) if could_attest else None
+    if entry is None and could_attest and is_super_majority(runtime, agreement):
         factor = state.get(items.NON_ATTESTOR_DECREASE, subnet_id)
         reputation = lower_node(runtime, subnet_id, node.id, factor)
     if reputation < minimum:
         remove_node(runtime, subnet_id, node.id)
         return 0
     reward_factor = ONE if entry is None else entry.reward_factor
-    return percent_mul(percent_mul(weight, pot.nodes), reward_factor)
+    return percent_mul(percent_mul(weight, agreement.pot.nodes), reward_factor)
 
 
 def promote_idle(runtime: Runtime, subnet_id: int, node_id: int) -> None:

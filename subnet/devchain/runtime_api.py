@@ -313,8 +313,11 @@ def get_elected_validator_info(view: View, subnet_id: int, epoch: int) -> Subnet
 
 
 def get_validators_and_attestors(view: View, subnet_id: int) -> tuple[SubnetNodeInfo, ...]:
-    """Return the electable nodes in the order of their slots."""
+    """Return the emergency set, or else the electable nodes in the order of their slots."""
+    emergency = view.state.find(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, subnet_id)
     slots = view.state.get(items.SUBNET_NODE_ELECTION_SLOTS, subnet_id)
+    if emergency is not None:
+        slots = emergency.subnet_node_ids
     return _infos(view, [(subnet_id, node_id) for node_id in slots])
 
 

@@ -15,6 +15,7 @@ from subnet.devchain.events import (
     SubnetDelegateStakeRemoved,
 )
 from subnet.devchain.nodes import find_node, is_elected
+from subnet.devchain.rate_limit import check_rate, note_call
 from subnet.devchain.runtime import Runtime
 
 
@@ -44,8 +45,10 @@ def remove_stake(runtime: Runtime, origin: bytes, call: calls.RemoveStake) -> No
         ensure(staked - amount >= minimum, "MinStakeNotReached")
     elif amount == staked:
         _forget_hotkey(runtime, coldkey=origin, hotkey=hotkey)
+    check_rate(runtime, origin)
     increase_stake(runtime, hotkey, subnet_id, -amount)
     unbond(runtime, origin, amount, epochs=state.get(items.STAKE_COOLDOWN_EPOCHS))
+    note_call(runtime, origin)
     runtime.emit(StakeRemoved(subnet_id, origin, hotkey, amount))
 
 
@@ -101,6 +104,7 @@ def claim_unbondings(runtime: Runtime, origin: bytes, _call: calls.ClaimUnbondin
 
 def _pay_in(runtime: Runtime, account: bytes, amount: int) -> None:
     ensure(can_withdraw(runtime, account, amount), "NotEnoughBalanceToStake")
+    check_rate(runtime, account)
     ensure(withdraw(runtime, account, amount), "BalanceWithdrawalError")
 
 
@@ -111,6 +115,7 @@ def add_to_delegate_stake(runtime: Runtime, origin: bytes, call: calls.AddToDele
     ensure(amount >= minimum, "MinDelegateStakeDepositNotReached")
     _pay_in(runtime, origin, amount)
     pools.join(runtime, pools.subnet_pool(subnet_id), origin, amount)
+    note_call(runtime, origin)
     runtime.emit(SubnetDelegateStakeAdded(subnet_id, origin, amount))
 
 
@@ -120,6 +125,7 @@ def remove_delegate_stake(runtime: Runtime, origin: bytes, call: calls.RemoveDel
     amount = pools.leave(runtime, pool, origin, call.shares_to_be_removed)
     epochs = runtime.state.get(items.DELEGATE_STAKE_COOLDOWN_EPOCHS)
     unbond(runtime, origin, amount, epochs=epochs)
+    note_call(runtime, origin)
     runtime.emit(SubnetDelegateStakeRemoved(call.subnet_id, origin, amount))
 
 
@@ -161,6 +167,7 @@ def add_to_node_delegate_stake(
     ensure(amount >= minimum, "MinNodeDelegateStakeDepositNotReached")
     _pay_in(runtime, origin, amount)
     pools.join(runtime, pools.node_pool(subnet_id, node_id), origin, amount)
+    note_call(runtime, origin)
     runtime.emit(DelegateNodeStakeAdded(origin, subnet_id, node_id, amount))
 
 
@@ -173,6 +180,7 @@ def remove_node_delegate_stake(
     amount = pools.leave(runtime, pools.node_pool(subnet_id, node_id), origin, shares)
     epochs = runtime.state.get(items.NODE_DELEGATE_STAKE_COOLDOWN_EPOCHS)
     unbond(runtime, origin, amount, epochs=epochs)
+    note_call(runtime, origin)
     runtime.emit(DelegateNodeStakeRemoved(origin, subnet_id, node_id, amount))
 
 

@@ -297,6 +297,7 @@ def remove_subnet(runtime: Runtime, subnet_id: int, reason: SubnetRemovalReason)
     state.remove(items.SUBNET_REGISTRATION_INITIAL_COLDKEYS, subnet_id)
     state.remove(items.INITIAL_COLDKEY_DATA, subnet_id)
     state.remove(items.SUBNET_BOOTNODES, subnet_id)
+    state.remove(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, subnet_id)
     for item in _SUBNET_ONLY_ITEMS:
         state.remove(item, subnet_id)
     state.add(items.TOTAL_SUBNETS, amount=-1)

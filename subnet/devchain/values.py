@@ -18,6 +18,8 @@ from subnet.devchain.scale import (
     ByteArray,
     ByteVec,
     Newtype,
+    Variant,
+    Variants,
 )
 
 ONE = SCORE_ONE
@@ -247,3 +249,56 @@ class SubnetWeightFactorsData:
     delegate_stake: U128 = ONE * 4 // 10
     node_count: U128 = ONE * 4 // 10
     net_flow: U128 = ONE * 2 // 10
+
+
+@dataclass(frozen=True)
+class EmergencySubnetValidatorData:
+    """Whom the owner trusts for a while: they alone are elected and attest.
+
+    The set ends after ``target_emergency_validators_epochs`` submissions, or with the subnet epoch
+    ``max_emergency_validators_epoch``, which is 0 until the subnet goes on from its pause.
+    """
+
+    subnet_node_ids: tuple[U32, ...]
+    target_emergency_validators_epochs: U32
+    max_emergency_validators_epoch: U32
+    total_epochs: U32
+
+
+@dataclass(frozen=True)
+class SwapToSubnetDelegateStake(Variant, index=0):
+    """Units on their way into a subnet's pool."""
+
+    account_id: AccountId
+    to_subnet_id: U32
+    balance: U128
+
+
+@dataclass(frozen=True)
+class SwapToNodeDelegateStake(Variant, index=1):
+    """Units on their way into one node's pool."""
+
+    account_id: AccountId
+    to_subnet_id: U32
+    to_subnet_node_id: U32
+    balance: U128
+
+
+QueuedSwapCall = SwapToSubnetDelegateStake | SwapToNodeDelegateStake
+QueuedSwapCallType = Annotated[
+    QueuedSwapCall,
+    Variants(
+        ("pallet_network", "pallet", "QueuedSwapCall"),
+        (SwapToSubnetDelegateStake, SwapToNodeDelegateStake),
+    ),
+]
+
+
+@dataclass(frozen=True)
+class QueuedSwapItem:
+    """A swap that waits; it runs ``execute_after_blocks`` after it was queued, or later."""
+
+    id: U32
+    call: QueuedSwapCallType
+    queued_at_block: U32
+    execute_after_blocks: U32

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from consensus.types import NodeClass
 from keys.account import AccountKey, derive_development_account
 from subnet.devchain import calls, items
 from subnet.devchain.config import BlockMode, DevChainConfig, fund_development_accounts
 from subnet.devchain.extrinsics import encode_signed
 from subnet.devchain.runtime import LedgerConfig
 from subnet.devchain.server import DevChain
+from subnet.devchain.state import Item
 from subnet.devchain.storage_keys import hash_key, parse_key, twox
 from subnet.devchain.values import (
     TENSOR,
@@ -26,6 +28,8 @@ from subnet.devchain.values import (
     DelegateAccount,
     PeerInfo,
     SubnetNodeConsensusData,
+    SwapToNodeDelegateStake,
+    SwapToSubnetDelegateStake,
 )
 from tests.subnet.devchain.test_wire_format import sign_with
 from tests.support import chopsticks, ledger_world
@@ -123,9 +127,18 @@ class Pair:
         self.real.go(number)
         self.mine.go(number)
 
-    def adopt_election(self, epoch: int) -> int:
+    def set_number(self, item: Item[int], value: int) -> None:
+        """Set a plain u32 or u128 parameter of both chains, as the council would."""
+        key = "0x" + hash_key(item, ()).hex()
+        self.real.wire.get("dev_setStorage", [[key, "0x" + item.kind.encode(value).hex()]])
+        self.devchain.chain.ledger.state.put(item, value=value)
+
+    def adopt_election(self, epoch: int) -> int | None:
+        """Tell the development chain whom the real one elected; None if nobody yet."""
         key = hash_key(items.SUBNET_ELECTED_VALIDATOR, (FIRST_SUBNET, epoch))
         raw = self.real.wire.get("state_getStorage", "0x" + key.hex())
+        if raw is None:
+            return None
         elected = int.from_bytes(bytes.fromhex(raw[2:]), "little")
         state = self.devchain.chain.ledger.state
         state.put(items.SUBNET_ELECTED_VALIDATOR, FIRST_SUBNET, epoch, value=elected)
@@ -133,6 +146,7 @@ class Pair:
 
     def check_equal(self, step: str) -> None:
         """Compare every value of every item that the development chain has."""
+        self.adopt_election(max(0, self.real.height - 3) // 20)
         real, mine = self.real.read(), self.mine.read()
         for key in sorted(real.keys() | mine.keys()):
             parsed = parse_key(bytes.fromhex(key[2:]))
@@ -148,7 +162,7 @@ class Pair:
         self.steps.append(step)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     ledger = LedgerConfig(
         activation_mode=ActivationMode.AUTOMATIC, balances=fund_development_accounts()
@@ -174,6 +188,7 @@ def run_epoch(
     """Propose ``scores`` at an offset, let some others attest, compare before and after."""
     pair.go(epoch * 20 + 3)
     elected = pair.adopt_election(epoch)
+    assert elected is not None
     pair.check_equal(f"slot of epoch {epoch}")
     pair.go(epoch * 20 + 3 + offset)
     data = tuple(SubnetNodeConsensusData(node_id, score) for node_id, score in scores.items())
@@ -183,7 +198,8 @@ def run_epoch(
     pair.check_equal(f"submission of epoch {epoch}")
 
 
-def test_every_stored_value_equals_the_real_runtimes(pair: Pair) -> None:
+def start_subnet(pair: Pair) -> int:
+    """Register and activate a subnet of four, with delegators; return its first elected epoch."""
     for hotkey in HOTKEYS:
         pair.submit(COLDKEYS[0], calls.TransferKeepAlive(hotkey.account_id, 10**16))
     coldkeys = {key.account_id: 1 for key in COLDKEYS[:5]}
@@ -206,8 +222,11 @@ def test_every_stored_value_equals_the_real_runtimes(pair: Pair) -> None:
     pair.submit(COLDKEYS[5], calls.AddToDelegateStake(FIRST_SUBNET, 50 * TENSOR + 7))
     pair.submit(COLDKEYS[5], calls.AddToNodeDelegateStake(FIRST_SUBNET, 2, 10 * TENSOR + 3))
     pair.check_equal("activated")
+    return (pair.real.height - 3) // 20 + 1
 
-    epoch = (pair.real.height - 3) // 20 + 1
+
+def test_every_stored_value_equals_the_real_runtimes(pair: Pair) -> None:
+    epoch = start_subnet(pair)
     run_epoch(pair, epoch, scores=dict.fromkeys(NODES, TENSOR), attestors=3)
     run_epoch(pair, epoch + 1, scores=dict.fromkeys(NODES, TENSOR), attestors=1, offset=3)
     pair.submit(COLDKEYS[4], node_call(4, hotkey=HOTKEYS[4].account_id))
@@ -220,3 +239,101 @@ def test_every_stored_value_equals_the_real_runtimes(pair: Pair) -> None:
     pair.adopt_election(epoch + 5)
     pair.check_equal("empty data")
     assert pair.compared > 1000
+
+
+def test_swaps_and_the_rate_limit_equal_the_real_runtimes(pair: Pair) -> None:
+    start_subnet(pair)
+    delegator, stranger = COLDKEYS[5], COLDKEYS[4]
+    subnet, node = FIRST_SUBNET, FIRST_SUBNET
+    for call in (
+        calls.SwapFromSubnetToNode(subnet, subnet, 3, 20 * TENSOR),
+        calls.SwapNodeDelegateStake(subnet, 2, node, 4, 3 * TENSOR),
+        calls.SwapFromNodeToSubnet(subnet, 2, subnet, 2 * TENSOR),
+        calls.SwapDelegateStake(subnet, subnet, TENSOR),
+        calls.SwapDelegateStake(subnet, 7, TENSOR),
+        calls.SwapFromSubnetToNode(subnet, subnet, 9, TENSOR),
+        calls.SwapNodeDelegateStake(subnet, 1, node, 4, TENSOR),
+        calls.SwapDelegateStake(subnet, subnet, 0),
+    ):
+        pair.submit(delegator, call)
+        pair.check_equal(f"queued {call}")
+    first = pair.devchain.chain.ledger.state.find(items.SWAP_CALL_QUEUE, 0)
+    assert first is not None
+    to_subnet = SwapToSubnetDelegateStake(delegator.account_id, subnet, 5)
+    to_node = SwapToNodeDelegateStake(stranger.account_id, subnet, 1, 5)
+    for signer, update in (
+        (delegator, calls.UpdateSwapQueue(0, to_subnet)),
+        (stranger, calls.UpdateSwapQueue(1, to_node)),
+        (stranger, calls.UpdateSwapQueue(2, to_subnet)),
+        (stranger, calls.UpdateSwapQueue(99, to_node)),
+    ):
+        pair.submit(signer, update)
+        pair.check_equal(f"updated {update}")
+
+    pair.set_number(items.TX_RATE_LIMIT, 2)
+    pair.submit(stranger, calls.AddToDelegateStake(subnet, TENSOR))
+    pair.submit(stranger, calls.AddToNodeDelegateStake(subnet, 1, TENSOR))
+    pair.check_equal("too soon")
+    pair.submit(stranger, calls.RemoveDelegateStake(subnet, 10**15))
+    pair.submit(stranger, calls.SwapFromSubnetToNode(subnet, subnet, 1, 10**15))
+    pair.submit(stranger, calls.RemoveDelegateStake(subnet, 10**15))
+    pair.check_equal("late enough")
+    pair.set_number(items.TX_RATE_LIMIT, 0)
+
+    pair.set_number(items.MAX_SWAP_QUEUE_CALLS_PER_BLOCK, 1)
+    begun = first.queued_at_block
+    for block in range(begun + 19, begun + 26):
+        pair.go(block)
+        pair.check_equal(f"block {block}")
+
+
+def test_the_emergency_set_equals_the_real_runtimes(pair: Pair) -> None:
+    epoch = start_subnet(pair)
+    owner, chosen = COLDKEYS[0], (1, 2, 2, 3, 77)
+    pair.submit(COLDKEYS[4], node_call(4, hotkey=HOTKEYS[4].account_id))
+    name_set = calls.OwnerSetEmergencyValidatorSet(FIRST_SUBNET, chosen)
+    pause, go_on = calls.OwnerPauseSubnet(FIRST_SUBNET), calls.OwnerUnpauseSubnet(FIRST_SUBNET)
+    scores = dict.fromkeys((1, 2, 3, 4, 5), TENSOR)
+
+    # The late node becomes Idle and, in the second of these epochs that agree, Included.
+    for _ in range(7):
+        run_epoch(pair, epoch, scores=scores, attestors=3)
+        epoch += 1
+    assert (
+        pair.devchain.chain.ledger.state.get(
+            items.SUBNET_NODES_DATA, FIRST_SUBNET, 5
+        ).classification.node_class
+        is NodeClass.INCLUDED
+    )
+
+    for signer, call in (
+        (owner, name_set),
+        (owner, pause),
+        (COLDKEYS[1], name_set),
+        (owner, calls.OwnerSetEmergencyValidatorSet(FIRST_SUBNET, (1, 1, 2))),
+        (owner, name_set),
+        (owner, calls.OwnerUpdateAbsentDecrease(FIRST_SUBNET, TENSOR // 5)),
+        (owner, calls.OwnerUpdateIncludedIncrease(FIRST_SUBNET, TENSOR // 5)),
+    ):
+        pair.submit(signer, call)
+        pair.check_equal(f"paused {call}")
+    pair.go(epoch * 20 + 3)
+    pair.adopt_election(epoch)
+    pair.check_equal("a slot within the pause")
+
+    pair.submit(owner, name_set)
+    pair.submit(owner, go_on)
+    pair.check_equal("gone on")
+    for ids in ((1, 2, 3, 4, 5), (1, 2, 3)):
+        epoch += 1
+        run_epoch(pair, epoch, scores=dict.fromkeys(ids, TENSOR), attestors=3)
+    epoch += 1
+    pair.go(epoch * 20 + 3)
+    elected = pair.adopt_election(epoch)
+    pair.check_equal("two emergency epochs")
+    leaver = next(node_id for node_id in (1, 2, 3) if node_id != elected)
+    pair.submit(COLDKEYS[leaver - 1], calls.RemoveSubnetNode(FIRST_SUBNET, leaver))
+    pair.check_equal("one of the set left")
+    pair.submit(owner, calls.OwnerRevertEmergencyValidatorSet(FIRST_SUBNET))
+    pair.submit(COLDKEYS[1], calls.OwnerRevertEmergencyValidatorSet(FIRST_SUBNET))
+    pair.check_equal("reverted")
