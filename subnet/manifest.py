@@ -8,6 +8,7 @@ from pathlib import Path
 
 from consensus.params import ConsensusParams
 from mesh.errors import ManifestMismatch
+from mesh.model.abandon import CheckWanted, always_wanted
 from mesh.model.config import ModelConfig
 from mesh.model.files import ModelFolder
 from mesh.model.manifest import (
@@ -49,7 +50,12 @@ def parse_manifest_hash(misc: str, *, subnet_id: int) -> bytes:
 
 
 def build_own_manifest(
-    folder: ModelFolder, model: ModelConfig, *, params: ConsensusParams, quant_type: str = "none"
+    folder: ModelFolder,
+    model: ModelConfig,
+    *,
+    params: ConsensusParams,
+    quant_type: str = "none",
+    check_wanted: CheckWanted = always_wanted,
 ) -> ModelManifest:
     """Hash every tensor of a complete model folder, as it is served. Raises ModelError."""
     return build_manifest(
@@ -59,6 +65,7 @@ def build_own_manifest(
         revision=folder.revision,
         constants=describe_constants(params),
         quant_type=quant_type,
+        check_wanted=check_wanted,
     )
 
 
@@ -70,6 +77,7 @@ def find_manifest(
     params: ConsensusParams,
     kept_in: Path,
     quant_type: str = "none",
+    check_wanted: CheckWanted = always_wanted,
 ) -> ModelManifest:
     """Return the manifest with this hash: kept, beside the model, or made from the weights.
 
@@ -81,7 +89,9 @@ def find_manifest(
         manifest = _read_manifest(path)
         if manifest is not None and manifest.manifest_hash == manifest_hash:
             return manifest
-    manifest = build_own_manifest(folder, model, params=params, quant_type=quant_type)
+    manifest = build_own_manifest(
+        folder, model, params=params, quant_type=quant_type, check_wanted=check_wanted
+    )
     if manifest.manifest_hash != manifest_hash:
         raise ManifestMismatch(
             f"{folder.name}{_name_quantisation(quant_type)} is not the model of this subnet: "
@@ -100,6 +110,7 @@ def check_served_weights(
     served_dtype: str,
     params: ConsensusParams,
     quant_type: str = "none",
+    check_wanted: CheckWanted = always_wanted,
 ) -> None:
     """Raise ManifestMismatch naming the first difference of what would be served."""
     check_manifest(
@@ -111,6 +122,7 @@ def check_served_weights(
         served_dtype=served_dtype,
         constants=describe_constants(params),
         quant_type=quant_type,
+        check_wanted=check_wanted,
     )
 
 

@@ -22,6 +22,7 @@ from consensus.phases import Phase, Schedule, phase_at
 from consensus.types import BlockRange, EpochPosition
 from mesh.inference.engine import Engine, EngineLimits
 from mesh.inference.server import SessionServer
+from mesh.model.abandon import CheckWanted, run_abandonable
 from mesh.model.weights import load_shard
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory
@@ -54,14 +55,15 @@ async def open_engine(
 ) -> AsyncIterator[Engine]:
     """Check the weights against the manifest and load them. Raises ModelError.
 
+    Cancelled meanwhile, it ends after the piece that is being read.
     A node without pay may serve other values, and says so; nobody compares them.
     """
     config, model = prepared.config, prepared.model
     form = get_format(config, model)
     if not config.unpaid:
-        await asyncio.to_thread(_check_weights, prepared, served, blocks)
-    async with Engine.open(
-        lambda: load_shard(
+        await run_abandonable(lambda check: _check_weights(prepared, served, blocks, check))
+    weights = await run_abandonable(
+        lambda check: load_shard(
             prepared.folder,
             model,
             start=blocks.start,
@@ -69,7 +71,11 @@ async def open_engine(
             dtype=form.dtype,
             device=config.device,
             quant_type=form.quant_type,
-        ),
+            check_wanted=check,
+        )
+    )
+    async with Engine.open(
+        lambda: weights,
         limits=EngineLimits(cache_tokens=config.attn_cache_tokens),
         threads=config.threads or os.cpu_count() or 1,
         deterministic=config.deterministic,
@@ -77,7 +83,9 @@ async def open_engine(
         yield engine
 
 
-def _check_weights(prepared: PreparedNode, served: ServedModel, blocks: BlockRange) -> None:
+def _check_weights(
+    prepared: PreparedNode, served: ServedModel, blocks: BlockRange, check_wanted: CheckWanted
+) -> None:
     form = get_format(prepared.config, prepared.model)
     manifest = find_manifest(
         prepared.folder,
@@ -86,6 +94,7 @@ def _check_weights(prepared: PreparedNode, served: ServedModel, blocks: BlockRan
         params=served.params,
         kept_in=prepared.data_dir,
         quant_type=form.quant_type,
+        check_wanted=check_wanted,
     )
     check_served_weights(
         manifest,
@@ -96,6 +105,7 @@ def _check_weights(prepared: PreparedNode, served: ServedModel, blocks: BlockRan
         served_dtype=form.dtype,
         params=served.params,
         quant_type=form.quant_type,
+        check_wanted=check_wanted,
     )
 
 

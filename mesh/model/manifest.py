@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mesh.errors import ManifestMismatch, ModelError
+from mesh.model.abandon import CheckWanted, always_wanted
 from mesh.model.config import ModelConfig
 from mesh.model.files import ModelFolder
 from mesh.model.tensors import TensorEntry, is_block_matrix, list_range_tensors, locate_tensors
@@ -68,13 +69,17 @@ def build_manifest(
     revision: str,
     constants: Mapping[str, int],
     quant_type: str = "none",
+    check_wanted: CheckWanted = always_wanted,
 ) -> ModelManifest:
     """Hash every tensor of the model, as it is served (about one second a gigabyte).
 
-    A quantised model has its own manifest, which says so; raises ModelError.
+    A quantised model has its own manifest, which says so; raises ModelError, and Abandoned
+    between two pieces once ``check_wanted`` does.
     """
     entries = locate_tensors(folder, list_range_tensors(config, 0, config.num_blocks))
-    tensors = {name: list(_describe(entry, quant_type)) for name, entry in entries.items()}
+    tensors = {
+        name: list(_describe(entry, quant_type, check_wanted)) for name, entry in entries.items()
+    }
     value: dict[str, Any] = {
         "format": FORMAT,
         "model": model_name,
@@ -158,6 +163,7 @@ def check_manifest(
     served_dtype: str,
     constants: Mapping[str, int],
     quant_type: str = "none",
+    check_wanted: CheckWanted = always_wanted,
 ) -> None:
     """Raise ManifestMismatch naming the first difference of what ``[start, end)`` would serve.
 
@@ -179,7 +185,7 @@ def check_manifest(
         rounds = served_dtype not in _EXACT_DTYPES.get(dtype, {"float32"})
         if rounds and dtype != QUANTISED_DTYPE:
             raise ManifestMismatch(f"{name} is stored as {dtype}; {served_dtype} would round it")
-        _check_equal(f"SHA-256 of {name}", digest, _hash_served(entry, quant_type))
+        _check_equal(f"SHA-256 of {name}", digest, _hash_served(entry, quant_type, check_wanted))
 
 
 def _check_fields(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -192,9 +198,11 @@ def _check_equal(what: str, expected: object, found: object) -> None:
         raise ManifestMismatch(f"{what}: the manifest has {expected}, this node {found}")
 
 
-def _describe(entry: TensorEntry, quant_type: str) -> tuple[str, list[int], str]:
+def _describe(
+    entry: TensorEntry, quant_type: str, check_wanted: CheckWanted
+) -> tuple[str, list[int], str]:
     dtype = _get_served_dtype(entry, quant_type)
-    return dtype, list(entry.shape), _hash_served(entry, quant_type)
+    return dtype, list(entry.shape), _hash_served(entry, quant_type, check_wanted)
 
 
 def _get_served_dtype(entry: TensorEntry, quant_type: str) -> str:
@@ -202,22 +210,24 @@ def _get_served_dtype(entry: TensorEntry, quant_type: str) -> str:
     return QUANTISED_DTYPE if is_quantised else entry.dtype
 
 
-def _hash_served(entry: TensorEntry, quant_type: str) -> str:
+def _hash_served(entry: TensorEntry, quant_type: str, check_wanted: CheckWanted) -> str:
+    check_wanted()
     if _get_served_dtype(entry, quant_type) != QUANTISED_DTYPE:
-        return hash_tensor(entry)
+        return hash_tensor(entry, check_wanted=check_wanted)
     # Here only: a manifest of stored values needs no torch.
     from mesh.model.weights import hash_quantised
 
     return hash_quantised(entry)
 
 
-def hash_tensor(entry: TensorEntry) -> str:
+def hash_tensor(entry: TensorEntry, *, check_wanted: CheckWanted = always_wanted) -> str:
     """SHA-256 hex of the tensor's stored little-endian bytes."""
     digest = hashlib.sha256(_TENSOR_TAG)
     left = entry.end - entry.begin
     with entry.file.open("rb") as file:
         file.seek(entry.begin)
         while left:
+            check_wanted()
             piece = file.read(min(left, _READ_BYTES))
             if not piece:
                 raise ModelError(f"{entry.file.name} ends inside {entry.name}")

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mesh.errors import ModelError
+from mesh.model.abandon import CheckWanted, always_wanted
 from mesh.model.config import ModelConfig
 from mesh.model.files import ModelFolder
 from mesh.model.quantise import Int8Matrix, Matrix, hash_int8, join_rows, quantise
@@ -125,10 +126,12 @@ def load_shard(
     dtype: str = "float32",
     device: str = "cpu",
     quant_type: str = "none",
+    check_wanted: CheckWanted = always_wanted,
 ) -> ShardWeights:
     """Load blocks ``[start, end)``, quantised as they are read if ``quant_type`` says so.
 
-    Raises BlockRangeOutsideModel, ModelFilesMissing or ModelError.
+    Raises BlockRangeOutsideModel, ModelFilesMissing or ModelError, and Abandoned between two
+    tensors once ``check_wanted`` does.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype} is not one of {', '.join(DTYPES)}")
@@ -142,6 +145,7 @@ def load_shard(
             dtype=DTYPES[dtype],
             device=torch.device(device),
             is_quantised=quant_type == "int8",
+            check_wanted=check_wanted,
         )
         blocks = tuple(_load_block(config, block, reader).lay_out() for block in range(start, end))
         is_last = end == config.num_blocks
@@ -178,8 +182,10 @@ class _TensorReader:
         *,
         dtype: torch.dtype,
         device: torch.device,
-        is_quantised: bool = False,
+        is_quantised: bool,
+        check_wanted: CheckWanted,
     ) -> None:
+        self._check_wanted = check_wanted
         self._entries = entries
         self._is_quantised = is_quantised
         self._dtype = dtype
@@ -199,6 +205,7 @@ class _TensorReader:
         return quantise(self._read_stored(name, shape)).to(self._device)
 
     def _read_stored(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        self._check_wanted()
         entry = self._entries[name]
         if entry.shape != shape:
             raise ModelError(f"{name} has shape {entry.shape}; config.json says {shape}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -391,3 +392,28 @@ async def test_the_operators_rank_reaches_the_sessions(tmp_path, monkeypatch):
         async with running(rig):
             await rig.wait_until(lambda: rig.online)
     assert made == [rank]
+
+
+async def test_a_node_that_is_stopped_while_weights_load_does_not_wait_for_them(
+    tmp_path, monkeypatch
+):
+    has_begun = threading.Event()
+
+    def load_for_ever(*_args, check_wanted, **_options):
+        has_begun.set()
+        while True:
+            check_wanted()
+            threading.Event().wait(0.001)
+
+    monkeypatch.setattr(serving, "load_shard", load_for_ever)
+    prepared = make_prepared(tmp_path, block_indices=BlockRange(0, BLOCKS), unpaid=True)
+    served = ServedModel(b"", MAINNET, SCHEDULE)
+
+    async def serve():
+        async with serving.open_engine(prepared, served, prepared.blocks):
+            raise AssertionError("nothing was loaded")
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        serve_task = tasks.create_task(serve())
+        await asyncio.to_thread(has_begun.wait)
+        serve_task.cancel()

@@ -1,0 +1,45 @@
+"""Work on weights that may be given up: reading and hashing gigabytes takes minutes.
+
+A thread cannot be cancelled, so such work asks between two tensors, or two pieces of one,
+whether it is still wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from mesh.errors import ModelError
+
+T = TypeVar("T")
+
+CheckWanted = Callable[[], None]
+"""Raises Abandoned once nobody wants the result any more."""
+
+
+class Abandoned(ModelError):
+    """The work was given up: whoever wanted its result has gone."""
+
+
+def always_wanted() -> None:
+    """Never give up: for callers who wait to the end."""
+
+
+async def run_abandonable(work: Callable[[CheckWanted], T]) -> T:
+    """Run ``work(check_wanted)`` in a thread; cancelled, give it up and wait until it has ended."""
+    is_unwanted = threading.Event()
+
+    def check_wanted() -> None:
+        if is_unwanted.is_set():
+            raise Abandoned("nobody waits for the weights any more")
+
+    running = asyncio.get_running_loop().run_in_executor(None, work, check_wanted)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        is_unwanted.set()
+        # Whatever it ends with, nobody is there to hear it.
+        await asyncio.gather(running, return_exceptions=True)
+        raise
