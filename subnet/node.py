@@ -324,6 +324,7 @@ class Node:
                 list_nodes=self._members.list_nodes,
             ),
             announce=self._announcer.notify,
+            is_member=self._members.is_node,
         )
 
     def _go_online(self, on_ready: Callable[[Ready], None] | None) -> None:

@@ -20,6 +20,7 @@ import structlog
 from consensus.params import ConsensusParams
 from consensus.phases import Phase, Schedule, phase_at
 from consensus.types import BlockRange, EpochPosition
+from mesh.inference.accounts import Accounts, IsMember
 from mesh.inference.engine import Engine, EngineLimits
 from mesh.inference.server import SessionServer
 from mesh.model.abandon import CheckWanted, run_abandonable
@@ -122,7 +123,10 @@ class EngineInference:
 
 
 class BlockServer:
-    """One hoster's blocks over its life. ``announce`` is called whenever what it says changed."""
+    """One hoster's blocks over its life. ``announce`` is called whenever what it says changed.
+
+    ``is_member`` says who may pass on sessions of others; None: everybody.
+    """
 
     def __init__(
         self,
@@ -133,6 +137,7 @@ class BlockServer:
         directory: Directory,
         placement: Placement,
         announce: Callable[[], None],
+        is_member: IsMember | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prepared = prepared
@@ -141,6 +146,7 @@ class BlockServer:
         self._directory = directory
         self._placement = placement
         self._announce = announce
+        self._is_member = is_member
         self._clock = clock
         self._engine: Engine | None = None
         self._sessions: SessionServer | None = None
@@ -202,7 +208,7 @@ class BlockServer:
         self._sessions = SessionServer(
             self._host,
             engine,
-            rank=self._prepared.rank,
+            accounts=Accounts(rank=self._prepared.rank, is_member=self._is_member),
             connect=self._directory.ensure_connected,
         )
         self._sessions.register()

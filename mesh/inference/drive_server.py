@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from keys.peer import PeerId
 from mesh.errors import PeerError
+from mesh.inference.accounts import Accounts
 from mesh.inference.drive_wire import (
     DRIVE_METHOD,
     DriveSession,
@@ -35,13 +36,13 @@ class DriveServer:
         *,
         timeouts: SessionTimeouts,
         open_stream: OpenStream,
-        rank: Callable[[PeerId], int] | None = None,
+        accounts: Accounts,
     ) -> None:
         self._host = host
         self._engine = engine
         self._timeouts = timeouts
         self._open_stream = open_stream
-        self._rank = rank
+        self._accounts = accounts
         self._is_draining = False
 
     def register(self) -> None:
@@ -91,10 +92,9 @@ class DriveServer:
 
     async def _serve(self, request: DriveSession, upstream: Stream) -> None:
         is_first = request.hop_index == 0
-        client = upstream.peer_id if is_first else None
-        priority = self._rank(upstream.peer_id) if self._rank is not None and is_first else 0
+        account = self._accounts.find(upstream.peer_id, is_first=is_first)
         with self._engine.admit(
-            request.hop.span, capacity=request.capacity, client=client, priority=priority
+            request.hop.span, capacity=request.capacity, account=account
         ) as session:
             role = DrivenRange(self._engine, session, request, upstream, self._timeouts)
             if request.is_last:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from keys.peer import PeerId
+from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import Sampled, SampleRequest, Score, sample_rows, score_rows
 from mesh.inference.scheduler import CacheLedger, Scheduler, Work
@@ -45,6 +46,8 @@ class EngineLimits:
     cache_tokens: int = 8192
     max_sessions: int = 64
     max_sessions_per_peer: int = 16
+    reserved_divisor: int = 4
+    """One part in so many of the cache and the sessions is kept for members."""
     max_batch_rows: int = 32
     prefill_chunk: int = 128
 
@@ -148,6 +151,8 @@ class Engine:
         self._serials = itertools.count()
         self._owners: Counter[PeerId] = Counter()
         self._session_count = 0
+        self._stranger_sessions = 0
+        self._stranger_tokens = 0
         self._wake = asyncio.Event()
         self._is_serving = False
         self._running: asyncio.Future[list[_Job]] | None = None
@@ -206,12 +211,8 @@ class Engine:
         return self._session_count
 
     @contextmanager
-    def admit(
-        self, span: BlockSpan, *, capacity: int, client: PeerId | None, priority: int = 0
-    ) -> Iterator[EngineSession]:
+    def admit(self, span: BlockSpan, *, capacity: int, account: Account) -> Iterator[EngineSession]:
         """Reserve cache for ``capacity`` tokens; leaving the block frees it.
-
-        ``client`` is counted against its own limit; None is a hop that a hoster opened.
 
         Raises Refused: WRONG_RANGE, CONTEXT_OVERFLOW or BUSY.
         """
@@ -224,12 +225,15 @@ class Engine:
             )
         if self._session_count >= self.limits.max_sessions:
             raise Refused(RefusalReason.BUSY, f"{self.limits.max_sessions} sessions are open")
+        client = account.client
         if client is not None and self._owners[client] >= self.limits.max_sessions_per_peer:
             raise Refused(RefusalReason.BUSY, "this peer has too many sessions open")
+        if not account.is_member:
+            self._check_strangers(capacity)
         slot = self._ledger.reserve(capacity)
-        session = EngineSession(next(self._serials), span, slot, capacity, priority)
+        session = EngineSession(next(self._serials), span, slot, capacity, account.priority)
         self._session_count += 1
-        self._count_client(client, 1)
+        self._count(account, capacity, 1)
         try:
             yield session
         finally:
@@ -238,9 +242,24 @@ class Engine:
             self._scheduler.discard(session.serial)
             self._ledger.release(slot, capacity)
             self._session_count -= 1
-            self._count_client(client, -1)
+            self._count(account, capacity, -1)
 
-    def _count_client(self, client: PeerId | None, change: int) -> None:
+    def _check_strangers(self, capacity: int) -> None:
+        """Raise Refused(BUSY) where strangers would take what is kept for members."""
+        limits = self.limits
+        sessions = limits.max_sessions - limits.max_sessions // limits.reserved_divisor
+        tokens = limits.cache_tokens - limits.cache_tokens // limits.reserved_divisor
+        # One of them may always fill a context, however small the cache is.
+        tokens = max(tokens, self.config.max_context)
+        is_full = self._stranger_sessions >= sessions
+        if is_full or self._stranger_tokens + capacity > tokens:
+            raise Refused(RefusalReason.BUSY, "the rest is kept for the nodes of the subnet")
+
+    def _count(self, account: Account, capacity: int, change: int) -> None:
+        if not account.is_member:
+            self._stranger_sessions += change
+            self._stranger_tokens += change * capacity
+        client = account.client
         if client is not None:
             self._owners[client] += change
             if not self._owners[client]:
@@ -273,7 +292,7 @@ class Engine:
         Raises Refused(BUSY) when no cache is left for it.
         """
         blocks = self.blocks
-        with self.admit(blocks, capacity=WARM_UP_STEPS, client=None) as session:
+        with self.admit(blocks, capacity=WARM_UP_STEPS, account=OWN_ACCOUNT) as session:
             elapsed_s = []
             for _ in range(WARM_UP_STEPS):
                 started = time.perf_counter()

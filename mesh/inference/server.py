@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from keys.peer import PeerId
 from mesh.errors import InvalidRequest, PeerError, StreamClosed
+from mesh.inference.accounts import Accounts
 from mesh.inference.drive_server import DriveServer
 from mesh.inference.engine import Engine
 from mesh.inference.first_range import FirstRange, make_first_range
@@ -40,8 +41,8 @@ class _LoopPort:
 class SessionServer:
     """Serves sessions of one engine on one host.
 
-    ``rank`` gives a caller's priority: a higher number computes first. ``connect`` makes sure that
-    a peer can be dialled before a stream to it is opened (``Directory.ensure_connected``).
+    ``accounts`` say whom a session is counted against. ``connect`` makes sure that a peer can be
+    dialled before a stream to it is opened (``Directory.ensure_connected``).
     """
 
     def __init__(
@@ -50,18 +51,22 @@ class SessionServer:
         engine: Engine,
         *,
         timeouts: SessionTimeouts | None = None,
-        rank: Callable[[PeerId], int] | None = None,
+        accounts: Accounts | None = None,
         connect: Callable[[PeerId], Awaitable[None]] | None = None,
     ) -> None:
         self._host = host
         self._engine = engine
         self._timeouts = timeouts or SessionTimeouts()
-        self._rank = rank
+        self._accounts = accounts or Accounts()
         self._connect = connect
         self._ports: dict[bytes, _LoopPort] = {}
         self._is_draining = False
         self._driven = DriveServer(
-            host, engine, timeouts=self._timeouts, open_stream=self._open_stream, rank=rank
+            host,
+            engine,
+            timeouts=self._timeouts,
+            open_stream=self._open_stream,
+            accounts=self._accounts,
         )
 
     def register(self) -> None:
@@ -130,12 +135,9 @@ class SessionServer:
 
     async def _serve(self, request: OpenSession, upstream: Stream) -> None:
         is_first = request.hop_index == 0
-        client = upstream.peer_id if is_first else None
         capacity = len(request.token_ids) + request.max_new_tokens
-        priority = self._rank(upstream.peer_id) if self._rank is not None and is_first else 0
-        with self._engine.admit(
-            request.hop.span, capacity=capacity, client=client, priority=priority
-        ) as session:
+        account = self._accounts.find(upstream.peer_id, is_first=is_first)
+        with self._engine.admit(request.hop.span, capacity=capacity, account=account) as session:
             role = RangeSession(self._engine, session, request, upstream, self._timeouts)
             if is_first and request.is_last:
                 await role.run_only()

@@ -16,6 +16,7 @@ from consensus.types import BlockNumber, BlockRange, Epoch, EpochPosition, Role,
 from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
 from mesh.errors import ManifestMismatch
+from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.model.capacity import compute_memory
 from mesh.model.config import BlockSpan, load_config
 from mesh.model.files import resolve_model_folder
@@ -305,7 +306,7 @@ async def test_open_sessions_are_not_cut_by_a_move(tmp_path, monkeypatch):
         assert engine is not None
         rig.now_s += serving.MIN_STAY_S
         turn = find_turn(rig, BlockRange(0, 4))
-        with engine.admit(BlockSpan(0, 4), capacity=8, client=None):
+        with engine.admit(BlockSpan(0, 4), capacity=8, account=OWN_ACCOUNT):
             rig.announced.clear()
             rig.be_at(turn, 3)
             await rig.wait_until(lambda: len(rig.announced) >= 2)
@@ -325,7 +326,7 @@ async def test_a_drain_that_outlasts_propose_calls_the_move_off(tmp_path, monkey
         assert engine is not None
         rig.now_s += serving.MIN_STAY_S
         turn = find_turn(rig, BlockRange(0, 4))
-        with engine.admit(BlockSpan(0, 4), capacity=8, client=None):
+        with engine.admit(BlockSpan(0, 4), capacity=8, account=OWN_ACCOUNT):
             rig.be_at(turn, 3)
             await rig.wait_until(lambda: rig.server.state is ServerState.DRAINING)
             rig.be_at(turn, SCHEDULE.commit_start)
@@ -374,12 +375,12 @@ async def test_without_pay_other_values_may_be_served(tmp_path):
         assert rig.server.dtype == "int8"
 
 
-async def test_the_operators_rank_reaches_the_sessions(tmp_path, monkeypatch):
+async def test_the_operators_rank_and_the_members_reach_the_sessions(tmp_path, monkeypatch):
     made = []
 
     class Sessions(serving.SessionServer):
         def __init__(self, *arguments, **options):
-            made.append(options["rank"])
+            made.append(options["accounts"])
             super().__init__(*arguments, **options)
 
     monkeypatch.setattr(serving, "SessionServer", Sessions)
@@ -389,9 +390,14 @@ async def test_the_operators_rank_reaches_the_sessions(tmp_path, monkeypatch):
             return 7
 
         rig.server._prepared = replace(rig.server._prepared, rank=rank)
+        rig.server._is_member = lambda peer: peer == OWN.peer_id
         async with running(rig):
             await rig.wait_until(lambda: rig.online)
-    assert made == [rank]
+    (accounts,) = made
+    stranger = OTHERS[0].peer_id
+    assert accounts.find(stranger, is_first=True) == Account(stranger, False, 7)
+    assert accounts.find(stranger, is_first=False) == Account(stranger, False)
+    assert accounts.find(OWN.peer_id, is_first=False) == Account(None)
 
 
 async def test_a_node_that_is_stopped_while_weights_load_does_not_wait_for_them(

@@ -15,6 +15,7 @@ from mesh.assets import shipped_model_path
 from mesh.client.client import RoutingOptions
 from mesh.client.token_bytes import TokenBytes
 from mesh.client.tokenizer import ChatTokenizer
+from mesh.inference.accounts import OWN_ACCOUNT
 from mesh.inference.engine import EngineLimits
 from tests.mesh.client.conftest import Swarm
 from tests.support.gateways import open_client
@@ -169,7 +170,7 @@ async def test_a_swarm_without_a_free_place_is_overloaded_not_broken(swarm):
         routing = RoutingOptions(max_reroutes=2)
         backend = MeshBackend(client, model_id=MODEL, created_s=1, routing=routing)
         http = await stack.enter_async_context(open_client(backend))
-        with hoster.engine.admit(hoster.engine.blocks, capacity=16, client=None):
+        with hoster.engine.admit(hoster.engine.blocks, capacity=16, account=OWN_ACCOUNT):
             reply = await http.post("/v1/chat/completions", json=ask("Hello"))
         assert reply.status_code == 503, reply.text
         assert reply.json()["error"]["code"] == "overloaded" and reply.headers["retry-after"] == "5"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from keys.peer import PeerKey
+from mesh.inference.accounts import OWN_ACCOUNT, Account, Accounts
 from mesh.inference.engine import Engine, EngineLimits, StepInput
 from mesh.inference.refusals import Refused
 from mesh.inference.sampler import SampleRequest
@@ -56,7 +58,7 @@ class Serving:
 
 
 async def answer(engine, prompt, sampling, count):
-    with engine.admit(ALL, capacity=len(prompt) + count, client=PEER) as session:
+    with engine.admit(ALL, capacity=len(prompt) + count, account=Account(PEER)) as session:
         step = StepInput(len(prompt), token_ids=prompt, sample=SampleRequest(sampling, 0))
         tokens = []
         while True:
@@ -81,34 +83,75 @@ async def test_batched_equals_alone(make_checkpoint, sampling):
 async def test_limits_refuse_as_busy_and_cache_comes_back(make_checkpoint):
     limits = EngineLimits(cache_tokens=100, max_sessions=3, max_sessions_per_peer=2)
     async with Serving(loader(make_checkpoint()), limits=limits) as engine:
-        with engine.admit(ALL, capacity=60, client=PEER):
-            with pytest.raises(Refused, match="busy"), engine.admit(ALL, capacity=50, client=None):
+        with engine.admit(ALL, capacity=60, account=Account(PEER)):
+            with (
+                pytest.raises(Refused, match="busy"),
+                engine.admit(ALL, capacity=50, account=OWN_ACCOUNT),
+            ):
                 pass
-            with engine.admit(ALL, capacity=10, client=PEER):
+            with engine.admit(ALL, capacity=10, account=Account(PEER)):
                 with pytest.raises(Refused, match="too many"):
-                    with engine.admit(ALL, capacity=1, client=PEER):
+                    with engine.admit(ALL, capacity=1, account=Account(PEER)):
                         pass
-                with engine.admit(ALL, capacity=1, client=None):
+                with engine.admit(ALL, capacity=1, account=OWN_ACCOUNT):
                     with pytest.raises(Refused, match="3 sessions"):
-                        with engine.admit(ALL, capacity=1, client=None):
+                        with engine.admit(ALL, capacity=1, account=OWN_ACCOUNT):
                             pass
         assert engine.free_cache_tokens == 100
         assert engine.session_count == 0
         with pytest.raises(Refused, match="context_overflow"):
-            with engine.admit(ALL, capacity=257, client=None):
+            with engine.admit(ALL, capacity=257, account=OWN_ACCOUNT):
                 pass
+
+
+async def test_strangers_leave_cache_and_sessions_to_members(make_checkpoint):
+    stranger = Account(PEER, is_member=False)
+    limits = EngineLimits(cache_tokens=800, max_sessions=4, max_sessions_per_peer=9)
+    async with Serving(loader(make_checkpoint()), limits=limits) as engine:
+        stack = ExitStack()
+        stack.enter_context(engine.admit(ALL, capacity=250, account=stranger))
+        stack.enter_context(engine.admit(ALL, capacity=250, account=stranger))
+        with pytest.raises(Refused, match="kept for"):
+            stack.enter_context(engine.admit(ALL, capacity=101, account=stranger))
+        with engine.admit(ALL, capacity=256, account=OWN_ACCOUNT):
+            pass
+        stack.enter_context(engine.admit(ALL, capacity=1, account=stranger))
+        with pytest.raises(Refused, match="kept for"):
+            stack.enter_context(engine.admit(ALL, capacity=1, account=stranger))
+        with engine.admit(ALL, capacity=256, account=Account(PEER)):
+            pass
+        stack.close()
+        # What strangers gave back is theirs again.
+        with engine.admit(ALL, capacity=256, account=stranger):
+            pass
+
+
+async def test_a_stranger_may_fill_a_context_of_a_small_cache(make_checkpoint):
+    limits = EngineLimits(cache_tokens=256)
+    async with Serving(loader(make_checkpoint()), limits=limits) as engine:
+        with engine.admit(ALL, capacity=256, account=Account(PEER, is_member=False)):
+            pass
+
+
+def test_who_claims_to_be_the_hop_before_is_counted_unless_it_is_a_member():
+    member = PeerKey(b"\2" * 32).peer_id
+    accounts = Accounts(rank=lambda peer: 7, is_member=lambda peer: peer == member)
+    assert accounts.find(PEER, is_first=True) == Account(PEER, is_member=False, priority=7)
+    assert accounts.find(PEER, is_first=False) == Account(PEER, is_member=False)
+    assert accounts.find(member, is_first=True) == Account(member, priority=7)
+    assert accounts.find(member, is_first=False) == Account(None)
 
 
 async def test_wrong_range_is_refused(make_checkpoint):
     async with Serving(loader(make_checkpoint(), 2, 4)) as engine:
         with pytest.raises(Refused, match="wrong_range"):
-            with engine.admit(ALL, capacity=4, client=None):
+            with engine.admit(ALL, capacity=4, account=OWN_ACCOUNT):
                 pass
 
 
 async def test_more_rows_than_reserved_are_refused(make_checkpoint):
     async with Serving(loader(make_checkpoint())) as engine:
-        with engine.admit(ALL, capacity=4, client=None) as session:
+        with engine.admit(ALL, capacity=4, account=OWN_ACCOUNT) as session:
             with pytest.raises(Refused, match="context_overflow"):
                 engine.submit(session, StepInput(5, token_ids=[1] * 5))
 
@@ -166,7 +209,7 @@ async def test_unserved_block_and_wrong_shape_are_refused(make_checkpoint):
 
 async def test_released_session_is_forgotten_while_it_waits(make_checkpoint):
     async with Serving(loader(make_checkpoint())) as engine:
-        with engine.admit(ALL, capacity=8, client=None) as session:
+        with engine.admit(ALL, capacity=8, account=OWN_ACCOUNT) as session:
             abandoned = engine.submit(session, StepInput(2, token_ids=[1, 2]))
         tokens = await answer(engine, [3, 4, 5], Sampling(), 4)
         assert len(tokens) == 4
@@ -197,7 +240,7 @@ async def test_a_session_that_runs_ahead_chooses_the_same_tokens(make_checkpoint
     prompt, tokens = list(range(3, 20)), []
     async with Serving(loader(make_checkpoint())) as engine:
         expected = await answer(engine, prompt, Sampling(), 30)
-        with engine.admit(ALL, capacity=len(prompt) + 30, client=PEER) as session:
+        with engine.admit(ALL, capacity=len(prompt) + 30, account=Account(PEER)) as session:
             request = SampleRequest(Sampling(), 0)
             follow = follow_until(tokens, 30)
             step = StepInput(len(prompt), token_ids=prompt, sample=request, follow=follow)
@@ -210,7 +253,7 @@ async def test_nobody_waits_for_the_end_of_a_session_that_runs_ahead(make_checkp
     """A newcomer and a challenge are served between two of its steps."""
     tokens = []
     async with Serving(loader(make_checkpoint())) as engine:
-        with engine.admit(ALL, capacity=240, client=PEER) as session:
+        with engine.admit(ALL, capacity=240, account=Account(PEER)) as session:
             follow = follow_until(tokens, 240)
             step = StepInput(1, token_ids=[3], sample=SampleRequest(Sampling(), 0), follow=follow)
             chain = engine.submit(session, step)
@@ -225,7 +268,7 @@ async def test_nobody_waits_for_the_end_of_a_session_that_runs_ahead(make_checkp
 async def test_a_released_session_does_not_run_ahead(make_checkpoint):
     tokens = []
     async with Serving(loader(make_checkpoint())) as engine:
-        with engine.admit(ALL, capacity=250, client=PEER) as session:
+        with engine.admit(ALL, capacity=250, account=Account(PEER)) as session:
             follow = follow_until(tokens, 250)
             step = StepInput(1, token_ids=[3], sample=SampleRequest(Sampling(), 0), follow=follow)
             engine.submit(session, step)
@@ -241,7 +284,7 @@ async def test_a_step_that_cannot_be_computed_ends_its_session_only(make_checkpo
         return StepInput(1, token_ids=(), sample=SampleRequest(Sampling(), 1))
 
     async with Serving(loader(make_checkpoint())) as engine:
-        with engine.admit(ALL, capacity=8, client=PEER) as session:
+        with engine.admit(ALL, capacity=8, account=Account(PEER)) as session:
             step = StepInput(1, token_ids=[3], sample=SampleRequest(Sampling(), 0), follow=follow)
             with pytest.raises(Refused, match="failed"):
                 await engine.submit(session, step)
