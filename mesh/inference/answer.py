@@ -1,18 +1,14 @@
-"""What the range that chooses tokens knows of an answer, and how it gets ahead of its reader."""
+"""What the range that chooses tokens knows of an answer, and an answer of a single range."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from mesh.errors import MeshError
 from mesh.inference.engine import StepInput, StepOutput
 from mesh.inference.sampler import Sampled, SampleRequest
-from mesh.inference.wire import Finish, OpenSession, TokenFrame
-
-MAX_TOKENS_AHEAD = 4
-"""Tokens that may wait at the only range for the client."""
+from mesh.inference.wire import Finish, OpenSession, TokenFrame, encode_token
 
 
 @dataclass(slots=True)
@@ -47,63 +43,34 @@ class Answer:
         )
 
 
-class AnswerAhead:
-    """An answer at the only range: the compute thread goes on while its tokens are being told.
+class AnswerAlone:
+    """An answer at the only range: every token leaves from the compute thread, which goes on.
 
-    ``follow`` runs on that thread while a step is in flight, everything else on the event loop.
+    Nothing waits for a slow reader: the tokens of an answer are few bytes.
     """
 
-    def __init__(
-        self, answer: Answer, submit: Callable[[StepInput], asyncio.Future[StepOutput]]
-    ) -> None:
+    def __init__(self, answer: Answer, send: Callable[[bytes], None]) -> None:
         self._answer = answer
-        self._submit = submit
-        self._loop = asyncio.get_running_loop()
-        self._tokens: deque[TokenFrame] = deque()
-        self._news = asyncio.Event()
-        self._paused: StepInput | None = None
-        self._failure: BaseException | None = None
-
-    def start(self, output: StepOutput) -> None:
-        """Take the prompt's output and compute on, if that was not the last token."""
-        step = self.follow(output)
-        if step is not None:
-            self._go_on(step)
+        self._send = send
+        self._failure: MeshError | None = None
 
     def follow(self, output: StepOutput) -> StepInput | None:
-        """Note a token; return the step after it unless too many wait to be told."""
+        """Send a token; return the step after it, if it was not the last."""
         token = self._answer.accept(output, (output.elapsed_us, output.elapsed_us))
-        step = None
-        if token.finish is Finish.NOT_YET:
-            sample = self._answer.next_sample()
-            step = StepInput(1, token_ids=(token.token_id,), sample=sample, follow=self.follow)
-        if len(self._tokens) + 1 >= MAX_TOKENS_AHEAD:
-            # Before the token is there, so that whoever takes it finds the step too.
-            self._paused, step = step, None
-        self._tokens.append(token)
-        self._loop.call_soon_threadsafe(self._news.set)
-        return step
+        try:
+            self._send(encode_token(token))
+        except MeshError as error:
+            self._failure = error
+            return None
+        if token.finish is not Finish.NOT_YET:
+            return None
+        sample = self._answer.next_sample()
+        return StepInput(1, token_ids=(token.token_id,), sample=sample, follow=self.follow)
 
-    async def take(self) -> TokenFrame:
-        """Return the next token. Raises Refused when it could not be computed."""
-        while not self._tokens:
-            if self._failure is not None:
-                raise self._failure
-            self._news.clear()
-            await self._news.wait()
-        token = self._tokens.popleft()
-        if self._paused is not None:
-            step, self._paused = self._paused, None
-            self._go_on(step)
-        return token
-
-    def _go_on(self, step: StepInput) -> None:
-        self._submit(step).add_done_callback(self._note_end)
-
-    def _note_end(self, future: asyncio.Future[StepOutput]) -> None:
-        if not future.cancelled():
-            self._failure = future.exception()
-        self._news.set()
+    def check(self) -> None:
+        """Raise what sending raised."""
+        if self._failure is not None:
+            raise self._failure
 
 
 def _get_sampled(output: StepOutput) -> Sampled:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from mesh.errors import MeshError
-from mesh.inference.answer import Answer, AnswerAhead
-from mesh.inference.engine import Engine, EngineSession, StepInput, StepOutput
+from mesh.inference.answer import Answer, AnswerAlone
+from mesh.inference.engine import Engine, EngineSession, Follow, StepInput, StepOutput
 from mesh.inference.hops import Deadline, Departure, NextHop, SessionTimeouts, run_guarded
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import SampleRequest
@@ -91,15 +91,9 @@ class RangeSession:
 
     async def _answer_alone(self) -> None:
         answer = Answer(self.request)
-        async for _, output in self.compute_prompt(answer.next_sample()):
-            last = output
-        ahead = AnswerAhead(answer, lambda step: self.engine.submit(self.session, step))
-        ahead.start(last)
-        finish = Finish.NOT_YET
-        while finish is Finish.NOT_YET:
-            token = await ahead.take()
-            finish = token.finish
-            await self.upstream.send(encode_token(token))
+        alone = AnswerAlone(answer, self.upstream.send_now)
+        async for _ in self.compute_prompt(answer.next_sample(), alone.follow):
+            alone.check()
 
     async def _score_alone(self) -> None:
         async for position, output in self.compute_prompt(None):
@@ -178,15 +172,20 @@ class RangeSession:
         )
 
     async def compute_prompt(
-        self, sample: SampleRequest | None
+        self, sample: SampleRequest | None, follow: Follow | None = None
     ) -> AsyncIterator[tuple[int, StepOutput]]:
-        """Compute the prompt in chunks; yield (position, output). ``sample`` is for the end."""
+        """Compute the prompt in chunks; yield (position, output).
+
+        ``sample`` and ``follow`` are for the last of them.
+        """
         token_ids, chunk = self.request.token_ids, self.engine.limits.prefill_chunk
         for position in range(0, len(token_ids), chunk):
             piece = token_ids[position : position + chunk]
             is_end = position + len(piece) == len(token_ids)
             chosen = sample if is_end else None
             step = self._make_step(position, len(piece), token_ids=piece, sample=chosen)
+            if is_end and follow is not None:
+                step = replace(step, follow=follow)
             yield position, await self.engine.submit(self.session, step)
 
     def encode_output(self, position: int, output: StepOutput, times_us: tuple[int, ...]) -> bytes:

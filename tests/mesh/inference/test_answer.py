@@ -1,0 +1,65 @@
+"""An answer of a single range: complete, in order, and over when its reader is gone."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from keys.peer import PeerKey
+from mesh.errors import StreamBroken
+from mesh.inference.answer import Answer, AnswerAlone
+from mesh.inference.engine import StepOutput
+from mesh.inference.sampler import Sampled
+from mesh.inference.sampling import Sampling
+from mesh.inference.wire import Finish, Hop, OpenSession, decode_token
+from mesh.model.config import BlockSpan
+
+WANTED = 20
+
+
+def make_output(token_id):
+    return StepOutput(None, Sampled(token_id, -0.5), (), 100)
+
+
+def make_answer():
+    route = (Hop(PeerKey(b"\1" * 32).peer_id, BlockSpan(0, 6)),)
+    return Answer(OpenSession(bytes(16), route, Sampling(), (1, 2, 3), WANTED))
+
+
+def run_to_the_end(alone):
+    """Do as the compute thread: step after step until none follows."""
+    tokens = itertools.count(1000)
+    steps = 0
+    while True:
+        steps += 1
+        step = alone.follow(make_output(next(tokens)))
+        if step is None:
+            return steps
+        assert step.sample.index == steps
+
+
+def test_every_token_leaves_in_order_and_the_last_ends_the_answer():
+    frames = []
+    alone = AnswerAlone(make_answer(), frames.append)
+    assert run_to_the_end(alone) == WANTED
+    alone.check()
+    tokens = [decode_token(frame) for frame in frames]
+    assert [token.token_id for token in tokens] == [1000 + i for i in range(WANTED)]
+    assert [token.index for token in tokens] == list(range(WANTED))
+    assert {token.finish for token in tokens[:-1]} == {Finish.NOT_YET}
+    assert tokens[-1].finish is Finish.LENGTH
+
+
+def test_a_reader_that_has_gone_ends_the_answer():
+    sent = []
+
+    def send(frame):
+        if len(sent) == 3:
+            raise StreamBroken(PeerKey(b"\2" * 32).peer_id, "it left")
+        sent.append(frame)
+
+    alone = AnswerAlone(make_answer(), send)
+    assert run_to_the_end(alone) == 4
+    with pytest.raises(StreamBroken):
+        alone.check()
