@@ -37,6 +37,7 @@ from subnet.chain.money import is_hotkey_funded
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch_loop import EpochLoop
 from subnet.errors import ChainUnavailable, ConfigError, UnknownSubnet
+from subnet.identity_lock import hold_identity
 from subnet.journal import Journal, open_journal
 from subnet.manifest import parse_manifest_hash
 from subnet.members import Members, fetch_bootnode_addresses, read_membership
@@ -126,6 +127,7 @@ async def open_node(
                 run=run_journal,
             )
         )
+        stack.enter_context(hold_identity(prepared.key, network.terms.network_id))
         membership = Membership(
             network.terms, reader=chain, journal=journal, shape=_get_shape(prepared)
         )
