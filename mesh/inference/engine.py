@@ -385,15 +385,8 @@ class Engine:
     ) -> None:
         """On the compute thread: run a batch, and go on with it while nobody else waits."""
         while True:
-            try:
-                outputs = _run_batch(self._runner, batch)
-                following = [_follow(job, out) for job, out in zip(batch, outputs, strict=True)]
-            except Exception:
-                # What peers ask for must not end the node; a broken engine does so by itself, at
-                # the next challenge, which is our own.
-                logger.exception("a batch failed")
-                loop.call_soon_threadsafe(_fail_all, batch, done)
-                return
+            computed = zip(batch, _run_surely(self._runner, batch), strict=True)
+            outputs, following = zip(*(_follow(*each) for each in computed), strict=True)
             going_on = [job for job in following if job is not None and job.session.is_open]
             if len(going_on) < len(batch) or self._scheduler.is_anything_waiting:
                 break
@@ -406,33 +399,50 @@ def _check_room(session: EngineSession, step: StepInput) -> None:
         raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than were reserved")
 
 
-def _follow(job: _Job, output: StepOutput) -> _Job | None:
-    """Count a computed step and return the one that follows it."""
+def _run_surely(runner: ShardRunner, batch: Sequence[_Job]) -> list[StepOutput | None]:
+    """Run a batch, or if that fails each step alone; None is a step that cannot be computed.
+
+    What peers ask for must end neither the node nor the others' sessions; a broken engine ends
+    the node by itself, at the next challenge, which is our own.
+    """
+    try:
+        return [*_run_batch(runner, batch)]
+    except Exception:
+        logger.exception("a batch of %d failed", len(batch))
+    if len(batch) == 1:
+        return [None]
+    return [output for job in batch for output in _run_surely(runner, [job])]
+
+
+def _follow(job: _Job, output: StepOutput | None) -> tuple[StepOutput | None, _Job | None]:
+    """Count a computed step; return its output, and the job that follows it."""
+    if output is None:
+        return None, None
     job.session.length += job.step.rows
-    step = None if job.step.follow is None else job.step.follow(output)
-    if step is None:
-        return None
-    _check_room(job.session, step)
-    return replace(job, step=step, handed_over=time.perf_counter())
+    try:
+        step = None if job.step.follow is None else job.step.follow(output)
+        if step is None:
+            return output, None
+        _check_room(job.session, step)
+    except Exception:
+        logger.exception("what follows a step failed")
+        return None, None
+    return output, replace(job, step=step, handed_over=time.perf_counter())
 
 
 def _hand_over(
     batch: Sequence[_Job],
-    outputs: Sequence[StepOutput],
+    outputs: Sequence[StepOutput | None],
     following: Sequence[_Job | None],
     done: asyncio.Future[list[_Job]],
 ) -> None:
     """On the event loop: answer the sessions that wait, pass on the steps that follow."""
     for job, output, next_job in zip(batch, outputs, following, strict=True):
-        if next_job is None:
+        if output is None:
+            _fail(job.future)
+        elif next_job is None:
             _resolve(job.future, output)
     _resolve(done, [job for job in following if job is not None])
-
-
-def _fail_all(batch: Sequence[_Job], done: asyncio.Future[list[_Job]]) -> None:
-    for job in batch:
-        _fail(job.future)
-    _resolve(done, [])
 
 
 def _resolve(future: asyncio.Future[T], value: T) -> None:

@@ -209,11 +209,41 @@ async def test_unserved_block_and_wrong_shape_are_refused(make_checkpoint):
 
 async def test_released_session_is_forgotten_while_it_waits(make_checkpoint):
     async with Serving(loader(make_checkpoint())) as engine:
-        with engine.admit(ALL, capacity=8, account=OWN_ACCOUNT) as session:
-            abandoned = engine.submit(session, StepInput(2, token_ids=[1, 2]))
+        with engine.admit(ALL, capacity=64, account=OWN_ACCOUNT) as busy:
+            # An idle engine would start at once.
+            engine.submit(busy, StepInput(64, token_ids=[9] * 64))
+            with engine.admit(ALL, capacity=8, account=OWN_ACCOUNT) as session:
+                abandoned = engine.submit(session, StepInput(2, token_ids=[1, 2]))
         tokens = await answer(engine, [3, 4, 5], Sampling(), 4)
         assert len(tokens) == 4
         assert not abandoned.done()
+
+
+async def test_a_step_that_cannot_be_computed_fails_alone(make_checkpoint, caplog):
+    """Others in the same batch get what they would have got without it."""
+    prompts = [list(range(3 + i, 12 + 3 * i)) for i in range(4)]
+
+    def stumble(output):
+        raise ZeroDivisionError
+
+    async def fail(engine):
+        with engine.admit(ALL, capacity=9, account=Account(PEER)) as session:
+            await engine.submit(session, StepInput(1, token_ids=[3]))
+            for step in (
+                StepInput(1, token_ids=[1 << 40]),
+                StepInput(1, token_ids=[3], follow=stumble),
+            ):
+                with pytest.raises(Refused, match="failed"):
+                    await engine.submit(session, step)
+
+    async with Serving(loader(make_checkpoint()), deterministic=True) as engine:
+        alone = [await answer(engine, prompt, Sampling(), 20) for prompt in prompts]
+        crowd = await asyncio.gather(
+            *(answer(engine, prompt, Sampling(), 20) for prompt in prompts),
+            *(fail(engine) for _ in range(3)),
+        )
+    assert crowd[:4] == alone
+    assert "a batch of" in caplog.text
 
 
 @pytest.mark.parametrize("span", [(0, 6), (2, 4), (4, 6)])
