@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
+from contextlib import aclosing
 
 from consensus.duties import (
     Duty,
@@ -39,6 +40,8 @@ from subnet.snapshot import Snapshot
 READS_PER_BLOCK = 4
 """Where the next head may be too late for a record, records are read this often before it."""
 HEADS_RETRY_S = 1.0
+KNOWN_AHEAD_EPOCHS = 2
+"""How far ahead of its newest roster a node may find the chain when it starts."""
 
 
 class EpochLoop:
@@ -84,7 +87,9 @@ class EpochLoop:
             observe=observe,
         )
         self._heads = HeadFilter(
-            block_time_s=terms.block_time_s, known=_get_known_block(membership.get_newest_roster())
+            block_time_s=terms.block_time_s,
+            known=_get_known_block(membership.get_newest_roster()),
+            known_ahead=KNOWN_AHEAD_EPOCHS * terms.epoch_length,
         )
         self._handled: BlockNumber | None = None
         self._position: EpochPosition | None = None
@@ -100,12 +105,18 @@ class EpochLoop:
 
     async def _follow_heads(self) -> None:
         while True:
+            pause_s = HEADS_RETRY_S
             try:
-                async for head in self._world.reader.heads():
-                    self._take_head(head)
+                async with aclosing(self._world.reader.heads()) as heads:
+                    async for head in heads:
+                        self._take_head(head)
+                        if self._heads.is_doubting:
+                            # Asked again a block later: the chain may stand still by then.
+                            pause_s = self._terms.block_time_s
+                            break
             except ChainUnavailable as error:
                 self._observe(Unavailable("chain", str(error)))
-            await asyncio.sleep(HEADS_RETRY_S)
+            await asyncio.sleep(pause_s)
 
     def _take_head(self, head: BlockInfo) -> None:
         now_s = self._world.get_wall_time_s()
@@ -113,7 +124,7 @@ class EpochLoop:
             self._is_clock_right = is_clock_right(head, now_s=now_s, params=self._terms.params)
             self._news.set()
         elif self._heads.is_doubting:
-            detail = f"block {head.number} is out of line with the blocks before; waiting for more"
+            detail = f"block {head.number} is out of line with the blocks before; asking again"
             self._observe(Unavailable("chain", detail))
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:

@@ -3,8 +3,8 @@
 One endpoint that tells of a block far in the future, by fault or by malice, must not carry the
 node out of the present. A head counts at once if it is in line with the last one: no further
 ahead than time allows, no further behind than a chain reorganises. What is out of line counts
-once several heads in a row agree on it, so that no mistake, of an endpoint, of this filter or of
-the machine's clock, outlasts a few blocks.
+once several answers in a row agree on it, so that no mistake, of an endpoint, of this filter or
+of the machine's clock, outlasts a few blocks.
 """
 
 from __future__ import annotations
@@ -18,23 +18,32 @@ MAX_BLOCKS_AHEAD = 10
 MAX_BLOCKS_BACK = 10
 """How far a chain reorganises before it counts as another story."""
 CONFIRMATIONS = 3
-"""So many heads in a row, each above the one before, make what is out of line believed."""
+"""So many answers in a row, none below the one before, make what is out of line believed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A head and when it came; ``at_s`` in seconds of the wall clock."""
+    """A head, when it came (seconds of the wall clock), and by how much it may be surpassed."""
 
     head: BlockInfo
     at_s: float
+    max_ahead: int = MAX_BLOCKS_AHEAD
 
 
 class HeadFilter:
-    """Keeps the head that is believed. ``known`` is a block of the past to begin with."""
+    """Keeps the head that is believed.
 
-    def __init__(self, *, block_time_s: float, known: BlockInfo | None = None) -> None:
+    ``known`` is a block of the past to begin with. The first head may be ``known_ahead`` blocks
+    further ahead of it than time allows, because nobody has seen yet how fast this chain is.
+    """
+
+    def __init__(
+        self, *, block_time_s: float, known: BlockInfo | None = None, known_ahead: int = 0
+    ) -> None:
         self._block_time_s = block_time_s
-        self._believed = None if known is None else _Seen(known, known.timestamp_s)
+        self._believed = (
+            None if known is None else _Seen(known, known.timestamp_s, max_ahead=known_ahead)
+        )
         self._doubted: _Seen | None = None
         self._confirmations = 0
         self.head: BlockInfo | None = None
@@ -61,7 +70,7 @@ class HeadFilter:
         doubted = self._doubted
         is_next = (
             doubted is not None
-            and seen.head.number > doubted.head.number
+            and seen.head.number >= doubted.head.number
             and self._is_in_line(seen, doubted)
         )
         self._confirmations = self._confirmations + 1 if is_next else 1
@@ -78,4 +87,5 @@ class HeadFilter:
         # The earlier head may itself be old: an endpoint that was behind catches up in a leap.
         passed_s = max(0.0, seen.at_s - earlier.at_s, seen.at_s - earlier.head.timestamp_s)
         ahead = seen.head.number - earlier.head.number
-        return -MAX_BLOCKS_BACK <= ahead <= passed_s / self._block_time_s + MAX_BLOCKS_AHEAD
+        unexplained = max(0, ahead - earlier.max_ahead)
+        return ahead >= -MAX_BLOCKS_BACK and unexplained * self._block_time_s <= passed_s

@@ -6,7 +6,7 @@ all pass the contract tests in tests/contract.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,7 +78,7 @@ class ChainReader(Protocol):
 
     async def fetch_info(self) -> ChainInfo: ...
 
-    def heads(self) -> AsyncIterator[BlockInfo]:
+    def heads(self) -> AsyncGenerator[BlockInfo, None]:
         """Yield each new best block, starting with the present one; skips are allowed."""
         ...
 

@@ -290,3 +290,21 @@ async def test_an_inflated_head_is_refused_and_the_epoch_worked_to_its_end(subne
     assert liar.list_events(HeadHandled)[-1].position.block == subnet.chain.height
     assert 1 in subnet.chain.submissions[1].attested & subnet.chain.submissions[2].attested
     assert max(liar.journal.elections) <= 2
+
+
+async def test_a_leap_of_the_chain_is_asked_about_again_and_then_worked_with():
+    """The chain leaps and then stands still: its head is believed when it is told again."""
+    subnet, blocks = Subnet(block_time_s=1), 400
+    node = subnet.nodes[1]
+    async with run_nodes(node):
+        await advance_to(subnet.chain, 1, 4)
+        # The clock on the wall does not leap with it.
+        node.wall_offset_s = -blocks
+        subnet.chain.height += blocks - 1
+        await advance(subnet.chain)
+        assert "is out of line" in node.list_events(Unavailable)[-1].detail
+        for _ in range(600):
+            if node.list_events(HeadHandled)[-1].position.block == subnet.chain.height:
+                return
+            await asyncio.sleep(0.05)
+    raise AssertionError("the head was never believed")
