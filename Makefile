@@ -3,7 +3,6 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-TEST_WORKERS := --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: install install-node install-js demo test lint clean
 
@@ -30,10 +29,11 @@ install-js:
 demo: install
 	$(BIN)/mesh localnet --hosters 4 --validators 2 --epochs 2
 
-# First what shares the processors, then what needs them to itself: real networks, the seeds.
+# First all that is quick, on all processors; then the networks of real processes, one at a time:
+# they wait more than they compute, so the simulated ones run beside them.
 test: install
-	$(BIN)/python -m pytest tests/ -m "not (e2e or alone)" $(TEST_WORKERS)
-	$(BIN)/python -m pytest tests/ -m "e2e or alone"
+	$(BIN)/python -m pytest tests/ -m "not (e2e or seeds)" -n logical --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest tests/ -m "e2e or seeds" -n 2 --dist loadgroup
 
 lint: install
 	$(BIN)/ruff format --check .
