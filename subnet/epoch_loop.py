@@ -40,6 +40,7 @@ from subnet.snapshot import Snapshot
 READS_PER_BLOCK = 4
 """Where the next head may be too late for a record, records are read this often before it."""
 HEADS_RETRY_S = 1.0
+DOUBT_RETRY_S = 0.2
 KNOWN_AHEAD_EPOCHS = 2
 """How far ahead of its newest roster a node may find the chain when it starts."""
 
@@ -111,8 +112,9 @@ class EpochLoop:
                     async for head in heads:
                         self._take_head(head)
                         if self._heads.is_doubting:
-                            # Asked again a block later: the chain may stand still by then.
-                            pause_s = self._terms.block_time_s
+                            # Asked again soon: a chain that runs faster than it says, or after a
+                            # stall of ours, is out of line too, and its phases do not wait.
+                            pause_s = DOUBT_RETRY_S
                             break
             except ChainUnavailable as error:
                 self._observe(Unavailable("chain", str(error)))

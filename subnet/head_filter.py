@@ -4,7 +4,7 @@ One endpoint that tells of a block far in the future, by fault or by malice, mus
 node out of the present. A head counts at once if it is in line with the last one: no further
 ahead than time allows, no further behind than a chain reorganises. What is out of line counts
 once several answers in a row agree on it, so that no mistake, of an endpoint, of this filter or
-of the machine's clock, outlasts a few blocks.
+of the machine's clock, outlasts a few questions.
 """
 
 from __future__ import annotations
