@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mesh.errors import MeshError, PeerError, StreamClosed
 from mesh.inference.engine import StepOutput
 from mesh.inference.refusals import RefusalReason, Refused
-from mesh.inference.wire import FrameType, decode_error, get_frame_type
+from mesh.inference.wire import FrameType, decode_error
 from mesh.p2p.interface import Stream
 
 
@@ -24,6 +24,9 @@ class SessionTimeouts:
     step_s: float = 30.0
     idle_s: float = 120.0
     prompt_token_s: float = 0.1
+
+
+ERROR_TYPE = bytes((FrameType.ERROR,))
 
 
 class Departure:
@@ -97,7 +100,7 @@ class NextHop:
         self._stream.watch(on_arrival)
 
     def _check(self, frame: bytes) -> bytes:
-        if get_frame_type(frame) is FrameType.ERROR:
+        if frame[:1] == ERROR_TYPE:
             error_frame = decode_error(frame)
             raise Refused(error_frame.reason, error_frame.detail, hop_index=error_frame.hop_index)
         return frame

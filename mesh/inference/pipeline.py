@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -63,7 +63,7 @@ class RangeSession:
         while self.session.length < len(self.request.token_ids):
             # A prompt's rows are many bytes, so they wait for a slow link.
             step = await self._receive_step()
-            output = await self.engine.submit(self.session, self.make_following(step, None))
+            output = await self.engine.submit(self.session, self.make_following(step))
             await next_hop.send(self.encode_output(step.position, output, step.times_us))
 
         def plan(step: StepFrame) -> Plan:
@@ -102,7 +102,7 @@ class RangeSession:
     async def _score_for_others(self, back: Stream) -> None:
         while self.session.length < len(self.request.token_ids):
             step = await self._receive_step()
-            output = await self.engine.submit(self.session, self.make_following(step, None))
+            output = await self.engine.submit(self.session, self.make_following(step))
             await self._send_scores(back, step.position, output)
 
     async def _send_scores(self, stream: Stream, position: int, output: StepOutput) -> None:
@@ -138,10 +138,14 @@ class RangeSession:
             )
         return step
 
-    def make_following(self, step: StepFrame, sample: SampleRequest | None) -> StepInput:
+    def make_following(
+        self, step: StepFrame, sample: SampleRequest | None = None, follow: Follow | None = None
+    ) -> StepInput:
         """Return what the engine is to compute of a step that arrived."""
         hidden = read_hidden(step, self.engine.config.hidden_size)
-        return self._make_step(step.position, step.rows, hidden=hidden, sample=sample)
+        return self._make_step(
+            step.position, step.rows, hidden=hidden, sample=sample, follow=follow
+        )
 
     def depart_to(self, next_hop: NextHop, position: int, times_us: tuple[int, ...]) -> Departure:
         """Return the departure of a step's hidden states to the next range."""
@@ -157,6 +161,7 @@ class RangeSession:
         token_ids: Sequence[int] | None = None,
         hidden: Tensor | None = None,
         sample: SampleRequest | None = None,
+        follow: Follow | None = None,
     ) -> StepInput:
         """Return the next rows, with the scores that the last range owes for them."""
         score_ids: Sequence[int] = ()
@@ -167,6 +172,7 @@ class RangeSession:
             token_ids=token_ids,
             hidden=hidden,
             sample=sample,
+            follow=follow,
             score_ids=score_ids,
             score_top=self.request.sampling.top_logprobs,
         )
@@ -182,10 +188,13 @@ class RangeSession:
         for position in range(0, len(token_ids), chunk):
             piece = token_ids[position : position + chunk]
             is_end = position + len(piece) == len(token_ids)
-            chosen = sample if is_end else None
-            step = self._make_step(position, len(piece), token_ids=piece, sample=chosen)
-            if is_end and follow is not None:
-                step = replace(step, follow=follow)
+            step = self._make_step(
+                position,
+                len(piece),
+                token_ids=piece,
+                sample=sample if is_end else None,
+                follow=follow if is_end else None,
+            )
             yield position, await self.engine.submit(self.session, step)
 
     def encode_output(self, position: int, output: StepOutput, times_us: tuple[int, ...]) -> bytes:
@@ -250,9 +259,8 @@ class Arrivals:
 
     def _submit(self, step: StepFrame) -> None:
         sample, departure = self._plan(step)
-        following = self._role.make_following(step, sample)
-        if departure is not None:
-            following = replace(following, follow=departure.follow)
+        follow = None if departure is None else departure.follow
+        following = self._role.make_following(step, sample, follow)
         pending = self._role.engine.submit(self._role.session, following)
         self._is_computing = True
         pending.add_done_callback(lambda done: self._on_computed(done, departure))

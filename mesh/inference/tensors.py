@@ -20,8 +20,8 @@ def get_dtype_name(dtype: torch.dtype) -> str:
 
 def view_bytes(hidden: Tensor) -> memoryview:
     """Return the bytes of ``hidden`` [rows, hidden_size] on the CPU."""
-    flat: Any = hidden.contiguous().view(torch.uint8).flatten().numpy()
-    return memoryview(flat)
+    rows: Any = hidden.contiguous().view(torch.uint8).numpy()
+    return memoryview(rows).cast("B")
 
 
 def read_hidden(step: StepFrame, hidden_size: int) -> Tensor:

@@ -302,7 +302,7 @@ def decode_step(frame: bytes, *, hidden_size: int) -> StepFrame:
     Raises Refused: MALFORMED, WRONG_DTYPE, or WRONG_SHAPE when the data is not exactly
     rows x hidden_size values.
     """
-    if len(frame) < _STEP.size or get_frame_type(frame) is not FrameType.STEP:
+    if len(frame) < _STEP.size or frame[0] != FrameType.STEP:
         raise _malformed("not a STEP frame")
     _, position, rows, code, times = _STEP.unpack_from(frame)
     dtype = _DTYPE_NAMES.get(code)
@@ -334,7 +334,7 @@ def encode_token(token: TokenFrame) -> bytes:
 
 def decode_token(frame: bytes) -> TokenFrame:
     """Parse one token. Raises Refused(MALFORMED)."""
-    if len(frame) < _TOKEN.size or get_frame_type(frame) is not FrameType.TOKEN:
+    if len(frame) < _TOKEN.size or frame[0] != FrameType.TOKEN:
         raise _malformed("not a TOKEN frame")
     _, index, token_id, logprob, finish, tops, times = _TOKEN.unpack_from(frame)
     times_at = _TOKEN.size + tops * _ALTERNATIVE.size

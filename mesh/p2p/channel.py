@@ -125,7 +125,8 @@ class SocketChannel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._arrived += data
-        self._steer()
+        if len(self._arrived) >= MAX_UNREAD:
+            self._steer()
         self._tell()
 
     def eof_received(self) -> bool:
@@ -150,12 +151,14 @@ class SocketChannel(asyncio.Protocol):
             if self._at_end:
                 raise ChannelClosed("the peer closed the connection")
             self._wanted = size
-            self._steer()
+            if self._is_paused:
+                self._steer()
             return None
         data = bytes(memoryview(self._arrived)[:size])
         del self._arrived[:size]
         self._wanted = 0
-        self._steer()
+        if self._is_paused:
+            self._steer()
         return data
 
     async def wait(self) -> None:
