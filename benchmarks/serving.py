@@ -174,7 +174,8 @@ async def measure_hop(shape: Shape, swarm: Swarm, answer: Timing) -> float:
     """Return what the way to the second range and back took in ``answer``, by a bare round trip.
 
     The bare one is a raw p2pd stream between the same processes with as many bytes each way and
-    as much computing at both ends. What the ranges computed is left out on both sides.
+    as much computing at both ends, which reads as much memory. What the ranges computed is left
+    out on both sides.
     """
     # The prompt's step comes first, and is no decode step.
     steps = answer.trace.hop_times_us[1:]
