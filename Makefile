@@ -3,8 +3,11 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NETWORKS := tests/e2e
+SEEDS := tests/simulation/test_seeds.py
+WORKERS := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: install install-node install-js demo test lint clean
+.PHONY: install install-node install-js demo test test-networks test-seeds lint clean
 
 install: $(VENV)/.installed
 
@@ -29,11 +32,17 @@ install-js:
 demo: install
 	$(BIN)/mesh localnet --hosters 4 --validators 2 --epochs 2
 
-# First all that is quick, on all processors; then the networks of real processes, one at a time:
-# they wait more than they compute, so the simulated ones run beside them.
 test: install
-	$(BIN)/python -m pytest tests/ -m "not (e2e or seeds)" -n logical --maxprocesses 8 --dist worksteal
-	$(BIN)/python -m pytest tests/ -m "e2e or seeds" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest tests/ --ignore $(NETWORKS) --ignore $(SEEDS) $(WORKERS)
+	$(MAKE) --no-print-directory --jobs 2 test-networks test-seeds
+
+# Networks of real processes, one at a time. They wait more than they compute, so the search
+# through simulated networks runs beside them.
+test-networks: install
+	$(BIN)/python -m pytest $(NETWORKS)
+
+test-seeds: install
+	$(BIN)/python -m pytest $(SEEDS)
 
 lint: install
 	$(BIN)/ruff format --check .

