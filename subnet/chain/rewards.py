@@ -48,11 +48,14 @@ async def fetch_rewards(
     def work(session: Session) -> EpochRewards | None:
         header, at = session.read_head()
         slot = session.read("Network.SubnetSlot", subnet_id, at=at)
-        if slot is None:
+        record = session.read("Network.SubnetsData", subnet_id, at=at)
+        if slot is None or record is None:
             return None
         last = (header.number - slot) // length - 1
         wanted = last if epoch is None else epoch
-        if not 0 <= wanted <= last:
+        # Epochs pass for a subnet that waits to be activated, too, and settle nothing.
+        first = record["start_epoch"] if str(record["state"]) != "Paused" else 0
+        if not first <= wanted <= last:
             return None
         settled = (wanted + 1) * length + slot
         events = [event for _, event in session.read_events(session.read_block_hash(settled))]

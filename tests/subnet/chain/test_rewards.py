@@ -50,6 +50,8 @@ async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(ur
             hotkey = AccountKey(make_seed())
             await rig.fund(hotkey.account_id, HOTKEY_FUNDS)
             hotkeys[await rig.register_node(make_node(subnet_id, hotkey), coldkey)] = hotkey
+        # Time that passes before the activation settles nothing.
+        await rig.advance(45)
         with pytest.raises(ConfigError, match=r"no epoch of subnet \d+ is settled yet"):
             await fetch_rewards(chain, subnet_id)
         await rig.activate_subnet(subnet_id, OWNER)
