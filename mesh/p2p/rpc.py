@@ -121,14 +121,12 @@ class SignedStream:
 
         It waits while the peer reads nothing, but not longer than the idle timeout.
         """
-        self._check_unfinished()
-        await self._write(lambda: self._sealer.seal(frame))
+        await self._write(lambda: self._seal(frame))
 
     def send_now(self, frame: bytes) -> None:
         """Send one frame without waiting, from any thread. Raises StreamBroken."""
-        self._check_unfinished()
         try:
-            self._put(lambda: self._sealer.seal(frame))
+            self._put(lambda: self._seal(frame))
         except ChannelClosed as error:
             # Whoever reads the stream finds the same, and drops it on the event loop.
             raise StreamBroken(self.peer_id, str(error)) from error
@@ -157,8 +155,7 @@ class SignedStream:
         """Send the signed last frame; once the peer's last has arrived too, the channel closes."""
         if self._sent_last:
             return
-        self._sent_last = True
-        await self._write(lambda: self._sealer.seal_finish(self._key))
+        await self._write(self._seal_last)
         self._close_if_done()
 
     async def abort(self) -> None:
@@ -209,9 +206,15 @@ class SignedStream:
             self._channel.put(seal())
         self._idle.touch()
 
-    def _check_unfinished(self) -> None:
+    def _seal(self, frame: bytes) -> bytes:
+        # Asked in turn with finish(): nothing follows the last frame, whichever thread sends.
         if self._sent_last:
             raise StreamBroken(self.peer_id, "this end of the stream is finished")
+        return self._sealer.seal(frame)
+
+    def _seal_last(self) -> bytes:
+        self._sent_last = True
+        return self._sealer.seal_finish(self._key)
 
     def _check_open(self) -> None:
         if self._broken is not None:
