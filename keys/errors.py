@@ -19,6 +19,8 @@ KeysError
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class KeysError(Exception):
     """Base of every error about keys."""
@@ -61,7 +63,12 @@ class KeyFileExists(KeysError):
 
 
 class SecretFileExposed(KeysError):
-    """The file can be read or written by others than its owner."""
+    """The file can be read or written by others than its owner. ``fix`` says what to do."""
+
+    def __init__(self, path: Path, *, mode: int) -> None:
+        self.problem = f"{path} has mode {mode:04o} and is open to others than its owner"
+        self.fix = f"run chmod 600 {path}"
+        super().__init__(f"{self.problem}: {self.fix}")
 
 
 class KeystoreError(KeysError):

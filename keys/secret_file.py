@@ -62,11 +62,7 @@ def read_secret_file(path: Path, *, max_size: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a regular file")
         if status.st_mode & _OTHERS:
-            mode = stat.S_IMODE(status.st_mode)
-            raise SecretFileExposed(
-                f"{path} has mode {mode:04o} and is open to others than its owner: "
-                f"run chmod 600 {path}"
-            )
+            raise SecretFileExposed(path, mode=stat.S_IMODE(status.st_mode))
         return file.read(max_size + 1)
 
 

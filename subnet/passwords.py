@@ -23,8 +23,7 @@ def read_password(path: Path | None, *, prompt: str) -> str:
         raw = read_secret_file(path, max_size=MAX_PASSWORD_SIZE)
         text = raw.decode("utf-8")
     except SecretFileExposed as error:
-        message, _, fix = str(error).rpartition(": ")
-        raise ConfigError(f"the password file {message}", fix) from error
+        raise ConfigError(f"the password file {error.problem}", error.fix) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"cannot read the password file {path}: {error}",

@@ -53,9 +53,7 @@ async def fetch_rewards(
             return None
         last = (header.number - slot) // length - 1
         wanted = last if epoch is None else epoch
-        # Epochs pass for a subnet that waits to be activated, too, and settle nothing.
-        first = record["start_epoch"] if str(record["state"]) != "Paused" else 0
-        if not first <= wanted <= last:
+        if not _find_first(record, is_named=epoch is not None) <= wanted <= last:
             return None
         settled = (wanted + 1) * length + slot
         events = [event for _, event in session.read_events(session.read_block_hash(settled))]
@@ -72,6 +70,17 @@ async def fetch_rewards(
     if rewards is None:
         raise ConfigError(f"epoch {epoch} is not settled yet", "ask for an earlier --epoch")
     return rewards
+
+
+def _find_first(subnet: Mapping[str, Any], *, is_named: bool) -> int:
+    """Return the first epoch that may be asked for.
+
+    Epochs pass, and settle nothing, for a subnet that waits to be activated, whose start epoch is
+    the largest number there is. Going on after a pause sets it anew: what was settled before can
+    be asked for by its number.
+    """
+    start, state = int(subnet["start_epoch"]), str(subnet["state"])
+    return start if state == "Registered" or (state == "Active" and not is_named) else 0
 
 
 def _collect(
