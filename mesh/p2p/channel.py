@@ -188,14 +188,18 @@ class SocketChannel(asyncio.Protocol):
             self._write_on_loop(data)
             return
         with self._lock:
-            if self._is_closed or len(self._unsent) > MAX_UNSENT:
+            if self._is_closed:
                 raise ChannelClosed("the connection is closed")
+            if len(self._unsent) > MAX_UNSENT:
+                # What is refused here would be missing in the middle of what the peer reads.
+                self._is_closed = True
+                self._ask_loop(self.abort)
+                raise ChannelClosed("the peer reads too slowly")
             sent = self._send_directly(data) if self._is_clear and not self._unsent else 0
             if sent == len(data):
                 return
             self._unsent += data[sent:]
-        with suppress(RuntimeError):  # The loop has ended, and the connection with it.
-            self._loop.call_soon_threadsafe(self._flush)
+        self._ask_loop(self._flush)
 
     async def drain(self) -> None:
         await self._writable.wait()
@@ -219,6 +223,10 @@ class SocketChannel(asyncio.Protocol):
     def abort(self) -> None:
         self._close_shortcut()
         self._transport.abort()
+
+    def _ask_loop(self, call: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # The loop has ended, and the connection with it.
+            self._loop.call_soon_threadsafe(call)
 
     def _tell(self) -> None:
         self._readable.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -94,21 +95,27 @@ async def test_a_message_larger_than_what_may_wait_arrives_whole() -> None:
         assert received == message
 
 
+@pytest.mark.parametrize("is_loop_busy", [False, True], ids=["idle loop", "busy loop"])
 async def test_a_peer_that_reads_nothing_is_dropped_and_not_buffered_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, is_loop_busy: bool
 ) -> None:
     monkeypatch.setattr(channel_module, "MAX_UNSENT", 1 << 20)
     async with connect() as (channel, _):
+        refused = threading.Event()
 
-        def flood() -> int:
-            for number in range(1000):
-                try:
+        def flood() -> None:
+            with contextlib.suppress(ChannelClosed):
+                for _ in range(1000):
                     channel.put(CHUNK)
-                except ChannelClosed:
-                    return number
-            return 1000
+                return
+            refused.set()
 
-        assert await asyncio.to_thread(flood) < 1000
+        flooding = threading.Thread(target=flood)
+        flooding.start()
+        while flooding.is_alive():
+            # A busy loop sends nothing meanwhile; what it sends later is no reason to go on.
+            flooding.join(TIMEOUT_S) if is_loop_busy else await asyncio.sleep(0)
+        assert refused.is_set()
         with pytest.raises(ChannelClosed):
             while True:
                 await asyncio.sleep(0.01)
