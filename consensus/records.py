@@ -60,6 +60,7 @@ EPOCH_KINDS = (
 """The kinds that belong to an epoch, are write-once and are journaled."""
 OUTPUT_KINDS = (RecordKind.OUTPUT_COMMIT, RecordKind.OUTPUT_REVEAL)
 SCORE_KINDS = (RecordKind.SCORE_COMMIT, RecordKind.SCORE_REVEAL)
+_DIGEST_KINDS = {int(kind): kind for kind in OUTPUT_KINDS + SCORE_KINDS}
 
 MAX_BODY_SIZES = {
     RecordKind.CHALLENGE: _CHALLENGE.size,
@@ -280,11 +281,12 @@ def decode_seen_records(raw: bytes) -> SeenRecords:
     _check_exact(raw, _U32.size + count * _DIGEST_ROW.size)
     digests, previous = [], (0, -1)
     for kind, node_id, *rest in _DIGEST_ROW.iter_unpack(raw[_U32.size :]):
-        if kind not in OUTPUT_KINDS + SCORE_KINDS:
+        known_kind = _DIGEST_KINDS.get(kind)
+        if known_kind is None:
             raise InvalidRecord(Reason.WRONG_KIND, f"a digest of kind {kind}")
         if (kind, node_id) <= previous:
             raise InvalidRecord(Reason.MALFORMED, "digests are not sorted by slot")
-        digests.append(RecordDigest(RecordKind(kind), SubnetNodeId(node_id), *rest))
+        digests.append(RecordDigest(known_kind, SubnetNodeId(node_id), *rest))
         previous = (kind, node_id)
     return SeenRecords(tuple(digests))
 

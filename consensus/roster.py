@@ -55,7 +55,7 @@ class Roster:
 
     def with_class(self, wanted: NodeClass) -> tuple[RosterNode, ...]:
         """Return the nodes of at least this class in the roster's epoch."""
-        return tuple(node for node in self.nodes if node.has_class(wanted, self.epoch))
+        return tuple([node for node in self.nodes if node.has_class(wanted, self.epoch)])
 
 
 def compute_network_id(genesis_hash: bytes, subnet_id: SubnetId, manifest_hash: bytes) -> bytes:
