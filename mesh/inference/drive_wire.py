@@ -152,8 +152,8 @@ def decode_driven_step(frame: bytes, *, hidden_size: int) -> tuple[StepFrame, in
         raise _malformed("not a DRIVEN_STEP frame")
     (_, wanted) = _DRIVEN_STEP.unpack_from(frame)
     step = decode_step(frame[_DRIVEN_STEP.size :], hidden_size=hidden_size)
-    if wanted > step.rows:
-        raise _malformed(f"{wanted} rows of {step.rows} are wanted")
+    if wanted > step.hidden.rows:
+        raise _malformed(f"{wanted} rows of {step.hidden.rows} are wanted")
     return step, wanted
 
 

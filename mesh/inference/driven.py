@@ -27,7 +27,7 @@ from mesh.inference.drive_wire import (
 from mesh.inference.engine import Engine, EngineSession, StepInput, StepOutput
 from mesh.inference.hops import NextHop, SessionTimeouts, run_guarded
 from mesh.inference.refusals import RefusalReason, Refused
-from mesh.inference.tensors import get_dtype_name, read_hidden, view_bytes
+from mesh.inference.tensors import view_bytes
 from mesh.inference.wire import StepFrame
 from mesh.p2p.interface import Stream
 
@@ -99,8 +99,8 @@ class DrivenRange:
     async def _compute_steps(self, next_hop: NextHop | None) -> None:
         while True:
             step, wanted = await self._receive_step()
-            hidden = read_hidden(step, self.engine.config.hidden_size)
-            rows = StepInput(step.rows, hidden=hidden, logit_rows=self._count_own(wanted))
+            hidden = step.hidden
+            rows = StepInput(hidden.rows, hidden=hidden, logit_rows=self._count_own(wanted))
             await self._run_step(step.position, rows, wanted, next_hop)
 
     async def _receive_step(self) -> tuple[StepFrame, int]:
@@ -154,8 +154,6 @@ class DrivenRange:
 
 
 def _make_step(position: int, output: StepOutput) -> StepFrame:
-    hidden = output.hidden
-    if hidden is None:
+    if output.hidden is None:
         raise ValueError("the last block's rows do not leave as hidden states")
-    dtype = get_dtype_name(hidden.dtype)
-    return StepFrame(position, hidden.shape[0], dtype, view_bytes(hidden), ())
+    return StepFrame(position, output.hidden)

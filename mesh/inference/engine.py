@@ -28,6 +28,8 @@ from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import Sampled, SampleRequest, Score, sample_rows, score_rows
 from mesh.inference.scheduler import CacheLedger, Scheduler, Work
+from mesh.inference.tensors import HiddenBuffer
+from mesh.inference.wire import DTYPE_SIZES, HiddenRows
 from mesh.model.challenge import run_challenge_block, run_challenge_head, use_exact_float32
 from mesh.model.config import BlockSpan, ModelConfig
 from mesh.model.llama import Segment, ShardRunner
@@ -88,7 +90,7 @@ Follow = Callable[["StepOutput"], "StepInput | None"]
 
 @dataclass(frozen=True, slots=True)
 class StepInput:
-    """A session's next rows: token ids at the first range, hidden states [rows, hidden] after it.
+    """A session's next rows: token ids at the first range, hidden states after it.
 
     ``sample`` asks the last range for a token after the last row; ``score_ids`` asks it for the log
     probability of each row's next token in the text, with ``score_top`` alternatives;
@@ -98,7 +100,7 @@ class StepInput:
 
     rows: int
     token_ids: Sequence[int] | None = None
-    hidden: Tensor | None = None
+    hidden: HiddenRows | None = None
     sample: SampleRequest | None = None
     score_ids: Sequence[int] = ()
     score_top: int = 0
@@ -111,10 +113,10 @@ class StepOutput:
     """Hidden states of the rows (not from the last block), or the token that was asked for.
 
     ``logits`` is float32 [logit_rows, vocabulary] on the CPU. ``elapsed_us`` counts from the
-    moment the step was handed over: waiting is part of a hop.
+    moment the step was handed over, since waiting is part of a hop, until the output is there.
     """
 
-    hidden: Tensor | None
+    hidden: HiddenRows | None
     sampled: Sampled | None
     scores: tuple[Score, ...]
     elapsed_us: int
@@ -145,6 +147,7 @@ class Engine:
     ) -> None:
         self.limits = limits
         self._runner = runner
+        self._buffer = HiddenBuffer(runner.weights.config.hidden_size, runner.weights.dtype)
         self._executor = executor
         self._ledger = CacheLedger(limits.cache_tokens)
         self._scheduler: Scheduler[_Job, _ChallengeJob] = Scheduler(limits.max_batch_rows)
@@ -303,7 +306,8 @@ class Engine:
     def _make_warm_up_step(self) -> StepInput:
         if self.blocks.start == 0:
             return StepInput(1, token_ids=(0,))
-        return StepInput(1, hidden=torch.zeros(1, self.config.hidden_size))
+        zeros = bytes(self.config.hidden_size * DTYPE_SIZES["float32"])
+        return StepInput(1, hidden=HiddenRows(1, "float32", zeros))
 
     async def run_tasks(self, tasks: Sequence[ChallengeTask]) -> tuple[NDArray[np.float32], ...]:
         """Run each challenged block alone in float32 and return its last position.
@@ -385,7 +389,7 @@ class Engine:
     ) -> None:
         """On the compute thread: run a batch, and go on with it while nobody else waits."""
         while True:
-            computed = zip(batch, _run_surely(self._runner, batch), strict=True)
+            computed = zip(batch, _run_surely(self._runner, self._buffer, batch), strict=True)
             outputs, following = zip(*(_follow(*each) for each in computed), strict=True)
             going_on = [job for job in following if job is not None and job.session.is_open]
             if len(going_on) < len(batch) or self._scheduler.is_anything_waiting:
@@ -399,19 +403,21 @@ def _check_room(session: EngineSession, step: StepInput) -> None:
         raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than were reserved")
 
 
-def _run_surely(runner: ShardRunner, batch: Sequence[_Job]) -> list[StepOutput | None]:
+def _run_surely(
+    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[_Job]
+) -> list[StepOutput | None]:
     """Run a batch, or if that fails each step alone; None is a step that cannot be computed.
 
     What peers ask for must end neither the node nor the others' sessions; a broken engine ends
     the node by itself, at the next challenge, which is our own.
     """
     try:
-        return [*_run_batch(runner, batch)]
+        return [*_run_batch(runner, buffer, batch)]
     except Exception:
         logger.exception("a batch of %d failed", len(batch))
     if len(batch) == 1:
         return [None]
-    return [output for job in batch for output in _run_surely(runner, [job])]
+    return [output for job in batch for output in _run_surely(runner, buffer, [job])]
 
 
 def _follow(job: _Job, output: StepOutput | None) -> tuple[StepOutput | None, _Job | None]:
@@ -463,37 +469,49 @@ def _prepare_thread(threads: int) -> None:
 
 
 @torch.inference_mode()
-def _run_batch(runner: ShardRunner, batch: Sequence[_Job]) -> list[StepOutput]:
+def _run_batch(
+    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[_Job]
+) -> list[StepOutput]:
     """One step on the compute thread: rows side by side through the blocks, then tokens."""
     segments, first_row = [], 0
     for job in batch:
         session = job.session
         segments.append(Segment(first_row, job.step.rows, session.slot, session.length))
         first_row += job.step.rows
-    pieces = [_read_rows(runner, job.step) for job in batch]
-    x = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    x = _read_rows(runner, buffer, [job.step for job in batch])
     span = batch[0].session.span
     hidden = runner.forward(x, segments, start=span.start, end=span.end)
     sampled = _sample(runner, hidden, batch, segments)
     logits = _compute_wanted_logits(runner, hidden, batch, segments)
     is_last = span.end == runner.weights.config.num_blocks
+    if not is_last:
+        buffer.write(hidden)
+    scores = [
+        _score(runner, hidden[segment.first_row : segment.first_row + segment.rows], job.step)
+        for job, segment in zip(batch, segments, strict=True)
+    ]
     now = time.perf_counter()
-    outputs = []
-    for place, (job, segment) in enumerate(zip(batch, segments, strict=True)):
-        stop = segment.first_row + segment.rows
-        rows = None if is_last else hidden[segment.first_row : stop].cpu()
-        elapsed_us = int((now - job.handed_over) * 1e6)
-        scores = _score(runner, hidden[segment.first_row : stop], job.step)
-        outputs.append(StepOutput(rows, sampled.get(place), scores, elapsed_us, logits.get(place)))
-    return outputs
+    return [
+        StepOutput(
+            hidden=None if is_last else buffer.cut(segment.first_row, segment.rows),
+            sampled=sampled.get(place),
+            scores=scores[place],
+            elapsed_us=int((now - job.handed_over) * 1e6),
+            logits=logits.get(place),
+        )
+        for place, (job, segment) in enumerate(zip(batch, segments, strict=True))
+    ]
 
 
-def _read_rows(runner: ShardRunner, step: StepInput) -> Tensor:
-    if step.token_ids is not None:
-        return runner.embed(step.token_ids)
-    if step.hidden is None:
+def _read_rows(runner: ShardRunner, buffer: HiddenBuffer, steps: Sequence[StepInput]) -> Tensor:
+    """Return the rows of a batch; its sessions have the same span, so all stand at one block."""
+    pieces = [step.hidden for step in steps if step.hidden is not None]
+    if len(pieces) == len(steps):
+        return buffer.read(pieces).to(runner.weights.device)
+    token_ids = [token_id for step in steps for token_id in step.token_ids or ()]
+    if len(token_ids) != sum(step.rows for step in steps):
         raise ValueError("a step has token ids or hidden states")
-    return step.hidden.to(device=runner.weights.device, dtype=runner.weights.dtype)
+    return runner.embed(token_ids)
 
 
 def _sample(

@@ -15,17 +15,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from mesh.errors import MeshError
 from mesh.inference.answer import Answer, AnswerAlone
 from mesh.inference.engine import Engine, EngineSession, Follow, StepInput, StepOutput
 from mesh.inference.hops import Deadline, Departure, NextHop, SessionTimeouts, run_guarded
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import SampleRequest
-from mesh.inference.tensors import get_dtype_name, read_hidden, view_bytes
 from mesh.inference.wire import (
     Finish,
+    HiddenRows,
     OpenSession,
     ScoresFrame,
     StepFrame,
@@ -78,7 +76,7 @@ class RangeSession:
         answer = Answer(self.request)
 
         def plan(step: StepFrame) -> Plan:
-            if step.position + step.rows < len(self.request.token_ids):
+            if step.position + step.hidden.rows < len(self.request.token_ids):
                 return None, None
 
             def send(output: StepOutput) -> None:
@@ -142,9 +140,9 @@ class RangeSession:
         self, step: StepFrame, sample: SampleRequest | None = None, follow: Follow | None = None
     ) -> StepInput:
         """Return what the engine is to compute of a step that arrived."""
-        hidden = read_hidden(step, self.engine.config.hidden_size)
+        hidden = step.hidden
         return self._make_step(
-            step.position, step.rows, hidden=hidden, sample=sample, follow=follow
+            step.position, hidden.rows, hidden=hidden, sample=sample, follow=follow
         )
 
     def depart_to(self, next_hop: NextHop, position: int, times_us: tuple[int, ...]) -> Departure:
@@ -159,7 +157,7 @@ class RangeSession:
         rows: int,
         *,
         token_ids: Sequence[int] | None = None,
-        hidden: Tensor | None = None,
+        hidden: HiddenRows | None = None,
         sample: SampleRequest | None = None,
         follow: Follow | None = None,
     ) -> StepInput:
@@ -201,15 +199,7 @@ class RangeSession:
         """Encode a step's hidden states for the next range."""
         if output.hidden is None:
             raise ValueError("the last block's rows do not leave as hidden states")
-        return encode_step(
-            StepFrame(
-                position=position,
-                rows=output.hidden.shape[0],
-                dtype=get_dtype_name(output.hidden.dtype),
-                data=view_bytes(output.hidden),
-                times_us=(*times_us, output.elapsed_us),
-            )
-        )
+        return encode_step(StepFrame(position, output.hidden, (*times_us, output.elapsed_us)))
 
 
 Plan = tuple[SampleRequest | None, Departure | None]

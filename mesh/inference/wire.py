@@ -21,6 +21,7 @@ import math
 import struct
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import NamedTuple
 
 from keys.peer import PeerId
 from mesh.inference.refusals import RefusalReason, Refused
@@ -60,6 +61,9 @@ _BIND = struct.Struct("<B16s")
 # type, position, scores, alternatives of each
 _SCORES = struct.Struct("<BIHB")
 _LOGPROB = struct.Struct("<f")
+_TIMES = [struct.Struct(f"<{count}I") for count in range(MAX_HOPS + 2)]
+_TIME_SIZE = 4
+_MAX_TIME = 2**32 - 1
 _MAX_FLOAT32 = (2.0 - 2.0**-23) * 2.0**127
 
 
@@ -84,6 +88,9 @@ class Finish(IntEnum):
     NOT_YET = 0
     STOP = 1
     LENGTH = 2
+
+
+_FINISHES = tuple(Finish)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +134,20 @@ class OpenSession:
         return replace(self, hop_index=self.hop_index + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class StepFrame:
-    """Hidden states of ``rows`` positions from ``position`` on, as raw little-endian bytes.
+class HiddenRows(NamedTuple):
+    """Hidden states [rows, hidden_size] as raw little-endian bytes."""
 
-    ``times_us`` has what each range before took for this step.
-    """
-
-    position: int
     rows: int
     dtype: str
-    data: memoryview
-    times_us: tuple[int, ...]
+    data: bytes | memoryview
+
+
+class StepFrame(NamedTuple):
+    """Hidden states from ``position`` on. ``times_us`` has what each range before took for them."""
+
+    position: int
+    hidden: HiddenRows
+    times_us: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,11 +298,12 @@ def _decode_sampling(frame: bytes, stop_token_ids: tuple[int, ...]) -> Sampling:
 
 def encode_step(step: StepFrame) -> bytes:
     """Encode hidden states. Raises ValueError for fields that do not fit."""
-    times = step.times_us[:MAX_HOPS]
+    position, (rows, dtype, data), times_us = step
+    times = _pack_times(times_us[:MAX_HOPS])
     header = _STEP.pack(
-        FrameType.STEP, step.position, step.rows, _DTYPE_CODES[step.dtype], len(times)
+        FrameType.STEP, position, rows, _DTYPE_CODES[dtype], len(times) // _TIME_SIZE
     )
-    return b"".join((header, _pack_times(times), step.data))
+    return b"".join((header, times, data))
 
 
 def decode_step(frame: bytes, *, hidden_size: int) -> StepFrame:
@@ -310,16 +320,16 @@ def decode_step(frame: bytes, *, hidden_size: int) -> StepFrame:
         raise Refused(RefusalReason.WRONG_DTYPE, f"dtype code {code}")
     if not 0 < rows <= MAX_STEP_ROWS or times > MAX_HOPS:
         raise Refused(RefusalReason.WRONG_SHAPE, f"{rows} rows in one step")
-    data_at = _STEP.size + 4 * times
+    data_at = _STEP.size + _TIME_SIZE * times
     if len(frame) != data_at + rows * hidden_size * DTYPE_SIZES[dtype]:
         raise Refused(RefusalReason.WRONG_SHAPE, f"not {rows} rows of {hidden_size} {dtype}")
-    times_us = struct.unpack_from(f"<{times}I", frame, _STEP.size)
-    return StepFrame(position, rows, dtype, memoryview(frame)[data_at:], times_us)
+    times_us = _TIMES[times].unpack_from(frame, _STEP.size)
+    return StepFrame(position, HiddenRows(rows, dtype, memoryview(frame)[data_at:]), times_us)
 
 
 def encode_token(token: TokenFrame) -> bytes:
     """Encode one token."""
-    times = token.times_us[: MAX_HOPS + 1]
+    times = _pack_times(token.times_us[: MAX_HOPS + 1])
     header = _TOKEN.pack(
         FrameType.TOKEN,
         token.index,
@@ -327,9 +337,9 @@ def encode_token(token: TokenFrame) -> bytes:
         _fit_float32(token.logprob),
         token.finish,
         len(token.top),
-        len(times),
+        len(times) // _TIME_SIZE,
     )
-    return b"".join((header, *_pack_alternatives(token.top), _pack_times(times)))
+    return b"".join((header, *_pack_alternatives(token.top), times))
 
 
 def decode_token(frame: bytes) -> TokenFrame:
@@ -338,18 +348,13 @@ def decode_token(frame: bytes) -> TokenFrame:
         raise _malformed("not a TOKEN frame")
     _, index, token_id, logprob, finish, tops, times = _TOKEN.unpack_from(frame)
     times_at = _TOKEN.size + tops * _ALTERNATIVE.size
-    if tops > MAX_TOP_LOGPROBS or times > MAX_HOPS + 1 or finish > Finish.LENGTH:
+    if tops > MAX_TOP_LOGPROBS or times > MAX_HOPS + 1 or finish >= len(_FINISHES):
         raise _malformed("impossible counts in a TOKEN frame")
-    if len(frame) != times_at + 4 * times:
+    if len(frame) != times_at + _TIME_SIZE * times:
         raise _malformed("the size does not match the counts")
-    return TokenFrame(
-        index=index,
-        token_id=token_id,
-        logprob=logprob,
-        finish=Finish(finish),
-        top=tuple(_ALTERNATIVE.iter_unpack(frame[_TOKEN.size : times_at])),
-        times_us=struct.unpack_from(f"<{times}I", frame, times_at),
-    )
+    top = tuple(_ALTERNATIVE.iter_unpack(frame[_TOKEN.size : times_at])) if tops else ()
+    times_us = _TIMES[times].unpack_from(frame, times_at)
+    return TokenFrame(index, token_id, logprob, _FINISHES[finish], top, times_us)
 
 
 def encode_scores(frame: ScoresFrame) -> bytes:
@@ -435,7 +440,7 @@ def _fit_float32(value: float) -> float:
 
 
 def _pack_times(times_us: tuple[int, ...]) -> bytes:
-    return struct.pack(f"<{len(times_us)}I", *(min(time, 2**32 - 1) for time in times_us))
+    return _TIMES[len(times_us)].pack(*[min(time, _MAX_TIME) for time in times_us])
 
 
 def _malformed(detail: str) -> Refused:

@@ -295,10 +295,11 @@ def derive_stream_keys(shared: bytes, *, opening: bytes, answer: bytes) -> Strea
 class FrameSealer:
     """Seals the frames of one direction, in order."""
 
-    __slots__ = ("_count", "_key", "_running", "_transcript")
+    __slots__ = ("_count", "_key", "_mac", "_running", "_transcript")
 
     def __init__(self, key: bytes, transcript: bytes) -> None:
         self._key = key
+        self._mac = _make_mac(key)
         self._transcript = transcript
         self._count = 0
         self._running = hashlib.sha256()
@@ -316,7 +317,7 @@ class FrameSealer:
 
     def _seal(self, payload: bytes, kind: FrameKind) -> bytes:
         header = _FRAME.pack(len(payload), self._count, kind)
-        tag = _compute_tag(self._key, header, payload)
+        tag = _compute_tag(self._mac, header, payload)
         self._running.update(tag)
         self._count += 1
         return b"".join((header, payload, tag))
@@ -325,10 +326,11 @@ class FrameSealer:
 class FrameOpener:
     """Verifies the frames of one direction, in order. Every failure is final."""
 
-    __slots__ = ("_count", "_key", "_max_total", "_running", "_total", "_transcript")
+    __slots__ = ("_count", "_key", "_mac", "_max_total", "_running", "_total", "_transcript")
 
     def __init__(self, key: bytes, transcript: bytes, *, max_total: int) -> None:
         self._key = key
+        self._mac = _make_mac(key)
         self._transcript = transcript
         self._max_total = max_total
         self._count = 0
@@ -353,7 +355,7 @@ class FrameOpener:
     def open(self, header: bytes, body: bytes, signer: PeerId) -> bytes | None:
         """Return the payload, or None for a valid last frame. Raises MalformedMessage."""
         payload = body[:-TAG_SIZE]
-        tag = _compute_tag(self._key, header, payload)
+        tag = _compute_tag(self._mac, header, payload)
         if not hmac.compare_digest(tag, body[-TAG_SIZE:]):
             raise MalformedMessage("a frame was tampered with")
         if header[-1] == FrameKind.FINISH:
@@ -372,8 +374,14 @@ class FrameOpener:
             raise MalformedMessage("the stream's last signature is wrong") from error
 
 
-def _compute_tag(key: bytes, header: bytes, payload: bytes) -> bytes:
-    mac = hashlib.blake2b(header, key=key, digest_size=TAG_SIZE)
+def _make_mac(key: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(key=key, digest_size=TAG_SIZE)
+
+
+def _compute_tag(mac: hashlib.blake2b, header: bytes, payload: bytes) -> bytes:
+    # The key is hashed once for a stream, not for every frame.
+    mac = mac.copy()
+    mac.update(header)
     mac.update(payload)
     return mac.digest()
 

@@ -14,6 +14,7 @@ from mesh.inference.wire import (
     SESSION_METHOD,
     Finish,
     FrameType,
+    HiddenRows,
     Hop,
     OpenSession,
     StepFrame,
@@ -66,13 +67,7 @@ async def check_serves(swarm, hoster, start):
 
 
 def make_step(data):
-    return StepFrame(
-        position=0,
-        rows=3,
-        dtype="float32",
-        data=memoryview(data),
-        times_us=(),
-    )
+    return StepFrame(position=0, hidden=HiddenRows(rows=3, dtype="float32", data=data))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from mesh.inference.drive_wire import (
 )
 from mesh.inference.engine import EngineLimits
 from mesh.inference.hops import SessionTimeouts
-from mesh.inference.wire import Hop, StepFrame, decode_error
+from mesh.inference.wire import HiddenRows, Hop, StepFrame, decode_error
 from mesh.model.config import BlockSpan
 
 TEXT = [1, 17, 90, 4, 201, 33, 8, 64, 250, 12, 77]
@@ -194,20 +194,24 @@ async def test_garbage_wrong_routes_and_wrong_callers_are_refused(swarm):
     assert (await refusal_of(swarm, first, encode_drive(request))).reason == "draining"
 
 
+def driven_step(position, rows, data, *, wanted):
+    return encode_driven_step(StepFrame(position, HiddenRows(rows, "float32", data)), wanted)
+
+
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [
         (
-            encode_driven_step(StepFrame(1, 1, "float32", memoryview(bytes(192)), ()), 1),
+            driven_step(1, 1, bytes(192), wanted=1),
             "wrong_pos",
         ),
-        (encode_driven_step(StepFrame(0, 2, "float32", memoryview(bytes(192)), ()), 1), "wrong_sh"),
+        (driven_step(0, 2, bytes(192), wanted=1), "wrong_sh"),
         (
-            encode_driven_step(StepFrame(0, 1, "float32", memoryview(bytes(192)), ()), 2),
+            driven_step(0, 1, bytes(192), wanted=2),
             "malformed",
         ),
         (
-            encode_driven_step(StepFrame(0, 99, "float32", memoryview(bytes(99 * 192)), ()), 1),
+            driven_step(0, 99, bytes(99 * 192), wanted=1),
             "context_overflow",
         ),
         (b"nonsense", "malformed"),

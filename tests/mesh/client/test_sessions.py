@@ -14,6 +14,7 @@ from mesh.inference.wire import (
     LOOP_METHOD,
     SESSION_METHOD,
     FrameType,
+    HiddenRows,
     Hop,
     OpenSession,
     StepFrame,
@@ -160,9 +161,9 @@ async def second_range(swarm, hoster):
         await stream.abort()
 
 
-def step(**changes):
-    frame = StepFrame(position=0, rows=1, dtype="float32", data=memoryview(ROW), times_us=())
-    return encode_step(replace(frame, **changes))
+def step(position=0, **changes):
+    rows = HiddenRows(rows=1, dtype="float32", data=ROW)
+    return encode_step(StepFrame(position, rows._replace(**changes)))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def step(**changes):
     [
         (step(position=1), "wrong_position"),
         (step(rows=2), "wrong_shape"),
-        (step(data=memoryview(ROW + b"\0")), "wrong_shape"),
+        (step(data=ROW + b"\0"), "wrong_shape"),
         (step(dtype="float16"), "wrong_shape"),
         (step()[:7] + b"\x07" + step()[8:], "wrong_dtype"),
         (step(rows=100, data=memoryview(ROW * 100)), "context_overflow"),

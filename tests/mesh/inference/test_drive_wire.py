@@ -24,7 +24,7 @@ from mesh.inference.drive_wire import (
     encode_logits,
 )
 from mesh.inference.refusals import Refused
-from mesh.inference.wire import FrameType, Hop, StepFrame
+from mesh.inference.wire import FrameType, HiddenRows, Hop, StepFrame
 from mesh.model.config import BlockSpan
 from mesh.p2p.interface import MAX_FRAME_SIZE
 
@@ -34,7 +34,7 @@ ROUTE = (
 )
 DRIVE = DriveSession(b"s" * 16, ROUTE, 100, hop_index=1)
 FEED = FeedFrame(7, (1, 2, 3), 2)
-STEP = StepFrame(4, 2, "float32", memoryview(bytes(2 * 8 * 4)), ())
+STEP = StepFrame(4, HiddenRows(2, "float32", bytes(2 * 8 * 4)))
 LOGITS = LogitsFrame(9, 2, memoryview(bytes(2 * 5 * 4)))
 
 

@@ -16,6 +16,7 @@ from mesh.inference.sampling import Sampling
 from mesh.inference.wire import (
     ErrorFrame,
     Finish,
+    HiddenRows,
     Hop,
     OpenSession,
     ScoresFrame,
@@ -48,7 +49,7 @@ OPEN = OpenSession(
     first_index=4,
     hop_index=1,
 )
-STEP = StepFrame(7, 2, "float32", memoryview(bytes(range(64))), (5, 6))
+STEP = StepFrame(7, HiddenRows(2, "float32", bytes(range(64))), (5, 6))
 TOKEN = TokenFrame(9, 130, -1.5, Finish.STOP, ((3, -0.5), (4, -2.0)), (100, 200, 400))
 SCORES = ScoresFrame(4, (TokenScore(-0.5, ((1, -0.5),)), TokenScore(-2.0, ((9, -0.25),))))
 ERROR = ErrorFrame("busy", "64 sessions are open", 1)
@@ -133,14 +134,13 @@ def test_oversized_tensor_frame_is_refused_before_allocation():
         ({}, 16, "wrong_shape"),
         ({"rows": 1}, 8, "wrong_shape"),
         ({"dtype": "bfloat16"}, 8, "wrong_shape"),
-        ({"rows": 0, "data": memoryview(b"")}, 8, "wrong_shape"),
+        ({"rows": 0, "data": b""}, 8, "wrong_shape"),
     ],
 )
 def test_wrong_shape_dtype_or_length_is_refused(changes, hidden_size, reason):
-    from dataclasses import replace
-
+    step = STEP._replace(hidden=STEP.hidden._replace(**changes))
     with pytest.raises(Refused, match=reason):
-        decode_step(encode_step(replace(STEP, **changes)), hidden_size=hidden_size)
+        decode_step(encode_step(step), hidden_size=hidden_size)
     frame = bytearray(encode_step(STEP))
     frame[7] = 9
     with pytest.raises(Refused, match="wrong_dtype"):
@@ -158,8 +158,6 @@ def test_wrong_shape_dtype_or_length_is_refused(changes, hidden_size, reason):
     ids=["late start", "gap", "overlap", "peer twice"],
 )
 def test_broken_routes_are_refused(route):
-    from dataclasses import replace
-
     with pytest.raises(Refused, match="malformed"):
         decode_open(encode_open(replace(OPEN, route=route, hop_index=0)))
 
