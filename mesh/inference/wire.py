@@ -298,12 +298,10 @@ def _decode_sampling(frame: bytes, stop_token_ids: tuple[int, ...]) -> Sampling:
 
 def encode_step(step: StepFrame) -> bytes:
     """Encode hidden states. Raises ValueError for fields that do not fit."""
-    position, (rows, dtype, data), times_us = step
-    times = _pack_times(times_us[:MAX_HOPS])
-    header = _STEP.pack(
-        FrameType.STEP, position, rows, _DTYPE_CODES[dtype], len(times) // _TIME_SIZE
-    )
-    return b"".join((header, times, data))
+    rows, dtype, data = step.hidden
+    times = step.times_us[:MAX_HOPS]
+    header = _STEP.pack(FrameType.STEP, step.position, rows, _DTYPE_CODES[dtype], len(times))
+    return b"".join((header, _pack_times(times), data))
 
 
 def decode_step(frame: bytes, *, hidden_size: int) -> StepFrame:
@@ -329,7 +327,7 @@ def decode_step(frame: bytes, *, hidden_size: int) -> StepFrame:
 
 def encode_token(token: TokenFrame) -> bytes:
     """Encode one token."""
-    times = _pack_times(token.times_us[: MAX_HOPS + 1])
+    times = token.times_us[: MAX_HOPS + 1]
     header = _TOKEN.pack(
         FrameType.TOKEN,
         token.index,
@@ -337,9 +335,9 @@ def encode_token(token: TokenFrame) -> bytes:
         _fit_float32(token.logprob),
         token.finish,
         len(token.top),
-        len(times) // _TIME_SIZE,
+        len(times),
     )
-    return b"".join((header, *_pack_alternatives(token.top), times))
+    return b"".join((header, *_pack_alternatives(token.top), _pack_times(times)))
 
 
 def decode_token(frame: bytes) -> TokenFrame:

@@ -191,10 +191,7 @@ class SocketChannel(asyncio.Protocol):
             if self._is_closed:
                 raise ChannelClosed("the connection is closed")
             if len(self._unsent) > MAX_UNSENT:
-                # What is refused here would be missing in the middle of what the peer reads.
-                self._is_closed = True
-                self._ask_loop(self.abort)
-                raise ChannelClosed("the peer reads too slowly")
+                raise self._drop("the peer reads too slowly")
             sent = self._send_directly(data) if self._is_clear and not self._unsent else 0
             if sent == len(data):
                 return
@@ -274,7 +271,16 @@ class SocketChannel(asyncio.Protocol):
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise ChannelClosed("the peer closed the connection") from error
+            raise self._drop(f"the connection broke: {error}") from error
+
+    def _drop(self, why: str) -> ChannelClosed:
+        """End the channel, from any thread that holds the lock, and return what to raise.
+
+        What is not sent now would be missing in the middle of what the peer reads.
+        """
+        self._is_closed = True
+        self._ask_loop(self.abort)
+        return ChannelClosed(why)
 
     def _close_shortcut(self) -> None:
         with self._lock:

@@ -137,7 +137,7 @@ def _decode_runtime(genesis_hash: bytes, metadata_hash: bytes, raw: bytes) -> Ru
         types.add_portable_registry(metadata)
     except (
         RemainingScaleBytesNotEmptyException,
-        NotImplementedError,
+        NotImplementedError,  # scalecodec's word for a type that it does not know
         ValueError,
         KeyError,
         TypeError,

@@ -57,3 +57,14 @@ def test_what_was_cut_stays_when_the_next_batch_comes():
     cut = buffer.cut(0, 1)
     buffer.write(rows + 1)
     assert cut == make_piece(rows, "float32")
+
+
+@pytest.mark.parametrize("rows", [1, 3], ids=["too many bytes", "too few bytes"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"], ids=["own dtype", "another dtype"])
+def test_a_piece_whose_bytes_are_not_its_rows_shows_nobody_elses(dtype, rows):
+    """Frames are checked where they are decoded; a mistake there must not end in a leak."""
+    buffer = HiddenBuffer(HIDDEN, torch.float32)
+    buffer.read([make_piece(make_rows(4, "float32"), "float32")])
+    wrong = make_piece(make_rows(2, dtype), dtype)._replace(rows=rows)
+    with pytest.raises((ValueError, RuntimeError)):
+        buffer.read([wrong])

@@ -14,6 +14,7 @@ from keys.peer import PeerKey
 from mesh.inference.refusals import Refused
 from mesh.inference.sampling import Sampling
 from mesh.inference.wire import (
+    MAX_HOPS,
     ErrorFrame,
     Finish,
     HiddenRows,
@@ -172,3 +173,31 @@ def test_control_characters_of_a_refusal_do_not_reach_a_terminal():
     sent = ErrorFrame("busy\x1b", "\x1b[2J\r\nforged line\u202e", 1)
     error = decode_error(encode_error(sent))
     assert (error.reason, error.detail) == ("busy?", "?[2J??forged line?")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(13, 3), (13, 255), (14, 255), (15, MAX_HOPS + 2), (15, 255)],
+    ids=["finish", "last finish", "alternatives", "times", "most times"],
+)
+def test_impossible_counts_in_a_token_are_refused(place, value):
+    frame = bytearray(encode_token(TOKEN))
+    frame[place] = value
+    with pytest.raises(Refused, match="impossible counts"):
+        decode_token(bytes(frame))
+
+
+@pytest.mark.parametrize("value", [MAX_HOPS + 1, 255])
+def test_more_times_than_hops_in_a_step_are_refused(value):
+    frame = bytearray(encode_step(STEP))
+    frame[8] = value
+    with pytest.raises(Refused, match="wrong_shape"):
+        decode_step(bytes(frame), hidden_size=8)
+
+
+def test_the_times_of_the_longest_route_arrive_and_none_is_too_long():
+    times = (2**40, *range(MAX_HOPS))
+    token = decode_token(encode_token(replace(TOKEN, times_us=times)))
+    assert token.times_us == (2**32 - 1, *range(MAX_HOPS))
+    step = decode_step(encode_step(STEP._replace(times_us=times)), hidden_size=8)
+    assert step.times_us == (2**32 - 1, *range(MAX_HOPS - 1))

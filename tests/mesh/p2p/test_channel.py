@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import AsyncIterator
@@ -113,13 +114,41 @@ async def test_a_peer_that_reads_nothing_is_dropped_and_not_buffered_for_ever(
         flooding = threading.Thread(target=flood)
         flooding.start()
         while flooding.is_alive():
-            # A busy loop sends nothing meanwhile; what it sends later is no reason to go on.
-            flooding.join(TIMEOUT_S) if is_loop_busy else await asyncio.sleep(0)
+            if is_loop_busy:
+                # It sends nothing meanwhile; what it sends later is no reason to go on.
+                flooding.join(TIMEOUT_S)
+            else:
+                await asyncio.sleep(0)
         assert refused.is_set()
         with pytest.raises(ChannelClosed):
             while True:
                 await asyncio.sleep(0.01)
                 channel.take(1)
+
+
+class BrokenSocket:
+    """A socket that the system refuses to write to, though its peer is still there."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self.close = real.close
+
+    def send(self, data: bytes) -> int:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+
+async def test_nothing_follows_bytes_that_could_not_be_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with connect() as (channel, theirs):
+        channel.put(b"first")
+        assert channel._shortcut is not None
+        monkeypatch.setattr(channel, "_shortcut", BrokenSocket(channel._shortcut))
+        with pytest.raises(ChannelClosed, match="No buffer space"):
+            await asyncio.to_thread(channel.put, b"second")
+        with pytest.raises(ChannelClosed):
+            channel.put(b"third")
+        assert await receive(theirs, 5) == b"first"
+        assert await asyncio.get_running_loop().sock_recv(theirs, 1) == b""
 
 
 async def test_bytes_of_a_thread_and_of_the_loop_keep_their_order() -> None:
