@@ -15,6 +15,7 @@ COPY pyproject.toml constraints.txt Makefile README.md LICENSE ./
 COPY keys keys
 COPY consensus consensus
 COPY mesh mesh
+COPY devchain devchain
 COPY subnet subnet
 RUN make install-node
 

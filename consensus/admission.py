@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from consensus.challenge import ModelShape, compute_owed_blocks, compute_vector_length
 from consensus.errors import InvalidRecord, Reason
-from consensus.params import ConsensusParams
+from consensus.protocol_params import ConsensusParams
 from consensus.records import (
     EPOCH_KINDS,
     FLOAT_SIZE,

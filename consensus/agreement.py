@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consensus.errors import Reason
-from consensus.params import ConsensusParams
+from consensus.protocol_params import ConsensusParams
 from consensus.types import SCORE_ONE, Score, SubnetNodeId
 
 DISTANCE_ONE = 10**12

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consensus.errors import InvalidVector
-from consensus.params import ConsensusParams
+from consensus.protocol_params import ConsensusParams
 from consensus.types import BlockNumber, BlockRange, Epoch
 
 HASH_SIZE = 32

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from consensus.params import ConsensusParams, compute_grace
+from consensus.protocol_params import ConsensusParams, compute_grace
 from consensus.types import EpochPosition
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from consensus.errors import InvalidRecord, Reason
-from consensus.params import MAINNET
+from consensus.protocol_params import MAINNET
 from consensus.types import SCORE_ONE, BlockNumber, BlockRange, Score, SubnetNodeId
 from keys.envelope import MAX_BODY_SIZE
 

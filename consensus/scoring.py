@@ -20,7 +20,7 @@ from consensus.challenge import (
     decode_vector,
 )
 from consensus.errors import InvalidVector, Reason
-from consensus.params import ConsensusParams
+from consensus.protocol_params import ConsensusParams
 from consensus.roster import Roster
 from consensus.types import (
     SCORE_ONE,

@@ -15,28 +15,28 @@ from pathlib import Path
 
 import structlog
 
-from consensus.params import MAINNET
+from consensus.protocol_params import MAINNET
 from consensus.roster import Roster, compute_network_id
 from consensus.types import Epoch, SubnetId
 from keys.peer import PeerKey
 from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
+from mesh.p2p.quic import modernise
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import make_heartbeat_policy
 from mesh.routing.info import NetworkInfo
-from subnet.addresses import modernise
-from subnet.chain.constants import fetch_block_time_ms
-from subnet.chain.registration import find_subnet
+from subnet.account.registration import find_subnet
+from subnet.chain.block_time import fetch_block_time_ms
+from subnet.chain.manifest_hash import parse_manifest_hash
 from subnet.chain.substrate import SubstrateChain
+from subnet.epoch.record_policy import ConsensusRecordPolicy
+from subnet.epoch.rosters import Membership, SubnetTerms
 from subnet.errors import ChainUnavailable, UnknownSubnet
-from subnet.journal import open_journal
-from subnet.manifest import parse_manifest_hash
-from subnet.members import Members, find_subnet_of_bootnode, read_membership
-from subnet.membership import Membership, SubnetTerms
-from subnet.preflight import make_private_directory
-from subnet.records_policy import ConsensusRecordPolicy
-from subnet.runner import open_thread_runner
-from subnet.software import SOFTWARE
+from subnet.journal.journal import open_journal
+from subnet.known_peers import Members, find_subnet_of_bootnode, read_membership
+from subnet.operator.preflight import make_private_directory
+from subnet.thread_runner import open_thread_runner
+from subnet.version import SOFTWARE
 
 HEADS_RETRY_S = 1.0
 PLACE_RETRY_S = 10.0

@@ -17,40 +17,40 @@ from dataclasses import dataclass
 import structlog
 
 from consensus.challenge import ModelShape
-from consensus.params import MAINNET, ConsensusParams
 from consensus.phases import phase_at
+from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.roster import compute_network_id
 from consensus.types import Role
 from mesh.errors import MeshError
 from mesh.model.config import BlockSpan
 from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
+from mesh.p2p.quic import modernise
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
 from mesh.routing.info import NetworkInfo
-from subnet.access import AccessGate
-from subnet.addresses import modernise
-from subnet.chain.constants import fetch_block_time_ms
+from subnet.account.money import is_hotkey_funded
+from subnet.chain.block_time import fetch_block_time_ms
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
-from subnet.chain.money import is_hotkey_funded
+from subnet.chain.manifest_hash import parse_manifest_hash
 from subnet.chain.substrate import SubstrateChain
-from subnet.epoch_loop import EpochLoop
+from subnet.epoch.loop import EpochLoop
+from subnet.epoch.observer import HeadHandled, NodeEvent, Observe, log_event
+from subnet.epoch.performer import Participant, World
+from subnet.epoch.record_policy import ConsensusRecordPolicy
+from subnet.epoch.rosters import Membership, SubnetTerms
 from subnet.errors import ChainUnavailable, ConfigError, UnknownSubnet
-from subnet.identity_lock import hold_identity
-from subnet.journal import Journal, open_journal
-from subnet.manifest import parse_manifest_hash
-from subnet.members import Members, fetch_bootnode_addresses, read_membership
-from subnet.membership import Membership, SubnetTerms
-from subnet.observer import HeadHandled, NodeEvent, Observe, log_event
-from subnet.performer import Participant, World
-from subnet.placement import Placement
-from subnet.preflight import PreparedNode, make_private_directory
-from subnet.records_policy import ConsensusRecordPolicy
-from subnet.runner import Runner, open_thread_runner
-from subnet.serving import BlockServer, ServedModel
-from subnet.software import SOFTWARE
-from subnet.status import NodeStatus, write_status
+from subnet.hosting.block_choice import Placement
+from subnet.hosting.serving import BlockServer, ServedModel
+from subnet.journal.journal import Journal, open_journal
+from subnet.known_peers import Members, fetch_bootnode_addresses, read_membership
+from subnet.operator.access import AccessGate
+from subnet.operator.identity_lock import hold_identity
+from subnet.operator.preflight import PreparedNode, make_private_directory
+from subnet.operator.status import NodeStatus, write_status
+from subnet.thread_runner import Runner, open_thread_runner
+from subnet.version import SOFTWARE
 
 CONNECT_PERIOD_S = 10.0
 DRAIN_S = 5.0

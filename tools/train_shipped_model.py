@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from consensus.params import MAINNET
+from consensus.protocol_params import MAINNET
 from mesh.assets import QUESTIONS_FILE, Question, load_questions, shipped_model_path
 from shipped_model.checks import (
     find_faults,

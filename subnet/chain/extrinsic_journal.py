@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Self
 
 from consensus.types import BlockNumber
 from subnet.chain.substrate import SubstrateChain
+from subnet.epoch.interfaces import Receipt
 from subnet.errors import ExtrinsicFailed, JournalCorrupt
-from subnet.interfaces import Receipt
 
 if TYPE_CHECKING:
     from subnet.chain.session import SignedExtrinsic

@@ -19,8 +19,8 @@ from consensus.types import BlockNumber
 from keys.account import AccountKey
 from subnet.chain.events import ChainEvent
 from subnet.chain.worker import ChainWorker
+from subnet.epoch.interfaces import Receipt
 from subnet.errors import ChainError, ChainUnavailable, ExtrinsicFailed
-from subnet.interfaces import Receipt
 
 if TYPE_CHECKING:
     from subnet.chain.session import Call, Session, SignedExtrinsic

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from consensus.roster import RosterNode
 from consensus.types import SubnetId, SubnetNodeId
-from subnet.chain import records
+from subnet.chain import parsing
 from subnet.errors import ChainMismatch
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class HotkeyShape:
         rows = _read_rows(reader, subnet_id, at=at)
         coldkeys = reader.read_many("Network.HotkeyOwner", [row["hotkey"] for row in rows], at=at)
         nodes = (
-            records.parse_roster_node(row, hotkey=row["hotkey"], coldkey=coldkey)
+            parsing.parse_roster_node(row, hotkey=row["hotkey"], coldkey=coldkey)
             for row, coldkey in zip(rows, coldkeys, strict=True)
         )
         return tuple(sorted(nodes, key=lambda node: node.node_id))
@@ -82,7 +82,7 @@ class ValidatorShape:
         coldkeys = reader.read_many("Network.ValidatorColdkey", validators, at=at)
         own = dict(reader.read_map("Network.SubnetNodeIdHotkey", subnet_id, at=at))
         nodes = (
-            records.parse_roster_node(row, hotkey=own.get(row["id"], hotkey), coldkey=coldkey)
+            parsing.parse_roster_node(row, hotkey=own.get(row["id"], hotkey), coldkey=coldkey)
             for row, hotkey, coldkey in zip(rows, hotkeys, coldkeys, strict=True)
         )
         return tuple(sorted(nodes, key=lambda node: node.node_id))

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from consensus.roster import RosterNode
+from consensus.submission import Submission
 from consensus.types import (
     BlockNumber,
     Epoch,
@@ -24,9 +25,9 @@ from consensus.types import (
     compute_epoch_position,
 )
 from keys.account import AccountKey
-from subnet.chain import records
+from subnet.chain import parsing
 from subnet.chain.endpoints import Endpoints
-from subnet.chain.heads import HeadListener
+from subnet.chain.head_subscription import HeadListener
 from subnet.chain.sender import (
     INCLUSION_TIMEOUT_S,
     LIFETIME,
@@ -36,8 +37,8 @@ from subnet.chain.sender import (
 )
 from subnet.chain.shapes import add_own_node, choose_shape
 from subnet.chain.worker import CALL_TIMEOUT_S, ChainWorker
+from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainMismatch, ChainUnavailable
-from subnet.interfaces import BlockInfo, ChainInfo, Receipt, Submission, SubnetInfo
 
 if TYPE_CHECKING:
     from subnet.chain.session import Session
@@ -206,7 +207,7 @@ class SubstrateChain:
             record = session.read("Network.SubnetsData", subnet_id, at=at)
             if record is None:
                 return None
-            return records.parse_subnet(
+            return parsing.parse_subnet(
                 record, slot=session.read("Network.SubnetSlot", subnet_id, at=at)
             )
 
@@ -235,7 +236,7 @@ class SubstrateChain:
                 "Network.SubnetConsensusSubmission", subnet_id, epoch, at=session.read_head_hash()
             )
         )
-        return None if record is None else records.parse_submission(record)
+        return None if record is None else parsing.parse_submission(record)
 
     async def fetch_balance(self, account_id: bytes) -> int:
         """Return the free balance of an account in units of 10^-18 TENSOR."""

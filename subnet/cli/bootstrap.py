@@ -45,7 +45,7 @@ def bootstrap(
     from keys.identity_file import load_identity_file
     from mesh.p2p.ports import PortInUse, check_ports_free
     from subnet.errors import ConfigError
-    from subnet.logs import configure_logs
+    from subnet.operator.logs import configure_logs
 
     key = load_identity_file(identity_path)
     listen = tuple(host_maddrs or (f"/ip4/0.0.0.0/tcp/{port or 0}",))

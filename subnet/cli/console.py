@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import typer
 
+from devchain.errors import DevchainError, DevchainUnusable
 from keys.errors import (
     IdentityFileFormat,
     IdentityFileMissing,
@@ -94,7 +95,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 def explain(error: Exception) -> tuple[str, str]:
     """Return the sentence and the fix for an error that is somebody's to act on."""
     message = str(error) or type(error).__name__
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | DevchainUnusable):
         return message, error.hint
     for kind, hint in _HINTS:
         if isinstance(error, kind):
@@ -130,7 +131,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoRetur
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
     except Exception as raised:
-        error = find_expected(raised, (SubnetError, KeysError, MeshError))
+        error = find_expected(raised, (SubnetError, KeysError, MeshError, DevchainError))
         if error is None:
             raise
         if verbose:

@@ -49,8 +49,8 @@ def devchain(
     """
     import asyncio
 
-    from subnet.devchain.config import BlockMode
-    from subnet.devchain.run import run_until_stopped
+    from devchain.config import BlockMode
+    from devchain.run import run_until_stopped
 
     def on_ready(url: str) -> None:
         emit(url)

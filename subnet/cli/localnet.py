@@ -61,11 +61,11 @@ def localnet(
     import sys
     from contextlib import ExitStack
 
-    from subnet.cli.interrupts import run_interruptible
     from subnet.errors import ConfigError
     from subnet.localnet import options as settings
     from subnet.localnet.display import Display, LiveDisplay, PlainDisplay
     from subnet.localnet.run import run_localnet
+    from subnet.operator.interrupts import run_interruptible
 
     if hosters + validators < 3:
         raise ConfigError("a subnet has at least three nodes", "raise --hosters or --validators")

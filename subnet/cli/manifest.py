@@ -23,12 +23,12 @@ def manifest(
 
     The subnet's owner registers it in misc; nodes whose weights differ refuse to start.
     """
-    from consensus.params import MAINNET
+    from consensus.protocol_params import MAINNET
     from mesh.model.config import load_config
     from mesh.model.files import resolve_known_model
-    from subnet.config import check_quant_type
     from subnet.errors import ConfigError
-    from subnet.manifest import build_own_manifest
+    from subnet.hosting.manifest import build_own_manifest
+    from subnet.operator.config import check_quant_type
 
     quantisation = check_quant_type(quant_type)
     folder = resolve_known_model(model)

@@ -19,7 +19,7 @@ from subnet.cli import (
     status,
 )
 from subnet.cli.arguments import normalise_arguments
-from subnet.cli.chain import app as chain_app
+from subnet.cli.chain.app import app as chain_app
 from subnet.cli.console import emit, run_app
 
 MULTI_VALUE = frozenset({"--initial-peers", "--host-maddrs", "--announce-maddrs"})

@@ -12,9 +12,9 @@ from consensus.types import Role
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.cli.console import say
-from subnet.config import NodeConfig, parse_block_indices
 from subnet.errors import UsageError
-from subnet.logs import configure_logs
+from subnet.operator.config import NodeConfig, parse_block_indices
+from subnet.operator.logs import configure_logs
 
 _USAGE_HINT = "see `mesh-test --help`"
 _ADDRESS = re.compile(r"(/[^/\s]+){2,}")
@@ -28,7 +28,7 @@ def run_node_command(
     Raises UsageError, ConfigError and what the node itself raises.
     """
     config = parse_config(values, hoster=hoster, validator=validator, block_indices=block_indices)
-    from subnet.preflight import prepare
+    from subnet.operator.preflight import prepare
 
     prepared = asyncio.run(prepare(config))
     for notice in prepared.notices:

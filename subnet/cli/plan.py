@@ -12,7 +12,7 @@ from subnet.cli.console import emit
 if TYPE_CHECKING:
     from mesh.model.capacity import ServingFormat
     from mesh.model.config import ModelConfig
-    from subnet.plan import ServingPlan
+    from subnet.hosting.plan import ServingPlan
 
 GIB = 1 << 30
 
@@ -62,9 +62,9 @@ def plan(
     from mesh.model.config import load_config
     from mesh.model.files import resolve_known_model
     from mesh.model.speed import measure_bandwidth
-    from subnet.config import check_quant_type
     from subnet.errors import UsageError
-    from subnet.plan import fetch_swarm, make_plan, parse_size
+    from subnet.hosting.plan import fetch_swarm, make_plan, parse_size
+    from subnet.operator.config import check_quant_type
 
     if torch_dtype not in ("auto", *DTYPE_BYTES):
         raise UsageError(

@@ -127,8 +127,8 @@ def _run(
     import asyncio
 
     from mesh.api.errors import PortInUse
-    from subnet.cli.interrupts import run_interruptible
-    from subnet.logs import configure_logs
+    from subnet.operator.interrupts import run_interruptible
+    from subnet.operator.logs import configure_logs
     from subnet.run_gateway import run_gateway
 
     configure_logs()

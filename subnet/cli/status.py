@@ -28,7 +28,7 @@ def status(
     from platformdirs import user_data_path
 
     from subnet.errors import ConfigError
-    from subnet.status import read_statuses
+    from subnet.operator.status import read_statuses
 
     directory = data_dir or user_data_path("mesh")
     statuses = read_statuses(directory)

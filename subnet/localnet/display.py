@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from subnet.localnet.rows import EpochRow
+from subnet.localnet.epoch_row import EpochRow
 
 REFRESH_PER_SECOND = 8
 

@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from consensus.params import MAINNET
 from consensus.phases import compute_schedule, phase_at
+from consensus.protocol_params import MAINNET
 from consensus.types import (
     BlockNumber,
     Epoch,
@@ -25,24 +25,24 @@ from mesh.assets import default_question, shipped_model_path
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from subnet.chain.substrate import SubstrateChain
-from subnet.localnet.blocks import Blocks, fetch_head_number
-from subnet.localnet.children import run_client_child, run_gateway_child, run_node_child
-from subnet.localnet.display import Display
-from subnet.localnet.errors import LocalnetFailed
-from subnet.localnet.grounds import find_free_port, open_blocks, open_directory, provide_chain
-from subnet.localnet.options import ANSWER_TOKENS, SETUP_TIMEOUT_S, LocalnetOptions
-from subnet.localnet.plan import MAX_RUNS, NodePlan, RunNames, plan_nodes
-from subnet.localnet.processes import Child, Message, ProcessGroup, read_messages
-from subnet.localnet.reported import Reported, deadline
-from subnet.localnet.rows import EpochRow
-from subnet.localnet.settle import build_row
-from subnet.localnet.setup import (
+from subnet.hosting.manifest import build_own_manifest
+from subnet.localnet.block_making import Blocks, fetch_head_number
+from subnet.localnet.chain_setup import (
     NodeIdentity,
     create_client_identity,
     create_identities,
     register_everything,
 )
-from subnet.manifest import build_own_manifest
+from subnet.localnet.child_programs import run_client_child, run_gateway_child, run_node_child
+from subnet.localnet.display import Display
+from subnet.localnet.environment import find_free_port, open_blocks, open_directory, provide_chain
+from subnet.localnet.epoch_outcome import build_row
+from subnet.localnet.epoch_row import EpochRow
+from subnet.localnet.errors import LocalnetFailed
+from subnet.localnet.node_plan import MAX_RUNS, NodePlan, RunNames, plan_nodes
+from subnet.localnet.options import ANSWER_TOKENS, SETUP_TIMEOUT_S, LocalnetOptions
+from subnet.localnet.processes import Child, Message, ProcessGroup, read_messages
+from subnet.localnet.report_collector import Reported, deadline
 
 SETTLE_POLL_S = 0.25
 

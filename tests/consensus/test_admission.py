@@ -16,7 +16,7 @@ from consensus.admission import (
 )
 from consensus.challenge import ModelShape
 from consensus.errors import InvalidRecord, Reason
-from consensus.params import MINIMAL
+from consensus.protocol_params import MINIMAL
 from consensus.records import OutputCommit, OutputReveal, RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.types import BlockRange, NodeClass

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from consensus.agreement import Answer, Verdict, compute_block_scores
 from consensus.challenge import decode_vector
 from consensus.errors import InvalidVector, Reason
-from consensus.params import MAINNET, ConsensusParams
+from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.types import SCORE_ONE
 from tests.vectors import reference
 
@@ -350,7 +350,7 @@ def test_order_of_arrival_changes_nothing(seed):
 HASH_SCRIPT = """
 import hashlib, numpy as np
 from consensus.agreement import Answer, compute_block_scores
-from consensus.params import MAINNET
+from consensus.protocol_params import MAINNET
 rng = np.random.default_rng(3)
 truth = rng.normal(size=2048)
 answers = []

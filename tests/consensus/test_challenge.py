@@ -22,7 +22,7 @@ from consensus.challenge import (
     sample_vector,
 )
 from consensus.errors import InvalidVector, Reason
-from consensus.params import MAINNET, MINIMAL
+from consensus.protocol_params import MAINNET, MINIMAL
 from consensus.types import BlockNumber, BlockRange, Epoch
 
 NETWORK = bytes(range(32))

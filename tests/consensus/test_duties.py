@@ -20,8 +20,8 @@ from consensus.duties import (
     compute_duties,
     get_lane,
 )
-from consensus.params import MAINNET
 from consensus.phases import compute_schedule
+from consensus.protocol_params import MAINNET
 from consensus.records import RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.types import EpochPosition, NodeClass, Role

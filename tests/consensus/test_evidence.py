@@ -22,8 +22,8 @@ from consensus.evidence import (
     find_challenge,
     find_present,
 )
-from consensus.params import MINIMAL
 from consensus.phases import compute_schedule
+from consensus.protocol_params import MINIMAL
 from consensus.records import (
     Challenge,
     OutputCommit,

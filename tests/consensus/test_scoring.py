@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from consensus.agreement import Verdict
 from consensus.challenge import ModelShape, encode_vector
 from consensus.errors import Reason
-from consensus.params import MAINNET
+from consensus.protocol_params import MAINNET
 from consensus.roster import Roster, RosterNode
 from consensus.scoring import (
     HosterEvidence,

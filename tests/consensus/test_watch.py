@@ -3,8 +3,8 @@
 import pytest
 
 from consensus.evidence import Sighting
-from consensus.params import MAINNET
 from consensus.phases import compute_schedule
+from consensus.protocol_params import MAINNET
 from consensus.records import RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.types import NodeClass

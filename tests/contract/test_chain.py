@@ -12,16 +12,15 @@ import pytest
 
 from consensus.roster import RosterNode
 from consensus.types import SCORE_ONE, BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
+from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
+from devchain.ledger import Ledger
+from devchain.runtime import LedgerConfig
+from devchain.server import DevChain
+from devchain.values import ActivationMode
 from keys.account import AccountKey
+from subnet.account.registration import TENSOR
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, State, settle
-from subnet.chain.registration import TENSOR
 from subnet.chain.substrate import SubstrateChain
-from subnet.devchain.config import BlockMode, DevChainConfig, fund_development_accounts
-from subnet.devchain.ledger import Ledger
-from subnet.devchain.ledger_chain import LedgerBlocks
-from subnet.devchain.runtime import LedgerConfig
-from subnet.devchain.server import DevChain
-from subnet.devchain.values import ActivationMode
 from subnet.errors import ExtrinsicFailed
 from tests.support.chain_rigs import (
     COLDKEYS,
@@ -38,6 +37,7 @@ from tests.support.chain_rigs import (
     wait_for_election,
 )
 from tests.support.chopsticks import REAL_RUNTIME_MARKS
+from tests.support.ledger_chain import LedgerBlocks
 
 SEED = b"contract"
 UNKNOWN_NODE = SubnetNodeId(99)

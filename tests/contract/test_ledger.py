@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.devchain.test_wire_format import sign_with
 
 from consensus.types import NodeClass
-from keys.account import AccountKey, derive_development_account
-from subnet.devchain import calls, items
-from subnet.devchain.config import BlockMode, DevChainConfig, fund_development_accounts
-from subnet.devchain.extrinsics import encode_signed
-from subnet.devchain.runtime import LedgerConfig
-from subnet.devchain.server import DevChain
-from subnet.devchain.state import Item
-from subnet.devchain.storage_keys import hash_key, parse_key, twox
-from subnet.devchain.values import (
+from devchain import calls, items
+from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
+from devchain.extrinsics import encode_signed
+from devchain.runtime import LedgerConfig
+from devchain.server import DevChain
+from devchain.state import Item
+from devchain.storage_keys import hash_key, parse_key, twox
+from devchain.values import (
     TENSOR,
     ActivationMode,
     DelegateAccount,
@@ -31,7 +31,7 @@ from subnet.devchain.values import (
     SwapToNodeDelegateStake,
     SwapToSubnetDelegateStake,
 )
-from tests.subnet.devchain.test_wire_format import sign_with
+from keys.account import AccountKey, derive_development_account
 from tests.support import chopsticks, ledger_world
 from tests.support.ledger_world import (
     FIRST_SUBNET,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from devchain.config import BlockMode, DevChainConfig
+from devchain.server import DevChain
 from keys.identity_file import create_identity_file
-from subnet.devchain.config import BlockMode, DevChainConfig
-from subnet.devchain.server import DevChain
 from tests.support.chain_rigs import OWNER, WireRig, make_subnet
 from tests.support.commands import MESH, run_command
 

@@ -22,7 +22,7 @@ from mesh.assets import shipped_model_path
 from mesh.model.config import parse_config
 from mesh.model.tensors import list_range_tensors
 from subnet.chain.substrate import SubstrateChain
-from subnet.localnet.plan import plan_nodes
+from subnet.localnet.node_plan import plan_nodes
 from tests.support.commands import MESH, MESH_TEST, Command, run_command, wait_until
 from tests.support.networks import Network, NodeFiles, register_network
 

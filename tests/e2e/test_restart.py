@@ -18,22 +18,22 @@ from pathlib import Path
 
 import pytest
 
-from consensus.params import MAINNET
 from consensus.phases import compute_schedule
+from consensus.protocol_params import MAINNET
 from consensus.records import RecordKind
+from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, compute_epoch_position
 from keys.envelope import decode_envelope
 from mesh.assets import shipped_model_path
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
-from subnet.chain.registration import hex_account
+from subnet.account.registration import hex_account
 from subnet.chain.substrate import SubstrateChain
-from subnet.interfaces import Submission
-from subnet.journal_codec import decode_sighting
-from subnet.journal_log import EventType
-from subnet.localnet.plan import plan_nodes
-from subnet.manifest import build_own_manifest
-from subnet.status import read_statuses
+from subnet.hosting.manifest import build_own_manifest
+from subnet.journal.codec import decode_sighting
+from subnet.journal.log import EventType
+from subnet.localnet.node_plan import plan_nodes
+from subnet.operator.status import read_statuses
 from tests.support.commands import MESH, MESH_TEST, Command
 from tests.support.networks import Network, NodeFiles, register_network
 

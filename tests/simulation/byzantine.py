@@ -31,7 +31,7 @@ from consensus.records import (
 from consensus.types import Epoch, Score, SubnetId, SubnetNodeId
 from keys.envelope import Envelope, compute_record_key, decode_envelope, seal
 from keys.peer import PeerId, PeerKey
-from subnet.interfaces import Receipt
+from subnet.epoch.interfaces import Receipt
 from tests.simulation.chain import Endpoint
 from tests.simulation.inference import (
     HONEST_NOISE,

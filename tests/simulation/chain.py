@@ -16,9 +16,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from consensus.roster import RosterNode
+from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, Score, SubnetId, SubnetNodeId
-from keys.peer import PeerId
-from subnet.devchain.calls import (
+from devchain.calls import (
     ActivateSubnet,
     ActivateSubnetNode,
     Attest,
@@ -27,25 +27,26 @@ from subnet.devchain.calls import (
     RegisterSubnet,
     RegisterSubnetNode,
 )
-from subnet.devchain.errors import DispatchError
-from subnet.devchain.ledger import Ledger
-from subnet.devchain.reads import (
-    read_elected_validator,
-    read_nodes,
-    read_submission,
-    read_subnet,
-)
-from subnet.devchain.runtime import LedgerConfig
-from subnet.devchain.values import (
+from devchain.errors import DispatchError
+from devchain.ledger import Ledger
+from devchain.runtime import LedgerConfig
+from devchain.values import (
     TENSOR,
     PeerInfo,
     RegistrationSubnetData,
     SubnetNodeConsensusData,
 )
+from keys.peer import PeerId
+from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
-from subnet.interfaces import BlockInfo, ChainInfo, Receipt, Submission, SubnetInfo
 from tests.simulation.trace import Trace
 from tests.simulation.windows import EPOCH_LENGTH
+from tests.support.ledger_reads import (
+    read_elected_validator,
+    read_nodes,
+    read_submission,
+    read_subnet,
+)
 
 SUBNET_ID = SubnetId(128_001)
 BLOCK_TIME_S = 6

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from consensus.challenge import ModelShape
 from consensus.types import BlockRange
-from subnet.interfaces import BlockTask
+from subnet.epoch.interfaces import BlockTask
 
 HONEST_NOISE = 3e-6
 INT8_NOISE = 4e-2

@@ -23,11 +23,11 @@ from consensus.records import (
     decode_score_reveal,
 )
 from consensus.scoring import BlockReason, ScoreRows
+from consensus.submission import Submission
 from consensus.types import SCORE_ONE, Epoch, Role
 from keys.envelope import Envelope, decode_envelope
-from subnet.interfaces import Submission
-from subnet.journal import KEPT_EPOCHS, Journal, SignedRecord
-from subnet.reports import EpochReport
+from subnet.epoch.reports import EpochReport
+from subnet.journal.journal import KEPT_EPOCHS, Journal, SignedRecord
 from tests.simulation.byzantine import SPLITTING, WORTHLESS, Behaviour
 from tests.simulation.inference import SHAPE
 from tests.simulation.scenario import Scenario

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from consensus import scoring
 from consensus.agreement import Answer, BlockScores
-from consensus.params import ConsensusParams
+from consensus.protocol_params import ConsensusParams
 from keys.errors import BadSignature
 from keys.peer import PeerId
 

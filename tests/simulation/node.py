@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from consensus.params import MINIMAL
+from consensus.protocol_params import MINIMAL
 from consensus.records import RecordKind
 from consensus.roster import compute_network_id
 from consensus.types import Epoch
 from keys.envelope import Envelope
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
-from subnet.epoch_loop import EpochLoop
-from subnet.journal import Journal
-from subnet.membership import Membership, SubnetTerms
-from subnet.observer import (
+from subnet.epoch.loop import EpochLoop
+from subnet.epoch.observer import (
     AttestationRefused,
     DutyDone,
     DutyFailed,
@@ -35,9 +33,11 @@ from subnet.observer import (
     RecordSeen,
     Unavailable,
 )
-from subnet.performer import Participant, World
-from subnet.records_policy import ConsensusRecordPolicy
-from subnet.runner import run_inline
+from subnet.epoch.performer import Participant, World
+from subnet.epoch.record_policy import ConsensusRecordPolicy
+from subnet.epoch.rosters import Membership, SubnetTerms
+from subnet.journal.journal import Journal
+from subnet.thread_runner import run_inline
 from tests.simulation.byzantine import (
     Behaviour,
     EvilStore,

@@ -16,9 +16,9 @@ from consensus import admission, agreement
 from consensus.commitment import CommitContext
 from consensus.phases import Schedule
 from keys.envelope import Envelope
-from subnet import submitter, validator
-from subnet.journal import Journal
-from subnet.performer import Performer
+from subnet.epoch import judge, submitter
+from subnet.epoch.performer import Performer
+from subnet.journal.journal import Journal
 from tests.simulation.__main__ import main
 from tests.simulation.byzantine import Behaviour
 from tests.simulation.invariants import Violation
@@ -110,9 +110,9 @@ def test_a_journal_that_is_not_read_after_a_restart_is_caught(monkeypatch):
 
 
 def test_rows_in_another_order_are_caught(monkeypatch):
-    compute = validator.compute_proposal_rows
+    compute = judge.compute_proposal_rows
     monkeypatch.setattr(
-        validator, "compute_proposal_rows", lambda *a, **kw: tuple(reversed(compute(*a, **kw)))
+        judge, "compute_proposal_rows", lambda *a, **kw: tuple(reversed(compute(*a, **kw)))
     )
     assert "are not sorted by id" in catch()
 

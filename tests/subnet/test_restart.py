@@ -7,7 +7,7 @@ node is killed once before and once after each of them, over one whole epoch.
 import pytest
 
 from consensus.types import Role
-from subnet.observer import DutyFailed, EpochScored
+from subnet.epoch.observer import DutyFailed, EpochScored
 from tests.support.fakes import FakeChain, FakeNetwork
 from tests.support.node import (
     FakeNode,

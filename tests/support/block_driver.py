@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from consensus.types import BlockNumber
 from subnet.chain.substrate import SubstrateChain
-from subnet.localnet.blocks import BUILD_TIMEOUT_S, choose_blocks, fetch_head_number
+from subnet.localnet.block_making import BUILD_TIMEOUT_S, choose_blocks, fetch_head_number
 
 JOIN_S = 60.0
 

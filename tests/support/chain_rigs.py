@@ -9,16 +9,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 from consensus.types import BlockNumber, Epoch, SubnetId, SubnetNodeId, compute_epoch_position
+from devchain import calls
+from devchain.values import PeerInfo, RegistrationSubnetData
 from keys.account import AccountKey, derive_development_account
 from keys.peer import PeerKey
-from subnet.chain import registration
+from subnet.account import registration
+from subnet.account.registration import TENSOR, NodeRegistration, SubnetRegistration
 from subnet.chain.multiaddr import encode_multiaddr
-from subnet.chain.registration import TENSOR, NodeRegistration, SubnetRegistration
 from subnet.chain.substrate import SubstrateChain
-from subnet.devchain import calls
-from subnet.devchain.ledger_chain import LedgerBlocks, LedgerChain
-from subnet.devchain.values import PeerInfo, RegistrationSubnetData
-from subnet.interfaces import ChainReader, ChainWriter
+from subnet.epoch.interfaces import ChainReader, ChainWriter
+from tests.support.ledger_chain import LedgerBlocks, LedgerChain
 
 WAIT_S = 60.0
 
@@ -115,7 +115,7 @@ class LedgerRig:
             },
         )
         await self._blocks.execute(owner.account_id, calls.RegisterSubnet(wanted.max_cost, data))
-        from subnet.devchain import items
+        from devchain import items
 
         subnet_id = self._blocks.ledger.state.find(items.SUBNET_NAME, wanted.name.encode())
         assert subnet_id is not None
@@ -141,7 +141,7 @@ class LedgerRig:
             max_burn_amount=wanted.max_burn,
         )
         await self._blocks.execute(coldkey.account_id, call)
-        from subnet.devchain import items
+        from devchain import items
 
         node_id = self._blocks.ledger.state.find(
             items.HOTKEY_SUBNET_NODE_ID, wanted.subnet_id, wanted.hotkey

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from consensus.params import MINIMAL
+from consensus.protocol_params import MINIMAL
 from consensus.roster import RosterNode
+from consensus.submission import Submission
 from consensus.types import BlockRange, compute_epoch_position
 from mesh.errors import RecordRefused
+from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
-from subnet.interfaces import BlockInfo, ChainInfo, Receipt, Submission, SubnetInfo
 
 SUBNET_ID = 1
 GENESIS = b"g" * 32

@@ -13,9 +13,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from consensus.types import NodeClass
-from keys.peer import PeerKey
-from subnet.devchain import items
-from subnet.devchain.calls import (
+from devchain import items
+from devchain.calls import (
     ActivateSubnet,
     ActivateSubnetNode,
     Attest,
@@ -24,18 +23,19 @@ from subnet.devchain.calls import (
     RegisterSubnet,
     RegisterSubnetNode,
 )
-from subnet.devchain.config import DevChainConfig
-from subnet.devchain.events import Event
-from subnet.devchain.ledger import Ledger
-from subnet.devchain.runtime import LedgerConfig
-from subnet.devchain.server import DevChain
-from subnet.devchain.values import (
+from devchain.config import DevChainConfig
+from devchain.events import Event
+from devchain.ledger import Ledger
+from devchain.runtime import LedgerConfig
+from devchain.server import DevChain
+from devchain.values import (
     TENSOR,
     PeerInfo,
     RegistrationSubnetData,
     SubnetNode,
     SubnetNodeConsensusData,
 )
+from keys.peer import PeerKey
 
 BLOCK_MS = 6000
 FIRST_SUBNET = 128_001

@@ -11,8 +11,8 @@ from keys.keystore import create_keystore
 from keys.peer import PeerId
 from keys.secret_file import create_secret_file
 from subnet.chain.substrate import SubstrateChain
-from subnet.localnet.plan import NodePlan
-from subnet.localnet.setup import create_identities, derive_account, register_everything
+from subnet.localnet.chain_setup import create_identities, derive_account, register_everything
+from subnet.localnet.node_plan import NodePlan
 
 PASSWORD = "correct horse"
 CHEAP = 1 << 4

@@ -9,12 +9,12 @@ from consensus.roster import RosterNode, compute_network_id
 from consensus.types import BlockRange, NodeClass, Role
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
-from subnet.epoch_loop import EpochLoop
-from subnet.journal import Journal
-from subnet.membership import Membership, SubnetTerms
-from subnet.performer import Participant, World
-from subnet.records_policy import ConsensusRecordPolicy
-from subnet.runner import run_inline
+from subnet.epoch.loop import EpochLoop
+from subnet.epoch.performer import Participant, World
+from subnet.epoch.record_policy import ConsensusRecordPolicy
+from subnet.epoch.rosters import Membership, SubnetTerms
+from subnet.journal.journal import Journal
+from subnet.thread_runner import run_inline
 from tests.support.fakes import (
     GENESIS,
     PARAMS,

@@ -28,8 +28,8 @@ from consensus.commitment import (
     derive_salt,
 )
 from consensus.errors import InvalidVector, Reason
-from consensus.params import MAINNET, MINIMAL
 from consensus.phases import compute_schedule, phase_at
+from consensus.protocol_params import MAINNET, MINIMAL
 from consensus.roster import Roster, RosterNode
 from consensus.scoring import (
     HosterEvidence,

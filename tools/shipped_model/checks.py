@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from consensus.params import ConsensusParams
+from consensus.protocol_params import ConsensusParams
 from mesh.assets import Question
 from shipped_model.conversations import collate, encode_conversation, split_by_length
 

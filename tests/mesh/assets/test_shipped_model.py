@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from consensus.params import MAINNET
+from consensus.protocol_params import MAINNET
 from mesh.assets import default_question, shipped_model_path, shipped_questions
 from shipped_model.checks import (
     SMALLEST_MARGIN,

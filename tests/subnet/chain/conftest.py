@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from subnet.devchain.config import BlockMode, DevChainConfig
-from subnet.devchain.server import DevChain
+from devchain.config import BlockMode, DevChainConfig
+from devchain.server import DevChain
 
 
 @pytest.fixture

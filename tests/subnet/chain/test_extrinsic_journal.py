@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from devchain.config import BlockMode, DevChainConfig
+from devchain.server import DevChain
 from keys.account import get_development_account
+from subnet.account.registration import TENSOR, transfer
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, State, settle
-from subnet.chain.registration import TENSOR, transfer
 from subnet.chain.session import Call
 from subnet.chain.substrate import SubstrateChain
-from subnet.devchain.config import BlockMode, DevChainConfig
-from subnet.devchain.server import DevChain
 from subnet.errors import ExtrinsicFailed, JournalCorrupt
 
 ALITH = get_development_account("Alith")
@@ -29,7 +29,7 @@ import asyncio, sys
 from pathlib import Path
 from keys.account import get_development_account
 from subnet.chain.extrinsic_journal import ExtrinsicJournal
-from subnet.chain.registration import TENSOR, transfer
+from subnet.account.registration import TENSOR, transfer
 from subnet.chain.substrate import SubstrateChain
 
 async def main():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from devchain.addresses import check_multiaddr
 from keys.peer import PeerKey
 from subnet.chain.multiaddr import decode_multiaddr, encode_multiaddr
-from subnet.devchain.addresses import check_multiaddr
 from subnet.errors import ConfigError
 
 PEER = PeerKey(bytes([7]) * 32).peer_id

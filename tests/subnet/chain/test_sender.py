@@ -15,8 +15,8 @@ from subnet.chain.events import ChainEvent
 from subnet.chain.sender import ExtrinsicSender
 from subnet.chain.session import Call, Header, PoolRefused, SignedExtrinsic
 from subnet.chain.worker import ChainWorker
+from subnet.epoch.interfaces import Receipt
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
-from subnet.interfaces import Receipt
 
 T = TypeVar("T")
 

@@ -11,13 +11,13 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from consensus.types import BlockNumber, SubnetId, SubnetNodeId
+from devchain.config import BlockMode, DevChainConfig
+from devchain.methods import METHODS
+from devchain.server import DevChain
 from keys.account import AccountKey, get_development_account
-from subnet.chain.registration import TENSOR, find_subnet, transfer
+from subnet.account.registration import TENSOR, find_subnet, transfer
 from subnet.chain.session import Call, Session
 from subnet.chain.substrate import SubstrateChain
-from subnet.devchain.config import BlockMode, DevChainConfig
-from subnet.devchain.methods import METHODS
-from subnet.devchain.server import DevChain
 from subnet.errors import ChainMismatch, ChainUnavailable, ExtrinsicFailed
 from tests.support.chopsticks import REAL_RUNTIME_MARKS
 from tests.support.tcp_proxy import run_proxy

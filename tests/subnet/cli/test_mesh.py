@@ -28,7 +28,7 @@ from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import explain, find_expected, run_app
 from subnet.cli.mesh import MULTI_VALUE, app
 from subnet.errors import ChainUnavailable, ConfigError, SubnetError, UsageError
-from subnet.status import NodeStatus, write_status
+from subnet.operator.status import NodeStatus, write_status
 
 HEAVY = (
     "torch",

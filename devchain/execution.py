@@ -1,0 +1,99 @@
+"""Running an extrinsic in a block: nonce, fee, call, refund, events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from devchain import items
+from devchain.balances import can_withdraw, deposit, withdraw
+from devchain.calls import (
+    Call,
+    Remark,
+    RemarkWithEvent,
+    TransferAllowDeath,
+    TransferKeepAlive,
+)
+from devchain.errors import DispatchError, InvalidReason, InvalidTransaction
+from devchain.events import (
+    DispatchInfo,
+    Event,
+    ExtrinsicFailed,
+    ExtrinsicSuccess,
+    Pays,
+    TransactionFeePaid,
+    Weight,
+)
+from devchain.ledger import Ledger
+from devchain.pallets import make_failure
+from devchain.runtime import BASE_FEE
+
+_TRANSFER_PROOF = 3593
+
+
+@dataclass(frozen=True)
+class Payment:
+    """Who signed, with which nonce, and what the extrinsic costs besides its tip."""
+
+    signer: bytes
+    nonce: int
+    fee: int
+    tip: int
+
+
+def compute_weight(call: Call) -> Weight:
+    """Return what the real runtime says that a call weighs; Network calls weigh nothing."""
+    match call:
+        case TransferKeepAlive():
+            return Weight(165_655_000, _TRANSFER_PROOF)
+        case TransferAllowDeath():
+            return Weight(176_105_000, _TRANSFER_PROOF)
+        case Remark(remark):
+            return Weight(2_169_000 + 387 * len(remark), 0)
+        case RemarkWithEvent(remark):
+            return Weight(23_611_490 + 1_613 * len(remark), 0)
+        case _:
+            return Weight()
+
+
+def compute_fee(call: Call, size: int) -> int:
+    """Return the units that an extrinsic of ``size`` bytes costs: a unit per byte and weight."""
+    return BASE_FEE + size + compute_weight(call).ref_time
+
+
+def check_payment(ledger: Ledger, payment: Payment) -> None:
+    """Raise InvalidTransaction for a wrong nonce or an account that cannot pay."""
+    nonce = ledger.state.get(items.ACCOUNT, payment.signer).nonce
+    if payment.nonce != nonce:
+        reason = InvalidReason.STALE if payment.nonce < nonce else InvalidReason.FUTURE
+        raise InvalidTransaction(reason)
+    if not can_withdraw(ledger.runtime, payment.signer, payment.fee + payment.tip):
+        raise InvalidTransaction(InvalidReason.PAYMENT)
+
+
+def execute(ledger: Ledger, call: Call, payment: Payment) -> list[Event]:
+    """Charge for and apply one call; return all events of the extrinsic.
+
+    A failing call changes nothing but the nonce and the fee. Raises InvalidTransaction
+    if the extrinsic has no place in the block.
+    """
+    check_payment(ledger, payment)
+    runtime, signer = ledger.runtime, payment.signer
+    info = ledger.state.get(items.ACCOUNT, signer)
+    ledger.state.put(items.ACCOUNT, signer, value=replace(info, nonce=info.nonce + 1))
+    charged = payment.fee + payment.tip
+    dispatch = DispatchInfo(compute_weight(call))
+    with ledger.collect() as events:
+        withdraw(runtime, signer, charged)
+        outcome: Event
+        try:
+            runtime.events.extend(ledger.apply(signer, call))
+        except DispatchError as error:
+            paid, outcome = charged, ExtrinsicFailed(make_failure(error), dispatch)
+        else:
+            paid = payment.tip if call.is_free else charged
+            deposit(runtime, signer, charged - paid)
+            pays = Pays.NO if call.is_free else Pays.YES
+            outcome = ExtrinsicSuccess(replace(dispatch, pays_fee=pays))
+        runtime.emit(TransactionFeePaid(signer, paid, payment.tip))
+        runtime.emit(outcome)
+    return events

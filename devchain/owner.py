@@ -1,0 +1,403 @@
+"""What the owner of a subnet may change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from devchain import calls, events, items
+from devchain.addresses import check_multiaddr
+from devchain.emergency import start_emergency
+from devchain.errors import DispatchError, ensure, fail
+from devchain.runtime import Runtime
+from devchain.state import Item
+from devchain.subnets import check_owner, remove_subnet
+from devchain.values import ONE, SubnetNode, SubnetRemovalReason, SubnetState
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: where it is stored, between which limits, and what is said about it.
+
+    A limit of None does not bind. A fraction above 1.0 is InvalidPercent before anything else.
+    """
+
+    item: Item[int]
+    event: type[events.CountUpdate] | type[events.FractionUpdate]
+    error: str
+    low: Item[int] | None = None
+    high: Item[int] | None = None
+    is_fraction: bool = False
+    is_fixed_in_emergency: bool = False
+    """Whether it stays as it is while an emergency set exists, which was timed by it."""
+
+
+def _reputation_factor(item: Item[int], event: type[events.FractionUpdate], error: str) -> Setting:
+    low, high = items.MIN_NODE_REPUTATION_FACTOR, items.MAX_NODE_REPUTATION_FACTOR
+    fixed = item is not items.INCLUDED_INCREASE
+    return Setting(item, event, error, low, high, is_fraction=True, is_fixed_in_emergency=fixed)
+
+
+SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], Setting] = {
+    calls.OwnerUpdateChurnLimit: Setting(
+        items.CHURN_LIMIT,
+        events.ChurnLimitUpdate,
+        "InvalidChurnLimit",
+        items.MIN_CHURN_LIMIT,
+        items.MAX_CHURN_LIMIT,
+    ),
+    calls.OwnerUpdateChurnLimitMultiplier: Setting(
+        items.CHURN_LIMIT_MULTIPLIER,
+        events.ChurnLimitMultiplierUpdate,
+        "InvalidChurnLimitMultiplier",
+        items.MIN_CHURN_LIMIT_MULTIPLIER,
+        items.MAX_CHURN_LIMIT_MULTIPLIER,
+    ),
+    calls.OwnerUpdateRegistrationQueueEpochs: Setting(
+        items.SUBNET_NODE_QUEUE_EPOCHS,
+        events.RegistrationQueueEpochsUpdate,
+        "InvalidRegistrationQueueEpochs",
+        items.MIN_QUEUE_EPOCHS,
+        items.MAX_QUEUE_EPOCHS,
+    ),
+    calls.OwnerUpdateIdleClassificationEpochs: Setting(
+        items.IDLE_CLASSIFICATION_EPOCHS,
+        events.IdleClassificationEpochsUpdate,
+        "InvalidIdleClassificationEpochs",
+        items.MIN_IDLE_CLASSIFICATION_EPOCHS,
+        items.MAX_IDLE_CLASSIFICATION_EPOCHS,
+    ),
+    calls.OwnerUpdateIncludedClassificationEpochs: Setting(
+        items.INCLUDED_CLASSIFICATION_EPOCHS,
+        events.IncludedClassificationEpochsUpdate,
+        "InvalidIncludedClassificationEpochs",
+        items.MIN_INCLUDED_CLASSIFICATION_EPOCHS,
+        items.MAX_INCLUDED_CLASSIFICATION_EPOCHS,
+    ),
+    calls.OwnerUpdateNonConsensusAttestorDecrease: _reputation_factor(
+        items.NON_CONSENSUS_ATTESTOR_DECREASE,
+        events.NonConsensusAttestorDecreaseReputationFactorUpdate,
+        "InvalidNonConsensusAttestorDecreaseReputationFactor",
+    ),
+    calls.OwnerUpdateAbsentDecrease: _reputation_factor(
+        items.ABSENT_DECREASE,
+        events.AbsentDecreaseReputationFactorUpdate,
+        "InvalidAbsentDecreaseReputationFactor",
+    ),
+    calls.OwnerUpdateIncludedIncrease: _reputation_factor(
+        items.INCLUDED_INCREASE,
+        events.IncludedIncreaseReputationFactorUpdate,
+        "InvalidIncludedIncreaseReputationFactor",
+    ),
+    calls.OwnerUpdateBelowMinWeightDecrease: _reputation_factor(
+        items.BELOW_MIN_WEIGHT_DECREASE,
+        events.BelowMinWeightDecreaseReputationFactorUpdate,
+        "InvalidBelowMinWeightDecreaseReputationFactor",
+    ),
+    calls.OwnerUpdateNonAttestorDecrease: _reputation_factor(
+        items.NON_ATTESTOR_DECREASE,
+        events.NonAttestorDecreaseReputationFactorUpdate,
+        "InvalidNonAttestorDecreaseReputationFactor",
+    ),
+    calls.OwnerUpdateValidatorAbsentDecrease: _reputation_factor(
+        items.VALIDATOR_ABSENT_DECREASE,
+        events.ValidatorAbsentDecreaseReputationFactorUpdate,
+        "InvalidNonValidatorAbsentDecreaseReputationFactor",
+    ),
+    calls.OwnerUpdateValidatorNonConsensusDecrease: _reputation_factor(
+        items.VALIDATOR_NON_CONSENSUS_DECREASE,
+        events.ValidatorNonConsensusSubnetNodeReputationFactorUpdate,
+        "InvalidValidatorNonConsensusSubnetNodeReputationFactor",
+    ),
+    calls.OwnerUpdateNodeMinWeightThreshold: Setting(
+        items.NODE_MIN_WEIGHT_THRESHOLD,
+        events.SubnetNodeMinWeightDecreaseReputationThresholdUpdate,
+        "InvalidPercent",
+        high=items.MAX_NODE_MIN_WEIGHT_THRESHOLD,
+    ),
+    calls.OwnerUpdateMinSubnetNodeReputation: Setting(
+        items.MIN_SUBNET_NODE_REPUTATION,
+        events.MinSubnetNodeReputationUpdate,
+        "MinSubnetNodeReputation",
+        items.MIN_MIN_SUBNET_NODE_REPUTATION,
+        items.MAX_MIN_SUBNET_NODE_REPUTATION,
+        is_fraction=True,
+    ),
+    calls.OwnerUpdateMaxRegisteredNodes: Setting(
+        items.MAX_REGISTERED_NODES,
+        events.MaxRegisteredNodesUpdate,
+        "InvalidMaxRegisteredNodes",
+        items.MIN_MAX_REGISTERED_NODES,
+        items.MAX_MAX_REGISTERED_NODES,
+    ),
+    calls.OwnerUpdateTargetNodeRegistrations: Setting(
+        items.TARGET_NODE_REGISTRATIONS_PER_EPOCH,
+        events.TargetNodeRegistrationsPerEpochUpdate,
+        "InvalidTargetNodeRegistrationsPerEpoch",
+    ),
+    calls.OwnerUpdateNodeBurnRateAlpha: Setting(
+        items.NODE_BURN_RATE_ALPHA,
+        events.NodeBurnRateAlphaUpdate,
+        "InvalidPercent",
+        is_fraction=True,
+    ),
+    calls.OwnerUpdateQueueImmunityEpochs: Setting(
+        items.QUEUE_IMMUNITY_EPOCHS, events.QueueImmunityEpochsUpdate, "InvalidValues"
+    ),
+}
+
+
+def update_setting(
+    runtime: Runtime, origin: bytes, call: calls.CountSetting | calls.FractionSetting
+) -> None:
+    """Change one number within its limits."""
+    check_owner(runtime, origin, call.subnet_id)
+    setting, state = SETTINGS[type(call)], runtime.state
+    ensure(not setting.is_fraction or call.value <= ONE, "InvalidPercent")
+    low = 0 if setting.low is None else state.get(setting.low)
+    high = call.value if setting.high is None else state.get(setting.high)
+    ensure(low <= call.value <= high, setting.error)
+    _check_against_others(runtime, call, setting)
+    if setting.is_fixed_in_emergency:
+        is_set = state.contains(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, call.subnet_id)
+        ensure(not is_set, "EmergencyValidatorsSet")
+    state.put(setting.item, call.subnet_id, value=call.value)
+    runtime.emit(setting.event(call.subnet_id, origin, call.value))
+
+
+def _check_against_others(
+    runtime: Runtime, call: calls.CountSetting | calls.FractionSetting, setting: Setting
+) -> None:
+    """Two settings bound each other."""
+    state, subnet_id = runtime.state, call.subnet_id
+    if isinstance(call, calls.OwnerUpdateMaxRegisteredNodes):
+        target = state.get(items.TARGET_NODE_REGISTRATIONS_PER_EPOCH, subnet_id)
+        ensure(call.value <= target, setting.error)
+    if isinstance(call, calls.OwnerUpdateTargetNodeRegistrations):
+        most = state.get(items.MAX_REGISTERED_NODES, subnet_id)
+        ensure(0 < call.value <= most, setting.error)
+
+
+def owner_pause_subnet(runtime: Runtime, origin: bytes, call: calls.OwnerPauseSubnet) -> None:
+    """Stop registrations; the pause begins with the present general epoch."""
+    state, subnet_id, epoch = runtime.state, call.subnet_id, runtime.general_epoch
+    check_owner(runtime, origin, subnet_id)
+    subnet = runtime.subnet(subnet_id)
+    ensure(subnet.state is SubnetState.ACTIVE, "SubnetMustBeActive")
+    rested = state.get(items.PREVIOUS_SUBNET_PAUSE_EPOCH, subnet_id)
+    rested += state.get(items.SUBNET_PAUSE_COOLDOWN_EPOCHS)
+    ensure(rested <= epoch, "SubnetPauseCooldownActive")
+    paused = replace(subnet, state=SubnetState.PAUSED, start_epoch=epoch)
+    state.put(items.SUBNETS_DATA, subnet_id, value=paused)
+    runtime.emit(events.SubnetPaused(subnet_id, origin))
+
+
+def owner_unpause_subnet(runtime: Runtime, origin: bytes, call: calls.OwnerUnpauseSubnet) -> None:
+    """Go on with the next general epoch; waiting nodes wait longer by what the pause lasted."""
+    state, subnet_id, epoch = runtime.state, call.subnet_id, runtime.general_epoch
+    check_owner(runtime, origin, subnet_id)
+    subnet = runtime.subnet(subnet_id)
+    ensure(subnet.state is SubnetState.PAUSED, "SubnetMustBePaused")
+    lasted = max(0, epoch - subnet.start_epoch) + 1
+    for key, node in state.items(items.REGISTERED_SUBNET_NODES_DATA):
+        state.put(items.REGISTERED_SUBNET_NODES_DATA, *key, value=_delay(node, lasted))
+    resumed = replace(subnet, state=SubnetState.ACTIVE, start_epoch=epoch + 1)
+    state.put(items.SUBNETS_DATA, subnet_id, value=resumed)
+    state.put(items.PREVIOUS_SUBNET_PAUSE_EPOCH, subnet_id, value=epoch)
+    start_emergency(runtime, subnet_id)
+    runtime.emit(events.SubnetUnpaused(subnet_id, origin))
+
+
+def _delay(node: SubnetNode, epochs: int) -> SubnetNode:
+    start = node.classification.start_epoch + epochs
+    return replace(node, classification=replace(node.classification, start_epoch=start))
+
+
+def owner_deactivate_subnet(
+    runtime: Runtime, origin: bytes, call: calls.OwnerDeactivateSubnet
+) -> None:
+    """Remove the subnet at once; stake stays with its owners."""
+    check_owner(runtime, origin, call.subnet_id)
+    remove_subnet(runtime, call.subnet_id, SubnetRemovalReason.OWNER)
+
+
+def owner_update_name(runtime: Runtime, origin: bytes, call: calls.OwnerUpdateName) -> None:
+    """Take another unused name."""
+    state = runtime.state
+    check_owner(runtime, origin, call.subnet_id)
+    ensure(not state.contains(items.SUBNET_NAME, call.value), "SubnetNameExist")
+    subnet = runtime.subnet(call.subnet_id)
+    state.remove(items.SUBNET_NAME, subnet.name)
+    state.put(items.SUBNET_NAME, call.value, value=subnet.id)
+    state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, name=call.value))
+    runtime.emit(events.SubnetNameUpdate(subnet.id, origin, subnet.name, call.value))
+
+
+def owner_update_repo(runtime: Runtime, origin: bytes, call: calls.OwnerUpdateRepo) -> None:
+    """Take another unused repository."""
+    state = runtime.state
+    check_owner(runtime, origin, call.subnet_id)
+    ensure(not state.contains(items.SUBNET_REPO, call.value), "SubnetRepoExist")
+    subnet = runtime.subnet(call.subnet_id)
+    state.remove(items.SUBNET_REPO, subnet.repo)
+    state.put(items.SUBNET_REPO, call.value, value=subnet.id)
+    state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, repo=call.value))
+    runtime.emit(events.SubnetRepoUpdate(subnet.id, origin, subnet.repo, call.value))
+
+
+def owner_update_description(
+    runtime: Runtime, origin: bytes, call: calls.OwnerUpdateDescription
+) -> None:
+    """Replace the subnet's description."""
+    check_owner(runtime, origin, call.subnet_id)
+    subnet = runtime.subnet(call.subnet_id)
+    changed = replace(subnet, description=call.value)
+    runtime.state.put(items.SUBNETS_DATA, subnet.id, value=changed)
+    runtime.emit(events.SubnetDescriptionUpdate(subnet.id, origin, subnet.description, call.value))
+
+
+def owner_update_misc(runtime: Runtime, origin: bytes, call: calls.OwnerUpdateMisc) -> None:
+    """Replace the subnet's free text."""
+    check_owner(runtime, origin, call.subnet_id)
+    subnet = runtime.subnet(call.subnet_id)
+    runtime.state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, misc=call.value))
+    runtime.emit(events.SubnetMiscUpdate(subnet.id, origin, subnet.misc, call.value))
+
+
+def owner_add_or_update_initial_coldkeys(
+    runtime: Runtime, origin: bytes, call: calls.OwnerAddOrUpdateInitialColdkeys
+) -> None:
+    """Allow more coldkeys, or more nodes of one, while the subnet registers."""
+    state = runtime.state
+    _check_registering(runtime, origin, call.subnet_id)
+    sane = all(count >= 1 for count in call.coldkeys.values())
+    ensure(sane, "InvalidSubnetRegistrationInitialColdkeys")
+    present = state.find(items.SUBNET_REGISTRATION_INITIAL_COLDKEYS, call.subnet_id) or {}
+    merged = {**present, **call.coldkeys}
+    state.put(items.SUBNET_REGISTRATION_INITIAL_COLDKEYS, call.subnet_id, value=merged)
+    runtime.emit(events.AddSubnetRegistrationInitialColdkeys(call.subnet_id, origin, call.coldkeys))
+
+
+def owner_remove_initial_coldkeys(
+    runtime: Runtime, origin: bytes, call: calls.OwnerRemoveInitialColdkeys
+) -> None:
+    """Allow fewer coldkeys; with none left, everybody may register."""
+    state, item = runtime.state, items.SUBNET_REGISTRATION_INITIAL_COLDKEYS
+    _check_registering(runtime, origin, call.subnet_id)
+    present = state.find(item, call.subnet_id) or {}
+    left = {key: count for key, count in present.items() if key not in call.coldkeys}
+    if left:
+        state.put(item, call.subnet_id, value=left)
+    else:
+        state.remove(item, call.subnet_id)
+    runtime.emit(
+        events.RemoveSubnetRegistrationInitialColdkeys(call.subnet_id, origin, call.coldkeys)
+    )
+
+
+def _check_registering(runtime: Runtime, origin: bytes, subnet_id: int) -> None:
+    check_owner(runtime, origin, subnet_id)
+    registering = runtime.subnet(subnet_id).state is SubnetState.REGISTERED
+    ensure(registering, "SubnetMustBeRegistering")
+
+
+def owner_update_min_max_stake(
+    runtime: Runtime, origin: bytes, call: calls.OwnerUpdateMinMaxStake
+) -> None:
+    """Change between which limits nodes stake."""
+    state, subnet_id = runtime.state, call.subnet_id
+    check_owner(runtime, origin, subnet_id)
+    ensure(call.min <= call.max, "InvalidValues")
+    low, high = state.get(items.MIN_SUBNET_MIN_STAKE), state.get(items.MAX_SUBNET_MIN_STAKE)
+    ensure(low <= call.min <= high, "InvalidSubnetMinStake")
+    ensure(call.max <= state.get(items.NETWORK_MAX_STAKE_BALANCE), "InvalidSubnetMaxStake")
+    state.put(items.SUBNET_MIN_STAKE_BALANCE, subnet_id, value=call.min)
+    state.put(items.SUBNET_MAX_STAKE_BALANCE, subnet_id, value=call.max)
+    runtime.emit(events.SubnetMinMaxStakeBalanceUpdate(subnet_id, origin, call.min, call.max))
+
+
+def owner_update_delegate_stake_percentage(
+    runtime: Runtime, origin: bytes, call: calls.OwnerUpdateDelegateStakePercentage
+) -> None:
+    """Change the delegators' share, in small steps."""
+    state, subnet_id = runtime.state, call.subnet_id
+    check_owner(runtime, origin, subnet_id)
+    updated = state.get(items.LAST_SUBNET_DELEGATE_STAKE_REWARDS_UPDATE, subnet_id)
+    period = state.get(items.DELEGATE_PERCENTAGE_UPDATE_PERIOD)
+    ensure(updated + period < runtime.block, "DelegateStakePercentageUpdateTooSoon")
+    present = state.get(items.SUBNET_DELEGATE_STAKE_REWARDS_PERCENTAGE, subnet_id)
+    step = state.get(items.MAX_DELEGATE_PERCENTAGE_CHANGE)
+    ensure(abs(present - call.value) <= step, "DelegateStakePercentageAbsDiffTooLarge")
+    low = state.get(items.MIN_DELEGATE_STAKE_PERCENTAGE)
+    high = state.get(items.MAX_DELEGATE_STAKE_PERCENTAGE)
+    ensure(low <= call.value <= high, "InvalidDelegateStakePercentage")
+    state.put(items.LAST_SUBNET_DELEGATE_STAKE_REWARDS_UPDATE, subnet_id, value=runtime.block)
+    state.put(items.SUBNET_DELEGATE_STAKE_REWARDS_PERCENTAGE, subnet_id, value=call.value)
+    runtime.emit(events.SubnetDelegateStakeRewardsPercentageUpdate(subnet_id, origin, call.value))
+
+
+def transfer_subnet_ownership(
+    runtime: Runtime, origin: bytes, call: calls.TransferSubnetOwnership
+) -> None:
+    """Offer the subnet to another account."""
+    check_owner(runtime, origin, call.subnet_id)
+    runtime.state.put(items.PENDING_SUBNET_OWNER, call.subnet_id, value=call.new_owner)
+    runtime.emit(events.TransferPendingSubnetOwner(call.subnet_id, origin, call.new_owner))
+
+
+def accept_subnet_ownership(
+    runtime: Runtime, origin: bytes, call: calls.AcceptSubnetOwnership
+) -> None:
+    """Take an offered subnet."""
+    state, subnet_id = runtime.state, call.subnet_id
+    pending = state.find(items.PENDING_SUBNET_OWNER, subnet_id)
+    ensure(pending is not None, "NoPendingSubnetOwner")
+    ensure(pending == origin, "NotPendingSubnetOwner")
+    state.put(items.SUBNET_OWNER, subnet_id, value=origin)
+    state.remove(items.PENDING_SUBNET_OWNER, subnet_id)
+    runtime.emit(events.AcceptPendingSubnetOwner(subnet_id, origin))
+
+
+def owner_add_bootnode_access(
+    runtime: Runtime, origin: bytes, call: calls.OwnerAddBootnodeAccess
+) -> None:
+    """Let another account change the bootnodes."""
+    state, subnet_id = runtime.state, call.subnet_id
+    check_owner(runtime, origin, subnet_id)
+    present = state.get(items.SUBNET_BOOTNODE_ACCESS, subnet_id)
+    ensure(call.new_account not in present, "InBootnodeAccessList")
+    room = len(present) < state.get(items.MAX_SUBNET_BOOTNODE_ACCESS)
+    ensure(room, "MaxSubnetBootnodeAccess")
+    state.put(items.SUBNET_BOOTNODE_ACCESS, subnet_id, value=present | {call.new_account})
+    runtime.emit(events.AddSubnetBootnodeAccess(subnet_id, origin, call.new_account))
+
+
+def owner_remove_bootnode_access(
+    runtime: Runtime, origin: bytes, call: calls.OwnerRemoveBootnodeAccess
+) -> None:
+    """Take that right away."""
+    state, subnet_id = runtime.state, call.subnet_id
+    check_owner(runtime, origin, subnet_id)
+    present = state.get(items.SUBNET_BOOTNODE_ACCESS, subnet_id)
+    ensure(call.remove_account in present, "NotInAccessList")
+    state.put(items.SUBNET_BOOTNODE_ACCESS, subnet_id, value=present - {call.remove_account})
+    runtime.emit(events.RemoveSubnetBootnodeAccess(subnet_id, origin, call.remove_account))
+
+
+def update_bootnodes(runtime: Runtime, origin: bytes, call: calls.UpdateBootnodes) -> None:
+    """Remove, then add, official bootnodes."""
+    state, subnet_id = runtime.state, runtime.subnet(call.subnet_id).id
+    is_owner = state.find(items.SUBNET_OWNER, subnet_id) == origin
+    allowed = is_owner or origin in state.get(items.SUBNET_BOOTNODE_ACCESS, subnet_id)
+    ensure(allowed, "InvalidAccess")
+    present = state.get(items.SUBNET_BOOTNODES, subnet_id)
+    bootnodes = {peer: addr for peer, addr in present.items() if peer not in call.remove}
+    for peer_id, multiaddr in sorted(call.add.items()):
+        try:
+            check_multiaddr(multiaddr)
+        except DispatchError:
+            fail("InvalidMultiaddr")
+        bootnodes[peer_id] = multiaddr
+    ensure(len(bootnodes) <= state.get(items.MAX_BOOTNODES), "TooManyBootnodes")
+    state.put(items.SUBNET_BOOTNODES, subnet_id, value=bootnodes)
+    runtime.emit(events.BootnodesUpdated(subnet_id, call.add, call.remove))

@@ -1,0 +1,174 @@
+"""The development chain as a WebSocket server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, nullcontext
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from devchain.blocks import Block
+from devchain.chain import Chain, ForeignBlock
+from devchain.config import BlockMode, DevChainConfig, describe_rules
+from devchain.errors import DevchainUnusable
+from devchain.extrinsics import load_verifier
+from devchain.producer import Producer
+from devchain.session import Session
+from devchain.store import BlockStore
+
+MAX_CONNECTIONS = 256
+MAX_MESSAGE_SIZE = 2 * 1024 * 1024
+CLOSE_TOO_SLOW = 1008
+CLOSE_TRY_LATER = 1013
+_SEED_SIZE = 16
+_CLOSE_TIMEOUT_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+def read_wall_clock() -> int:
+    """Return milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class DevChain:
+    """A running development chain. Use :meth:`open`."""
+
+    def __init__(self, producer: Producer, host: str) -> None:
+        self._producer = producer
+        self._host = host
+        self._connections = 0
+        self.port = 0
+        """The bound port."""
+
+    @property
+    def chain(self) -> Chain:
+        return self._producer.chain
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"ws://{host}:{self.port}"
+
+    def build(self, count: int = 1) -> Block:
+        """Build blocks at once; return the last."""
+        return self._producer.build(count)
+
+    def set_mode(self, mode: BlockMode, block_seconds: float | None = None) -> None:
+        """Change what makes a block."""
+        self._producer.set_mode(mode, block_seconds or self._producer.block_seconds)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, config: DevChainConfig, *, now_ms: Callable[[], int] = read_wall_clock
+    ) -> AsyncIterator[DevChain]:
+        """Serve until the block ends. Raises DevchainUnusable for an unusable port or database."""
+        store = None if config.database is None else BlockStore(config.database)
+        with closing(store) if store is not None else nullcontext():
+            load_verifier()
+            chain = load_chain(config, store)
+            producer = Producer(chain, now_ms, config.mode, config.block_seconds, store)
+            devchain = cls(producer, config.host)
+            async with asyncio.TaskGroup() as tasks, devchain._listen(config):
+                building = tasks.create_task(producer.run())
+                try:
+                    yield devchain
+                finally:
+                    building.cancel()
+
+    @asynccontextmanager
+    async def _listen(self, config: DevChainConfig) -> AsyncIterator[None]:
+        try:
+            server = await serve(
+                self._converse,
+                config.host,
+                config.port,
+                compression=None,
+                max_size=MAX_MESSAGE_SIZE,
+                close_timeout=_CLOSE_TIMEOUT_S,
+            )
+        except OSError as error:
+            raise DevchainUnusable(
+                f"the chain cannot listen on {config.host}:{config.port}: {error.strerror}",
+                "stop what uses the port or choose another with --port",
+            ) from error
+        async with server:
+            self.port = next(iter(server.sockets)).getsockname()[1]
+            yield
+
+    async def _converse(self, connection: ServerConnection) -> None:
+        if self._connections >= MAX_CONNECTIONS:
+            await connection.close(CLOSE_TRY_LATER, "too many connections")
+            return
+        self._connections += 1
+        session = Session(self._producer, may_steer=_may_steer(connection))
+        self._producer.listeners.add(session.on_block)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                sending = tasks.create_task(_send_all(connection, session))
+                async for message in connection:
+                    session.receive(message)
+                sending.cancel()
+        except* ConnectionClosed:
+            pass
+        finally:
+            self._producer.listeners.discard(session.on_block)
+            self._connections -= 1
+
+
+def _may_steer(connection: ServerConnection) -> bool:
+    """Whether a client may make blocks: a program, or a page that this machine serves itself.
+
+    A browser lets any page that its user visits connect to this machine, and names the page's
+    origin. Reading and submitting stay open: the polkadot.js Apps page is such a page.
+    """
+    request = connection.request
+    origins = [] if request is None else request.headers.get_all("Origin")
+    return all(_is_loopback(origin) for origin in origins)
+
+
+def _is_loopback(origin: str) -> bool:
+    try:
+        host = urlsplit(origin).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _send_all(connection: ServerConnection, session: Session) -> None:
+    """Send what the session has to say; end it when the client does not keep up."""
+    while not session.is_too_slow:
+        await connection.send(await session.outbox.get())
+    await connection.close(CLOSE_TOO_SLOW, "the client reads too slowly")
+
+
+def load_chain(config: DevChainConfig, store: BlockStore | None) -> Chain:
+    """Make a fresh chain, or the stored one again. Raises DevchainUnusable if it is another."""
+    seed = os.urandom(_SEED_SIZE) if config.seed is None else config.seed
+    if store is None:
+        return Chain(config.seeded_ledger(seed), finality_lag=config.finality_lag)
+    rules = describe_rules(config.ledger)
+    if store.remember("rules", rules) != rules:
+        raise DevchainUnusable(
+            "the chain database was made with other rules",
+            "start with the same epoch length and activation, or choose another file",
+        )
+    seed = bytes.fromhex(store.remember("seed", seed.hex()))
+    chain = Chain(config.seeded_ledger(seed), finality_lag=config.finality_lag)
+    try:
+        for block_hash, extrinsics in store.blocks():
+            chain.replay(extrinsics, block_hash)
+    except ForeignBlock as error:
+        raise DevchainUnusable(
+            f"the chain database cannot be used: {error}", "choose another file"
+        ) from error
+    return chain

@@ -1,0 +1,220 @@
+"""Stake after registration: adding, unbonding, and the pools of those who delegate."""
+
+from __future__ import annotations
+
+from devchain import calls, items, stake_pools
+from devchain.balances import add_stake as move_stake
+from devchain.balances import can_withdraw, deposit, increase_stake, withdraw
+from devchain.errors import ensure
+from devchain.events import (
+    DelegateBalanceRemoved,
+    DelegateNodeStakeAdded,
+    DelegateNodeStakeRemoved,
+    StakeRemoved,
+    SubnetDelegateStakeAdded,
+    SubnetDelegateStakeRemoved,
+)
+from devchain.nodes import find_node, is_elected
+from devchain.rate_limit import check_rate, note_call
+from devchain.runtime import Runtime
+
+
+def add_stake(runtime: Runtime, origin: bytes, call: calls.AddStake) -> None:
+    """Raise the stake of a hotkey that the origin owns."""
+    subnet_id = runtime.subnet(call.subnet_id).id
+    owner = runtime.state.get(items.HOTKEY_OWNER, call.hotkey)
+    ensure(owner == origin, "NotKeyOwner")
+    move_stake(runtime, origin, call.hotkey, subnet_id=subnet_id, amount=call.stake_to_be_added)
+
+
+def remove_stake(runtime: Runtime, origin: bytes, call: calls.RemoveStake) -> None:
+    """Start to unbond stake; a node keeps the subnet's minimum."""
+    state, subnet_id, hotkey = runtime.state, call.subnet_id, call.hotkey
+    ensure(state.get(items.HOTKEY_OWNER, hotkey) == origin, "NotKeyOwner")
+    node_id = state.find(items.HOTKEY_SUBNET_NODE_ID, subnet_id, hotkey)
+    if node_id is not None:
+        _check_may_unstake(runtime, subnet_id, node_id)
+    staked, amount = (
+        state.get(items.ACCOUNT_SUBNET_STAKE, hotkey, subnet_id),
+        call.stake_to_be_removed,
+    )
+    ensure(amount > 0, "AmountZero")
+    ensure(staked >= amount, "NotEnoughStakeToWithdraw")
+    if node_id is not None:
+        minimum = state.get(items.SUBNET_MIN_STAKE_BALANCE, subnet_id)
+        ensure(staked - amount >= minimum, "MinStakeNotReached")
+    elif amount == staked:
+        _forget_hotkey(runtime, coldkey=origin, hotkey=hotkey)
+    check_rate(runtime, origin)
+    increase_stake(runtime, hotkey, subnet_id, -amount)
+    unbond(runtime, origin, amount, epochs=state.get(items.STAKE_COOLDOWN_EPOCHS))
+    note_call(runtime, origin)
+    runtime.emit(StakeRemoved(subnet_id, origin, hotkey, amount))
+
+
+def _check_may_unstake(runtime: Runtime, subnet_id: int, node_id: int) -> None:
+    state = runtime.state
+    ensure(not is_elected(runtime, subnet_id, node_id), "ElectedValidatorCannotUnstake")
+    node = state.find(items.SUBNET_NODES_DATA, subnet_id, node_id)
+    if node is not None:
+        free_from = node.classification.start_epoch + state.get(items.MIN_ACTIVE_NODE_STAKE_EPOCHS)
+        ensure(free_from <= runtime.subnet_epoch(subnet_id), "MinActiveNodeStakeEpochs")
+
+
+def _forget_hotkey(runtime: Runtime, *, coldkey: bytes, hotkey: bytes) -> None:
+    """The last stake of a former node leaves: the hotkey becomes free again."""
+    state = runtime.state
+    state.remove(items.HOTKEY_SUBNET_ID, hotkey)
+    state.remove(items.HOTKEY_OWNER, hotkey)
+    hotkeys = state.get(items.COLDKEY_HOTKEYS, coldkey)
+    state.put(items.COLDKEY_HOTKEYS, coldkey, value=hotkeys - {hotkey})
+
+
+def unbond(runtime: Runtime, account: bytes, amount: int, *, epochs: int) -> None:
+    """Write units into the account's ledger, to be claimed after ``epochs`` epochs."""
+    state = runtime.state
+    claim_block = runtime.block + epochs * runtime.config.epoch_length
+    if len(state.get(items.STAKE_UNBONDING_LEDGER, account)) == state.get(items.MAX_UNBONDINGS):
+        claim(runtime, account)
+    ledger = state.get(items.STAKE_UNBONDING_LEDGER, account)
+    ensure(len(ledger) < state.get(items.MAX_UNBONDINGS), "MaxUnlockingsReached")
+    entries = {**ledger, claim_block: ledger.get(claim_block, 0) + amount}
+    state.put(items.STAKE_UNBONDING_LEDGER, account, value=entries)
+    state.add(items.TOTAL_UNBONDING_BALANCE, amount=amount)
+
+
+def claim(runtime: Runtime, account: bytes) -> int:
+    """Pay out every entry whose time has come; return how many there were."""
+    state = runtime.state
+    ledger = state.get(items.STAKE_UNBONDING_LEDGER, account)
+    due = {block: amount for block, amount in ledger.items() if block <= runtime.block}
+    if due:
+        left = {block: amount for block, amount in ledger.items() if block not in due}
+        state.put(items.STAKE_UNBONDING_LEDGER, account, value=left)
+    for _, amount in sorted(due.items()):
+        deposit(runtime, account, amount)
+        state.add(items.TOTAL_UNBONDING_BALANCE, amount=-amount)
+    return len(due)
+
+
+def claim_unbondings(runtime: Runtime, origin: bytes, _call: calls.ClaimUnbondings) -> None:
+    """Turn what has unbonded into free balance."""
+    ensure(claim(runtime, origin) > 0, "NoStakeUnbondingsOrCooldownNotMet")
+
+
+def _pay_in(runtime: Runtime, account: bytes, amount: int) -> None:
+    ensure(can_withdraw(runtime, account, amount), "NotEnoughBalanceToStake")
+    check_rate(runtime, account)
+    ensure(withdraw(runtime, account, amount), "BalanceWithdrawalError")
+
+
+def add_to_delegate_stake(runtime: Runtime, origin: bytes, call: calls.AddToDelegateStake) -> None:
+    """Put units into the subnet's pool for shares of it."""
+    subnet_id, amount = runtime.subnet(call.subnet_id).id, call.stake_to_be_added
+    minimum = runtime.state.get(items.MIN_DELEGATE_STAKE_DEPOSIT)
+    ensure(amount >= minimum, "MinDelegateStakeDepositNotReached")
+    _pay_in(runtime, origin, amount)
+    stake_pools.join(runtime, stake_pools.subnet_pool(subnet_id), origin, amount)
+    note_call(runtime, origin)
+    runtime.emit(SubnetDelegateStakeAdded(subnet_id, origin, amount))
+
+
+def remove_delegate_stake(runtime: Runtime, origin: bytes, call: calls.RemoveDelegateStake) -> None:
+    """Give shares back; what they are worth starts to unbond."""
+    pool = stake_pools.subnet_pool(call.subnet_id)
+    amount = stake_pools.leave(runtime, pool, origin, call.shares_to_be_removed)
+    epochs = runtime.state.get(items.DELEGATE_STAKE_COOLDOWN_EPOCHS)
+    unbond(runtime, origin, amount, epochs=epochs)
+    note_call(runtime, origin)
+    runtime.emit(SubnetDelegateStakeRemoved(call.subnet_id, origin, amount))
+
+
+def transfer_delegate_stake(
+    runtime: Runtime, origin: bytes, call: calls.TransferDelegateStake
+) -> None:
+    """Give shares of the subnet's pool to another account."""
+    pool, shares = stake_pools.subnet_pool(call.subnet_id), call.delegate_stake_shares_to_transfer
+    ensure(origin != call.to_account_id, "TransferToSelfNotAllowed")
+    ensure(shares > 0, "NotEnoughStakeToWithdraw")
+    enough = stake_pools.value_shares(runtime, pool, shares) >= runtime.state.get(
+        items.MIN_DELEGATE_STAKE_DEPOSIT
+    )
+    ensure(enough, "MinDelegateStakeDepositNotReached")
+    stake_pools.transfer_shares(runtime, pool, origin, call.to_account_id, shares=shares)
+
+
+def donate_delegate_stake(runtime: Runtime, origin: bytes, call: calls.DonateDelegateStake) -> None:
+    """Raise the pool for everybody who holds shares."""
+    subnet_id = runtime.subnet(call.subnet_id).id
+    _donate(runtime, origin, stake_pools.subnet_pool(subnet_id), call.amount)
+
+
+def _donate(runtime: Runtime, origin: bytes, pool: stake_pools.Pool, amount: int) -> None:
+    ensure(amount >= runtime.state.get(items.MIN_DELEGATE_STAKE_DEPOSIT), "MinDelegateStake")
+    ensure(can_withdraw(runtime, origin, amount), "NotEnoughBalance")
+    ensure(withdraw(runtime, origin, amount), "BalanceWithdrawalError")
+    stake_pools.add_rewards(runtime, pool, amount)
+
+
+def add_to_node_delegate_stake(
+    runtime: Runtime, origin: bytes, call: calls.AddToNodeDelegateStake
+) -> None:
+    """Put units into one node's pool for shares of it."""
+    subnet_id, node_id = call.subnet_id, call.subnet_node_id
+    amount = call.node_delegate_stake_to_be_added
+    ensure(find_node(runtime, subnet_id, node_id) is not None, "InvalidSubnetNodeId")
+    minimum = runtime.state.get(items.MIN_DELEGATE_STAKE_DEPOSIT)
+    ensure(amount >= minimum, "MinNodeDelegateStakeDepositNotReached")
+    _pay_in(runtime, origin, amount)
+    stake_pools.join(runtime, stake_pools.node_pool(subnet_id, node_id), origin, amount)
+    note_call(runtime, origin)
+    runtime.emit(DelegateNodeStakeAdded(origin, subnet_id, node_id, amount))
+
+
+def remove_node_delegate_stake(
+    runtime: Runtime, origin: bytes, call: calls.RemoveNodeDelegateStake
+) -> None:
+    """Give shares of a node's pool back; what they are worth starts to unbond."""
+    subnet_id, node_id = call.subnet_id, call.subnet_node_id
+    shares = call.node_delegate_stake_shares_to_be_removed
+    amount = stake_pools.leave(runtime, stake_pools.node_pool(subnet_id, node_id), origin, shares)
+    epochs = runtime.state.get(items.NODE_DELEGATE_STAKE_COOLDOWN_EPOCHS)
+    unbond(runtime, origin, amount, epochs=epochs)
+    note_call(runtime, origin)
+    runtime.emit(DelegateNodeStakeRemoved(origin, subnet_id, node_id, amount))
+
+
+def transfer_node_delegate_stake(
+    runtime: Runtime, origin: bytes, call: calls.TransferNodeDelegateStake
+) -> None:
+    """Give shares of a node's pool to another account."""
+    pool = stake_pools.node_pool(call.subnet_id, call.subnet_node_id)
+    shares = call.node_delegate_stake_shares_to_transfer
+    ensure(shares > 0, "NotEnoughStakeToWithdraw")
+    enough = stake_pools.value_shares(runtime, pool, shares) >= runtime.state.get(
+        items.MIN_DELEGATE_STAKE_DEPOSIT
+    )
+    ensure(enough, "CouldNotConvertToBalance")
+    stake_pools.transfer_shares(runtime, pool, origin, call.to_account_id, shares=shares)
+
+
+def donate_node_delegate_stake(
+    runtime: Runtime, origin: bytes, call: calls.DonateNodeDelegateStake
+) -> None:
+    """Raise a node's pool for everybody who holds shares."""
+    key = (call.subnet_id, call.subnet_node_id)
+    ensure(runtime.state.contains(items.SUBNET_NODES_DATA, *key), "InvalidSubnetNodeId")
+    _donate(runtime, origin, stake_pools.node_pool(*key), call.amount)
+
+
+def remove_delegate_balance(
+    runtime: Runtime, origin: bytes, call: calls.RemoveDelegateBalance
+) -> None:
+    """Start to unbond what nodes have paid to the origin as their delegate account."""
+    state, amount = runtime.state, call.amount_to_remove
+    ensure(amount > 0, "AmountZero")
+    ensure(state.get(items.ACCOUNT_DELEGATE_STAKE, origin) >= amount, "NotEnoughStakeToWithdraw")
+    state.add(items.ACCOUNT_DELEGATE_STAKE, origin, amount=-amount)
+    state.add(items.TOTAL_ACCOUNT_DELEGATE_STAKE, amount=-amount)
+    unbond(runtime, origin, amount, epochs=state.get(items.STAKE_COOLDOWN_EPOCHS))
+    runtime.emit(DelegateBalanceRemoved(origin, amount))

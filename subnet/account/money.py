@@ -1,0 +1,62 @@
+"""What an account has on the chain besides its free balance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from consensus.types import BlockNumber, SubnetId
+from subnet.account.registration import TENSOR
+from subnet.chain.substrate import SubstrateChain
+
+if TYPE_CHECKING:
+    from subnet.chain.session import Session
+
+MIN_HOTKEY_BALANCE = TENSOR // 10**9
+"""Units. The fee of a proposal is withheld before it is given back, so a hotkey needs one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unbonding:
+    """Stake on its way back; it can be claimed from ``block`` on."""
+
+    block: BlockNumber
+    amount: int
+    claimable: bool
+
+
+async def fetch_unbondings(chain: SubstrateChain, account_id: bytes) -> tuple[Unbonding, ...]:
+    """Return the account's unbonding ledger, the earliest first."""
+
+    def work(session: Session) -> tuple[Unbonding, ...]:
+        header, at = session.read_head()
+        ledger = session.read("Network.StakeUnbondingLedger", f"0x{account_id.hex()}", at=at) or []
+        return tuple(
+            Unbonding(BlockNumber(block), amount, claimable=header.number >= block)
+            for block, amount in sorted(ledger)
+        )
+
+    return await chain.query(work)
+
+
+async def fetch_delegated_shares(
+    chain: SubstrateChain, account_id: bytes, subnet_id: SubnetId
+) -> int:
+    """Return the account's shares of the subnet's delegate stake; ``undelegate`` takes shares."""
+    shares = await chain.query(
+        lambda session: session.read(
+            "Network.AccountSubnetDelegateStakeShares",
+            f"0x{account_id.hex()}",
+            subnet_id,
+            at=session.read_head_hash(),
+        )
+    )
+    return int(shares or 0)
+
+
+async def is_hotkey_funded(chain: SubstrateChain, hotkey: bytes) -> bool:
+    """Whether the hotkey can be charged the fee of a proposal or attestation.
+
+    A successful one costs nothing in the end, but the pool refuses an account that could not pay.
+    """
+    return await chain.fetch_balance(hotkey) >= MIN_HOTKEY_BALANCE

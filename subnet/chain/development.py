@@ -1,0 +1,16 @@
+"""Whether a chain is a development chain, where anybody may sign as a development account."""
+
+from __future__ import annotations
+
+from subnet.chain.session import DEVELOPMENT_CHAIN_TYPE
+from subnet.chain.substrate import SubstrateChain
+from subnet.errors import ChainMismatch
+
+
+async def check_development_chain(chain: SubstrateChain, url: str) -> None:
+    """Raise ChainMismatch unless the chain calls itself a development chain."""
+    chain_type = await chain.query(lambda session: session.read_chain_type())
+    if chain_type != DEVELOPMENT_CHAIN_TYPE:
+        raise ChainMismatch(
+            f"{url} is not a development chain, and anybody can sign as a development account"
+        )

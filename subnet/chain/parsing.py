@@ -1,0 +1,96 @@
+"""From the chain's decoded values to the node's own types.
+
+Byte strings arrive as hexadecimal text, account ids as hexadecimal text or a
+one-element tuple of it, maps as lists of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from consensus.roster import RosterNode
+from consensus.submission import Submission
+from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
+from keys.errors import BadPeerId
+from keys.peer import PeerId
+from subnet.epoch.interfaces import SubnetInfo
+from subnet.errors import ChainMismatch
+
+NO_ACCOUNT = bytes(20)
+
+_CLASSES = {
+    "Registered": NodeClass.REGISTERED,
+    "Idle": NodeClass.IDLE,
+    "Included": NodeClass.INCLUDED,
+    "Validator": NodeClass.VALIDATOR,
+}
+
+
+def parse_bytes(value: Any) -> bytes:
+    """Return the bytes of hexadecimal text or of a wrapper around it. Raises ChainMismatch."""
+    while isinstance(value, tuple | list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, str) or not value.startswith("0x"):
+        raise ChainMismatch(f"the chain sent {type(value).__name__} where bytes belong")
+    return bytes.fromhex(value[2:])
+
+
+def parse_text(value: Any) -> str:
+    """Return bytes as text; what is not UTF-8 shows as replacement characters."""
+    return parse_bytes(value).decode("utf-8", errors="replace")
+
+
+def parse_peer_id(value: Any) -> PeerId | None:
+    """Return the peer id that the chain holds as text; None if it is not Ed25519."""
+    try:
+        return PeerId.from_base58(parse_text(value))
+    except BadPeerId:
+        return None
+
+
+def parse_class(value: Any) -> NodeClass:
+    """Return the node class. Raises ChainMismatch for one that this client does not know."""
+    try:
+        return _CLASSES[str(value)]
+    except KeyError:
+        raise ChainMismatch(f"the chain has a node class {value!r}, unknown here") from None
+
+
+def parse_roster_node(record: Mapping[str, Any], *, hotkey: Any, coldkey: Any) -> RosterNode:
+    """Return a node of SubnetNodesData; who signs and who owns stands elsewhere."""
+    classification = record["classification"]
+    return RosterNode(
+        node_id=SubnetNodeId(record["id"]),
+        peer_id=parse_peer_id(record["peer_info"]["peer_id"]),
+        coldkey=NO_ACCOUNT if coldkey is None else parse_bytes(coldkey),
+        hotkey=NO_ACCOUNT if hotkey is None else parse_bytes(hotkey),
+        node_class=parse_class(classification["node_class"]),
+        start_epoch=Epoch(classification["start_epoch"]),
+    )
+
+
+def parse_subnet(record: Mapping[str, Any], *, slot: int | None) -> SubnetInfo:
+    """Return SubnetData together with the subnet's slot."""
+    return SubnetInfo(
+        subnet_id=SubnetId(record["id"]),
+        name=parse_text(record["name"]),
+        is_active=str(record["state"]) == "Active",
+        slot=slot,
+        start_epoch=record["start_epoch"],
+        misc=parse_text(record["misc"]),
+    )
+
+
+def parse_submission(record: Mapping[str, Any]) -> Submission:
+    """Return ConsensusData of SubnetConsensusSubmission."""
+    args = record["args"]
+    return Submission(
+        proposer=SubnetNodeId(record["validator_id"]),
+        block=BlockNumber(record["block"]),
+        scores=tuple(
+            (SubnetNodeId(row["subnet_node_id"]), Score(row["score"])) for row in record["data"]
+        ),
+        attested=frozenset(SubnetNodeId(node_id) for node_id, _ in record["attests"]),
+        args=None if args is None else parse_bytes(args),
+    )

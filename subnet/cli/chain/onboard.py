@@ -1,0 +1,173 @@
+"""``mesh chain onboard``: from nothing to an active node, interruptible at any point."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from subnet.cli.chain.options import (
+    DEFAULT_CHAIN,
+    NO_TIP,
+    AsJson,
+    Chain,
+    DevAccount,
+    KeyFile,
+    PasswordFile,
+    Subnet,
+    Tip,
+    load_signer,
+    open_chain,
+    parse_amount,
+    print_result,
+    require_subnet,
+    run,
+)
+from subnet.cli.console import say
+
+if TYPE_CHECKING:
+    from keys.account import AccountKey
+    from keys.identity_file import IdentitySet
+    from subnet.account.registration import RegisteredNode
+
+HOTKEY_FILE = "hotkey.json"
+
+
+class NodeRole(StrEnum):
+    HOSTER = "hoster"
+    VALIDATOR = "validator"
+
+
+def onboard(
+    subnet: Subnet,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Keys of the node; made where they are missing.")
+    ],
+    hotkey_password_file: Annotated[
+        Path | None, typer.Option(help="Password of the hotkey's keystore; else it is asked.")
+    ] = None,
+    stake: Annotated[str, typer.Option(help="Stake, TENSOR.")] = "100",
+    multiaddr: Annotated[
+        str | None, typer.Option(help="Where the node listens, /ip4/.../tcp/...")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Start the node with this model at the end.")
+    ] = None,
+    role: Annotated[NodeRole, typer.Option(help="What the started node does.")] = NodeRole.HOSTER,
+    chain: Chain = DEFAULT_CHAIN,
+    key_file: KeyFile = None,
+    password_file: PasswordFile = None,
+    dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
+    as_json: AsJson = False,
+) -> None:
+    """Make keys, fund the hotkey, register, wait for the window, activate, start the node.
+
+    Run it again after an interruption: what is done is not done twice.
+    """
+    staked = parse_amount(stake)
+    coldkey = load_signer(key_file=key_file, password_file=password_file, dev_account=dev_account)
+    identities = _load_identities(directory)
+    hotkey = _load_hotkey(directory / HOTKEY_FILE, hotkey_password_file)
+
+    async def work() -> tuple[int, RegisteredNode]:
+        from subnet.account.onboarding import OnboardingPlan
+        from subnet.account.onboarding import onboard as walk
+        from subnet.account.registration import NodeRegistration
+
+        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
+            wanted = NodeRegistration(
+                subnet_id=await require_subnet(client, subnet),
+                hotkey=hotkey.account_id,
+                peer_id=identities.peer_id,
+                bootnode_peer_id=identities.bootstrap_peer_id,
+                client_peer_id=identities.client_peer_id,
+                multiaddr=multiaddr,
+                stake=staked,
+            )
+            node = await walk(client, OnboardingPlan(wanted, coldkey), say=say)
+            return wanted.subnet_id, node
+
+    subnet_id, node = run(work)
+    line = build_start_line(
+        start or "MODEL",
+        role,
+        directory=directory,
+        subnet_id=subnet_id,
+        node_id=node.node_id,
+        chain=chain,
+        hotkey_password_file=hotkey_password_file,
+    )
+    print_result(
+        {"subnet_id": subnet_id, "subnet_node_id": node.node_id, "start": line},
+        as_json=as_json,
+        text=f"node {node.node_id} is active; start it with\n{shlex.join(line)}",
+    )
+    if start is not None:
+        _become(line)
+
+
+def build_start_line(
+    model: str,
+    role: NodeRole,
+    *,
+    directory: Path,
+    subnet_id: int,
+    node_id: int,
+    chain: str,
+    hotkey_password_file: Path | None,
+) -> list[str]:
+    """Return the command line of the node."""
+    from keys.identity_file import PEER_ID_FILE
+
+    line = ["mesh-test", model, f"--{role.value}"]
+    line += ["--identity_path", str(directory / PEER_ID_FILE), "--chain", chain]
+    line += ["--subnet_id", str(subnet_id), "--subnet_node_id", str(node_id)]
+    line += ["--hotkey_path", str(directory / HOTKEY_FILE)]
+    if hotkey_password_file is not None:
+        line += ["--hotkey_password_file", str(hotkey_password_file)]
+    return line
+
+
+def _load_identities(directory: Path) -> IdentitySet:
+    from keys import identity_file
+
+    names = (
+        identity_file.PEER_ID_FILE,
+        identity_file.BOOTSTRAP_PEER_ID_FILE,
+        identity_file.CLIENT_PEER_ID_FILE,
+    )
+    if not any((directory / name).exists() for name in names):
+        say(f"making identity files in {directory}")
+        return identity_file.create_identity_set(directory)
+    return identity_file.IdentitySet(
+        *(identity_file.load_identity_file(directory / name).peer_id for name in names)
+    )
+
+
+def _load_hotkey(path: Path, password_file: Path | None) -> AccountKey:
+    import secrets
+
+    from keys.account import AccountKey
+    from keys.keystore import create_keystore, load_keystore
+    from subnet.operator.passwords import read_password
+
+    password = read_password(password_file, prompt=f"Password of the hotkey in {path}")
+    if path.exists():
+        return load_keystore(path, password)
+    say(f"making a hotkey in {path}")
+    key = AccountKey.from_private_key(secrets.token_bytes(32))
+    create_keystore(path, key, password)
+    return key
+
+
+def _become(line: list[str]) -> None:
+    """Let the node take this process's place, so that it gets the terminal and the signals."""
+    import os
+    import sys
+
+    program = Path(sys.argv[0]).with_name(line[0])
+    os.execv(program, [str(program), *line[1:]])

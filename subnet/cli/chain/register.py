@@ -1,0 +1,249 @@
+"""``mesh chain register-subnet`` and ``mesh chain register-node``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from subnet.cli.chain.options import (
+    DEFAULT_CHAIN,
+    NO_TIP,
+    AsJson,
+    Chain,
+    DevAccount,
+    DryRun,
+    KeyFile,
+    PasswordFile,
+    Subnet,
+    Tip,
+    load_signer,
+    open_chain,
+    parse_account,
+    parse_amount,
+    parse_pair,
+    print_checks,
+    print_result,
+    require_subnet,
+    run,
+)
+from subnet.errors import UsageError
+
+if TYPE_CHECKING:
+    from keys.peer import PeerId
+
+MANIFEST_DIGITS = 64
+MAX_PERCENT = 100
+
+
+def register_subnet(
+    name: Annotated[str, typer.Option("--name", help="Unique name.")],
+    repo: Annotated[str, typer.Option("--repo", help="Unique address of the source code.")],
+    initial_coldkey: Annotated[
+        list[str],
+        typer.Option(help="ADDRESS=COUNT: who may register how many nodes; repeat it."),
+    ],
+    bootnode: Annotated[
+        list[str], typer.Option(help="PEER_ID=MULTIADDR of a bootstrap node; repeat it.")
+    ],
+    description: Annotated[str, typer.Option(help="What the subnet serves.")] = "",
+    misc: Annotated[str, typer.Option(help="Anything else that the chain should keep.")] = "",
+    manifest_hash: Annotated[
+        str | None, typer.Option(help="SHA-256 of the model manifest; kept in misc.")
+    ] = None,
+    min_stake: Annotated[str, typer.Option(help="Least stake of a node, TENSOR.")] = "100",
+    max_stake: Annotated[str, typer.Option(help="Most stake of a node, TENSOR.")] = "1000",
+    delegate_percent: Annotated[
+        float, typer.Option(min=0, max=MAX_PERCENT, help="Share of delegators in the rewards.")
+    ] = 10.0,
+    max_cost: Annotated[str, typer.Option(help="Most to pay for registration, TENSOR.")] = "10",
+    chain: Chain = DEFAULT_CHAIN,
+    key_file: KeyFile = None,
+    password_file: PasswordFile = None,
+    dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register a subnet; the signing account becomes its owner."""
+    coldkeys = dict(_parse_coldkey(text) for text in initial_coldkey)
+    bootnodes = dict(
+        parse_pair(text, option="--bootnode", form="PEER_ID=MULTIADDR") for text in bootnode
+    )
+    note = _join_misc(misc, manifest_hash)
+    stakes = parse_amount(min_stake), parse_amount(max_stake)
+    cost = parse_amount(max_cost)
+    key = load_signer(key_file=key_file, password_file=password_file, dev_account=dev_account)
+
+    async def work() -> None:
+        from subnet.account import conditions, registration
+
+        wanted = registration.SubnetRegistration(
+            name=name,
+            repo=repo,
+            description=description,
+            misc=note,
+            initial_coldkeys=coldkeys,
+            bootnodes=bootnodes,
+            min_stake=stakes[0],
+            max_stake=stakes[1],
+            delegate_stake_percentage=round(delegate_percent * registration.PERCENT),
+            max_cost=cost,
+        )
+        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
+            if dry_run:
+                checks = await conditions.check_register_subnet(
+                    client, wanted, owner=key.account_id
+                )
+                print_checks(checks, as_json=as_json)
+                return
+            outcome = await registration.register_subnet(client, wanted, owner=key)
+            block = outcome.receipt.block_number
+            print_result(
+                {"subnet_id": outcome.subnet_id, "name": name, "block": block},
+                as_json=as_json,
+                text=f"subnet {outcome.subnet_id} ({name}) is registered in block {block}",
+            )
+
+    run(work)
+
+
+def register_node(
+    subnet: Subnet,
+    hotkey: Annotated[
+        str | None, typer.Option("--hotkey", help="The node's hotkey account, 0x...")
+    ] = None,
+    hotkey_file: Annotated[
+        Path | None, typer.Option(help="Keystore of the hotkey; only its address is read.")
+    ] = None,
+    identity_dir: Annotated[
+        Path | None, typer.Option(help="Directory that `mesh keygen` filled: all three peer ids.")
+    ] = None,
+    peer_id: Annotated[str | None, typer.Option(help="Main peer id, 12D3KooW...")] = None,
+    bootnode_peer_id: Annotated[str | None, typer.Option(help="Bootstrap peer id.")] = None,
+    client_peer_id: Annotated[str | None, typer.Option(help="Client peer id.")] = None,
+    multiaddr: Annotated[
+        str | None, typer.Option(help="Where the node listens, /ip4/.../tcp/...")
+    ] = None,
+    bootnode_multiaddr: Annotated[
+        str | None, typer.Option(help="Where the bootstrap node listens.")
+    ] = None,
+    stake: Annotated[str, typer.Option(help="Stake, TENSOR.")] = "100",
+    delegate_reward_percent: Annotated[
+        float, typer.Option(min=0, max=MAX_PERCENT, help="Rewards given to the node's delegators.")
+    ] = 0.0,
+    max_burn: Annotated[str, typer.Option(help="Most to burn for registration, TENSOR.")] = "1",
+    chain: Chain = DEFAULT_CHAIN,
+    key_file: KeyFile = None,
+    password_file: PasswordFile = None,
+    dev_account: DevAccount = None,
+    tip: Tip = NO_TIP,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register a node; the signing account is its coldkey and puts up the stake."""
+    peers = _read_peers(identity_dir, peer_id, bootnode_peer_id, client_peer_id)
+    hotkey_id = _read_hotkey(hotkey, hotkey_file)
+    staked, burn = parse_amount(stake), parse_amount(max_burn)
+    key = load_signer(key_file=key_file, password_file=password_file, dev_account=dev_account)
+
+    async def work() -> None:
+        from subnet.account import conditions, registration
+
+        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
+            wanted = registration.NodeRegistration(
+                subnet_id=await require_subnet(client, subnet),
+                hotkey=hotkey_id,
+                peer_id=peers[0],
+                bootnode_peer_id=peers[1],
+                client_peer_id=peers[2],
+                multiaddr=multiaddr,
+                bootnode_multiaddr=bootnode_multiaddr,
+                stake=staked,
+                delegate_reward_rate=round(delegate_reward_percent * registration.PERCENT),
+                max_burn=burn,
+            )
+            if dry_run:
+                checks = await conditions.check_register_node(
+                    client, wanted, coldkey=key.account_id
+                )
+                print_checks(checks, as_json=as_json)
+                return
+            outcome = await registration.register_node(client, wanted, coldkey=key)
+            state = "queued" if outcome.is_queued else "active"
+            print_result(
+                {
+                    "subnet_id": wanted.subnet_id,
+                    "subnet_node_id": outcome.node_id,
+                    "state": state,
+                    "block": outcome.receipt.block_number,
+                },
+                as_json=as_json,
+                text=f"node {outcome.node_id} is registered in block"
+                f" {outcome.receipt.block_number} ({state})",
+            )
+
+    run(work)
+
+
+def _parse_coldkey(text: str) -> tuple[bytes, int]:
+    form = "ADDRESS=COUNT"
+    address, count = parse_pair(text, option="--initial-coldkey", form=form)
+    if not count.isdecimal():
+        raise UsageError(f"{count!r} is not a number of nodes", f"write --initial-coldkey {form}")
+    return parse_account(address), int(count)
+
+
+def _join_misc(misc: str, manifest_hash: str | None) -> str:
+    from subnet.chain.manifest_hash import MANIFEST_MARK
+
+    if manifest_hash is None:
+        return misc
+    digits = manifest_hash.removeprefix("0x").lower()
+    if len(digits) != MANIFEST_DIGITS or any(digit not in "0123456789abcdef" for digit in digits):
+        raise UsageError("--manifest-hash is not a SHA-256", "write its 64 hexadecimal digits")
+    return f"{misc} {MANIFEST_MARK}{digits}".strip()
+
+
+def _read_hotkey(hotkey: str | None, hotkey_file: Path | None) -> bytes:
+    if hotkey is not None and hotkey_file is None:
+        return parse_account(hotkey)
+    if hotkey_file is not None and hotkey is None:
+        from keys.keystore import read_keystore_account
+
+        return read_keystore_account(hotkey_file)
+    raise UsageError("a node needs one hotkey", "give --hotkey 0x... or --hotkey-file FILE")
+
+
+def _read_peers(
+    directory: Path | None, main: str | None, bootnode: str | None, client: str | None
+) -> tuple[PeerId, PeerId | None, PeerId | None]:
+    """Return main, bootstrap and client peer id; text given goes before the directory."""
+    from keys import identity_file
+    from keys.errors import BadPeerId
+    from keys.peer import PeerId
+
+    files = (
+        identity_file.PEER_ID_FILE,
+        identity_file.BOOTSTRAP_PEER_ID_FILE,
+        identity_file.CLIENT_PEER_ID_FILE,
+    )
+    peers: list[PeerId | None] = []
+    for text, name in zip((main, bootnode, client), files, strict=True):
+        try:
+            if text is not None:
+                peers.append(PeerId.from_base58(text))
+            elif directory is not None:
+                peers.append(identity_file.load_identity_file(directory / name).peer_id)
+            else:
+                peers.append(None)
+        except BadPeerId as error:
+            raise UsageError(
+                f"{text!r} is not a peer id: {error}", "write it as 12D3KooW..."
+            ) from error
+    if peers[0] is None:
+        raise UsageError(
+            "a node needs a peer id", "give --peer-id, or --identity-dir after `mesh keygen`"
+        )
+    return peers[0], peers[1], peers[2]

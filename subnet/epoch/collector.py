@@ -1,0 +1,145 @@
+"""Reads what the others published, and journals what it saw and when.
+
+A record says who and what, never when: the time is the head at which this node first
+saw it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from consensus.admission import EpochTable, admit
+from consensus.errors import InvalidRecord, Reason
+from consensus.evidence import Sighting, find_challenge
+from consensus.records import RecordKind
+from consensus.roster import Roster
+from consensus.types import BlockNumber, Epoch, EpochPosition
+from consensus.watch import (
+    Wanted,
+    WatchView,
+    compute_observed,
+    compute_seen_offset,
+    compute_wanted,
+)
+from keys.envelope import Envelope, compute_record_key
+from subnet.epoch.interfaces import RecordStore
+from subnet.epoch.observer import Observe, RecordDropped, RecordSeen
+from subnet.epoch.rosters import Membership, SubnetTerms
+from subnet.journal.journal import Journal
+
+MAX_KEYS_PER_READ = 256
+MAX_READ_TIMEOUT_S = 5.0
+
+
+class Collector:
+    """Fills the journal with sightings; one reading at a time."""
+
+    def __init__(
+        self,
+        terms: SubnetTerms,
+        *,
+        store: RecordStore,
+        journal: Journal,
+        membership: Membership,
+        observe: Observe,
+    ) -> None:
+        self._terms = terms
+        self._store = store
+        self._journal = journal
+        self._membership = membership
+        self._observe = observe
+        self._challenge_seen: Epoch | None = None
+
+    def list_wanted(self, position: EpochPosition) -> tuple[Wanted, ...]:
+        """Return the slots that are worth reading at this head."""
+        roster = self._membership.get_roster(position.epoch)
+        if roster is None:
+            return ()
+        previous = Epoch(position.epoch - 1)
+        return compute_wanted(
+            WatchView(
+                offset=position.offset,
+                schedule=self._terms.schedule,
+                roster=roster,
+                sightings=self._journal.get_sightings(position.epoch),
+                previous_roster=self._membership.get_roster(previous),
+                previous_sightings=self._journal.get_sightings(previous),
+                is_challenge_seen=self.is_challenge_seen(roster),
+            )
+        )
+
+    def is_challenge_seen(self, roster: Roster) -> bool:
+        """Whether somebody published the challenge that the chain decides."""
+        # What is journaled stays; a record that was found need not be looked for again.
+        if self._challenge_seen != roster.epoch:
+            seed = self._terms.compute_challenge(roster).seed
+            if find_challenge(self._journal.get_sightings(roster.epoch), seed) is None:
+                return False
+            self._challenge_seen = roster.epoch
+        return True
+
+    async def read(
+        self, position: EpochPosition, *, get_position: Callable[[], EpochPosition | None]
+    ) -> None:
+        """Read what is missing at ``position`` and journal it with the heads it took.
+
+        ``get_position`` tells the newest head, which may have moved on meanwhile.
+        """
+        if self._membership.get_roster(position.epoch) is None:
+            return
+        wanted = self.list_wanted(position)
+        envelopes: list[Envelope] = []
+        for start in range(0, len(wanted), MAX_KEYS_PER_READ):
+            envelopes += await self._fetch(wanted[start : start + MAX_KEYS_PER_READ])
+        ended = get_position() or position
+        # A reading that outlasts its epoch brings what it brings after the epoch's last block.
+        ended_at = ended.offset if ended.epoch == position.epoch else position.length
+        sightings = [self._stamp(envelope, position, ended_at=ended_at) for envelope in envelopes]
+        await self._journal.record_reading(
+            position.epoch,
+            sightings=sightings,
+            windows=compute_observed(
+                self._terms.schedule, began_at=position.offset, ended_at=ended_at
+            ),
+        )
+        for sighting in sightings:
+            self._observe(RecordSeen(sighting))
+
+    async def _fetch(self, wanted: Sequence[Wanted]) -> list[Envelope]:
+        network_id = self._terms.network_id
+        keys = {
+            compute_record_key(network_id, slot.kind, slot.epoch, slot.author): slot
+            for slot in wanted
+        }
+        timeout_s = min(MAX_READ_TIMEOUT_S, self._terms.block_time_s)
+        values = await self._store.fetch(tuple(keys), timeout_s=timeout_s)
+        envelopes = []
+        for key, value in values.items():
+            slot = keys.get(key)
+            if slot is None:
+                continue
+            try:
+                envelopes.append(check_fetched(key, value, slot, self._membership.table))
+            except InvalidRecord as error:
+                self._observe(RecordDropped(slot.kind, slot.node_id, error))
+        return envelopes
+
+    def _stamp(self, envelope: Envelope, position: EpochPosition, *, ended_at: int) -> Sighting:
+        offset = compute_seen_offset(
+            RecordKind(envelope.kind), began_at=position.offset, ended_at=ended_at
+        )
+        return Sighting(envelope, BlockNumber(position.first_block + offset))
+
+
+def check_fetched(key: bytes, value: bytes, slot: Wanted, table: EpochTable) -> Envelope:
+    """Return the record that a store answered with. Raises InvalidRecord.
+
+    Stores belong to strangers: what they answer is admitted like what they store.
+    """
+    entry = table.entries.get(slot.epoch)
+    if entry is None:
+        raise InvalidRecord(Reason.UNKNOWN_EPOCH, str(slot.epoch))
+    envelope = admit(value, entry.expires_at, table)
+    if envelope.key != key:
+        raise InvalidRecord(Reason.WRONG_KEY)
+    return envelope

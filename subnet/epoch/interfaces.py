@@ -1,0 +1,136 @@
+"""What the node needs from the world, as narrow protocols that the consumer owns.
+
+The Substrate client, the peer-to-peer host and the simulator satisfy them, and
+all pass the contract tests in tests/contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consensus.roster import RosterNode
+from consensus.submission import Submission
+from consensus.types import BlockNumber, BlockRange, Epoch, Score, SubnetId, SubnetNodeId
+
+
+@dataclass(frozen=True, slots=True)
+class ChainInfo:
+    """What does not change while a runtime runs."""
+
+    genesis_hash: bytes
+    epoch_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInfo:
+    """One block: its number, hash and the whole seconds of its timestamp."""
+
+    number: BlockNumber
+    block_hash: bytes
+    timestamp_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetInfo:
+    """One subnet as the chain describes it.
+
+    ``slot`` is the offset of its epochs in the general epoch; ``start_epoch`` is a general epoch;
+    ``misc`` may hold ``mesh-manifest:<hex>``.
+    """
+
+    subnet_id: SubnetId
+    name: str
+    is_active: bool
+    slot: int | None
+    start_epoch: int
+    misc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where an extrinsic landed."""
+
+    extrinsic_hash: bytes
+    block_hash: bytes
+    block_number: BlockNumber
+
+
+class ChainReader(Protocol):
+    """Reading the chain. Every method may raise ChainUnavailable, which is retried."""
+
+    async def fetch_info(self) -> ChainInfo: ...
+
+    def heads(self) -> AsyncGenerator[BlockInfo, None]:
+        """Yield each new best block, starting with the present one; skips are allowed."""
+        ...
+
+    async def fetch_finalised_number(self) -> BlockNumber: ...
+
+    async def fetch_block(self, number: BlockNumber) -> BlockInfo: ...
+
+    async def fetch_subnet(
+        self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
+    ) -> SubnetInfo | None: ...
+
+    async def fetch_nodes(
+        self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
+    ) -> tuple[RosterNode, ...]:
+        """Return the subnet's activated nodes, sorted by id, as of that block."""
+        ...
+
+    async def fetch_elected_validator(
+        self, subnet_id: SubnetId, epoch: Epoch
+    ) -> SubnetNodeId | None: ...
+
+    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None: ...
+
+
+class ChainWriter(Protocol):
+    """Signing with one hotkey. Raises ChainUnavailable or ExtrinsicFailed(reason)."""
+
+    async def propose(
+        self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
+    ) -> Receipt: ...
+
+    async def attest(self, subnet_id: SubnetId) -> Receipt: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTask:
+    """One block's challenge, ready to run.
+
+    ``hidden`` is float32 [positions, hidden_size]. ``token_ids`` (block 0 only) are added as
+    embedding rows; ``head_rows`` (the block after the last one only) are the logit rows wanted.
+    """
+
+    block: int
+    hidden: NDArray[np.float32]
+    token_ids: NDArray[np.int64] | None = None
+    head_rows: NDArray[np.int64] | None = None
+
+
+class Inference(Protocol):
+    """Running challenged blocks with the weights that this node serves."""
+
+    @property
+    def blocks(self) -> BlockRange: ...
+
+    async def run_tasks(self, tasks: Sequence[BlockTask]) -> tuple[NDArray[np.float32], ...]:
+        """Run each task alone in float32 and return its last position.
+
+        The vector has hidden_size values, or one logit for each of ``head_rows``.
+        """
+        ...
+
+
+class RecordStore(Protocol):
+    """The replicated record map; satisfied by mesh.p2p. Raises TransportError, which is retried."""
+
+    async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool: ...
+
+    async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]: ...

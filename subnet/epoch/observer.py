@@ -1,0 +1,159 @@
+"""What the epoch loop tells the world: logs, the status file, a local network's display."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from consensus.duties import Duty
+from consensus.errors import InvalidRecord
+from consensus.evidence import Sighting
+from consensus.records import RecordKind
+from consensus.submission import Submission
+from consensus.types import BlockNumber, Epoch, EpochPosition, SubnetNodeId
+from consensus.view import EpochStatus
+from subnet.epoch.reports import EpochReport
+from subnet.journal.journal import Extrinsic
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadHandled:
+    """A head was planned for; ``status`` says whether the node takes part in the epoch."""
+
+    position: EpochPosition
+    status: EpochStatus
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSeen:
+    """A record was seen for the first time."""
+
+    sighting: Sighting
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDropped:
+    """Some store answered with something that is not admitted."""
+
+    kind: RecordKind
+    node_id: SubnetNodeId
+    error: InvalidRecord
+
+
+@dataclass(frozen=True, slots=True)
+class DutyDone:
+    duty: Duty
+
+
+@dataclass(frozen=True, slots=True)
+class DutyFailed:
+    """A duty could not be done now; it stays owed while its time lasts."""
+
+    duty: Duty
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExtrinsicLanded:
+    extrinsic: Extrinsic
+    epoch: Epoch
+    block: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationRefused:
+    """The proposal on chain differs from what this node computed."""
+
+    epoch: Epoch
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochScored:
+    """This node has scored an epoch, from what it saw."""
+
+    report: EpochReport
+
+
+@dataclass(frozen=True, slots=True)
+class EpochSettled:
+    """A chain epoch is over: who was elected, what was proposed, who attested."""
+
+    epoch: Epoch
+    elected: SubnetNodeId | None
+    submission: Submission | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The chain or the record store did not answer; the next head is the next attempt."""
+
+    what: str
+    detail: str
+
+
+NodeEvent = (
+    HeadHandled
+    | RecordSeen
+    | RecordDropped
+    | DutyDone
+    | DutyFailed
+    | ExtrinsicLanded
+    | AttestationRefused
+    | EpochScored
+    | EpochSettled
+    | Unavailable
+)
+Observe = Callable[[NodeEvent], None]
+"""Called as things happen; quick, and never raises."""
+
+
+def log_event(event: NodeEvent) -> None:
+    """Write one log line; ids, kinds and reasons only."""
+    match event:
+        case HeadHandled(position, status):
+            logger.debug(
+                "head handled",
+                extra={"epoch": position.epoch, "offset": position.offset, "status": status.name},
+            )
+        case RecordSeen(sighting):
+            envelope = sighting.envelope
+            logger.debug(
+                "record seen",
+                extra={
+                    "kind": RecordKind(envelope.kind).name,
+                    "epoch": envelope.epoch,
+                    "node_id": envelope.node_id,
+                    "seen_at": sighting.seen_at,
+                },
+            )
+        case RecordDropped(kind, node_id, error):
+            logger.warning(
+                "record dropped",
+                extra={"kind": kind.name, "node_id": node_id, "reason": str(error.reason)},
+            )
+        case DutyDone(duty):
+            logger.info("duty done", extra={"duty": str(duty)})
+        case DutyFailed(duty, reason):
+            logger.warning("duty failed", extra={"duty": str(duty), "reason": reason})
+        case ExtrinsicLanded(extrinsic, epoch, block):
+            logger.info(
+                "extrinsic landed",
+                extra={"extrinsic": extrinsic.value, "epoch": epoch, "block": block},
+            )
+        case AttestationRefused(epoch, detail):
+            logger.warning("attestation refused", extra={"epoch": epoch, "detail": detail})
+        case EpochScored(report):
+            rows = {str(node_id): str(score) for node_id, score in report.rows}
+            logger.info("epoch scored", extra={"epoch": report.epoch, "rows": rows})
+        case EpochSettled(epoch, elected, submission):
+            attested = [] if submission is None else sorted(submission.attested)
+            logger.info(
+                "epoch settled",
+                extra={"epoch": epoch, "elected": elected, "attested": attested},
+            )
+        case Unavailable(what, detail):
+            logger.warning("unavailable", extra={"what": what, "detail": detail})

@@ -1,0 +1,107 @@
+"""What the node knows at one head: the chain's word of the epoch, and the view built from it."""
+
+from __future__ import annotations
+
+from consensus.submission import Submission
+from consensus.types import Epoch, EpochPosition, Role, SubnetNodeId
+from consensus.view import EpochView, OwnRecord, SubmissionSeen
+from keys.peer import PeerId
+from subnet.epoch.interfaces import ChainReader
+from subnet.epoch.observer import EpochSettled, Observe
+from subnet.epoch.rosters import Membership, SubnetTerms
+from subnet.journal.journal import Extrinsic, Journal
+
+
+class Snapshot:
+    """Reads what a head may have changed, and builds the view that duties are computed from."""
+
+    def __init__(
+        self,
+        terms: SubnetTerms,
+        *,
+        node_id: SubnetNodeId,
+        peer_id: PeerId,
+        role: Role,
+        has_hotkey: bool,
+        reader: ChainReader,
+        journal: Journal,
+        membership: Membership,
+        observe: Observe,
+    ) -> None:
+        self._terms = terms
+        self._node_id = node_id
+        self._peer_id = peer_id
+        self._role = role
+        self._has_hotkey = has_hotkey
+        self._reader = reader
+        self._journal = journal
+        self._membership = membership
+        self._observe = observe
+        self._submission_epoch: Epoch | None = None
+        self._submission: Submission | None = None
+
+    async def refresh(self, position: EpochPosition) -> None:
+        """Ask the chain what it may have changed. Raises ChainUnavailable."""
+        await self._membership.refresh(position)
+        await self._settle(Epoch(position.epoch - 1))
+        await self._refresh_submission(position.epoch)
+
+    def build_view(
+        self, position: EpochPosition, *, is_clock_right: bool, is_challenge_seen: bool
+    ) -> EpochView:
+        """Return everything that duties depend on."""
+        journal, epoch = self._journal, position.epoch
+        previous = Epoch(epoch - 1)
+        return EpochView(
+            position=position,
+            schedule=self._terms.schedule,
+            role=self._role,
+            node_id=self._node_id,
+            peer_id=self._peer_id,
+            has_hotkey=self._has_hotkey,
+            is_clock_right=is_clock_right,
+            is_stale=journal.is_stale(epoch),
+            roster=journal.rosters.get(epoch),
+            previous_roster=journal.rosters.get(previous),
+            elections=self._membership.elections,
+            is_challenge_seen=is_challenge_seen,
+            own_records=tuple(
+                OwnRecord(kind, signed_epoch, own.is_acknowledged)
+                for (kind, signed_epoch), own in journal.own_records.items()
+                if signed_epoch >= previous
+            ),
+            observed=journal.observed,
+            submission=self._get_submission(epoch),
+            is_previous_settled=previous in journal.submissions,
+            is_previous_reported=previous in journal.reports,
+            is_attestation_refused=epoch in journal.refused,
+            proposals_sent=journal.get_attempts(Extrinsic.PROPOSE, epoch),
+            attestations_sent=journal.get_attempts(Extrinsic.ATTEST, epoch),
+        )
+
+    def _get_submission(self, epoch: Epoch) -> SubmissionSeen | None:
+        submission = self._submission
+        if submission is None or self._submission_epoch != epoch:
+            return None
+        return SubmissionSeen(submission.proposer, submission.attested)
+
+    async def _settle(self, epoch: Epoch) -> None:
+        """Read the final proposal of an epoch that is over, once."""
+        elected = self._membership.elections.get(epoch)
+        if elected is None or epoch in self._journal.submissions:
+            return
+        submission = await self._fetch_submission(epoch)
+        await self._journal.record_submission(epoch, submission)
+        self._observe(EpochSettled(epoch, elected, submission))
+
+    async def _refresh_submission(self, epoch: Epoch) -> None:
+        """Read the epoch's proposal until this node has nothing more to do with it."""
+        seen = self._get_submission(epoch)
+        is_done = seen is not None and self._node_id in seen.attested
+        if is_done or not self._has_hotkey or epoch in self._journal.refused:
+            return
+        self._submission = await self._fetch_submission(epoch)
+        self._submission_epoch = epoch
+
+    async def _fetch_submission(self, epoch: Epoch) -> Submission | None:
+        return await self._reader.fetch_submission(self._terms.subnet_id, epoch)

@@ -1,0 +1,93 @@
+"""The two extrinsics of an epoch: each is looked up on chain, written down, then sent."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from consensus.attestation import check_proposal
+from consensus.duties import Attest, Propose
+from consensus.errors import ProposalMismatch
+from consensus.scoring import ScoreRows
+from consensus.submission import Submission
+from consensus.types import BlockNumber, Epoch, NodeClass, SubnetId, SubnetNodeId
+from subnet.epoch.interfaces import ChainReader, ChainWriter, Receipt
+from subnet.epoch.observer import AttestationRefused, ExtrinsicLanded, Observe
+from subnet.errors import DutyPostponed, ExtrinsicFailed
+from subnet.journal.journal import Extrinsic, Journal
+
+
+class Submitter:
+    """Sends a proposal or an attestation at most once, as far as the chain shows it."""
+
+    def __init__(
+        self,
+        *,
+        subnet_id: SubnetId,
+        node_id: SubnetNodeId,
+        reader: ChainReader,
+        writer: ChainWriter,
+        journal: Journal,
+        observe: Observe,
+    ) -> None:
+        self._subnet_id = subnet_id
+        self._node_id = node_id
+        self._reader = reader
+        self._writer = writer
+        self._journal = journal
+        self._observe = observe
+
+    async def propose(self, duty: Propose, rows: ScoreRows, head: BlockNumber) -> None:
+        """Propose ``rows`` unless the epoch has a proposal. Raises DutyPostponed."""
+        if await self._fetch_submission(duty.epoch) is not None:
+            return
+        await self._send(
+            Extrinsic.PROPOSE,
+            duty.epoch,
+            head,
+            lambda: self._writer.propose(self._subnet_id, rows, None),
+        )
+
+    async def attest(self, duty: Attest, rows: ScoreRows, head: BlockNumber) -> None:
+        """Attest the epoch's proposal if it equals ``rows``. Raises DutyPostponed."""
+        submission = await self._fetch_submission(duty.epoch)
+        if submission is None:
+            raise DutyPostponed("the proposal has left the chain")
+        if self._node_id in submission.attested:
+            return
+        try:
+            await self._check(rows, submission)
+        except ProposalMismatch as error:
+            await self._journal.record_refused(duty.epoch, str(error))
+            self._observe(AttestationRefused(duty.epoch, str(error)))
+            return
+        await self._send(
+            Extrinsic.ATTEST, duty.epoch, head, lambda: self._writer.attest(self._subnet_id)
+        )
+
+    async def _check(self, rows: ScoreRows, submission: Submission) -> None:
+        try:
+            check_proposal(rows, submission.scores)
+        except ProposalMismatch:
+            # The chain drops rows of nodes that have left since; so must what we compare with.
+            nodes = await self._reader.fetch_nodes(self._subnet_id, at_block=submission.block)
+            known = {node.node_id for node in nodes if node.node_class >= NodeClass.INCLUDED}
+            check_proposal([row for row in rows if row[0] in known], submission.scores)
+
+    async def _fetch_submission(self, epoch: Epoch) -> Submission | None:
+        return await self._reader.fetch_submission(self._subnet_id, epoch)
+
+    async def _send(
+        self,
+        extrinsic: Extrinsic,
+        epoch: Epoch,
+        head: BlockNumber,
+        send: Callable[[], Awaitable[Receipt]],
+    ) -> None:
+        await self._journal.record_sent(extrinsic, epoch, head)
+        try:
+            receipt = await send()
+        except ExtrinsicFailed as error:
+            await self._journal.record_answered(extrinsic, epoch, error.reason)
+            raise DutyPostponed(str(error)) from error
+        await self._journal.record_answered(extrinsic, epoch, receipt.block_hash.hex())
+        self._observe(ExtrinsicLanded(extrinsic, epoch, receipt.block_number))

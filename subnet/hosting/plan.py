@@ -1,0 +1,123 @@
+"""What a hoster would serve here, worked out from config.json alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keys.peer import PeerKey
+from mesh.errors import ManifestMismatch
+from mesh.model.capacity import (
+    MemoryNeed,
+    ServingFormat,
+    compute_memory,
+    count_fitting_blocks,
+)
+from mesh.model.config import BlockSpan, ModelConfig
+from mesh.model.speed import estimate_tokens_per_second
+from mesh.routing.placement import PlacedServer, choose_span, compute_block_rates
+from subnet.errors import ConfigError, UsageError
+
+_UNITS = {
+    "": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+}
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingPlan:
+    """A range and what it takes. ``tokens_per_second`` is an estimate for one session.
+
+    ``fitting_blocks`` is how many would fit; ``uncovered`` lists the blocks that nobody of the
+    known swarm serves, this plan not counted.
+    """
+
+    span: BlockSpan
+    need: MemoryNeed
+    fitting_blocks: int
+    tokens_per_second: float
+    uncovered: tuple[int, ...]
+
+
+def make_plan(
+    config: ModelConfig,
+    form: ServingFormat,
+    *,
+    memory_bytes: int,
+    cache_tokens: int,
+    bytes_per_second: float,
+    num_blocks: int | None = None,
+    servers: Sequence[PlacedServer] = (),
+) -> ServingPlan:
+    """Return what a hoster would serve. Raises ConfigError or BlockRangeOutsideModel."""
+    fitting = count_fitting_blocks(
+        config, form, memory_bytes=memory_bytes, cache_tokens=cache_tokens
+    )
+    length = fitting if num_blocks is None else num_blocks
+    if not length:
+        raise ConfigError(
+            f"not one block fits into {memory_bytes >> 20} MiB beside {cache_tokens} cache tokens",
+            "lower --attn-cache-tokens, try --quant-type int8, or give more --memory",
+        )
+    config.check_block_range(0, length)
+    span = choose_span(servers, num_blocks=config.num_blocks, length=length)
+    rates = compute_block_rates(servers, num_blocks=config.num_blocks)
+    return ServingPlan(
+        span=span,
+        need=compute_memory(config, form, span, cache_tokens=cache_tokens),
+        fitting_blocks=fitting,
+        tokens_per_second=estimate_tokens_per_second(
+            config, form, span, bytes_per_second=bytes_per_second
+        ),
+        uncovered=tuple(block for block, rate in enumerate(rates) if not rate),
+    )
+
+
+def parse_size(text: str, *, option: str) -> int:
+    """Parse ``24GiB``, ``8 GB`` or a number of bytes. Raises UsageError."""
+    found = _SIZE.fullmatch(text.strip())
+    unit = None if found is None else _UNITS.get(found.group(2).lower())
+    if found is None or unit is None:
+        raise UsageError(f"{option}: {text!r} is not a size", "write it like 24GiB or 8GB")
+    return int(float(found.group(1)) * unit)
+
+
+async def fetch_swarm(initial_peers: Sequence[str], config: ModelConfig) -> list[PlacedServer]:
+    """Ask a running peer for the hosters of its network.
+
+    Raises InvalidRequest, PeerError, ManifestMismatch when they serve a model of another size, or
+    TransportError.
+    """
+    from mesh.p2p.addresses import split_peer_address
+    from mesh.p2p.config import HostConfig
+    from mesh.p2p.hivemind_host import HivemindHost
+    from mesh.p2p.quic import modernise
+    from mesh.routing.directory import Directory, fetch_info
+    from subnet.hosting.block_choice import list_placed
+
+    initial = modernise(tuple(initial_peers))
+    peer = split_peer_address(initial[0])[1]
+    host_config = HostConfig(
+        key=PeerKey.generate(),
+        host_maddrs=(),
+        initial_peers=initial,
+        client_mode=True,
+    )
+    async with HivemindHost.open(host_config) as host:
+        info = await fetch_info(host, peer)
+        if info.num_blocks != config.num_blocks:
+            raise ManifestMismatch(
+                f"the network serves {info.model_name} with {info.num_blocks} blocks; "
+                f"this model has {config.num_blocks}"
+            )
+        host.set_network_id(info.network_id)
+        directory = Directory(host, network_id=info.network_id)
+        await directory.fetch_from_peer(peer)
+        return list_placed(directory)

@@ -1,0 +1,263 @@
+"""Serving blocks: check the weights, load, prove by a measurement, offer; and move when it helps.
+
+A move happens between two epochs' work: it starts in PROPOSE, when nothing is committed for the
+epoch yet, after the open sessions have ended. A commit names the blocks that were computed, so
+the next one names the new range. While the new blocks load, the node serves nothing and its
+heartbeat says so; that the blocks it leaves stay served is the rule of mesh/routing/placement.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from consensus.phases import Phase, Schedule, phase_at
+from consensus.protocol_params import ConsensusParams
+from consensus.types import BlockRange, EpochPosition
+from mesh.inference.accounts import Accounts, IsMember
+from mesh.inference.engine import Engine, EngineLimits
+from mesh.inference.server import SessionServer
+from mesh.model.abandon import CheckWanted, run_abandonable
+from mesh.model.weights import load_shard
+from mesh.p2p.interface import Host
+from mesh.routing.directory import Directory
+from mesh.routing.heartbeat import ServerState
+from subnet.epoch.interfaces import Inference
+from subnet.hosting.block_choice import Placement, get_format
+from subnet.hosting.manifest import check_served_weights, find_manifest
+from subnet.operator.preflight import PreparedNode
+
+MIN_STAY_S = 900.0
+"""A range is kept at least this long before a move: loading costs the swarm a hoster."""
+MOVE_DRAIN_S = 20.0
+DRAIN_STEP_S = 0.1
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the subnet's hosters must serve, and by which numbers."""
+
+    manifest_hash: bytes
+    params: ConsensusParams
+    schedule: Schedule
+
+
+@asynccontextmanager
+async def open_engine(
+    prepared: PreparedNode, served: ServedModel, blocks: BlockRange
+) -> AsyncIterator[Engine]:
+    """Check the weights against the manifest and load them. Raises ModelError.
+
+    Cancelled meanwhile, it ends after the piece that is being read.
+    A node without pay may serve other values, and says so; nobody compares them.
+    """
+    config, model = prepared.config, prepared.model
+    form = get_format(config, model)
+    if not config.unpaid:
+        await run_abandonable(lambda check: _check_weights(prepared, served, blocks, check))
+    weights = await run_abandonable(
+        lambda check: load_shard(
+            prepared.folder,
+            model,
+            start=blocks.start,
+            end=blocks.end,
+            dtype=form.dtype,
+            device=config.device,
+            quant_type=form.quant_type,
+            check_wanted=check,
+        )
+    )
+    async with Engine.open(
+        lambda: weights,
+        limits=EngineLimits(cache_tokens=config.attn_cache_tokens),
+        threads=config.threads or os.cpu_count() or 1,
+        deterministic=config.deterministic,
+    ) as engine:
+        yield engine
+
+
+def _check_weights(
+    prepared: PreparedNode, served: ServedModel, blocks: BlockRange, check_wanted: CheckWanted
+) -> None:
+    form = get_format(prepared.config, prepared.model)
+    manifest = find_manifest(
+        prepared.folder,
+        prepared.model,
+        manifest_hash=served.manifest_hash,
+        params=served.params,
+        kept_in=prepared.data_dir,
+        quant_type=form.quant_type,
+        check_wanted=check_wanted,
+    )
+    check_served_weights(
+        manifest,
+        prepared.folder,
+        prepared.model,
+        start=blocks.start,
+        end=blocks.end,
+        served_dtype=form.dtype,
+        params=served.params,
+        quant_type=form.quant_type,
+        check_wanted=check_wanted,
+    )
+
+
+class EngineInference:
+    """The engine as the epoch loop sees it. Satisfies subnet.epoch.interfaces.Inference."""
+
+    def __init__(self, engine: Engine, blocks: BlockRange) -> None:
+        self._blocks = blocks
+        self.run_tasks = engine.run_tasks
+
+    @property
+    def blocks(self) -> BlockRange:
+        return self._blocks
+
+
+class BlockServer:
+    """One hoster's blocks over its life. ``announce`` is called whenever what it says changed.
+
+    ``is_member`` says who may pass on sessions of others; None: everybody.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedNode,
+        served: ServedModel,
+        *,
+        host: Host,
+        directory: Directory,
+        placement: Placement,
+        announce: Callable[[], None],
+        is_member: IsMember | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._prepared = prepared
+        self._served = served
+        self._host = host
+        self._directory = directory
+        self._placement = placement
+        self._announce = announce
+        self._is_member = is_member
+        self._clock = clock
+        self._engine: Engine | None = None
+        self._sessions: SessionServer | None = None
+        self._position: EpochPosition | None = None
+        self._news = asyncio.Event()
+        self._since_s = 0.0
+        self.state = ServerState.JOINING
+        self.blocks = prepared.blocks
+        self.throughput = 0
+
+    @property
+    def free_cache_tokens(self) -> int:
+        return 0 if self._engine is None else self._engine.free_cache_tokens
+
+    @property
+    def dtype(self) -> str:
+        """What a heartbeat says about the weights; nothing while they load."""
+        if self._engine is None:
+            return ""
+        return get_format(self._prepared.config, self._prepared.model).served_dtype
+
+    def get_inference(self) -> Inference | None:
+        """Return the engine for challenges; None while blocks load."""
+        if self._engine is None or self.blocks is None:
+            return None
+        return EngineInference(self._engine, self.blocks)
+
+    def note_position(self, position: EpochPosition) -> None:
+        """Hear where the chain stands: moves follow its clock."""
+        self._position = position
+        self._news.set()
+
+    async def run(self, on_online: Callable[[], None]) -> None:
+        """Serve until cancelled. Raises ConfigError or ModelError."""
+        blocks = self._prepared.blocks or await self._placement.choose_first()
+        while True:
+            blocks = await self._serve(blocks, on_online)
+
+    async def _serve(self, blocks: BlockRange, on_online: Callable[[], None]) -> BlockRange:
+        """Load ``blocks``, prove them, offer them; return where to move in the end."""
+        self.blocks, self.state, self.throughput = blocks, ServerState.JOINING, 0
+        # Before anything is loaded, so that the next newcomer counts on it.
+        self._announce()
+        async with open_engine(self._prepared, self._served, blocks) as engine:
+            async with asyncio.TaskGroup() as tasks:
+                computing = tasks.create_task(engine.serve())
+                self.throughput = await engine.measure_throughput()
+                self._engine = engine
+                self._since_s = self._clock()
+                self._offer(engine)
+                on_online()
+                target = await self._wait_for_move(engine, blocks)
+                self._engine = None
+                computing.cancel()
+        logger.info("moving", blocks=str(blocks), target=str(target))
+        return target
+
+    def _offer(self, engine: Engine) -> None:
+        self._sessions = SessionServer(
+            self._host,
+            engine,
+            accounts=Accounts(rank=self._prepared.rank, is_member=self._is_member),
+            connect=self._directory.ensure_connected,
+        )
+        self._sessions.register()
+        self.state = ServerState.ONLINE
+        self._announce()
+
+    async def _wait_for_move(self, engine: Engine, blocks: BlockRange) -> BlockRange:
+        """Wait for the epoch in which it is right to move, and for the sessions to end."""
+        asked_in = -1
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            position = self._position
+            if position is None or position.epoch == asked_in or not self._may_move(position):
+                continue
+            asked_in = position.epoch
+            target = await self._placement.choose_move(
+                blocks, throughput=self.throughput, epoch=position.epoch
+            )
+            if target is None:
+                continue
+            self.begin_drain()
+            self._announce()
+            if await self.wait_for_sessions(MOVE_DRAIN_S) and self._is_still(position):
+                return target
+            self._offer(engine)
+
+    def _may_move(self, position: EpochPosition) -> bool:
+        is_placed = self._prepared.blocks is None
+        is_settled = self._clock() - self._since_s >= MIN_STAY_S
+        return (
+            is_placed and is_settled and phase_at(position, self._served.schedule) is Phase.PROPOSE
+        )
+
+    def _is_still(self, position: EpochPosition) -> bool:
+        """Whether PROPOSE of that epoch still lasts: afterwards a commit may be under way."""
+        now = self._position
+        return now is not None and now.epoch == position.epoch and self._may_move(now)
+
+    def begin_drain(self) -> None:
+        """Refuse new sessions from now on; the open ones go on."""
+        self.state = ServerState.DRAINING
+        if self._sessions is not None:
+            self._sessions.drain()
+
+    async def wait_for_sessions(self, timeout_s: float) -> bool:
+        """Wait until no session is open; False if some still are after ``timeout_s``."""
+        for _ in range(int(timeout_s / DRAIN_STEP_S)):
+            if self._engine is None or not self._engine.session_count:
+                return True
+            await asyncio.sleep(DRAIN_STEP_S)
+        return False

@@ -1,0 +1,101 @@
+"""What the rows of the journal hold, as bytes."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+from consensus.evidence import Sighting
+from consensus.roster import Roster, RosterNode
+from consensus.submission import Submission
+from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetNodeId
+from keys.envelope import Envelope, decode_envelope
+from keys.peer import PeerId
+from subnet.journal.log import Event, EventType
+
+_SEEN_AT = struct.Struct("<I")
+
+
+def encode_signed(envelope: Envelope) -> Event:
+    slot = f"{envelope.kind}/{envelope.epoch}"
+    return Event(envelope.epoch, EventType.SIGNED, envelope.to_bytes(), slot)
+
+
+def encode_sighting(sighting: Sighting) -> Event:
+    payload = _SEEN_AT.pack(sighting.seen_at) + sighting.envelope.to_bytes()
+    return Event(sighting.envelope.epoch, EventType.SIGHTED, payload)
+
+
+def decode_sighting(payload: bytes) -> Sighting:
+    (seen_at,) = _SEEN_AT.unpack_from(payload)
+    return Sighting(decode_envelope(payload[_SEEN_AT.size :]), BlockNumber(seen_at))
+
+
+def encode_roster(roster: Roster) -> bytes:
+    nodes = [
+        [
+            node.node_id,
+            None if node.peer_id is None else node.peer_id.public_key.hex(),
+            node.coldkey.hex(),
+            node.hotkey.hex(),
+            node.node_class.value,
+            node.start_epoch,
+        ]
+        for node in roster.nodes
+    ]
+    body = {
+        "epoch": roster.epoch,
+        "first_block": roster.first_block,
+        "block_hash": roster.block_hash.hex(),
+        "timestamp_s": roster.timestamp_s,
+        "nodes": nodes,
+    }
+    return json.dumps(body).encode()
+
+
+def decode_roster(payload: bytes) -> Roster:
+    body = json.loads(payload)
+    nodes = tuple(
+        RosterNode(
+            node_id=SubnetNodeId(node_id),
+            peer_id=None if peer is None else PeerId(bytes.fromhex(peer)),
+            coldkey=bytes.fromhex(coldkey),
+            hotkey=bytes.fromhex(hotkey),
+            node_class=NodeClass(node_class),
+            start_epoch=Epoch(start_epoch),
+        )
+        for node_id, peer, coldkey, hotkey, node_class, start_epoch in body["nodes"]
+    )
+    return Roster(
+        epoch=Epoch(body["epoch"]),
+        first_block=BlockNumber(body["first_block"]),
+        block_hash=bytes.fromhex(body["block_hash"]),
+        timestamp_s=body["timestamp_s"],
+        nodes=nodes,
+    )
+
+
+def encode_submission(submission: Submission | None) -> bytes:
+    if submission is None:
+        return b"null"
+    body = {
+        "proposer": submission.proposer,
+        "block": submission.block,
+        "scores": [[node_id, str(score)] for node_id, score in submission.scores],
+        "attested": sorted(submission.attested),
+        "args": None if submission.args is None else submission.args.hex(),
+    }
+    return json.dumps(body).encode()
+
+
+def decode_submission(payload: bytes) -> Submission | None:
+    body = json.loads(payload)
+    if body is None:
+        return None
+    return Submission(
+        proposer=SubnetNodeId(body["proposer"]),
+        block=BlockNumber(body["block"]),
+        scores=tuple((SubnetNodeId(node), Score(int(score))) for node, score in body["scores"]),
+        attested=frozenset(SubnetNodeId(node) for node in body["attested"]),
+        args=None if body["args"] is None else bytes.fromhex(body["args"]),
+    )

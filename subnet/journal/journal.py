@@ -1,0 +1,346 @@
+"""The journal: what this node signed, saw and sent, on disk before it acts on it.
+
+One append-only log in SQLite (``journal_log``), checked row by row when it is opened: a
+node that cannot trust it must not sign. The rows are folded into plain dictionaries
+that the node reads without waiting.
+
+What a commit promises is complete before it is published: commit and reveal are one
+transaction, and a slot (kind, epoch) is unique in the table, which makes signing twice
+impossible rather than merely wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+
+from consensus.evidence import Sighting, Sightings
+from consensus.records import RecordKind
+from consensus.roster import Roster
+from consensus.submission import Submission
+from consensus.types import BlockNumber, Epoch, SubnetNodeId
+from consensus.view import Attempts, Window
+from keys.envelope import Envelope, decode_envelope
+from keys.errors import KeysError
+from subnet.errors import AlreadySigned, JournalCorrupt, JournalFailed
+from subnet.journal.codec import (
+    decode_roster,
+    decode_sighting,
+    decode_submission,
+    encode_roster,
+    encode_sighting,
+    encode_signed,
+    encode_submission,
+)
+from subnet.journal.log import KEPT_REPORTS, Event, EventType, Log, open_connection
+from subnet.thread_runner import Runner
+
+KEPT_EPOCHS = 4
+"""Epochs of records that are kept: scoring reads three, and their records have expired."""
+
+
+class Extrinsic(Enum):
+    """The two extrinsics of an epoch."""
+
+    PROPOSE = "propose"
+    ATTEST = "attest"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRecord:
+    """An envelope that this node signed, and whether a replica is known to hold it."""
+
+    envelope: Envelope
+    is_acknowledged: bool = False
+
+
+class Journal:
+    """What the node remembers. Reading is instant; writing returns when it is on disk.
+
+    After a failed or interrupted write nobody knows what the disk holds, so every later
+    write raises JournalFailed: the process ends and the next one reads the file.
+    """
+
+    def __init__(self, log: Log, run: Runner) -> None:
+        self._log = log
+        self._run = run
+        self._writing = asyncio.Lock()
+        self._is_broken = False
+        self._oldest = Epoch(0)
+        self._own: dict[tuple[RecordKind, Epoch], SignedRecord] = {}
+        self._sightings: dict[Epoch, dict[tuple[RecordKind, SubnetNodeId], Sighting]] = {}
+        self._observed: frozenset[tuple[Epoch, Window]] = frozenset()
+        self._rosters: dict[Epoch, Roster] = {}
+        self._elections: dict[Epoch, SubnetNodeId | None] = {}
+        self._stale: set[Epoch] = set()
+        self._attempts: dict[tuple[Extrinsic, Epoch], Attempts] = {}
+        self._refused: dict[Epoch, str] = {}
+        self._submissions: dict[Epoch, Submission | None] = {}
+        self._reports: dict[Epoch, bytes] = {}
+
+    @classmethod
+    def load(cls, connection: sqlite3.Connection, *, owner: bytes, run: Runner) -> Journal:
+        """Read the journal in ``connection``, whose autocommit is on, and check every row.
+
+        ``owner`` names node and network: a journal copied to another node is refused.
+        Raises JournalCorrupt or ConfigError.
+        """
+        log = Log(connection, owner)
+        journal = cls(log, run)
+        for event in log.load():
+            try:
+                journal._apply(event)
+            except (ValueError, KeyError, TypeError, struct.error, KeysError) as error:
+                raise JournalCorrupt(f"a row of the journal makes no sense: {error}") from error
+        journal._reports = log.read_reports()
+        if journal._rosters:
+            journal._forget(Epoch(max(journal._rosters) + 1 - KEPT_EPOCHS))
+        return journal
+
+    def close(self) -> None:
+        """Close the file; a write that a thread is in the middle of ends first."""
+        self._is_broken = True
+        self._log.close()
+
+    @property
+    def own_records(self) -> Mapping[tuple[RecordKind, Epoch], SignedRecord]:
+        return MappingProxyType(self._own)
+
+    @property
+    def rosters(self) -> Mapping[Epoch, Roster]:
+        return MappingProxyType(self._rosters)
+
+    @property
+    def elections(self) -> Mapping[Epoch, SubnetNodeId | None]:
+        return MappingProxyType(self._elections)
+
+    @property
+    def submissions(self) -> Mapping[Epoch, Submission | None]:
+        """Proposals of finished epochs; None where there was none."""
+        return MappingProxyType(self._submissions)
+
+    @property
+    def refused(self) -> Mapping[Epoch, str]:
+        """Epochs whose proposal differs from what this node computed, and how."""
+        return MappingProxyType(self._refused)
+
+    @property
+    def reports(self) -> Mapping[Epoch, bytes]:
+        return MappingProxyType(self._reports)
+
+    @property
+    def observed(self) -> frozenset[tuple[Epoch, Window]]:
+        return self._observed
+
+    def get_sightings(self, epoch: Epoch) -> Sightings:
+        """Return what was seen of one epoch's records."""
+        return MappingProxyType(self._sightings.get(epoch, {}))
+
+    def get_attempts(self, extrinsic: Extrinsic, epoch: Epoch) -> Attempts:
+        """Return how often an extrinsic was sent in this epoch."""
+        return self._attempts.get((extrinsic, epoch), Attempts())
+
+    def is_stale(self, epoch: Epoch) -> bool:
+        """Whether the epoch's first block was not final in time."""
+        return epoch in self._stale
+
+    async def record_signed(self, record: Envelope, reveal: Envelope | None = None) -> Envelope:
+        """Write a record, and the reveal that opens it, before either is published.
+
+        Returns what the journal holds for the slot: an identical repeat changes nothing.
+        Raises AlreadySigned for another body, JournalFailed if it cannot be written.
+        """
+        async with self._writing:
+            stored = self._find_signed(record)
+            if stored is not None:
+                if reveal is not None:
+                    self._find_signed(reveal)
+                return stored
+            signed = (record,) if reveal is None else (record, reveal)
+            await self._write([encode_signed(envelope) for envelope in signed], is_signing=True)
+        return record
+
+    async def record_acknowledged(self, kind: RecordKind, epoch: Epoch) -> None:
+        """Write that a replica is known to hold this node's record."""
+        await self._record(Event(epoch, EventType.ACKNOWLEDGED, bytes([kind])))
+
+    async def record_reading(
+        self,
+        epoch: Epoch,
+        *,
+        sightings: Sequence[Sighting],
+        windows: frozenset[Window],
+    ) -> None:
+        """Write what one reading brought, and the windows that it observed, if that is news.
+
+        The first record of a slot stays; a second one is ignored.
+        """
+        events = [
+            encode_sighting(sighting) for sighting in sightings if not self._has_seen(sighting)
+        ]
+        events += [
+            Event(epoch, EventType.OBSERVED, window.value.encode())
+            for window in sorted(windows, key=lambda window: window.value)
+            if (epoch, window) not in self._observed
+        ]
+        await self._record(*events)
+
+    async def record_roster(self, roster: Roster) -> None:
+        """Write an epoch's roster, once; the first one stays. Prunes what is too old."""
+        if roster.epoch in self._rosters:
+            return
+        await self._record(Event(roster.epoch, EventType.ROSTER, encode_roster(roster)))
+        await self._prune(Epoch(max(self._rosters) + 1 - KEPT_EPOCHS))
+
+    async def record_election(self, epoch: Epoch, elected: SubnetNodeId | None) -> None:
+        """Write whom the chain elected, read once the epoch's first block was final."""
+        await self._record(Event(epoch, EventType.ELECTED, json.dumps(elected).encode()))
+
+    async def record_stale(self, epoch: Epoch) -> None:
+        """Write that this node sits the epoch out."""
+        await self._record(Event(epoch, EventType.STALE, b""))
+
+    async def record_sent(self, extrinsic: Extrinsic, epoch: Epoch, head: BlockNumber) -> None:
+        """Write the intent to send an extrinsic, before it is sent."""
+        body = {"extrinsic": extrinsic.value, "head": head}
+        await self._record(Event(epoch, EventType.SENT, json.dumps(body).encode()))
+
+    async def record_answered(self, extrinsic: Extrinsic, epoch: Epoch, outcome: str) -> None:
+        """Write what became of an extrinsic: a block hash, or the chain's reason."""
+        body = {"extrinsic": extrinsic.value, "outcome": outcome}
+        await self._record(Event(epoch, EventType.ANSWERED, json.dumps(body).encode()))
+
+    async def record_refused(self, epoch: Epoch, detail: str) -> None:
+        """Write that the epoch's proposal is not attested, and why."""
+        await self._record(Event(epoch, EventType.REFUSED, detail.encode()))
+
+    async def record_submission(self, epoch: Epoch, submission: Submission | None) -> None:
+        """Write the proposal of a finished epoch, with its attestations."""
+        await self._record(Event(epoch, EventType.SUBMISSION, encode_submission(submission)))
+
+    async def record_report(self, epoch: Epoch, body: bytes) -> None:
+        """Keep an epoch's report for people to read."""
+        async with self._writing:
+            with self._guard():
+                await self._run(self._log.write_report, epoch, body)
+            self._reports[epoch] = body
+            self._reports.pop(Epoch(epoch - KEPT_REPORTS), None)
+
+    def _find_signed(self, envelope: Envelope) -> Envelope | None:
+        slot = (RecordKind(envelope.kind), Epoch(envelope.epoch))
+        stored = self._own.get(slot)
+        if stored is None:
+            if envelope.epoch < self._oldest:
+                raise AlreadySigned(f"epoch {envelope.epoch} is no longer in the journal")
+            return None
+        if stored.envelope.record_hash != envelope.record_hash:
+            raise AlreadySigned(f"another {slot[0].name} of epoch {slot[1]} was signed")
+        return stored.envelope
+
+    def _has_seen(self, sighting: Sighting) -> bool:
+        return _get_slot(sighting.envelope) in self._sightings.get(
+            Epoch(sighting.envelope.epoch), {}
+        )
+
+    async def _record(self, *events: Event) -> None:
+        if events:
+            async with self._writing:
+                await self._write(events, is_signing=False)
+
+    async def _write(self, events: Sequence[Event], *, is_signing: bool) -> None:
+        with self._guard():
+            await self._run(self._log.append, events, is_signing=is_signing)
+        for event in events:
+            self._apply(event)
+
+    async def _prune(self, before: Epoch) -> None:
+        async with self._writing:
+            with self._guard():
+                await self._run(self._log.prune, before)
+            self._forget(before)
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        if self._is_broken:
+            raise JournalFailed("an earlier write failed; nothing more is signed")
+        self._is_broken = True
+        yield
+        self._is_broken = False
+
+    def _apply(self, event: Event) -> None:
+        epoch, payload = Epoch(event.epoch), event.payload
+        match event.type:
+            case EventType.SIGNED:
+                envelope = decode_envelope(payload)
+                self._own[RecordKind(envelope.kind), epoch] = SignedRecord(envelope)
+            case EventType.ACKNOWLEDGED:
+                slot = (RecordKind(payload[0]), epoch)
+                # Rows are pruned oldest first: this one may outlive the record that it is about.
+                if slot in self._own:
+                    self._own[slot] = replace(self._own[slot], is_acknowledged=True)
+            case EventType.SIGHTED:
+                sighting = decode_sighting(payload)
+                seen = self._sightings.setdefault(epoch, {})
+                seen.setdefault(_get_slot(sighting.envelope), sighting)
+            case EventType.OBSERVED:
+                self._observed |= {(epoch, Window(payload.decode()))}
+            case EventType.ROSTER:
+                self._rosters[epoch] = decode_roster(payload)
+            case EventType.ELECTED:
+                self._elections[epoch] = json.loads(payload)
+            case EventType.STALE:
+                self._stale.add(epoch)
+            case EventType.SENT:
+                body = json.loads(payload)
+                extrinsic = Extrinsic(body["extrinsic"])
+                count = self.get_attempts(extrinsic, epoch).count + 1
+                self._attempts[extrinsic, epoch] = Attempts(count, BlockNumber(body["head"]))
+            case EventType.ANSWERED:
+                pass  # For people; whether it landed is read from the chain.
+            case EventType.REFUSED:
+                self._refused[epoch] = payload.decode()
+            case EventType.SUBMISSION:
+                self._submissions[epoch] = decode_submission(payload)
+
+    def _forget(self, before: Epoch) -> None:
+        self._oldest = max(self._oldest, before)
+        self._own = {slot: own for slot, own in self._own.items() if slot[1] >= before}
+        self._attempts = {key: tried for key, tried in self._attempts.items() if key[1] >= before}
+        self._observed = frozenset(key for key in self._observed if key[0] >= before)
+        self._stale = {epoch for epoch in self._stale if epoch >= before}
+        for table in (
+            self._sightings,
+            self._rosters,
+            self._elections,
+            self._refused,
+            self._submissions,
+        ):
+            for epoch in [epoch for epoch in table if epoch < before]:
+                del table[epoch]
+
+
+@contextmanager
+def open_journal(path: Path, *, owner: bytes, run: Runner) -> Iterator[Journal]:
+    """Open the journal file for this process alone.
+
+    Raises ConfigError if another process has it or it is another node's, JournalCorrupt if it
+    cannot be trusted.
+    """
+    with open_connection(path) as connection:
+        journal = Journal.load(connection, owner=owner, run=run)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+
+def _get_slot(envelope: Envelope) -> tuple[RecordKind, SubnetNodeId]:
+    return RecordKind(envelope.kind), SubnetNodeId(envelope.node_id)

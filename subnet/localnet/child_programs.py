@@ -1,0 +1,121 @@
+"""What the children of a local network run: a node or the client, as in real life."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+from consensus.types import BlockRange, Role
+from keys.identity_file import load_identity_file
+from mesh.api.server import ServeConfig
+from mesh.client.client import MeshClient, RoutingOptions
+from mesh.errors import NoRoute
+from subnet.epoch.observer import EpochScored, NodeEvent, log_event
+from subnet.localnet.chain_setup import derive_account
+from subnet.localnet.processes import Message, Send
+from subnet.node import Ready, run_node
+from subnet.operator.config import NodeConfig
+from subnet.operator.interrupts import run_interruptible
+from subnet.operator.logs import configure_logs
+from subnet.operator.preflight import prepare
+from subnet.run_client import ClientConfig, open_client
+from subnet.run_gateway import run_gateway
+
+ROUTE_RETRY_S = 0.5
+ROUTE_TIMEOUT_S = 90.0
+
+
+def run_node_child(config: Message, send: Send) -> None:
+    """Run one node; report ``ready`` with its addresses and each ``scored`` epoch."""
+    configure_logs(as_json=True)
+    asyncio.run(_run_node(config, send))
+
+
+async def _run_node(config: Message, send: Send) -> None:
+    blocks = config["blocks"]
+    prepared = await prepare(
+        NodeConfig(
+            model=config["model"],
+            role=Role(config["role"]),
+            identity_path=Path(config["identity_path"]),
+            chain_url=config["chain_url"],
+            subnet_id=config["subnet_id"],
+            host_maddrs=tuple(config["host_maddrs"]),
+            new_swarm=config["new_swarm"],
+            block_indices=None if blocks is None else BlockRange(*blocks),
+            threads=1,
+            data_dir=Path(config["data_dir"]),
+        ),
+        hotkey=derive_account(config["hotkey_account"]),
+    )
+
+    def observe(event: NodeEvent) -> None:
+        log_event(event)
+        if isinstance(event, EpochScored):
+            send({"kind": "scored", "report": event.report.to_json()})
+
+    def on_ready(ready: Ready) -> None:
+        send({"kind": "ready", "addresses": list(ready.addresses)})
+
+    await run_node(prepared, observe=observe, on_ready=on_ready)
+
+
+def run_client_child(config: Message, send: Send) -> None:
+    """Ask one question; report each ``piece`` of the answer and its ``route``."""
+    configure_logs(as_json=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asyncio.run(_ask(config, send))
+
+
+async def _ask(config: Message, send: Send) -> None:
+    client_config = ClientConfig(
+        initial_peers=tuple(config["initial_peers"]),
+        key=load_identity_file(Path(config["identity_path"])),
+        model=config["model"],
+    )
+    async with open_client(client_config) as client:
+        await _wait_for_route(client, config["max_blocks_per_hop"])
+        async for piece in client.generate(
+            [{"role": "user", "content": config["prompt"]}],
+            max_new_tokens=config["max_new_tokens"],
+            routing=RoutingOptions(max_blocks_per_hop=config["max_blocks_per_hop"]),
+        ):
+            send({"kind": "piece", "text": piece.text})
+            if piece.finish_reason is not None:
+                send(
+                    {
+                        "kind": "answered",
+                        "route": [
+                            {"peer_id": str(hop.peer_id), "blocks": [hop.span.start, hop.span.end]}
+                            for hop in piece.trace.route
+                        ],
+                        "tokens_per_second": piece.trace.tokens_per_second,
+                    }
+                )
+
+
+def run_gateway_child(config: Message, send: Send) -> None:
+    """Answer HTTP on loopback, without a key; report ``listening`` with the URL."""
+    configure_logs(as_json=True)
+    gateway = run_gateway(
+        ClientConfig(initial_peers=tuple(config["initial_peers"]), model=config["model"]),
+        ServeConfig(port=config["port"]),
+        max_blocks_per_hop=None,
+        on_start=lambda url: send({"kind": "listening", "url": url}),
+    )
+    asyncio.run(run_interruptible(gateway))
+
+
+async def _wait_for_route(client: MeshClient, max_blocks_per_hop: int) -> None:
+    """Wait until heartbeats cover every block: they travel with the first epochs."""
+    routing = RoutingOptions(max_blocks_per_hop=max_blocks_per_hop)
+    async with asyncio.timeout(ROUTE_TIMEOUT_S):
+        while True:
+            await client.refresh()
+            try:
+                client.plan(routing, exclude=set(), cache_tokens=0)
+            except NoRoute:
+                await asyncio.sleep(ROUTE_RETRY_S)
+            else:
+                return

@@ -1,0 +1,229 @@
+"""Everything about a node that can be wrong and is cheap to check, before anything slow.
+
+The order is part of the promise: identity file, other local files, ports, chain,
+registration, model files, block range. The first thing that is wrong is said in one
+sentence with one fix, and nothing is half started.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consensus.types import BlockRange, Role, SubnetId, SubnetNodeId
+from keys.account import AccountKey
+from keys.identity_file import load_identity_file
+from keys.peer import PeerId, PeerKey
+from mesh.model.config import ModelConfig, load_config
+from mesh.model.files import ModelFolder, check_has_weights, resolve_known_model
+from mesh.p2p.ports import PortInUse, check_ports_free
+from subnet.chain.manifest_hash import parse_manifest_hash
+from subnet.errors import ConfigError, NotRegistered, UnknownSubnet
+from subnet.operator.access import Rank, load_priority, load_rules
+from subnet.operator.config import NodeConfig
+from subnet.operator.passwords import read_password
+
+if TYPE_CHECKING:
+    from subnet.account.registration import RegisteredNode
+    from subnet.chain.substrate import SubstrateChain
+
+NO_HOTKEY_NOTICE = (
+    "no --hotkey-path: this node serves, commits and reveals, but neither proposes nor attests"
+)
+UNPAID_NOTICE = (
+    "--unpaid: this node serves clients and takes no part in consensus: "
+    "it commits nothing, scores nobody and is paid nothing"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedNode:
+    """A node whose inputs hold.
+
+    ``blocks`` is None for a validator, and for a hoster that chooses its range itself once it
+    knows the swarm. ``rank`` says whom the operator serves first.
+    """
+
+    config: NodeConfig
+    key: PeerKey
+    hotkey: AccountKey | None
+    subnet_id: SubnetId
+    node_id: SubnetNodeId
+    folder: ModelFolder
+    model: ModelConfig
+    blocks: BlockRange | None
+    data_dir: Path
+    notices: tuple[str, ...]
+    rank: Rank | None = None
+
+
+async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> PreparedNode:
+    """Check ``config`` in the promised order. ``hotkey`` stands in for its keystore file.
+
+    Raises KeysError, ConfigError, ChainError, NotRegistered or ModelError.
+    """
+    key = load_identity_file(config.identity_path)
+    hotkey = hotkey or _load_hotkey(config)
+    load_rules(config.allow_file, config.deny_file)
+    rank = None if config.priority is None else load_priority(config.priority)
+    check_private_directory(get_data_dir(config))
+    _check_ports(config)
+    subnet_id, node = await _find_registration(config, key.peer_id)
+    notices = _collect_notices(config, node, hotkey)
+    folder = resolve_known_model(config.model)
+    model = load_config(folder.path)
+    if config.role is Role.HOSTER:
+        check_has_weights(folder)
+    return PreparedNode(
+        config=config,
+        key=key,
+        hotkey=hotkey,
+        subnet_id=subnet_id,
+        node_id=node.node_id,
+        folder=folder,
+        model=model,
+        blocks=choose_blocks(config, model),
+        data_dir=get_data_dir(config) / f"{subnet_id}-{node.node_id}",
+        notices=notices,
+        rank=rank,
+    )
+
+
+def choose_blocks(config: NodeConfig, model: ModelConfig) -> BlockRange | None:
+    """Return the range that the operator names; None if there is none or the node chooses it.
+
+    Raises BlockRangeOutsideModel.
+    """
+    if config.num_blocks is not None:
+        model.check_block_range(0, config.num_blocks)
+    blocks = config.block_indices
+    if blocks is not None:
+        model.check_block_range(blocks.start, blocks.end)
+    return blocks
+
+
+def get_data_dir(config: NodeConfig) -> Path:
+    """Return the folder of journals: ``--data-dir``, or the user's data folder."""
+    if config.data_dir is not None:
+        return config.data_dir
+    from platformdirs import user_data_path
+
+    return user_data_path("mesh")
+
+
+def _load_hotkey(config: NodeConfig) -> AccountKey | None:
+    if config.hotkey_path is None:
+        return None
+    from keys.keystore import load_keystore, read_keystore_account
+
+    # Read before the password is asked for: a missing file needs no typing.
+    read_keystore_account(config.hotkey_path)
+    password = read_password(
+        config.hotkey_password_file, prompt=f"Password of {config.hotkey_path}"
+    )
+    return load_keystore(config.hotkey_path, password)
+
+
+def _check_ports(config: NodeConfig) -> None:
+    try:
+        check_ports_free(config.get_host_maddrs())
+    except PortInUse as error:
+        raise ConfigError(
+            f"cannot listen on {error}", "stop the other process or choose another port"
+        ) from error
+
+
+async def _find_registration(
+    config: NodeConfig, peer_id: PeerId
+) -> tuple[SubnetId, RegisteredNode]:
+    from subnet.chain.substrate import SubstrateChain
+
+    async with SubstrateChain.open(config.chain_url) as chain:
+        subnet_id = await _find_subnet(chain, config, peer_id)
+        node = await _find_node(chain, config, subnet_id, peer_id)
+        subnet = await chain.fetch_subnet(subnet_id)
+    if subnet is None:
+        raise UnknownSubnet(f"subnet {subnet_id} is gone from {config.chain_url}")
+    # Without a manifest there is nothing to compare the weights with.
+    parse_manifest_hash(subnet.misc, subnet_id=subnet_id)
+    return subnet_id, node
+
+
+async def _find_subnet(chain: SubstrateChain, config: NodeConfig, peer_id: PeerId) -> SubnetId:
+    from subnet.account.registration import find_subnet, find_subnet_of_peer
+
+    if config.subnet_id is not None:
+        found = await find_subnet(chain, str(config.subnet_id))
+        if found is None:
+            raise UnknownSubnet(f"there is no subnet {config.subnet_id} on {config.chain_url}")
+        return found
+    subnets = await find_subnet_of_peer(chain, peer_id)
+    if not subnets:
+        raise NotRegistered(f"no node with peer id {peer_id} is registered on {config.chain_url}")
+    if len(subnets) > 1:
+        raise ConfigError(
+            f"peer id {peer_id} is registered in several subnets: {subnets}", "give --subnet-id"
+        )
+    return subnets[0]
+
+
+async def _find_node(
+    chain: SubstrateChain, config: NodeConfig, subnet_id: SubnetId, peer_id: PeerId
+) -> RegisteredNode:
+    from subnet.account.registration import fetch_registered_node, find_node_by_peer_id
+
+    node_id = (
+        SubnetNodeId(config.subnet_node_id)
+        if config.subnet_node_id is not None
+        else await find_node_by_peer_id(chain, subnet_id=subnet_id, peer_id=peer_id)
+    )
+    if node_id is None:
+        raise NotRegistered(f"no node with peer id {peer_id} is registered in subnet {subnet_id}")
+    node = await fetch_registered_node(chain, subnet_id=subnet_id, node_id=node_id)
+    if node is None:
+        raise NotRegistered(f"node {node_id} is not registered in subnet {subnet_id}")
+    if node.peer_id != peer_id:
+        raise NotRegistered(
+            f"node {node_id} of subnet {subnet_id} is registered to peer {node.peer_id}, "
+            f"but the identity file is of peer {peer_id}"
+        )
+    return node
+
+
+def _collect_notices(
+    config: NodeConfig, node: RegisteredNode, hotkey: AccountKey | None
+) -> tuple[str, ...]:
+    if config.unpaid:
+        return (UNPAID_NOTICE,)
+    if hotkey is None:
+        return (NO_HOTKEY_NOTICE,)
+    if hotkey.account_id != node.hotkey:
+        raise NotRegistered(
+            f"node {node.node_id} is registered with hotkey 0x{node.hotkey.hex()}, "
+            f"but the keystore is of {hotkey.address}"
+        )
+    return ()
+
+
+def check_private_directory(path: Path) -> None:
+    """Raise ConfigError if ``path`` is no writable folder and cannot become one. Makes nothing."""
+    try:
+        existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+        is_usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    except OSError:
+        is_usable = False
+    if not is_usable:
+        raise ConfigError(f"the data folder {path} cannot be written", "choose another --data-dir")
+
+
+def make_private_directory(path: Path) -> None:
+    """Create ``path`` for this user only. Raises ConfigError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.chmod(path, 0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use the data folder {path}: {error.strerror}", "choose another --data-dir"
+        ) from error

@@ -1,0 +1,175 @@
+"""What stores answer is judged like what they store, and journaled with the head it took."""
+
+import sqlite3
+
+import pytest
+
+from consensus import records
+from consensus.errors import Reason
+from consensus.records import OutputCommit, RecordKind
+from consensus.types import BlockRange
+from consensus.view import Window
+from keys.envelope import compute_record_key, seal
+from mesh.errors import RecordRefused
+from subnet.epoch.collector import Collector
+from subnet.epoch.observer import RecordDropped, RecordSeen
+from subnet.epoch.record_policy import ConsensusRecordPolicy
+from subnet.epoch.rosters import Membership
+from subnet.journal.journal import Journal
+from subnet.thread_runner import run_inline
+from tests.support.fakes import FakeChain, FakeReader
+from tests.support.node import NETWORK_ID, make_key, make_roster_node, make_terms
+
+KIND = RecordKind.OUTPUT_COMMIT
+BODY = records.encode_output_commit(OutputCommit(b"s" * 32, BlockRange(0, 2), b"c" * 32))
+
+
+class AnsweringStore:
+    """A store that answers what the test tells it to, whatever the key."""
+
+    def __init__(self):
+        self.answers = {}
+        self.on_fetch = lambda: None
+
+    async def publish(self, key, value, expires_at):
+        raise AssertionError("nothing is published here")
+
+    async def fetch(self, keys, *, timeout_s):
+        self.on_fetch()
+        return dict(self.answers)
+
+
+class Scene:
+    async def setup(self):
+        self.chain = FakeChain((make_roster_node(1), make_roster_node(2)), height=6)
+        self.journal = Journal.load(
+            sqlite3.connect(":memory:", isolation_level=None), owner=b"o", run=run_inline
+        )
+        self.terms = make_terms(self.chain)
+        reader = FakeReader(self.chain)
+        self.membership = Membership(self.terms, reader=reader, journal=self.journal)
+        await self.membership.locate(self.chain.get_block(6))
+        await self.membership.refresh(self.chain.position)
+        self.store, self.events = AnsweringStore(), []
+        self.collector = Collector(
+            self.terms,
+            store=self.store,
+            journal=self.journal,
+            membership=self.membership,
+            observe=self.events.append,
+        )
+        return self
+
+    def make_record(self, author=1, **changes):
+        fields = {
+            "kind": KIND,
+            "network_id": NETWORK_ID,
+            "epoch": 0,
+            "expires_at": self.membership.table.entries[0].expires_at,
+            "node_id": author,
+            "body": BODY,
+        }
+        return seal(make_key(author), **(fields | changes)).to_bytes()
+
+    def make_key(self, author=1):
+        return compute_record_key(NETWORK_ID, KIND, 0, make_key(author).peer_id)
+
+    async def read(self):
+        await self.collector.read(self.chain.position, get_position=lambda: self.chain.position)
+        return self.journal.get_sightings(0)
+
+
+@pytest.fixture
+async def scene():
+    return await Scene().setup()
+
+
+async def test_a_record_is_journaled_with_the_head_at_which_it_was_seen(scene):
+    scene.store.answers = {scene.make_key(): scene.make_record()}
+    seen = await scene.read()
+    assert seen[KIND, 1].seen_at == 6
+    assert seen[KIND, 1].envelope.to_bytes() == scene.make_record()
+    assert [type(event) for event in scene.events] == [RecordSeen]
+    assert scene.journal.observed == {(0, Window.COMMITS)}
+
+
+async def test_a_commit_counts_by_the_head_at_which_it_arrived(scene):
+    def slow_down():
+        scene.chain.height = 10
+
+    scene.store.on_fetch = slow_down
+    scene.store.answers = {scene.make_key(): scene.make_record()}
+    seen = await scene.read()
+    assert seen[KIND, 1].seen_at == 10
+    assert not scene.journal.observed
+
+
+async def test_second_record_for_the_same_slot_is_ignored(scene):
+    scene.store.answers = {scene.make_key(): scene.make_record()}
+    await scene.read()
+    other = OutputCommit(b"s" * 32, BlockRange(0, 2), b"d" * 32)
+    scene.store.answers = {
+        scene.make_key(): scene.make_record(body=records.encode_output_commit(other))
+    }
+    seen = await scene.read()
+    assert seen[KIND, 1].envelope.body == BODY
+
+
+async def test_wrong_author_is_dropped_with_a_reason(scene):
+    """A store answers with another node's record under the key that was asked for."""
+    scene.store.answers = {scene.make_key(1): scene.make_record(2)}
+    assert not await scene.read()
+    (event,) = scene.events
+    assert isinstance(event, RecordDropped) and event.error.reason is Reason.WRONG_KEY
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"epoch": 1}, Reason.UNKNOWN_EPOCH),
+        ({"expires_at": 5}, Reason.WRONG_EXPIRY),
+        ({"node_id": 2}, Reason.WRONG_AUTHOR),
+        ({"network_id": b"x" * 32}, Reason.WRONG_NETWORK),
+        ({"body": BODY + b"\0"}, Reason.WRONG_SIZE),
+        ({"kind": RecordKind.SCORE_COMMIT, "body": b"c" * 32}, Reason.WRONG_KEY),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_what_is_not_admitted_is_dropped_with_a_reason(scene, change, reason):
+    scene.store.answers = {scene.make_key(): scene.make_record(**change)}
+    assert not await scene.read()
+    assert [event.error.reason for event in scene.events] == [reason]
+
+
+async def test_garbage_and_answers_to_no_question_are_dropped(scene):
+    scene.store.answers = {scene.make_key(): b"garbage", b"other key": scene.make_record()}
+    assert not await scene.read()
+    assert len(scene.events) == 1
+
+
+async def test_what_was_seen_is_not_read_again(scene):
+    scene.store.answers = {
+        scene.make_key(node_id): scene.make_record(node_id) for node_id in (1, 2)
+    }
+    await scene.read()
+    wanted = {slot.kind for slot in scene.collector.list_wanted(scene.chain.position)}
+    assert wanted == {RecordKind.CHALLENGE}
+
+
+def test_the_policy_names_the_reason_and_delegates_heartbeats():
+    chain = FakeChain((make_roster_node(1),))
+    journal = Journal.load(
+        sqlite3.connect(":memory:", isolation_level=None), owner=b"o", run=run_inline
+    )
+    membership = Membership(make_terms(chain), reader=FakeReader(chain), journal=journal)
+    policy = ConsensusRecordPolicy(
+        lambda: membership.table, admit_heartbeat=lambda value, expires_at: b"heartbeat key"
+    )
+    record = {"network_id": NETWORK_ID, "epoch": 0, "expires_at": 9, "node_id": 1, "body": b""}
+    heartbeat = seal(make_key(1), kind=RecordKind.HEARTBEAT, **record).to_bytes()
+    assert policy.admit(heartbeat, 9.0) == b"heartbeat key"
+    commit = seal(make_key(1), kind=RecordKind.OUTPUT_COMMIT, **record).to_bytes()
+    for value, reason in ((commit, "unknown_epoch"), (b"", "wrong_size"), (b"x" * 9, "wrong_size")):
+        with pytest.raises(RecordRefused) as refusal:
+            policy.admit(value, 9.0)
+        assert refusal.value.reason == reason

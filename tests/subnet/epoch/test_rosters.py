@@ -1,0 +1,139 @@
+"""Rosters are read once, when they are final, and never open the door."""
+
+import sqlite3
+
+import pytest
+
+from consensus.types import NodeClass
+from subnet.epoch.rosters import Membership, is_clock_right
+from subnet.errors import ChainUnavailable
+from subnet.journal.journal import Journal
+from subnet.thread_runner import run_inline
+from tests.support.fakes import PARAMS, START_S, FakeChain, FakeReader
+from tests.support.node import NETWORK_ID, make_key, make_roster_node, make_terms
+
+NODES = (make_roster_node(1), make_roster_node(2, NodeClass.IDLE))
+
+
+@pytest.fixture
+def chain():
+    return FakeChain(NODES, slot=3, height=3)
+
+
+def make_membership(chain, disk=None):
+    disk = disk or sqlite3.connect(":memory:", isolation_level=None)
+    journal = Journal.load(disk, owner=b"owner", run=run_inline)
+    return Membership(make_terms(chain), reader=FakeReader(chain), journal=journal)
+
+
+async def refresh(membership, chain):
+    position = await membership.locate(chain.get_block(chain.height))
+    await membership.refresh(position)
+    return position
+
+
+async def test_a_roster_is_read_when_its_first_block_is_final(chain):
+    membership = make_membership(chain)
+    position = await refresh(membership, chain)
+    assert (position.epoch, position.offset) == (0, 0)
+    assert membership.get_roster(0) is None
+    chain.height += chain.finality_lag
+    await refresh(membership, chain)
+    roster = membership.get_roster(0)
+    assert roster.nodes == NODES
+    assert roster.block_hash == chain.get_block(3).block_hash
+    assert roster.timestamp_s == START_S + 18
+
+
+async def test_a_roster_does_not_change_within_its_epoch(chain):
+    membership = make_membership(chain)
+    chain.height = 10
+    await refresh(membership, chain)
+    chain.nodes = (make_roster_node(7),)
+    chain.height = 15
+    await refresh(membership, chain)
+    assert membership.get_roster(0).nodes == NODES
+
+
+async def test_a_node_that_starts_late_reads_the_epochs_whose_records_live(chain):
+    chain.height = 3 + 5 * 20 + 1
+    membership = make_membership(chain)
+    await refresh(membership, chain)
+    assert [membership.get_roster(epoch) is not None for epoch in (2, 3, 4, 5)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert set(membership.table.entries) == {3, 4}
+    assert set(membership.elections) == {3, 4, 5}
+
+
+async def test_rosters_survive_a_restart_and_admission_with_them(chain):
+    disk = sqlite3.connect(":memory:", isolation_level=None)
+    chain.height = 10
+    await refresh(make_membership(chain, disk), chain)
+    membership = make_membership(chain, disk)
+    assert membership.get_roster(0).nodes == NODES
+    entry = membership.table.entries[0]
+    assert entry.expires_at == START_S + 18 + 3 * 20 * 6
+    assert entry.authors == {make_key(1).peer_id: 1}
+    assert membership.table.network_id == NETWORK_ID
+
+
+async def test_finality_after_the_deadline_is_stale_for_the_whole_epoch(chain):
+    chain.finality_lag, chain.height = 7, 3 + 6
+    membership = make_membership(chain)
+    await refresh(membership, chain)
+    chain.height += 1
+    position = await refresh(membership, chain)
+    assert membership.get_roster(0) is not None
+    assert membership._journal.is_stale(position.epoch)
+
+
+async def test_an_election_may_change_until_it_is_final(chain):
+    chain.elect = lambda epoch: 1
+    membership = make_membership(chain)
+    await refresh(membership, chain)
+    assert membership.elections == {0: 1}
+    chain.elect, chain.height = lambda epoch: 2, 5
+    await refresh(membership, chain)
+    assert membership.elections == {0: 2}
+    chain.elect, chain.height = lambda epoch: 1, 6
+    await refresh(membership, chain)
+    assert membership.elections == {0: 2}
+
+
+async def test_a_subnet_without_a_slot_has_no_epochs(chain):
+    chain.slot = None
+    membership = make_membership(chain)
+    assert await membership.locate(chain.get_block(5)) is None
+    chain.slot = 3
+    assert (await membership.locate(chain.get_block(5))).offset == 2
+
+
+async def test_an_outage_is_raised_and_changes_nothing(chain):
+    chain.height = 10
+    membership = make_membership(chain)
+    await refresh(membership, chain)
+    chain.is_down, chain.height = True, 30
+    with pytest.raises(ChainUnavailable):
+        await refresh(membership, chain)
+    assert membership.get_roster(0).nodes == NODES
+
+
+async def test_an_outage_keeps_the_last_good_roster_two_epochs_and_never_opens_the_door(chain):
+    chain.height = 10
+    membership = make_membership(chain)
+    begun_s, epoch_s = START_S + 18, 120
+    assert membership.find_member(make_key(1).peer_id, now_s=begun_s) is None
+    await refresh(membership, chain)
+    assert membership.find_member(make_key(1).peer_id, now_s=begun_s + 3 * epoch_s - 1)
+    assert membership.find_member(make_key(9).peer_id, now_s=begun_s) is None
+    assert membership.find_member(make_key(1).peer_id, now_s=begun_s + 3 * epoch_s) is None
+
+
+@pytest.mark.parametrize(("skew_s", "is_right"), [(0, True), (30, True), (-30, True), (31, False)])
+def test_a_clock_more_than_thirty_seconds_off_is_wrong(chain, skew_s, is_right):
+    head = chain.get_block(10)
+    assert is_clock_right(head, now_s=head.timestamp_s + skew_s, params=PARAMS) is is_right

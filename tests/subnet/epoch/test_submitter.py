@@ -1,0 +1,131 @@
+"""A proposal and an attestation are looked up, written down, sent once, or explained."""
+
+import sqlite3
+
+import pytest
+
+from consensus.duties import Attest, Propose
+from consensus.types import NodeClass
+from subnet.epoch.observer import AttestationRefused, ExtrinsicLanded
+from subnet.epoch.submitter import Submitter
+from subnet.errors import ChainUnavailable, DutyPostponed, ExtrinsicFailed
+from subnet.journal.journal import Extrinsic, Journal
+from subnet.thread_runner import run_inline
+from tests.support.fakes import SUBNET_ID, FakeChain, FakeReader, FakeWriter
+from tests.support.node import make_roster_node
+
+ROWS = ((1, 10), (2, 20))
+PROPOSE, ATTEST = Propose(1, 0, False), Attest(1, 0, False)
+
+
+class Scene:
+    def __init__(self):
+        nodes = (make_roster_node(1), make_roster_node(2))
+        self.chain = FakeChain(nodes, elect=lambda epoch: 1, height=25)
+        self.journal = Journal.load(
+            sqlite3.connect(":memory:", isolation_level=None), owner=b"o", run=run_inline
+        )
+        self.events = []
+        self.writers = {node_id: FakeWriter(self.chain, node_id) for node_id in (1, 2)}
+
+    def make_submitter(self, node_id, writer=None):
+        return Submitter(
+            subnet_id=SUBNET_ID,
+            node_id=node_id,
+            reader=FakeReader(self.chain),
+            writer=writer or self.writers[node_id],
+            journal=self.journal,
+            observe=self.events.append,
+        )
+
+    async def propose(self, rows=ROWS):
+        await self.make_submitter(1).propose(PROPOSE, rows, 25)
+
+
+@pytest.fixture
+def scene():
+    return Scene()
+
+
+async def test_a_proposal_is_written_down_before_it_is_sent(scene):
+    attempts = []
+
+    class Writer(FakeWriter):
+        async def propose(self, subnet_id, scores, args):
+            attempts.append(scene.journal.get_attempts(Extrinsic.PROPOSE, 1))
+            return await super().propose(subnet_id, scores, args)
+
+    await scene.make_submitter(1, Writer(scene.chain, 1)).propose(PROPOSE, ROWS, 25)
+    assert [(attempt.count, attempt.last_block) for attempt in attempts] == [(1, 25)]
+    assert scene.chain.submissions[1].scores == ROWS
+    assert isinstance(scene.events[0], ExtrinsicLanded)
+
+
+async def test_a_proposal_that_stands_on_chain_is_not_sent_again(scene):
+    await scene.propose()
+    await scene.propose()
+    assert scene.writers[1].sent == [("propose", 1)]
+
+
+async def test_an_equal_proposal_is_attested_once(scene):
+    await scene.propose()
+    for _ in range(2):
+        await scene.make_submitter(2).attest(ATTEST, ROWS, 26)
+    assert scene.writers[2].sent == [("attest", 1)]
+    assert scene.chain.submissions[1].attested == {1, 2}
+
+
+@pytest.mark.parametrize("own", [((1, 10), (2, 21)), ((1, 10),), ROWS + ((3, 0),), ()])
+async def test_a_different_proposal_is_refused_and_the_difference_kept(scene, own):
+    scene.chain.nodes += (make_roster_node(3),)
+    await scene.propose()
+    await scene.make_submitter(2).attest(ATTEST, own, 26)
+    assert scene.writers[2].sent == []
+    assert isinstance(scene.events[-1], AttestationRefused)
+    assert scene.journal.refused[1] == scene.events[-1].detail
+
+
+async def test_rows_of_nodes_that_left_the_chain_are_no_difference(scene):
+    """The chain drops the rows of unknown and idle nodes from a proposal."""
+    scene.chain.nodes += (make_roster_node(4, NodeClass.IDLE),)
+    await scene.propose()
+    await scene.make_submitter(2).attest(ATTEST, (*ROWS, (3, 5), (4, 6)), 26)
+    assert scene.chain.submissions[1].attested == {1, 2}
+
+
+async def test_a_refused_extrinsic_is_recorded_and_stays_owed(scene):
+    with pytest.raises(DutyPostponed, match="InvalidValidator"):
+        await scene.make_submitter(2).propose(PROPOSE, ROWS, 25)
+    assert scene.journal.get_attempts(Extrinsic.PROPOSE, 1).count == 1
+    assert not scene.chain.submissions
+
+
+async def test_a_proposal_that_left_the_chain_is_waited_for(scene):
+    with pytest.raises(DutyPostponed):
+        await scene.make_submitter(2).attest(ATTEST, ROWS, 26)
+    assert not scene.writers[2].sent
+
+
+async def test_an_outage_before_the_lookup_sends_nothing(scene):
+    scene.chain.is_down = True
+    with pytest.raises(ChainUnavailable):
+        await scene.propose()
+    assert scene.journal.get_attempts(Extrinsic.PROPOSE, 1).count == 0
+
+
+async def test_an_outage_while_sending_counts_as_an_attempt(scene):
+    class Writer(FakeWriter):
+        async def propose(self, subnet_id, scores, args):
+            raise ChainUnavailable("cut off")
+
+    with pytest.raises(ChainUnavailable):
+        await scene.make_submitter(1, Writer(scene.chain, 1)).propose(PROPOSE, ROWS, 25)
+    assert scene.journal.get_attempts(Extrinsic.PROPOSE, 1).count == 1
+
+
+async def test_the_fake_chain_refuses_what_the_pallet_refuses(scene):
+    await scene.propose()
+    with pytest.raises(ExtrinsicFailed, match="SubnetRewardsAlreadySubmitted"):
+        await scene.writers[1].propose(SUBNET_ID, ROWS, None)
+    with pytest.raises(ExtrinsicFailed, match="AlreadyAttested"):
+        await scene.writers[1].attest(SUBNET_ID)

@@ -1,0 +1,425 @@
+"""A hoster that chooses its blocks: what fits, where it helps, and moves between epochs' work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from consensus.phases import compute_schedule
+from consensus.protocol_params import MAINNET
+from consensus.types import BlockNumber, BlockRange, Epoch, EpochPosition, Role, SubnetNodeId
+from keys.peer import PeerKey
+from mesh.assets import shipped_model_path
+from mesh.errors import ManifestMismatch
+from mesh.inference.accounts import OWN_ACCOUNT, Account
+from mesh.model.capacity import compute_memory
+from mesh.model.config import BlockSpan, load_config
+from mesh.model.files import resolve_model_folder
+from mesh.p2p.config import HostConfig
+from mesh.p2p.memory import MemoryNetwork
+from mesh.routing.directory import Directory
+from mesh.routing.heartbeat import (
+    ServerInfo,
+    ServerRole,
+    ServerState,
+    make_heartbeat_policy,
+    seal_heartbeat,
+)
+from subnet.errors import ConfigError
+from subnet.hosting import serving
+from subnet.hosting.block_choice import Placement, choose_length, get_format
+from subnet.hosting.manifest import build_own_manifest
+from subnet.hosting.serving import BlockServer, ServedModel
+from subnet.operator.config import NodeConfig
+from subnet.operator.preflight import PreparedNode
+
+NETWORK = b"n" * 32
+FOLDER = resolve_model_folder(str(shipped_model_path()))
+MODEL = load_config(FOLDER.path)
+BLOCKS = MODEL.num_blocks
+SCHEDULE = compute_schedule(100, MAINNET)
+OWN = PeerKey(b"\1" * 32)
+OTHERS = [PeerKey(bytes([number]) * 32) for number in range(2, 12)]
+NOW_S = 1_700_000_010.0
+
+
+class Policy:
+    def __init__(self):
+        self.admit = make_heartbeat_policy(
+            NETWORK, is_member=lambda peer: True, clock=lambda: NOW_S
+        )
+
+
+def make_prepared(directory: Path, **changes) -> PreparedNode:
+    values = {
+        "model": str(FOLDER.path),
+        "role": Role.HOSTER,
+        "identity_path": directory / "peer_id.key",
+        "new_swarm": True,
+        "threads": 1,
+        "attn_cache_tokens": 64,
+    }
+    config = NodeConfig(**values | changes)
+    return PreparedNode(
+        config=config,
+        key=OWN,
+        hotkey=None,
+        subnet_id=1,
+        node_id=SubnetNodeId(1),
+        folder=FOLDER,
+        model=MODEL,
+        blocks=config.block_indices,
+        data_dir=directory,
+        notices=(),
+    )
+
+
+@dataclass
+class Rig:
+    """One hoster in a network of words: the others exist as heartbeats only."""
+
+    server: BlockServer
+    directory: Directory
+    now_s: float = 0.0
+    online: list[BlockRange] = field(default_factory=list)
+    announced: list[tuple] = field(default_factory=list)
+    beats: int = 0
+
+    def hear(self, number: int, start: int, end: int, **changes) -> None:
+        """Receive a heartbeat of another hoster."""
+        self.beats += 1
+        info = ServerInfo(
+            role=ServerRole.HOSTER,
+            state=ServerState.ONLINE,
+            span=BlockSpan(start, end),
+            throughput=1000,
+            free_cache_tokens=64,
+            dtype="float32",
+            software="test",
+            addresses=(),
+        )
+        envelope = seal_heartbeat(
+            OTHERS[number],
+            replace(info, **changes),
+            network_id=NETWORK,
+            node_id=number + 2,
+            expires_at=int(NOW_S) // 30 * 30 + 60,
+        )
+        self.directory.add(envelope.to_bytes())
+
+    def be_at(self, epoch: int, offset: int) -> None:
+        self.server.note_position(
+            EpochPosition(Epoch(epoch), offset, 100, BlockNumber(100 * epoch))
+        )
+
+    async def wait_until(self, is_true) -> None:
+        async with asyncio.timeout(20):
+            while not is_true():  # noqa: ASYNC110 - it is polled from outside
+                await asyncio.sleep(0.005)
+
+    async def settle(self) -> None:
+        """Let the server think; everything that it awaits here answers at once."""
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def open_rig(directory: Path, *, quant_manifest: str = "none", measure=None, **changes):
+    prepared = make_prepared(directory, **changes)
+    manifest = build_own_manifest(FOLDER, MODEL, params=MAINNET, quant_type=quant_manifest)
+    config = HostConfig(key=OWN, network_id=NETWORK, record_policy=Policy())
+    async with MemoryNetwork(clock=lambda: NOW_S).open(config) as host:
+        heard = Directory(host, network_id=NETWORK, clock=lambda: NOW_S)
+        options = {} if measure is None else {"measure": measure}
+        placement = Placement(
+            prepared.config,
+            MODEL,
+            heard,
+            own=OWN.peer_id,
+            list_nodes=lambda: [key.peer_id for key in OTHERS[:-1]],
+            **options,
+        )
+        rig = Rig.__new__(Rig)
+        server = BlockServer(
+            prepared,
+            ServedModel(manifest.manifest_hash, MAINNET, SCHEDULE),
+            host=host,
+            directory=heard,
+            placement=placement,
+            announce=lambda: rig.announced.append((rig.server.state, rig.server.blocks)),
+            clock=lambda: rig.now_s,
+        )
+        rig.__init__(server, heard)
+        yield rig
+
+
+@contextlib.asynccontextmanager
+async def running(rig: Rig):
+    """Run the server; its errors come out in a group."""
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(rig.server.run(lambda: rig.online.append(rig.server.blocks)))
+        yield
+        task.cancel()
+
+
+async def test_a_model_that_fits_is_served_whole(tmp_path):
+    async with open_rig(tmp_path) as rig, running(rig):
+        await rig.wait_until(lambda: rig.online)
+        assert rig.online == [BlockRange(0, BLOCKS)]
+        assert rig.server.throughput > 0
+        assert rig.server.dtype == MODEL.stored_dtype
+        assert rig.server.free_cache_tokens == 64
+        inference = rig.server.get_inference()
+        assert inference is not None and inference.blocks == BlockRange(0, BLOCKS)
+
+
+async def test_the_choice_is_announced_before_the_blocks_are_loaded(tmp_path):
+    async with open_rig(tmp_path, num_blocks=3) as rig, running(rig):
+        await rig.wait_until(lambda: rig.online)
+        states = [state for state, _ in rig.announced]
+        assert states[0] is ServerState.JOINING and states[-1] is ServerState.ONLINE
+        assert {blocks for _, blocks in rig.announced} == {BlockRange(0, 3)}
+
+
+async def test_a_newcomer_takes_what_nobody_serves(tmp_path):
+    async with open_rig(tmp_path, num_blocks=2) as rig:
+        rig.hear(0, 0, 3)
+        rig.hear(1, 5, BLOCKS)
+        async with running(rig):
+            await rig.wait_until(lambda: rig.online)
+            assert rig.online == [BlockRange(3, 5)]
+
+
+async def test_hosters_whom_the_chain_does_not_know_change_no_choice(tmp_path):
+    async with open_rig(tmp_path, num_blocks=4) as rig:
+        rig.hear(0, 0, 4)
+        rig.hear(len(OTHERS) - 1, 4, 8, throughput=2**31)
+        async with running(rig):
+            await rig.wait_until(lambda: rig.online)
+            assert rig.online == [BlockRange(4, 8)]
+
+
+async def test_who_drains_is_leaving_and_who_loads_is_coming(tmp_path):
+    async with open_rig(tmp_path, num_blocks=4) as rig:
+        rig.hear(0, 0, 4, state=ServerState.DRAINING)
+        rig.hear(1, 4, 8, state=ServerState.JOINING, throughput=0)
+        async with running(rig):
+            await rig.wait_until(lambda: rig.online)
+            assert rig.online == [BlockRange(0, 4)]
+
+
+async def test_as_many_blocks_as_fit(tmp_path):
+    form = get_format(make_prepared(tmp_path).config, MODEL)
+    room = compute_memory(MODEL, form, BlockSpan(0, BLOCKS), cache_tokens=64).total - 1
+    config = make_prepared(tmp_path).config
+    assert choose_length(config, MODEL, measure=lambda device: room) == BLOCKS - 1
+    assert choose_length(config, MODEL, measure=lambda device: room + 1) == BLOCKS
+    with pytest.raises(ConfigError, match="not one block"):
+        choose_length(config, MODEL, measure=lambda device: 1000)
+
+
+def find_turn(rig: Rig, own: BlockRange, first: int = 0) -> int:
+    """Return an epoch in which it is this node's turn to move."""
+    from mesh.routing.placement import PlacedServer, draw_mover
+    from subnet.hosting.block_choice import list_placed
+
+    span = BlockSpan(own.start, own.end)
+    swarm = [*list_placed(rig.directory), PlacedServer(OWN.peer_id, span, 1000)]
+    return next(e for e in range(first, 1000) if draw_mover(swarm, epoch=e) == OWN.peer_id)
+
+
+@contextlib.asynccontextmanager
+async def open_spare(directory: Path, **changes):
+    """A hoster of 0:4 that another one could replace, while nobody serves 4:8."""
+    async with open_rig(directory, num_blocks=4, **changes) as rig, running(rig):
+        await rig.wait_until(lambda: rig.online)
+        assert rig.online == [BlockRange(0, 4)]
+        rig.hear(0, 0, 4)
+        yield rig
+
+
+async def test_a_spare_hoster_moves_to_the_gap_in_propose(tmp_path):
+    async with open_spare(tmp_path) as rig:
+        rig.now_s += serving.MIN_STAY_S
+        rig.announced.clear()
+        rig.be_at(find_turn(rig, BlockRange(0, 4)), 3)
+        await rig.wait_until(lambda: len(rig.online) == 2)
+        assert rig.online[-1] == BlockRange(4, 8)
+        states = [state for state, _ in rig.announced]
+        assert states[0] is ServerState.DRAINING and states[-1] is ServerState.ONLINE
+        assert ServerState.JOINING in states
+        inference = rig.server.get_inference()
+        assert inference is not None and inference.blocks == BlockRange(4, 8)
+
+
+@pytest.mark.parametrize("offset", [SCHEDULE.commit_start, SCHEDULE.reveal_start, 99])
+async def test_nothing_moves_between_commit_and_reveal_or_after(tmp_path, offset):
+    async with open_spare(tmp_path) as rig:
+        rig.now_s += serving.MIN_STAY_S
+        rig.be_at(find_turn(rig, BlockRange(0, 4)), offset)
+        await rig.settle()
+        assert len(rig.online) == 1 and rig.server.state is ServerState.ONLINE
+
+
+async def test_a_range_is_kept_for_a_while(tmp_path):
+    async with open_spare(tmp_path) as rig:
+        rig.now_s += serving.MIN_STAY_S - 1
+        turn = find_turn(rig, BlockRange(0, 4))
+        rig.be_at(turn, 3)
+        await rig.settle()
+        assert len(rig.online) == 1
+        rig.now_s += 1
+        rig.be_at(find_turn(rig, BlockRange(0, 4), turn + 1), 3)
+        await rig.wait_until(lambda: len(rig.online) == 2)
+
+
+async def test_the_only_hoster_of_a_block_stays(tmp_path):
+    async with open_rig(tmp_path, num_blocks=4) as rig, running(rig):
+        await rig.wait_until(lambda: rig.online)
+        rig.hear(0, 0, 3)
+        rig.now_s += serving.MIN_STAY_S
+        for epoch in range(20):
+            rig.be_at(epoch, 3)
+            await asyncio.sleep(0.002)
+        assert rig.online == [BlockRange(0, 4)]
+
+
+async def test_a_range_that_the_operator_named_never_moves(tmp_path):
+    async with open_rig(tmp_path, block_indices=BlockRange(0, 4)) as rig, running(rig):
+        await rig.wait_until(lambda: rig.online)
+        rig.hear(0, 0, 4)
+        rig.now_s += serving.MIN_STAY_S
+        rig.be_at(find_turn(rig, BlockRange(0, 4)), 3)
+        await rig.settle()
+        assert rig.online == [BlockRange(0, 4)]
+
+
+async def test_open_sessions_are_not_cut_by_a_move(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "MOVE_DRAIN_S", 0.3)
+    async with open_spare(tmp_path) as rig:
+        engine = rig.server._engine
+        assert engine is not None
+        rig.now_s += serving.MIN_STAY_S
+        turn = find_turn(rig, BlockRange(0, 4))
+        with engine.admit(BlockSpan(0, 4), capacity=8, account=OWN_ACCOUNT):
+            rig.announced.clear()
+            rig.be_at(turn, 3)
+            await rig.wait_until(lambda: len(rig.announced) >= 2)
+            assert [state for state, _ in rig.announced] == [
+                ServerState.DRAINING,
+                ServerState.ONLINE,
+            ]
+            assert rig.online == [BlockRange(0, 4)]
+        rig.be_at(find_turn(rig, BlockRange(0, 4), turn + 1), 3)
+        await rig.wait_until(lambda: len(rig.online) == 2)
+
+
+async def test_a_drain_that_outlasts_propose_calls_the_move_off(tmp_path, monkeypatch):
+    """Once COMMIT has begun, an answer for the old range may be under way."""
+    async with open_spare(tmp_path) as rig:
+        engine = rig.server._engine
+        assert engine is not None
+        rig.now_s += serving.MIN_STAY_S
+        turn = find_turn(rig, BlockRange(0, 4))
+        with engine.admit(BlockSpan(0, 4), capacity=8, account=OWN_ACCOUNT):
+            rig.be_at(turn, 3)
+            await rig.wait_until(lambda: rig.server.state is ServerState.DRAINING)
+            rig.be_at(turn, SCHEDULE.commit_start)
+        await rig.wait_until(lambda: rig.server.state is ServerState.ONLINE)
+        assert rig.online == [BlockRange(0, 4)]
+        assert rig.server.get_inference() is not None
+
+
+def find_mismatch(group: BaseExceptionGroup) -> ManifestMismatch:
+    matching = group.subgroup(ManifestMismatch)
+    assert matching is not None
+    error: BaseException = matching
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ManifestMismatch)
+    return error
+
+
+async def run_to_failure(rig: Rig) -> ManifestMismatch:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with running(rig):
+            await rig.wait_until(lambda: rig.online)
+    return find_mismatch(caught.value)
+
+
+async def test_int8_on_a_subnet_of_plain_weights_refuses_to_start(tmp_path):
+    async with open_rig(tmp_path, quant_type="int8") as rig:
+        error = await run_to_failure(rig)
+    assert "in int8 is not the model of this subnet" in str(error)
+
+
+async def test_int8_is_served_and_announced_under_an_int8_manifest(tmp_path):
+    async with open_rig(tmp_path, quant_type="int8", quant_manifest="int8") as rig, running(rig):
+        await rig.wait_until(lambda: rig.online)
+        assert rig.server.dtype == "int8"
+
+
+async def test_plain_weights_under_an_int8_manifest_refuse_to_start(tmp_path):
+    async with open_rig(tmp_path, quant_manifest="int8") as rig:
+        await run_to_failure(rig)
+
+
+async def test_without_pay_other_values_may_be_served(tmp_path):
+    async with open_rig(tmp_path, quant_type="int8", unpaid=True) as rig, running(rig):
+        await rig.wait_until(lambda: rig.online)
+        assert rig.server.dtype == "int8"
+
+
+async def test_the_operators_rank_and_the_members_reach_the_sessions(tmp_path, monkeypatch):
+    made = []
+
+    class Sessions(serving.SessionServer):
+        def __init__(self, *arguments, **options):
+            made.append(options["accounts"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(serving, "SessionServer", Sessions)
+    async with open_rig(tmp_path, num_blocks=2) as rig:
+
+        def rank(caller):
+            return 7
+
+        rig.server._prepared = replace(rig.server._prepared, rank=rank)
+        rig.server._is_member = lambda peer: peer == OWN.peer_id
+        async with running(rig):
+            await rig.wait_until(lambda: rig.online)
+    (accounts,) = made
+    stranger = OTHERS[0].peer_id
+    assert accounts.find(stranger, is_first=True) == Account(stranger, False, 7)
+    assert accounts.find(stranger, is_first=False) == Account(stranger, False)
+    assert accounts.find(OWN.peer_id, is_first=False) == Account(None)
+
+
+async def test_a_node_that_is_stopped_while_weights_load_does_not_wait_for_them(
+    tmp_path, monkeypatch
+):
+    has_begun = threading.Event()
+
+    def load_for_ever(*_args, check_wanted, **_options):
+        has_begun.set()
+        while True:
+            check_wanted()
+            threading.Event().wait(0.001)
+
+    monkeypatch.setattr(serving, "load_shard", load_for_ever)
+    prepared = make_prepared(tmp_path, block_indices=BlockRange(0, BLOCKS), unpaid=True)
+    served = ServedModel(b"", MAINNET, SCHEDULE)
+
+    async def serve():
+        async with serving.open_engine(prepared, served, prepared.blocks):
+            raise AssertionError("nothing was loaded")
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        serve_task = tasks.create_task(serve())
+        await asyncio.to_thread(has_begun.wait)
+        serve_task.cancel()

@@ -1,0 +1,85 @@
+"""The ledger's state in the node's own words: what a chain client would return."""
+
+from __future__ import annotations
+
+from consensus.roster import RosterNode
+from consensus.submission import Submission
+from consensus.types import BlockNumber, Epoch, Score, SubnetId, SubnetNodeId
+from devchain import items
+from devchain.ledger import Ledger
+from devchain.state import Reader
+from devchain.values import SubnetNode, SubnetState
+from keys.errors import BadPeerId
+from keys.peer import PeerId
+from subnet.epoch.interfaces import SubnetInfo
+
+
+def _reader(ledger: Ledger, at_block: int | None) -> Reader:
+    return ledger.state if at_block is None else ledger.state.at(at_block)
+
+
+def read_subnet(
+    ledger: Ledger, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
+) -> SubnetInfo | None:
+    """Return the subnet as it was when ``at_block`` ended, now by default."""
+    state = _reader(ledger, at_block)
+    subnet = state.find(items.SUBNETS_DATA, subnet_id)
+    if subnet is None:
+        return None
+    return SubnetInfo(
+        subnet_id=subnet_id,
+        name=subnet.name.decode(errors="replace"),
+        is_active=subnet.state is SubnetState.ACTIVE,
+        slot=state.find(items.SUBNET_SLOT, subnet_id),
+        start_epoch=subnet.start_epoch,
+        misc=subnet.misc.decode(errors="replace"),
+    )
+
+
+def read_nodes(
+    ledger: Ledger, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
+) -> tuple[RosterNode, ...]:
+    """Return the activated nodes, sorted by id."""
+    state = _reader(ledger, at_block)
+    nodes = (node for _, node in state.items(items.SUBNET_NODES_DATA, subnet_id))
+    return tuple(_roster_node(state, node) for node in nodes)
+
+
+def _roster_node(state: Reader, node: SubnetNode) -> RosterNode:
+    return RosterNode(
+        node_id=SubnetNodeId(node.id),
+        peer_id=_parse_peer_id(node.peer_info.peer_id),
+        coldkey=state.get(items.HOTKEY_OWNER, node.hotkey),
+        hotkey=node.hotkey,
+        node_class=node.classification.node_class,
+        start_epoch=Epoch(node.classification.start_epoch),
+    )
+
+
+def _parse_peer_id(text: bytes) -> PeerId | None:
+    try:
+        return PeerId.from_base58(text.decode("ascii"))
+    except (BadPeerId, UnicodeDecodeError):
+        return None
+
+
+def read_elected_validator(
+    ledger: Ledger, subnet_id: SubnetId, epoch: Epoch
+) -> SubnetNodeId | None:
+    """Return who was elected for the subnet epoch."""
+    elected = ledger.state.find(items.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch)
+    return None if elected is None else SubnetNodeId(elected)
+
+
+def read_submission(ledger: Ledger, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
+    """Return what was proposed in the subnet epoch, and who attested so far."""
+    data = ledger.state.find(items.SUBNET_CONSENSUS_SUBMISSION, subnet_id, epoch)
+    if data is None:
+        return None
+    return Submission(
+        proposer=SubnetNodeId(data.validator_id),
+        block=BlockNumber(data.block),
+        scores=tuple((SubnetNodeId(row.subnet_node_id), Score(row.score)) for row in data.data),
+        attested=frozenset(SubnetNodeId(node_id) for node_id in data.attests),
+        args=data.args,
+    )
