@@ -46,7 +46,7 @@ def _compare(shape: Shape, folder: Path, log: Callable[[str], None]) -> None:
         resolve_model_folder(str(folder)),
         config,
         start=0,
-        end=config.num_blocks,
+        end=config.num_layers,
         dtype=shape.dtype,
         device="cuda",
     )
@@ -106,10 +106,10 @@ def _measure_bandwidth() -> float:
 
 def _read_per_token(weights: Any) -> int:
     """Return the bytes that one token reads: every matrix, of the embedding one row."""
-    blocks = [
-        getattr(block, name).nbytes
-        for block in weights.blocks
-        for name in type(block).__slots__
-        if getattr(block, name) is not None
+    layers = [
+        getattr(layer, name).nbytes
+        for layer in weights.layers
+        for name in type(layer).__slots__
+        if getattr(layer, name) is not None
     ]
-    return sum(blocks) + int(weights.head.nbytes)
+    return sum(layers) + int(weights.head.nbytes)

@@ -42,7 +42,7 @@ class Shape:
     long_prompt: int = 128
 
     @property
-    def blocks(self) -> int:
+    def layers(self) -> int:
         return self.config["num_hidden_layers"]
 
     @property
@@ -151,7 +151,7 @@ async def _open_node(
         return ServerInfo(
             role=ServerRole.HOSTER,
             state=ServerState.ONLINE,
-            span=engine.blocks,
+            span=engine.layers,
             throughput=1000,
             free_cache_tokens=engine.free_cache_tokens,
             dtype="",
@@ -164,7 +164,7 @@ async def _open_node(
             NETWORK_ID,
             bytes(32),
             "benchmark",
-            model.num_blocks,
+            model.num_layers,
             model.max_context,
             model.vocab_size,
             "benchmark",
@@ -231,8 +231,8 @@ def _declared_bytes(engine: Any) -> int:
     """Return what weights and cache are allowed to take."""
     shard = engine._runner.weights
     tensors = [shard.embedding, shard.final_norm, shard.head]
-    for block in shard.blocks:
-        tensors += [getattr(block, name) for name in type(block).__slots__]
+    for layer in shard.layers:
+        tensors += [getattr(layer, name) for name in type(layer).__slots__]
     unique = {t.data_ptr(): t.nbytes for t in tensors if t is not None}
     return sum(unique.values()) + engine._runner.cache.slab.nbytes
 
@@ -266,7 +266,7 @@ async def open_swarm(shape: Shape, folder: Path, ranges: int, threads: int) -> A
     from mesh.p2p.hivemind_host import HivemindHost
 
     context = multiprocessing.get_context("spawn")
-    bounds = [shape.blocks * i // ranges for i in range(ranges + 1)]
+    bounds = [shape.layers * i // ranges for i in range(ranges + 1)]
     processes, pipes, addresses = [], [], []
     async with contextlib.AsyncExitStack() as stack:
         try:

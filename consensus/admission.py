@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from consensus.challenge import ModelShape, compute_owed_blocks, compute_vector_length
+from consensus.challenge import ModelShape, compute_owed_layers, compute_vector_length
 from consensus.errors import InvalidRecord, Reason
 from consensus.protocol_params import ConsensusParams
 from consensus.records import (
@@ -45,10 +45,10 @@ def compute_expiry(
 
 
 def compute_vector_sizes(shape: ModelShape, params: ConsensusParams) -> tuple[int, ...]:
-    """Return how many bytes the vector of each challenged block has, the head's last."""
+    """Return how many bytes the vector of each challenged layer has, the head's last."""
     return tuple(
-        FLOAT_SIZE * compute_vector_length(block, shape, params)
-        for block in shape.challenged_blocks
+        FLOAT_SIZE * compute_vector_length(layer, shape, params)
+        for layer in shape.challenged_layers
     )
 
 
@@ -64,7 +64,7 @@ class EpochEntry:
 class EpochTable:
     """The epochs that this node knows, of one network. ``add`` returns a larger table.
 
-    ``vector_sizes`` are those of the model, one per challenged block; None on a node that does
+    ``vector_sizes`` are those of the model, one per challenged layer; None on a node that does
     not know the model, which keeps reveals of any shape up to the limit of their kind.
     """
 
@@ -147,10 +147,10 @@ def _check_author(envelope: Envelope, entry: EpochEntry) -> None:
 
 def _check_shape(reveal: OutputReveal, vector_sizes: tuple[int, ...]) -> None:
     """Refuse what the model cannot have computed: nobody keeps a megabyte for a small one."""
-    num_blocks = len(vector_sizes) - 1
-    if reveal.blocks.end > num_blocks:
-        raise InvalidRecord(Reason.WRONG_RANGE, f"{reveal.blocks} of {num_blocks} blocks")
-    owed = compute_owed_blocks(reveal.blocks, num_blocks)
+    num_layers = len(vector_sizes) - 1
+    if reveal.layers.end > num_layers:
+        raise InvalidRecord(Reason.WRONG_RANGE, f"{reveal.layers} of {num_layers} blocks")
+    owed = compute_owed_layers(reveal.layers, num_layers)
     sizes = tuple(len(vector) for vector in reveal.vectors)
-    if sizes != tuple(vector_sizes[block] for block in owed):
+    if sizes != tuple(vector_sizes[layer] for layer in owed):
         raise InvalidRecord(Reason.WRONG_SIZE, "the vectors are not those of the model")

@@ -1,4 +1,4 @@
-"""Judging the answers to one block's challenge, in exact integers.
+"""Judging the answers to one layer's challenge, in exact integers.
 
 Honest machines differ by a few millionths, so answers are compared by distance,
 and a peer that sees the others' would steer a plain mean wherever it likes. So
@@ -32,20 +32,20 @@ _EXACT_FLOAT = 2**53
 
 
 class Verdict(Enum):
-    """What the votes on one block amount to."""
+    """What the votes on one layer amount to."""
 
     OK = "ok"
     LOW_REDUNDANCY = "low_redundancy"
     """Fewer votes than can settle a dispute; shares are halved."""
     ABSTAIN = "abstain"
-    """No vote has a majority near it: the block pays nobody."""
+    """No vote has a majority near it: the layer pays nobody."""
     EMPTY = "empty"
     """Nobody gave a structurally valid answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """One hoster's answer to one block: float32 [length], or the reason why there is none."""
+    """One hoster's answer to one layer: float32 [length], or the reason why there is none."""
 
     node_id: SubnetNodeId
     coldkey: bytes
@@ -71,8 +71,8 @@ class AnswerScore:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockScores:
-    """The judgement of one block; ``answers`` are sorted by node id."""
+class LayerScores:
+    """The judgement of one layer; ``answers`` are sorted by node id."""
 
     verdict: Verdict
     num_votes: int
@@ -80,14 +80,14 @@ class BlockScores:
 
     @property
     def num_valid(self) -> int:
-        """How many answers share the block's pool."""
+        """How many answers share the layer's pool."""
         return sum(answer.refusal is None for answer in self.answers)
 
 
-def compute_block_scores(
+def compute_layer_scores(
     answers: Sequence[Answer], *, length: int, params: ConsensusParams
-) -> BlockScores:
-    """Judge all answers to one block whose vectors have ``length`` coordinates.
+) -> LayerScores:
+    """Judge all answers to one layer whose vectors have ``length`` coordinates.
 
     Raises ValueError for two answers of one node, or for numbers at which the
     arithmetic would not be exact: ours, never a peer's.
@@ -109,7 +109,7 @@ def compute_block_scores(
         for row, answer in enumerate(candidates)
     }
     rows = tuple(scored.get(answer.node_id) or _score_invalid(answer) for answer in ordered)
-    return BlockScores(verdict, len(votes), rows)
+    return LayerScores(verdict, len(votes), rows)
 
 
 def is_valid_structure(answer: Answer, length: int, params: ConsensusParams) -> bool:

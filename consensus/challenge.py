@@ -2,8 +2,8 @@
 
 The challenge exists only in its generating form: a seed that the chain decides.
 Nobody chooses it, nobody knows it before the epoch's first block, and everybody
-can compute every block's input from it. Each block is challenged alone, so
-hosters of overlapping ranges are comparable block by block.
+can compute every layer's input from it. Each layer is challenged alone, so
+hosters of overlapping ranges are comparable layer by layer.
 
 Numbers in hashes are little-endian u32; tags are ASCII without a terminator.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from consensus.errors import InvalidVector
 from consensus.protocol_params import ConsensusParams
-from consensus.types import BlockNumber, BlockRange, Epoch
+from consensus.types import BlockNumber, Epoch, LayerRange
 
 HASH_SIZE = 32
 VALUE_SIZE = 4
@@ -34,36 +34,36 @@ _MIN_INT8 = -127
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What the challenge needs to know of the model. The head counts as block ``num_blocks``."""
+    """What the challenge needs to know of the model. The head counts as layer ``num_layers``."""
 
-    num_blocks: int
+    num_layers: int
     hidden_size: int
     vocab_size: int
 
     def __post_init__(self) -> None:
-        if min(self.num_blocks, self.hidden_size, self.vocab_size) < 1:
+        if min(self.num_layers, self.hidden_size, self.vocab_size) < 1:
             raise ValueError("a model has at least one block, one channel and one token")
 
     @property
     def head(self) -> int:
         """The block number of the output head."""
-        return self.num_blocks
+        return self.num_layers
 
     @property
-    def challenged_blocks(self) -> range:
-        """Every block that is challenged, the head last."""
-        return range(self.num_blocks + 1)
+    def challenged_layers(self) -> range:
+        """Every layer that is challenged, the head last."""
+        return range(self.num_layers + 1)
 
 
-def compute_owed_blocks(blocks: BlockRange, num_blocks: int) -> range:
-    """Return the blocks whose vectors a hoster of ``blocks`` owes.
+def compute_owed_layers(layers: LayerRange, num_layers: int) -> range:
+    """Return the layers whose vectors a hoster of ``layers`` owes.
 
-    Whoever serves the last block serves the head too. Raises ValueError for a
+    Whoever serves the last layer serves the head too. Raises ValueError for a
     range that ends past the model.
     """
-    if blocks.end > num_blocks:
-        raise ValueError(f"the range {blocks} ends past the {num_blocks} blocks of the model")
-    return range(blocks.start, blocks.end + (blocks.end == num_blocks))
+    if layers.end > num_layers:
+        raise ValueError(f"the range {layers} ends past the {num_layers} blocks of the model")
+    return range(layers.start, layers.end + (layers.end == num_layers))
 
 
 def compute_seed(
@@ -76,23 +76,23 @@ def compute_seed(
     return hashlib.sha256(_SEED_TAG + network_id + numbers + block_hash).digest()
 
 
-def compute_block_input(
-    seed: bytes, block: int, shape: ModelShape, params: ConsensusParams
+def compute_layer_input(
+    seed: bytes, layer: int, shape: ModelShape, params: ConsensusParams
 ) -> NDArray[np.float32]:
-    """Return the input of one block, float32 [positions, hidden_size], in multiples of 2**-6.
+    """Return the input of one layer, float32 [positions, hidden_size], in multiples of 2**-6.
 
-    Block 0 adds the embedding rows of :func:`compute_token_ids` to it.
+    Layer 0 adds the embedding rows of :func:`compute_token_ids` to it.
     """
-    _check_block(block, shape)
+    _check_layer(layer, shape)
     positions, hidden = params.challenge_positions, shape.hidden_size
-    stream = _draw_bytes(_INPUT_TAG, seed, block, size=positions * hidden)
+    stream = _draw_bytes(_INPUT_TAG, seed, layer, size=positions * hidden)
     # -128 has no positive twin; replaced, the mean of the distribution is zero.
     values = np.maximum(np.frombuffer(stream, dtype=np.int8), _MIN_INT8)
     return values.astype(np.float32).reshape(positions, hidden) * _INPUT_SCALE
 
 
 def compute_token_ids(seed: bytes, shape: ModelShape, params: ConsensusParams) -> NDArray[np.int64]:
-    """Return the tokens whose embeddings block 0 adds, int64 [positions]; repeats are allowed."""
+    """Return the tokens whose embeddings layer 0 adds, int64 [positions]; repeats are allowed."""
     stream = _draw_bytes(_TOKENS_TAG, seed, size=4 * params.challenge_positions)
     return _as_u32(stream) % shape.vocab_size
 
@@ -103,13 +103,13 @@ def compute_head_rows(seed: bytes, shape: ModelShape, params: ConsensusParams) -
     return _draw_distinct(_HEAD_ROWS_TAG, seed, modulus=shape.vocab_size, wanted=wanted)
 
 
-def compute_vector_length(block: int, shape: ModelShape, params: ConsensusParams) -> int:
-    """Return how many coordinates the vector of ``block`` has on the wire."""
-    return min(_compute_output_length(block, shape, params), params.max_vector_coordinates)
+def compute_vector_length(layer: int, shape: ModelShape, params: ConsensusParams) -> int:
+    """Return how many coordinates the vector of ``layer`` has on the wire."""
+    return min(_compute_output_length(layer, shape, params), params.max_vector_coordinates)
 
 
 def compute_sampled_coordinates(
-    seed: bytes, block: int, length: int, params: ConsensusParams
+    seed: bytes, layer: int, length: int, params: ConsensusParams
 ) -> NDArray[np.int64] | None:
     """Return the coordinates kept of an output of ``length``, int64, in the order drawn.
 
@@ -118,25 +118,25 @@ def compute_sampled_coordinates(
     wanted = params.max_vector_coordinates
     if length <= wanted:
         return None
-    return _draw_distinct(_COORDINATES_TAG, seed, block, modulus=length, wanted=wanted)
+    return _draw_distinct(_COORDINATES_TAG, seed, layer, modulus=length, wanted=wanted)
 
 
 def sample_vector(
     output: NDArray[np.float32],
     *,
     seed: bytes,
-    block: int,
+    layer: int,
     shape: ModelShape,
     params: ConsensusParams,
 ) -> NDArray[np.float32]:
-    """Return the vector that answers ``block``: its output, sampled if it is too long.
+    """Return the vector that answers ``layer``: its output, sampled if it is too long.
 
-    Raises ValueError for an output that has not the block's length: ours, not a peer's.
+    Raises ValueError for an output that has not the layer's length: ours, not a peer's.
     """
-    expected = _compute_output_length(block, shape, params)
+    expected = _compute_output_length(layer, shape, params)
     if output.shape != (expected,):
-        raise ValueError(f"block {block} has {expected} outputs, not the shape {output.shape}")
-    coordinates = compute_sampled_coordinates(seed, block, expected, params)
+        raise ValueError(f"block {layer} has {expected} outputs, not the shape {output.shape}")
+    coordinates = compute_sampled_coordinates(seed, layer, expected, params)
     return output if coordinates is None else output[coordinates]
 
 
@@ -159,16 +159,16 @@ def decode_vector(raw: bytes, length: int, params: ConsensusParams) -> NDArray[n
     return vector
 
 
-def _compute_output_length(block: int, shape: ModelShape, params: ConsensusParams) -> int:
-    _check_block(block, shape)
-    if block == shape.head:
+def _compute_output_length(layer: int, shape: ModelShape, params: ConsensusParams) -> int:
+    _check_layer(layer, shape)
+    if layer == shape.head:
         return min(params.head_rows, shape.vocab_size)
     return shape.hidden_size
 
 
-def _check_block(block: int, shape: ModelShape) -> None:
-    if block not in shape.challenged_blocks:
-        raise ValueError(f"block {block} is not one of the {len(shape.challenged_blocks)}")
+def _check_layer(layer: int, shape: ModelShape) -> None:
+    if layer not in shape.challenged_layers:
+        raise ValueError(f"block {layer} is not one of the {len(shape.challenged_layers)}")
 
 
 def _draw_bytes(tag: bytes, seed: bytes, *numbers: int, size: int) -> bytes:

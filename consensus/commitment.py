@@ -12,9 +12,9 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consensus.challenge import HASH_SIZE, compute_owed_blocks
+from consensus.challenge import HASH_SIZE, compute_owed_layers
 from consensus.errors import CommitmentMismatch
-from consensus.types import BlockRange, Epoch, Score, SubnetNodeId
+from consensus.types import Epoch, LayerRange, Score, SubnetNodeId
 from keys.peer import PeerId, PeerKey
 
 SALT_SIZE = 32
@@ -58,38 +58,38 @@ def derive_salt(
     return key.derive_secret(purpose)
 
 
-def compute_leaf(block: int, vector: bytes) -> bytes:
-    """Return the leaf of one block's encoded vector."""
-    return hashlib.sha256(_LEAF_TAG + _u32(block) + vector).digest()
+def compute_leaf(layer: int, vector: bytes) -> bytes:
+    """Return the leaf of one layer's encoded vector."""
+    return hashlib.sha256(_LEAF_TAG + _u32(layer) + vector).digest()
 
 
-def compute_root(blocks: BlockRange, leaves: Sequence[bytes], lane_leaf: bytes = NO_LANE) -> bytes:
-    """Return the root over the leaves of ``blocks``, in order; the head's is the last one."""
+def compute_root(layers: LayerRange, leaves: Sequence[bytes], lane_leaf: bytes = NO_LANE) -> bytes:
+    """Return the root over the leaves of ``layers``, in order; the head's is the last one."""
     if any(len(leaf) != HASH_SIZE for leaf in (*leaves, lane_leaf)):
         raise ValueError("a leaf has 32 bytes")
-    message = _ROOT_TAG + _u32(blocks.start) + _u32(blocks.end) + b"".join(leaves) + lane_leaf
+    message = _ROOT_TAG + _u32(layers.start) + _u32(layers.end) + b"".join(leaves) + lane_leaf
     return hashlib.sha256(message).digest()
 
 
-def compute_vectors_root(blocks: BlockRange, vectors: Sequence[bytes], num_blocks: int) -> bytes:
-    """Return the root of the vectors that a hoster of ``blocks`` owes, one a block, head last.
+def compute_vectors_root(layers: LayerRange, vectors: Sequence[bytes], num_layers: int) -> bytes:
+    """Return the root of the vectors that a hoster of ``layers`` owes, one a layer, head last.
 
     Raises ValueError for another number of vectors or a range that ends past the model.
     """
-    owed = compute_owed_blocks(blocks, num_blocks)
+    owed = compute_owed_layers(layers, num_layers)
     if len(vectors) != len(owed):
-        raise ValueError(f"the range {blocks} owes {len(owed)} vectors, not {len(vectors)}")
-    leaves = [compute_leaf(block, raw) for block, raw in zip(owed, vectors, strict=True)]
-    return compute_root(blocks, leaves)
+        raise ValueError(f"the range {layers} owes {len(owed)} vectors, not {len(vectors)}")
+    leaves = [compute_leaf(layer, raw) for layer, raw in zip(owed, vectors, strict=True)]
+    return compute_root(layers, leaves)
 
 
 def compute_output_commitment(
-    context: CommitContext, *, seed: bytes, blocks: BlockRange, salt: bytes, root: bytes
+    context: CommitContext, *, seed: bytes, layers: LayerRange, salt: bytes, root: bytes
 ) -> bytes:
     """Return the 32 bytes that a hoster publishes during COMMIT."""
     if not len(seed) == len(root) == HASH_SIZE or len(salt) != SALT_SIZE:
         raise ValueError("seed, root and salt have 32 bytes")
-    span = _u32(blocks.start) + _u32(blocks.end)
+    span = _u32(layers.start) + _u32(layers.end)
     message = _OUTPUT_TAG + context.to_bytes() + seed + span + salt + root
     return hashlib.sha256(message).digest()
 
@@ -120,20 +120,20 @@ def check_output_reveal(
     context: CommitContext,
     *,
     seed: bytes,
-    blocks: BlockRange,
+    layers: LayerRange,
     salt: bytes,
     vectors: Sequence[bytes],
-    num_blocks: int,
+    num_layers: int,
 ) -> None:
     """Raise CommitmentMismatch unless salt and encoded vectors open ``commitment``.
 
-    ``seed`` is this node's own, derived from the chain, and ``blocks`` the range of the reveal;
+    ``seed`` is this node's own, derived from the chain, and ``layers`` the range of the reveal;
     a commit to another challenge or range therefore opens nothing.
     """
     try:
-        root = compute_vectors_root(blocks, vectors, num_blocks)
+        root = compute_vectors_root(layers, vectors, num_layers)
         expected = compute_output_commitment(
-            context, seed=seed, blocks=blocks, salt=salt, root=root
+            context, seed=seed, layers=layers, salt=salt, root=root
         )
     except ValueError as error:
         raise CommitmentMismatch(str(error)) from error

@@ -54,7 +54,7 @@ class Refusal:
 class OutputEvidence:
     """What counts of the hosters' work in one epoch.
 
-    ``hosters`` have an accepted output commit: on time, to this epoch's challenge, for blocks
+    ``hosters`` have an accepted output commit: on time, to this epoch's challenge, for layers
     that exist.
     """
 
@@ -187,7 +187,7 @@ def _accept_commit(commit: Sighting, context: EpochContext) -> OutputCommit:
     promise = decode_output_commit(commit.envelope.body)
     if promise.seed != context.seed:
         raise InvalidRecord(Reason.WRONG_SEED)
-    if promise.blocks.end > context.shape.num_blocks:
+    if promise.layers.end > context.shape.num_layers:
         raise InvalidRecord(Reason.WRONG_RANGE)
     return promise
 
@@ -203,7 +203,7 @@ def _open_outputs(
     evidence = HosterEvidence(
         node.node_id,
         node.coldkey,
-        promise.blocks,
+        promise.layers,
         committed_at=commit.seen_at,
         revealed_at=None if reveal is None else reveal.seen_at,
     )
@@ -219,16 +219,16 @@ def _check_outputs(
 ) -> tuple[bytes, ...]:
     envelope = _accept_reveal(reveal, context)
     opened = decode_output_reveal(envelope.body)
-    if opened.blocks != promise.blocks:
+    if opened.layers != promise.layers:
         raise InvalidRecord(Reason.WRONG_RANGE)
     check_output_reveal(
         promise.commitment,
         _make_commit_context(envelope),
         seed=context.seed,
-        blocks=opened.blocks,
+        layers=opened.layers,
         salt=opened.salt,
         vectors=opened.vectors,
-        num_blocks=context.shape.num_blocks,
+        num_layers=context.shape.num_layers,
     )
     return opened.vectors
 

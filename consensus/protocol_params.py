@@ -56,7 +56,7 @@ class ConsensusParams:
     heartbeat_max_ahead_s: int = 120
     max_clock_skew_s: int = 30
     max_roster_age_epochs: int = 2
-    max_block_range: int = 1024
+    max_layer_range: int = 1024
 
 
 MAINNET = ConsensusParams()

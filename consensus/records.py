@@ -14,7 +14,7 @@ from enum import IntEnum
 
 from consensus.errors import InvalidRecord, Reason
 from consensus.protocol_params import MAINNET
-from consensus.types import SCORE_ONE, BlockNumber, BlockRange, Score, SubnetNodeId
+from consensus.types import SCORE_ONE, BlockNumber, LayerRange, Score, SubnetNodeId
 from keys.envelope import MAX_BODY_SIZE
 
 HASH_SIZE = 32
@@ -24,8 +24,8 @@ MAX_VECTOR_SIZE = 8 << 10
 MAX_SCORE_ROWS = 4096
 MAX_DIGESTS = 2048
 """Rows of one sighting: both commits and reveals of 512 nodes; the chain knows 256 a subnet."""
-MAX_BLOCK = MAINNET.max_block_range
-"""Ends of block ranges are at most this."""
+MAX_BLOCK = MAINNET.max_layer_range
+"""Ends of layer ranges are at most this."""
 
 _U32 = struct.Struct("<I")
 _CHALLENGE = struct.Struct("<I32s32s")
@@ -83,10 +83,10 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class OutputCommit:
-    """A hoster's promise of its outputs for ``blocks`` under the challenge ``seed``."""
+    """A hoster's promise of its outputs for ``layers`` under the challenge ``seed``."""
 
     seed: bytes
-    blocks: BlockRange
+    layers: LayerRange
     commitment: bytes
 
 
@@ -94,17 +94,17 @@ class OutputCommit:
 class OutputReveal:
     """What opens an output commit.
 
-    ``vectors`` holds little-endian float32 bytes, one entry per block of ``blocks``, and
-    the output head's after them if the range ends at the model's last block.
+    ``vectors`` holds little-endian float32 bytes, one entry per layer of ``layers``, and
+    the output head's after them if the range ends at the model's last layer.
     """
 
     salt: bytes
-    blocks: BlockRange
+    layers: LayerRange
     vectors: tuple[bytes, ...]
 
     def __repr__(self) -> str:
         # A reveal waits in the journal until its time: its salt stays out of logs.
-        return f"OutputReveal(blocks={self.blocks}, vectors={len(self.vectors)})"
+        return f"OutputReveal(blocks={self.layers}, vectors={len(self.vectors)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def decode_challenge(raw: bytes) -> Challenge:
 def encode_output_commit(commit: OutputCommit) -> bytes:
     """Return the 72 canonical bytes."""
     return _OUTPUT_COMMIT.pack(
-        commit.seed, commit.blocks.start, commit.blocks.end, commit.commitment
+        commit.seed, commit.layers.start, commit.layers.end, commit.commitment
     )
 
 
@@ -183,7 +183,7 @@ def encode_output_reveal(reveal: OutputReveal) -> bytes:
     """
     parts = [
         _REVEAL_HEADER.pack(
-            reveal.salt, reveal.blocks.start, reveal.blocks.end, len(reveal.vectors)
+            reveal.salt, reveal.layers.start, reveal.layers.end, len(reveal.vectors)
         )
     ]
     for vector in reveal.vectors:
@@ -203,16 +203,16 @@ def decode_output_reveal(raw: bytes) -> OutputReveal:
     """
     _check_between(raw, _REVEAL_HEADER.size, MAX_BODY_SIZE)
     salt, start, end, count = _REVEAL_HEADER.unpack_from(raw)
-    blocks = _decode_range(start, end)
-    if count not in (len(blocks), len(blocks) + 1):
-        raise InvalidRecord(Reason.MALFORMED, f"{count} vectors for {len(blocks)} blocks")
+    layers = _decode_range(start, end)
+    if count not in (len(layers), len(layers) + 1):
+        raise InvalidRecord(Reason.MALFORMED, f"{count} vectors for {len(layers)} blocks")
     vectors, position = [], _REVEAL_HEADER.size
     for _ in range(count):
         vector, position = _decode_vector(raw, position)
         vectors.append(vector)
     if position != len(raw):
         raise InvalidRecord(Reason.WRONG_SIZE, f"{len(raw) - position} trailing bytes")
-    return OutputReveal(salt, blocks, tuple(vectors))
+    return OutputReveal(salt, layers, tuple(vectors))
 
 
 def encode_score_commit(commit: ScoreCommit) -> bytes:
@@ -311,10 +311,10 @@ _DECODERS: dict[RecordKind, Callable[[bytes], Body]] = {
 }
 
 
-def _decode_range(start: int, end: int) -> BlockRange:
+def _decode_range(start: int, end: int) -> LayerRange:
     if not start < end <= MAX_BLOCK:
         raise InvalidRecord(Reason.WRONG_RANGE, f"[{start}, {end})")
-    return BlockRange(start, end)
+    return LayerRange(start, end)
 
 
 def _decode_vector(raw: bytes, position: int) -> tuple[bytes, int]:

@@ -1,8 +1,8 @@
 """From what was seen in an epoch to one score per node, in exact integers.
 
-Blocks share the hosters' pool equally, so an under-served block pays more per
+Layers share the hosters' pool equally, so an under-served layer pays more per
 hoster; the scale is absolute, so bad work does not inherit what it displaces;
-blocks that nobody serves pay nobody. A score is never a bare number: each comes
+layers that nobody serves pay nobody. A score is never a bare number: each comes
 with the reasons that made it.
 """
 
@@ -12,10 +12,10 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from consensus.agreement import Answer, BlockScores, Verdict, compute_block_scores
+from consensus.agreement import Answer, LayerScores, Verdict, compute_layer_scores
 from consensus.challenge import (
     ModelShape,
-    compute_owed_blocks,
+    compute_owed_layers,
     compute_vector_length,
     decode_vector,
 )
@@ -25,8 +25,8 @@ from consensus.roster import Roster
 from consensus.types import (
     SCORE_ONE,
     BlockNumber,
-    BlockRange,
     Epoch,
+    LayerRange,
     NodeClass,
     Score,
     SubnetNodeId,
@@ -43,13 +43,13 @@ class HosterEvidence:
     """What this node saw of one hoster with an output commit.
 
     ``vectors`` are the encoded vectors of a reveal that opened its commitment, one for each
-    owed block; empty if ``refusal`` says why there is none. ``committed_at`` and
+    owed layer; empty if ``refusal`` says why there is none. ``committed_at`` and
     ``revealed_at`` are the heads at which the records were first seen.
     """
 
     node_id: SubnetNodeId
     coldkey: bytes
-    blocks: BlockRange
+    layers: LayerRange
     committed_at: BlockNumber | None = None
     revealed_at: BlockNumber | None = None
     vectors: tuple[bytes, ...] = ()
@@ -57,12 +57,12 @@ class HosterEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockReason:
-    """Why one hoster's work on one block is worth ``share`` of the hosters' pool."""
+class LayerReason:
+    """Why one hoster's work on one layer is worth ``share`` of the hosters' pool."""
 
     epoch: Epoch
     node_id: SubnetNodeId
-    block: int
+    layer: int
     committed_at: BlockNumber | None
     revealed_at: BlockNumber | None
     verdict: Verdict
@@ -75,10 +75,10 @@ class BlockReason:
 
 @dataclass(frozen=True, slots=True)
 class HosterScores:
-    """One score for each hoster, its reasons by (node, block), and the verdict on each block."""
+    """One score for each hoster, its reasons by (node, layer), and the verdict on each layer."""
 
     scores: Mapping[SubnetNodeId, Score]
-    reasons: tuple[BlockReason, ...]
+    reasons: tuple[LayerReason, ...]
     verdicts: Mapping[int, Verdict]
 
 
@@ -122,35 +122,35 @@ def compute_hoster_scores(
     shape: ModelShape,
     params: ConsensusParams,
 ) -> HosterScores:
-    """Score every hoster of ``epoch``: the sum of its shares over the blocks it serves.
+    """Score every hoster of ``epoch``: the sum of its shares over the layers it serves.
 
     Raises ValueError if one node appears twice, or with another number of vectors than it owes.
     """
     _check_evidence(evidence, shape)
-    pool = compute_block_pool(shape, params)
+    pool = compute_layer_pool(shape, params)
     verdicts: dict[int, Verdict] = {}
-    reasons: list[BlockReason] = []
-    for block in shape.challenged_blocks:
-        hosters = [hoster for hoster in evidence if block in _compute_owed(hoster, shape)]
-        answers = [_decode_answer(hoster, block, shape, params) for hoster in hosters]
-        length = compute_vector_length(block, shape, params)
-        judged = compute_block_scores(answers, length=length, params=params)
-        verdicts[block] = judged.verdict
-        reasons += _explain_block(hosters, judged, epoch=epoch, block=block, pool=pool)
-    reasons.sort(key=lambda reason: (reason.node_id, reason.block))
+    reasons: list[LayerReason] = []
+    for layer in shape.challenged_layers:
+        hosters = [hoster for hoster in evidence if layer in _compute_owed(hoster, shape)]
+        answers = [_decode_answer(hoster, layer, shape, params) for hoster in hosters]
+        length = compute_vector_length(layer, shape, params)
+        judged = compute_layer_scores(answers, length=length, params=params)
+        verdicts[layer] = judged.verdict
+        reasons += _explain_layer(hosters, judged, epoch=epoch, layer=layer, pool=pool)
+    reasons.sort(key=lambda reason: (reason.node_id, reason.layer))
     scores = {hoster.node_id: Score(0) for hoster in evidence}
     for reason in reasons:
         scores[reason.node_id] = Score(scores[reason.node_id] + reason.share)
     return HosterScores(dict(sorted(scores.items())), tuple(reasons), verdicts)
 
 
-def compute_block_pool(shape: ModelShape, params: ConsensusParams) -> Score:
-    """Return what one block pays in all; the head counts as a block."""
-    return Score(params.hoster_pool // len(shape.challenged_blocks))
+def compute_layer_pool(shape: ModelShape, params: ConsensusParams) -> Score:
+    """Return what one layer pays in all; the head counts as a layer."""
+    return Score(params.hoster_pool // len(shape.challenged_layers))
 
 
-def compute_share(score: Score, judged: BlockScores, pool: Score) -> Score:
-    """Return what one answer of this score earns of its block's pool."""
+def compute_share(score: Score, judged: LayerScores, pool: Score) -> Score:
+    """Return what one answer of this score earns of its layer's pool."""
     if judged.num_valid == 0:
         return Score(0)
     share = pool * score // (judged.num_valid * SCORE_ONE)
@@ -229,39 +229,39 @@ def _check_evidence(evidence: Sequence[HosterEvidence], shape: ModelShape) -> No
 
 
 def _compute_owed(hoster: HosterEvidence, shape: ModelShape) -> range:
-    if hoster.blocks.end > shape.num_blocks:
-        # A commit to blocks that do not exist; its author earns 0 and stops nobody's scoring.
+    if hoster.layers.end > shape.num_layers:
+        # A commit to layers that do not exist; its author earns 0 and stops nobody's scoring.
         return range(0)
-    return compute_owed_blocks(hoster.blocks, shape.num_blocks)
+    return compute_owed_layers(hoster.layers, shape.num_layers)
 
 
 def _decode_answer(
-    hoster: HosterEvidence, block: int, shape: ModelShape, params: ConsensusParams
+    hoster: HosterEvidence, layer: int, shape: ModelShape, params: ConsensusParams
 ) -> Answer:
     if hoster.refusal is not None:
         return Answer(hoster.node_id, hoster.coldkey, refusal=hoster.refusal)
-    raw = hoster.vectors[block - hoster.blocks.start]
+    raw = hoster.vectors[layer - hoster.layers.start]
     try:
-        vector = decode_vector(raw, compute_vector_length(block, shape, params), params)
+        vector = decode_vector(raw, compute_vector_length(layer, shape, params), params)
     except InvalidVector as error:
         return Answer(hoster.node_id, hoster.coldkey, refusal=error.reason)
     return Answer(hoster.node_id, hoster.coldkey, vector)
 
 
-def _explain_block(
+def _explain_layer(
     hosters: Sequence[HosterEvidence],
-    judged: BlockScores,
+    judged: LayerScores,
     *,
     epoch: Epoch,
-    block: int,
+    layer: int,
     pool: Score,
-) -> list[BlockReason]:
+) -> list[LayerReason]:
     by_id = {hoster.node_id: hoster for hoster in hosters}
     return [
-        BlockReason(
+        LayerReason(
             epoch=epoch,
             node_id=answer.node_id,
-            block=block,
+            layer=layer,
             committed_at=by_id[answer.node_id].committed_at,
             revealed_at=by_id[answer.node_id].revealed_at,
             verdict=judged.verdict,

@@ -37,7 +37,7 @@ class NodeClass(IntEnum):
 
 
 @dataclass(frozen=True, order=True, slots=True)
-class BlockRange:
+class LayerRange:
     """Half-open range of transformer blocks, ``[start, end)``."""
 
     start: int

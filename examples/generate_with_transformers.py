@@ -1,4 +1,4 @@
-"""transformers' generate, with the model's blocks at the hosters of a network.
+"""transformers' generate, with the model's layers at the hosters of a network.
 
 python examples/generate_with_transformers.py /ip4/127.0.0.1/tcp/31330/p2p/12D3KooW...
 """

@@ -10,14 +10,14 @@ MeshError
 │   ├── PeerMisbehaved      a bad signature, an oversized or malformed answer
 │   └── StreamBroken        the stream ended in the middle
 │       └── StreamClosed    the peer finished it in good order
-├── NoRoute                 some block is served by nobody
+├── NoRoute                 some layer is served by nobody
 ├── SessionLost             the session cannot be continued
 ├── InvalidRequest(field)   a request that names an impossible thing (the caller's fault)
 └── ModelError              the model files cannot be used
     ├── UnknownArchitecture
     ├── ModelFilesMissing
     ├── ManifestMismatch    other weights or numbers than the subnet's
-    └── BlockRangeOutsideModel
+    └── LayerRangeOutsideModel
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class StreamClosed(StreamBroken):
 
 
 class NoRoute(MeshError):
-    """No chain of servers covers every block. ``uncovered`` are half-open ranges."""
+    """No chain of servers covers every layer. ``uncovered`` are half-open ranges."""
 
     def __init__(self, uncovered: tuple[tuple[int, int], ...]) -> None:
         ranges = ", ".join(f"{start}:{end}" for start, end in uncovered)
@@ -119,5 +119,5 @@ class ManifestMismatch(ModelError):
     """The weights or numbers at hand are not the ones of the manifest."""
 
 
-class BlockRangeOutsideModel(ModelError):
-    """The block range is not within the model's blocks."""
+class LayerRangeOutsideModel(ModelError):
+    """The layer range is not within the model's layers."""

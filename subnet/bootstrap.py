@@ -189,7 +189,7 @@ def _describe(terms: SubnetTerms, manifest_hash: bytes) -> NetworkInfo:
         network_id=terms.network_id,
         manifest_hash=manifest_hash,
         model_name="",
-        num_blocks=0,
+        num_layers=0,
         max_context=0,
         vocab_size=0,
         software=SOFTWARE,

@@ -22,7 +22,7 @@ from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.roster import compute_network_id
 from consensus.types import Role
 from mesh.errors import MeshError
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.quic import modernise
@@ -41,8 +41,8 @@ from subnet.epoch.performer import Participant, World
 from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Membership, SubnetTerms
 from subnet.errors import ChainUnavailable, ConfigError, UnknownSubnet
-from subnet.hosting.block_choice import Placement
-from subnet.hosting.serving import BlockServer, ServedModel
+from subnet.hosting.layer_choice import Placement
+from subnet.hosting.serving import LayerServer, ServedModel
 from subnet.journal.journal import Journal, open_journal
 from subnet.known_peers import Members, fetch_bootnode_addresses, read_membership
 from subnet.operator.access import AccessGate
@@ -183,7 +183,7 @@ async def fetch_network(
 
 def _get_shape(prepared: PreparedNode) -> ModelShape:
     model = prepared.model
-    return ModelShape(model.num_blocks, model.hidden_size, model.vocab_size)
+    return ModelShape(model.num_layers, model.hidden_size, model.vocab_size)
 
 
 async def find_initial_peers(chain: SubstrateChain, prepared: PreparedNode) -> tuple[str, ...]:
@@ -311,9 +311,9 @@ class Node:
             else:
                 tasks.create_task(self._server.run(lambda: self._go_online(on_ready)))
 
-    def _make_server(self) -> BlockServer:
+    def _make_server(self) -> LayerServer:
         prepared, terms = self._prepared, self._network.terms
-        return BlockServer(
+        return LayerServer(
             prepared,
             ServedModel(self._network.manifest_hash, terms.params, terms.schedule),
             host=self._host,
@@ -337,7 +337,7 @@ class Node:
             pid=os.getpid(),
             peer_id=str(self._host.peer_id),
             role=self._prepared.config.role.value,
-            blocks=None if self._server is None else str(self._server.blocks),
+            layers=None if self._server is None else str(self._server.layers),
             addresses=list(self._addresses),
         )
         if on_ready is not None:
@@ -369,11 +369,11 @@ class Node:
                 software=SOFTWARE,
                 addresses=self._addresses,
             )
-        blocks = server.blocks
+        layers = server.layers
         return ServerInfo(
             role=ServerRole.HOSTER,
             state=server.state,
-            span=None if blocks is None else BlockSpan(blocks.start, blocks.end),
+            span=None if layers is None else LayerSpan(layers.start, layers.end),
             throughput=server.throughput,
             free_cache_tokens=server.free_cache_tokens,
             dtype=server.dtype,
@@ -387,7 +387,7 @@ class Node:
             network_id=self._network.terms.network_id,
             manifest_hash=self._network.manifest_hash,
             model_name=self._prepared.folder.name,
-            num_blocks=model.num_blocks,
+            num_layers=model.num_layers,
             max_context=model.max_context,
             vocab_size=model.vocab_size,
             software=SOFTWARE,
@@ -439,7 +439,7 @@ class Node:
 
     def _write_status(self, event: HeadHandled) -> None:
         position = event.position
-        blocks = None if self._server is None else self._server.blocks
+        layers = None if self._server is None else self._server.layers
         taking_part = "unpaid" if self._prepared.config.unpaid else event.status.value
         write_status(
             self._prepared.data_dir,
@@ -448,7 +448,7 @@ class Node:
                 subnet_id=self._prepared.subnet_id,
                 subnet_node_id=self._prepared.node_id,
                 role=self._prepared.config.role.value,
-                blocks=None if blocks is None else (blocks.start, blocks.end),
+                blocks=None if layers is None else (layers.start, layers.end),
                 written_at=time.time(),
                 head=position.block,
                 epoch=position.epoch,

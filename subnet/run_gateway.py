@@ -17,7 +17,7 @@ async def run_gateway(
     client_config: ClientConfig,
     serve_config: ServeConfig,
     *,
-    max_blocks_per_hop: int | None = None,
+    max_layers_per_hop: int | None = None,
     on_start: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a network's model over HTTP until cancelled; ``on_start`` gets the URL.
@@ -29,7 +29,7 @@ async def run_gateway(
             client,
             model_id=_make_model_id(model_name),
             created_s=int(time.time()),
-            routing=RoutingOptions(max_blocks_per_hop=max_blocks_per_hop),
+            routing=RoutingOptions(max_layers_per_hop=max_layers_per_hop),
         )
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -4,7 +4,7 @@
 
 Takes about four minutes on one core and needs no network. The same seed gives the same
 exact answers; the bytes may differ between machines. Nothing is written unless every
-wording of every question is answered exactly, with room to spare, and every block is
+wording of every question is answered exactly, with room to spare, and every layer is
 calibrated for the protocol's tolerance.
 """
 

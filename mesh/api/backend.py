@@ -18,7 +18,7 @@ MAX_ALTERNATIVES = 20
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model of the swarm. ``uncovered`` are half-open ranges of blocks that nobody serves.
+    """One model of the swarm. ``uncovered`` are half-open ranges of layers that nobody serves.
 
     ``max_context`` is in tokens, prompt and answer together; ``created_s`` is a Unix time.
     """
@@ -26,13 +26,13 @@ class ServedModel:
     model_id: str
     created_s: int
     max_context: int
-    num_blocks: int
+    num_layers: int
     uncovered: tuple[tuple[int, int], ...] = ()
     has_chat_template: bool = True
 
     @property
     def is_complete(self) -> bool:
-        """Whether every block is served by somebody."""
+        """Whether every layer is served by somebody."""
         return not self.uncovered
 
 
@@ -94,7 +94,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One server of a route and the half-open range of blocks that it runs.
+    """One server of a route and the half-open range of layers that it runs.
 
     ``step_ms`` is its share of one decode step in milliseconds, None before it is measured.
     """

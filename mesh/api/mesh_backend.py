@@ -69,14 +69,14 @@ class MeshBackend:
                 logger.warning("the directory could not be refreshed: %s", type(error).__name__)
 
     async def list_models(self) -> Sequence[ServedModel]:
-        """Return the network's model, with the blocks that nobody serves now."""
+        """Return the network's model, with the layers that nobody serves now."""
         config, tokenizer = self._client.config, self._client.tokenizer
         return (
             ServedModel(
                 model_id=self._model_id,
                 created_s=self._created_s,
                 max_context=config.max_context,
-                num_blocks=config.num_blocks,
+                num_layers=config.num_layers,
                 uncovered=self._find_uncovered(),
                 has_chat_template=tokenizer.has_chat_template,
             ),

@@ -1,6 +1,6 @@
 """Every refusal in the shape that OpenAI's clients understand, with the right status.
 
-Messages name parameters, limits and blocks; they never repeat a prompt or a key.
+Messages name parameters, limits and layers; they never repeat a prompt or a key.
 """
 
 from __future__ import annotations

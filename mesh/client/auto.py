@@ -45,7 +45,7 @@ _HARMLESS_VALUES = {
 
 
 class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """A causal language model whose blocks are at hosters. Use ``from_pretrained``.
+    """A causal language model whose layers are at hosters. Use ``from_pretrained``.
 
     Close it, or use it as a context manager: it owns a thread and a p2p daemon.
     """
@@ -80,7 +80,7 @@ class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ig
         *args: Any,
         initial_peers: Sequence[str] | None = None,
         config: MeshConfig | None = None,
-        max_blocks_per_hop: int | None = None,
+        max_layers_per_hop: int | None = None,
         revision: str | None = None,
         **options: Any,
     ) -> Self:
@@ -96,7 +96,7 @@ class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ig
         if saved is not None:
             model, revision = saved.base_model or model, None
             initial_peers = initial_peers or saved.initial_peers
-            max_blocks_per_hop = max_blocks_per_hop or saved.max_blocks_per_hop
+            max_layers_per_hop = max_layers_per_hop or saved.max_layers_per_hop
         peers = [initial_peers] if isinstance(initial_peers, str) else list(initial_peers or ())
         thread: LoopThread[Connection] = LoopThread("mesh-client")
         connection, bridge = thread.open(
@@ -106,7 +106,7 @@ class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ig
             connection,
             bridge,
             initial_peers=peers,
-            max_blocks_per_hop=max_blocks_per_hop,
+            max_layers_per_hop=max_layers_per_hop,
             close=thread.close,
         )
 
@@ -117,12 +117,12 @@ class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ig
         bridge: LoopBridge,
         *,
         initial_peers: Sequence[str] = (),
-        max_blocks_per_hop: int | None = None,
+        max_layers_per_hop: int | None = None,
         close: Callable[[], None] | None = None,
     ) -> Self:
         """Return a model over a client that runs already, in the event loop behind ``bridge``."""
         config = make_mesh_config(
-            connection, initial_peers=list(initial_peers), max_blocks_per_hop=max_blocks_per_hop
+            connection, initial_peers=list(initial_peers), max_layers_per_hop=max_layers_per_hop
         )
         model = cls(config, connection.client, bridge, close=close)
         if (connection.folder.path / "generation_config.json").is_file():

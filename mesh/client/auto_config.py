@@ -25,7 +25,7 @@ _NUMBERS = (
 class MeshConfig(PreTrainedConfig):  # type: ignore[misc]
     """Where a model is served, and the numbers that generation needs.
 
-    ``base_model`` is the served model's name or path. ``max_blocks_per_hop`` forces routes over
+    ``base_model`` is the served model's name or path. ``max_layers_per_hop`` forces routes over
     several hosters.
     """
 
@@ -34,7 +34,7 @@ class MeshConfig(PreTrainedConfig):  # type: ignore[misc]
 
     base_model: str | None = None
     initial_peers: list[str] | None = None
-    max_blocks_per_hop: int | None = None
+    max_layers_per_hop: int | None = None
     vocab_size: int = 1
     hidden_size: int = 1
     num_hidden_layers: int = 1
@@ -47,11 +47,11 @@ class MeshConfig(PreTrainedConfig):  # type: ignore[misc]
 
     @property
     def routing(self) -> RoutingOptions:
-        return RoutingOptions(max_blocks_per_hop=self.max_blocks_per_hop)
+        return RoutingOptions(max_layers_per_hop=self.max_layers_per_hop)
 
 
 def make_mesh_config(
-    connection: Connection, *, initial_peers: list[str], max_blocks_per_hop: int | None
+    connection: Connection, *, initial_peers: list[str], max_layers_per_hop: int | None
 ) -> MeshConfig:
     """Describe a served model in transformers' words."""
     fields = read_json_object(connection.folder.path / "config.json")
@@ -59,7 +59,7 @@ def make_mesh_config(
     return MeshConfig(
         base_model=connection.model_name,
         initial_peers=initial_peers,
-        max_blocks_per_hop=max_blocks_per_hop,
+        max_layers_per_hop=max_layers_per_hop,
         **numbers,
     )
 

@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RoutingOptions:
-    """How routes are chosen. ``max_blocks_per_hop`` forces a route over several hosters."""
+    """How routes are chosen. ``max_layers_per_hop`` forces a route over several hosters."""
 
-    max_blocks_per_hop: int | None = None
+    max_layers_per_hop: int | None = None
     max_reroutes: int = MAX_REROUTES
 
 
@@ -306,8 +306,8 @@ class MeshClient:
         """Plan a route over what the directory knows now. Raises NoRoute."""
         return plan_route(
             self._directory.list_route_servers(),
-            num_blocks=self._config.num_blocks,
-            max_blocks_per_hop=routing.max_blocks_per_hop,
+            num_layers=self._config.num_layers,
+            max_layers_per_hop=routing.max_layers_per_hop,
             exclude=exclude,
             cache_tokens=cache_tokens,
         )

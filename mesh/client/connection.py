@@ -115,8 +115,8 @@ async def join_network(
 
 def check_same_model(config: ModelConfig, info: NetworkInfo) -> None:
     """Raise ManifestMismatch unless the model at hand has the numbers of the network's."""
-    ours = (config.num_blocks, config.vocab_size)
-    theirs = (info.num_blocks, info.vocab_size)
+    ours = (config.num_layers, config.vocab_size)
+    theirs = (info.num_layers, info.vocab_size)
     if ours != theirs:
         raise ManifestMismatch(
             f"the network serves {info.model_name} with {theirs[0]} blocks and {theirs[1]} tokens; "

@@ -83,8 +83,8 @@ class DriveServer:
             raise Refused(RefusalReason.MALFORMED, "this hop of the route is another peer")
         if request.hop_index and request.route[request.hop_index - 1].peer_id != caller:
             raise Refused(RefusalReason.MALFORMED, "the caller is not the hop before")
-        if request.route[-1].span.end != config.num_blocks:
-            raise Refused(RefusalReason.WRONG_RANGE, f"the model has {config.num_blocks} blocks")
+        if request.route[-1].span.end != config.num_layers:
+            raise Refused(RefusalReason.WRONG_RANGE, f"the model has {config.num_layers} blocks")
         if not compute_max_logit_rows(config.vocab_size):
             raise Refused(
                 RefusalReason.WRONG_SHAPE, f"{config.vocab_size} logits do not fit into a frame"

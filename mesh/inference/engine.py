@@ -1,7 +1,7 @@
 """The serving engine: one compute thread, fed from the event loop.
 
 Sessions own a stretch of the cache; their steps are batched as they come (continuous
-batching); challenged blocks go first. The event loop decides, the thread only computes; a batch
+batching); challenged layers go first. The event loop decides, the thread only computes; a batch
 whose sessions all know their next step goes on there at once while nobody else waits.
 """
 
@@ -30,8 +30,8 @@ from mesh.inference.sampler import Sampled, SampleRequest, Score, sample_rows, s
 from mesh.inference.scheduler import CacheLedger, Scheduler, Work
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.wire import DTYPE_SIZES, HiddenRows
-from mesh.model.challenge import run_challenge_block, run_challenge_head, use_exact_float32
-from mesh.model.config import BlockSpan, ModelConfig
+from mesh.model.challenge import run_challenge_head, run_challenge_layer, use_exact_float32
+from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.llama import Segment, ShardRunner
 from mesh.model.weights import ShardWeights
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """What one engine takes on. ``cache_tokens`` are slots for one token in every served block."""
+    """What one engine takes on. ``cache_tokens`` are slots for one token in every served layer."""
 
     cache_tokens: int = 8192
     max_sessions: int = 64
@@ -55,14 +55,14 @@ class EngineLimits:
 
 
 class ChallengeTask(Protocol):
-    """One challenged block, as the node hands it over.
+    """One challenged layer, as the node hands it over.
 
-    ``hidden`` is float32 [positions, hidden_size]; ``token_ids`` come with block 0 only and
-    ``head_rows`` with the block after the last one only.
+    ``hidden`` is float32 [positions, hidden_size]; ``token_ids`` come with layer 0 only and
+    ``head_rows`` with the layer after the last one only.
     """
 
     @property
-    def block(self) -> int: ...
+    def layer(self) -> int: ...
     @property
     def hidden(self) -> NDArray[np.float32]: ...
     @property
@@ -73,10 +73,10 @@ class ChallengeTask(Protocol):
 
 @dataclass(slots=True)
 class EngineSession:
-    """One request's place in this engine: its blocks, its stretch of the cache, its length."""
+    """One request's place in this engine: its layers, its stretch of the cache, its length."""
 
     serial: int
-    span: BlockSpan
+    span: LayerSpan
     slot: int
     capacity: int
     priority: int
@@ -110,7 +110,7 @@ class StepInput:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """Hidden states of the rows (not from the last block), or the token that was asked for.
+    """Hidden states of the rows (not from the last layer), or the token that was asked for.
 
     ``logits`` is float32 [logit_rows, vocabulary] on the CPU. ``elapsed_us`` counts from the
     moment the step was handed over, since waiting is part of a hop, until the output is there.
@@ -140,7 +140,7 @@ class _ChallengeJob:
 
 
 class Engine:
-    """Serves the blocks of one shard. Use :meth:`open`."""
+    """Serves the layers of one shard. Use :meth:`open`."""
 
     def __init__(
         self, runner: ShardRunner, executor: ThreadPoolExecutor, limits: EngineLimits
@@ -197,9 +197,9 @@ class Engine:
         return self._runner.weights.config
 
     @property
-    def blocks(self) -> BlockSpan:
-        """The blocks this engine serves."""
-        return BlockSpan(self._runner.weights.start, self._runner.weights.end)
+    def layers(self) -> LayerSpan:
+        """The layers this engine serves."""
+        return LayerSpan(self._runner.weights.start, self._runner.weights.end)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -214,13 +214,13 @@ class Engine:
         return self._session_count
 
     @contextmanager
-    def admit(self, span: BlockSpan, *, capacity: int, account: Account) -> Iterator[EngineSession]:
+    def admit(self, span: LayerSpan, *, capacity: int, account: Account) -> Iterator[EngineSession]:
         """Reserve cache for ``capacity`` tokens; leaving the block frees it.
 
         Raises Refused: WRONG_RANGE, CONTEXT_OVERFLOW or BUSY.
         """
-        if not self.blocks.covers(span):
-            raise Refused(RefusalReason.WRONG_RANGE, f"this hoster serves blocks {self.blocks}")
+        if not self.layers.covers(span):
+            raise Refused(RefusalReason.WRONG_RANGE, f"this hoster serves blocks {self.layers}")
         if not 0 < capacity <= self.config.max_context:
             raise Refused(
                 RefusalReason.CONTEXT_OVERFLOW,
@@ -289,31 +289,31 @@ class Engine:
         self._wake.set()
 
     async def measure_throughput(self) -> int:
-        """Run a few rows through every block; return rows through one block per second.
+        """Run a few rows through every layer; return rows through one layer per second.
 
         Proves that the shard computes before the node announces itself. :meth:`serve` must run.
         Raises Refused(BUSY) when no cache is left for it.
         """
-        blocks = self.blocks
-        with self.admit(blocks, capacity=WARM_UP_STEPS, account=OWN_ACCOUNT) as session:
+        layers = self.layers
+        with self.admit(layers, capacity=WARM_UP_STEPS, account=OWN_ACCOUNT) as session:
             elapsed_s = []
             for _ in range(WARM_UP_STEPS):
                 started = time.perf_counter()
                 await self.submit(session, self._make_warm_up_step())
                 elapsed_s.append(time.perf_counter() - started)
-        return max(1, int(len(blocks) / min(elapsed_s)))
+        return max(1, int(len(layers) / min(elapsed_s)))
 
     def _make_warm_up_step(self) -> StepInput:
-        if self.blocks.start == 0:
+        if self.layers.start == 0:
             return StepInput(1, token_ids=(0,))
         zeros = bytes(self.config.hidden_size * DTYPE_SIZES["float32"])
         return StepInput(1, hidden=HiddenRows(1, "float32", zeros))
 
     async def run_tasks(self, tasks: Sequence[ChallengeTask]) -> tuple[NDArray[np.float32], ...]:
-        """Run each challenged block alone in float32 and return its last position.
+        """Run each challenged layer alone in float32 and return its last position.
 
         The vector has hidden_size values, or one logit for each of ``head_rows``. Goes before
-        user traffic. Raises Refused(WRONG_RANGE) for a block that is not served here.
+        user traffic. Raises Refused(WRONG_RANGE) for a layer that is not served here.
         """
         for task in tasks:
             self._check_challenge(task)
@@ -325,9 +325,9 @@ class Engine:
         return tuple([await job.future for job in jobs])
 
     def _check_challenge(self, task: ChallengeTask) -> None:
-        is_head = task.block == self.config.num_blocks == self.blocks.end
-        if not is_head and task.block not in self.blocks:
-            raise Refused(RefusalReason.WRONG_RANGE, f"block {task.block} is not served here")
+        is_head = task.layer == self.config.num_layers == self.layers.end
+        if not is_head and task.layer not in self.layers:
+            raise Refused(RefusalReason.WRONG_RANGE, f"block {task.layer} is not served here")
         if task.hidden.ndim != 2 or task.hidden.shape[1] != self.config.hidden_size:
             raise Refused(RefusalReason.WRONG_SHAPE, f"hidden has shape {task.hidden.shape}")
         if is_head != (task.head_rows is not None):
@@ -472,7 +472,7 @@ def _prepare_thread(threads: int) -> None:
 def _run_batch(
     runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[_Job]
 ) -> list[StepOutput]:
-    """One step on the compute thread: rows side by side through the blocks, then tokens."""
+    """One step on the compute thread: rows side by side through the layers, then tokens."""
     segments, first_row = [], 0
     for job in batch:
         session = job.session
@@ -483,7 +483,7 @@ def _run_batch(
     hidden = runner.forward(x, segments, start=span.start, end=span.end)
     sampled = _sample(runner, hidden, batch, segments)
     logits = _compute_wanted_logits(runner, hidden, batch, segments)
-    is_last = span.end == runner.weights.config.num_blocks
+    is_last = span.end == runner.weights.config.num_layers
     if not is_last:
         buffer.write(hidden)
     scores = [
@@ -504,7 +504,7 @@ def _run_batch(
 
 
 def _read_rows(runner: ShardRunner, buffer: HiddenBuffer, steps: Sequence[StepInput]) -> Tensor:
-    """Return the rows of a batch; its sessions have the same span, so all stand at one block."""
+    """Return the rows of a batch; its sessions have the same span, so all stand at one layer."""
     pieces = [step.hidden for step in steps if step.hidden is not None]
     if len(pieces) == len(steps):
         return buffer.read(pieces).to(runner.weights.device)
@@ -561,6 +561,6 @@ def _run_challenge(weights: ShardWeights, task: ChallengeTask) -> NDArray[np.flo
         token_ids = None
         if task.token_ids is not None:
             token_ids = torch.from_numpy(np.array(task.token_ids, dtype=np.int64))
-        vector = run_challenge_block(weights, task.block, hidden, token_ids=token_ids)
+        vector = run_challenge_layer(weights, task.layer, hidden, token_ids=token_ids)
     found: NDArray[np.float32] = vector.cpu().numpy()
     return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from mesh.inference.refusals import RefusalReason, Refused
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 
 MAX_PENDING_CHALLENGES = 4096
 
@@ -28,7 +28,7 @@ class Work(Generic[T]):
     """
 
     session: int
-    span: BlockSpan
+    span: LayerSpan
     rows: int
     priority: int
     payload: T
@@ -65,7 +65,7 @@ class Scheduler(Generic[T, C]):
         return bool(self._challenges)
 
     def add_challenge(self, payload: C) -> None:
-        """Queue a challenged block. Raises Refused when too many wait."""
+        """Queue a challenged layer. Raises Refused when too many wait."""
         if len(self._challenges) >= MAX_PENDING_CHALLENGES:
             raise Refused(RefusalReason.BUSY, "too many challenges wait")
         self._challenges.append(payload)
@@ -82,7 +82,7 @@ class Scheduler(Generic[T, C]):
     def take_batch(self) -> tuple[Work[T], ...]:
         """Return what computes in one step: one prompt chunk, or decode rows of many sessions.
 
-        Empty when nothing waits. Rows of a batch run through the same blocks.
+        Empty when nothing waits. Rows of a batch run through the same layers.
         """
         prompt_turn = bool(self._prompts) and not (self._prompt_was_last and self._decodes)
         self._prompt_was_last = prompt_turn

@@ -111,8 +111,8 @@ class SessionServer:
             raise Refused(RefusalReason.MALFORMED, "this hop of the route is another peer")
         if request.hop_index and request.route[request.hop_index - 1].peer_id != caller:
             raise Refused(RefusalReason.MALFORMED, "the caller is not the hop before")
-        if request.route[-1].span.end != config.num_blocks:
-            raise Refused(RefusalReason.WRONG_RANGE, f"the model has {config.num_blocks} blocks")
+        if request.route[-1].span.end != config.num_layers:
+            raise Refused(RefusalReason.WRONG_RANGE, f"the model has {config.num_layers} blocks")
         wanted = len(request.token_ids) + request.max_new_tokens
         if request.first_index >= len(request.token_ids):
             raise Refused(RefusalReason.BAD_PARAMETER, "the answer so far stands in the prompt")

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from keys.peer import PeerId
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampling import MAX_STOP_TOKENS, MAX_TOP_LOGPROBS, Sampling
-from mesh.model.config import MAX_BLOCKS, BlockSpan
+from mesh.model.config import MAX_BLOCKS, LayerSpan
 
 SESSION_METHOD = "mesh.session"
 LOOP_METHOD = "mesh.loop"
@@ -95,10 +95,10 @@ _FINISHES = tuple(Finish)
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One part of a route: a peer and the blocks that it runs."""
+    """One part of a route: a peer and the layers that it runs."""
 
     peer_id: PeerId
-    span: BlockSpan
+    span: LayerSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,18 +265,18 @@ def decode_open(frame: bytes) -> OpenSession:
 
 
 def encode_route(route: tuple[Hop, ...]) -> bytes:
-    """Encode the hops, one after the other. Raises struct.error for a block that does not fit."""
+    """Encode the hops, one after the other. Raises struct.error for a layer that does not fit."""
     return b"".join(_HOP.pack(h.peer_id.public_key, h.span.start, h.span.end) for h in route)
 
 
 def decode_route(data: bytes) -> tuple[Hop, ...]:
-    """Parse a route: spans without gaps from block 0, every peer once. Raises Refused."""
-    route, block = [], 0
+    """Parse a route: spans without gaps from layer 0, every peer once. Raises Refused."""
+    route, layer = [], 0
     for public_key, start, end in _HOP.iter_unpack(data):
-        if not start < end <= MAX_BLOCKS or start != block:
-            raise _malformed(f"the route has no blocks {block}:{start}")
-        route.append(Hop(PeerId(public_key), BlockSpan(start, end)))
-        block = end
+        if not start < end <= MAX_BLOCKS or start != layer:
+            raise _malformed(f"the route has no blocks {layer}:{start}")
+        route.append(Hop(PeerId(public_key), LayerSpan(start, end)))
+        layer = end
     if len({hop.peer_id for hop in route}) != len(route):
         raise _malformed("a peer stands twice in the route")
     return tuple(route)

@@ -1,4 +1,4 @@
-"""How much memory a block range needs, and how many blocks fit: arithmetic over config.json.
+"""How much memory a layer range needs, and how many layers fit: arithmetic over config.json.
 
 Weights and cache are exact to the byte; what a step needs beside them is bounded from above.
 Nothing is loaded and torch is not imported, except to ask a GPU how much memory it has free.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.errors import ModelError
-from mesh.model.config import BlockSpan, ModelConfig
+from mesh.model.config import LayerSpan, ModelConfig
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _FLOAT32_BYTES = 4
@@ -60,8 +60,8 @@ class MemoryNeed:
         return self.weights + self.cache + self.workspace
 
 
-def compute_block_bytes(config: ModelConfig, form: ServingFormat) -> int:
-    """Return the weights of one block."""
+def compute_layer_bytes(config: ModelConfig, form: ServingFormat) -> int:
+    """Return the weights of one layer."""
     matrices = _list_matrices(config)
     numbers = sum(rows * columns for rows, columns in matrices)
     if form.quant_type == "none":
@@ -73,7 +73,7 @@ def compute_block_bytes(config: ModelConfig, form: ServingFormat) -> int:
 
 
 def _list_matrices(config: ModelConfig) -> tuple[tuple[int, int], ...]:
-    """Return (rows, columns) of a block's matrices: query-key-value, out, gate-up, down."""
+    """Return (rows, columns) of a layer's matrices: query-key-value, out, gate-up, down."""
     queries = config.num_heads * config.head_dim
     keys = config.num_kv_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -81,7 +81,7 @@ def _list_matrices(config: ModelConfig) -> tuple[tuple[int, int], ...]:
 
 
 def _count_vector_numbers(config: ModelConfig) -> int:
-    """Count a block's norms and biases."""
+    """Count a layer's norms and biases."""
     qkv, out, gate_up, down = (rows for rows, _ in _list_matrices(config))
     numbers = 2 * config.hidden_size
     numbers += qkv if config.qkv_bias else 0
@@ -91,19 +91,19 @@ def _count_vector_numbers(config: ModelConfig) -> int:
 
 
 def compute_embedding_bytes(config: ModelConfig, form: ServingFormat) -> int:
-    """Return the embedding: what the range of block 0 holds beside its blocks."""
+    """Return the embedding: what the range of layer 0 holds beside its layers."""
     return config.vocab_size * config.hidden_size * form.value_bytes
 
 
 def compute_head_bytes(config: ModelConfig, form: ServingFormat) -> int:
-    """Return final norm and head: what the last block's range holds beside its blocks."""
+    """Return final norm and head: what the last layer's range holds beside its layers."""
     return (config.vocab_size + 1) * config.hidden_size * form.value_bytes
 
 
-def compute_weights_bytes(config: ModelConfig, form: ServingFormat, span: BlockSpan) -> int:
+def compute_weights_bytes(config: ModelConfig, form: ServingFormat, span: LayerSpan) -> int:
     """Return the weights of a range. A tied head is the embedding where both are held."""
-    total = len(span) * compute_block_bytes(config, form)
-    is_first, is_last = span.start == 0, span.end == config.num_blocks
+    total = len(span) * compute_layer_bytes(config, form)
+    is_first, is_last = span.start == 0, span.end == config.num_layers
     if is_first:
         total += compute_embedding_bytes(config, form)
     if is_last:
@@ -114,10 +114,10 @@ def compute_weights_bytes(config: ModelConfig, form: ServingFormat, span: BlockS
 
 
 def compute_cache_bytes(
-    config: ModelConfig, form: ServingFormat, *, blocks: int, tokens: int
+    config: ModelConfig, form: ServingFormat, *, layers: int, tokens: int
 ) -> int:
-    """Return keys and values of ``tokens`` tokens in ``blocks`` blocks."""
-    return blocks * tokens * config.cache_values_per_token * form.value_bytes
+    """Return keys and values of ``tokens`` tokens in ``layers`` layers."""
+    return layers * tokens * config.cache_values_per_token * form.value_bytes
 
 
 def compute_workspace_bytes(
@@ -125,18 +125,18 @@ def compute_workspace_bytes(
 ) -> int:
     """Bound what is needed beside weights and cache: a step of ``rows``, or a challenge.
 
-    A challenge widens one block to float32; loading one holds its parts twice. The two and a
+    A challenge widens one layer to float32; loading one holds its parts twice. The two and a
     step follow each other on one thread, so the largest counts; rotary tables are always there.
     """
     rotary = 2 * config.max_context * config.head_dim * form.value_bytes
     numbers = sum(matrix_rows * columns for matrix_rows, columns in _list_matrices(config))
-    wide_block = (numbers + _count_vector_numbers(config)) * _FLOAT32_BYTES
-    loading = 2 * compute_block_bytes(config, form)
-    return rotary + max(wide_block, loading, _compute_step_bytes(config, form, rows))
+    wide_layer = (numbers + _count_vector_numbers(config)) * _FLOAT32_BYTES
+    loading = 2 * compute_layer_bytes(config, form)
+    return rotary + max(wide_layer, loading, _compute_step_bytes(config, form, rows))
 
 
 def _compute_step_bytes(config: ModelConfig, form: ServingFormat, rows: int) -> int:
-    """Bound the activations of one block over ``rows`` of a full context, then logits or mask."""
+    """Bound the activations of one layer over ``rows`` of a full context, then logits or mask."""
     (qkv, _), _, (gate_up, _), _ = _list_matrices(config)
     activations = rows * (6 * config.hidden_size + 3 * qkv + 2 * gate_up) * _FLOAT32_BYTES
     logits = rows * config.vocab_size * (_FLOAT32_BYTES + form.value_bytes)
@@ -147,31 +147,31 @@ def _compute_step_bytes(config: ModelConfig, form: ServingFormat, rows: int) -> 
 
 
 def compute_memory(
-    config: ModelConfig, form: ServingFormat, span: BlockSpan, *, cache_tokens: int
+    config: ModelConfig, form: ServingFormat, span: LayerSpan, *, cache_tokens: int
 ) -> MemoryNeed:
     """Return what serving ``span`` with ``cache_tokens`` takes."""
     return MemoryNeed(
         weights=compute_weights_bytes(config, form, span),
-        cache=compute_cache_bytes(config, form, blocks=len(span), tokens=cache_tokens),
+        cache=compute_cache_bytes(config, form, layers=len(span), tokens=cache_tokens),
         workspace=compute_workspace_bytes(config, form),
     )
 
 
-def count_fitting_blocks(
+def count_fitting_layers(
     config: ModelConfig, form: ServingFormat, *, memory_bytes: int, cache_tokens: int
 ) -> int:
-    """Return how many adjacent blocks fit into ``memory_bytes``, wherever they stand; 0 if none.
+    """Return how many adjacent layers fit into ``memory_bytes``, wherever they stand; 0 if none.
 
     A range shorter than the model holds the embedding or the head, never both.
     """
-    whole = BlockSpan(0, config.num_blocks)
+    whole = LayerSpan(0, config.num_layers)
     if compute_memory(config, form, whole, cache_tokens=cache_tokens).total <= memory_bytes:
-        return config.num_blocks
+        return config.num_layers
     ends = max(compute_embedding_bytes(config, form), compute_head_bytes(config, form))
     left = memory_bytes - ends - compute_workspace_bytes(config, form)
-    each = compute_block_bytes(config, form)
-    each += compute_cache_bytes(config, form, blocks=1, tokens=cache_tokens)
-    return min(max(0, left // each), config.num_blocks - 1)
+    each = compute_layer_bytes(config, form)
+    each += compute_cache_bytes(config, form, layers=1, tokens=cache_tokens)
+    return min(max(0, left // each), config.num_layers - 1)
 
 
 def get_runtime_bytes(device: str) -> int:

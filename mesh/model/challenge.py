@@ -1,6 +1,6 @@
-"""One block alone, in float32: what a hoster answers a challenge with.
+"""One layer alone, in float32: what a hoster answers a challenge with.
 
-Weights are cast up block by block, TF32 stays off, and only the last position leaves, which
+Weights are cast up layer by layer, TF32 stays off, and only the last position leaves, which
 depends on all of them through attention. Honest machines then agree to about 3e-6.
 """
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mesh.model.llama import RotaryTable, attend_grouped, rms_norm, run_block
+from mesh.model.llama import RotaryTable, attend_grouped, rms_norm, run_layer
 from mesh.model.weights import ShardWeights
 
 
@@ -23,12 +23,12 @@ def use_exact_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def run_challenge_block(
-    weights: ShardWeights, block: int, hidden: Tensor, *, token_ids: Tensor | None = None
+def run_challenge_layer(
+    weights: ShardWeights, layer: int, hidden: Tensor, *, token_ids: Tensor | None = None
 ) -> Tensor:
-    """Run ``block`` over float32 ``hidden`` [positions, hidden_size]; return the last position.
+    """Run ``layer`` over float32 ``hidden`` [positions, hidden_size]; return the last position.
 
-    ``token_ids`` [positions] are added as embedding rows (block 0 only).
+    ``token_ids`` [positions] are added as embedding rows (layer 0 only).
     """
     config = weights.config
     x = hidden.to(weights.device, torch.float32)
@@ -45,8 +45,8 @@ def run_challenge_block(
         return attend_grouped(queries, keys.transpose(0, 1), values.transpose(0, 1), mask=mask)
 
     cos, sin = rotary.cos.unsqueeze(1), rotary.sin.unsqueeze(1)
-    wide = weights.get_block(block).cast(torch.float32)
-    return run_block(config, wide, x, cos=cos, sin=sin, attend=attend)[-1]
+    wide = weights.get_layer(layer).cast(torch.float32)
+    return run_layer(config, wide, x, cos=cos, sin=sin, attend=attend)[-1]
 
 
 def run_challenge_head(weights: ShardWeights, hidden: Tensor, rows: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mesh.errors import BlockRangeOutsideModel, ModelError, ModelFilesMissing, UnknownArchitecture
+from mesh.errors import LayerRangeOutsideModel, ModelError, ModelFilesMissing, UnknownArchitecture
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_BLOCKS = 1024
@@ -24,14 +24,14 @@ DEFAULT_ROPE_THETA = 10_000.0
 
 
 @dataclass(frozen=True, order=True, slots=True)
-class BlockSpan:
-    """Half-open range of transformer blocks, ``[start, end)``."""
+class LayerSpan:
+    """Half-open range of transformer layers, ``[start, end)``."""
 
     start: int
     end: int
 
-    def __contains__(self, block: int) -> bool:
-        return self.start <= block < self.end
+    def __contains__(self, layer: int) -> bool:
+        return self.start <= layer < self.end
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -39,7 +39,7 @@ class BlockSpan:
     def __str__(self) -> str:
         return f"{self.start}:{self.end}"
 
-    def covers(self, other: BlockSpan) -> bool:
+    def covers(self, other: LayerSpan) -> bool:
         """Say whether ``other`` lies within this span."""
         return self.start <= other.start < other.end <= self.end
 
@@ -64,7 +64,7 @@ class ModelConfig:
     """
 
     architecture: str
-    num_blocks: int
+    num_layers: int
     hidden_size: int
     intermediate_size: int
     num_heads: int
@@ -85,15 +85,15 @@ class ModelConfig:
 
     @property
     def cache_values_per_token(self) -> int:
-        """Numbers that one token occupies in one block's cache: a key and a value."""
+        """Numbers that one token occupies in one layer's cache: a key and a value."""
         return 2 * self.num_kv_heads * self.head_dim
 
-    def check_block_range(self, start: int, end: int) -> None:
-        """Raise BlockRangeOutsideModel unless ``[start, end)`` lies within the model."""
-        if not 0 <= start < end <= self.num_blocks:
-            raise BlockRangeOutsideModel(
-                f"blocks {start}:{end} are not within the model's {self.num_blocks} blocks "
-                f"(half-open, 0:{self.num_blocks} is all)"
+    def check_layer_range(self, start: int, end: int) -> None:
+        """Raise LayerRangeOutsideModel unless ``[start, end)`` lies within the model."""
+        if not 0 <= start < end <= self.num_layers:
+            raise LayerRangeOutsideModel(
+                f"blocks {start}:{end} are not within the model's {self.num_layers} blocks "
+                f"(half-open, 0:{self.num_layers} is all)"
             )
 
 
@@ -148,7 +148,7 @@ def parse_config(
     parts = adapter(fields)
     return ModelConfig(
         architecture=architecture,
-        num_blocks=_positive(fields, "num_hidden_layers", MAX_BLOCKS),
+        num_layers=_positive(fields, "num_hidden_layers", MAX_BLOCKS),
         hidden_size=hidden_size,
         intermediate_size=_positive(fields, "intermediate_size", MAX_WIDTH),
         num_heads=num_heads,

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mesh.model.config import ModelConfig, RopeConfig
 from mesh.model.quantise import Matrix, multiply_rows
-from mesh.model.weights import BlockWeights, ShardWeights
+from mesh.model.weights import LayerWeights, ShardWeights
 
 MAX_CONSTANTS = 16
 MIN_JOINT_ROWS = 4
@@ -48,22 +48,22 @@ class Segment:
 
 
 class KVCache:
-    """Keys and values of every served block in one slab, [kv_heads, token slots, head_dim] each.
+    """Keys and values of every served layer in one slab, [kv_heads, token slots, head_dim] each.
 
     A session owns a contiguous stretch of slots, so its keys are a view and never gathered.
     """
 
     def __init__(self, weights: ShardWeights, *, tokens: int) -> None:
         config = weights.config
-        shape = (len(weights.blocks), 2, config.num_kv_heads, tokens, config.head_dim)
+        shape = (len(weights.layers), 2, config.num_kv_heads, tokens, config.head_dim)
         self._start = weights.start
         self.slab = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
-        # Views made once: every step asks for those of every block.
-        self._pairs = [(self.slab[i, 0], self.slab[i, 1]) for i in range(len(weights.blocks))]
+        # Views made once: every step asks for those of every layer.
+        self._pairs = [(self.slab[i, 0], self.slab[i, 1]) for i in range(len(weights.layers))]
 
-    def get_block(self, block: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values of one block, by its number in the model."""
-        return self._pairs[block - self._start]
+    def get_layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of one layer, by its number in the model."""
+        return self._pairs[layer - self._start]
 
 
 class RotaryTable:
@@ -117,9 +117,9 @@ def multiply_row_by_row(x: Tensor, weights: Matrix, bias: Tensor | None) -> Tens
     return torch.cat([multiply_rows(x[i : i + 1], weights, bias) for i in range(x.shape[0])])
 
 
-def run_block(
+def run_layer(
     config: ModelConfig,
-    weights: BlockWeights,
+    weights: LayerWeights,
     x: Tensor,
     *,
     cos: Tensor,
@@ -127,7 +127,7 @@ def run_block(
     attend: Attend,
     multiply: Multiply = multiply_rows,
 ) -> Tensor:
-    """Run one transformer block over ``x`` [rows, hidden]; cos and sin are [rows, 1, dim]."""
+    """Run one transformer layer over ``x`` [rows, hidden]; cos and sin are [rows, 1, dim]."""
     rows = x.shape[0]
     heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
     normed = rms_norm(x, weights.attention_norm, config.norm_epsilon)
@@ -167,7 +167,7 @@ def _make_constant(value: float, device: torch.device) -> Tensor:
 
 
 class ShardRunner:
-    """Runs steps over a shard's blocks. Used from the one compute thread only."""
+    """Runs steps over a shard's layers. Used from the one compute thread only."""
 
     def __init__(
         self, weights: ShardWeights, *, cache_tokens: int, deterministic: bool = False
@@ -188,17 +188,17 @@ class ShardRunner:
         return F.embedding(index, self.weights.embedding)
 
     def forward(self, x: Tensor, segments: Sequence[Segment], *, start: int, end: int) -> Tensor:
-        """Run blocks ``[start, end)`` over ``x`` [rows, hidden]; the rows fill the cache."""
+        """Run layers ``[start, end)`` over ``x`` [rows, hidden]; the rows fill the cache."""
         step = _Step(segments, device=x.device)
         multiply = self._choose_product(x.shape[0], all(s.rows == 1 for s in segments))
         cos = step.look_up(self._rotary.cos).unsqueeze(1)
         sin = step.look_up(self._rotary.sin).unsqueeze(1)
-        for block in range(start, end):
-            attend = step.attend_in(*self.cache.get_block(block))
-            block_weights = self.weights.get_block(block)
-            x = run_block(
+        for layer in range(start, end):
+            attend = step.attend_in(*self.cache.get_layer(layer))
+            layer_weights = self.weights.get_layer(layer)
+            x = run_layer(
                 self.weights.config,
-                block_weights,
+                layer_weights,
                 x,
                 cos=cos,
                 sin=sin,
@@ -227,7 +227,7 @@ class ShardRunner:
 
 
 class _Step:
-    """What one step's attention needs in every block: positions, cache slots and masks."""
+    """What one step's attention needs in every layer: positions, cache slots and masks."""
 
     def __init__(self, segments: Sequence[Segment], *, device: torch.device) -> None:
         self._segments = tuple(segments)
@@ -246,7 +246,7 @@ class _Step:
         return table[segment.position : segment.position + segment.rows]
 
     def attend_in(self, cache_keys: Tensor, cache_values: Tensor) -> Attend:
-        """Return the attention over one block's cache, [kv_heads, slots, dim] each."""
+        """Return the attention over one layer's cache, [kv_heads, slots, dim] each."""
 
         def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             self._store(cache_keys, keys)

@@ -18,7 +18,7 @@ from mesh.errors import ManifestMismatch, ModelError
 from mesh.model.abandon import CheckWanted, always_wanted
 from mesh.model.config import ModelConfig
 from mesh.model.files import ModelFolder
-from mesh.model.tensors import TensorEntry, is_block_matrix, list_range_tensors, locate_tensors
+from mesh.model.tensors import TensorEntry, is_layer_matrix, list_range_tensors, locate_tensors
 
 FORMAT = 1
 MAX_MANIFEST_BYTES = 4 << 20
@@ -47,7 +47,7 @@ class ModelManifest:
     body: bytes
     model_name: str
     revision: str
-    num_blocks: int
+    num_layers: int
     hidden_size: int
     vocab_size: int
     architecture: Mapping[str, Any]
@@ -76,7 +76,7 @@ def build_manifest(
     A quantised model has its own manifest, which says so; raises ModelError, and Abandoned
     between two pieces once ``check_wanted`` does.
     """
-    entries = locate_tensors(folder, list_range_tensors(config, 0, config.num_blocks))
+    entries = locate_tensors(folder, list_range_tensors(config, 0, config.num_layers))
     tensors = {
         name: list(_describe(entry, quant_type, check_wanted)) for name, entry in entries.items()
     }
@@ -100,10 +100,12 @@ def encode_canonical_json(value: Mapping[str, Any]) -> bytes:
 
 
 def describe_architecture(config: ModelConfig) -> dict[str, Any]:
-    """Return the numbers that change a block's output; floats as their shortest exact text."""
+    """Return the numbers that change a layer's output; floats as their shortest exact text."""
     fields = dataclasses.asdict(config)
     for name in ("stored_dtype", "bos_token_id", "eos_token_ids"):
         del fields[name]
+    # The name that manifests on chain were hashed with.
+    fields["num_blocks"] = fields.pop("num_layers")
     return _without_floats(fields)
 
 
@@ -140,7 +142,7 @@ def _parse(body: bytes, value: dict[str, Any]) -> ModelManifest:
         body=body,
         model_name=str(value["model"]),
         revision=str(value["revision"]),
-        num_blocks=int(architecture["num_blocks"]),
+        num_layers=int(architecture["num_blocks"]),
         hidden_size=int(architecture["hidden_size"]),
         vocab_size=int(architecture["vocab_size"]),
         architecture=architecture,
@@ -206,7 +208,7 @@ def _describe(
 
 
 def _get_served_dtype(entry: TensorEntry, quant_type: str) -> str:
-    is_quantised = quant_type != "none" and is_block_matrix(entry)
+    is_quantised = quant_type != "none" and is_layer_matrix(entry)
     return QUANTISED_DTYPE if is_quantised else entry.dtype
 
 

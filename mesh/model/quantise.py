@@ -1,6 +1,6 @@
 """int8 weights, one scale a row: half the memory of bfloat16, and half of what a token reads.
 
-Weight-only and symmetric: a block's matrices are stored as ``round(w / scale)`` from -127 to 127
+Weight-only and symmetric: a layer's matrices are stored as ``round(w / scale)`` from -127 to 127
 with ``scale = max|w| / 127`` of each output row; norms, biases, embedding and head stay as they
 are, and activations are never quantised. These rules are part of a manifest's meaning, because it
 hashes the values served (``hash_int8``), so they are written out here: exact float32 steps on the

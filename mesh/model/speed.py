@@ -15,30 +15,30 @@ import numpy as np
 from mesh.errors import ModelError
 from mesh.model.capacity import (
     ServingFormat,
-    compute_block_bytes,
     compute_cache_bytes,
     compute_head_bytes,
+    compute_layer_bytes,
 )
-from mesh.model.config import BlockSpan, ModelConfig
+from mesh.model.config import LayerSpan, ModelConfig
 
 BLOCK_OVERHEAD_S = 0.0001
-"""Time of a block that is not reading weights: kernels being started, norms, attention."""
+"""Time of a layer that is not reading weights: kernels being started, norms, attention."""
 TYPICAL_CONTEXT = 512
 """Cached tokens that the estimated step attends to."""
 _BUFFER_BYTES = 256 << 20
 _ROUNDS = 4
 
 
-def compute_bytes_per_token(config: ModelConfig, form: ServingFormat, span: BlockSpan) -> int:
+def compute_bytes_per_token(config: ModelConfig, form: ServingFormat, span: LayerSpan) -> int:
     """Return what one decode step of one session reads in ``span``."""
     context = min(TYPICAL_CONTEXT, config.max_context)
-    total = len(span) * compute_block_bytes(config, form)
-    total += compute_cache_bytes(config, form, blocks=len(span), tokens=context)
-    return total + (compute_head_bytes(config, form) if span.end == config.num_blocks else 0)
+    total = len(span) * compute_layer_bytes(config, form)
+    total += compute_cache_bytes(config, form, layers=len(span), tokens=context)
+    return total + (compute_head_bytes(config, form) if span.end == config.num_layers else 0)
 
 
 def estimate_tokens_per_second(
-    config: ModelConfig, form: ServingFormat, span: BlockSpan, *, bytes_per_second: float
+    config: ModelConfig, form: ServingFormat, span: LayerSpan, *, bytes_per_second: float
 ) -> float:
     """Return the tokens a second that ``span`` could decode for one session."""
     reading_s = compute_bytes_per_token(config, form, span) / bytes_per_second

@@ -2,7 +2,7 @@
 it as a CUDA graph without the host in between.
 
 Attention runs over the whole cache under a mask, positions live on the device, and the chosen
-token feeds itself. For one session that holds all blocks; the engine's batches stay dynamic.
+token feeds itself. For one session that holds all layers; the engine's batches stay dynamic.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mesh.model.llama import KVCache, RotaryTable, rms_norm, run_block
+from mesh.model.llama import KVCache, RotaryTable, rms_norm, run_layer
 from mesh.model.weights import ShardWeights
 
 WARM_UP_STEPS = 3
@@ -86,16 +86,16 @@ class StaticDecoder:
         cos = self._rotary.cos[self._position].unsqueeze(1)
         sin = self._rotary.sin[self._position].unsqueeze(1)
         mask = (self._places <= self._position).unsqueeze(0)
-        for block in range(weights.start, weights.end):
-            attend = _StaticAttention(*self._cache.get_block(block), self._position, mask)
-            x = run_block(config, weights.get_block(block), x, cos=cos, sin=sin, attend=attend)
+        for layer in range(weights.start, weights.end):
+            attend = _StaticAttention(*self._cache.get_layer(layer), self._position, mask)
+            x = run_layer(config, weights.get_layer(layer), x, cos=cos, sin=sin, attend=attend)
         normed = rms_norm(x, self._final_norm, config.norm_epsilon)
         self._token.copy_(F.linear(normed, self._head).float().argmax(dim=-1))
         self._position.add_(1)
 
 
 class _StaticAttention:
-    """Attention of one row over the whole cache of one block, [kv_heads, capacity, dim] each."""
+    """Attention of one row over the whole cache of one layer, [kv_heads, capacity, dim] each."""
 
     def __init__(self, keys: Tensor, values: Tensor, position: Tensor, mask: Tensor) -> None:
         self._keys = keys

@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint is in which file, and which ones a block range needs.
+"""Which tensor of a checkpoint is in which file, and which ones a layer range needs.
 
 The safetensors header is parsed here without torch, so that a manifest can be checked and a
 plan made before anything heavy is imported.
@@ -38,8 +38,8 @@ class TensorEntry:
     end: int
 
 
-def list_block_tensors(config: ModelConfig, block: int) -> tuple[str, ...]:
-    """Return the tensor names of one transformer block."""
+def list_layer_tensors(config: ModelConfig, layer: int) -> tuple[str, ...]:
+    """Return the tensor names of one transformer layer."""
     attention = [f"{part}_proj.weight" for part in "qkvo"]
     if config.qkv_bias:
         attention += [f"{part}_proj.bias" for part in "qkv"]
@@ -56,7 +56,7 @@ def list_block_tensors(config: ModelConfig, block: int) -> tuple[str, ...]:
         "post_attention_layernorm.weight",
         *(f"mlp.{name}" for name in mlp),
     ]
-    return tuple(f"model.layers.{block}.{name}" for name in names)
+    return tuple(f"model.layers.{layer}.{name}" for name in names)
 
 
 def list_range_tensors(config: ModelConfig, start: int, end: int) -> tuple[str, ...]:
@@ -65,17 +65,17 @@ def list_range_tensors(config: ModelConfig, start: int, end: int) -> tuple[str, 
     The first range adds the embedding, the last the final norm and the head, which is the
     embedding where the two are tied.
     """
-    config.check_block_range(start, end)
-    names = [name for block in range(start, end) for name in list_block_tensors(config, block)]
+    config.check_layer_range(start, end)
+    names = [name for layer in range(start, end) for name in list_layer_tensors(config, layer)]
     if start == 0:
         names.append(EMBEDDING)
-    if end == config.num_blocks:
+    if end == config.num_layers:
         names += [FINAL_NORM, EMBEDDING if config.tie_word_embeddings else HEAD]
     return tuple(dict.fromkeys(names))
 
 
-def is_block_matrix(entry: TensorEntry) -> bool:
-    """Whether a tensor is one of a block's matrices: what quantisation changes."""
+def is_layer_matrix(entry: TensorEntry) -> bool:
+    """Whether a tensor is one of a layer's matrices: what quantisation changes."""
     return entry.name.startswith("model.layers.") and len(entry.shape) == 2
 
 

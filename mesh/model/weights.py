@@ -1,4 +1,4 @@
-"""The weights of a block range, read from safetensors: only the tensors that it needs."""
+"""The weights of a layer range, read from safetensors: only the tensors that it needs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ QUANT_TYPES = ("none", "int8")
 
 
 @dataclass(frozen=True, slots=True)
-class BlockWeights:
-    """One transformer block.
+class LayerWeights:
+    """One transformer layer.
 
     Query, key and value are fused into ``qkv`` [(heads + 2 kv_heads) * head_dim, hidden] and gate
     and up into ``gate_up`` [2 * intermediate, hidden]: one matrix product instead of three or two.
@@ -50,22 +50,22 @@ class BlockWeights:
     down: Matrix
     down_bias: Tensor | None
 
-    def cast(self, dtype: torch.dtype) -> BlockWeights:
-        """Return the block in ``dtype``; tensors already in it are shared, not copied."""
+    def cast(self, dtype: torch.dtype) -> LayerWeights:
+        """Return the layer in ``dtype``; tensors already in it are shared, not copied."""
         return self._map(
             lambda value: value.widen(dtype) if isinstance(value, Int8Matrix) else value.to(dtype)
         )
 
-    def lay_out(self) -> BlockWeights:
-        """Return the block with its matrices stored as ``lay_out`` likes them."""
+    def lay_out(self) -> LayerWeights:
+        """Return the layer with its matrices stored as ``lay_out`` likes them."""
         return self._map(lay_out)
 
-    def _map(self, change: Callable[[Matrix], Matrix]) -> BlockWeights:
+    def _map(self, change: Callable[[Matrix], Matrix]) -> LayerWeights:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {
             name: None if value is None else change(value) for name, value in values.items()
         }
-        return BlockWeights(**changed)
+        return LayerWeights(**changed)
 
 
 def lay_out(matrix: Matrix) -> Matrix:
@@ -85,11 +85,11 @@ def lay_out_tensor(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ShardWeights:
-    """What a hoster of blocks ``[start, end)`` holds.
+    """What a hoster of layers ``[start, end)`` holds.
 
     ``embedding`` [vocabulary, hidden] is there when start is 0; ``final_norm`` [hidden] and
-    ``head`` [vocabulary, hidden] when end is the model's last block. Tied ones share memory.
-    ``dtype`` is the activations'; with ``quant_type`` int8 the blocks' matrices are Int8Matrix.
+    ``head`` [vocabulary, hidden] when end is the model's last layer. Tied ones share memory.
+    ``dtype`` is the activations'; with ``quant_type`` int8 the layers' matrices are Int8Matrix.
     """
 
     config: ModelConfig
@@ -97,7 +97,7 @@ class ShardWeights:
     end: int
     dtype: torch.dtype
     device: torch.device
-    blocks: tuple[BlockWeights, ...]
+    layers: tuple[LayerWeights, ...]
     embedding: Tensor | None
     final_norm: Tensor | None
     head: Tensor | None
@@ -110,11 +110,11 @@ class ShardWeights:
             return self.quant_type
         return str(self.dtype).removeprefix("torch.")
 
-    def get_block(self, block: int) -> BlockWeights:
-        """Return a served block by its number in the model."""
-        if not self.start <= block < self.end:
-            raise ValueError(f"block {block} is not in {self.start}:{self.end}")
-        return self.blocks[block - self.start]
+    def get_layer(self, layer: int) -> LayerWeights:
+        """Return a served layer by its number in the model."""
+        if not self.start <= layer < self.end:
+            raise ValueError(f"block {layer} is not in {self.start}:{self.end}")
+        return self.layers[layer - self.start]
 
 
 def load_shard(
@@ -128,9 +128,9 @@ def load_shard(
     quant_type: str = "none",
     check_wanted: CheckWanted = always_wanted,
 ) -> ShardWeights:
-    """Load blocks ``[start, end)``, quantised as they are read if ``quant_type`` says so.
+    """Load layers ``[start, end)``, quantised as they are read if ``quant_type`` says so.
 
-    Raises BlockRangeOutsideModel, ModelFilesMissing or ModelError, and Abandoned between two
+    Raises LayerRangeOutsideModel, ModelFilesMissing or ModelError, and Abandoned between two
     tensors once ``check_wanted`` does.
     """
     if dtype not in DTYPES:
@@ -147,8 +147,8 @@ def load_shard(
             is_quantised=quant_type == "int8",
             check_wanted=check_wanted,
         )
-        blocks = tuple(_load_block(config, block, reader).lay_out() for block in range(start, end))
-        is_last = end == config.num_blocks
+        layers = tuple(_load_layer(config, layer, reader).lay_out() for layer in range(start, end))
+        is_last = end == config.num_layers
         embedding = reader.read(EMBEDDING, _embedding_shape(config)) if start == 0 else None
         head = _load_head(config, reader, embedding) if is_last else None
         final_norm = reader.read(FINAL_NORM, (config.hidden_size,)) if is_last else None
@@ -158,7 +158,7 @@ def load_shard(
             end,
             DTYPES[dtype],
             torch.device(device),
-            blocks,
+            layers,
             embedding,
             final_norm,
             head,
@@ -225,11 +225,11 @@ def _load_head(config: ModelConfig, reader: _TensorReader, embedding: Tensor | N
     return embedding if embedding is not None else reader.read(EMBEDDING, _embedding_shape(config))
 
 
-def _load_block(config: ModelConfig, block: int, reader: _TensorReader) -> BlockWeights:
+def _load_layer(config: ModelConfig, layer: int, reader: _TensorReader) -> LayerWeights:
     hidden, inner = config.hidden_size, config.intermediate_size
     queries = config.num_heads * config.head_dim
     keys = config.num_kv_heads * config.head_dim
-    prefix = f"model.layers.{block}."
+    prefix = f"model.layers.{layer}."
 
     def read(name: str, *shape: int) -> Tensor:
         return reader.read(prefix + name, shape)
@@ -248,7 +248,7 @@ def _load_block(config: ModelConfig, block: int, reader: _TensorReader) -> Block
 
     qkv_rows = {"q": queries, "k": keys, "v": keys}
     mlp_rows = {"gate": inner, "up": inner}
-    return BlockWeights(
+    return LayerWeights(
         attention_norm=read("input_layernorm.weight", hidden),
         qkv=fuse("self_attn.{}_proj.weight", qkv_rows),
         qkv_bias=read_if(config.qkv_bias, lambda: fuse_biases("self_attn.{}_proj.bias", qkv_rows)),

@@ -200,7 +200,7 @@ class HivemindHost:
 
     async def _dial(self, peer: PeerId) -> Channel:
         if peer == self.peer_id:
-            # libp2p does not dial itself, but a route may lead through our own blocks.
+            # libp2p does not dial itself, but a route may lead through our own layers.
             client_end, server_end = open_pipe(peer, peer)
             self._tasks.start(self._server.handle(server_end))
             return client_end

@@ -15,7 +15,7 @@ from keys.envelope import Envelope, decode_envelope, seal
 from keys.errors import BadEnvelope, BadSignature
 from keys.peer import PeerId, PeerKey
 from mesh.errors import RecordRefused
-from mesh.model.config import MAX_BLOCKS, BlockSpan
+from mesh.model.config import MAX_BLOCKS, LayerSpan
 
 HEARTBEAT_KIND = 1
 HEARTBEAT_EPOCH = 0
@@ -56,13 +56,13 @@ class ServerState(IntEnum):
 class ServerInfo:
     """One server in its own words. Untrusted: it helps to plan and decides nothing.
 
-    ``span`` is None for a server without blocks. ``throughput`` counts rows through one block per
+    ``span`` is None for a server without layers. ``throughput`` counts rows through one layer per
     second. ``addresses`` are multiaddresses that end in /p2p/<peer id>.
     """
 
     role: ServerRole
     state: ServerState
-    span: BlockSpan | None
+    span: LayerSpan | None
     throughput: int
     free_cache_tokens: int
     dtype: str
@@ -72,7 +72,7 @@ class ServerInfo:
 
     @property
     def takes_sessions(self) -> bool:
-        """It serves blocks, is online and speaks our version."""
+        """It serves layers, is online and speaks our version."""
         return (
             self.span is not None
             and self.state is ServerState.ONLINE
@@ -143,7 +143,7 @@ def _parse_server_info(body: bytes) -> ServerInfo:
     return ServerInfo(
         role=ServerRole(role),
         state=ServerState(state),
-        span=BlockSpan(start, end) if end else None,
+        span=LayerSpan(start, end) if end else None,
         throughput=throughput,
         free_cache_tokens=free,
         dtype=_DTYPES[dtype],

@@ -10,7 +10,7 @@ from mesh.routing.heartbeat import MAX_SOFTWARE, PROTOCOL_VERSION
 INFO_METHOD = "mesh.info"
 MAX_INFO_BYTES = 512
 MAX_MODEL_NAME = 200
-# network id, manifest hash, protocol, blocks, context, vocabulary, name length, software length
+# network id, manifest hash, protocol, layers, context, vocabulary, name length, software length
 _INFO = struct.Struct("<32s32sHIIIBB")
 
 
@@ -21,7 +21,7 @@ class NetworkInfo:
     network_id: bytes
     manifest_hash: bytes
     model_name: str
-    num_blocks: int
+    num_layers: int
     max_context: int
     vocab_size: int
     software: str
@@ -37,7 +37,7 @@ def encode_info(info: NetworkInfo) -> bytes:
         info.network_id,
         info.manifest_hash,
         info.protocol_version,
-        info.num_blocks,
+        info.num_layers,
         info.max_context,
         info.vocab_size,
         len(name),
@@ -50,7 +50,7 @@ def decode_info(raw: bytes) -> NetworkInfo:
     """Parse the answer of a peer. Raises ValueError."""
     if not _INFO.size <= len(raw) <= MAX_INFO_BYTES:
         raise ValueError("an info answer has another size")
-    network_id, manifest_hash, protocol, blocks, context, vocabulary, name, software = (
+    network_id, manifest_hash, protocol, layers, context, vocabulary, name, software = (
         _INFO.unpack_from(raw)
     )
     software_at = _INFO.size + name
@@ -63,7 +63,7 @@ def decode_info(raw: bytes) -> NetworkInfo:
         network_id=network_id,
         manifest_hash=manifest_hash,
         model_name=model_name,
-        num_blocks=blocks,
+        num_layers=layers,
         max_context=context,
         vocab_size=vocabulary,
         software=software_name,

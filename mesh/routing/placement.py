@@ -1,19 +1,19 @@
-"""Which blocks a hoster takes, and when it moves: pure rules over what servers announce.
+"""Which layers a hoster takes, and when it moves: pure rules over what servers announce.
 
-A swarm answers as fast as its weakest block, so a newcomer takes the adjacent blocks that are
+A swarm answers as fast as its weakest layer, so a newcomer takes the adjacent layers that are
 served worst. The idea is Petals' (Borzunov et al., 2023, "Distributed Inference and Fine-tuning
-of Large Language Models Over The Internet": balance by the throughput of each block,
+of Large Language Models Over The Internet": balance by the throughput of each layer,
 and move when the whole swarm gains enough). Here it is integer arithmetic without draws, so that
 everybody who knows the same heartbeats comes to the same answer:
 
-- a server gives each of its blocks ``throughput / blocks``: rows a second through its range;
-- a newcomer compares ranges by their sorted block rates, weakest first; between equals the
+- a server gives each of its layers ``throughput / layers``: rows a second through its range;
+- a newcomer compares ranges by their sorted layer rates, weakest first; between equals the
   lower start wins;
-- a server moves only if each of its blocks stays served by another that is online, if the
-  weakest block of the swarm gains a quarter (or fewer blocks stay unserved), and if it is its turn:
-  of those whose blocks are all served by others too, one an epoch, drawn by hash.
+- a server moves only if each of its layers stays served by another that is online, if the
+  weakest layer of the swarm gains a quarter (or fewer layers stay unserved), and if it is its turn:
+  of those whose layers are all served by others too, one an epoch, drawn by hash.
 
-Heartbeats are unproven words. A server that boasts would keep others away from its blocks, so a
+Heartbeats are unproven words. A server that boasts would keep others away from its layers, so a
 rate counts at most ``MAX_BOAST`` times the median one.
 """
 
@@ -25,51 +25,51 @@ from dataclasses import dataclass
 from statistics import median_low
 
 from keys.peer import PeerId
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 
 MILLI = 1000
 """Rates are integers: thousandths of a row a second."""
 MAX_BOAST = 4
 MIN_GAIN_PERCENT = 25
-"""A move pays for its pause only if the weakest block gains this much."""
+"""A move pays for its pause only if the weakest layer gains this much."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedServer:
     """A hoster as it announces itself.
 
-    ``throughput`` is in rows through one block per second, 0 while it is not measured; one that
-    ``is_online`` serves, another is still loading the blocks that it chose.
+    ``throughput`` is in rows through one layer per second, 0 while it is not measured; one that
+    ``is_online`` serves, another is still loading the layers that it chose.
     """
 
     peer_id: PeerId
-    span: BlockSpan
+    span: LayerSpan
     throughput: int
     is_online: bool = True
 
 
-def choose_span(servers: Sequence[PlacedServer], *, num_blocks: int, length: int) -> BlockSpan:
-    """Return the ``length`` adjacent blocks that the others serve worst.
+def choose_span(servers: Sequence[PlacedServer], *, num_layers: int, length: int) -> LayerSpan:
+    """Return the ``length`` adjacent layers that the others serve worst.
 
     ``servers`` are all others, those still loading included: what they chose is taken. Raises
-    ValueError if ``length`` is not from 1 to ``num_blocks``.
+    ValueError if ``length`` is not from 1 to ``num_layers``.
     """
-    if not 0 < length <= num_blocks:
-        raise ValueError(f"{length} of {num_blocks} blocks cannot be served")
-    rates = compute_block_rates(servers, num_blocks=num_blocks)
-    starts = range(num_blocks - length + 1)
+    if not 0 < length <= num_layers:
+        raise ValueError(f"{length} of {num_layers} blocks cannot be served")
+    rates = compute_layer_rates(servers, num_layers=num_layers)
+    starts = range(num_layers - length + 1)
     start = min(starts, key=lambda start: (sorted(rates[start : start + length]), start))
-    return BlockSpan(start, start + length)
+    return LayerSpan(start, start + length)
 
 
-def compute_block_rates(servers: Sequence[PlacedServer], *, num_blocks: int) -> tuple[int, ...]:
-    """Return for each block the rows a second that all servers together take, in thousandths."""
-    rates = [0] * num_blocks
+def compute_layer_rates(servers: Sequence[PlacedServer], *, num_layers: int) -> tuple[int, ...]:
+    """Return for each layer the rows a second that all servers together take, in thousandths."""
+    rates = [0] * num_layers
     limit = _compute_boast_limit(servers)
     for server in servers:
         rate = _compute_rate(server, limit)
-        for block in range(server.span.start, min(server.span.end, num_blocks)):
-            rates[block] += rate
+        for layer in range(server.span.start, min(server.span.end, num_layers)):
+            rates[layer] += rate
     return tuple(rates)
 
 
@@ -86,8 +86,8 @@ def _compute_rate(server: PlacedServer, limit: int) -> int:
 
 
 def choose_move(
-    servers: Sequence[PlacedServer], own: PlacedServer, *, num_blocks: int, epoch: int
-) -> BlockSpan | None:
+    servers: Sequence[PlacedServer], own: PlacedServer, *, num_layers: int, epoch: int
+) -> LayerSpan | None:
     """Return the range of the same length that ``own`` should move to; None to stay.
 
     ``servers`` are all hosters known; ``own`` counts once whether or not it is among them.
@@ -96,17 +96,17 @@ def choose_move(
     swarm = [*others, own]
     if not _is_spare(own, others) or draw_mover(swarm, epoch=epoch) != own.peer_id:
         return None
-    target = choose_span(others, num_blocks=num_blocks, length=len(own.span))
+    target = choose_span(others, num_layers=num_layers, length=len(own.span))
     moved = PlacedServer(own.peer_id, target, own.throughput)
-    before = compute_block_rates(swarm, num_blocks=num_blocks)
-    after = compute_block_rates([*others, moved], num_blocks=num_blocks)
+    before = compute_layer_rates(swarm, num_layers=num_layers)
+    after = compute_layer_rates([*others, moved], num_layers=num_layers)
     return target if target != own.span and _is_worth_it(before, after) else None
 
 
 def draw_mover(servers: Sequence[PlacedServer], *, epoch: int) -> PeerId | None:
     """Return whose turn to move it is in ``epoch``, so that a gap does not draw everybody.
 
-    Drawn among those whose blocks would all stay served without them; None if there are none.
+    Drawn among those whose layers would all stay served without them; None if there are none.
     """
     spare = [
         server
@@ -124,10 +124,10 @@ def _draw(peer_id: PeerId, epoch: int) -> bytes:
 
 
 def _is_spare(server: PlacedServer, others: Sequence[PlacedServer]) -> bool:
-    """Whether every block of an online server is served by another one that is online."""
+    """Whether every layer of an online server is served by another one that is online."""
     spans = [other.span for other in others if other.is_online]
-    blocks = range(server.span.start, server.span.end)
-    return server.is_online and all(any(block in span for span in spans) for block in blocks)
+    layers = range(server.span.start, server.span.end)
+    return server.is_online and all(any(layer in span for span in spans) for layer in layers)
 
 
 def _is_worth_it(before: Sequence[int], after: Sequence[int]) -> bool:

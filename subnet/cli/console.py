@@ -19,8 +19,8 @@ from keys.errors import (
     WrongPassword,
 )
 from mesh.errors import (
-    BlockRangeOutsideModel,
     InvalidRequest,
+    LayerRangeOutsideModel,
     ManifestMismatch,
     MeshError,
     ModelError,
@@ -78,7 +78,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
         "name the model, in the revision and --quant-type that the subnet serves; "
         "a hoster may serve another one with --unpaid",
     ),
-    (BlockRangeOutsideModel, "give --block-indices within the model"),
+    (LayerRangeOutsideModel, "give --block-indices within the model"),
     (ModelError, "get the model's files again"),
     (PeerUnreachable, "check --initial-peers and that the peer is running"),
     (

@@ -21,8 +21,9 @@ def generate(
         list[str], typer.Option(help="Multiaddresses of running nodes; several may follow.")
     ],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
-    max_blocks_per_hop: Annotated[
-        int | None, typer.Option(min=1, help="Most blocks that one hoster computes.")
+    max_layers_per_hop: Annotated[
+        int | None,
+        typer.Option("--max-blocks-per-hop", min=1, help="Most blocks that one hoster computes."),
     ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text itself, without a chat template.")
@@ -62,7 +63,7 @@ def generate(
             prompt if raw else [{"role": "user", "content": prompt}],
             sampling,
             max_new_tokens=max_new_tokens,
-            max_blocks_per_hop=max_blocks_per_hop,
+            max_layers_per_hop=max_layers_per_hop,
             is_streaming=not as_json,
         )
     )
@@ -88,7 +89,7 @@ async def _ask(
     sampling: Sampling,
     *,
     max_new_tokens: int,
-    max_blocks_per_hop: int | None,
+    max_layers_per_hop: int | None,
     is_streaming: bool,
 ) -> list[Piece]:
     import sys
@@ -102,7 +103,7 @@ async def _ask(
             prompt,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            routing=RoutingOptions(max_blocks_per_hop=max_blocks_per_hop),
+            routing=RoutingOptions(max_layers_per_hop=max_layers_per_hop),
         ):
             pieces.append(piece)
             if is_streaming:

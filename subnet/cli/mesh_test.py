@@ -51,10 +51,12 @@ def mesh_test(
     block_indices: Annotated[
         str | None, typer.Option(help="Blocks to serve, START:END, half-open, such as 0:11.")
     ] = None,
-    num_blocks: Annotated[
+    num_layers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="How many blocks to serve, where it helps most; as many as fit if absent."
+            "--num-blocks",
+            min=1,
+            help="How many blocks to serve, where it helps most; as many as fit if absent.",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -128,7 +130,7 @@ def mesh_test(
             "announce_maddrs": tuple(announce_maddrs or ()),
             "port": port,
             "public_ip": public_ip,
-            "num_blocks": num_blocks,
+            "num_layers": num_layers,
             "device": device,
             "torch_dtype": torch_dtype,
             "quant_type": quant_type,

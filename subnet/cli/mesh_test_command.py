@@ -13,7 +13,7 @@ from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.cli.console import say
 from subnet.errors import UsageError
-from subnet.operator.config import NodeConfig, parse_block_indices
+from subnet.operator.config import NodeConfig, parse_layer_indices
 from subnet.operator.logs import configure_logs
 
 _USAGE_HINT = "see `mesh-test --help`"
@@ -46,12 +46,12 @@ def parse_config(
     if hoster == validator:
         raise UsageError("exactly one of --hoster and --validator is needed", _USAGE_HINT)
     try:
-        blocks = parse_block_indices(block_indices) if block_indices is not None else None
+        layers = parse_layer_indices(block_indices) if block_indices is not None else None
     except ValueError as error:
         raise UsageError(f"--block-indices: {error}", _USAGE_HINT) from error
     try:
         config = NodeConfig(
-            **values, role=Role.HOSTER if hoster else Role.VALIDATOR, block_indices=blocks
+            **values, role=Role.HOSTER if hoster else Role.VALIDATOR, layer_indices=layers
         )
     except ValidationError as error:
         raise UsageError(_describe(error), _USAGE_HINT) from error

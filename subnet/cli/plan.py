@@ -31,8 +31,9 @@ def plan(
     attn_cache_tokens: Annotated[
         int, typer.Option(min=16, help="Tokens of key-value cache, over all sessions.")
     ] = 16_384,
-    num_blocks: Annotated[
-        int | None, typer.Option(min=1, help="How many blocks; as many as fit if absent.")
+    num_layers: Annotated[
+        int | None,
+        typer.Option("--num-blocks", min=1, help="How many blocks; as many as fit if absent."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=256, help="Compute threads; all cores if absent.")
@@ -89,7 +90,7 @@ def plan(
             if bandwidth is None
             else bandwidth * 1e9
         ),
-        num_blocks=num_blocks,
+        num_layers=num_layers,
         servers=asyncio.run(fetch_swarm(initial_peers, config)) if initial_peers else (),
     )
     described = _describe(
@@ -113,9 +114,9 @@ def _describe(
 ) -> dict[str, object]:
     return {
         "model": name,
-        "num_blocks": config.num_blocks,
+        "num_blocks": config.num_layers,
         "blocks": [made.span.start, made.span.end],
-        "fitting_blocks": made.fitting_blocks,
+        "fitting_blocks": made.fitting_layers,
         "device": device,
         "dtype": form.dtype,
         "quant_type": form.quant_type,
@@ -144,8 +145,8 @@ def _show(
     )
     held = f"{described['dtype']}{quantised}"
     lines = [
-        f"model    {described['model']}, {config.num_blocks} blocks, {held}",
-        f"serve    blocks {made.span} on {described['device']} ({made.fitting_blocks} would fit)",
+        f"model    {described['model']}, {config.num_layers} blocks, {held}",
+        f"serve    blocks {made.span} on {described['device']} ({made.fitting_layers} would fit)",
         f"memory   {sizes} = {_show_size(need.total)}",
         f"cache    {described['cache_tokens']} tokens over all sessions, "
         f"up to {config.max_context} each",

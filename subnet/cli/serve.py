@@ -32,8 +32,9 @@ def serve(
     identity_path: Annotated[
         Path | None, typer.Option(help="client_peer_id.key; a fresh identity if absent.")
     ] = None,
-    max_blocks_per_hop: Annotated[
-        int | None, typer.Option(min=1, help="Most blocks that one hoster computes.")
+    max_layers_per_hop: Annotated[
+        int | None,
+        typer.Option("--max-blocks-per-hop", min=1, help="Most blocks that one hoster computes."),
     ] = None,
     allowed_host: Annotated[
         list[str] | None, typer.Option(help="A host name that the gateway answers under.")
@@ -77,7 +78,7 @@ def serve(
     _run(
         _make_client_config(initial_peers, model=model, identity_path=identity_path),
         _make_serve_config(host, port, keys_file, allowed_host or [], cors_origin or []),
-        max_blocks_per_hop=max_blocks_per_hop,
+        max_layers_per_hop=max_layers_per_hop,
     )
 
 
@@ -122,7 +123,7 @@ def _make_serve_config(
 
 
 def _run(
-    client_config: ClientConfig, serve_config: ServeConfig, *, max_blocks_per_hop: int | None
+    client_config: ClientConfig, serve_config: ServeConfig, *, max_layers_per_hop: int | None
 ) -> None:
     import asyncio
 
@@ -135,7 +136,7 @@ def _run(
     gateway = run_gateway(
         client_config,
         serve_config,
-        max_blocks_per_hop=max_blocks_per_hop,
+        max_layers_per_hop=max_layers_per_hop,
         on_start=_make_greeting(serve_config),
     )
     try:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from consensus.challenge import (
     ModelShape,
-    compute_block_input,
     compute_head_rows,
-    compute_owed_blocks,
+    compute_layer_input,
+    compute_owed_layers,
     compute_token_ids,
     encode_vector,
     sample_vector,
@@ -26,9 +26,9 @@ from consensus.records import (
     encode_output_reveal,
 )
 from consensus.roster import Roster
-from consensus.types import BlockRange
+from consensus.types import LayerRange
 from keys.envelope import Envelope
-from subnet.epoch.interfaces import BlockTask, Inference
+from subnet.epoch.interfaces import Inference, LayerTask
 from subnet.epoch.publisher import Author
 
 
@@ -41,26 +41,26 @@ class Hoster:
 
     async def answer(self, roster: Roster, inference: Inference) -> tuple[Envelope, Envelope]:
         """Return commit and reveal of the roster's epoch, both complete, neither published."""
-        terms, blocks = self._author.terms, inference.blocks
+        terms, layers = self._author.terms, inference.layers
         seed = terms.compute_challenge(roster).seed
-        tasks = build_tasks(seed, blocks, self._shape, terms.params)
+        tasks = build_tasks(seed, layers, self._shape, terms.params)
         outputs = await inference.run_tasks(tasks)
         vectors = encode_outputs(tasks, outputs, seed=seed, shape=self._shape, params=terms.params)
-        return self._seal(roster, seed=seed, blocks=blocks, vectors=vectors)
+        return self._seal(roster, seed=seed, layers=layers, vectors=vectors)
 
     def _seal(
-        self, roster: Roster, *, seed: bytes, blocks: BlockRange, vectors: tuple[bytes, ...]
+        self, roster: Roster, *, seed: bytes, layers: LayerRange, vectors: tuple[bytes, ...]
     ) -> tuple[Envelope, Envelope]:
         salt = self._author.derive_salt(RecordKind.OUTPUT_COMMIT, roster.epoch)
         commitment = compute_output_commitment(
             self._author.make_context(roster.epoch),
             seed=seed,
-            blocks=blocks,
+            layers=layers,
             salt=salt,
-            root=compute_vectors_root(blocks, vectors, self._shape.num_blocks),
+            root=compute_vectors_root(layers, vectors, self._shape.num_layers),
         )
-        commit = encode_output_commit(OutputCommit(seed, blocks, commitment))
-        reveal = encode_output_reveal(OutputReveal(salt, blocks, vectors))
+        commit = encode_output_commit(OutputCommit(seed, layers, commitment))
+        reveal = encode_output_reveal(OutputReveal(salt, layers, vectors))
         return (
             self._author.seal(RecordKind.OUTPUT_COMMIT, roster, commit),
             self._author.seal(RecordKind.OUTPUT_REVEAL, roster, reveal),
@@ -68,22 +68,22 @@ class Hoster:
 
 
 def build_tasks(
-    seed: bytes, blocks: BlockRange, shape: ModelShape, params: ConsensusParams
-) -> tuple[BlockTask, ...]:
-    """Return one task per block that a hoster of ``blocks`` owes, the head last."""
+    seed: bytes, layers: LayerRange, shape: ModelShape, params: ConsensusParams
+) -> tuple[LayerTask, ...]:
+    """Return one task per layer that a hoster of ``layers`` owes, the head last."""
     return tuple(
-        BlockTask(
-            block=block,
-            hidden=compute_block_input(seed, block, shape, params),
-            token_ids=compute_token_ids(seed, shape, params) if block == 0 else None,
-            head_rows=compute_head_rows(seed, shape, params) if block == shape.head else None,
+        LayerTask(
+            layer=layer,
+            hidden=compute_layer_input(seed, layer, shape, params),
+            token_ids=compute_token_ids(seed, shape, params) if layer == 0 else None,
+            head_rows=compute_head_rows(seed, shape, params) if layer == shape.head else None,
         )
-        for block in compute_owed_blocks(blocks, shape.num_blocks)
+        for layer in compute_owed_layers(layers, shape.num_layers)
     )
 
 
 def encode_outputs(
-    tasks: Sequence[BlockTask],
+    tasks: Sequence[LayerTask],
     outputs: Sequence[NDArray[np.float32]],
     *,
     seed: bytes,
@@ -93,7 +93,7 @@ def encode_outputs(
     """Return the vectors as they travel: sampled where they are long, little-endian float32."""
     return tuple(
         encode_vector(
-            sample_vector(output, seed=seed, block=task.block, shape=shape, params=params)
+            sample_vector(output, seed=seed, layer=task.layer, shape=shape, params=params)
         )
         for task, output in zip(tasks, outputs, strict=True)
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from consensus.roster import RosterNode
 from consensus.submission import Submission
-from consensus.types import BlockNumber, BlockRange, Epoch, Score, SubnetId, SubnetNodeId
+from consensus.types import BlockNumber, Epoch, LayerRange, Score, SubnetId, SubnetNodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +101,26 @@ class ChainWriter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class BlockTask:
-    """One block's challenge, ready to run.
+class LayerTask:
+    """One layer's challenge, ready to run.
 
-    ``hidden`` is float32 [positions, hidden_size]. ``token_ids`` (block 0 only) are added as
-    embedding rows; ``head_rows`` (the block after the last one only) are the logit rows wanted.
+    ``hidden`` is float32 [positions, hidden_size]. ``token_ids`` (layer 0 only) are added as
+    embedding rows; ``head_rows`` (the number after the last layer only) are the logit rows wanted.
     """
 
-    block: int
+    layer: int
     hidden: NDArray[np.float32]
     token_ids: NDArray[np.int64] | None = None
     head_rows: NDArray[np.int64] | None = None
 
 
 class Inference(Protocol):
-    """Running challenged blocks with the weights that this node serves."""
+    """Running challenged layers with the weights that this node serves."""
 
     @property
-    def blocks(self) -> BlockRange: ...
+    def layers(self) -> LayerRange: ...
 
-    async def run_tasks(self, tasks: Sequence[BlockTask]) -> tuple[NDArray[np.float32], ...]:
+    async def run_tasks(self, tasks: Sequence[LayerTask]) -> tuple[NDArray[np.float32], ...]:
         """Run each task alone in float32 and return its last position.
 
         The vector has hidden_size values, or one logit for each of ``head_rows``.

@@ -11,31 +11,31 @@ from consensus.agreement import DISTANCE_ONE
 from consensus.errors import Reason
 from consensus.evidence import EpochContext, OutputEvidence, Refusal
 from consensus.scoring import (
-    BlockReason,
     HosterScores,
+    LayerReason,
     ScoreRows,
     ValidatorReason,
     ValidatorScores,
 )
-from consensus.types import BlockNumber, BlockRange, Epoch, Score, SubnetNodeId
+from consensus.types import BlockNumber, Epoch, LayerRange, Score, SubnetNodeId
 
 
 @dataclass(frozen=True, slots=True)
 class HosterReport:
     """One hoster with an accepted output commit.
 
-    ``distance`` is the largest relative L2 distance to the mean over its blocks, in 1e-12;
-    None if no block of it could be measured. ``refusal`` says why its reveal does not count.
+    ``distance`` is the largest relative L2 distance to the mean over its layers, in 1e-12;
+    None if no layer of it could be measured. ``refusal`` says why its reveal does not count.
     """
 
     node_id: SubnetNodeId
-    blocks: BlockRange
+    layers: LayerRange
     committed_at: BlockNumber | None
     revealed_at: BlockNumber | None
     refusal: Reason | None
     distance: int | None
     score: Score
-    reasons: tuple[BlockReason, ...]
+    reasons: tuple[LayerReason, ...]
 
     @property
     def is_revealed(self) -> bool:
@@ -109,7 +109,7 @@ def _build_hosters(outputs: OutputEvidence, scores: HosterScores) -> tuple[Hoste
         reports.append(
             HosterReport(
                 node_id=hoster.node_id,
-                blocks=hoster.blocks,
+                layers=hoster.layers,
                 committed_at=hoster.committed_at,
                 revealed_at=hoster.revealed_at,
                 refusal=hoster.refusal,
@@ -125,7 +125,7 @@ def _describe_hoster(hoster: HosterReport) -> dict[str, Any]:
     distance = hoster.relative_distance
     return {
         "subnet_node_id": hoster.node_id,
-        "blocks": [hoster.blocks.start, hoster.blocks.end],
+        "blocks": [hoster.layers.start, hoster.layers.end],
         "committed_at": hoster.committed_at,
         "revealed_at": hoster.revealed_at,
         "refusal": hoster.refusal,
@@ -133,7 +133,7 @@ def _describe_hoster(hoster: HosterReport) -> dict[str, Any]:
         "score": str(hoster.score),
         "reasons": [
             {
-                "block": reason.block,
+                "block": reason.layer,
                 "verdict": reason.verdict.value,
                 "refusal": reason.refusal,
                 "distance": reason.distance,

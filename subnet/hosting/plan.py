@@ -12,11 +12,11 @@ from mesh.model.capacity import (
     MemoryNeed,
     ServingFormat,
     compute_memory,
-    count_fitting_blocks,
+    count_fitting_layers,
 )
-from mesh.model.config import BlockSpan, ModelConfig
+from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.speed import estimate_tokens_per_second
-from mesh.routing.placement import PlacedServer, choose_span, compute_block_rates
+from mesh.routing.placement import PlacedServer, choose_span, compute_layer_rates
 from subnet.errors import ConfigError, UsageError
 
 _UNITS = {
@@ -35,13 +35,13 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)", re.IGNORECASE)
 class ServingPlan:
     """A range and what it takes. ``tokens_per_second`` is an estimate for one session.
 
-    ``fitting_blocks`` is how many would fit; ``uncovered`` lists the blocks that nobody of the
+    ``fitting_layers`` is how many would fit; ``uncovered`` lists the layers that nobody of the
     known swarm serves, this plan not counted.
     """
 
-    span: BlockSpan
+    span: LayerSpan
     need: MemoryNeed
-    fitting_blocks: int
+    fitting_layers: int
     tokens_per_second: float
     uncovered: tuple[int, ...]
 
@@ -53,30 +53,30 @@ def make_plan(
     memory_bytes: int,
     cache_tokens: int,
     bytes_per_second: float,
-    num_blocks: int | None = None,
+    num_layers: int | None = None,
     servers: Sequence[PlacedServer] = (),
 ) -> ServingPlan:
-    """Return what a hoster would serve. Raises ConfigError or BlockRangeOutsideModel."""
-    fitting = count_fitting_blocks(
+    """Return what a hoster would serve. Raises ConfigError or LayerRangeOutsideModel."""
+    fitting = count_fitting_layers(
         config, form, memory_bytes=memory_bytes, cache_tokens=cache_tokens
     )
-    length = fitting if num_blocks is None else num_blocks
+    length = fitting if num_layers is None else num_layers
     if not length:
         raise ConfigError(
             f"not one block fits into {memory_bytes >> 20} MiB beside {cache_tokens} cache tokens",
             "lower --attn-cache-tokens, try --quant-type int8, or give more --memory",
         )
-    config.check_block_range(0, length)
-    span = choose_span(servers, num_blocks=config.num_blocks, length=length)
-    rates = compute_block_rates(servers, num_blocks=config.num_blocks)
+    config.check_layer_range(0, length)
+    span = choose_span(servers, num_layers=config.num_layers, length=length)
+    rates = compute_layer_rates(servers, num_layers=config.num_layers)
     return ServingPlan(
         span=span,
         need=compute_memory(config, form, span, cache_tokens=cache_tokens),
-        fitting_blocks=fitting,
+        fitting_layers=fitting,
         tokens_per_second=estimate_tokens_per_second(
             config, form, span, bytes_per_second=bytes_per_second
         ),
-        uncovered=tuple(block for block, rate in enumerate(rates) if not rate),
+        uncovered=tuple(layer for layer, rate in enumerate(rates) if not rate),
     )
 
 
@@ -100,7 +100,7 @@ async def fetch_swarm(initial_peers: Sequence[str], config: ModelConfig) -> list
     from mesh.p2p.hivemind_host import HivemindHost
     from mesh.p2p.quic import modernise
     from mesh.routing.directory import Directory, fetch_info
-    from subnet.hosting.block_choice import list_placed
+    from subnet.hosting.layer_choice import list_placed
 
     initial = modernise(tuple(initial_peers))
     peer = split_peer_address(initial[0])[1]
@@ -112,10 +112,10 @@ async def fetch_swarm(initial_peers: Sequence[str], config: ModelConfig) -> list
     )
     async with HivemindHost.open(host_config) as host:
         info = await fetch_info(host, peer)
-        if info.num_blocks != config.num_blocks:
+        if info.num_layers != config.num_layers:
             raise ManifestMismatch(
-                f"the network serves {info.model_name} with {info.num_blocks} blocks; "
-                f"this model has {config.num_blocks}"
+                f"the network serves {info.model_name} with {info.num_layers} blocks; "
+                f"this model has {config.num_layers}"
             )
         host.set_network_id(info.network_id)
         directory = Directory(host, network_id=info.network_id)

@@ -1,9 +1,9 @@
-"""Serving blocks: check the weights, load, prove by a measurement, offer; and move when it helps.
+"""Serving layers: check the weights, load, prove by a measurement, offer; and move when it helps.
 
 A move happens between two epochs' work: it starts in PROPOSE, when nothing is committed for the
-epoch yet, after the open sessions have ended. A commit names the blocks that were computed, so
-the next one names the new range. While the new blocks load, the node serves nothing and its
-heartbeat says so; that the blocks it leaves stay served is the rule of mesh/routing/placement.py.
+epoch yet, after the open sessions have ended. A commit names the layers that were computed, so
+the next one names the new range. While the new layers load, the node serves nothing and its
+heartbeat says so; that the layers it leaves stay served is the rule of mesh/routing/placement.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import structlog
 
 from consensus.phases import Phase, Schedule, phase_at
 from consensus.protocol_params import ConsensusParams
-from consensus.types import BlockRange, EpochPosition
+from consensus.types import EpochPosition, LayerRange
 from mesh.inference.accounts import Accounts, IsMember
 from mesh.inference.engine import Engine, EngineLimits
 from mesh.inference.server import SessionServer
@@ -29,7 +29,7 @@ from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerState
 from subnet.epoch.interfaces import Inference
-from subnet.hosting.block_choice import Placement, get_format
+from subnet.hosting.layer_choice import Placement, get_format
 from subnet.hosting.manifest import check_served_weights, find_manifest
 from subnet.operator.preflight import PreparedNode
 
@@ -52,7 +52,7 @@ class ServedModel:
 
 @asynccontextmanager
 async def open_engine(
-    prepared: PreparedNode, served: ServedModel, blocks: BlockRange
+    prepared: PreparedNode, served: ServedModel, layers: LayerRange
 ) -> AsyncIterator[Engine]:
     """Check the weights against the manifest and load them. Raises ModelError.
 
@@ -62,13 +62,13 @@ async def open_engine(
     config, model = prepared.config, prepared.model
     form = get_format(config, model)
     if not config.unpaid:
-        await run_abandonable(lambda check: _check_weights(prepared, served, blocks, check))
+        await run_abandonable(lambda check: _check_weights(prepared, served, layers, check))
     weights = await run_abandonable(
         lambda check: load_shard(
             prepared.folder,
             model,
-            start=blocks.start,
-            end=blocks.end,
+            start=layers.start,
+            end=layers.end,
             dtype=form.dtype,
             device=config.device,
             quant_type=form.quant_type,
@@ -85,7 +85,7 @@ async def open_engine(
 
 
 def _check_weights(
-    prepared: PreparedNode, served: ServedModel, blocks: BlockRange, check_wanted: CheckWanted
+    prepared: PreparedNode, served: ServedModel, layers: LayerRange, check_wanted: CheckWanted
 ) -> None:
     form = get_format(prepared.config, prepared.model)
     manifest = find_manifest(
@@ -101,8 +101,8 @@ def _check_weights(
         manifest,
         prepared.folder,
         prepared.model,
-        start=blocks.start,
-        end=blocks.end,
+        start=layers.start,
+        end=layers.end,
         served_dtype=form.dtype,
         params=served.params,
         quant_type=form.quant_type,
@@ -113,17 +113,17 @@ def _check_weights(
 class EngineInference:
     """The engine as the epoch loop sees it. Satisfies subnet.epoch.interfaces.Inference."""
 
-    def __init__(self, engine: Engine, blocks: BlockRange) -> None:
-        self._blocks = blocks
+    def __init__(self, engine: Engine, layers: LayerRange) -> None:
+        self._layers = layers
         self.run_tasks = engine.run_tasks
 
     @property
-    def blocks(self) -> BlockRange:
-        return self._blocks
+    def layers(self) -> LayerRange:
+        return self._layers
 
 
-class BlockServer:
-    """One hoster's blocks over its life. ``announce`` is called whenever what it says changed.
+class LayerServer:
+    """One hoster's layers over its life. ``announce`` is called whenever what it says changed.
 
     ``is_member`` says who may pass on sessions of others; None: everybody.
     """
@@ -154,7 +154,7 @@ class BlockServer:
         self._news = asyncio.Event()
         self._since_s = 0.0
         self.state = ServerState.JOINING
-        self.blocks = prepared.blocks
+        self.layers = prepared.layers
         self.throughput = 0
 
     @property
@@ -169,10 +169,10 @@ class BlockServer:
         return get_format(self._prepared.config, self._prepared.model).served_dtype
 
     def get_inference(self) -> Inference | None:
-        """Return the engine for challenges; None while blocks load."""
-        if self._engine is None or self.blocks is None:
+        """Return the engine for challenges; None while layers load."""
+        if self._engine is None or self.layers is None:
             return None
-        return EngineInference(self._engine, self.blocks)
+        return EngineInference(self._engine, self.layers)
 
     def note_position(self, position: EpochPosition) -> None:
         """Hear where the chain stands: moves follow its clock."""
@@ -181,16 +181,16 @@ class BlockServer:
 
     async def run(self, on_online: Callable[[], None]) -> None:
         """Serve until cancelled. Raises ConfigError or ModelError."""
-        blocks = self._prepared.blocks or await self._placement.choose_first()
+        layers = self._prepared.layers or await self._placement.choose_first()
         while True:
-            blocks = await self._serve(blocks, on_online)
+            layers = await self._serve(layers, on_online)
 
-    async def _serve(self, blocks: BlockRange, on_online: Callable[[], None]) -> BlockRange:
-        """Load ``blocks``, prove them, offer them; return where to move in the end."""
-        self.blocks, self.state, self.throughput = blocks, ServerState.JOINING, 0
+    async def _serve(self, layers: LayerRange, on_online: Callable[[], None]) -> LayerRange:
+        """Load ``layers``, prove them, offer them; return where to move in the end."""
+        self.layers, self.state, self.throughput = layers, ServerState.JOINING, 0
         # Before anything is loaded, so that the next newcomer counts on it.
         self._announce()
-        async with open_engine(self._prepared, self._served, blocks) as engine:
+        async with open_engine(self._prepared, self._served, layers) as engine:
             async with asyncio.TaskGroup() as tasks:
                 computing = tasks.create_task(engine.serve())
                 self.throughput = await engine.measure_throughput()
@@ -198,10 +198,10 @@ class BlockServer:
                 self._since_s = self._clock()
                 self._offer(engine)
                 on_online()
-                target = await self._wait_for_move(engine, blocks)
+                target = await self._wait_for_move(engine, layers)
                 self._engine = None
                 computing.cancel()
-        logger.info("moving", blocks=str(blocks), target=str(target))
+        logger.info("moving", layers=str(layers), target=str(target))
         return target
 
     def _offer(self, engine: Engine) -> None:
@@ -215,7 +215,7 @@ class BlockServer:
         self.state = ServerState.ONLINE
         self._announce()
 
-    async def _wait_for_move(self, engine: Engine, blocks: BlockRange) -> BlockRange:
+    async def _wait_for_move(self, engine: Engine, layers: LayerRange) -> LayerRange:
         """Wait for the epoch in which it is right to move, and for the sessions to end."""
         asked_in = -1
         while True:
@@ -226,7 +226,7 @@ class BlockServer:
                 continue
             asked_in = position.epoch
             target = await self._placement.choose_move(
-                blocks, throughput=self.throughput, epoch=position.epoch
+                layers, throughput=self.throughput, epoch=position.epoch
             )
             if target is None:
                 continue
@@ -237,7 +237,7 @@ class BlockServer:
             self._offer(engine)
 
     def _may_move(self, position: EpochPosition) -> bool:
-        is_placed = self._prepared.blocks is None
+        is_placed = self._prepared.layers is None
         is_settled = self._clock() - self._since_s >= MIN_STAY_S
         return (
             is_placed and is_settled and phase_at(position, self._served.schedule) is Phase.PROPOSE

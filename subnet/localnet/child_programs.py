@@ -6,7 +6,7 @@ import asyncio
 import signal
 from pathlib import Path
 
-from consensus.types import BlockRange, Role
+from consensus.types import LayerRange, Role
 from keys.identity_file import load_identity_file
 from mesh.api.server import ServeConfig
 from mesh.client.client import MeshClient, RoutingOptions
@@ -33,7 +33,7 @@ def run_node_child(config: Message, send: Send) -> None:
 
 
 async def _run_node(config: Message, send: Send) -> None:
-    blocks = config["blocks"]
+    layers = config["blocks"]
     prepared = await prepare(
         NodeConfig(
             model=config["model"],
@@ -43,7 +43,7 @@ async def _run_node(config: Message, send: Send) -> None:
             subnet_id=config["subnet_id"],
             host_maddrs=tuple(config["host_maddrs"]),
             new_swarm=config["new_swarm"],
-            block_indices=None if blocks is None else BlockRange(*blocks),
+            layer_indices=None if layers is None else LayerRange(*layers),
             threads=1,
             data_dir=Path(config["data_dir"]),
         ),
@@ -75,11 +75,11 @@ async def _ask(config: Message, send: Send) -> None:
         model=config["model"],
     )
     async with open_client(client_config) as client:
-        await _wait_for_route(client, config["max_blocks_per_hop"])
+        await _wait_for_route(client, config["max_layers_per_hop"])
         async for piece in client.generate(
             [{"role": "user", "content": config["prompt"]}],
             max_new_tokens=config["max_new_tokens"],
-            routing=RoutingOptions(max_blocks_per_hop=config["max_blocks_per_hop"]),
+            routing=RoutingOptions(max_layers_per_hop=config["max_layers_per_hop"]),
         ):
             send({"kind": "piece", "text": piece.text})
             if piece.finish_reason is not None:
@@ -101,15 +101,15 @@ def run_gateway_child(config: Message, send: Send) -> None:
     gateway = run_gateway(
         ClientConfig(initial_peers=tuple(config["initial_peers"]), model=config["model"]),
         ServeConfig(port=config["port"]),
-        max_blocks_per_hop=None,
+        max_layers_per_hop=None,
         on_start=lambda url: send({"kind": "listening", "url": url}),
     )
     asyncio.run(run_interruptible(gateway))
 
 
-async def _wait_for_route(client: MeshClient, max_blocks_per_hop: int) -> None:
-    """Wait until heartbeats cover every block: they travel with the first epochs."""
-    routing = RoutingOptions(max_blocks_per_hop=max_blocks_per_hop)
+async def _wait_for_route(client: MeshClient, max_layers_per_hop: int) -> None:
+    """Wait until heartbeats cover every layer: they travel with the first epochs."""
+    routing = RoutingOptions(max_layers_per_hop=max_layers_per_hop)
     async with asyncio.timeout(ROUTE_TIMEOUT_S):
         while True:
             await client.refresh()

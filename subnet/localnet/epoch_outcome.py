@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from consensus.submission import Submission
-from consensus.types import BlockRange, Epoch, Role, Score, SubnetNodeId
+from consensus.types import Epoch, LayerRange, Role, Score, SubnetNodeId
 from subnet.localnet.epoch_row import EpochRow, HosterRow, ValidatorRow
 from subnet.localnet.node_plan import NodePlan
 
@@ -30,8 +30,8 @@ def build_row(
         node_id = node_ids[node.name]
         attested = node_id in submission.attested
         score = proposed.get(node_id, Score(0))
-        if node.role is Role.HOSTER and node.blocks is not None:
-            hosters.append(_build_hoster(node_id, node.blocks, seen.get(node_id), score, attested))
+        if node.role is Role.HOSTER and node.layers is not None:
+            hosters.append(_build_hoster(node_id, node.layers, seen.get(node_id), score, attested))
         else:
             validators.append(ValidatorRow(node_id, score, attested))
     return EpochRow(
@@ -47,7 +47,7 @@ def build_row(
 
 def _build_hoster(
     node_id: SubnetNodeId,
-    planned: BlockRange,
+    planned: LayerRange,
     seen: Mapping[str, Any] | None,
     score: Score,
     attested: bool,
@@ -57,7 +57,7 @@ def _build_hoster(
     distance = seen["distance"]
     return HosterRow(
         node_id=node_id,
-        blocks=BlockRange(*seen["blocks"]),
+        layers=LayerRange(*seen["blocks"]),
         committed=seen["committed_at"] is not None,
         revealed=seen["refusal"] is None,
         distance=None if distance is None else Fraction(distance),

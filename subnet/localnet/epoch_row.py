@@ -6,19 +6,19 @@ import json
 from dataclasses import dataclass
 from fractions import Fraction
 
-from consensus.types import SCORE_ONE, BlockRange, Epoch, Score, SubnetNodeId
+from consensus.types import SCORE_ONE, Epoch, LayerRange, Score, SubnetNodeId
 
 
 @dataclass(frozen=True, slots=True)
 class HosterRow:
     """One hoster in one epoch.
 
-    ``distance`` is the largest relative L2 distance to the mean over its blocks, None if
+    ``distance`` is the largest relative L2 distance to the mean over its layers, None if
     nothing of it could be measured.
     """
 
     node_id: SubnetNodeId
-    blocks: BlockRange
+    layers: LayerRange
     committed: bool
     revealed: bool
     distance: Fraction | None
@@ -67,7 +67,7 @@ class EpochRow:
                 "hosters": [
                     {
                         "subnet_node_id": row.node_id,
-                        "blocks": [row.blocks.start, row.blocks.end],
+                        "blocks": [row.layers.start, row.layers.end],
                         "committed": row.committed,
                         "revealed": row.revealed,
                         "distance": None if row.distance is None else float(row.distance),
@@ -100,7 +100,7 @@ class EpochRow:
         for row in self.hosters:
             distance = "-" if row.distance is None else f"{float(row.distance):.1e}"
             lines.append(
-                f"  {row.node_id:<4}  hoster     {row.blocks!s:<6}  {_mark(row.committed):<6}  "
+                f"  {row.node_id:<4}  hoster     {row.layers!s:<6}  {_mark(row.committed):<6}  "
                 f"{_mark(row.revealed):<6}  {distance:<9}  {_format_score(row.score):<8}  "
                 f"{_format_score(proposed.get(row.node_id)):<8}  {_mark(row.attested)}"
             )

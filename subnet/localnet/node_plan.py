@@ -1,10 +1,10 @@
-"""Who runs in a local network: names, roles, block ranges, accounts. Pure."""
+"""Who runs in a local network: names, roles, layer ranges, accounts. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consensus.types import BlockRange, Role
+from consensus.types import LayerRange, Role
 
 OWNER_ACCOUNT = 0
 """Alith owns the subnet and funds the others."""
@@ -37,18 +37,18 @@ class NodePlan:
 
     name: str
     role: Role
-    blocks: BlockRange | None
+    layers: LayerRange | None
     coldkey_account: int
     hotkey_account: int
 
 
 def plan_nodes(
-    *, hosters: int, validators: int, num_blocks: int, first_account: int = FIRST_NODE_ACCOUNT
+    *, hosters: int, validators: int, num_layers: int, first_account: int = FIRST_NODE_ACCOUNT
 ) -> tuple[NodePlan, ...]:
     """Return the nodes of a local network, with accounts from ``first_account`` on.
 
-    The first two hosters serve every block, the others by turns the first and the last
-    five eighths, so that with four hosters every block has three and no two ranges of
+    The first two hosters serve every layer, the others by turns the first and the last
+    five eighths, so that with four hosters every layer has three and no two ranges of
     the last two are equal.
     """
     roles = [Role.HOSTER] * hosters + [Role.VALIDATOR] * validators
@@ -59,7 +59,7 @@ def plan_nodes(
             NodePlan(
                 name=f"{role.value}-{number}",
                 role=role,
-                blocks=_choose_blocks(index, num_blocks) if role is Role.HOSTER else None,
+                layers=_choose_layers(index, num_layers) if role is Role.HOSTER else None,
                 coldkey_account=first_account + 2 * index,
                 hotkey_account=first_account + 2 * index + 1,
             )
@@ -67,10 +67,10 @@ def plan_nodes(
     return tuple(nodes)
 
 
-def _choose_blocks(index: int, num_blocks: int) -> BlockRange:
+def _choose_layers(index: int, num_layers: int) -> LayerRange:
     if index < 2:
-        return BlockRange(0, num_blocks)
-    part = min(num_blocks, -(-5 * num_blocks // 8))
+        return LayerRange(0, num_layers)
+    part = min(num_layers, -(-5 * num_layers // 8))
     if index % 2 == 0:
-        return BlockRange(0, part)
-    return BlockRange(num_blocks - part, num_blocks)
+        return LayerRange(0, part)
+    return LayerRange(num_layers - part, num_layers)

@@ -104,7 +104,7 @@ class _Localnet:
         self._nodes = plan_nodes(
             hosters=options.hosters,
             validators=options.validators,
-            num_blocks=self._model.num_blocks,
+            num_layers=self._model.num_layers,
             first_account=self._names.first_account,
         )
         self._node_ids: Mapping[str, SubnetNodeId] = {}
@@ -178,7 +178,7 @@ class _Localnet:
             "identity_path": str(identity.path),
             "chain_url": self._chain_url,
             "subnet_id": subnet_id,
-            "blocks": None if node.blocks is None else [node.blocks.start, node.blocks.end],
+            "blocks": None if node.layers is None else [node.layers.start, node.layers.end],
             "hotkey_account": node.hotkey_account,
             "data_dir": str(data_dir),
         }
@@ -219,7 +219,7 @@ class _Localnet:
                 "model": str(shipped_model_path()),
                 "prompt": prompt,
                 "max_new_tokens": ANSWER_TOKENS,
-                "max_blocks_per_hop": max(1, math.ceil(5 * self._model.num_blocks / 8)),
+                "max_layers_per_hop": max(1, math.ceil(5 * self._model.num_layers / 8)),
             },
         )
 

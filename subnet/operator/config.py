@@ -7,7 +7,7 @@ from typing import Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from consensus.types import BlockRange, Role
+from consensus.types import LayerRange, Role
 from subnet.errors import UsageError
 
 DEFAULT_CHAIN = "ws://127.0.0.1:9944"
@@ -19,8 +19,8 @@ MAX_PLUGIN_NAME = 256
 class NodeConfig(BaseModel):
     """One node. Paths are as given; nothing is opened here.
 
-    ``block_indices`` is half-open. A hoster serves ``block_indices``, or chooses where
-    ``num_blocks`` blocks (None: as many as fit) help most. ``subnet_id`` and ``subnet_node_id``
+    ``layer_indices`` is half-open. A hoster serves ``layer_indices``, or chooses where
+    ``num_layers`` layers (None: as many as fit) help most. ``subnet_id`` and ``subnet_node_id``
     None means that they are looked up on the chain by peer id. ``unpaid`` serves clients
     without taking part in consensus.
     """
@@ -43,8 +43,8 @@ class NodeConfig(BaseModel):
     new_swarm: bool = False
     port: int | None = Field(default=None, ge=1, le=65535)
     public_ip: str | None = None
-    block_indices: BlockRange | None = None
-    num_blocks: int | None = Field(default=None, ge=1, le=1024)
+    layer_indices: LayerRange | None = None
+    num_layers: int | None = Field(default=None, ge=1, le=1024)
     device: str = "cpu"
     torch_dtype: TorchDtype = "auto"
     threads: int | None = Field(default=None, ge=1, le=256)
@@ -61,9 +61,9 @@ class NodeConfig(BaseModel):
     def _check_combinations(self) -> Self:
         if self.new_swarm and self.initial_peers:
             raise ValueError("--new-swarm and --initial-peers exclude each other")
-        if self.block_indices is not None and self.num_blocks is not None:
+        if self.layer_indices is not None and self.num_layers is not None:
             raise ValueError("--block-indices and --num-blocks exclude each other")
-        if self.role is Role.VALIDATOR and (self.block_indices or self.num_blocks):
+        if self.role is Role.VALIDATOR and (self.layer_indices or self.num_layers):
             raise ValueError("a validator serves no blocks")
         if self.role is Role.VALIDATOR and (self.unpaid or self.quant_type != "none"):
             raise ValueError("--unpaid and --quant-type are for hosters")
@@ -97,11 +97,11 @@ def check_quant_type(text: str) -> QuantType:
     raise UsageError(f"--quant-type: {text!r} is not none or int8", "give none or int8")
 
 
-def parse_block_indices(text: str) -> BlockRange:
+def parse_layer_indices(text: str) -> LayerRange:
     """Parse ``START:END``, half-open. Raises ValueError with a sentence."""
     start, colon, end = text.partition(":")
     if not colon or not start.isdecimal() or not end.isdecimal() or len(text) > 16:
         raise ValueError(f"a block range is START:END, half-open, such as 0:11, not {text!r}")
     if int(start) >= int(end):
         raise ValueError(f"the block range {text} is empty; ranges are half-open")
-    return BlockRange(int(start), int(end))
+    return LayerRange(int(start), int(end))

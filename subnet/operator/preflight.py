@@ -1,7 +1,7 @@
 """Everything about a node that can be wrong and is cheap to check, before anything slow.
 
 The order is part of the promise: identity file, other local files, ports, chain,
-registration, model files, block range. The first thing that is wrong is said in one
+registration, model files, layer range. The first thing that is wrong is said in one
 sentence with one fix, and nothing is half started.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consensus.types import BlockRange, Role, SubnetId, SubnetNodeId
+from consensus.types import LayerRange, Role, SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from keys.identity_file import load_identity_file
 from keys.peer import PeerId, PeerKey
@@ -42,7 +42,7 @@ UNPAID_NOTICE = (
 class PreparedNode:
     """A node whose inputs hold.
 
-    ``blocks`` is None for a validator, and for a hoster that chooses its range itself once it
+    ``layers`` is None for a validator, and for a hoster that chooses its range itself once it
     knows the swarm. ``rank`` says whom the operator serves first.
     """
 
@@ -53,7 +53,7 @@ class PreparedNode:
     node_id: SubnetNodeId
     folder: ModelFolder
     model: ModelConfig
-    blocks: BlockRange | None
+    layers: LayerRange | None
     data_dir: Path
     notices: tuple[str, ...]
     rank: Rank | None = None
@@ -84,24 +84,24 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
         node_id=node.node_id,
         folder=folder,
         model=model,
-        blocks=choose_blocks(config, model),
+        layers=choose_blocks(config, model),
         data_dir=get_data_dir(config) / f"{subnet_id}-{node.node_id}",
         notices=notices,
         rank=rank,
     )
 
 
-def choose_blocks(config: NodeConfig, model: ModelConfig) -> BlockRange | None:
+def choose_blocks(config: NodeConfig, model: ModelConfig) -> LayerRange | None:
     """Return the range that the operator names; None if there is none or the node chooses it.
 
-    Raises BlockRangeOutsideModel.
+    Raises LayerRangeOutsideModel.
     """
-    if config.num_blocks is not None:
-        model.check_block_range(0, config.num_blocks)
-    blocks = config.block_indices
-    if blocks is not None:
-        model.check_block_range(blocks.start, blocks.end)
-    return blocks
+    if config.num_layers is not None:
+        model.check_layer_range(0, config.num_layers)
+    layers = config.layer_indices
+    if layers is not None:
+        model.check_layer_range(layers.start, layers.end)
+    return layers
 
 
 def get_data_dir(config: NodeConfig) -> Path:

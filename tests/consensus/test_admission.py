@@ -19,7 +19,7 @@ from consensus.errors import InvalidRecord, Reason
 from consensus.protocol_params import MINIMAL
 from consensus.records import OutputCommit, OutputReveal, RecordKind
 from consensus.roster import Roster, RosterNode
-from consensus.types import BlockRange, NodeClass
+from consensus.types import LayerRange, NodeClass
 from keys.envelope import OVERHEAD, Envelope, seal
 from keys.peer import PeerKey
 
@@ -27,7 +27,7 @@ NETWORK = b"n" * 32
 EXPIRES_AT = 1_000_060
 EPOCH = 5
 ALICE, BOB, IDLE, STRANGER = (PeerKey(bytes([seed]) * 32) for seed in range(1, 5))
-BODY = records.encode_output_commit(OutputCommit(b"s" * 32, BlockRange(0, 3), b"c" * 32))
+BODY = records.encode_output_commit(OutputCommit(b"s" * 32, LayerRange(0, 3), b"c" * 32))
 
 
 def make_node(node_id, key, node_class=NodeClass.VALIDATOR):
@@ -182,30 +182,30 @@ def test_well_formed_envelopes_around_garbage_raise_nothing_but_invalid_record(
 
 
 @pytest.mark.parametrize(("block_time_ms", "expected"), [(6000, 460), (1000, 160), (501, 131)])
-def test_expiry_is_the_first_blocks_timestamp_plus_three_epochs(block_time_ms, expected):
+def test_expiry_is_the_first_layers_timestamp_plus_three_epochs(block_time_ms, expected):
     assert (
         compute_expiry(100, epoch_length=20, block_time_ms=block_time_ms, life_epochs=3) == expected
     )
 
 
-SIZES = compute_vector_sizes(ModelShape(num_blocks=3, hidden_size=8, vocab_size=5), MINIMAL)
+SIZES = compute_vector_sizes(ModelShape(num_layers=3, hidden_size=8, vocab_size=5), MINIMAL)
 SHAPED = EpochTable(NETWORK, vector_sizes=SIZES).add(make_roster(), expires_at=EXPIRES_AT)
 
 
-def make_reveal(blocks, *sizes):
+def make_reveal(layers, *sizes):
     vectors = tuple(bytes(size) for size in sizes)
-    body = records.encode_output_reveal(OutputReveal(b"s" * 32, BlockRange(*blocks), vectors))
+    body = records.encode_output_reveal(OutputReveal(b"s" * 32, LayerRange(*layers), vectors))
     return make_record(kind=RecordKind.OUTPUT_REVEAL, body=body)
 
 
 def test_a_reveal_of_the_models_shape_is_admitted():
     assert SIZES == (32, 32, 32, 20)
-    for blocks, sizes in {(0, 3): SIZES, (0, 2): SIZES[:2], (2, 3): SIZES[2:]}.items():
-        admit(make_reveal(blocks, *sizes), EXPIRES_AT, SHAPED)
+    for layers, sizes in {(0, 3): SIZES, (0, 2): SIZES[:2], (2, 3): SIZES[2:]}.items():
+        admit(make_reveal(layers, *sizes), EXPIRES_AT, SHAPED)
 
 
 @pytest.mark.parametrize(
-    ("blocks", "sizes", "reason"),
+    ("layers", "sizes", "reason"),
     [
         ((0, 127), (8192,) * 127, Reason.WRONG_RANGE),
         ((0, 3), (8192,) * 4, Reason.WRONG_SIZE),
@@ -215,8 +215,8 @@ def test_a_reveal_of_the_models_shape_is_admitted():
         ((0, 2), (32, 28), Reason.WRONG_SIZE),
     ],
 )
-def test_a_megabyte_for_a_small_model_is_not_kept(blocks, sizes, reason):
-    value = make_reveal(blocks, *sizes)
+def test_a_megabyte_for_a_small_model_is_not_kept(layers, sizes, reason):
+    value = make_reveal(layers, *sizes)
     assert refuse(value, table=SHAPED) is reason
     # A node that does not know the model cannot tell.
     admit(value, EXPIRES_AT, TABLE)

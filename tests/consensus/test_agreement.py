@@ -1,4 +1,4 @@
-"""Judging one block: what honest hosters get, and what no minority can take from them."""
+"""Judging one layer: what honest hosters get, and what no minority can take from them."""
 
 import os
 import random
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consensus.agreement import Answer, Verdict, compute_block_scores
+from consensus.agreement import Answer, Verdict, compute_layer_scores
 from consensus.challenge import decode_vector
 from consensus.errors import InvalidVector, Reason
 from consensus.protocol_params import MAINNET, ConsensusParams
@@ -45,7 +45,7 @@ def answers_of(vectors, coldkeys=None):
 
 def judge(vectors, coldkeys=None, length=LENGTH):
     answers = answers_of([np.asarray(vector, np.float32) for vector in vectors], coldkeys)
-    return compute_block_scores(answers, length=length, params=MAINNET)
+    return compute_layer_scores(answers, length=length, params=MAINNET)
 
 
 def scores_of(result):
@@ -93,16 +93,16 @@ def test_int8_weights_are_outside_the_tolerance():
 
 
 def test_nobody_answers():
-    result = compute_block_scores([], length=LENGTH, params=MAINNET)
+    result = compute_layer_scores([], length=LENGTH, params=MAINNET)
     assert (result.verdict, result.num_votes, result.answers) == (Verdict.EMPTY, 0, ())
 
 
-def test_only_invalid_answers_leave_the_block_empty():
+def test_only_invalid_answers_leave_the_layer_empty():
     answers = [
         Answer(1, b"a", np.full(LENGTH, np.nan, np.float32)),
         Answer(2, b"b", refusal=Reason.NOT_REVEALED),
     ]
-    result = compute_block_scores(answers, length=LENGTH, params=MAINNET)
+    result = compute_layer_scores(answers, length=LENGTH, params=MAINNET)
     assert result.verdict is Verdict.EMPTY
     assert refusals_of(result) == [Reason.INVALID_VECTOR, Reason.NOT_REVEALED]
 
@@ -134,7 +134,7 @@ def test_one_garbage_of_three_or_six_takes_nothing(count, factor):
     assert min(scores_of(result)[:-1]) > 0.97 * SCORE_ONE
 
 
-def test_half_colluders_make_the_block_abstain():
+def test_half_colluders_make_the_layer_abstain():
     result = judge([*honest_vectors(3), *[garbage()] * 3])
     assert result.verdict is Verdict.ABSTAIN
     assert set(scores_of(result)) == {0}
@@ -196,7 +196,7 @@ def test_one_poisoned_value_costs_its_sender_alone(value):
 )
 def test_another_shape_or_type_is_invalid(vector):
     answers = [*answers_of(honest_vectors(3)), Answer(7, b"x", vector)]
-    result = compute_block_scores(answers, length=LENGTH, params=MAINNET)
+    result = compute_layer_scores(answers, length=LENGTH, params=MAINNET)
     assert refusals_of(result) == [None] * 3 + [Reason.INVALID_VECTOR]
 
 
@@ -277,7 +277,7 @@ def adversary(rng, truth):
 # The same bytes on every machine
 
 
-def random_block(seed):
+def random_layer(seed):
     """Adversarial answers around every threshold, as (node_id, coldkey, raw or None)."""
     rng = np.random.default_rng(seed)
     length = int(rng.choice([1, 2, 7, 16]))
@@ -309,7 +309,7 @@ def decode_answer(node_id, coldkey, raw, length):
 
 def judge_raw(length, answers):
     decoded = [decode_answer(*answer, length) for answer in answers]
-    result = compute_block_scores(decoded, length=length, params=MAINNET)
+    result = compute_layer_scores(decoded, length=length, params=MAINNET)
     return result.verdict.value, {row.node_id: (row.score, row.distance) for row in result.answers}
 
 
@@ -317,7 +317,7 @@ def judge_raw(length, answers):
 @settings(max_examples=400, deadline=None)
 @example(0)
 def test_plain_integers_give_the_same_scores(seed):
-    length, answers = random_block(seed)
+    length, answers = random_layer(seed)
     assert judge_raw(length, answers) == reference.score_block(answers, length)
 
 
@@ -341,7 +341,7 @@ def test_plain_integers_agree_near_the_zero_median(rows, scale, base):
 @given(seed=ATTACKS)
 @settings(max_examples=50, deadline=None)
 def test_order_of_arrival_changes_nothing(seed):
-    length, answers = random_block(seed)
+    length, answers = random_layer(seed)
     expected = judge_raw(length, answers)
     random.Random(seed).shuffle(answers)
     assert judge_raw(length, answers) == expected
@@ -349,7 +349,7 @@ def test_order_of_arrival_changes_nothing(seed):
 
 HASH_SCRIPT = """
 import hashlib, numpy as np
-from consensus.agreement import Answer, compute_block_scores
+from consensus.agreement import Answer, compute_layer_scores
 from consensus.protocol_params import MAINNET
 rng = np.random.default_rng(3)
 truth = rng.normal(size=2048)
@@ -357,7 +357,7 @@ answers = []
 for node in range(48):
     noise = rng.normal(size=2048) * rng.choice([1e-6, 1e-4, 2.0**-12])
     answers.append(Answer(node, bytes([node % 40]), (truth + noise).astype(np.float32)))
-print(hashlib.sha256(repr(compute_block_scores(answers, length=2048, params=MAINNET)).encode())
+print(hashlib.sha256(repr(compute_layer_scores(answers, length=2048, params=MAINNET)).encode())
       .hexdigest())
 """
 
@@ -385,7 +385,7 @@ def test_thread_count_and_processor_kernel_change_nothing():
 
 def test_two_answers_of_one_node_are_our_own_mistake():
     with pytest.raises(ValueError):
-        compute_block_scores(answers_of(honest_vectors(1)) * 2, length=LENGTH, params=MAINNET)
+        compute_layer_scores(answers_of(honest_vectors(1)) * 2, length=LENGTH, params=MAINNET)
 
 
 def test_an_answer_is_a_vector_or_a_refusal():
@@ -406,4 +406,4 @@ def test_an_answer_is_a_vector_or_a_refusal():
 )
 def test_numbers_that_would_not_be_exact_are_refused(length, params):
     with pytest.raises(ValueError):
-        compute_block_scores([], length=length, params=params)
+        compute_layer_scores([], length=length, params=params)

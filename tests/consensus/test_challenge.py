@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from consensus.challenge import (
     ModelShape,
-    compute_block_input,
     compute_head_rows,
-    compute_owed_blocks,
+    compute_layer_input,
+    compute_owed_layers,
     compute_sampled_coordinates,
     compute_seed,
     compute_token_ids,
@@ -23,13 +23,13 @@ from consensus.challenge import (
 )
 from consensus.errors import InvalidVector, Reason
 from consensus.protocol_params import MAINNET, MINIMAL
-from consensus.types import BlockNumber, BlockRange, Epoch
+from consensus.types import BlockNumber, Epoch, LayerRange
 
 NETWORK = bytes(range(32))
 BLOCK_HASH = bytes(range(32, 64))
 SEED = hashlib.sha256(b"some seed").digest()
-SHAPE = ModelShape(num_blocks=3, hidden_size=48, vocab_size=100)
-WIDE = ModelShape(num_blocks=2, hidden_size=5000, vocab_size=32_000)
+SHAPE = ModelShape(num_layers=3, hidden_size=48, vocab_size=100)
+WIDE = ModelShape(num_layers=2, hidden_size=5000, vocab_size=32_000)
 
 
 def test_seed_written_out():
@@ -38,7 +38,7 @@ def test_seed_written_out():
     assert seed == hashlib.sha256(message).digest()
 
 
-def test_seed_depends_on_network_epoch_height_and_block():
+def test_seed_depends_on_network_epoch_height_and_layer():
     base = (NETWORK, Epoch(7), BlockNumber(140), BLOCK_HASH)
     changed = [
         (BLOCK_HASH, *base[1:]),
@@ -57,18 +57,18 @@ def test_seed_from_other_sizes_is_refused(size):
         compute_seed(NETWORK, Epoch(0), BlockNumber(0), bytes(size))
 
 
-@pytest.mark.parametrize("block", [0, 1, 3])
-def test_block_input_written_out(block):
-    stream = hashlib.shake_256(b"mesh/chal" + SEED + struct.pack("<I", block)).digest(16 * 48)
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_layer_input_written_out(layer):
+    stream = hashlib.shake_256(b"mesh/chal" + SEED + struct.pack("<I", layer)).digest(16 * 48)
     expected = [max(-127, value) / 64 for value in struct.unpack(f"<{16 * 48}b", stream)]
-    values = compute_block_input(SEED, block, SHAPE, MAINNET)
+    values = compute_layer_input(SEED, layer, SHAPE, MAINNET)
     assert values.dtype == np.float32
     assert values.shape == (16, 48)
     assert values.ravel().tolist() == expected
 
 
-def test_block_input_is_exact_in_every_float_format():
-    values = compute_block_input(SEED, 0, WIDE, MAINNET)
+def test_layer_input_is_exact_in_every_float_format():
+    values = compute_layer_input(SEED, 0, WIDE, MAINNET)
     assert values.min() == -127 / 64
     assert values.max() == 127 / 64
     assert np.array_equal(values.astype(np.float16).astype(np.float32), values)
@@ -76,17 +76,17 @@ def test_block_input_is_exact_in_every_float_format():
     assert not (values.view(np.uint32) & 0xFFFF).any()
 
 
-def test_blocks_have_different_inputs():
-    inputs = {compute_block_input(SEED, block, SHAPE, MINIMAL).tobytes() for block in range(4)}
+def test_layers_have_different_inputs():
+    inputs = {compute_layer_input(SEED, layer, SHAPE, MINIMAL).tobytes() for layer in range(4)}
     assert len(inputs) == 4
 
 
-@pytest.mark.parametrize("block", [-1, 4])
-def test_block_outside_the_model_is_refused(block):
+@pytest.mark.parametrize("layer", [-1, 4])
+def test_layer_outside_the_model_is_refused(layer):
     with pytest.raises(ValueError):
-        compute_block_input(SEED, block, SHAPE, MAINNET)
+        compute_layer_input(SEED, layer, SHAPE, MAINNET)
     with pytest.raises(ValueError):
-        compute_vector_length(block, SHAPE, MAINNET)
+        compute_vector_length(layer, SHAPE, MAINNET)
 
 
 def test_token_ids_written_out():
@@ -133,31 +133,31 @@ def test_vector_of_at_most_the_limit_is_kept_whole():
 
 def test_long_output_is_sampled_and_short_one_is_not():
     output = np.arange(5000, dtype=np.float32)
-    vector = sample_vector(output, seed=SEED, block=1, shape=WIDE, params=MAINNET)
+    vector = sample_vector(output, seed=SEED, layer=1, shape=WIDE, params=MAINNET)
     assert vector.shape == (compute_vector_length(1, WIDE, MAINNET),) == (2048,)
     assert vector.tolist() == compute_sampled_coordinates(SEED, 1, 5000, MAINNET).tolist()
     short = np.arange(48, dtype=np.float32)
-    assert sample_vector(short, seed=SEED, block=1, shape=SHAPE, params=MAINNET) is short
+    assert sample_vector(short, seed=SEED, layer=1, shape=SHAPE, params=MAINNET) is short
 
 
 def test_output_of_another_length_is_our_own_mistake():
     with pytest.raises(ValueError):
-        sample_vector(np.zeros(47, np.float32), seed=SEED, block=1, shape=SHAPE, params=MAINNET)
+        sample_vector(np.zeros(47, np.float32), seed=SEED, layer=1, shape=SHAPE, params=MAINNET)
 
 
 @pytest.mark.parametrize(
-    ("shape", "block", "length"),
+    ("shape", "layer", "length"),
     [(SHAPE, 0, 48), (SHAPE, 3, 100), (WIDE, 1, 2048), (WIDE, 2, 2048)],
 )
-def test_vector_length(shape, block, length):
-    assert compute_vector_length(block, shape, MAINNET) == length
+def test_vector_length(shape, layer, length):
+    assert compute_vector_length(layer, shape, MAINNET) == length
 
 
-def test_whoever_serves_the_last_block_owes_the_head():
-    assert list(compute_owed_blocks(BlockRange(0, 2), 3)) == [0, 1]
-    assert list(compute_owed_blocks(BlockRange(1, 3), 3)) == [1, 2, 3]
+def test_whoever_serves_the_last_layer_owes_the_head():
+    assert list(compute_owed_layers(LayerRange(0, 2), 3)) == [0, 1]
+    assert list(compute_owed_layers(LayerRange(1, 3), 3)) == [1, 2, 3]
     with pytest.raises(ValueError):
-        compute_owed_blocks(BlockRange(1, 4), 3)
+        compute_owed_layers(LayerRange(1, 4), 3)
 
 
 def test_empty_model_is_refused():

@@ -21,7 +21,7 @@ from consensus.commitment import (
     encode_scores,
 )
 from consensus.errors import CommitmentMismatch, Reason
-from consensus.types import BlockRange
+from consensus.types import LayerRange
 from keys.peer import PeerKey
 
 KEY = PeerKey(bytes(range(32)))
@@ -29,24 +29,24 @@ OTHER_KEY = PeerKey(bytes(range(1, 33)))
 CONTEXT = CommitContext(b"\x01" * 32, 7, 5, KEY.peer_id)
 SEED = b"\x02" * 32
 SALT = b"\x03" * 32
-BLOCKS = BlockRange(1, 3)
+BLOCKS = LayerRange(1, 3)
 NUM_BLOCKS = 4
 VECTORS = (b"\x00\x00\x80\x3f", b"\x00\x00\x00\x40")
 SCORES = ((2, 5), (9, 10**18))
 
 
-def commit(context=CONTEXT, seed=SEED, blocks=BLOCKS, salt=SALT, vectors=VECTORS):
-    root = compute_vectors_root(blocks, vectors, NUM_BLOCKS)
-    return compute_output_commitment(context, seed=seed, blocks=blocks, salt=salt, root=root)
+def commit(context=CONTEXT, seed=SEED, layers=BLOCKS, salt=SALT, vectors=VECTORS):
+    root = compute_vectors_root(layers, vectors, NUM_BLOCKS)
+    return compute_output_commitment(context, seed=seed, layers=layers, salt=salt, root=root)
 
 
 def open_output(commitment, context=CONTEXT, **changes):
     fields = {
         "seed": SEED,
-        "blocks": BLOCKS,
+        "layers": BLOCKS,
         "salt": SALT,
         "vectors": VECTORS,
-        "num_blocks": NUM_BLOCKS,
+        "num_layers": NUM_BLOCKS,
     }
     check_output_reveal(commitment, context, **(fields | changes))
 
@@ -59,8 +59,8 @@ def refuse_output(commitment, context=CONTEXT, **changes):
 
 def test_output_commitment_written_out():
     leaves = [
-        hashlib.sha256(b"mesh/leaf" + struct.pack("<I", block) + raw).digest()
-        for block, raw in zip((1, 2), VECTORS, strict=True)
+        hashlib.sha256(b"mesh/leaf" + struct.pack("<I", layer) + raw).digest()
+        for layer, raw in zip((1, 2), VECTORS, strict=True)
     ]
     root = hashlib.sha256(
         b"mesh/root" + struct.pack("<II", 1, 3) + b"".join(leaves) + bytes(32)
@@ -145,8 +145,8 @@ def test_commit_to_another_challenge_does_not_open():
 
 
 def test_commit_of_another_range_does_not_open():
-    refuse_output(commit(blocks=BlockRange(0, 2)))
-    refuse_output(commit(), blocks=BlockRange(0, 2))
+    refuse_output(commit(layers=LayerRange(0, 2)))
+    refuse_output(commit(), layers=LayerRange(0, 2))
 
 
 def test_other_salt_does_not_open():
@@ -171,7 +171,7 @@ def test_salt_boundary_cannot_be_moved():
         refuse_output(commit(), salt=joined[:size])
         with pytest.raises(ValueError):
             compute_output_commitment(
-                CONTEXT, seed=SEED, blocks=BLOCKS, salt=joined[:size], root=joined[size:]
+                CONTEXT, seed=SEED, layers=BLOCKS, salt=joined[:size], root=joined[size:]
             )
 
 
@@ -187,22 +187,22 @@ def test_reveal_with_another_number_of_vectors_does_not_open(count):
 
 
 def test_range_that_ends_past_the_model_does_not_open():
-    refuse_output(commit(), blocks=BlockRange(1, 5))
+    refuse_output(commit(), layers=LayerRange(1, 5))
 
 
 def test_last_range_owes_the_head_too():
-    last = BlockRange(2, 4)
+    last = LayerRange(2, 4)
     vectors = (*VECTORS, b"\x00\x00\x40\x40")
-    commitment = commit(blocks=last, vectors=vectors)
-    open_output(commitment, blocks=last, vectors=vectors)
-    refuse_output(commitment, blocks=last, vectors=vectors[:2])
-    leaves = [compute_leaf(block, raw) for block, raw in zip((2, 3, 4), vectors, strict=True)]
+    commitment = commit(layers=last, vectors=vectors)
+    open_output(commitment, layers=last, vectors=vectors)
+    refuse_output(commitment, layers=last, vectors=vectors[:2])
+    leaves = [compute_leaf(layer, raw) for layer, raw in zip((2, 3, 4), vectors, strict=True)]
     assert compute_vectors_root(last, vectors, NUM_BLOCKS) == compute_root(last, leaves)
 
 
 def test_lane_leaf_changes_the_root():
     assert compute_root(BLOCKS, [SEED], SALT) != compute_root(BLOCKS, [SEED])
-    # A lane leaf cannot pass for one more block.
+    # A lane leaf cannot pass for one more layer.
     assert compute_root(BLOCKS, [SEED, SALT]) != compute_root(BLOCKS, [SEED], SALT)
 
 
@@ -252,7 +252,7 @@ def test_other_or_unsorted_scores_do_not_open(scores):
 
 def test_score_commitment_is_no_output_commitment():
     root = hashlib.sha256(encode_scores(SCORES)).digest()
-    output = compute_output_commitment(CONTEXT, seed=SEED, blocks=BLOCKS, salt=SALT, root=root)
+    output = compute_output_commitment(CONTEXT, seed=SEED, layers=BLOCKS, salt=SALT, root=root)
     assert output != compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES)
 
 

@@ -34,13 +34,13 @@ from consensus.records import (
 )
 from consensus.roster import Roster, RosterNode
 from consensus.scoring import compute_hoster_scores
-from consensus.types import BlockRange, NodeClass
+from consensus.types import LayerRange, NodeClass
 from keys.envelope import seal
 from keys.peer import PeerKey
 
 NETWORK, SEED, EPOCH, FIRST_BLOCK = b"n" * 32, b"s" * 32, 5, 100
-SHAPE = ModelShape(num_blocks=2, hidden_size=4, vocab_size=4)
-BLOCKS = BlockRange(0, 2)
+SHAPE = ModelShape(num_layers=2, hidden_size=4, vocab_size=4)
+BLOCKS = LayerRange(0, 2)
 VECTORS = (b"\0\0\x80?" * 4,) * 3
 SALT = b"a" * 32
 KEYS = {node_id: PeerKey(bytes([node_id]) * 32) for node_id in (1, 2, 3, 4)}
@@ -59,8 +59,8 @@ def make_context(epoch=EPOCH, first_block=FIRST_BLOCK):
 
 def make_commitment(author, *, epoch=EPOCH, node_id=None, salt=SALT, vectors=VECTORS, seed=SEED):
     context = CommitContext(NETWORK, epoch, node_id or author, KEYS[author].peer_id)
-    root = compute_vectors_root(BLOCKS, vectors, SHAPE.num_blocks)
-    return compute_output_commitment(context, seed=seed, blocks=BLOCKS, salt=salt, root=root)
+    root = compute_vectors_root(BLOCKS, vectors, SHAPE.num_layers)
+    return compute_output_commitment(context, seed=seed, layers=BLOCKS, salt=salt, root=root)
 
 
 def see(kind, author, body, *, seen_at, epoch=EPOCH):
@@ -76,14 +76,14 @@ def see(kind, author, body, *, seen_at, epoch=EPOCH):
     return {(kind, author): Sighting(envelope, seen_at)}
 
 
-def see_commit(author, commitment=None, *, seen_at=COMMITTED, seed=SEED, blocks=BLOCKS):
-    body = OutputCommit(seed, blocks, commitment or make_commitment(author))
+def see_commit(author, commitment=None, *, seen_at=COMMITTED, seed=SEED, layers=BLOCKS):
+    body = OutputCommit(seed, layers, commitment or make_commitment(author))
     raw = records.encode_output_commit(body)
     return see(RecordKind.OUTPUT_COMMIT, author, raw, seen_at=seen_at)
 
 
-def see_reveal(author, *, salt=SALT, vectors=VECTORS, blocks=BLOCKS, seen_at=REVEALED):
-    raw = records.encode_output_reveal(OutputReveal(salt, blocks, vectors))
+def see_reveal(author, *, salt=SALT, vectors=VECTORS, layers=BLOCKS, seen_at=REVEALED):
+    raw = records.encode_output_reveal(OutputReveal(salt, layers, vectors))
     return see(RecordKind.OUTPUT_REVEAL, author, raw, seen_at=seen_at)
 
 
@@ -148,8 +148,8 @@ def test_commit_to_another_challenge_is_not_accepted():
     assert evidence.refusals == (Refusal(RecordKind.OUTPUT_COMMIT, 1, Reason.WRONG_SEED),)
 
 
-def test_commit_to_blocks_outside_the_model_is_not_accepted():
-    evidence = collect(see_commit(1, blocks=BlockRange(0, 3)))
+def test_commit_to_layers_outside_the_model_is_not_accepted():
+    evidence = collect(see_commit(1, layers=LayerRange(0, 3)))
     assert evidence.refusals == (Refusal(RecordKind.OUTPUT_COMMIT, 1, Reason.WRONG_RANGE),)
 
 
@@ -166,7 +166,7 @@ def test_commit_without_reveal_scores_zero_and_is_listed():
 
 
 def test_reveal_of_another_range_opens_nothing():
-    reveal = see_reveal(1, blocks=BlockRange(0, 1), vectors=VECTORS[:1])
+    reveal = see_reveal(1, layers=LayerRange(0, 1), vectors=VECTORS[:1])
     assert refuse(see_commit(1), reveal) is Reason.WRONG_RANGE
 
 
@@ -245,7 +245,7 @@ def test_a_score_commit_without_reveal_is_refused():
 
 
 @pytest.mark.parametrize(("offset", "count"), [(18, 1), (19, 0)])
-def test_a_score_commit_of_the_last_block_is_late(offset, count):
+def test_a_score_commit_of_the_last_layer_is_late(offset, count):
     commit = see_score_commit(3, seen_at=FIRST_BLOCK + offset)
     assert len(collect_scores(commit, see_score_reveal(3))) == count
 

@@ -15,18 +15,18 @@ from consensus.records import (
     ScoreCommit,
     ScoreReveal,
 )
-from consensus.types import SCORE_ONE, BlockRange
+from consensus.types import SCORE_ONE, LayerRange
 from keys.envelope import MAX_BODY_SIZE
 
 SALT = bytes(range(32))
-REVEAL = OutputReveal(SALT, BlockRange(2, 4), (b"\0" * 8, b"\1" * 8))
+REVEAL = OutputReveal(SALT, LayerRange(2, 4), (b"\0" * 8, b"\1" * 8))
 SCORES = ScoreReveal(SALT, ((1, 5), (3, SCORE_ONE)))
 
 SAMPLES = [
     (RecordKind.CHALLENGE, records.encode_challenge(Challenge(7, b"h" * 32, b"s" * 32))),
     (
         RecordKind.OUTPUT_COMMIT,
-        records.encode_output_commit(OutputCommit(b"s" * 32, BlockRange(0, 3), b"c" * 32)),
+        records.encode_output_commit(OutputCommit(b"s" * 32, LayerRange(0, 3), b"c" * 32)),
     ),
     (RecordKind.OUTPUT_REVEAL, records.encode_output_reveal(REVEAL)),
     (RecordKind.SCORE_COMMIT, records.encode_score_commit(ScoreCommit(b"c" * 32))),
@@ -35,17 +35,17 @@ SAMPLES = [
 
 bytes32 = st.binary(min_size=32, max_size=32)
 ranges = st.integers(0, 40).flatmap(
-    lambda start: st.integers(start + 1, start + 8).map(lambda end: BlockRange(start, end))
+    lambda start: st.integers(start + 1, start + 8).map(lambda end: LayerRange(start, end))
 )
 vectors = st.integers(1, 8).flatmap(lambda n: st.binary(min_size=4 * n, max_size=4 * n))
 
 
 @st.composite
 def reveals(draw):
-    blocks = draw(ranges)
-    count = len(blocks) + draw(st.integers(0, 1))
+    layers = draw(ranges)
+    count = len(layers) + draw(st.integers(0, 1))
     return OutputReveal(
-        draw(bytes32), blocks, tuple(draw(st.lists(vectors, min_size=count, max_size=count)))
+        draw(bytes32), layers, tuple(draw(st.lists(vectors, min_size=count, max_size=count)))
     )
 
 
@@ -97,12 +97,12 @@ def test_an_announced_huge_vector_is_refused_before_it_is_read():
 @pytest.mark.parametrize("size", [0, 3, 6, MAX_VECTOR_SIZE + 4])
 def test_a_vector_of_an_impossible_size_is_not_encoded(size):
     with pytest.raises(ValueError, match="vector"):
-        records.encode_output_reveal(OutputReveal(SALT, BlockRange(0, 1), (bytes(size),)))
+        records.encode_output_reveal(OutputReveal(SALT, LayerRange(0, 1), (bytes(size),)))
 
 
 def test_a_reveal_above_its_limit_is_neither_encoded_nor_decoded():
     count = MAX_BODY_SIZE // MAX_VECTOR_SIZE
-    reveal = OutputReveal(SALT, BlockRange(0, count), (bytes(MAX_VECTOR_SIZE),) * count)
+    reveal = OutputReveal(SALT, LayerRange(0, count), (bytes(MAX_VECTOR_SIZE),) * count)
     with pytest.raises(ValueError, match="at most"):
         records.encode_output_reveal(reveal)
     with pytest.raises(InvalidRecord) as refusal:

@@ -1,4 +1,4 @@
-"""From judged blocks to paid nodes: shares, roles, and validators' scores of hosters."""
+"""From judged layers to paid nodes: shares, roles, and validators' scores of hosters."""
 
 import random
 from fractions import Fraction
@@ -16,30 +16,30 @@ from consensus.roster import Roster, RosterNode
 from consensus.scoring import (
     HosterEvidence,
     ValidatorEvidence,
-    compute_block_pool,
     compute_hoster_scores,
+    compute_layer_pool,
     compute_proposal_rows,
     compute_validator_scores,
 )
-from consensus.types import SCORE_ONE, BlockRange, NodeClass
+from consensus.types import SCORE_ONE, LayerRange, NodeClass
 from tests.vectors import reference
 
-SHAPE = ModelShape(num_blocks=3, hidden_size=8, vocab_size=8)
-POOL = compute_block_pool(SHAPE, MAINNET)
+SHAPE = ModelShape(num_layers=3, hidden_size=8, vocab_size=8)
+POOL = compute_layer_pool(SHAPE, MAINNET)
 TRUTH = {
-    block: np.random.default_rng(block).normal(size=8).astype(np.float32) for block in range(4)
+    layer: np.random.default_rng(layer).normal(size=8).astype(np.float32) for layer in range(4)
 }
 WRONG = np.full(8, 3.0, np.float32)
 GATE = MAINNET.hoster_pool // 10
 
 
 def hoster(node_id, start=0, end=3, *, wrong=(), coldkey=None, **changes):
-    owed = range(start, end + (end == SHAPE.num_blocks))
-    vectors = tuple(encode_vector(WRONG if block in wrong else TRUTH[block]) for block in owed)
+    owed = range(start, end + (end == SHAPE.num_layers))
+    vectors = tuple(encode_vector(WRONG if layer in wrong else TRUTH[layer]) for layer in owed)
     fields = {
         "node_id": node_id,
         "coldkey": coldkey or bytes([node_id]) * 20,
-        "blocks": BlockRange(start, end),
+        "layers": LayerRange(start, end),
         "committed_at": 40,
         "revealed_at": 55,
         "vectors": vectors,
@@ -49,7 +49,7 @@ def hoster(node_id, start=0, end=3, *, wrong=(), coldkey=None, **changes):
 
 def silent(node_id, refusal, start=0, end=3):
     return HosterEvidence(
-        node_id, bytes([node_id]) * 20, BlockRange(start, end), committed_at=40, refusal=refusal
+        node_id, bytes([node_id]) * 20, LayerRange(start, end), committed_at=40, refusal=refusal
     )
 
 
@@ -78,19 +78,19 @@ def test_identical_hosters_of_everything_share_the_pool():
     assert set(result.verdicts.values()) == {Verdict.OK}
 
 
-def test_the_head_counts_as_a_block():
-    assert len(SHAPE.challenged_blocks) == 4
-    assert compute_block_pool(SHAPE, MAINNET) == MAINNET.hoster_pool // 4
+def test_the_head_counts_as_a_layer():
+    assert len(SHAPE.challenged_layers) == 4
+    assert compute_layer_pool(SHAPE, MAINNET) == MAINNET.hoster_pool // 4
     assert sorted(score([]).verdicts) == [0, 1, 2, 3]
 
 
-def test_no_hoster_means_empty_blocks_and_nobody_paid():
+def test_no_hoster_means_empty_layers_and_nobody_paid():
     result = score([])
     assert result.scores == {}
     assert set(result.verdicts.values()) == {Verdict.EMPTY}
 
 
-def test_under_served_block_pays_more_per_hoster():
+def test_under_served_layer_pays_more_per_hoster():
     result = score(
         [hoster(node, 0, 1) for node in (1, 2, 3, 4, 5, 6)]
         + [hoster(node, 1, 2) for node in (7, 8, 9)]
@@ -113,20 +113,20 @@ def test_two_nodes_of_one_coldkey_are_still_low_redundancy():
     assert result.scores[1] == POOL // 3 // 2
 
 
-def test_wrong_block_costs_that_block_alone():
+def test_wrong_layer_costs_that_layer_alone():
     result = score([hoster(1), hoster(2), hoster(3), hoster(4, wrong={1})])
     share = POOL // 4
     assert result.scores[4] == 3 * share
     assert result.scores[1] == 3 * share + POOL // 3
-    reason = next(r for r in result.reasons if (r.node_id, r.block) == (4, 1))
+    reason = next(r for r in result.reasons if (r.node_id, r.layer) == (4, 1))
     assert (reason.refusal, reason.share, reason.distance) == (Reason.OUTSIDE_TOLERANCE, 0, None)
 
 
-def test_abstaining_block_pays_nobody_and_the_others_pay_as_before():
+def test_abstaining_layer_pays_nobody_and_the_others_pay_as_before():
     result = score([hoster(1, wrong={1}), hoster(2)])
     assert result.verdicts[1] is Verdict.ABSTAIN
     assert set(result.scores.values()) == {3 * (POOL // 2 // 2)}
-    assert {r.refusal for r in result.reasons if r.block == 1} == {Reason.NO_MAJORITY}
+    assert {r.refusal for r in result.reasons if r.layer == 1} == {Reason.NO_MAJORITY}
 
 
 @pytest.mark.parametrize(
@@ -136,16 +136,16 @@ def test_commit_without_a_counting_reveal_scores_zero_with_its_reason(refusal):
     result = score([hoster(1), hoster(2), hoster(3), silent(4, refusal)])
     assert result.scores[4] == 0
     reasons = [r for r in result.reasons if r.node_id == 4]
-    assert [r.block for r in reasons] == [0, 1, 2, 3]
+    assert [r.layer for r in reasons] == [0, 1, 2, 3]
     assert {r.refusal for r in reasons} == {refusal}
     assert result.scores[1] == 4 * (POOL // 3)
 
 
-def test_invalid_vector_costs_its_block_and_stops_nobody():
+def test_invalid_vector_costs_its_layer_and_stops_nobody():
     nan = np.full(8, np.nan, np.float32)
-    vectors = (encode_vector(nan), *(encode_vector(TRUTH[block]) for block in (1, 2)), b"short")
+    vectors = (encode_vector(nan), *(encode_vector(TRUTH[layer]) for layer in (1, 2)), b"short")
     result = score([hoster(1), hoster(2), hoster(3), hoster(4, vectors=vectors)])
-    refusals = {r.block: r.refusal for r in result.reasons if r.node_id == 4}
+    refusals = {r.layer: r.refusal for r in result.reasons if r.node_id == 4}
     assert refusals == {0: Reason.INVALID_VECTOR, 1: None, 2: None, 3: Reason.INVALID_VECTOR}
     assert result.verdicts[0] is Verdict.OK
 
@@ -159,8 +159,8 @@ def test_commit_past_the_model_scores_zero_and_stops_nobody():
 
 def test_reasons_say_when_why_and_how_much():
     result = score([hoster(1), hoster(2), hoster(3)])
-    assert [(r.node_id, r.block) for r in result.reasons] == [
-        (node, block) for node in (1, 2, 3) for block in range(4)
+    assert [(r.node_id, r.layer) for r in result.reasons] == [
+        (node, layer) for node in (1, 2, 3) for layer in range(4)
     ]
     reason = result.reasons[0]
     assert (reason.epoch, reason.committed_at, reason.revealed_at) == (7, 40, 55)
@@ -189,13 +189,13 @@ def test_pool_is_never_exceeded_and_order_means_nothing(seed):
     for node in range(rng.randrange(1, 9)):
         start = rng.randrange(3)
         end = rng.randrange(start + 1, 4)
-        wrong = {block for block in range(4) if rng.random() < 0.2}
+        wrong = {layer for layer in range(4) if rng.random() < 0.2}
         one = hoster(node, start, end, wrong=wrong, coldkey=bytes([rng.randrange(5)]))
         evidence.append(one if rng.random() < 0.9 else silent(node, Reason.LATE, start, end))
     result = score(evidence)
     assert sum(result.scores.values()) <= MAINNET.hoster_pool
-    for block in range(4):
-        assert sum(r.share for r in result.reasons if r.block == block) <= POOL
+    for layer in range(4):
+        assert sum(r.share for r in result.reasons if r.layer == layer) <= POOL
     rng.shuffle(evidence)
     assert score(evidence) == result
 

@@ -90,7 +90,7 @@ async def test_an_answer_is_routed_generated_finished(open_world):
     assert pieces[-1].reason is FinishReason.LENGTH and len(tokens_of(pieces)) == 12
     (model,) = await world.backend.list_models()
     for route in (pieces[0].route, pieces[-1].route):
-        assert route[0].start == 0 and route[-1].end == model.num_blocks
+        assert route[0].start == 0 and route[-1].end == model.num_layers
         assert all(a.end == b.start for a, b in zip(route, route[1:], strict=False))
 
 
@@ -162,7 +162,7 @@ async def test_closing_frees_everything(open_world):
             await asyncio.sleep(0.005)
 
 
-async def test_missing_blocks_are_named_by_the_list_and_by_the_attempt(open_world):
+async def test_missing_layers_are_named_by_the_list_and_by_the_attempt(open_world):
     world = await open_world(is_complete=False)
     (model,) = await world.backend.list_models()
     assert model.uncovered and not model.is_complete

@@ -141,7 +141,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 async def _register(url: str, directory: Path, digest: bytes) -> Network:
-    plan = plan_nodes(hosters=2, validators=1, num_blocks=NUM_BLOCKS)
+    plan = plan_nodes(hosters=2, validators=1, num_layers=NUM_BLOCKS)
     async with SubstrateChain.open(url) as chain:
         return await register_network(chain, plan, directory, manifest_hash=digest)
 

@@ -148,7 +148,7 @@ async def test_markup_from_the_swarm_stays_text(browser):
     assert dialogs == [] and seen.complaints == []
 
 
-async def test_inline_script_would_be_blocked(browser):
+async def test_inline_script_would_be_layered(browser):
     async with open_client(LocalBackend()) as api:
         seen = await visit(browser, api)
         ran = await seen.page.evaluate(
@@ -189,7 +189,7 @@ async def test_a_failure_in_the_middle_is_told_and_the_text_kept(browser):
         await seen.photograph("desktop-failure")
 
 
-async def test_missing_blocks_are_shown_and_nothing_can_be_sent(browser):
+async def test_missing_layers_are_shown_and_nothing_can_be_sent(browser):
     async with open_client(LocalBackend(uncovered=((2, 4),))) as api:
         seen = await visit(browser, api)
         await expect(seen.page.get_by_role("status").first).to_have_text("nobody serves blocks 2:4")

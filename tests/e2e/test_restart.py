@@ -171,7 +171,7 @@ async def open_swarm(directory: Path) -> AsyncIterator[Swarm]:
         async with SubstrateChain.open(url) as chain:
             network = await register_network(
                 chain,
-                plan_nodes(hosters=3, validators=0, num_blocks=model.num_blocks),
+                plan_nodes(hosters=3, validators=0, num_layers=model.num_layers),
                 directory,
                 manifest_hash=manifest.manifest_hash,
             )

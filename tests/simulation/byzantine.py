@@ -273,7 +273,7 @@ def _say_otherwise(record: Envelope) -> bytes:
     match record.kind:
         case RecordKind.OUTPUT_COMMIT:
             promise = decode_output_commit(record.body)
-            return encode_output_commit(OutputCommit(promise.seed, promise.blocks, bytes(32)))
+            return encode_output_commit(OutputCommit(promise.seed, promise.layers, bytes(32)))
         case RecordKind.OUTPUT_REVEAL:
             reveal = decode_output_reveal(record.body)
             return encode_output_reveal(replace(reveal, salt=bytes(32)))

@@ -22,7 +22,7 @@ from consensus.records import (
     decode_score_commit,
     decode_score_reveal,
 )
-from consensus.scoring import BlockReason, ScoreRows
+from consensus.scoring import LayerReason, ScoreRows
 from consensus.submission import Submission
 from consensus.types import SCORE_ONE, Epoch, Role
 from keys.envelope import Envelope, decode_envelope
@@ -280,16 +280,16 @@ class Invariants:
 
     def _has_honest_majority(self, report: EpochReport, node_id: int) -> bool:
         hoster = next((h for h in report.hosters if h.node_id == node_id), None)
-        blocks = () if hoster is None else [reason.block for reason in hoster.reasons]
+        blocks = () if hoster is None else [reason.layer for reason in hoster.reasons]
         return all(self._is_majority_honest(_list_votes(report, block)) for block in blocks)
 
-    def _is_majority_honest(self, votes: list[BlockReason]) -> bool:
+    def _is_majority_honest(self, votes: list[LayerReason]) -> bool:
         honest = sum(vote.node_id in self._scenario.honest for vote in votes)
         return 2 * honest > len(votes)
 
     def _check_honest_hosters(self, name: str, report: EpochReport) -> None:
         """Whatever a minority does, an honest answer that was opened keeps its worth."""
-        for block in SHAPE.challenged_blocks:
+        for block in SHAPE.challenged_layers:
             votes = _list_votes(report, block)
             if not self._is_majority_honest(votes):
                 continue
@@ -383,22 +383,22 @@ def _opens(commit: Envelope, reveal: Envelope) -> bool:
                 said.commitment,
                 context,
                 seed=said.seed,
-                blocks=output.blocks,
+                layers=output.layers,
                 salt=output.salt,
                 vectors=output.vectors,
-                num_blocks=SHAPE.num_blocks,
+                num_layers=SHAPE.num_layers,
             )
     except InvalidRecord:
         return False
     return True
 
 
-def _list_votes(report: EpochReport, block: int) -> list[BlockReason]:
+def _list_votes(report: EpochReport, layer: int) -> list[LayerReason]:
     return [
         reason
         for hoster in report.hosters
         for reason in hoster.reasons
-        if reason.block == block
+        if reason.layer == layer
         and reason.refusal in _VOTES
         and (reason.refusal is None or reason.refusal is not Reason.INVALID_VECTOR)
     ]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from consensus import scoring
-from consensus.agreement import Answer, BlockScores
+from consensus.agreement import Answer, LayerScores
 from consensus.protocol_params import ConsensusParams
 from keys.errors import BadSignature
 from keys.peer import PeerId
@@ -61,12 +61,12 @@ def _is_verified(
 
 @contextmanager
 def remember_scores() -> Iterator[None]:
-    """Judge the same answers to one block once, and now and then again in reverse order."""
-    original = scoring.compute_block_scores
-    known: dict[tuple[object, ...], BlockScores] = {}
+    """Judge the same answers to one layer once, and now and then again in reverse order."""
+    original = scoring.compute_layer_scores
+    known: dict[tuple[object, ...], LayerScores] = {}
     num_hits = 0
 
-    def compute(answers: Sequence[Answer], *, length: int, params: ConsensusParams) -> BlockScores:
+    def compute(answers: Sequence[Answer], *, length: int, params: ConsensusParams) -> LayerScores:
         nonlocal num_hits
         key = (length, *(_describe(answer) for answer in answers))
         if key not in known:
@@ -79,11 +79,11 @@ def remember_scores() -> Iterator[None]:
                 raise Unstable(f"{again} and {known[key]}")
         return known[key]
 
-    scoring.compute_block_scores = compute
+    scoring.compute_layer_scores = compute
     try:
         yield
     finally:
-        scoring.compute_block_scores = original
+        scoring.compute_layer_scores = original
 
 
 def _describe(answer: Answer) -> tuple[object, ...]:

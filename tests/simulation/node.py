@@ -112,7 +112,7 @@ class SimNode:
         )
         self.store = SimRecordStore(setting.network, spec.node_id, setting.authors)
         distort = choose_distortion(spec.behaviours, self.random.randrange(1 << 32))
-        self.inference = FakeInference(setting.model, spec.blocks, distort=distort)
+        self.inference = FakeInference(setting.model, spec.layers, distort=distort)
         self.switch = Switch()
         self.journal: Journal | None = None
         self.skew_s = 0.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
 
-from consensus.types import BlockRange, Role
+from consensus.types import LayerRange, Role
 from tests.simulation.byzantine import SPLITTING, Behaviour
 from tests.simulation.inference import SHAPE
 
@@ -65,7 +65,7 @@ class NodeSpec:
 
     node_id: int
     role: Role
-    blocks: BlockRange
+    layers: LayerRange
     behaviours: frozenset[Behaviour] = frozenset()
 
     @property
@@ -74,7 +74,7 @@ class NodeSpec:
 
     def __str__(self) -> str:
         does = "+".join(sorted(b.value for b in self.behaviours)) or "honest"
-        serves = f" {self.blocks}" if self.role is Role.HOSTER else ""
+        serves = f" {self.layers}" if self.role is Role.HOSTER else ""
         return f"node {self.node_id}: {self.role.value}{serves}, {does}"
 
 
@@ -153,22 +153,22 @@ def _draw_nodes(random: Random, count: int, faults: frozenset[Fault]) -> tuple[N
             NodeSpec(
                 node_id,
                 Role.HOSTER if is_hoster else Role.VALIDATOR,
-                _draw_blocks(random, is_honest=node_id not in behaviours, index=node_id),
+                _draw_layers(random, is_honest=node_id not in behaviours, index=node_id),
                 behaviours.get(node_id, frozenset()),
             )
         )
     return tuple(specs)
 
 
-def _draw_blocks(random: Random, *, is_honest: bool, index: int) -> BlockRange:
+def _draw_layers(random: Random, *, is_honest: bool, index: int) -> LayerRange:
     """Honest hosters serve everything or all but an end, so that each block has a majority."""
-    whole = BlockRange(0, SHAPE.num_blocks)
+    whole = LayerRange(0, SHAPE.num_layers)
     part = random.random()
     if is_honest and index <= 3:
         return whole
     if part < 0.5:
         return whole
-    return BlockRange(0, 1) if part < 0.75 else BlockRange(1, SHAPE.num_blocks)
+    return LayerRange(0, 1) if part < 0.75 else LayerRange(1, SHAPE.num_layers)
 
 
 def _draw_behaviours(

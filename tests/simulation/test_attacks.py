@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.types import BlockRange, Role
+from consensus.types import LayerRange, Role
 from tests.simulation.byzantine import Behaviour
 from tests.simulation.inference import SHAPE
 from tests.simulation.scenario import Fault, NodeSpec, Scenario
 from tests.simulation.world import run_scenario
 
 EPOCHS = 5
-WHOLE = BlockRange(0, SHAPE.num_blocks)
+WHOLE = LayerRange(0, SHAPE.num_layers)
 
 
 def make_scenario(lies: dict[int, set[Behaviour]], *, seed: int = 1, faults=()) -> Scenario:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.types import BlockRange, Role
+from consensus.types import LayerRange, Role
 from tests.simulation.inference import SHAPE
 from tests.simulation.scenario import Fault, NodeSpec, Scenario
 from tests.simulation.windows import EPOCH_LENGTH
@@ -28,7 +28,7 @@ def make_scenario(seed: int) -> Scenario:
         NodeSpec(
             node_id,
             Role.HOSTER if node_id <= 2 else Role.VALIDATOR,
-            BlockRange(0, SHAPE.num_blocks),
+            LayerRange(0, SHAPE.num_layers),
         )
         for node_id in range(1, 5)
     )

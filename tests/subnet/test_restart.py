@@ -78,7 +78,7 @@ class GatedWriter:
 class GatedInference:
     def __init__(self, inference, gate):
         self._inference, self._gate = inference, gate
-        self.blocks = inference.blocks
+        self.layers = inference.layers
 
     async def run_tasks(self, tasks):
         return await self._gate.pass_through(lambda: self._inference.run_tasks(tasks))

@@ -13,7 +13,7 @@ import numpy as np
 from consensus.protocol_params import MINIMAL
 from consensus.roster import RosterNode
 from consensus.submission import Submission
-from consensus.types import BlockRange, compute_epoch_position
+from consensus.types import LayerRange, compute_epoch_position
 from mesh.errors import RecordRefused
 from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
@@ -194,8 +194,8 @@ class FakeInference:
     ``noise`` is relative to the output's norm; honest machines differ by some 1e-6.
     """
 
-    def __init__(self, blocks: BlockRange, *, seed: int = 0, noise: float = 1e-6) -> None:
-        self.blocks = blocks
+    def __init__(self, layers: LayerRange, *, seed: int = 0, noise: float = 1e-6) -> None:
+        self.layers = layers
         self._random = np.random.default_rng(seed)
         self._noise = noise
         self.runs = 0
@@ -205,7 +205,7 @@ class FakeInference:
         return tuple(self._run(task) for task in tasks)
 
     def _run(self, task):
-        output = task.hidden[-1] + np.float32(task.block)
+        output = task.hidden[-1] + np.float32(task.layer)
         if task.token_ids is not None:
             output = output + np.float32(task.token_ids.sum() % 7)
         if task.head_rows is not None:

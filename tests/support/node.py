@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from consensus.challenge import ModelShape
 from consensus.roster import RosterNode, compute_network_id
-from consensus.types import BlockRange, NodeClass, Role
+from consensus.types import LayerRange, NodeClass, Role
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
 from subnet.epoch.loop import EpochLoop
@@ -25,7 +25,7 @@ from tests.support.fakes import (
     FakeWriter,
 )
 
-SHAPE = ModelShape(num_blocks=4, hidden_size=32, vocab_size=50)
+SHAPE = ModelShape(num_layers=4, hidden_size=32, vocab_size=50)
 NETWORK_ID = compute_network_id(GENESIS, SUBNET_ID, b"m" * 32)
 QUIET_ROUNDS = 60
 
@@ -51,7 +51,7 @@ class FakeNode:
     """A node whose process can be killed and started again; its journal is the disk."""
 
     def __init__(
-        self, node_id, chain, network, *, role=Role.HOSTER, blocks=None, has_hotkey=True
+        self, node_id, chain, network, *, role=Role.HOSTER, layers=None, has_hotkey=True
     ) -> None:
         self.node_id = node_id
         self.role = role
@@ -60,7 +60,7 @@ class FakeNode:
         self.key = make_key(node_id)
         self.disk = sqlite3.connect(":memory:", isolation_level=None)
         self.writer = FakeWriter(chain, node_id) if has_hotkey else None
-        self.inference = FakeInference(blocks or BlockRange(0, SHAPE.num_blocks), seed=node_id)
+        self.inference = FakeInference(layers or LayerRange(0, SHAPE.num_layers), seed=node_id)
         self.events = []
         self.wall_offset_s = 0
         self.run_journal = run_inline

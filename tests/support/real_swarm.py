@@ -92,7 +92,7 @@ async def _open_hoster(
         NETWORK_ID,
         bytes(32),
         SHIPPED_MODEL_NAME,
-        config.num_blocks,
+        config.num_layers,
         config.max_context,
         config.vocab_size,
         "test",
@@ -107,7 +107,7 @@ async def _open_hoster(
         describe=lambda: ServerInfo(
             role=ServerRole.HOSTER,
             state=ServerState.ONLINE,
-            span=engine.blocks,
+            span=engine.layers,
             throughput=1000,
             free_cache_tokens=engine.free_cache_tokens,
             dtype="float32",

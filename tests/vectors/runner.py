@@ -6,12 +6,12 @@ the error class. Bytes are hex, scores are decimal text (they pass 2**53).
 
 import hashlib
 
-from consensus.agreement import Answer, compute_block_scores
+from consensus.agreement import Answer, compute_layer_scores
 from consensus.attestation import check_proposal, compute_proposal_hash
 from consensus.challenge import (
     ModelShape,
-    compute_block_input,
     compute_head_rows,
+    compute_layer_input,
     compute_sampled_coordinates,
     compute_seed,
     compute_token_ids,
@@ -38,7 +38,7 @@ from consensus.scoring import (
     compute_proposal_rows,
     compute_validator_scores,
 )
-from consensus.types import BlockRange, EpochPosition, NodeClass
+from consensus.types import EpochPosition, LayerRange, NodeClass
 from keys.envelope import decode_envelope, seal
 from keys.peer import PeerKey
 
@@ -51,12 +51,16 @@ def run(vector):
     return OPERATIONS[vector["operation"]](**vector["input"])
 
 
+def read_shape(num_blocks, hidden_size, vocab_size):
+    return ModelShape(num_blocks, hidden_size, vocab_size)
+
+
 def run_seed(network_id, epoch, seed_height, block_hash):
     return compute_seed(unhex(network_id), epoch, seed_height, unhex(block_hash)).hex()
 
 
 def run_block_input(seed, block, shape, preset):
-    values = compute_block_input(unhex(seed), block, ModelShape(**shape), PRESETS[preset])
+    values = compute_layer_input(unhex(seed), block, read_shape(**shape), PRESETS[preset])
     return {
         "shape": list(values.shape),
         "first": values.ravel()[:8].tolist(),
@@ -65,11 +69,11 @@ def run_block_input(seed, block, shape, preset):
 
 
 def run_token_ids(seed, shape, preset):
-    return compute_token_ids(unhex(seed), ModelShape(**shape), PRESETS[preset]).tolist()
+    return compute_token_ids(unhex(seed), read_shape(**shape), PRESETS[preset]).tolist()
 
 
 def run_head_rows(seed, shape, preset):
-    return compute_head_rows(unhex(seed), ModelShape(**shape), PRESETS[preset]).tolist()
+    return compute_head_rows(unhex(seed), read_shape(**shape), PRESETS[preset]).tolist()
 
 
 def run_coordinates(seed, block, length, preset):
@@ -78,7 +82,7 @@ def run_coordinates(seed, block, length, preset):
 
 
 def run_vector_length(block, shape, preset):
-    return compute_vector_length(block, ModelShape(**shape), PRESETS[preset])
+    return compute_vector_length(block, read_shape(**shape), PRESETS[preset])
 
 
 def run_decode_vector(raw, length):
@@ -105,10 +109,10 @@ def run_salt(key_seed, network_id, kind, epoch, node_id):
 
 
 def run_output_commitment(context, seed, blocks, salt, vectors, num_blocks):
-    span = BlockRange(*blocks)
+    span = LayerRange(*blocks)
     root = compute_vectors_root(span, [unhex(raw) for raw in vectors], num_blocks)
     commitment = compute_output_commitment(
-        read_context(**context), seed=unhex(seed), blocks=span, salt=unhex(salt), root=root
+        read_context(**context), seed=unhex(seed), layers=span, salt=unhex(salt), root=root
     )
     return {"root": root.hex(), "commitment": commitment.hex()}
 
@@ -118,10 +122,10 @@ def run_open_output(commitment, context, seed, blocks, salt, vectors, num_blocks
         unhex(commitment),
         read_context(**context),
         seed=unhex(seed),
-        blocks=BlockRange(*blocks),
+        layers=LayerRange(*blocks),
         salt=unhex(salt),
         vectors=[unhex(raw) for raw in vectors],
-        num_blocks=num_blocks,
+        num_layers=num_blocks,
     )
     return "opens"
 
@@ -175,7 +179,7 @@ def run_schedule(length):
 
 
 def run_block_scores(length, answers):
-    result = compute_block_scores(
+    result = compute_layer_scores(
         [_read_answer(length, **answer) for answer in answers], length=length, params=MAINNET
     )
     return {
@@ -207,13 +211,13 @@ def run_hoster_scores(shape, hosters):
         HosterEvidence(
             node_id=hoster["node_id"],
             coldkey=unhex(hoster["coldkey"]),
-            blocks=BlockRange(*hoster["blocks"]),
+            layers=LayerRange(*hoster["blocks"]),
             vectors=tuple(unhex(raw) for raw in hoster.get("vectors", ())),
             refusal=Reason(hoster["refusal"]) if "refusal" in hoster else None,
         )
         for hoster in hosters
     ]
-    result = compute_hoster_scores(evidence, epoch=1, shape=ModelShape(**shape), params=MAINNET)
+    result = compute_hoster_scores(evidence, epoch=1, shape=read_shape(**shape), params=MAINNET)
     return {
         "scores": write_scores(result.scores.items()),
         "verdicts": [verdict.value for _, verdict in sorted(result.verdicts.items())],

@@ -41,14 +41,14 @@ class AnswerMargins:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockCalibration:
-    """One challenged block; the output head is block ``num_blocks``.
+class LayerCalibration:
+    """One challenged layer; the output head is layer ``num_layers``.
 
     ``spread`` is the largest relative L2 distance of honest float32 runs from float64,
     ``int8_distance`` that of int8 weights from float32, ``largest`` the largest magnitude.
     """
 
-    block: int
+    layer: int
     spread: float
     int8_distance: float
     largest: float
@@ -104,8 +104,8 @@ def generate_answer(
 @torch.inference_mode()
 def measure_calibration(
     model: LlamaForCausalLM, *, positions: int, seed: int
-) -> tuple[BlockCalibration, ...]:
-    """Run each block and the head alone on int8 noise times 2**-6 and compare the last position.
+) -> tuple[LayerCalibration, ...]:
+    """Run each layer and the head alone on int8 noise times 2**-6 and compare the last position.
 
     float32 with one and with two threads, and eager and fused attention, are the honest runs.
     """
@@ -113,15 +113,15 @@ def measure_calibration(
     threads = torch.get_num_threads()
     wide, small = copy.deepcopy(model).double(), quantise_int8(model)
     rows = []
-    for block in range(model.config.num_hidden_layers + 1):
-        hidden = draw_challenge(model, block=block, positions=positions, generator=generator)
-        truth = run_block(wide, block, hidden.double())
-        honest = list(_honest_runs(model, block, hidden))
+    for layer in range(model.config.num_hidden_layers + 1):
+        hidden = draw_challenge(model, layer=layer, positions=positions, generator=generator)
+        truth = run_layer(wide, layer, hidden.double())
+        honest = list(_honest_runs(model, layer, hidden))
         rows.append(
-            BlockCalibration(
-                block=block,
+            LayerCalibration(
+                layer=layer,
                 spread=max(compute_distance(run.double(), truth) for run in honest),
-                int8_distance=compute_distance(run_block(small, block, hidden), honest[0]),
+                int8_distance=compute_distance(run_layer(small, layer, hidden), honest[0]),
                 largest=truth.abs().max().item(),
             )
         )
@@ -130,35 +130,35 @@ def measure_calibration(
 
 
 def draw_challenge(
-    model: LlamaForCausalLM, *, block: int, positions: int, generator: torch.Generator
+    model: LlamaForCausalLM, *, layer: int, positions: int, generator: torch.Generator
 ) -> Tensor:
-    """Return hidden states [1, positions, hidden]; block 0 gets random embedding rows added."""
+    """Return hidden states [1, positions, hidden]; layer 0 gets random embedding rows added."""
     shape = (1, positions, model.config.hidden_size)
     hidden = torch.randint(-INT8_LARGEST, INT8_LARGEST + 1, shape, generator=generator) * 2.0**-6
-    if block > 0:
+    if layer > 0:
         return hidden
     token_ids = torch.randint(model.config.vocab_size, (1, positions), generator=generator)
     return hidden + model.model.embed_tokens(token_ids)
 
 
-def run_block(model: LlamaForCausalLM, block: int, hidden: Tensor) -> Tensor:
-    """Return the last position's output of one block, or of norm and head after the last one."""
-    if block == model.config.num_hidden_layers:
+def run_layer(model: LlamaForCausalLM, layer: int, hidden: Tensor) -> Tensor:
+    """Return the last position's output of one layer, or of norm and head after the last one."""
+    if layer == model.config.num_hidden_layers:
         return model.lm_head(model.model.norm(hidden))[0, -1]
     positions = torch.arange(hidden.shape[1])[None]
     rotary = model.model.rotary_emb(hidden, position_ids=positions)
     mask = torch.full((hidden.shape[1],) * 2, float("-inf"), dtype=hidden.dtype).triu(1)
-    layer = model.model.layers[block]
+    layer = model.model.layers[layer]
     return layer(hidden, attention_mask=mask[None, None], position_embeddings=rotary)[0, -1]
 
 
-def _honest_runs(model: LlamaForCausalLM, block: int, hidden: Tensor) -> Iterator[Tensor]:
+def _honest_runs(model: LlamaForCausalLM, layer: int, hidden: Tensor) -> Iterator[Tensor]:
     kernel = model.config._attn_implementation
     for attention in ("sdpa", "eager"):
         for threads in (1, 2):
             torch.set_num_threads(threads)
             model.set_attn_implementation(attention)
-            yield run_block(model, block, hidden)
+            yield run_layer(model, layer, hidden)
     model.set_attn_implementation(kernel)
 
 
@@ -180,7 +180,7 @@ def compute_distance(vector: Tensor, reference: Tensor) -> float:
 
 
 def find_faults(
-    margins: AnswerMargins, calibration: Sequence[BlockCalibration], params: ConsensusParams
+    margins: AnswerMargins, calibration: Sequence[LayerCalibration], params: ConsensusParams
 ) -> tuple[str, ...]:
     """Return one sentence for each thing that forbids publishing; empty if all is well."""
     tolerance = 2.0**-params.tolerance_bits
@@ -191,9 +191,9 @@ def find_faults(
         faults.append(f"an answer token leads by {margins.smallest:.2f} < {SMALLEST_MARGIN}")
     for row in calibration:
         if not row.spread <= tolerance / HONEST_MARGIN:
-            faults.append(f"block {row.block}: honest runs differ by {row.spread:.1e}")
+            faults.append(f"block {row.layer}: honest runs differ by {row.spread:.1e}")
         if not row.int8_distance >= INT8_MARGIN * tolerance:
-            faults.append(f"block {row.block}: int8 is only {row.int8_distance:.1e} away")
+            faults.append(f"block {row.layer}: int8 is only {row.int8_distance:.1e} away")
         if not row.largest < largest_allowed:
-            faults.append(f"block {row.block}: a value of {row.largest:.0f} passes half the bound")
+            faults.append(f"block {row.layer}: a value of {row.largest:.0f} passes half the bound")
     return tuple(faults)

@@ -27,7 +27,7 @@ MAX_GRADIENT_NORM = 1.0
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """Return the untrained model: 8 blocks, so that overlapping ranges make sense."""
+    """Return the untrained model: 8 layers, so that overlapping ranges make sense."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -36,7 +36,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_POSITIONS,
-        # Large enough that one block moves the residual stream well beyond the tolerance.
+        # Large enough that one layer moves the residual stream well beyond the tolerance.
         initializer_range=0.06,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,

@@ -24,7 +24,7 @@ async def test_a_body_beyond_the_limit_is_413(open_api, backend):
     check_error(response, 413)
 
 
-async def test_missing_blocks_are_503_and_named(open_api, make_backend):
+async def test_missing_layers_are_503_and_named(open_api, make_backend):
     api = await open_api(make_backend(uncovered=((12, 18),)))
     for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)):
         error = check_error(await api.post(path, json=body), 503)

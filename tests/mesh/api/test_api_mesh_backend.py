@@ -144,7 +144,7 @@ async def test_a_hoster_that_dies_in_mid_answer_changes_nothing_in_the_text(
     assert traces[-1]["route"][1]["peer_id"] != used
 
 
-async def test_missing_blocks_are_named_and_then_found(open_swarm, swarm, questions):
+async def test_missing_layers_are_named_and_then_found(open_swarm, swarm, questions):
     client, http = await open_swarm((0, 4), (6, 8))
     assert (await http.get("/readyz")).status_code == 503
     reply = await http.post("/v1/chat/completions", json=ask("Hello"))
@@ -170,7 +170,7 @@ async def test_a_swarm_without_a_free_place_is_overloaded_not_broken(swarm):
         routing = RoutingOptions(max_reroutes=2)
         backend = MeshBackend(client, model_id=MODEL, created_s=1, routing=routing)
         http = await stack.enter_async_context(open_client(backend))
-        with hoster.engine.admit(hoster.engine.blocks, capacity=16, account=OWN_ACCOUNT):
+        with hoster.engine.admit(hoster.engine.layers, capacity=16, account=OWN_ACCOUNT):
             reply = await http.post("/v1/chat/completions", json=ask("Hello"))
         assert reply.status_code == 503, reply.text
         assert reply.json()["error"]["code"] == "overloaded" and reply.headers["retry-after"] == "5"

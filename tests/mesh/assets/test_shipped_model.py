@@ -51,7 +51,7 @@ def _load_model(dtype: torch.dtype, attention: str = "sdpa") -> LlamaForCausalLM
     ).eval()
 
 
-def test_the_model_is_a_llama_of_eight_blocks_with_grouped_queries(model) -> None:
+def test_the_model_is_a_llama_of_eight_layers_with_grouped_queries(model) -> None:
     assert isinstance(model, LlamaForCausalLM)
     assert model.config.architectures == ["LlamaForCausalLM"]
     assert model.config.num_hidden_layers == 8
@@ -115,17 +115,17 @@ def test_the_chat_template_begins_once_and_asks_for_the_assistant(tokenizer) -> 
     assert token_ids.count(tokenizer.bos_token_id) == 1
 
 
-def test_every_block_is_calibrated_for_the_tolerance(model, tokenizer) -> None:
+def test_every_layer_is_calibrated_for_the_tolerance(model, tokenizer) -> None:
     margins = measure_margins(model, tokenizer, shipped_questions()[:1])
     rows = measure_calibration(model, positions=MAINNET.challenge_positions, seed=7)
-    assert [row.block for row in rows] == list(range(model.config.num_hidden_layers + 1))
+    assert [row.layer for row in rows] == list(range(model.config.num_hidden_layers + 1))
     assert find_faults(margins, rows, MAINNET) == ()
 
 
-def test_a_block_whose_int8_weights_cannot_be_told_apart_is_a_fault(tokenizer) -> None:
+def test_a_layer_whose_int8_weights_cannot_be_told_apart_is_a_fault(tokenizer) -> None:
     silent = _load_model(torch.float32)
-    block = silent.model.layers[3]
-    for weight in (block.self_attn.o_proj.weight, block.mlp.down_proj.weight):
+    layer = silent.model.layers[3]
+    for weight in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
         weight.data.zero_()
     margins = measure_margins(silent, tokenizer, shipped_questions()[:1])
     rows = measure_calibration(silent, positions=MAINNET.challenge_positions, seed=7)

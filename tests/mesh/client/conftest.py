@@ -136,7 +136,7 @@ class Swarm:
             return ServerInfo(
                 role=ServerRole.HOSTER,
                 state=hoster.state,
-                span=engine.blocks,
+                span=engine.layers,
                 throughput=hoster.throughput,
                 free_cache_tokens=engine.free_cache_tokens,
                 dtype="float32",

@@ -21,7 +21,7 @@ from mesh.inference.wire import (
     encode_scores,
     encode_token,
 )
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 
 VOCABULARY = 259
 STOP = 2
@@ -42,7 +42,7 @@ async def lying_hoster(swarm, frames, **changes):
         liar.serve_stream(SESSION_METHOD, answer)
         request = OpenSession(
             session_id=b"s" * 16,
-            route=(Hop(liar.peer_id, BlockSpan(0, 6)),),
+            route=(Hop(liar.peer_id, LayerSpan(0, 6)),),
             sampling=Sampling(stop_token_ids=(STOP,)),
             token_ids=(1, 7, 8),
             **{"max_new_tokens": 3, **changes},

@@ -26,7 +26,7 @@ from mesh.inference.wire import (
     encode_token,
     get_frame_type,
 )
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 
 HIDDEN = 48
 NUCLEUS = Sampling(temperature=1.0, top_p=0.5, seed=3)
@@ -38,10 +38,10 @@ async def attack(swarm, hoster, *, start, **changes):
     async with contextlib.AsyncExitStack() as stack:
         key = swarm.next_key()
         host = await swarm.open_host(stack, key)
-        before = (Hop(key.peer_id, BlockSpan(0, start)),) if start else ()
+        before = (Hop(key.peer_id, LayerSpan(0, start)),) if start else ()
         request = OpenSession(
             session_id=key.peer_id.public_key[:16],
-            route=(*before, Hop(hoster.key.peer_id, BlockSpan(start, 6))),
+            route=(*before, Hop(hoster.key.peer_id, LayerSpan(start, 6))),
             sampling=Sampling(),
             token_ids=(1, 2, 3),
             max_new_tokens=4,
@@ -133,7 +133,7 @@ async def betray(swarm, hoster, say, *, stays=True):
         client = await swarm.open_host(stack, client_key)
         request = OpenSession(
             session_id=bytes(16),
-            route=(Hop(hoster.key.peer_id, BlockSpan(0, 3)), Hop(key.peer_id, BlockSpan(3, 6))),
+            route=(Hop(hoster.key.peer_id, LayerSpan(0, 3)), Hop(key.peer_id, LayerSpan(3, 6))),
             sampling=Sampling(),
             token_ids=(1, 2, 3),
             max_new_tokens=4,

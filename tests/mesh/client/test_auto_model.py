@@ -344,7 +344,7 @@ async def test_session_beyond_its_length_is_refused_by_name(open_model):
         await run(ask, max_new_tokens=2, num_beams=2)
 
 
-async def test_uncovered_blocks_are_named(swarm, open_model):
+async def test_uncovered_layers_are_named(swarm, open_model):
     model = await open_model(0)
     with pytest.raises(NoRoute, match="3:6"):
         await run(model.generate, PROMPT, max_new_tokens=3)

@@ -66,7 +66,7 @@ def test_shipped_model_answers_exactly_through_transformers(swarm, tmp_path):
         return_tensors="pt",
     )
     with AutoDistributedModelForCausalLM.from_pretrained(
-        SHIPPED_MODEL_NAME, initial_peers=[address], max_blocks_per_hop=4
+        SHIPPED_MODEL_NAME, initial_peers=[address], max_layers_per_hop=4
     ) as model:
         output = model.generate(**inputs, max_new_tokens=400)
         reference = AutoModelForCausalLM.from_pretrained(shipped_model_path(), dtype=torch.float32)
@@ -89,7 +89,7 @@ def test_shipped_model_answers_exactly_through_transformers(swarm, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "generation_config.json"}
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     try:
-        assert again.config.max_blocks_per_hop == 4
+        assert again.config.max_layers_per_hop == 4
         short = again.generate(**inputs, max_new_tokens=8)
         assert short.tolist() == output[:, : short.shape[1]].tolist()
     finally:
@@ -180,6 +180,6 @@ async def test_http_example_prints_the_answer():
     assert printed.decode() == ANSWER + "\n"
 
 
-def test_blocks_by_hand_are_transformers_own(capsys):
-    load_example("blocks_as_library").main([])
+def test_layers_by_hand_are_transformers_own(capsys):
+    load_example("layers_as_library").main([])
     assert capsys.readouterr().out.splitlines()[-1] == "equal"

@@ -23,7 +23,7 @@ from mesh.inference.drive_wire import (
 from mesh.inference.engine import EngineLimits
 from mesh.inference.hops import SessionTimeouts
 from mesh.inference.wire import HiddenRows, Hop, StepFrame, decode_error
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 
 TEXT = [1, 17, 90, 4, 201, 33, 8, 64, 250, 12, 77]
 SPANS = {1: [(0, 6)], 2: [(0, 3), (3, 6)], 3: [(0, 2), (2, 4), (4, 6)]}
@@ -32,7 +32,7 @@ SPANS = {1: [(0, 6)], 2: [(0, 3), (3, 6)], 3: [(0, 2), (2, 4), (4, 6)]}
 def request_for(hosters, capacity=40):
     spans = SPANS[len(hosters)]
     route = tuple(
-        Hop(h.key.peer_id, BlockSpan(*span)) for h, span in zip(hosters, spans, strict=True)
+        Hop(h.key.peer_id, LayerSpan(*span)) for h, span in zip(hosters, spans, strict=True)
     )
     return DriveSession(b"s" * 16, route, capacity)
 
@@ -114,7 +114,7 @@ async def test_text_that_outgrows_its_room_moves(swarm):
 
 
 async def test_stalled_hop_is_left_out_and_the_text_replayed(swarm, monkeypatch):
-    """The second range is gone; another one covers its blocks."""
+    """The second range is gone; another one covers its layers."""
     await swarm.add_hoster(0, 3)
     victim = await swarm.add_hoster(3, 6)
     async with open_texts(swarm, 2) as (text, other):
@@ -223,7 +223,7 @@ async def test_wrong_hidden_states_end_a_driven_session(swarm, frame, reason):
         key = swarm.next_key()
         host = await swarm.open_host(stack, key)
         stream = await host.open_stream(hoster.key.peer_id, DRIVE_METHOD, timeout_s=5)
-        route = (Hop(key.peer_id, BlockSpan(0, 3)), Hop(hoster.key.peer_id, BlockSpan(3, 6)))
+        route = (Hop(key.peer_id, LayerSpan(0, 3)), Hop(hoster.key.peer_id, LayerSpan(3, 6)))
         await stream.send(encode_drive(DriveSession(b"s" * 16, route, 40, hop_index=1)))
         await stream.send(frame)
         async with asyncio.timeout(5):

@@ -113,12 +113,12 @@ async def test_batched_equals_alone_over_two_hosters(swarm):
     assert [tokens_of(pieces) for pieces in crowd] == alone
 
 
-async def test_blocks_per_hop_forces_two_hosters(swarm, reference):
+async def test_layers_per_hop_forces_two_hosters(swarm, reference):
     for start, end in ((0, 6), (0, 6), (0, 3)):
         await swarm.add_hoster(start, end)
     async with contextlib.AsyncExitStack() as stack:
         client = await swarm.open_client(stack)
-        pieces = await collect(client, routing=RoutingOptions(max_blocks_per_hop=3))
+        pieces = await collect(client, routing=RoutingOptions(max_layers_per_hop=3))
         assert tokens_of(pieces) == reference(client.encode(PROMPT), 24)
         assert len(pieces[-1].trace.route) == 2
 
@@ -215,7 +215,7 @@ async def test_draining_hoster_finishes_its_answers_and_takes_no_new_ones(swarm)
         assert pieces[-1].trace.route[0].peer_id != old.key.peer_id
 
 
-async def test_uncovered_blocks_are_named(swarm):
+async def test_uncovered_layers_are_named(swarm):
     await swarm.add_hoster(0, 2)
     await swarm.add_hoster(4, 5)
     async with contextlib.AsyncExitStack() as stack:

@@ -136,7 +136,7 @@ async def test_impossible_requests_name_the_field(open_client, options, field):
     assert refused.value.field == field
 
 
-async def test_uncovered_blocks_wrong_model_and_wrong_key_are_told_apart(open_client):
+async def test_uncovered_layers_wrong_model_and_wrong_key_are_told_apart(open_client):
     client = await open_client(LocalBackend(uncovered=((2, 4),)), model=MODEL)
     with pytest.raises(GatewayRefused, match="2:4") as refused:
         await collect(client, CHAT, max_new_tokens=5)

@@ -61,7 +61,7 @@ async def start_hoster(stack, tasks, span, initial_peers):
             NETWORK_ID,
             bytes(32),
             "mesh-tiny",
-            config.num_blocks,
+            config.num_layers,
             config.max_context,
             config.vocab_size,
             "test",
@@ -76,7 +76,7 @@ async def start_hoster(stack, tasks, span, initial_peers):
         describe=lambda: ServerInfo(
             role=ServerRole.HOSTER,
             state=ServerState.ONLINE,
-            span=engine.blocks,
+            span=engine.layers,
             throughput=1000,
             free_cache_tokens=engine.free_cache_tokens,
             dtype="float32",
@@ -117,7 +117,7 @@ async def test_shipped_model_answers_exactly_over_two_real_hosters():
         answer = client.generate(
             [{"role": "user", "content": question["question"]}],
             max_new_tokens=400,
-            routing=RoutingOptions(max_blocks_per_hop=4),
+            routing=RoutingOptions(max_layers_per_hop=4),
         )
         async with aclosing(answer):
             pieces = [piece async for piece in answer]

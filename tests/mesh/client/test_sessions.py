@@ -26,7 +26,7 @@ from mesh.inference.wire import (
     encode_token,
     get_frame_type,
 )
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 
 ROW = bytes(48 * 4)
 
@@ -37,7 +37,7 @@ def request_for(hosters, **changes):
     request = OpenSession(
         session_id=b"s" * 16,
         route=tuple(
-            Hop(h.key.peer_id, BlockSpan(*span)) for h, span in zip(hosters, spans, strict=True)
+            Hop(h.key.peer_id, LayerSpan(*span)) for h, span in zip(hosters, spans, strict=True)
         ),
         sampling=Sampling(),
         token_ids=(1, 2, 3),
@@ -94,8 +94,8 @@ async def test_wrong_range_wrong_peer_and_wrong_caller_are_refused(swarm):
     last = await swarm.add_hoster(3, 6)
     request = request_for([first, last])
     beyond = (
-        replace(request.route[0], span=BlockSpan(0, 4)),
-        replace(request.route[1], span=BlockSpan(4, 6)),
+        replace(request.route[0], span=LayerSpan(0, 4)),
+        replace(request.route[1], span=LayerSpan(4, 6)),
     )
     error = await refusal_of(swarm, first, encode_open(replace(request, route=beyond)))
     assert error.reason == "wrong_range"
@@ -150,7 +150,7 @@ async def second_range(swarm, hoster):
         stream = await host.open_stream(hoster.key.peer_id, SESSION_METHOD, timeout_s=5)
         request = OpenSession(
             session_id=b"s" * 16,
-            route=(Hop(key.peer_id, BlockSpan(0, 3)), Hop(hoster.key.peer_id, BlockSpan(3, 6))),
+            route=(Hop(key.peer_id, LayerSpan(0, 3)), Hop(hoster.key.peer_id, LayerSpan(3, 6))),
             sampling=Sampling(),
             token_ids=(1, 2, 3),
             max_new_tokens=4,

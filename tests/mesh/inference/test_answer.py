@@ -13,7 +13,7 @@ from mesh.inference.engine import StepOutput
 from mesh.inference.sampler import Sampled
 from mesh.inference.sampling import Sampling
 from mesh.inference.wire import Finish, Hop, OpenSession, decode_token
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 
 WANTED = 20
 
@@ -23,7 +23,7 @@ def make_output(token_id):
 
 
 def make_answer():
-    route = (Hop(PeerKey(b"\1" * 32).peer_id, BlockSpan(0, 6)),)
+    route = (Hop(PeerKey(b"\1" * 32).peer_id, LayerSpan(0, 6)),)
     return Answer(OpenSession(bytes(16), route, Sampling(), (1, 2, 3), WANTED))
 
 

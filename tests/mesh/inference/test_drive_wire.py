@@ -25,12 +25,12 @@ from mesh.inference.drive_wire import (
 )
 from mesh.inference.refusals import Refused
 from mesh.inference.wire import FrameType, HiddenRows, Hop, StepFrame
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 from mesh.p2p.interface import MAX_FRAME_SIZE
 
 ROUTE = (
-    Hop(PeerId(b"a" * 32), BlockSpan(0, 3)),
-    Hop(PeerId(b"b" * 32), BlockSpan(3, 6)),
+    Hop(PeerId(b"a" * 32), LayerSpan(0, 3)),
+    Hop(PeerId(b"b" * 32), LayerSpan(3, 6)),
 )
 DRIVE = DriveSession(b"s" * 16, ROUTE, 100, hop_index=1)
 FEED = FeedFrame(7, (1, 2, 3), 2)
@@ -93,7 +93,7 @@ def test_impossible_counts_are_refused():
 
 
 def test_routes_with_gaps_are_refused():
-    gap = (ROUTE[0], Hop(ROUTE[1].peer_id, BlockSpan(4, 6)))
+    gap = (ROUTE[0], Hop(ROUTE[1].peer_id, LayerSpan(4, 6)))
     with pytest.raises(Refused):
         decode_drive(encode_drive(DriveSession(b"s" * 16, gap, 100)))
 

@@ -16,18 +16,18 @@ from mesh.inference.engine import Engine, EngineLimits, StepInput
 from mesh.inference.refusals import Refused
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.sampling import Sampling
-from mesh.model.challenge import run_challenge_block, run_challenge_head
-from mesh.model.config import BlockSpan, load_config
+from mesh.model.challenge import run_challenge_head, run_challenge_layer
+from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.weights import load_shard
 
 PEER = PeerKey(b"\1" * 32).peer_id
-ALL = BlockSpan(0, 6)
+ALL = LayerSpan(0, 6)
 
 
 @dataclass(frozen=True)
 class Task:
-    block: int
+    layer: int
     hidden: np.ndarray
     token_ids: np.ndarray | None = None
     head_rows: np.ndarray | None = None
@@ -156,7 +156,7 @@ async def test_more_rows_than_reserved_are_refused(make_checkpoint):
                 engine.submit(session, StepInput(5, token_ids=[1] * 5))
 
 
-async def test_run_tasks_answers_every_block_and_the_head(make_checkpoint):
+async def test_run_tasks_answers_every_layer_and_the_head(make_checkpoint):
     folder = make_checkpoint()
     rng = np.random.default_rng(2)
     hidden = (rng.integers(-127, 128, (16, 48)) / 64).astype(np.float32)
@@ -165,8 +165,8 @@ async def test_run_tasks_answers_every_block_and_the_head(make_checkpoint):
     weights = loader(folder)()
     x = torch.from_numpy(hidden)
     expected = [
-        run_challenge_block(weights, 0, x, token_ids=torch.from_numpy(ids)),
-        run_challenge_block(weights, 3, x),
+        run_challenge_layer(weights, 0, x, token_ids=torch.from_numpy(ids)),
+        run_challenge_layer(weights, 3, x),
         run_challenge_head(weights, x, torch.from_numpy(rows)),
     ]
     async with Serving(loader(folder)) as engine:
@@ -196,12 +196,12 @@ async def test_challenges_go_before_user_traffic(make_checkpoint):
     assert order[0] == "challenge"
 
 
-async def test_unserved_block_and_wrong_shape_are_refused(make_checkpoint):
+async def test_unserved_layer_and_wrong_shape_are_refused(make_checkpoint):
     hidden = np.ones((16, 48), dtype=np.float32)
     async with Serving(loader(make_checkpoint(), 2, 4)) as engine:
-        for block in (0, 1, 4, 6, 7):
+        for layer in (0, 1, 4, 6, 7):
             with pytest.raises(Refused, match="wrong_range"):
-                await engine.run_tasks([Task(block, hidden)])
+                await engine.run_tasks([Task(layer, hidden)])
         with pytest.raises(Refused, match="wrong_shape"):
             await engine.run_tasks([Task(2, hidden[:, :40])])
         assert len(await engine.run_tasks([Task(2, hidden)])) == 1

@@ -8,9 +8,9 @@ import pytest
 
 from mesh.inference.refusals import Refused
 from mesh.inference.scheduler import CacheLedger, Scheduler, Work
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 
-ALL = BlockSpan(0, 6)
+ALL = LayerSpan(0, 6)
 
 
 def work(session, rows=1, *, span=ALL, priority=0):
@@ -33,7 +33,7 @@ def test_long_prompts_and_decodes_take_turns():
 def test_decode_rows_of_one_range_are_batched_up_to_the_limit():
     scheduler = Scheduler(max_batch_rows=3)
     for session in range(5):
-        scheduler.add(work(session, span=ALL if session != 1 else BlockSpan(2, 4)))
+        scheduler.add(work(session, span=ALL if session != 1 else LayerSpan(2, 4)))
     assert taken(scheduler) == [0, 2, 3]
     assert taken(scheduler) == [1]
     assert taken(scheduler) == [4]

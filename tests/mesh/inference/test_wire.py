@@ -37,10 +37,10 @@ from mesh.inference.wire import (
     encode_step,
     encode_token,
 )
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 
 PEERS = [PeerKey(bytes([i]) * 32).peer_id for i in range(1, 4)]
-ROUTE = (Hop(PEERS[0], BlockSpan(0, 2)), Hop(PEERS[1], BlockSpan(2, 6)))
+ROUTE = (Hop(PEERS[0], LayerSpan(0, 2)), Hop(PEERS[1], LayerSpan(2, 6)))
 OPEN = OpenSession(
     session_id=bytes(16),
     route=ROUTE,
@@ -151,10 +151,10 @@ def test_wrong_shape_dtype_or_length_is_refused(changes, hidden_size, reason):
 @pytest.mark.parametrize(
     "route",
     [
-        (Hop(PEERS[0], BlockSpan(1, 6)),),
-        (Hop(PEERS[0], BlockSpan(0, 2)), Hop(PEERS[1], BlockSpan(3, 6))),
-        (Hop(PEERS[0], BlockSpan(0, 3)), Hop(PEERS[1], BlockSpan(2, 6))),
-        (Hop(PEERS[0], BlockSpan(0, 3)), Hop(PEERS[0], BlockSpan(3, 6))),
+        (Hop(PEERS[0], LayerSpan(1, 6)),),
+        (Hop(PEERS[0], LayerSpan(0, 2)), Hop(PEERS[1], LayerSpan(3, 6))),
+        (Hop(PEERS[0], LayerSpan(0, 3)), Hop(PEERS[1], LayerSpan(2, 6))),
+        (Hop(PEERS[0], LayerSpan(0, 3)), Hop(PEERS[0], LayerSpan(3, 6))),
     ],
     ids=["late start", "gap", "overlap", "peer twice"],
 )

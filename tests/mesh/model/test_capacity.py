@@ -10,15 +10,15 @@ from mesh.errors import ModelError
 from mesh.model import capacity
 from mesh.model.capacity import (
     ServingFormat,
-    compute_block_bytes,
     compute_cache_bytes,
+    compute_layer_bytes,
     compute_memory,
     compute_weights_bytes,
-    count_fitting_blocks,
+    count_fitting_layers,
     measure_free_memory,
     read_cgroup_room,
 )
-from mesh.model.config import BlockSpan, load_config
+from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.llama import KVCache
 from mesh.model.weights import load_shard
@@ -30,7 +30,7 @@ BIASED = {"attention_bias": True, "mlp_bias": True}
 def count_held_bytes(shard) -> int:
     """Bytes of every distinct tensor that a shard holds."""
     held = {}
-    for owner in (*shard.blocks, shard):
+    for owner in (*shard.layers, shard):
         for field in dataclasses.fields(owner):
             value = getattr(owner, field.name)
             if hasattr(value, "nbytes"):
@@ -52,7 +52,7 @@ def load(folder, form, span):
 @pytest.mark.parametrize("quant_type", ["none", "int8"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "span", [BlockSpan(0, 6), BlockSpan(0, 2), BlockSpan(2, 4), BlockSpan(3, 6)]
+    "span", [LayerSpan(0, 6), LayerSpan(0, 2), LayerSpan(2, 4), LayerSpan(3, 6)]
 )
 def test_weights_are_exact_to_the_byte(make_checkpoint, dtype, quant_type, span):
     folder, form = make_checkpoint(), ServingFormat(dtype, quant_type)
@@ -65,15 +65,15 @@ def test_weights_are_exact_to_the_byte(make_checkpoint, dtype, quant_type, span)
 def test_every_family_counts_its_biases_and_norms(make_checkpoint, architecture, is_tied):
     changes = BIASED if architecture == "LlamaForCausalLM" else {}
     folder = make_checkpoint(architecture, tie_word_embeddings=is_tied, **changes)
-    config, form, whole = load_config(folder), ServingFormat("float32"), BlockSpan(0, 6)
+    config, form, whole = load_config(folder), ServingFormat("float32"), LayerSpan(0, 6)
     shard = load(folder, form, whole)
     assert compute_weights_bytes(config, form, whole) == count_held_bytes(shard)
 
 
 def test_cache_is_exact_to_the_byte(make_checkpoint):
     folder, form = make_checkpoint(), ServingFormat("bfloat16")
-    cache = KVCache(load(folder, form, BlockSpan(1, 4)), tokens=77)
-    found = compute_cache_bytes(load_config(folder), form, blocks=3, tokens=77)
+    cache = KVCache(load(folder, form, LayerSpan(1, 4)), tokens=77)
+    found = compute_cache_bytes(load_config(folder), form, layers=3, tokens=77)
     assert found == cache.slab.nbytes
 
 
@@ -82,7 +82,7 @@ def test_tinyllama_takes_what_is_known_of_it(make_checkpoint):
     folder = make_checkpoint()
     tiny = dataclasses.replace(
         load_config(folder),
-        num_blocks=22,
+        num_layers=22,
         hidden_size=2048,
         intermediate_size=5632,
         num_heads=32,
@@ -92,32 +92,32 @@ def test_tinyllama_takes_what_is_known_of_it(make_checkpoint):
         max_context=2048,
     )
     form = ServingFormat("bfloat16")
-    assert compute_weights_bytes(tiny, form, BlockSpan(0, 22)) == 2 * 1_100_048_384
-    assert compute_cache_bytes(tiny, form, blocks=22, tokens=1) == 22 * 1024
-    assert compute_block_bytes(tiny, ServingFormat("bfloat16", "int8")) < 0.51 * (
-        compute_block_bytes(tiny, form)
+    assert compute_weights_bytes(tiny, form, LayerSpan(0, 22)) == 2 * 1_100_048_384
+    assert compute_cache_bytes(tiny, form, layers=22, tokens=1) == 22 * 1024
+    assert compute_layer_bytes(tiny, ServingFormat("bfloat16", "int8")) < 0.51 * (
+        compute_layer_bytes(tiny, form)
     )
 
 
-def test_as_many_blocks_fit_as_the_arithmetic_says(make_checkpoint):
+def test_as_many_layers_fit_as_the_arithmetic_says(make_checkpoint):
     config, form = load_config(make_checkpoint()), ServingFormat("float32")
-    whole = compute_memory(config, form, BlockSpan(0, 6), cache_tokens=64).total
-    assert count_fitting_blocks(config, form, memory_bytes=whole, cache_tokens=64) == 6
-    assert count_fitting_blocks(config, form, memory_bytes=whole - 1, cache_tokens=64) == 5
-    assert count_fitting_blocks(config, form, memory_bytes=1000, cache_tokens=64) == 0
+    whole = compute_memory(config, form, LayerSpan(0, 6), cache_tokens=64).total
+    assert count_fitting_layers(config, form, memory_bytes=whole, cache_tokens=64) == 6
+    assert count_fitting_layers(config, form, memory_bytes=whole - 1, cache_tokens=64) == 5
+    assert count_fitting_layers(config, form, memory_bytes=1000, cache_tokens=64) == 0
     for memory_bytes in range(0, whole, whole // 40):
-        fitting = count_fitting_blocks(config, form, memory_bytes=memory_bytes, cache_tokens=64)
-        for start in range(config.num_blocks - fitting + 1 if fitting else 0):
-            span = BlockSpan(start, start + fitting)
+        fitting = count_fitting_layers(config, form, memory_bytes=memory_bytes, cache_tokens=64)
+        for start in range(config.num_layers - fitting + 1 if fitting else 0):
+            span = LayerSpan(start, start + fitting)
             need = compute_memory(config, form, span, cache_tokens=64)
             assert need.total <= memory_bytes, f"{span} in {memory_bytes}"
 
 
-def test_more_cache_leaves_room_for_fewer_blocks(make_checkpoint):
+def test_more_cache_leaves_room_for_fewer_layers(make_checkpoint):
     config, form = load_config(make_checkpoint()), ServingFormat("float32")
-    memory_bytes = compute_memory(config, form, BlockSpan(0, 6), cache_tokens=64).total
+    memory_bytes = compute_memory(config, form, LayerSpan(0, 6), cache_tokens=64).total
     fitting = [
-        count_fitting_blocks(config, form, memory_bytes=memory_bytes, cache_tokens=tokens)
+        count_fitting_layers(config, form, memory_bytes=memory_bytes, cache_tokens=tokens)
         for tokens in (64, 256, 1024, 100_000)
     ]
     assert fitting == sorted(fitting, reverse=True) and fitting[-1] == 0

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from mesh.errors import (
-    BlockRangeOutsideModel,
+    LayerRangeOutsideModel,
     ModelError,
     ModelFilesMissing,
     UnknownArchitecture,
@@ -81,12 +81,12 @@ def test_impossible_numbers_are_refused(name, value):
         parse_config({**FIELDS, name: value})
 
 
-def test_block_range_outside_model_is_refused():
+def test_layer_range_outside_model_is_refused():
     config = parse_config(FIELDS)
-    config.check_block_range(0, 4)
+    config.check_layer_range(0, 4)
     for start, end in ((0, 5), (3, 3), (-1, 2), (4, 5)):
-        with pytest.raises(BlockRangeOutsideModel):
-            config.check_block_range(start, end)
+        with pytest.raises(LayerRangeOutsideModel):
+            config.check_layer_range(start, end)
 
 
 def test_missing_folder_and_broken_config_say_what_to_do(tmp_path):
@@ -105,7 +105,7 @@ from mesh.errors import ModelFilesMissing
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 folder = resolve_model_folder("TinyLlama/TinyLlama-1.1B-Chat-v1.0")
-print(folder.revision, load_config(folder.path).num_blocks, "torch" in sys.modules)
+print(folder.revision, load_config(folder.path).num_layers, "torch" in sys.modules)
 try:
     resolve_model_folder("nobody/nothing")
 except ModelFilesMissing as error:

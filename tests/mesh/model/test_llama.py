@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mesh.model.challenge import run_challenge_block, run_challenge_head
+from mesh.model.challenge import run_challenge_head, run_challenge_layer
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.llama import Segment, ShardRunner
@@ -123,7 +123,7 @@ def test_batched_rows_equal_the_same_rows_alone(make_checkpoint, dtype):
                 assert torch.equal(row[0], together[i])
 
 
-def test_challenge_block_equals_the_transformers_layer(make_checkpoint, load_reference):
+def test_challenge_layer_equals_the_transformers_layer(make_checkpoint, load_reference):
     folder = make_checkpoint()
     (runner,) = make_runners(folder, SPLITS[0])
     reference = load_reference(folder)
@@ -133,12 +133,12 @@ def test_challenge_block_equals_the_transformers_layer(make_checkpoint, load_ref
         embedded = hidden + reference.model.embed_tokens(tokens)
         position_embeddings = reference.model.rotary_emb(hidden, torch.arange(16)[None])
         mask = torch.full((16, 16), float("-inf")).triu(1)[None, None]
-        for block, x in ((0, embedded), (4, hidden)):
-            expected = reference.model.layers[block](
+        for layer, x in ((0, embedded), (4, hidden)):
+            expected = reference.model.layers[layer](
                 x[None], attention_mask=mask, position_embeddings=position_embeddings
             )[0, -1]
-            ids = tokens if block == 0 else None
-            found = run_challenge_block(runner.weights, block, hidden, token_ids=ids)
+            ids = tokens if layer == 0 else None
+            found = run_challenge_layer(runner.weights, layer, hidden, token_ids=ids)
             assert (found - expected).norm() / expected.norm() < 1e-5
         rows = torch.tensor([130, 3, 77])
         expected = reference.lm_head(reference.model.norm(hidden[-1]))[rows]
@@ -151,7 +151,7 @@ def test_challenge_is_float32_whatever_is_served(make_checkpoint):
     hidden = torch.randint(-127, 128, (16, 48)).float() / 64
     with torch.inference_mode():
         answers = [
-            run_challenge_block(make_runners(folder, SPLITS[0], dtype=d)[0].weights, 2, hidden)
+            run_challenge_layer(make_runners(folder, SPLITS[0], dtype=d)[0].weights, 2, hidden)
             for d in ("float32", "bfloat16")
         ]
     assert answers[0].dtype == torch.float32

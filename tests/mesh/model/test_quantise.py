@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mesh.errors import ManifestMismatch, ModelError
-from mesh.model.challenge import run_challenge_block
+from mesh.model.challenge import run_challenge_layer
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.llama import Segment, ShardRunner
@@ -94,10 +94,10 @@ def test_int8_answers_stay_close_and_a_challenge_tells_them_apart(make_checkpoin
     folder = make_checkpoint(initializer_range=0.2)
     plain, packed = load(folder, "none"), load(folder, "int8")
     assert (plain.served_dtype, packed.served_dtype) == ("float32", "int8")
-    assert isinstance(packed.blocks[0].qkv, Int8Matrix)
+    assert isinstance(packed.layers[0].qkv, Int8Matrix)
     assert 0 < measure_distance(run(packed), run(plain)) < 0.05
     hidden = torch.randn(16, 48, generator=torch.Generator().manual_seed(1))
-    answers = [run_challenge_block(shard, 2, hidden) for shard in (plain, packed)]
+    answers = [run_challenge_layer(shard, 2, hidden) for shard in (plain, packed)]
     # 2^-12 is the tolerance of the protocol: int8 weights stand far outside it.
     assert measure_distance(answers[1], answers[0]) > 4 * 2.0**-12
 
@@ -106,7 +106,7 @@ def test_a_challenge_does_not_depend_on_the_activations_type(make_checkpoint):
     folder = make_checkpoint(dtype="bfloat16")
     hidden = torch.randn(16, 48, generator=torch.Generator().manual_seed(2))
     narrow, wide = (
-        run_challenge_block(load(folder, "int8", dtype), 1, hidden)
+        run_challenge_layer(load(folder, "int8", dtype), 1, hidden)
         for dtype in ("bfloat16", "float32")
     )
     assert torch.equal(narrow, wide)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mesh.assets import shipped_model_path
-from mesh.errors import BlockRangeOutsideModel, ManifestMismatch, ModelError, ModelFilesMissing
+from mesh.errors import LayerRangeOutsideModel, ManifestMismatch, ModelError, ModelFilesMissing
 from mesh.model import weights
 from mesh.model.config import load_config
 from mesh.model.files import resolve_known_model, resolve_model_folder
@@ -87,7 +87,7 @@ def test_tied_head_shares_the_embedding(make_checkpoint):
 def test_range_dtype_and_shape_are_checked(make_checkpoint):
     folder = make_checkpoint()
     located, config = resolve_model_folder(str(folder)), load_config(folder)
-    with pytest.raises(BlockRangeOutsideModel):
+    with pytest.raises(LayerRangeOutsideModel):
         load_shard(located, config, start=0, end=7)
     with pytest.raises(ModelError, match="int3"):
         load_shard(located, config, start=0, end=1, dtype="int3")
@@ -129,7 +129,7 @@ def test_manifest_is_canonical_and_survives_the_wire(make_checkpoint):
     endless = b'"num_blocks":1e999'
     for changed in (
         body.replace(b'"format":1', b'"formed":1'),
-        body.replace(b'"num_blocks":%d' % manifest.num_blocks, endless),
+        body.replace(b'"num_blocks":%d' % manifest.num_layers, endless),
         b"[" * 200_000,
     ):
         assert changed != body

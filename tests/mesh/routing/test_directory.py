@@ -9,7 +9,7 @@ import pytest
 
 from keys.peer import PeerKey
 from mesh.errors import PeerUnreachable, RecordRefused
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 from mesh.p2p.addresses import BadAddress
 from mesh.p2p.config import HostConfig
 from mesh.p2p.memory import MemoryNetwork
@@ -29,7 +29,7 @@ KEYS = [PeerKey(bytes([i]) * 32) for i in range(1, 4)]
 INFO = ServerInfo(
     role=ServerRole.HOSTER,
     state=ServerState.ONLINE,
-    span=BlockSpan(0, 6),
+    span=LayerSpan(0, 6),
     throughput=100,
     free_cache_tokens=1000,
     dtype="float32",

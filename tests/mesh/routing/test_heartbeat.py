@@ -9,7 +9,7 @@ import pytest
 
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 from mesh.routing.heartbeat import (
     MAX_HEARTBEAT_BODY,
     ServerInfo,
@@ -28,7 +28,7 @@ NETWORK = b"n" * 32
 INFO = ServerInfo(
     role=ServerRole.HOSTER,
     state=ServerState.ONLINE,
-    span=BlockSpan(2, 6),
+    span=LayerSpan(2, 6),
     throughput=1234,
     free_cache_tokens=4096,
     dtype="bfloat16",

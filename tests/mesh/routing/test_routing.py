@@ -8,18 +8,18 @@ import pytest
 
 from keys.peer import PeerKey
 from mesh.errors import NoRoute
-from mesh.model.config import BlockSpan
+from mesh.model.config import LayerSpan
 from mesh.routing.routing import RouteServer, plan_route
 
 PEERS = [PeerKey(bytes([i]) * 32).peer_id for i in range(1, 13)]
 
 
 def server(number, start, end, *, throughput=1000.0, free=10_000, hop_s=0.001):
-    return RouteServer(PEERS[number], BlockSpan(start, end), throughput, free, hop_s)
+    return RouteServer(PEERS[number], LayerSpan(start, end), throughput, free, hop_s)
 
 
 def route_of(servers, **options):
-    hops = plan_route(servers, num_blocks=8, **options)
+    hops = plan_route(servers, num_layers=8, **options)
     return [(PEERS.index(hop.peer_id), hop.span.start, hop.span.end) for hop in hops]
 
 
@@ -43,13 +43,13 @@ def test_overlaps_are_used_in_part():
     )
 
 
-def test_bound_on_blocks_per_hop_spreads_the_route_over_distinct_servers():
+def test_bound_on_layers_per_hop_spreads_the_route_over_distinct_servers():
     servers = [server(0, 0, 8), server(1, 0, 8), server(2, 2, 6)]
-    hops = route_of(servers, max_blocks_per_hop=4)
+    hops = route_of(servers, max_layers_per_hop=4)
     assert len({peer for peer, _, _ in hops}) == len(hops) >= 2
     assert all(end - start <= 4 for _, start, end in hops)
     with pytest.raises(NoRoute):
-        route_of(servers[:1], max_blocks_per_hop=4)
+        route_of(servers[:1], max_layers_per_hop=4)
 
 
 def test_excluded_peers_are_left_out():

@@ -7,7 +7,7 @@ import pytest
 from consensus import records
 from consensus.errors import Reason
 from consensus.records import OutputCommit, RecordKind
-from consensus.types import BlockRange
+from consensus.types import LayerRange
 from consensus.view import Window
 from keys.envelope import compute_record_key, seal
 from mesh.errors import RecordRefused
@@ -21,7 +21,7 @@ from tests.support.fakes import FakeChain, FakeReader
 from tests.support.node import NETWORK_ID, make_key, make_roster_node, make_terms
 
 KIND = RecordKind.OUTPUT_COMMIT
-BODY = records.encode_output_commit(OutputCommit(b"s" * 32, BlockRange(0, 2), b"c" * 32))
+BODY = records.encode_output_commit(OutputCommit(b"s" * 32, LayerRange(0, 2), b"c" * 32))
 
 
 class AnsweringStore:
@@ -107,7 +107,7 @@ async def test_a_commit_counts_by_the_head_at_which_it_arrived(scene):
 async def test_second_record_for_the_same_slot_is_ignored(scene):
     scene.store.answers = {scene.make_key(): scene.make_record()}
     await scene.read()
-    other = OutputCommit(b"s" * 32, BlockRange(0, 2), b"d" * 32)
+    other = OutputCommit(b"s" * 32, LayerRange(0, 2), b"d" * 32)
     scene.store.answers = {
         scene.make_key(): scene.make_record(body=records.encode_output_commit(other))
     }

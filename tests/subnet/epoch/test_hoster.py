@@ -7,7 +7,7 @@ from consensus.challenge import ModelShape
 from consensus.commitment import check_output_reveal
 from consensus.records import RecordKind, decode_output_commit, decode_output_reveal
 from consensus.roster import Roster
-from consensus.types import BlockRange
+from consensus.types import LayerRange
 from subnet.epoch.hoster import Hoster, build_tasks, encode_outputs
 from subnet.epoch.publisher import Author
 from tests.support.fakes import PARAMS, FakeChain, FakeInference
@@ -20,34 +20,34 @@ AUTHOR = Author(make_terms(CHAIN), make_key(1), 1)
 
 
 @pytest.mark.parametrize(
-    ("blocks", "owed"), [((0, 4), [0, 1, 2, 3, 4]), ((0, 2), [0, 1]), ((2, 4), [2, 3, 4])]
+    ("layers", "owed"), [((0, 4), [0, 1, 2, 3, 4]), ((0, 2), [0, 1]), ((2, 4), [2, 3, 4])]
 )
-def test_a_hoster_owes_its_blocks_and_the_head_behind_the_last(blocks, owed):
-    tasks = build_tasks(SEED, BlockRange(*blocks), SHAPE, PARAMS)
-    assert [task.block for task in tasks] == owed
+def test_a_hoster_owes_its_layers_and_the_head_behind_the_last(layers, owed):
+    tasks = build_tasks(SEED, LayerRange(*layers), SHAPE, PARAMS)
+    assert [task.layer for task in tasks] == owed
     for task in tasks:
         assert task.hidden.shape == (PARAMS.challenge_positions, SHAPE.hidden_size)
-        assert (task.token_ids is not None) == (task.block == 0)
-        assert (task.head_rows is not None) == (task.block == SHAPE.num_blocks)
+        assert (task.token_ids is not None) == (task.layer == 0)
+        assert (task.head_rows is not None) == (task.layer == SHAPE.num_layers)
 
 
-@pytest.mark.parametrize("blocks", [BlockRange(0, 4), BlockRange(1, 3)])
-async def test_the_sealed_reveal_opens_the_sealed_commit(blocks):
-    commit, reveal = await Hoster(AUTHOR, SHAPE).answer(ROSTER, FakeInference(blocks))
+@pytest.mark.parametrize("layers", [LayerRange(0, 4), LayerRange(1, 3)])
+async def test_the_sealed_reveal_opens_the_sealed_commit(layers):
+    commit, reveal = await Hoster(AUTHOR, SHAPE).answer(ROSTER, FakeInference(layers))
     for envelope, kind in ((commit, RecordKind.OUTPUT_COMMIT), (reveal, RecordKind.OUTPUT_REVEAL)):
         envelope.check_signature()
         assert (envelope.kind, envelope.epoch, envelope.node_id) == (kind, 5, 1)
         assert envelope.expires_at == 1000 + 3 * 20 * 6
     promise, opened = decode_output_commit(commit.body), decode_output_reveal(reveal.body)
-    assert promise.blocks == opened.blocks == blocks
+    assert promise.layers == opened.layers == layers
     check_output_reveal(
         promise.commitment,
         AUTHOR.make_context(5),
         seed=promise.seed,
-        blocks=blocks,
+        layers=layers,
         salt=opened.salt,
         vectors=opened.vectors,
-        num_blocks=SHAPE.num_blocks,
+        num_layers=SHAPE.num_layers,
     )
 
 
@@ -59,10 +59,10 @@ async def test_salts_differ_by_epoch_and_kind_and_return_after_a_loss_of_the_jou
 
 
 def test_a_long_output_travels_sampled():
-    shape = ModelShape(num_blocks=1, hidden_size=PARAMS.max_vector_coordinates + 8, vocab_size=9)
-    tasks = build_tasks(SEED, BlockRange(0, 1), shape, PARAMS)
+    shape = ModelShape(num_layers=1, hidden_size=PARAMS.max_vector_coordinates + 8, vocab_size=9)
+    tasks = build_tasks(SEED, LayerRange(0, 1), shape, PARAMS)
     outputs = [np.arange(shape.hidden_size, dtype=np.float32), np.zeros(9, dtype=np.float32)]
-    block, head = encode_outputs(tasks, outputs, seed=SEED, shape=shape, params=PARAMS)
-    assert len(block) == 4 * PARAMS.max_vector_coordinates
+    layer, head = encode_outputs(tasks, outputs, seed=SEED, shape=shape, params=PARAMS)
+    assert len(layer) == 4 * PARAMS.max_vector_coordinates
     assert len(head) == 4 * 9
-    assert len(set(np.frombuffer(block, dtype="<f4"))) == PARAMS.max_vector_coordinates
+    assert len(set(np.frombuffer(layer, dtype="<f4"))) == PARAMS.max_vector_coordinates

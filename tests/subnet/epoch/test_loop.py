@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from consensus.records import RecordKind
-from consensus.types import SCORE_ONE, BlockRange, Role
+from consensus.types import SCORE_ONE, LayerRange, Role
 from subnet.epoch import loop
 from subnet.epoch.observer import (
     AttestationRefused,
@@ -21,7 +21,7 @@ from tests.support.node import FakeNode, advance, advance_to, make_roster_node, 
 
 HOSTERS = (1, 2, 3, 4)
 VALIDATORS = (5, 6)
-RANGES = {3: BlockRange(0, 2), 4: BlockRange(1, 4)}
+RANGES = {3: LayerRange(0, 2), 4: LayerRange(1, 4)}
 
 
 class Subnet:
@@ -35,7 +35,7 @@ class Subnet:
                 self.chain,
                 self.network,
                 role=Role.HOSTER if node_id in HOSTERS else Role.VALIDATOR,
-                blocks=RANGES.get(node_id),
+                layers=RANGES.get(node_id),
             )
             for node_id in HOSTERS + VALIDATORS
         }
@@ -63,7 +63,7 @@ async def test_every_epoch_ends_proposed_and_attested_by_all(subnet):
         ]
 
 
-async def test_scores_pay_hosters_for_blocks_and_validators_for_agreement(subnet):
+async def test_scores_pay_hosters_for_layers_and_validators_for_agreement(subnet):
     async with subnet.run():
         await advance_to(subnet.chain, 4, 0)
     first, second, third = (event.report for event in subnet.nodes[1].list_events(EpochScored)[:3])
@@ -210,7 +210,7 @@ class SlowInference:
 
     def __init__(self, inference):
         self._inference = inference
-        self.blocks = inference.blocks
+        self.layers = inference.layers
         self.may_answer = asyncio.Event()
 
     async def run_tasks(self, tasks):
@@ -247,7 +247,7 @@ async def test_what_the_journal_holds_is_revealed_while_the_model_loads():
 
 async def test_an_unexpected_error_ends_the_node(subnet):
     class BrokenInference:
-        blocks = BlockRange(0, 4)
+        layers = LayerRange(0, 4)
 
         async def run_tasks(self, tasks):
             raise ZeroDivisionError

@@ -14,7 +14,7 @@ from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
 from mesh.errors import ManifestMismatch
 from mesh.model.capacity import ServingFormat, compute_memory, get_runtime_bytes
-from mesh.model.config import BlockSpan, load_config
+from mesh.model.config import LayerSpan, load_config
 from mesh.model.speed import estimate_tokens_per_second, measure_bandwidth
 from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
@@ -56,7 +56,7 @@ def test_json_says_what_the_arithmetic_says(bare_folder):
         *("--num-blocks", 3, "--json", "--torch-dtype", "float32"),
     )
     described = json.loads(found.output)
-    need = compute_memory(CONFIG, ServingFormat("float32"), BlockSpan(0, 3), cache_tokens=100)
+    need = compute_memory(CONFIG, ServingFormat("float32"), LayerSpan(0, 3), cache_tokens=100)
     assert described["blocks"] == [0, 3]
     assert described["weights_bytes"] == need.weights
     assert described["cache_bytes"] == need.cache
@@ -75,7 +75,7 @@ def test_int8_takes_less_and_runs_faster():
 
 def test_twice_the_bandwidth_is_nearly_twice_as_fast():
     slow, fast = (
-        estimate_tokens_per_second(CONFIG, FORM, BlockSpan(0, 8), bytes_per_second=speed)
+        estimate_tokens_per_second(CONFIG, FORM, LayerSpan(0, 8), bytes_per_second=speed)
         for speed in (1e7, 2e7)
     )
     assert 1.9 < fast / slow < 2.0
@@ -84,8 +84,8 @@ def test_twice_the_bandwidth_is_nearly_twice_as_fast():
 def test_the_swarm_decides_where(bare_folder, monkeypatch):
     peers = [PeerKey(bytes([number]) * 32).peer_id for number in (1, 2)]
     servers = [
-        PlacedServer(peers[0], BlockSpan(0, 3), 1000),
-        PlacedServer(peers[1], BlockSpan(5, 8), 1000),
+        PlacedServer(peers[0], LayerSpan(0, 3), 1000),
+        PlacedServer(peers[1], LayerSpan(5, 8), 1000),
     ]
 
     async def fetch(initial_peers, config):
@@ -110,7 +110,7 @@ def test_a_device_too_small_is_said_with_what_helps():
 
 
 def test_memory_is_the_devices_and_the_process_needs_its_part(bare_folder):
-    room = compute_memory(CONFIG, FORM, BlockSpan(0, 8), cache_tokens=64).total
+    room = compute_memory(CONFIG, FORM, LayerSpan(0, 8), cache_tokens=64).total
     total = room + get_runtime_bytes("cpu")
     fits = run(
         bare_folder, "--bandwidth", 1, "--memory", total, "--attn-cache-tokens", 64, "--json"
@@ -144,11 +144,11 @@ async def test_a_running_peer_tells_of_its_swarm():
     """Through real hosts: one address is enough."""
     key, other = PeerKey(b"\7" * 32), PeerKey(b"\x08" * 32)
     network_id = b"p" * 32
-    info = NetworkInfo(network_id, bytes(32), "mesh-tiny", CONFIG.num_blocks, 2048, 259, "test")
+    info = NetworkInfo(network_id, bytes(32), "mesh-tiny", CONFIG.num_layers, 2048, 259, "test")
     heartbeat = ServerInfo(
         role=ServerRole.HOSTER,
         state=ServerState.ONLINE,
-        span=BlockSpan(2, 5),
+        span=LayerSpan(2, 5),
         throughput=77,
         free_cache_tokens=1,
         dtype="int8",
@@ -165,6 +165,6 @@ async def test_a_running_peer_tells_of_its_swarm():
         directory.add(envelope.to_bytes())
         addresses = await host.list_addresses()
         found = await plan_module.fetch_swarm(addresses, CONFIG)
-        assert found == [PlacedServer(other.peer_id, BlockSpan(2, 5), 77)]
+        assert found == [PlacedServer(other.peer_id, LayerSpan(2, 5), 77)]
         with pytest.raises(ManifestMismatch, match="8 blocks"):
-            await plan_module.fetch_swarm(addresses, replace(CONFIG, num_blocks=9))
+            await plan_module.fetch_swarm(addresses, replace(CONFIG, num_layers=9))

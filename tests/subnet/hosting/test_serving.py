@@ -1,4 +1,4 @@
-"""A hoster that chooses its blocks: what fits, where it helps, and moves between epochs' work."""
+"""A hoster that chooses its layers: what fits, where it helps, and moves between epochs' work."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from subnet.hosting.layer_choice import Placement, choose_length, get_format
 
 from consensus.phases import compute_schedule
 from consensus.protocol_params import MAINNET
-from consensus.types import BlockNumber, BlockRange, Epoch, EpochPosition, Role, SubnetNodeId
+from consensus.types import BlockNumber, Epoch, EpochPosition, LayerRange, Role, SubnetNodeId
 from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
 from mesh.errors import ManifestMismatch
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.model.capacity import compute_memory
-from mesh.model.config import BlockSpan, load_config
+from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder
 from mesh.p2p.config import HostConfig
 from mesh.p2p.memory import MemoryNetwork
@@ -32,16 +33,15 @@ from mesh.routing.heartbeat import (
 )
 from subnet.errors import ConfigError
 from subnet.hosting import serving
-from subnet.hosting.block_choice import Placement, choose_length, get_format
 from subnet.hosting.manifest import build_own_manifest
-from subnet.hosting.serving import BlockServer, ServedModel
+from subnet.hosting.serving import LayerServer, ServedModel
 from subnet.operator.config import NodeConfig
 from subnet.operator.preflight import PreparedNode
 
 NETWORK = b"n" * 32
 FOLDER = resolve_model_folder(str(shipped_model_path()))
 MODEL = load_config(FOLDER.path)
-BLOCKS = MODEL.num_blocks
+BLOCKS = MODEL.num_layers
 SCHEDULE = compute_schedule(100, MAINNET)
 OWN = PeerKey(b"\1" * 32)
 OTHERS = [PeerKey(bytes([number]) * 32) for number in range(2, 12)]
@@ -73,7 +73,7 @@ def make_prepared(directory: Path, **changes) -> PreparedNode:
         node_id=SubnetNodeId(1),
         folder=FOLDER,
         model=MODEL,
-        blocks=config.block_indices,
+        layers=config.layer_indices,
         data_dir=directory,
         notices=(),
     )
@@ -83,10 +83,10 @@ def make_prepared(directory: Path, **changes) -> PreparedNode:
 class Rig:
     """One hoster in a network of words: the others exist as heartbeats only."""
 
-    server: BlockServer
+    server: LayerServer
     directory: Directory
     now_s: float = 0.0
-    online: list[BlockRange] = field(default_factory=list)
+    online: list[LayerRange] = field(default_factory=list)
     announced: list[tuple] = field(default_factory=list)
     beats: int = 0
 
@@ -96,7 +96,7 @@ class Rig:
         info = ServerInfo(
             role=ServerRole.HOSTER,
             state=ServerState.ONLINE,
-            span=BlockSpan(start, end),
+            span=LayerSpan(start, end),
             throughput=1000,
             free_cache_tokens=64,
             dtype="float32",
@@ -145,13 +145,13 @@ async def open_rig(directory: Path, *, quant_manifest: str = "none", measure=Non
             **options,
         )
         rig = Rig.__new__(Rig)
-        server = BlockServer(
+        server = LayerServer(
             prepared,
             ServedModel(manifest.manifest_hash, MAINNET, SCHEDULE),
             host=host,
             directory=heard,
             placement=placement,
-            announce=lambda: rig.announced.append((rig.server.state, rig.server.blocks)),
+            announce=lambda: rig.announced.append((rig.server.state, rig.server.layers)),
             clock=lambda: rig.now_s,
         )
         rig.__init__(server, heard)
@@ -162,7 +162,7 @@ async def open_rig(directory: Path, *, quant_manifest: str = "none", measure=Non
 async def running(rig: Rig):
     """Run the server; its errors come out in a group."""
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(rig.server.run(lambda: rig.online.append(rig.server.blocks)))
+        task = tasks.create_task(rig.server.run(lambda: rig.online.append(rig.server.layers)))
         yield
         task.cancel()
 
@@ -170,52 +170,52 @@ async def running(rig: Rig):
 async def test_a_model_that_fits_is_served_whole(tmp_path):
     async with open_rig(tmp_path) as rig, running(rig):
         await rig.wait_until(lambda: rig.online)
-        assert rig.online == [BlockRange(0, BLOCKS)]
+        assert rig.online == [LayerRange(0, BLOCKS)]
         assert rig.server.throughput > 0
         assert rig.server.dtype == MODEL.stored_dtype
         assert rig.server.free_cache_tokens == 64
         inference = rig.server.get_inference()
-        assert inference is not None and inference.blocks == BlockRange(0, BLOCKS)
+        assert inference is not None and inference.layers == LayerRange(0, BLOCKS)
 
 
-async def test_the_choice_is_announced_before_the_blocks_are_loaded(tmp_path):
-    async with open_rig(tmp_path, num_blocks=3) as rig, running(rig):
+async def test_the_choice_is_announced_before_the_layers_are_loaded(tmp_path):
+    async with open_rig(tmp_path, num_layers=3) as rig, running(rig):
         await rig.wait_until(lambda: rig.online)
         states = [state for state, _ in rig.announced]
         assert states[0] is ServerState.JOINING and states[-1] is ServerState.ONLINE
-        assert {blocks for _, blocks in rig.announced} == {BlockRange(0, 3)}
+        assert {layers for _, layers in rig.announced} == {LayerRange(0, 3)}
 
 
 async def test_a_newcomer_takes_what_nobody_serves(tmp_path):
-    async with open_rig(tmp_path, num_blocks=2) as rig:
+    async with open_rig(tmp_path, num_layers=2) as rig:
         rig.hear(0, 0, 3)
         rig.hear(1, 5, BLOCKS)
         async with running(rig):
             await rig.wait_until(lambda: rig.online)
-            assert rig.online == [BlockRange(3, 5)]
+            assert rig.online == [LayerRange(3, 5)]
 
 
 async def test_hosters_whom_the_chain_does_not_know_change_no_choice(tmp_path):
-    async with open_rig(tmp_path, num_blocks=4) as rig:
+    async with open_rig(tmp_path, num_layers=4) as rig:
         rig.hear(0, 0, 4)
         rig.hear(len(OTHERS) - 1, 4, 8, throughput=2**31)
         async with running(rig):
             await rig.wait_until(lambda: rig.online)
-            assert rig.online == [BlockRange(4, 8)]
+            assert rig.online == [LayerRange(4, 8)]
 
 
 async def test_who_drains_is_leaving_and_who_loads_is_coming(tmp_path):
-    async with open_rig(tmp_path, num_blocks=4) as rig:
+    async with open_rig(tmp_path, num_layers=4) as rig:
         rig.hear(0, 0, 4, state=ServerState.DRAINING)
         rig.hear(1, 4, 8, state=ServerState.JOINING, throughput=0)
         async with running(rig):
             await rig.wait_until(lambda: rig.online)
-            assert rig.online == [BlockRange(0, 4)]
+            assert rig.online == [LayerRange(0, 4)]
 
 
-async def test_as_many_blocks_as_fit(tmp_path):
+async def test_as_many_layers_as_fit(tmp_path):
     form = get_format(make_prepared(tmp_path).config, MODEL)
-    room = compute_memory(MODEL, form, BlockSpan(0, BLOCKS), cache_tokens=64).total - 1
+    room = compute_memory(MODEL, form, LayerSpan(0, BLOCKS), cache_tokens=64).total - 1
     config = make_prepared(tmp_path).config
     assert choose_length(config, MODEL, measure=lambda device: room) == BLOCKS - 1
     assert choose_length(config, MODEL, measure=lambda device: room + 1) == BLOCKS
@@ -223,12 +223,13 @@ async def test_as_many_blocks_as_fit(tmp_path):
         choose_length(config, MODEL, measure=lambda device: 1000)
 
 
-def find_turn(rig: Rig, own: BlockRange, first: int = 0) -> int:
+def find_turn(rig: Rig, own: LayerRange, first: int = 0) -> int:
     """Return an epoch in which it is this node's turn to move."""
-    from mesh.routing.placement import PlacedServer, draw_mover
-    from subnet.hosting.block_choice import list_placed
+    from subnet.hosting.layer_choice import list_placed
 
-    span = BlockSpan(own.start, own.end)
+    from mesh.routing.placement import PlacedServer, draw_mover
+
+    span = LayerSpan(own.start, own.end)
     swarm = [*list_placed(rig.directory), PlacedServer(OWN.peer_id, span, 1000)]
     return next(e for e in range(first, 1000) if draw_mover(swarm, epoch=e) == OWN.peer_id)
 
@@ -236,9 +237,9 @@ def find_turn(rig: Rig, own: BlockRange, first: int = 0) -> int:
 @contextlib.asynccontextmanager
 async def open_spare(directory: Path, **changes):
     """A hoster of 0:4 that another one could replace, while nobody serves 4:8."""
-    async with open_rig(directory, num_blocks=4, **changes) as rig, running(rig):
+    async with open_rig(directory, num_layers=4, **changes) as rig, running(rig):
         await rig.wait_until(lambda: rig.online)
-        assert rig.online == [BlockRange(0, 4)]
+        assert rig.online == [LayerRange(0, 4)]
         rig.hear(0, 0, 4)
         yield rig
 
@@ -247,21 +248,21 @@ async def test_a_spare_hoster_moves_to_the_gap_in_propose(tmp_path):
     async with open_spare(tmp_path) as rig:
         rig.now_s += serving.MIN_STAY_S
         rig.announced.clear()
-        rig.be_at(find_turn(rig, BlockRange(0, 4)), 3)
+        rig.be_at(find_turn(rig, LayerRange(0, 4)), 3)
         await rig.wait_until(lambda: len(rig.online) == 2)
-        assert rig.online[-1] == BlockRange(4, 8)
+        assert rig.online[-1] == LayerRange(4, 8)
         states = [state for state, _ in rig.announced]
         assert states[0] is ServerState.DRAINING and states[-1] is ServerState.ONLINE
         assert ServerState.JOINING in states
         inference = rig.server.get_inference()
-        assert inference is not None and inference.blocks == BlockRange(4, 8)
+        assert inference is not None and inference.layers == LayerRange(4, 8)
 
 
 @pytest.mark.parametrize("offset", [SCHEDULE.commit_start, SCHEDULE.reveal_start, 99])
 async def test_nothing_moves_between_commit_and_reveal_or_after(tmp_path, offset):
     async with open_spare(tmp_path) as rig:
         rig.now_s += serving.MIN_STAY_S
-        rig.be_at(find_turn(rig, BlockRange(0, 4)), offset)
+        rig.be_at(find_turn(rig, LayerRange(0, 4)), offset)
         await rig.settle()
         assert len(rig.online) == 1 and rig.server.state is ServerState.ONLINE
 
@@ -269,34 +270,34 @@ async def test_nothing_moves_between_commit_and_reveal_or_after(tmp_path, offset
 async def test_a_range_is_kept_for_a_while(tmp_path):
     async with open_spare(tmp_path) as rig:
         rig.now_s += serving.MIN_STAY_S - 1
-        turn = find_turn(rig, BlockRange(0, 4))
+        turn = find_turn(rig, LayerRange(0, 4))
         rig.be_at(turn, 3)
         await rig.settle()
         assert len(rig.online) == 1
         rig.now_s += 1
-        rig.be_at(find_turn(rig, BlockRange(0, 4), turn + 1), 3)
+        rig.be_at(find_turn(rig, LayerRange(0, 4), turn + 1), 3)
         await rig.wait_until(lambda: len(rig.online) == 2)
 
 
-async def test_the_only_hoster_of_a_block_stays(tmp_path):
-    async with open_rig(tmp_path, num_blocks=4) as rig, running(rig):
+async def test_the_only_hoster_of_a_layer_stays(tmp_path):
+    async with open_rig(tmp_path, num_layers=4) as rig, running(rig):
         await rig.wait_until(lambda: rig.online)
         rig.hear(0, 0, 3)
         rig.now_s += serving.MIN_STAY_S
         for epoch in range(20):
             rig.be_at(epoch, 3)
             await asyncio.sleep(0.002)
-        assert rig.online == [BlockRange(0, 4)]
+        assert rig.online == [LayerRange(0, 4)]
 
 
 async def test_a_range_that_the_operator_named_never_moves(tmp_path):
-    async with open_rig(tmp_path, block_indices=BlockRange(0, 4)) as rig, running(rig):
+    async with open_rig(tmp_path, layer_indices=LayerRange(0, 4)) as rig, running(rig):
         await rig.wait_until(lambda: rig.online)
         rig.hear(0, 0, 4)
         rig.now_s += serving.MIN_STAY_S
-        rig.be_at(find_turn(rig, BlockRange(0, 4)), 3)
+        rig.be_at(find_turn(rig, LayerRange(0, 4)), 3)
         await rig.settle()
-        assert rig.online == [BlockRange(0, 4)]
+        assert rig.online == [LayerRange(0, 4)]
 
 
 async def test_open_sessions_are_not_cut_by_a_move(tmp_path, monkeypatch):
@@ -305,8 +306,8 @@ async def test_open_sessions_are_not_cut_by_a_move(tmp_path, monkeypatch):
         engine = rig.server._engine
         assert engine is not None
         rig.now_s += serving.MIN_STAY_S
-        turn = find_turn(rig, BlockRange(0, 4))
-        with engine.admit(BlockSpan(0, 4), capacity=8, account=OWN_ACCOUNT):
+        turn = find_turn(rig, LayerRange(0, 4))
+        with engine.admit(LayerSpan(0, 4), capacity=8, account=OWN_ACCOUNT):
             rig.announced.clear()
             rig.be_at(turn, 3)
             await rig.wait_until(lambda: len(rig.announced) >= 2)
@@ -314,8 +315,8 @@ async def test_open_sessions_are_not_cut_by_a_move(tmp_path, monkeypatch):
                 ServerState.DRAINING,
                 ServerState.ONLINE,
             ]
-            assert rig.online == [BlockRange(0, 4)]
-        rig.be_at(find_turn(rig, BlockRange(0, 4), turn + 1), 3)
+            assert rig.online == [LayerRange(0, 4)]
+        rig.be_at(find_turn(rig, LayerRange(0, 4), turn + 1), 3)
         await rig.wait_until(lambda: len(rig.online) == 2)
 
 
@@ -325,13 +326,13 @@ async def test_a_drain_that_outlasts_propose_calls_the_move_off(tmp_path, monkey
         engine = rig.server._engine
         assert engine is not None
         rig.now_s += serving.MIN_STAY_S
-        turn = find_turn(rig, BlockRange(0, 4))
-        with engine.admit(BlockSpan(0, 4), capacity=8, account=OWN_ACCOUNT):
+        turn = find_turn(rig, LayerRange(0, 4))
+        with engine.admit(LayerSpan(0, 4), capacity=8, account=OWN_ACCOUNT):
             rig.be_at(turn, 3)
             await rig.wait_until(lambda: rig.server.state is ServerState.DRAINING)
             rig.be_at(turn, SCHEDULE.commit_start)
         await rig.wait_until(lambda: rig.server.state is ServerState.ONLINE)
-        assert rig.online == [BlockRange(0, 4)]
+        assert rig.online == [LayerRange(0, 4)]
         assert rig.server.get_inference() is not None
 
 
@@ -384,7 +385,7 @@ async def test_the_operators_rank_and_the_members_reach_the_sessions(tmp_path, m
             super().__init__(*arguments, **options)
 
     monkeypatch.setattr(serving, "SessionServer", Sessions)
-    async with open_rig(tmp_path, num_blocks=2) as rig:
+    async with open_rig(tmp_path, num_layers=2) as rig:
 
         def rank(caller):
             return 7
@@ -412,11 +413,11 @@ async def test_a_node_that_is_stopped_while_weights_load_does_not_wait_for_them(
             threading.Event().wait(0.001)
 
     monkeypatch.setattr(serving, "load_shard", load_for_ever)
-    prepared = make_prepared(tmp_path, block_indices=BlockRange(0, BLOCKS), unpaid=True)
+    prepared = make_prepared(tmp_path, layer_indices=LayerRange(0, BLOCKS), unpaid=True)
     served = ServedModel(b"", MAINNET, SCHEDULE)
 
     async def serve():
-        async with serving.open_engine(prepared, served, prepared.blocks):
+        async with serving.open_engine(prepared, served, prepared.layers):
             raise AssertionError("nothing was loaded")
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:

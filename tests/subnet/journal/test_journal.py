@@ -94,7 +94,7 @@ def test_what_was_written_survives_a_kill(tmp_path):
     path = tmp_path / "journal"
     script = (
         "import asyncio, os, sys; from pathlib import Path\n"
-        "from tests.subnet.test_journal import *\n"
+        "from tests.subnet.journal.test_journal import *\n"
         "async def main():\n"
         "    with reopen(Path(sys.argv[1])) as journal:\n"
         "        await fill(journal); os.kill(os.getpid(), 9)\n"

@@ -15,7 +15,7 @@ from subnet.localnet.epoch_outcome import build_row
 from subnet.localnet.epoch_row import EpochRow
 from subnet.localnet.node_plan import plan_nodes
 
-NODES = plan_nodes(hosters=3, validators=1, num_blocks=8)
+NODES = plan_nodes(hosters=3, validators=1, num_layers=8)
 NODE_IDS = {node.name: SubnetNodeId(index + 1) for index, node in enumerate(NODES)}
 SEED = "ab" * 32
 
@@ -62,9 +62,9 @@ def test_a_row_joins_chain_and_report() -> None:
     assert row["proposal"] == [[1, str(SCORE_ONE // 4)], [4, "0"]]
 
 
-def test_the_blocks_are_those_that_were_seen_not_those_that_were_planned() -> None:
+def test_the_layers_are_those_that_were_seen_not_those_that_were_planned() -> None:
     row = make_row(make_hoster(1, blocks=[0, 2]))
-    assert str(row.hosters[0].blocks) == "0:2"
+    assert str(row.hosters[0].layers) == "0:2"
 
 
 @pytest.mark.parametrize(("attested", "ratio"), [({1, 2}, 0.5), ({1, 2, 3, 4}, 1.0)])

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from consensus.types import BlockRange, Role
+from consensus.types import LayerRange, Role
 from subnet.cli.mesh_test_command import parse_config
 from subnet.errors import UsageError
-from subnet.operator.config import NodeConfig, parse_block_indices
+from subnet.operator.config import NodeConfig, parse_layer_indices
 
 
 def parse(*, hoster: bool = True, validator: bool = False, **changes: Any) -> NodeConfig:
@@ -25,7 +25,7 @@ def parse(*, hoster: bool = True, validator: bool = False, **changes: Any) -> No
         ({"hoster": True, "validator": True}, "exactly one of --hoster and --validator"),
         ({"hoster": False}, "exactly one of --hoster and --validator"),
         ({"initial_peers": ("/ip4/127.0.0.1/tcp/1",)}, "exclude each other"),
-        ({"block_indices": "0:4", "num_blocks": 3}, "exclude each other"),
+        ({"block_indices": "0:4", "num_layers": 3}, "exclude each other"),
         ({"block_indices": "4:4"}, "half-open"),
         ({"block_indices": "4"}, "START:END"),
         ({"block_indices": "-1:4"}, "START:END"),
@@ -45,9 +45,9 @@ def test_an_impossible_command_line_is_a_usage_error(
     assert sentence in str(caught.value)
 
 
-def test_block_indices_are_half_open() -> None:
-    assert parse_block_indices("0:11") == BlockRange(0, 11)
-    assert len(parse_block_indices("3:8")) == 5
+def test_layer_indices_are_half_open() -> None:
+    assert parse_layer_indices("0:11") == LayerRange(0, 11)
+    assert len(parse_layer_indices("3:8")) == 5
 
 
 def test_a_public_address_is_announced_with_its_port() -> None:

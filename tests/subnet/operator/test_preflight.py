@@ -16,7 +16,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from consensus.types import BlockRange, Role, SubnetId, SubnetNodeId
+from consensus.types import LayerRange, Role, SubnetId, SubnetNodeId
 from devchain.config import BlockMode, DevChainConfig
 from devchain.server import DevChain
 from keys.account import derive_development_account
@@ -34,7 +34,7 @@ from keys.keystore import create_keystore
 from keys.peer import PeerId
 from keys.secret_file import create_secret_file
 from mesh.errors import (
-    BlockRangeOutsideModel,
+    LayerRangeOutsideModel,
     ModelError,
     ModelFilesMissing,
     UnknownArchitecture,
@@ -157,7 +157,7 @@ def make_values(place: Place) -> dict[str, Any]:
         "subnet_node_id": int(place.node),
         "host_maddrs": ("/ip4/127.0.0.1/tcp/0",),
         "new_swarm": True,
-        "block_indices": BlockRange(0, NUM_BLOCKS),
+        "layer_indices": LayerRange(0, NUM_BLOCKS),
         "data_dir": place.file("data"),
     }
 
@@ -264,8 +264,8 @@ FAULTS = (
     ),
     Fault(
         "blocks outside",
-        _values(block_indices=BlockRange(2, NUM_BLOCKS + 1)),
-        BlockRangeOutsideModel,
+        _values(layer_indices=LayerRange(2, NUM_BLOCKS + 1)),
+        LayerRangeOutsideModel,
         "2:5",
     ),
 )
@@ -319,7 +319,7 @@ async def test_right_inputs_pass_and_nothing_is_written_yet(place: Place) -> Non
     assert (prepared.subnet_id, prepared.node_id) == (place.subnet, place.node)
     assert prepared.hotkey is not None
     assert prepared.hotkey.account_id == HOTKEYS[0].account_id
-    assert prepared.blocks == BlockRange(0, NUM_BLOCKS)
+    assert prepared.layers == LayerRange(0, NUM_BLOCKS)
     assert prepared.data_dir == place.file("data") / f"{place.subnet}-{place.node}"
     assert prepared.notices == ()
     assert_nothing_started(place)
@@ -351,10 +351,10 @@ async def test_without_a_hotkey_the_node_says_what_it_will_not_do(place: Place) 
     assert "neither proposes nor attests" in NO_HOTKEY_NOTICE
 
 
-async def test_a_validator_needs_no_blocks(place: Place) -> None:
-    changes = {"role": Role.VALIDATOR, "block_indices": None}
+async def test_a_validator_needs_no_layers(place: Place) -> None:
+    changes = {"role": Role.VALIDATOR, "layer_indices": None}
     prepared = await prepare(NodeConfig(**make_values(place) | changes))
-    assert prepared.blocks is None
+    assert prepared.layers is None
 
 
 RUN_AND_LIST_IMPORTS = (
@@ -378,7 +378,7 @@ def run_command(values: dict[str, Any], *extra: str) -> tuple[int, str, str]:
         ("chain_url", "--chain"),
         ("subnet_id", "--subnet_id"),
         ("subnet_node_id", "--subnet_node_id"),
-        ("block_indices", "--block_indices"),
+        ("layer_indices", "--block_indices"),
         ("data_dir", "--data_dir"),
     ):
         line += [option, str(values[field])]
@@ -438,20 +438,20 @@ async def test_a_usage_error_comes_before_every_other_and_exits_with_two(
     assert_nothing_started(place)
 
 
-@pytest.mark.parametrize("num_blocks", [None, NUM_BLOCKS - 1])
+@pytest.mark.parametrize("num_layers", [None, NUM_BLOCKS - 1])
 async def test_a_hoster_without_a_range_chooses_it_when_it_knows_the_swarm(
-    num_blocks: int | None, place: Place
+    num_layers: int | None, place: Place
 ) -> None:
-    changes = {"block_indices": None, "num_blocks": num_blocks}
+    changes = {"layer_indices": None, "num_layers": num_layers}
     prepared = await prepare(NodeConfig(**make_values(place) | changes))
-    assert prepared.blocks is None
+    assert prepared.layers is None
 
 
-async def test_more_blocks_than_the_model_has_are_refused_before_anything_runs(
+async def test_more_layers_than_the_model_has_are_refused_before_anything_runs(
     place: Place,
 ) -> None:
-    changes = {"block_indices": None, "num_blocks": NUM_BLOCKS + 1}
-    with pytest.raises(BlockRangeOutsideModel):
+    changes = {"layer_indices": None, "num_layers": NUM_BLOCKS + 1}
+    with pytest.raises(LayerRangeOutsideModel):
         await prepare(NodeConfig(**make_values(place) | changes))
 
 

@@ -1,4 +1,4 @@
-"""Which blocks this hoster serves when its operator does not say: what fits, where it helps.
+"""Which layers this hoster serves when its operator does not say: what fits, where it helps.
 
 The rules are in mesh/routing/placement.py; here they meet this machine's memory and the
 heartbeats that this node knows.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from consensus.types import BlockRange
+from consensus.types import LayerRange
 from keys.peer import PeerId
 from mesh.errors import MeshError
-from mesh.model.capacity import ServingFormat, count_fitting_blocks, measure_free_memory
-from mesh.model.config import BlockSpan, ModelConfig
+from mesh.model.capacity import ServingFormat, count_fitting_layers, measure_free_memory
+from mesh.model.config import LayerSpan, ModelConfig
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import PROTOCOL_VERSION, ServerRole, ServerState
 from mesh.routing.placement import PlacedServer, choose_move, choose_span
@@ -32,14 +32,14 @@ def get_format(config: NodeConfig, model: ModelConfig) -> ServingFormat:
 def choose_length(
     config: NodeConfig, model: ModelConfig, *, measure: Callable[[str], int] = measure_free_memory
 ) -> int:
-    """Return how many blocks to serve: as told, or as many as fit beside the cache.
+    """Return how many layers to serve: as told, or as many as fit beside the cache.
 
     Raises ConfigError when not even one fits, ModelError.
     """
-    if config.num_blocks is not None:
-        return config.num_blocks
+    if config.num_layers is not None:
+        return config.num_layers
     memory_bytes = measure(config.device)
-    fitting = count_fitting_blocks(
+    fitting = count_fitting_layers(
         model,
         get_format(config, model),
         memory_bytes=memory_bytes,
@@ -74,28 +74,28 @@ class Placement:
         self._list_nodes = list_nodes
         self._measure = measure
 
-    async def choose_first(self) -> BlockRange:
-        """Return the blocks to load first. Raises ConfigError or ModelError."""
+    async def choose_first(self) -> LayerRange:
+        """Return the layers to load first. Raises ConfigError or ModelError."""
         length = choose_length(self._config, self._model, measure=self._measure)
-        if length == self._model.num_blocks:
-            return BlockRange(0, length)
+        if length == self._model.num_layers:
+            return LayerRange(0, length)
         await self._refresh()
         others = [server for server in self._list_placed() if server.peer_id != self._own]
-        span = choose_span(others, num_blocks=self._model.num_blocks, length=length)
-        return BlockRange(span.start, span.end)
+        span = choose_span(others, num_layers=self._model.num_layers, length=length)
+        return LayerRange(span.start, span.end)
 
     async def choose_move(
-        self, blocks: BlockRange, *, throughput: int, epoch: int
-    ) -> BlockRange | None:
-        """Return where to move from ``blocks``, by fresh heartbeats; None to stay."""
-        if len(blocks) == self._model.num_blocks:
+        self, layers: LayerRange, *, throughput: int, epoch: int
+    ) -> LayerRange | None:
+        """Return where to move from ``layers``, by fresh heartbeats; None to stay."""
+        if len(layers) == self._model.num_layers:
             return None
         await self._refresh()
-        own = PlacedServer(self._own, BlockSpan(blocks.start, blocks.end), throughput)
+        own = PlacedServer(self._own, LayerSpan(layers.start, layers.end), throughput)
         target = choose_move(
-            self._list_placed(), own, num_blocks=self._model.num_blocks, epoch=epoch
+            self._list_placed(), own, num_layers=self._model.num_layers, epoch=epoch
         )
-        return None if target is None else BlockRange(target.start, target.end)
+        return None if target is None else LayerRange(target.start, target.end)
 
     async def _refresh(self) -> None:
         """Read the heartbeats of the swarm; what cannot be read counts as not there."""

@@ -1,6 +1,6 @@
-"""Transformer blocks as a library: two halves of a model by hand, compared with transformers.
+"""Transformer layers as a library: two halves of a model by hand, compared with transformers.
 
-python examples/blocks_as_library.py [FOLDER]
+python examples/layers_as_library.py [FOLDER]
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def generate_in_two_halves(folder_name: str) -> list[int]:
     """Greedy decoding: the first half embeds, the second half has the head."""
     folder = resolve_model_folder(folder_name)
     config = load_config(folder.path)
-    middle = config.num_blocks // 2
+    middle = config.num_layers // 2
     halves = [
         ShardRunner(
             load_shard(folder, config, start=start, end=end),
             cache_tokens=len(PROMPT) + NEW_TOKENS,
         )
-        for start, end in ((0, middle), (middle, config.num_blocks))
+        for start, end in ((0, middle), (middle, config.num_layers))
     ]
     first, second = halves
     answer: list[int] = []
@@ -41,7 +41,7 @@ def generate_in_two_halves(folder_name: str) -> list[int]:
         # One session, so one segment: its rows follow what its cache holds already.
         segment = Segment(first_row=0, rows=len(new), slot=0, position=position)
         hidden = first.forward(first.embed(new), [segment], start=0, end=middle)
-        hidden = second.forward(hidden, [segment], start=middle, end=config.num_blocks)
+        hidden = second.forward(hidden, [segment], start=middle, end=config.num_layers)
         token_id = int(second.compute_logits(hidden[-1:]).argmax())
         answer.append(token_id)
         new, position = (token_id,), position + len(new)
