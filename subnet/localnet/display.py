@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from subnet.localnet.epoch_row import EpochRow
+from subnet.localnet.epoch_row import EpochRow, LostEpoch
 
 REFRESH_PER_SECOND = 8
 
@@ -32,8 +32,8 @@ class Display(Protocol):
         """The answer has grown by ``text``; empty text ends it."""
         ...
 
-    def row(self, row: EpochRow) -> None:
-        """An epoch is scored, proposed and attested."""
+    def row(self, row: EpochRow | LostEpoch) -> None:
+        """An epoch is scored, proposed and attested, or lost."""
         ...
 
 
@@ -63,7 +63,7 @@ class PlainDisplay:
             self._write("\n" + "".join(self._held))
             self._held.clear()
 
-    def row(self, row: EpochRow) -> None:
+    def row(self, row: EpochRow | LostEpoch) -> None:
         if self._results is None:
             self._talk(f"\n{row.to_text()}\n\n")
         else:
@@ -116,7 +116,7 @@ class LiveDisplay:
             self._answer = ""
         self._draw()
 
-    def row(self, row: EpochRow) -> None:
+    def row(self, row: EpochRow | LostEpoch) -> None:
         self._console.print(row.to_text(), highlight=False)
         self._console.print()
 

@@ -1,15 +1,81 @@
-"""From a proposal on chain and its proposer's report to the row of one epoch. Pure."""
+"""What became of an epoch's scores: a row from the chain and the proposer's report, or lost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from consensus.submission import Submission
-from consensus.types import Epoch, LayerRange, Role, Score, SubnetNodeId
-from subnet.localnet.epoch_row import EpochRow, HosterRow, ValidatorRow
+from consensus.types import (
+    Epoch,
+    LayerRange,
+    Role,
+    Score,
+    SubnetId,
+    SubnetNodeId,
+    compute_epoch_position,
+)
+from subnet.epoch.interfaces import BlockInfo
+from subnet.localnet.epoch_row import EpochRow, HosterRow, LostEpoch, ValidatorRow
 from subnet.localnet.node_plan import NodePlan
+
+POLL_S = 0.25
+
+FindReport = Callable[[SubnetNodeId, Epoch], Mapping[str, Any] | None]
+"""Returns what a node scored in an epoch, as JSON; None until it said so."""
+
+
+class Chain(Protocol):
+    """What is read to follow an epoch's proposal."""
+
+    async def fetch_head(self) -> BlockInfo: ...
+
+    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None: ...
+
+    async def fetch_elected_validator(
+        self, subnet_id: SubnetId, epoch: Epoch
+    ) -> SubnetNodeId | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EpochOutcomes:
+    """Waits for the outcome of epochs. ``slot`` and ``epoch_length`` place blocks in epochs."""
+
+    chain: Chain
+    subnet_id: SubnetId
+    slot: int
+    epoch_length: int
+    nodes: Sequence[NodePlan]
+    node_ids: Mapping[str, SubnetNodeId]
+    find_report: FindReport
+
+    async def wait_for(self, epoch: Epoch) -> EpochRow | LostEpoch:
+        """Return once all nodes attested the epoch's scores, or the chance for it is over."""
+        proposing = Epoch(epoch + 1)
+        while True:
+            head = await self.chain.fetch_head()
+            position = compute_epoch_position(
+                head.number, slot=self.slot, epoch_length=self.epoch_length
+            )
+            submission = await self.chain.fetch_submission(self.subnet_id, proposing)
+            is_over = position.epoch > proposing
+            if submission is not None:
+                has_all = submission.attested >= set(self.node_ids.values())
+                report = self.find_report(submission.proposer, epoch)
+                if report is not None and (has_all or is_over):
+                    return build_row(epoch, submission, report, self.nodes, self.node_ids)
+            if is_over:
+                return await self._explain_loss(epoch, submission)
+            await asyncio.sleep(POLL_S)
+
+    async def _explain_loss(self, epoch: Epoch, submission: Submission | None) -> LostEpoch:
+        if submission is not None:
+            return LostEpoch(epoch, submission.proposer, "its proposer ended without a report")
+        elected = await self.chain.fetch_elected_validator(self.subnet_id, Epoch(epoch + 1))
+        return LostEpoch(epoch, elected, "no node proposed its scores")
 
 
 def build_row(

@@ -36,6 +36,24 @@ class ValidatorRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LostEpoch:
+    """An epoch whose scores no row can show. ``elected`` had to propose them; None if unknown."""
+
+    epoch: Epoch
+    elected: SubnetNodeId | None
+    reason: str
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps({"epoch": self.epoch, "elected": self.elected, "lost": self.reason})
+
+    def to_text(self) -> str:
+        """Return the line that a person reads."""
+        elected = "" if self.elected is None else f"; node {self.elected} was elected"
+        return f"epoch {self.epoch}   lost: {self.reason}{elected}"
+
+
+@dataclass(frozen=True, slots=True)
 class EpochRow:
     """The records of ``epoch``; elected, proposal and attestations are of the next chain epoch."""
 

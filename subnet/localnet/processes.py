@@ -51,6 +51,17 @@ class Child:
     def is_alive(self) -> bool:
         return self.process.is_alive()
 
+    async def describe_end(self) -> str:
+        """Return how the process ended: its exit code or the signal that ended it."""
+        # Its pipe closes a moment before the process is gone.
+        await asyncio.to_thread(self.process.join, KILL_TIMEOUT_S)
+        code = self.process.exitcode
+        if code is None:
+            return "closed its pipe and still runs"
+        if code < 0:
+            return f"was ended by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
     def tail_log(self) -> str:
         """Return the last lines of the child's log."""
         lines = self.log_path.read_text(errors="replace").splitlines()

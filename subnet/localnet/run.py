@@ -36,15 +36,13 @@ from subnet.localnet.chain_setup import (
 from subnet.localnet.child_programs import run_client_child, run_gateway_child, run_node_child
 from subnet.localnet.display import Display
 from subnet.localnet.environment import find_free_port, open_blocks, open_directory, provide_chain
-from subnet.localnet.epoch_outcome import build_row
+from subnet.localnet.epoch_outcome import EpochOutcomes
 from subnet.localnet.epoch_row import EpochRow
 from subnet.localnet.errors import LocalnetFailed
 from subnet.localnet.node_plan import MAX_RUNS, NodePlan, RunNames, plan_nodes
 from subnet.localnet.options import ANSWER_TOKENS, SETUP_TIMEOUT_S, LocalnetOptions
 from subnet.localnet.processes import Child, Message, ProcessGroup, read_messages
 from subnet.localnet.report_collector import Reported, deadline
-
-SETTLE_POLL_S = 0.25
 
 
 async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
@@ -129,7 +127,7 @@ class _Localnet:
             if self._options.serve_port is not None:
                 gateway = await self._start_gateway(self._options.serve_port)
                 watchers.append(tasks.create_task(self._watch(gateway)))
-            is_right = await self._judge(subnet_id, first_epoch)
+            is_right = await self._follow_epochs(subnet_id, first_epoch)
             for watcher in watchers:
                 watcher.cancel()
         return is_right
@@ -240,11 +238,12 @@ class _Localnet:
             self._reported.take(child.name, message)
         if child.name == "client" and self._reported.is_answered:
             return
+        ended = f"{child.name} {await child.describe_end()}"
         if self._options.serve_port is not None and child.name in self._node_ids:
             # Applications are being served: that a node dies is what they want to see survived.
-            self._display.step(f"{child.name} ended; the others go on")
+            self._display.step(f"{ended}; the others go on")
             return
-        raise LocalnetFailed(f"{child.name} ended; the end of its log:\n{child.tail_log()}")
+        raise LocalnetFailed(f"{ended}; the end of its log:\n{child.tail_log()}")
 
     async def _show_heads(self, subnet_id: SubnetId) -> None:
         slot = await self._fetch_slot(subnet_id)
@@ -258,37 +257,35 @@ class _Localnet:
                 phase=phase_at(position, schedule).value,
             )
 
-    async def _judge(self, subnet_id: SubnetId, first_epoch: Epoch) -> bool:
+    async def _follow_epochs(self, subnet_id: SubnetId, first_epoch: Epoch) -> bool:
+        """Show what becomes of each epoch; True if all went right, and the answer too."""
+        outcomes = EpochOutcomes(
+            self._chain,
+            subnet_id,
+            slot=await self._fetch_slot(subnet_id),
+            epoch_length=self._epoch_length,
+            nodes=self._nodes,
+            node_ids=self._node_ids,
+            find_report=self._find_report,
+        )
         is_right = True
         count = self._options.epochs
         for epoch in (
             range(first_epoch, first_epoch + count) if count else itertools.count(first_epoch)
         ):
             async with deadline(self._epoch_timeout_s, f"proposal of epoch {epoch}"):
-                row = await self._settle(subnet_id, Epoch(epoch))
+                row = await outcomes.wait_for(Epoch(epoch))
+            if isinstance(row, EpochRow):
+                is_right &= row.is_attested_by_all
+            elif self._options.serve_port is None:
+                raise LocalnetFailed(row.to_text())
+            else:
+                is_right = False
             self._display.row(row)
-            is_right &= row.is_attested_by_all
         await self._reported.wait_until(
             lambda: self._reported.is_answered, timeout_s=self._epoch_timeout_s, what="answer"
         )
         return is_right and self._reported.is_answer_right(self._get_prompt())
-
-    async def _settle(self, subnet_id: SubnetId, epoch: Epoch) -> EpochRow:
-        """Wait until all have attested the epoch's scores, or the chance is over."""
-        slot = await self._fetch_slot(subnet_id)
-        proposing = Epoch(epoch + 1)
-        while True:
-            position = self._locate(await fetch_head_number(self._chain), slot)
-            submission = await self._chain.fetch_submission(subnet_id, proposing)
-            is_over = position.epoch > proposing
-            has_all = submission is not None and submission.attested >= set(self._node_ids.values())
-            if (has_all or is_over) and submission is not None:
-                report = self._find_report(submission.proposer, epoch)
-                if report is not None:
-                    return build_row(Epoch(epoch), submission, report, self._nodes, self._node_ids)
-            if is_over:
-                raise LocalnetFailed(f"nobody proposed the scores of epoch {epoch}")
-            await asyncio.sleep(SETTLE_POLL_S)
 
     def _find_report(self, proposer: SubnetNodeId, epoch: Epoch) -> Mapping[str, Any] | None:
         name = next(name for name, node_id in self._node_ids.items() if node_id == proposer)

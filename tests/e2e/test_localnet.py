@@ -174,7 +174,7 @@ def test_a_node_that_dies_fails_the_run_and_its_log_is_shown(tmp_path: Path) -> 
         command.wait_for(UP)
         find_writer(command, kept / "logs" / "validator-1.log").kill()
         assert command.wait() == 1
-        assert "error: validator-1 ended; the end of its log:" in command.stderr
+        assert "error: validator-1 was ended by SIGKILL; the end of its log:" in command.stderr
         assert '"event": "serving"' in command.stderr
         assert "hint: run it again with --keep DIR" in command.stderr
         assert "Traceback" not in command.stderr
