@@ -1,4 +1,4 @@
-"""Who makes the blocks of a local network: its own chain, this process, or a chain by itself."""
+"""Make the blocks of a local network: its own chain, this process, or the chain by itself does."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MAX_DRIFT_S = 3.0
 MILLISECONDS = 1000
 
 
-class Blocks(Protocol):
-    """Lets blocks pass, before and while the network runs."""
+class BlockMaker(Protocol):
+    """Controls when blocks are made, during the set-up and while the network runs."""
 
     async def begin_setup(self) -> None:
         """Let each extrinsic of the set-up find its block."""
@@ -47,7 +47,7 @@ class Blocks(Protocol):
         ...
 
 
-class DevChainBlocks:
+class DevChainBlockMaker:
     """The development chain: instant during the set-up, then by its own clock."""
 
     def __init__(self, chain: SubstrateChain, *, block_seconds: float) -> None:
@@ -71,7 +71,7 @@ class DevChainBlocks:
         """It goes on by its own clock."""
 
 
-class ChopsticksBlocks:
+class ChopsticksBlockMaker:
     """The real runtime in chopsticks, which makes a block when it is told to.
 
     Its clock goes one step a block, whenever that block is made, so a set-up of many blocks
@@ -116,7 +116,7 @@ class ChopsticksBlocks:
         await self._chain.query(lambda session: session.rpc(BUILD_METHOD, {"count": 1}))
 
 
-class FollowedBlocks:
+class FollowedChain:
     """A chain that makes its blocks by itself."""
 
     def __init__(self, chain: SubstrateChain) -> None:
@@ -138,24 +138,24 @@ class FollowedBlocks:
         """Its blocks come anyway."""
 
 
-async def choose_blocks(
+async def choose_block_maker(
     chain: SubstrateChain, *, block_seconds: float, is_driven: bool, url: str
-) -> Blocks:
+) -> BlockMaker:
     """Return how blocks come to be on this chain, by the methods that it serves."""
     answer = await chain.query(lambda session: session.rpc("rpc_methods"))
     methods = set(answer["methods"])
     if not is_driven:
-        return FollowedBlocks(chain)
+        return FollowedChain(chain)
     if DEVCHAIN_METHOD in methods:
-        return DevChainBlocks(chain, block_seconds=block_seconds)
+        return DevChainBlockMaker(chain, block_seconds=block_seconds)
     if {CHOPSTICKS_METHOD, BUILD_METHOD, TIME_METHOD} <= methods:
-        return ChopsticksBlocks(chain, block_seconds=block_seconds)
+        return ChopsticksBlockMaker(chain, block_seconds=block_seconds)
     if BUILD_METHOD in methods:
         raise ConfigError(
             f"{url} makes blocks on demand in a way that is not known here",
             "let it make its blocks by itself and give --no-drive",
         )
-    return FollowedBlocks(chain)
+    return FollowedChain(chain)
 
 
 async def fetch_head_number(chain: SubstrateChain) -> BlockNumber:

@@ -1,4 +1,4 @@
-"""Putting a local network on its chain: funds, subnet, nodes, activation; all signed extrinsics."""
+"""Register a local network on its chain: funds, subnet, nodes, activation, delegated stake."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HOTKEY_FUNDS = TENSOR
 MAX_COST = 10_000 * TENSOR
 """The price of a subnet doubles with each one that a chain has seen."""
 DELEGATED = 50 * TENSOR
-"""Without any delegate stake the chain pays nobody but the proposer."""
+"""Without any delegated stake the chain pays only the proposer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the children of a local network run: a node or the client, as in real life."""
+"""The programs of a local network's processes: node, client, gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of a local network: live on a terminal, plain lines elsewhere."""
+"""Display of a local network: a live panel on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

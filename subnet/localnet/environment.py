@@ -1,4 +1,4 @@
-"""What a local network stands on: a chain, who makes its blocks, a directory, a port."""
+"""The surroundings of a local network: chain, block maker, directory, port."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from subnet.chain.development import check_development_chain
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError
-from subnet.localnet.block_making import BUILD_TIMEOUT_S, Blocks, choose_blocks
+from subnet.localnet.block_making import BUILD_TIMEOUT_S, BlockMaker, choose_block_maker
 from subnet.localnet.devchain_process import run_devchain
 from subnet.localnet.display import Display
 from subnet.localnet.options import EPOCH_LENGTH, FINALITY_LAG, LocalnetOptions
@@ -23,7 +23,7 @@ from subnet.localnet.options import EPOCH_LENGTH, FINALITY_LAG, LocalnetOptions
 async def provide_chain(
     options: LocalnetOptions, directory: Path, display: Display
 ) -> AsyncIterator[str]:
-    """Yield the address of the chain to run on; one made for the occasion ends with it."""
+    """Yield the address of the chain to run on. A chain started here is stopped on leaving."""
     if options.chain_url is not None:
         display.step(f"chain on {options.chain_url}")
         yield options.chain_url
@@ -39,11 +39,11 @@ async def provide_chain(
 
 
 @asynccontextmanager
-async def open_blocks(options: LocalnetOptions, url: str) -> AsyncIterator[Blocks]:
-    """Yield who makes the blocks, on a connection of its own: it must not wait for reads."""
+async def open_block_maker(options: LocalnetOptions, url: str) -> AsyncIterator[BlockMaker]:
+    """Yield the block maker, on a connection of its own so that it does not wait for reads."""
     async with SubstrateChain.open(url, call_timeout_s=BUILD_TIMEOUT_S) as chain:
         await check_development_chain(chain, url)
-        blocks = await choose_blocks(
+        blocks = await choose_block_maker(
             chain, block_seconds=options.block_seconds, is_driven=options.is_driven, url=url
         )
         try:
@@ -69,7 +69,7 @@ def open_directory(keep: Path | None) -> Iterator[Path]:
 
 
 def find_free_port() -> int:
-    """Return a TCP port of this machine that nobody uses now."""
+    """Return a TCP port of this machine that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What a local network reports of one epoch: for people as a table, for programs as JSON."""
+"""One epoch of a local network as a report: a table for people, JSON for programs."""
 
 from __future__ import annotations
 

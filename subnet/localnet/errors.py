@@ -1,4 +1,4 @@
-"""What a local network ends with when a part of it fails."""
+"""The error of a local network of which a part failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who runs in a local network: names, roles, layer ranges, accounts. Pure."""
+"""The nodes of a local network: names, roles, layer ranges, accounts. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person decides about a local network."""
+"""The options of a local network."""
 
 from __future__ import annotations
 

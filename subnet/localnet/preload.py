@@ -1,4 +1,4 @@
-"""What the fork server imports once for every child. Importing it is all it does."""
+"""Imports of the fork server, done once for every child. Importing this module does all of it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ KILL_TIMEOUT_S = 5.0
 MAX_MESSAGE_SIZE = 1 << 20
 LOG_TAIL_LINES = 25
 _PR_SET_PDEATHSIG = 1
-# Known in the fork server, and thereby in every child that it forks.
+# Set in the fork server, so every child that it forks knows it.
 _fork_server_pid: int | None = None
 
 Message = dict[str, Any]

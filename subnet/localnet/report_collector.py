@@ -1,4 +1,4 @@
-"""What the processes of a local network have said so far."""
+"""The reports that the processes of a local network have sent so far."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MIN_HOPS = 2
 """An answer over fewer shows nothing of a network."""
 
 
-class Reported:
-    """Collects reports; whoever waits for one is woken by each."""
+class ReportCollector:
+    """Keeps reports, shows them, and wakes who waits for one."""
 
     def __init__(self, display: Display) -> None:
         self._display = display

@@ -1,4 +1,9 @@
-"""One local network from the first process to the last report."""
+"""Run one local network, from the first process to the last report.
+
+Order: directory, fork server, chain, connections; register the subnet; start the nodes; skip to
+the block before the first elected epoch; then blocks, client and gateway. The outcome of each
+epoch is shown. Everything is stopped in the reverse order.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from subnet.chain.substrate import SubstrateChain
 from subnet.hosting.manifest import build_own_manifest
-from subnet.localnet.block_making import Blocks, fetch_head_number
+from subnet.localnet.block_making import BlockMaker, fetch_head_number
 from subnet.localnet.chain_setup import (
     NodeIdentity,
     create_client_identity,
@@ -35,14 +40,19 @@ from subnet.localnet.chain_setup import (
 )
 from subnet.localnet.child_programs import run_client_child, run_gateway_child, run_node_child
 from subnet.localnet.display import Display
-from subnet.localnet.environment import find_free_port, open_blocks, open_directory, provide_chain
+from subnet.localnet.environment import (
+    find_free_port,
+    open_block_maker,
+    open_directory,
+    provide_chain,
+)
 from subnet.localnet.epoch_outcome import EpochOutcomes
 from subnet.localnet.epoch_row import EpochRow
 from subnet.localnet.errors import LocalnetFailed
 from subnet.localnet.node_plan import MAX_RUNS, NodePlan, RunNames, plan_nodes
 from subnet.localnet.options import ANSWER_TOKENS, SETUP_TIMEOUT_S, LocalnetOptions
 from subnet.localnet.processes import Child, Message, ProcessGroup, read_messages
-from subnet.localnet.report_collector import Reported, deadline
+from subnet.localnet.report_collector import ReportCollector, deadline
 
 
 async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
@@ -57,7 +67,7 @@ async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
         group.warm_up()
         url = await stack.enter_async_context(provide_chain(options, directory, display))
         chain = await stack.enter_async_context(SubstrateChain.open(url))
-        blocks = await stack.enter_async_context(open_blocks(options, url))
+        blocks = await stack.enter_async_context(open_block_maker(options, url))
         # Last in, first out: a node that stops still reaches its chain.
         stack.push_async_callback(group.aclose)
         localnet = _Localnet(
@@ -81,7 +91,7 @@ class _Localnet:
         group: ProcessGroup,
         chain: SubstrateChain,
         chain_url: str,
-        blocks: Blocks,
+        blocks: BlockMaker,
         epoch_length: int,
     ) -> None:
         self._options = options
@@ -97,7 +107,7 @@ class _Localnet:
             if options.chain_url is None
             else RunNames.for_run(secrets.randbelow(MAX_RUNS))
         )
-        self._reported = Reported(display)
+        self._reported = ReportCollector(display)
         self._model = load_config(shipped_model_path())
         self._nodes = plan_nodes(
             hosters=options.hosters,
@@ -233,7 +243,7 @@ class _Localnet:
         )
 
     async def _watch(self, child: Child) -> None:
-        """Take a child's reports; its end before ours is a failure."""
+        """Take a child's reports. Raises LocalnetFailed if it ends before the network does."""
         async for message in read_messages(child):
             self._reported.take(child.name, message)
         if child.name == "client" and self._reported.is_answered:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from consensus.types import BlockNumber
 from subnet.chain.substrate import SubstrateChain
-from subnet.localnet.block_making import BUILD_TIMEOUT_S, choose_blocks, fetch_head_number
+from subnet.localnet.block_making import BUILD_TIMEOUT_S, choose_block_maker, fetch_head_number
 
 JOIN_S = 60.0
 
@@ -17,7 +17,7 @@ JOIN_S = 60.0
 async def skip_to_eve(url: str, *, slot: int) -> None:
     """Let blocks pass until the next one begins an epoch of the subnet; set the chain's clock."""
     async with SubstrateChain.open(url, call_timeout_s=BUILD_TIMEOUT_S) as chain:
-        blocks = await choose_blocks(chain, block_seconds=6.0, is_driven=True, url=url)
+        blocks = await choose_block_maker(chain, block_seconds=6.0, is_driven=True, url=url)
         length = (await chain.fetch_info()).epoch_length
         head = await fetch_head_number(chain)
         await blocks.skip_to(BlockNumber((head // length + 1) * length + slot - 1))
@@ -31,7 +31,7 @@ def drive_blocks(url: str, *, block_seconds: float) -> Iterator[None]:
 
     async def drive() -> None:
         async with SubstrateChain.open(url, call_timeout_s=BUILD_TIMEOUT_S) as chain:
-            blocks = await choose_blocks(
+            blocks = await choose_block_maker(
                 chain, block_seconds=block_seconds, is_driven=True, url=url
             )
             await blocks.run()

@@ -11,10 +11,10 @@ from consensus.types import BlockNumber
 from subnet.errors import ConfigError
 from subnet.localnet import block_making
 from subnet.localnet.block_making import (
-    ChopsticksBlocks,
-    DevChainBlocks,
-    FollowedBlocks,
-    choose_blocks,
+    ChopsticksBlockMaker,
+    DevChainBlockMaker,
+    FollowedChain,
+    choose_block_maker,
 )
 
 CHOPSTICKS = ("dev_newBlock", "dev_setBlockBuildMode", "dev_timeTravel")
@@ -72,14 +72,14 @@ class FakeRuntime:
 
 async def choose(*methods: str, is_driven: bool = True) -> object:
     chain: Any = FakeRuntime(*methods)
-    return await choose_blocks(chain, block_seconds=6.0, is_driven=is_driven, url="ws://x")
+    return await choose_block_maker(chain, block_seconds=6.0, is_driven=is_driven, url="ws://x")
 
 
 async def test_blocks_are_made_in_the_way_that_the_chain_serves() -> None:
-    assert isinstance(await choose("dev_newBlock", "dev_setBlockMode"), DevChainBlocks)
-    assert isinstance(await choose(*CHOPSTICKS), ChopsticksBlocks)
-    assert isinstance(await choose("system_chain"), FollowedBlocks)
-    assert isinstance(await choose(*CHOPSTICKS, is_driven=False), FollowedBlocks)
+    assert isinstance(await choose("dev_newBlock", "dev_setBlockMode"), DevChainBlockMaker)
+    assert isinstance(await choose(*CHOPSTICKS), ChopsticksBlockMaker)
+    assert isinstance(await choose("system_chain"), FollowedChain)
+    assert isinstance(await choose(*CHOPSTICKS, is_driven=False), FollowedChain)
     with pytest.raises(ConfigError, match="makes blocks on demand"):
         await choose("dev_newBlock")
 
@@ -87,7 +87,7 @@ async def test_blocks_are_made_in_the_way_that_the_chain_serves() -> None:
 @pytest.mark.parametrize("ahead_s", [-3600, 0, 600])
 async def test_after_the_set_up_the_chains_clock_is_the_wall_clock(ahead_s: int) -> None:
     runtime = FakeRuntime(*CHOPSTICKS, time_ms=int((time.time() + ahead_s) * 1000))
-    made = ChopsticksBlocks(runtime, block_seconds=6.0)  # type: ignore[arg-type]
+    made = ChopsticksBlockMaker(runtime, block_seconds=6.0)  # type: ignore[arg-type]
     await made.begin_setup()
     await made.skip_to(BlockNumber(30))
     assert (runtime.number, runtime.modes) == (30, ["Instant", "Manual"])
@@ -100,7 +100,7 @@ async def test_after_the_set_up_the_chains_clock_is_the_wall_clock(ahead_s: int)
 
 async def test_blocks_come_at_their_pace_until_the_end() -> None:
     runtime = FakeRuntime(*CHOPSTICKS, time_ms=int(time.time() * 1000))
-    made = ChopsticksBlocks(runtime, block_seconds=0.01)  # type: ignore[arg-type]
+    made = ChopsticksBlockMaker(runtime, block_seconds=0.01)  # type: ignore[arg-type]
     runtime.last = 5
     began_at = time.monotonic()
     with pytest.raises(EnoughError):

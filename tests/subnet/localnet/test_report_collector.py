@@ -12,36 +12,36 @@ from consensus.types import Epoch
 from mesh.assets import default_question
 from subnet.localnet.display import PlainDisplay
 from subnet.localnet.errors import LocalnetFailed
-from subnet.localnet.report_collector import Reported
+from subnet.localnet.report_collector import ReportCollector
 
 HOPS = [{"blocks": [0, 3]}, {"blocks": [3, 8]}]
 
 
 @pytest.fixture
-def reported() -> Reported:
-    return Reported(PlainDisplay(io.StringIO(), results=None))
+def reported() -> ReportCollector:
+    return ReportCollector(PlainDisplay(io.StringIO(), results=None))
 
 
-def answer(reported: Reported, text: str, route: list[dict[str, list[int]]]) -> bool:
+def answer(reported: ReportCollector, text: str, route: list[dict[str, list[int]]]) -> bool:
     reported.take("client", {"kind": "piece", "text": text})
     reported.take("client", {"kind": "answered", "route": route})
     assert reported.is_answered
     return reported.is_answer_right(default_question().question)
 
 
-def test_the_known_answer_over_two_hosters_is_right(reported: Reported) -> None:
+def test_the_known_answer_over_two_hosters_is_right(reported: ReportCollector) -> None:
     assert answer(reported, default_question().answer, HOPS)
 
 
-def test_another_answer_is_wrong(reported: Reported) -> None:
+def test_another_answer_is_wrong(reported: ReportCollector) -> None:
     assert not answer(reported, "something else", HOPS)
 
 
-def test_an_answer_of_one_hoster_shows_no_network(reported: Reported) -> None:
+def test_an_answer_of_one_hoster_shows_no_network(reported: ReportCollector) -> None:
     assert not answer(reported, default_question().answer, HOPS[:1])
 
 
-def test_a_report_is_found_by_who_made_it_and_for_which_epoch(reported: Reported) -> None:
+def test_a_report_is_found_by_who_made_it_and_for_which_epoch(reported: ReportCollector) -> None:
     report = {"epoch": 3, "hosters": []}
     reported.take("hoster-1", {"kind": "scored", "report": json.dumps(report)})
     assert reported.find_report("hoster-1", Epoch(3)) == report
@@ -49,7 +49,7 @@ def test_a_report_is_found_by_who_made_it_and_for_which_epoch(reported: Reported
     assert reported.find_report("hoster-2", Epoch(3)) is None
 
 
-async def test_a_wait_ends_with_the_report_or_with_a_sentence(reported: Reported) -> None:
+async def test_a_wait_ends_with_the_report_or_with_a_sentence(reported: ReportCollector) -> None:
     async with asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(
             reported.wait_until(lambda: bool(reported.addresses), timeout_s=30, what="start")
