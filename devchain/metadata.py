@@ -86,38 +86,31 @@ class VariantEntry:
     docs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
 class Composite(Variant, index=0):
     fields: tuple[Field, ...]
 
 
-@dataclass(frozen=True)
 class VariantList(Variant, index=1):
     variants: tuple[VariantEntry, ...]
 
 
-@dataclass(frozen=True)
 class Sequence(Variant, index=2):
     type: CompactU32
 
 
-@dataclass(frozen=True)
 class Array(Variant, index=3):
     len: U32
     type: CompactU32
 
 
-@dataclass(frozen=True)
 class Tuple(Variant, index=4):
     fields: tuple[CompactU32, ...]
 
 
-@dataclass(frozen=True)
 class PrimitiveType(Variant, index=5):
     primitive: Primitive
 
 
-@dataclass(frozen=True)
 class CompactType(Variant, index=6):
     type: CompactU32
 
@@ -151,12 +144,10 @@ class Modifier(IntEnum):
     DEFAULT = 1
 
 
-@dataclass(frozen=True)
 class PlainEntry(Variant, index=0):
     value: CompactU32
 
 
-@dataclass(frozen=True)
 class MapEntry(Variant, index=1):
     hashers: tuple[U8, ...]
     key: CompactU32

@@ -74,42 +74,42 @@ SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], Settin
         items.MIN_INCLUDED_CLASSIFICATION_EPOCHS,
         items.MAX_INCLUDED_CLASSIFICATION_EPOCHS,
     ),
-    calls.OwnerUpdateNonConsensusAttestorDecrease: _reputation_factor(
+    calls.OwnerUpdateNonConsensusAttestorDecreaseReputationFactor: _reputation_factor(
         items.NON_CONSENSUS_ATTESTOR_DECREASE,
         events.NonConsensusAttestorDecreaseReputationFactorUpdate,
         "InvalidNonConsensusAttestorDecreaseReputationFactor",
     ),
-    calls.OwnerUpdateAbsentDecrease: _reputation_factor(
+    calls.OwnerUpdateAbsentDecreaseReputationFactor: _reputation_factor(
         items.ABSENT_DECREASE,
         events.AbsentDecreaseReputationFactorUpdate,
         "InvalidAbsentDecreaseReputationFactor",
     ),
-    calls.OwnerUpdateIncludedIncrease: _reputation_factor(
+    calls.OwnerUpdateIncludedIncreaseReputationFactor: _reputation_factor(
         items.INCLUDED_INCREASE,
         events.IncludedIncreaseReputationFactorUpdate,
         "InvalidIncludedIncreaseReputationFactor",
     ),
-    calls.OwnerUpdateBelowMinWeightDecrease: _reputation_factor(
+    calls.OwnerUpdateBelowMinWeightDecreaseReputationFactor: _reputation_factor(
         items.BELOW_MIN_WEIGHT_DECREASE,
         events.BelowMinWeightDecreaseReputationFactorUpdate,
         "InvalidBelowMinWeightDecreaseReputationFactor",
     ),
-    calls.OwnerUpdateNonAttestorDecrease: _reputation_factor(
+    calls.OwnerUpdateNonAttestorDecreaseReputationFactor: _reputation_factor(
         items.NON_ATTESTOR_DECREASE,
         events.NonAttestorDecreaseReputationFactorUpdate,
         "InvalidNonAttestorDecreaseReputationFactor",
     ),
-    calls.OwnerUpdateValidatorAbsentDecrease: _reputation_factor(
+    calls.OwnerUpdateValidatorAbsentDecreaseReputationFactor: _reputation_factor(
         items.VALIDATOR_ABSENT_DECREASE,
         events.ValidatorAbsentDecreaseReputationFactorUpdate,
         "InvalidNonValidatorAbsentDecreaseReputationFactor",
     ),
-    calls.OwnerUpdateValidatorNonConsensusDecrease: _reputation_factor(
+    calls.OwnerUpdateValidatorNonConsensusDecreaseReputationFactor: _reputation_factor(
         items.VALIDATOR_NON_CONSENSUS_DECREASE,
         events.ValidatorNonConsensusSubnetNodeReputationFactorUpdate,
         "InvalidValidatorNonConsensusSubnetNodeReputationFactor",
     ),
-    calls.OwnerUpdateNodeMinWeightThreshold: Setting(
+    calls.OwnerUpdateSubnetNodeMinWeightDecreaseReputationThreshold: Setting(
         items.NODE_MIN_WEIGHT_THRESHOLD,
         events.SubnetNodeMinWeightDecreaseReputationThresholdUpdate,
         "InvalidPercent",
@@ -130,7 +130,7 @@ SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], Settin
         items.MIN_MAX_REGISTERED_NODES,
         items.MAX_MAX_REGISTERED_NODES,
     ),
-    calls.OwnerUpdateTargetNodeRegistrations: Setting(
+    calls.OwnerUpdateTargetNodeRegistrationsPerEpoch: Setting(
         items.TARGET_NODE_REGISTRATIONS_PER_EPOCH,
         events.TargetNodeRegistrationsPerEpochUpdate,
         "InvalidTargetNodeRegistrationsPerEpoch",
@@ -173,7 +173,7 @@ def _check_against_others(
     if isinstance(call, calls.OwnerUpdateMaxRegisteredNodes):
         target = state.get(items.TARGET_NODE_REGISTRATIONS_PER_EPOCH, subnet_id)
         ensure(call.value <= target, setting.error)
-    if isinstance(call, calls.OwnerUpdateTargetNodeRegistrations):
+    if isinstance(call, calls.OwnerUpdateTargetNodeRegistrationsPerEpoch):
         most = state.get(items.MAX_REGISTERED_NODES, subnet_id)
         ensure(0 < call.value <= most, setting.error)
 

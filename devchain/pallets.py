@@ -108,17 +108,14 @@ EVENT_TYPE = PalletVariants(
 )
 
 
-@dataclass(frozen=True)
 class ApplyExtrinsic(Variant, index=0, named=False):
     extrinsic: U32
 
 
-@dataclass(frozen=True)
 class Finalization(Variant, index=1):
     pass
 
 
-@dataclass(frozen=True)
 class Initialization(Variant, index=2):
     pass
 

@@ -14,7 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 _MAX_COMPACT_BYTES = 67
 
@@ -279,10 +288,12 @@ class Record(ScaleType):
         return self.cls(*[kind.decode(reader) for _, kind in fields_of(self.cls)])
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 class Variant:
-    """Base of dataclasses that are one variant of an enum: a call, an event, an error.
+    """Base of an enum's variants: calls, events, errors. Every subclass is a frozen dataclass.
 
-    Subclasses give their index; the metadata name defaults to the class name.
+    A subclass with an index is one variant; one without is a base of several. The metadata
+    name defaults to the class name.
     """
 
     variant_index: ClassVar[int]
@@ -293,6 +304,7 @@ class Variant:
         cls, *, index: int | None = None, name: str | None = None, named: bool = True
     ) -> None:
         super().__init_subclass__()
+        dataclass(frozen=True)(cls)
         if index is not None:
             cls.variant_index = index
             cls.variant_name = name or cls.__name__

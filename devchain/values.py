@@ -265,7 +265,6 @@ class EmergencySubnetValidatorData:
     total_epochs: U32
 
 
-@dataclass(frozen=True)
 class SwapToSubnetDelegateStake(Variant, index=0):
     """Units on their way into a subnet's pool."""
 
@@ -274,7 +273,6 @@ class SwapToSubnetDelegateStake(Variant, index=0):
     balance: U128
 
 
-@dataclass(frozen=True)
 class SwapToNodeDelegateStake(Variant, index=1):
     """Units on their way into one node's pool."""
 

@@ -312,8 +312,8 @@ def test_the_emergency_set_equals_the_real_runtimes(pair: Pair) -> None:
         (COLDKEYS[1], name_set),
         (owner, calls.OwnerSetEmergencyValidatorSet(FIRST_SUBNET, (1, 1, 2))),
         (owner, name_set),
-        (owner, calls.OwnerUpdateAbsentDecrease(FIRST_SUBNET, TENSOR // 5)),
-        (owner, calls.OwnerUpdateIncludedIncrease(FIRST_SUBNET, TENSOR // 5)),
+        (owner, calls.OwnerUpdateAbsentDecreaseReputationFactor(FIRST_SUBNET, TENSOR // 5)),
+        (owner, calls.OwnerUpdateIncludedIncreaseReputationFactor(FIRST_SUBNET, TENSOR // 5)),
     ):
         pair.submit(signer, call)
         pair.check_equal(f"paused {call}")

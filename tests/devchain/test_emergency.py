@@ -13,8 +13,8 @@ from devchain.calls import (
     OwnerRevertEmergencyValidatorSet,
     OwnerSetEmergencyValidatorSet,
     OwnerUnpauseSubnet,
-    OwnerUpdateAbsentDecrease,
-    OwnerUpdateIncludedIncrease,
+    OwnerUpdateAbsentDecreaseReputationFactor,
+    OwnerUpdateIncludedIncreaseReputationFactor,
     RemoveSubnetNode,
 )
 from devchain.errors import DispatchError
@@ -155,10 +155,10 @@ def test_a_node_that_leaves_leaves_the_set(world: World) -> None:
 
 
 def test_the_factors_that_timed_a_set_stay_while_it_stands(world: World) -> None:
-    slower = OwnerUpdateAbsentDecrease(FIRST_SUBNET, ONE // 5)
+    slower = OwnerUpdateAbsentDecreaseReputationFactor(FIRST_SUBNET, ONE // 5)
     world.apply(OWNER, choose(*CHOSEN))
     assert refused(world, OWNER, slower) == "EmergencyValidatorsSet"
-    world.apply(OWNER, OwnerUpdateIncludedIncrease(FIRST_SUBNET, ONE // 5))
+    world.apply(OWNER, OwnerUpdateIncludedIncreaseReputationFactor(FIRST_SUBNET, ONE // 5))
     (event,) = world.apply(OWNER, OwnerRevertEmergencyValidatorSet(FIRST_SUBNET))
     assert event == SubnetForkRevert(FIRST_SUBNET, OWNER)
     assert find_set(world) is None

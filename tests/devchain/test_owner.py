@@ -59,7 +59,7 @@ def test_every_setting_refuses_strangers_and_absurd_values(world: World, call: A
 
 def test_registrations_and_their_target_bound_each_other(world: World) -> None:
     world.apply(OWNER, calls.OwnerUpdateMaxRegisteredNodes(FIRST_SUBNET, 10))
-    target = calls.OwnerUpdateTargetNodeRegistrations
+    target = calls.OwnerUpdateTargetNodeRegistrationsPerEpoch
     assert refused(world, OWNER, target(FIRST_SUBNET, 11)).startswith("InvalidTarget")
     world.apply(OWNER, target(FIRST_SUBNET, 10))
     more = calls.OwnerUpdateMaxRegisteredNodes(FIRST_SUBNET, 11)
