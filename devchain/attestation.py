@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from consensus.types import NodeClass
-from devchain import items
+from devchain import calls, events, items
 from devchain.arithmetic import (
     MAX_U128,
     concave_decreasing,
@@ -15,10 +15,8 @@ from devchain.arithmetic import (
     to_fixed,
     to_float,
 )
-from devchain.calls import Attest, ProposeAttestation
 from devchain.emergency import check_may_attest
 from devchain.errors import ensure, fail
-from devchain.events import Attestation, ValidatorSubmission
 from devchain.nodes import active_nodes
 from devchain.runtime import Runtime
 from devchain.values import (
@@ -29,7 +27,7 @@ from devchain.values import (
 )
 
 
-def propose_attestation(runtime: Runtime, origin: bytes, call: ProposeAttestation) -> None:
+def propose_attestation(runtime: Runtime, origin: bytes, call: calls.ProposeAttestation) -> None:
     """Store the elected validator's scores, attested by itself; once per subnet epoch."""
     state, subnet_id = runtime.state, call.subnet_id
     slot = state.find(items.SUBNET_SLOT, subnet_id)
@@ -45,11 +43,11 @@ def propose_attestation(runtime: Runtime, origin: bytes, call: ProposeAttestatio
     data = qualify_data(runtime, call, epoch)
     submission = make_submission(runtime, call, elected=elected, epoch=epoch, data=data)
     state.put(items.SUBNET_CONSENSUS_SUBMISSION, subnet_id, epoch, value=submission)
-    runtime.emit(ValidatorSubmission(subnet_id, origin, epoch))
+    runtime.emit(events.ValidatorSubmission(subnet_id, origin, epoch))
 
 
 def qualify_data(
-    runtime: Runtime, call: ProposeAttestation, epoch: int
+    runtime: Runtime, call: calls.ProposeAttestation, epoch: int
 ) -> tuple[SubnetNodeConsensusData, ...]:
     """Keep the rows that count: the first of adjacent duplicates, of Included nodes at least."""
     firsts = [next(rows) for _, rows in groupby(call.data, key=lambda row: row.subnet_node_id)]
@@ -67,7 +65,7 @@ def _is_included(
 
 def make_submission(
     runtime: Runtime,
-    call: ProposeAttestation,
+    call: calls.ProposeAttestation,
     *,
     elected: int,
     epoch: int,
@@ -90,13 +88,13 @@ def make_submission(
     )
 
 
-def _check_prioritised(runtime: Runtime, call: ProposeAttestation) -> int | None:
+def _check_prioritised(runtime: Runtime, call: calls.ProposeAttestation) -> int | None:
     queue = runtime.state.get(items.SUBNET_NODE_QUEUE, call.subnet_id)
     queued = {node.id for node in queue}
     return call.prioritize_queue_node_id if call.prioritize_queue_node_id in queued else None
 
 
-def _check_removable(runtime: Runtime, call: ProposeAttestation, epoch: int) -> int | None:
+def _check_removable(runtime: Runtime, call: calls.ProposeAttestation, epoch: int) -> int | None:
     immunity = runtime.state.get(items.QUEUE_IMMUNITY_EPOCHS, call.subnet_id)
     removable = {
         node.id
@@ -126,7 +124,7 @@ def compute_attestor_factor(runtime: Runtime, progress: int) -> int:
     return to_fixed(concave_decreasing(to_float(progress), minimum=minimum, power=power))
 
 
-def attest(runtime: Runtime, origin: bytes, call: Attest) -> None:
+def attest(runtime: Runtime, origin: bytes, call: calls.Attest) -> None:
     """Agree with the current epoch's submission; Validator-class nodes, once."""
     state, subnet_id = runtime.state, call.subnet_id
     epoch = runtime.subnet_epoch(subnet_id)
@@ -148,10 +146,12 @@ def attest(runtime: Runtime, origin: bytes, call: Attest) -> None:
     attests = {**submission.attests, node_id: entry}
     changed = replace(submission, attests=attests)
     state.put(items.SUBNET_CONSENSUS_SUBMISSION, subnet_id, epoch, value=changed)
-    runtime.emit(Attestation(subnet_id, node_id, epoch))
+    runtime.emit(events.Attestation(subnet_id, node_id, epoch))
 
 
-def make_attest_entry(runtime: Runtime, call: Attest, submission: ConsensusData) -> AttestEntry:
+def make_attest_entry(
+    runtime: Runtime, call: calls.Attest, submission: ConsensusData
+) -> AttestEntry:
     """Measure the attestation against the time that was left when it was proposed."""
     length = runtime.config.epoch_length
     slot = runtime.state.find(items.SUBNET_SLOT, call.subnet_id) or 0

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from devchain import items
+from devchain import events, items
 from devchain.errors import DispatchError, ensure
-from devchain.events import (
-    Deposit,
-    DustLost,
-    Endowed,
-    KilledAccount,
-    NewAccount,
-    StakeAdded,
-    Transfer,
-    Withdraw,
-)
 from devchain.rate_limit import check_rate, note_call
 from devchain.runtime import Runtime
 from devchain.values import AccountInfo
@@ -44,7 +34,7 @@ def withdraw(runtime: Runtime, account: bytes, amount: int) -> bool:
         return False
     set_free(runtime, account, free_balance(runtime, account) - amount)
     runtime.state.add(items.TOTAL_ISSUANCE, amount=-amount)
-    runtime.emit(Withdraw(account, amount))
+    runtime.emit(events.Withdraw(account, amount))
     return True
 
 
@@ -57,14 +47,14 @@ def deposit(runtime: Runtime, account: bytes, amount: int) -> None:
         return
     _credit(runtime, account, amount)
     runtime.state.add(items.TOTAL_ISSUANCE, amount=amount)
-    runtime.emit(Deposit(account, amount))
+    runtime.emit(events.Deposit(account, amount))
 
 
 def _credit(runtime: Runtime, account: bytes, amount: int) -> None:
     if not runtime.state.contains(items.ACCOUNT, account):
         runtime.state.put(items.ACCOUNT, account, value=AccountInfo(providers=1))
-        runtime.emit(NewAccount(account))
-        runtime.emit(Endowed(account, amount))
+        runtime.emit(events.NewAccount(account))
+        runtime.emit(events.Endowed(account, amount))
     set_free(runtime, account, free_balance(runtime, account) + amount)
 
 
@@ -89,15 +79,15 @@ def transfer(
         if left < deposit_needed:
             _reap(runtime, source, left)
         _credit(runtime, target, amount)
-    runtime.emit(Transfer(source, target, amount))
+    runtime.emit(events.Transfer(source, target, amount))
 
 
 def _reap(runtime: Runtime, account: bytes, dust: int) -> None:
     runtime.state.remove(items.ACCOUNT, account)
-    runtime.emit(KilledAccount(account))
+    runtime.emit(events.KilledAccount(account))
     if dust:
         runtime.state.add(items.TOTAL_ISSUANCE, amount=-dust)
-        runtime.emit(DustLost(account, dust))
+        runtime.emit(events.DustLost(account, dust))
 
 
 def increase_stake(runtime: Runtime, hotkey: bytes, subnet_id: int, amount: int) -> None:
@@ -121,4 +111,4 @@ def add_stake(
     ensure(withdraw(runtime, coldkey, amount), "BalanceWithdrawalError")
     increase_stake(runtime, hotkey, subnet_id, amount)
     note_call(runtime, coldkey)
-    runtime.emit(StakeAdded(subnet_id, coldkey, hotkey, amount))
+    runtime.emit(events.StakeAdded(subnet_id, coldkey, hotkey, amount))

@@ -111,20 +111,22 @@ class OwnerUnpauseSubnet(SubnetCall, index=3): ...
 class OwnerDeactivateSubnet(SubnetCall, index=4): ...
 
 
-class OwnerUpdateName(SubnetCall, index=5):
+class TextSetting(SubnetCall):
+    """Base of the owner's settings that are texts."""
+
     value: bytes
 
 
-class OwnerUpdateRepo(SubnetCall, index=6):
-    value: bytes
+class OwnerUpdateName(TextSetting, index=5): ...
 
 
-class OwnerUpdateDescription(SubnetCall, index=7):
-    value: bytes
+class OwnerUpdateRepo(TextSetting, index=6): ...
 
 
-class OwnerUpdateMisc(SubnetCall, index=8):
-    value: bytes
+class OwnerUpdateDescription(TextSetting, index=7): ...
+
+
+class OwnerUpdateMisc(TextSetting, index=8): ...
 
 
 class CountSetting(SubnetCall):

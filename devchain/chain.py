@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from devchain import items
+from devchain import events, items
 from devchain.blocks import Block, compute_state_root, seal_block
 from devchain.errors import InvalidReason, InvalidTransaction, LedgerError
-from devchain.events import (
-    DispatchClass,
-    DispatchInfo,
-    Event,
-    ExtrinsicSuccess,
-)
 from devchain.execution import Payment, compute_fee, execute
 from devchain.extrinsics import (
     SignedExtrinsic,
@@ -140,14 +133,14 @@ class Chain:
         if number > BLOCK_HASH_COUNT:
             self.ledger.state.remove(items.BLOCK_HASH, number - BLOCK_HASH_COUNT - 1)
         records = [EventRecord(Initialization(), event) for event in hook_events]
-        mandatory = DispatchInfo(dispatch_class=DispatchClass.MANDATORY)
-        return [*records, EventRecord(ApplyExtrinsic(0), ExtrinsicSuccess(mandatory))]
+        mandatory = events.DispatchInfo(dispatch_class=events.DispatchClass.MANDATORY)
+        return [*records, EventRecord(ApplyExtrinsic(0), events.ExtrinsicSuccess(mandatory))]
 
     def _execute(self, extrinsic: SignedExtrinsic, *, index: int) -> list[EventRecord]:
         fee = compute_fee(extrinsic.call, len(extrinsic.raw))
         payment = Payment(extrinsic.signer, extrinsic.nonce, fee, extrinsic.tip)
-        events: Iterable[Event] = execute(self.ledger, extrinsic.call, payment)
-        return [EventRecord(ApplyExtrinsic(index), event) for event in events]
+        emitted = execute(self.ledger, extrinsic.call, payment)
+        return [EventRecord(ApplyExtrinsic(index), event) for event in emitted]
 
     def _seal(self, extrinsics: tuple[bytes, ...], records: list[EventRecord]) -> Block:
         state = self.ledger.state

@@ -73,19 +73,6 @@ NETWORK_ERROR_INDEX = {name: index for index, name in enumerate(NETWORK_ERRORS)}
     name: index for index, name in EXTRA_NETWORK_ERRORS.items()
 }
 
-TOKEN_ERRORS = (
-    "FundsUnavailable",
-    "OnlyProvider",
-    "BelowMinimum",
-    "CannotCreate",
-    "UnknownAsset",
-    "Frozen",
-    "Unsupported",
-    "CannotCreateHold",
-    "NotExpendable",
-    "Blocked",
-)
-
 
 class DevchainError(Exception):
     """Base of every error of the development chain."""

@@ -27,7 +27,6 @@ from devchain.nodes import (
     activate_subnet_node,
     register_subnet_node,
     remove_subnet_node,
-    update_peer_info,
 )
 from devchain.runtime import LedgerConfig, Runtime
 from devchain.state import State
@@ -63,10 +62,7 @@ HANDLERS: dict[type[Call], Handler] = {
     calls.OwnerPauseSubnet: owner.owner_pause_subnet,
     calls.OwnerUnpauseSubnet: owner.owner_unpause_subnet,
     calls.OwnerDeactivateSubnet: owner.owner_deactivate_subnet,
-    calls.OwnerUpdateName: owner.owner_update_name,
-    calls.OwnerUpdateRepo: owner.owner_update_repo,
-    calls.OwnerUpdateDescription: owner.owner_update_description,
-    calls.OwnerUpdateMisc: owner.owner_update_misc,
+    **dict.fromkeys(owner.DESCRIPTIONS, owner.update_description),
     **dict.fromkeys(owner.SETTINGS, owner.update_setting),
     calls.OwnerAddOrUpdateInitialColdkeys: owner.owner_add_or_update_initial_coldkeys,
     calls.OwnerRemoveInitialColdkeys: owner.owner_remove_initial_coldkeys,
@@ -81,10 +77,10 @@ HANDLERS: dict[type[Call], Handler] = {
     calls.UpdateBootnodes: owner.update_bootnodes,
     calls.RegisterSubnetNode: register_subnet_node,
     calls.RemoveSubnetNode: remove_subnet_node,
-    calls.UpdatePeerInfo: update_peer_info,
+    calls.UpdatePeerInfo: node_settings.update_peer_info,
     calls.UpdateDelegateAccount: node_settings.update_delegate_account,
-    calls.UpdateBootnodePeerInfo: update_peer_info,
-    calls.UpdateClientPeerInfo: update_peer_info,
+    calls.UpdateBootnodePeerInfo: node_settings.update_peer_info,
+    calls.UpdateClientPeerInfo: node_settings.update_peer_info,
     calls.UpdateNodeDelegateRewardRate: node_settings.update_node_delegate_reward_rate,
     calls.UpdateUnique: node_settings.update_unique,
     calls.UpdateNonUnique: node_settings.update_non_unique,

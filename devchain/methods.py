@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from devchain import views
+from devchain.blocks import Block
 from devchain.chain import Chain
 from devchain.network_rpc import NETWORK_METHODS
 from devchain.rpc_errors import bad_params
@@ -17,28 +18,9 @@ NODE_VERSION = "0.1.0"
 _ACCOUNT_SIZE = 20
 
 
-def _chain_name(_chain: Chain, _params: Params) -> str:
-    return views.CHAIN_NAME
-
-
-def _node_name(_chain: Chain, _params: Params) -> str:
-    return views.NODE_NAME
-
-
-def _node_version(_chain: Chain, _params: Params) -> str:
-    return NODE_VERSION
-
-
-def _chain_type(_chain: Chain, _params: Params) -> str:
-    return "Development"
-
-
-def _properties(_chain: Chain, _params: Params) -> dict[str, Any]:
-    return views.describe_properties()
-
-
-def _health(_chain: Chain, _params: Params) -> dict[str, Any]:
-    return {"peers": 0, "isSyncing": False, "shouldHavePeers": False}
+def _always(answer: Any) -> Method:
+    """Return a method that gives the same answer for every block."""
+    return lambda _chain, _params: answer
 
 
 def _sync_state(chain: Chain, _params: Params) -> dict[str, Any]:
@@ -68,15 +50,18 @@ def _hash_of(chain: Chain, number: int) -> str | None:
     return to_hex(chain.blocks[number].hash) if number <= chain.head.number else None
 
 
-def _header(chain: Chain, params: Params) -> dict[str, Any] | None:
+def _find_block(chain: Chain, params: Params) -> Block | None:
     block_hash = params.block_hash(0)
-    block = chain.head if block_hash is None else chain.find_block(block_hash)
+    return chain.head if block_hash is None else chain.find_block(block_hash)
+
+
+def _header(chain: Chain, params: Params) -> dict[str, Any] | None:
+    block = _find_block(chain, params)
     return None if block is None else views.describe_header(block)
 
 
 def _block(chain: Chain, params: Params) -> dict[str, Any] | None:
-    block_hash = params.block_hash(0)
-    block = chain.head if block_hash is None else chain.find_block(block_hash)
+    block = _find_block(chain, params)
     return None if block is None else views.describe_block(block)
 
 
@@ -160,11 +145,11 @@ METHODS: dict[str, Method] = {
     "state_getStorageSize": _storage_size,
     "state_queryStorageAt": _query_storage,
     "system_accountNextIndex": _next_index,
-    "system_chain": _chain_name,
-    "system_chainType": _chain_type,
-    "system_health": _health,
-    "system_name": _node_name,
-    "system_properties": _properties,
+    "system_chain": _always(views.CHAIN_NAME),
+    "system_chainType": _always("Development"),
+    "system_health": _always({"peers": 0, "isSyncing": False, "shouldHavePeers": False}),
+    "system_name": _always(views.NODE_NAME),
+    "system_properties": _always(views.PROPERTIES),
     "system_syncState": _sync_state,
-    "system_version": _node_version,
+    "system_version": _always(NODE_VERSION),
 }

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from consensus.types import NodeClass
-from devchain import items
+from devchain import calls, events, items
 from devchain.addresses import check_multiaddr, is_peer_id
 from devchain.arithmetic import percent_mul
 from devchain.balances import add_stake, withdraw
-from devchain.calls import (
-    ActivateSubnetNode,
-    Call,
-    RegisterSubnetNode,
-    RemoveSubnetNode,
-    UpdateBootnodePeerInfo,
-    UpdateClientPeerInfo,
-    UpdatePeerInfo,
-)
 from devchain.errors import ensure, fail
-from devchain.events import (
-    Event,
-    NodeClassGraduation,
-    SubnetNodeActivated,
-    SubnetNodeRegistered,
-    SubnetNodeRemoved,
-    SubnetNodeUpdateBootnodePeerInfo,
-    SubnetNodeUpdateClientPeerInfo,
-    SubnetNodeUpdatePeerInfo,
-)
 from devchain.periods import is_in_enactment
 from devchain.runtime import Runtime
-from devchain.state import Item
+from devchain.state import Item, Reader
 from devchain.values import (
-    NULL_ACCOUNT,
     ONE,
     ActivationMode,
     DelegateAccount,
@@ -46,14 +26,14 @@ from devchain.values import (
     SubnetState,
 )
 
-_PEER_ID_ITEMS = (
+PEER_ID_ITEMS = (
     items.PEER_ID_SUBNET_NODE_ID,
     items.BOOTNODE_PEER_ID_SUBNET_NODE_ID,
     items.CLIENT_PEER_ID_SUBNET_NODE_ID,
 )
 
 
-def register_subnet_node(runtime: Runtime, origin: bytes, call: RegisterSubnetNode) -> None:
+def register_subnet_node(runtime: Runtime, origin: bytes, call: calls.RegisterSubnetNode) -> None:
     """Stake and enter a subnet with a fresh hotkey; the origin is the coldkey."""
     state, subnet = runtime.state, runtime.subnet(call.subnet_id)
     check_registration_open(runtime, origin, call, subnet)
@@ -74,11 +54,11 @@ def register_subnet_node(runtime: Runtime, origin: bytes, call: RegisterSubnetNo
     if runtime.config.activation_mode is ActivationMode.AUTOMATIC:
         queue = state.get(items.SUBNET_NODE_QUEUE, subnet.id)
         state.put(items.SUBNET_NODE_QUEUE, subnet.id, value=(*queue, node))
-    runtime.emit(SubnetNodeRegistered(subnet.id, node_id, origin, call.hotkey, node))
+    runtime.emit(events.SubnetNodeRegistered(subnet.id, node_id, origin, call.hotkey, node))
 
 
 def check_registration_open(
-    runtime: Runtime, origin: bytes, call: RegisterSubnetNode, subnet: SubnetData
+    runtime: Runtime, origin: bytes, call: calls.RegisterSubnetNode, subnet: SubnetData
 ) -> None:
     """Refuse what the pallet refuses before it looks at the node itself, in its order."""
     state = runtime.state
@@ -101,14 +81,16 @@ def _count_waiting(runtime: Runtime, subnet_id: int) -> int:
     return sum(1 for _ in runtime.state.items(items.REGISTERED_SUBNET_NODES_DATA, subnet_id))
 
 
-def claim_names(runtime: Runtime, origin: bytes, call: RegisterSubnetNode, *, node_id: int) -> None:
+def claim_names(
+    runtime: Runtime, origin: bytes, call: calls.RegisterSubnetNode, *, node_id: int
+) -> None:
     """Reserve peer ids, multiaddrs and the unique parameter; the three peer ids must differ."""
     state, subnet_id = runtime.state, call.subnet_id
     infos = (call.peer_info, call.bootnode_peer_info, call.client_peer_info)
-    for item, info in zip(_PEER_ID_ITEMS, infos, strict=True):
+    for item, info in zip(PEER_ID_ITEMS, infos, strict=True):
         if info is not None:
             check_peer_info(runtime, subnet_id, info)
-            _claim_peer(runtime, subnet_id, item, info, node_id)
+            claim_peer(runtime, subnet_id, item, info, node_id)
     if call.unique is not None:
         taken = state.contains(items.UNIQUE_PARAM_SUBNET_NODE_ID, subnet_id, call.unique)
         ensure(not taken, "SubnetNodeUniqueParamTaken")
@@ -121,7 +103,7 @@ def check_peer_info(runtime: Runtime, subnet_id: int, info: PeerInfo) -> None:
     """Raise InvalidPeerId, PeerIdExist, a multiaddr error or MultiaddrExist."""
     state = runtime.state
     ensure(is_peer_id(info.peer_id), "InvalidPeerId")
-    taken = any(state.contains(item, subnet_id, info.peer_id) for item in _PEER_ID_ITEMS)
+    taken = any(state.contains(item, subnet_id, info.peer_id) for item in PEER_ID_ITEMS)
     ensure(not taken, "PeerIdExist")
     if info.multiaddr is not None:
         check_multiaddr(info.multiaddr)
@@ -136,7 +118,7 @@ def check_delegate_account(delegate: DelegateAccount, *, coldkey: bytes, hotkey:
     ensure(0 < delegate.rate <= ONE, "InvalidDelegateAccountRate")
 
 
-def pay_node_registration(runtime: Runtime, coldkey: bytes, call: RegisterSubnetNode) -> None:
+def pay_node_registration(runtime: Runtime, coldkey: bytes, call: calls.RegisterSubnetNode) -> None:
     """Burn the registration fee and take the stake."""
     state, subnet_id = runtime.state, call.subnet_id
     staked = state.get(items.ACCOUNT_SUBNET_STAKE, call.hotkey, subnet_id)
@@ -158,7 +140,7 @@ def compute_burn(runtime: Runtime, subnet_id: int) -> int:
 
 
 def make_node(
-    runtime: Runtime, call: RegisterSubnetNode, *, node_id: int, subnet: SubnetData
+    runtime: Runtime, call: calls.RegisterSubnetNode, *, node_id: int, subnet: SubnetData
 ) -> SubnetNode:
     """Build the node as it waits: class Registered from its start epoch."""
     start_epoch = compute_start_epoch(runtime, subnet)
@@ -187,7 +169,9 @@ def compute_start_epoch(runtime: Runtime, subnet: SubnetData) -> int:
     return epoch + 1 + runtime.config.activation_queue_epochs
 
 
-def link_keys(runtime: Runtime, coldkey: bytes, call: RegisterSubnetNode, *, node_id: int) -> None:
+def link_keys(
+    runtime: Runtime, coldkey: bytes, call: calls.RegisterSubnetNode, *, node_id: int
+) -> None:
     """Write the maps between node, hotkey and coldkey."""
     state, subnet_id, hotkey = runtime.state, call.subnet_id, call.hotkey
     state.put(items.HOTKEY_SUBNET_NODE_ID, subnet_id, hotkey, value=node_id)
@@ -208,7 +192,7 @@ def _count_initial_coldkey(runtime: Runtime, coldkey: bytes, subnet_id: int) -> 
     runtime.state.put(items.INITIAL_COLDKEY_DATA, subnet_id, value=counted)
 
 
-def activate_subnet_node(runtime: Runtime, origin: bytes, call: ActivateSubnetNode) -> None:
+def activate_subnet_node(runtime: Runtime, origin: bytes, call: calls.ActivateSubnetNode) -> None:
     """The original flow: the node's owner activates it inside its start window."""
     state = runtime.state
     mode = runtime.config.activation_mode
@@ -254,7 +238,7 @@ def activate_node(runtime: Runtime, subnet: SubnetData, node: SubnetNode) -> Non
         total_active_nodes=reputation.total_active_nodes + 1,
     )
     state.put(items.COLDKEY_REPUTATION, coldkey, value=updated)
-    runtime.emit(SubnetNodeActivated(subnet.id, node.id))
+    runtime.emit(events.SubnetNodeActivated(subnet.id, node.id))
 
 
 def insert_election_slot(runtime: Runtime, subnet_id: int, node_id: int) -> None:
@@ -295,16 +279,23 @@ def graduate(runtime: Runtime, subnet_id: int, node_id: int) -> bool:
     classification = SubnetNodeClassification(next_class, runtime.subnet_epoch(subnet_id))
     changed = replace(node, classification=classification)
     runtime.state.put(items.SUBNET_NODES_DATA, subnet_id, node_id, value=changed)
-    runtime.emit(NodeClassGraduation(subnet_id, node_id, classification))
+    runtime.emit(events.NodeClassGraduation(subnet_id, node_id, classification))
     return True
 
 
-def find_node(runtime: Runtime, subnet_id: int, node_id: int) -> SubnetNode | None:
+def find_node(state: Reader, subnet_id: int, node_id: int) -> SubnetNode | None:
     """Return the node, active or waiting."""
-    active = runtime.state.find(items.SUBNET_NODES_DATA, subnet_id, node_id)
-    if active is not None:
-        return active
-    return runtime.state.find(items.REGISTERED_SUBNET_NODES_DATA, subnet_id, node_id)
+    active = state.find(items.SUBNET_NODES_DATA, subnet_id, node_id)
+    waiting = state.find(items.REGISTERED_SUBNET_NODES_DATA, subnet_id, node_id)
+    return waiting if active is None else active
+
+
+def get_node(state: Reader, subnet_id: int, node_id: int) -> SubnetNode:
+    """Return the node, active or waiting. Raises InvalidSubnetNodeId."""
+    node = find_node(state, subnet_id, node_id)
+    if node is None:
+        fail("InvalidSubnetNodeId")
+    return node
 
 
 def active_nodes(runtime: Runtime, subnet_id: int) -> Iterator[SubnetNode]:
@@ -313,11 +304,21 @@ def active_nodes(runtime: Runtime, subnet_id: int) -> Iterator[SubnetNode]:
         yield node
 
 
+def find_keys(state: Reader, subnet_id: int, node_id: int) -> tuple[bytes | None, bytes | None]:
+    """Return the node's hotkey and coldkey."""
+    hotkey = state.find(items.SUBNET_NODE_ID_HOTKEY, subnet_id, node_id)
+    return hotkey, state.find(items.HOTKEY_OWNER, hotkey) if hotkey is not None else None
+
+
 def check_keys_owner(runtime: Runtime, origin: bytes, subnet_id: int, node_id: int) -> None:
     """Raise NotKeyOwner unless ``origin`` is the node's hotkey or coldkey."""
-    hotkey = runtime.state.find(items.SUBNET_NODE_ID_HOTKEY, subnet_id, node_id)
-    coldkey = runtime.state.find(items.HOTKEY_OWNER, hotkey) if hotkey is not None else None
-    ensure(origin in (hotkey, coldkey), "NotKeyOwner")
+    ensure(origin in find_keys(runtime.state, subnet_id, node_id), "NotKeyOwner")
+
+
+def check_coldkey(runtime: Runtime, origin: bytes, subnet_id: int, node_id: int) -> None:
+    """Raise NotKeyOwner unless ``origin`` is the node's coldkey."""
+    _, coldkey = find_keys(runtime.state, subnet_id, node_id)
+    ensure(coldkey == origin, "NotKeyOwner")
 
 
 def is_elected(runtime: Runtime, subnet_id: int, node_id: int) -> bool:
@@ -326,7 +327,7 @@ def is_elected(runtime: Runtime, subnet_id: int, node_id: int) -> bool:
     return runtime.state.find(items.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch) == node_id
 
 
-def remove_subnet_node(runtime: Runtime, origin: bytes, call: RemoveSubnetNode) -> None:
+def remove_subnet_node(runtime: Runtime, origin: bytes, call: calls.RemoveSubnetNode) -> None:
     """Leave the subnet; the stake stays until it is withdrawn."""
     check_keys_owner(runtime, origin, call.subnet_id, call.subnet_node_id)
     elected = is_elected(runtime, call.subnet_id, call.subnet_node_id)
@@ -376,15 +377,15 @@ def _forget_node(runtime: Runtime, subnet_id: int, node: SubnetNode) -> None:
     if node.unique is not None:
         state.remove(items.UNIQUE_PARAM_SUBNET_NODE_ID, subnet_id, node.unique)
     infos = (node.peer_info, node.bootnode_peer_info, node.client_peer_info)
-    for item, info in zip(_PEER_ID_ITEMS, infos, strict=True):
-        _release_peer(runtime, subnet_id, item, info)
+    for item, info in zip(PEER_ID_ITEMS, infos, strict=True):
+        release_peer(runtime, subnet_id, item, info)
     state.remove(items.HOTKEY_SUBNET_NODE_ID, subnet_id, node.hotkey)
     for node_item in _NODE_ITEMS:
         state.remove(node_item, subnet_id, node.id)
     _unlink_coldkey(runtime, subnet_id, node)
     state.add(items.TOTAL_SUBNET_NODES, subnet_id, amount=-1)
     state.add(items.TOTAL_NODES, amount=-1)
-    runtime.emit(SubnetNodeRemoved(subnet_id, node.id))
+    runtime.emit(events.SubnetNodeRemoved(subnet_id, node.id))
 
 
 def _unlink_coldkey(runtime: Runtime, subnet_id: int, node: SubnetNode) -> None:
@@ -407,7 +408,7 @@ def _unlink_coldkey(runtime: Runtime, subnet_id: int, node: SubnetNode) -> None:
 _SUBNET_NODE_PREFIXES: tuple[Item[Any], ...] = (
     items.SUBNET_NODES_DATA,
     items.REGISTERED_SUBNET_NODES_DATA,
-    *_PEER_ID_ITEMS,
+    *PEER_ID_ITEMS,
     items.MULTIADDR_SUBNET_NODE_ID,
     items.UNIQUE_PARAM_SUBNET_NODE_ID,
     items.HOTKEY_SUBNET_NODE_ID,
@@ -441,67 +442,18 @@ def clean_subnet_nodes(runtime: Runtime, subnet_id: int) -> None:
     state.remove(items.SUBNET_NODE_QUEUE, subnet_id)
 
 
-@dataclass(frozen=True)
-class _PeerSlot:
-    """One of a node's three peer ids: its field, its reverse map, its event."""
-
-    field: str
-    item: Item[int]
-    event: Callable[[int, int, Any], Event]
-
-
-_MAIN = _PeerSlot("peer_info", items.PEER_ID_SUBNET_NODE_ID, SubnetNodeUpdatePeerInfo)
-_BOOTNODE = _PeerSlot(
-    "bootnode_peer_info",
-    items.BOOTNODE_PEER_ID_SUBNET_NODE_ID,
-    SubnetNodeUpdateBootnodePeerInfo,
-)
-_CLIENT = _PeerSlot(
-    "client_peer_info", items.CLIENT_PEER_ID_SUBNET_NODE_ID, SubnetNodeUpdateClientPeerInfo
-)
-_SLOTS: dict[type[Call], _PeerSlot] = {
-    UpdatePeerInfo: _MAIN,
-    UpdateBootnodePeerInfo: _BOOTNODE,
-    UpdateClientPeerInfo: _CLIENT,
-}
-
-
-def update_peer_info(
-    runtime: Runtime,
-    origin: bytes,
-    call: UpdatePeerInfo | UpdateBootnodePeerInfo | UpdateClientPeerInfo,
-) -> None:
-    """Change one of the node's peer ids and its multiaddr; only the coldkey may."""
-    state, subnet_id, node_id = runtime.state, call.subnet_id, call.subnet_node_id
-    hotkey = state.find(items.SUBNET_NODE_ID_HOTKEY, subnet_id, node_id)
-    owner = state.get(items.HOTKEY_OWNER, hotkey) if hotkey is not None else NULL_ACCOUNT
-    ensure(origin == owner, "NotKeyOwner")
-    is_active = state.contains(items.SUBNET_NODES_DATA, subnet_id, node_id)
-    item = items.SUBNET_NODES_DATA if is_active else items.REGISTERED_SUBNET_NODES_DATA
-    node = state.find(item, subnet_id, node_id)
-    if node is None:
-        fail("InvalidSubnetNodeId")
-    slot, info = _SLOTS[type(call)], call.new_peer_info
-    if info is not None:
-        check_peer_info(runtime, subnet_id, info)
-    _release_peer(runtime, subnet_id, slot.item, getattr(node, slot.field))
-    if info is not None:
-        _claim_peer(runtime, subnet_id, slot.item, info, node_id)
-    changes: dict[str, Any] = {slot.field: info}
-    state.put(item, subnet_id, node_id, value=replace(node, **changes))
-    runtime.emit(slot.event(subnet_id, node_id, info))
-
-
-def _claim_peer(
+def claim_peer(
     runtime: Runtime, subnet_id: int, item: Item[int], info: PeerInfo, node_id: int
 ) -> None:
+    """Reserve a peer id, and the multiaddr if there is one, for the node."""
     runtime.state.put(item, subnet_id, info.peer_id, value=node_id)
     if info.multiaddr is not None:
         addresses = items.MULTIADDR_SUBNET_NODE_ID
         runtime.state.put(addresses, subnet_id, info.multiaddr, value=node_id)
 
 
-def _release_peer(runtime: Runtime, subnet_id: int, item: Item[int], info: PeerInfo | None) -> None:
+def release_peer(runtime: Runtime, subnet_id: int, item: Item[int], info: PeerInfo | None) -> None:
+    """Free what :func:`claim_peer` reserved."""
     if info is not None:
         runtime.state.remove(item, subnet_id, info.peer_id)
         if info.multiaddr is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from devchain import calls, events, items
 from devchain.addresses import check_multiaddr
@@ -17,87 +18,78 @@ from devchain.values import ONE, SubnetNode, SubnetRemovalReason, SubnetState
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: where it is stored, between which limits, and what is said about it.
+    """One number: where it is stored, the event of a change, and the limits of its value.
 
     A limit of None does not bind. A fraction above 1.0 is InvalidPercent before anything else.
+    A value outside the limits is ``error_name``; without one, the event ChurnLimitUpdate makes
+    it InvalidChurnLimit.
     """
 
     item: Item[int]
     event: type[events.CountUpdate] | type[events.FractionUpdate]
-    error: str
     low: Item[int] | None = None
     high: Item[int] | None = None
+    error_name: str | None = None
     is_fraction: bool = False
     is_fixed_in_emergency: bool = False
     """Whether it stays as it is while an emergency set exists, which was timed by it."""
 
+    @property
+    def error(self) -> str:
+        return self.error_name or f"Invalid{self.event.__name__.removesuffix('Update')}"
 
-def _reputation_factor(item: Item[int], event: type[events.FractionUpdate], error: str) -> Setting:
+
+def _reputation_factor(
+    item: Item[int], event: type[events.FractionUpdate], error: str | None = None
+) -> Setting:
     low, high = items.MIN_NODE_REPUTATION_FACTOR, items.MAX_NODE_REPUTATION_FACTOR
     fixed = item is not items.INCLUDED_INCREASE
-    return Setting(item, event, error, low, high, is_fraction=True, is_fixed_in_emergency=fixed)
+    return Setting(item, event, low, high, error, is_fraction=True, is_fixed_in_emergency=fixed)
 
 
 SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], Setting] = {
     calls.OwnerUpdateChurnLimit: Setting(
-        items.CHURN_LIMIT,
-        events.ChurnLimitUpdate,
-        "InvalidChurnLimit",
-        items.MIN_CHURN_LIMIT,
-        items.MAX_CHURN_LIMIT,
+        items.CHURN_LIMIT, events.ChurnLimitUpdate, items.MIN_CHURN_LIMIT, items.MAX_CHURN_LIMIT
     ),
     calls.OwnerUpdateChurnLimitMultiplier: Setting(
         items.CHURN_LIMIT_MULTIPLIER,
         events.ChurnLimitMultiplierUpdate,
-        "InvalidChurnLimitMultiplier",
         items.MIN_CHURN_LIMIT_MULTIPLIER,
         items.MAX_CHURN_LIMIT_MULTIPLIER,
     ),
     calls.OwnerUpdateRegistrationQueueEpochs: Setting(
         items.SUBNET_NODE_QUEUE_EPOCHS,
         events.RegistrationQueueEpochsUpdate,
-        "InvalidRegistrationQueueEpochs",
         items.MIN_QUEUE_EPOCHS,
         items.MAX_QUEUE_EPOCHS,
     ),
     calls.OwnerUpdateIdleClassificationEpochs: Setting(
         items.IDLE_CLASSIFICATION_EPOCHS,
         events.IdleClassificationEpochsUpdate,
-        "InvalidIdleClassificationEpochs",
         items.MIN_IDLE_CLASSIFICATION_EPOCHS,
         items.MAX_IDLE_CLASSIFICATION_EPOCHS,
     ),
     calls.OwnerUpdateIncludedClassificationEpochs: Setting(
         items.INCLUDED_CLASSIFICATION_EPOCHS,
         events.IncludedClassificationEpochsUpdate,
-        "InvalidIncludedClassificationEpochs",
         items.MIN_INCLUDED_CLASSIFICATION_EPOCHS,
         items.MAX_INCLUDED_CLASSIFICATION_EPOCHS,
     ),
     calls.OwnerUpdateNonConsensusAttestorDecreaseReputationFactor: _reputation_factor(
         items.NON_CONSENSUS_ATTESTOR_DECREASE,
         events.NonConsensusAttestorDecreaseReputationFactorUpdate,
-        "InvalidNonConsensusAttestorDecreaseReputationFactor",
     ),
     calls.OwnerUpdateAbsentDecreaseReputationFactor: _reputation_factor(
-        items.ABSENT_DECREASE,
-        events.AbsentDecreaseReputationFactorUpdate,
-        "InvalidAbsentDecreaseReputationFactor",
+        items.ABSENT_DECREASE, events.AbsentDecreaseReputationFactorUpdate
     ),
     calls.OwnerUpdateIncludedIncreaseReputationFactor: _reputation_factor(
-        items.INCLUDED_INCREASE,
-        events.IncludedIncreaseReputationFactorUpdate,
-        "InvalidIncludedIncreaseReputationFactor",
+        items.INCLUDED_INCREASE, events.IncludedIncreaseReputationFactorUpdate
     ),
     calls.OwnerUpdateBelowMinWeightDecreaseReputationFactor: _reputation_factor(
-        items.BELOW_MIN_WEIGHT_DECREASE,
-        events.BelowMinWeightDecreaseReputationFactorUpdate,
-        "InvalidBelowMinWeightDecreaseReputationFactor",
+        items.BELOW_MIN_WEIGHT_DECREASE, events.BelowMinWeightDecreaseReputationFactorUpdate
     ),
     calls.OwnerUpdateNonAttestorDecreaseReputationFactor: _reputation_factor(
-        items.NON_ATTESTOR_DECREASE,
-        events.NonAttestorDecreaseReputationFactorUpdate,
-        "InvalidNonAttestorDecreaseReputationFactor",
+        items.NON_ATTESTOR_DECREASE, events.NonAttestorDecreaseReputationFactorUpdate
     ),
     calls.OwnerUpdateValidatorAbsentDecreaseReputationFactor: _reputation_factor(
         items.VALIDATOR_ABSENT_DECREASE,
@@ -107,42 +99,36 @@ SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], Settin
     calls.OwnerUpdateValidatorNonConsensusDecreaseReputationFactor: _reputation_factor(
         items.VALIDATOR_NON_CONSENSUS_DECREASE,
         events.ValidatorNonConsensusSubnetNodeReputationFactorUpdate,
-        "InvalidValidatorNonConsensusSubnetNodeReputationFactor",
     ),
     calls.OwnerUpdateSubnetNodeMinWeightDecreaseReputationThreshold: Setting(
         items.NODE_MIN_WEIGHT_THRESHOLD,
         events.SubnetNodeMinWeightDecreaseReputationThresholdUpdate,
-        "InvalidPercent",
         high=items.MAX_NODE_MIN_WEIGHT_THRESHOLD,
+        error_name="InvalidPercent",
     ),
     calls.OwnerUpdateMinSubnetNodeReputation: Setting(
         items.MIN_SUBNET_NODE_REPUTATION,
         events.MinSubnetNodeReputationUpdate,
-        "MinSubnetNodeReputation",
         items.MIN_MIN_SUBNET_NODE_REPUTATION,
         items.MAX_MIN_SUBNET_NODE_REPUTATION,
+        "MinSubnetNodeReputation",
         is_fraction=True,
     ),
     calls.OwnerUpdateMaxRegisteredNodes: Setting(
         items.MAX_REGISTERED_NODES,
         events.MaxRegisteredNodesUpdate,
-        "InvalidMaxRegisteredNodes",
         items.MIN_MAX_REGISTERED_NODES,
         items.MAX_MAX_REGISTERED_NODES,
     ),
     calls.OwnerUpdateTargetNodeRegistrationsPerEpoch: Setting(
-        items.TARGET_NODE_REGISTRATIONS_PER_EPOCH,
-        events.TargetNodeRegistrationsPerEpochUpdate,
-        "InvalidTargetNodeRegistrationsPerEpoch",
+        items.TARGET_NODE_REGISTRATIONS_PER_EPOCH, events.TargetNodeRegistrationsPerEpochUpdate
     ),
+    # These two have no limits of their own.
     calls.OwnerUpdateNodeBurnRateAlpha: Setting(
-        items.NODE_BURN_RATE_ALPHA,
-        events.NodeBurnRateAlphaUpdate,
-        "InvalidPercent",
-        is_fraction=True,
+        items.NODE_BURN_RATE_ALPHA, events.NodeBurnRateAlphaUpdate, is_fraction=True
     ),
     calls.OwnerUpdateQueueImmunityEpochs: Setting(
-        items.QUEUE_IMMUNITY_EPOCHS, events.QueueImmunityEpochsUpdate, "InvalidValues"
+        items.QUEUE_IMMUNITY_EPOCHS, events.QueueImmunityEpochsUpdate
     ),
 }
 
@@ -221,47 +207,46 @@ def owner_deactivate_subnet(
     remove_subnet(runtime, call.subnet_id, SubnetRemovalReason.OWNER)
 
 
-def owner_update_name(runtime: Runtime, origin: bytes, call: calls.OwnerUpdateName) -> None:
-    """Take another unused name."""
-    state = runtime.state
+@dataclass(frozen=True)
+class Description:
+    """One text: its field of the subnet and the event of a change.
+
+    ``owners`` names the subnet that has each value of a text which no two may share; ``error``
+    refuses a taken one.
+    """
+
+    field: str
+    event: type[events.TextUpdate]
+    owners: Item[int] | None = None
+    error: str = ""
+
+
+DESCRIPTIONS: Mapping[type[calls.TextSetting], Description] = {
+    calls.OwnerUpdateName: Description(
+        "name", events.SubnetNameUpdate, items.SUBNET_NAME, "SubnetNameExist"
+    ),
+    calls.OwnerUpdateRepo: Description(
+        "repo", events.SubnetRepoUpdate, items.SUBNET_REPO, "SubnetRepoExist"
+    ),
+    calls.OwnerUpdateDescription: Description("description", events.SubnetDescriptionUpdate),
+    calls.OwnerUpdateMisc: Description("misc", events.SubnetMiscUpdate),
+}
+
+
+def update_description(runtime: Runtime, origin: bytes, call: calls.TextSetting) -> None:
+    """Replace one of the subnet's texts; its name and repository must be unused."""
+    state, text = runtime.state, DESCRIPTIONS[type(call)]
     check_owner(runtime, origin, call.subnet_id)
-    ensure(not state.contains(items.SUBNET_NAME, call.value), "SubnetNameExist")
+    if text.owners is not None:
+        ensure(not state.contains(text.owners, call.value), text.error)
     subnet = runtime.subnet(call.subnet_id)
-    state.remove(items.SUBNET_NAME, subnet.name)
-    state.put(items.SUBNET_NAME, call.value, value=subnet.id)
-    state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, name=call.value))
-    runtime.emit(events.SubnetNameUpdate(subnet.id, origin, subnet.name, call.value))
-
-
-def owner_update_repo(runtime: Runtime, origin: bytes, call: calls.OwnerUpdateRepo) -> None:
-    """Take another unused repository."""
-    state = runtime.state
-    check_owner(runtime, origin, call.subnet_id)
-    ensure(not state.contains(items.SUBNET_REPO, call.value), "SubnetRepoExist")
-    subnet = runtime.subnet(call.subnet_id)
-    state.remove(items.SUBNET_REPO, subnet.repo)
-    state.put(items.SUBNET_REPO, call.value, value=subnet.id)
-    state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, repo=call.value))
-    runtime.emit(events.SubnetRepoUpdate(subnet.id, origin, subnet.repo, call.value))
-
-
-def owner_update_description(
-    runtime: Runtime, origin: bytes, call: calls.OwnerUpdateDescription
-) -> None:
-    """Replace the subnet's description."""
-    check_owner(runtime, origin, call.subnet_id)
-    subnet = runtime.subnet(call.subnet_id)
-    changed = replace(subnet, description=call.value)
-    runtime.state.put(items.SUBNETS_DATA, subnet.id, value=changed)
-    runtime.emit(events.SubnetDescriptionUpdate(subnet.id, origin, subnet.description, call.value))
-
-
-def owner_update_misc(runtime: Runtime, origin: bytes, call: calls.OwnerUpdateMisc) -> None:
-    """Replace the subnet's free text."""
-    check_owner(runtime, origin, call.subnet_id)
-    subnet = runtime.subnet(call.subnet_id)
-    runtime.state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, misc=call.value))
-    runtime.emit(events.SubnetMiscUpdate(subnet.id, origin, subnet.misc, call.value))
+    previous = getattr(subnet, text.field)
+    if text.owners is not None:
+        state.remove(text.owners, previous)
+        state.put(text.owners, call.value, value=subnet.id)
+    changes: dict[str, Any] = {text.field: call.value}
+    state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, **changes))
+    runtime.emit(text.event(subnet.id, origin, previous, call.value))
 
 
 def owner_add_or_update_initial_coldkeys(

@@ -38,6 +38,7 @@ from devchain.scale import (
     PalletVariants,
     Variant,
     Variants,
+    to_camel_case,
     type_of,
 )
 from devchain.state import Item
@@ -172,10 +173,8 @@ _PALLET_ID_TYPE = Annotated[bytes, Newtype(("frame_support", "PalletId"), ByteAr
 def make_failure(error: DispatchError) -> Failure:
     """Return the error as the chain encodes it."""
     if error.pallet == "Token":
-        return TokenFailure(next(kind for kind in TokenError if _camel(kind.name) == error.name))
+        return TokenFailure(
+            next(kind for kind in TokenError if to_camel_case(kind.name) == error.name)
+        )
     index = NETWORK_ERROR_INDEX[error.name]
     return ModuleFailure(ModuleError(NETWORK_INDEX, bytes([index, 0, 0, 0])))
-
-
-def _camel(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from consensus.types import NodeClass
-from devchain import items
+from devchain import events, items
 from devchain.arithmetic import (
     MAX_U128,
     decrease_reputation,
@@ -15,14 +15,6 @@ from devchain.arithmetic import (
 )
 from devchain.balances import deposit, increase_stake
 from devchain.emergency import count_submission
-from devchain.events import (
-    NodeReputationUpdate,
-    QueuedNodePrioritized,
-    QueuedNodeRemoved,
-    Slashing,
-    SubnetReputationUpdate,
-    SubnetRewards,
-)
 from devchain.nodes import graduate, insert_election_slot, remove_node
 from devchain.runtime import Runtime
 from devchain.stake_pools import add_rewards, node_pool, subnet_pool
@@ -120,7 +112,7 @@ def lower_node(runtime: Runtime, subnet_id: int, node_id: int, factor: int) -> i
     before = runtime.state.get(items.SUBNET_NODE_REPUTATION, subnet_id, node_id)
     after = decrease_reputation(before, factor)
     runtime.state.put(items.SUBNET_NODE_REPUTATION, subnet_id, node_id, value=after)
-    runtime.emit(NodeReputationUpdate(subnet_id, node_id, before, after))
+    runtime.emit(events.NodeReputationUpdate(subnet_id, node_id, before, after))
     return after
 
 
@@ -131,7 +123,7 @@ def raise_node(runtime: Runtime, subnet_id: int, node_id: int, factor: int) -> i
     after = increase_reputation(before, factor)
     if state.contains(items.SUBNET_NODE_REPUTATION, subnet_id, node_id):
         state.put(items.SUBNET_NODE_REPUTATION, subnet_id, node_id, value=after)
-        runtime.emit(NodeReputationUpdate(subnet_id, node_id, before, after))
+        runtime.emit(events.NodeReputationUpdate(subnet_id, node_id, before, after))
     return after
 
 
@@ -146,7 +138,7 @@ def punish_disagreement(
     factor = state.get(items.NOT_IN_CONSENSUS_SUBNET_REPUTATION_FACTOR)
     after = decrease_reputation(before, factor)
     state.put(items.SUBNET_REPUTATION, subnet_id, value=after)
-    runtime.emit(SubnetReputationUpdate(subnet_id, before, after))
+    runtime.emit(events.SubnetReputationUpdate(subnet_id, before, after))
     loss = percent_mul(state.get(items.NON_CONSENSUS_ATTESTOR_DECREASE, subnet_id), shortfall)
     minimum = state.get(items.MIN_SUBNET_NODE_REPUTATION, subnet_id)
     for node_id in sorted(submission.attests):
@@ -173,7 +165,7 @@ def slash_proposer(
     adjust_coldkey(runtime, state.get(items.HOTKEY_OWNER, hotkey), ratio)
     if reputation < state.get(items.MIN_SUBNET_NODE_REPUTATION, subnet_id):
         remove_node(runtime, subnet_id, node_id)
-    runtime.emit(Slashing(subnet_id, hotkey, amount))
+    runtime.emit(events.Slashing(subnet_id, hotkey, amount))
 
 
 def adjust_coldkey(runtime: Runtime, coldkey: bytes, ratio: int) -> None:
@@ -198,8 +190,8 @@ def adjust_coldkey(runtime: Runtime, coldkey: bytes, ratio: int) -> None:
     score = min(max(reputation.score + (step if rises else -step), 0), ONE)
     if score == reputation.score:
         return
-    events = reputation.total_increases + reputation.total_decreases
-    average = (reputation.average_attestation * events + ratio) // (events + 1)
+    changes = reputation.total_increases + reputation.total_decreases
+    average = (reputation.average_attestation * changes + ratio) // (changes + 1)
     updated = replace(
         reputation,
         score=score,
@@ -229,7 +221,7 @@ def reward_agreement(runtime: Runtime, subnet_id: int, agreement: Agreement) -> 
             pay_node(runtime, subnet_id, node, amount, paid)
     add_rewards(runtime, subnet_pool(subnet_id), pot.delegators)
     runtime.emit(
-        SubnetRewards(
+        events.SubnetRewards(
             subnet_id,
             tuple(paid.nodes),
             pot.delegators,
@@ -265,13 +257,13 @@ def apply_queue_decisions(runtime: Runtime, subnet_id: int, submission: Consensu
     if wanted is not None and first:
         rest = tuple(node for node in queue if node.id != wanted)
         state.put(items.SUBNET_NODE_QUEUE, subnet_id, value=first + rest)
-        runtime.emit(QueuedNodePrioritized(subnet_id, wanted))
+        runtime.emit(events.QueuedNodePrioritized(subnet_id, wanted))
     removed = submission.remove_queue_node_id
     if removed is not None and state.contains(
         items.REGISTERED_SUBNET_NODES_DATA, subnet_id, removed
     ):
         remove_node(runtime, subnet_id, removed)
-        runtime.emit(QueuedNodeRemoved(subnet_id, removed))
+        runtime.emit(events.QueuedNodeRemoved(subnet_id, removed))
 
 
 def restore_subnet(runtime: Runtime, subnet_id: int, submission: ConsensusData) -> None:

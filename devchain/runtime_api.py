@@ -7,17 +7,20 @@ in no metadata.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
 
 from consensus.types import NodeClass
 from devchain import items
+from devchain.nodes import PEER_ID_ITEMS, find_node
 from devchain.scale import (
     U8,
     U32,
     U128,
+    Bool,
     ByteVec,
     Hash,
+    ScaleType,
     TupleOf,
     decode_all,
     type_of,
@@ -167,7 +170,7 @@ class View:
         return max(0, self.block - slot) // self.epoch_length
 
 
-_SUBNET_SETTINGS: dict[str, Item[Any]] = {
+_SUBNET_ITEMS: dict[str, Item[Any]] = {
     "churn_limit": items.CHURN_LIMIT,
     "churn_limit_multiplier": items.CHURN_LIMIT_MULTIPLIER,
     "min_stake": items.SUBNET_MIN_STAKE_BALANCE,
@@ -202,8 +205,6 @@ _SUBNET_SETTINGS: dict[str, Item[Any]] = {
     "total_subnet_stake": items.TOTAL_SUBNET_STAKE,
     "total_subnet_delegate_stake_shares": items.TOTAL_SUBNET_DELEGATE_STAKE_SHARES,
     "total_subnet_delegate_stake_balance": items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE,
-}
-_SUBNET_OPTIONS: dict[str, Item[Any]] = {
     "friendly_id": items.SUBNET_ID_FRIENDLY_UID,
     "initial_coldkeys": items.SUBNET_REGISTRATION_INITIAL_COLDKEYS,
     "initial_coldkey_data": items.INITIAL_COLDKEY_DATA,
@@ -216,30 +217,20 @@ _SUBNET_OPTIONS: dict[str, Item[Any]] = {
 }
 
 
-def get_subnet_info(view: View, subnet_id: int) -> SubnetInfo | None:
+def _read(state: Reader, item: Item[Any], *key: Any) -> Any:
+    return state.find(item, *key) if item.is_optional else state.get(item, *key)
+
+
+def get_subnet_info(view: View, subnet_id: U32) -> SubnetInfo | None:
     """Return everything about one subnet."""
     state = view.state
     subnet = state.find(items.SUBNETS_DATA, subnet_id)
     if subnet is None:
         return None
-    settings: dict[str, Any] = {
-        name: state.get(item, subnet_id) for name, item in _SUBNET_SETTINGS.items()
-    }
-    options: dict[str, Any] = {
-        name: state.find(item, subnet_id) for name, item in _SUBNET_OPTIONS.items()
-    }
-    return SubnetInfo(
-        id=subnet.id,
-        name=subnet.name,
-        repo=subnet.repo,
-        description=subnet.description,
-        misc=subnet.misc,
-        state=subnet.state,
-        start_epoch=subnet.start_epoch,
-        current_min_delegate_stake=compute_min_delegate_stake(state, subnet_id),
-        **settings,
-        **options,
-    )
+    described = {field.name: getattr(subnet, field.name) for field in fields(subnet)}
+    stored = {name: _read(state, item, subnet_id) for name, item in _SUBNET_ITEMS.items()}
+    minimum = compute_min_delegate_stake(state, subnet_id)
+    return SubnetInfo(**{**described, **stored}, current_min_delegate_stake=minimum)
 
 
 def get_all_subnets_info(view: View) -> tuple[SubnetInfo, ...]:
@@ -248,15 +239,9 @@ def get_all_subnets_info(view: View) -> tuple[SubnetInfo, ...]:
     return tuple(info for info in found if info is not None)
 
 
-def _find_node(state: Reader, subnet_id: int, node_id: int) -> SubnetNode | None:
-    active = state.find(items.SUBNET_NODES_DATA, subnet_id, node_id)
-    waiting = state.find(items.REGISTERED_SUBNET_NODES_DATA, subnet_id, node_id)
-    return waiting if active is None else active
-
-
-def get_subnet_node_info(view: View, subnet_id: int, node_id: int) -> SubnetNodeInfo | None:
+def get_subnet_node_info(view: View, subnet_id: U32, node_id: U32) -> SubnetNodeInfo | None:
     """Return everything about one node, active or waiting."""
-    state, node = view.state, _find_node(view.state, subnet_id, node_id)
+    state, node = view.state, find_node(view.state, subnet_id, node_id)
     if node is None:
         return None
     coldkey, pool = state.get(items.HOTKEY_OWNER, node.hotkey), node_pool(subnet_id, node_id)
@@ -293,7 +278,7 @@ def _infos(view: View, ids: list[tuple[int, int]]) -> tuple[SubnetNodeInfo, ...]
     return tuple(info for info in found if info is not None)
 
 
-def get_subnet_nodes_info(view: View, subnet_id: int) -> tuple[SubnetNodeInfo, ...]:
+def get_subnet_nodes_info(view: View, subnet_id: U32) -> tuple[SubnetNodeInfo, ...]:
     """Return a subnet's nodes, waiting ones too, in the order of their hotkeys' hashes."""
     entries = list(view.state.items(items.HOTKEY_SUBNET_NODE_ID, subnet_id))
     entries.sort(key=lambda entry: hash_key(items.HOTKEY_SUBNET_NODE_ID, entry[0]))
@@ -306,13 +291,13 @@ def get_all_subnet_nodes_info(view: View) -> tuple[SubnetNodeInfo, ...]:
     return tuple(info for subnet in subnets for info in get_subnet_nodes_info(view, subnet))
 
 
-def get_elected_validator_info(view: View, subnet_id: int, epoch: int) -> SubnetNodeInfo | None:
+def get_elected_validator_info(view: View, subnet_id: U32, epoch: U32) -> SubnetNodeInfo | None:
     """Return who was elected for a subnet epoch."""
     elected = view.state.find(items.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch)
     return None if elected is None else get_subnet_node_info(view, subnet_id, elected)
 
 
-def get_validators_and_attestors(view: View, subnet_id: int) -> tuple[SubnetNodeInfo, ...]:
+def get_validators_and_attestors(view: View, subnet_id: U32) -> tuple[SubnetNodeInfo, ...]:
     """Return the emergency set, or else the electable nodes in the order of their slots."""
     emergency = view.state.find(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, subnet_id)
     slots = view.state.get(items.SUBNET_NODE_ELECTION_SLOTS, subnet_id)
@@ -321,7 +306,7 @@ def get_validators_and_attestors(view: View, subnet_id: int) -> tuple[SubnetNode
     return _infos(view, [(subnet_id, node_id) for node_id in slots])
 
 
-def get_coldkey_subnet_nodes_info(view: View, coldkey: bytes) -> tuple[SubnetNodeInfo, ...]:
+def get_coldkey_subnet_nodes_info(view: View, coldkey: AccountId) -> tuple[SubnetNodeInfo, ...]:
     """Return the nodes of one coldkey's hotkeys."""
     state = view.state
     ids = []
@@ -335,7 +320,7 @@ def get_coldkey_subnet_nodes_info(view: View, coldkey: bytes) -> tuple[SubnetNod
     return _infos(view, ids)
 
 
-def get_coldkey_stakes(view: View, coldkey: bytes) -> tuple[StakeInfo, ...]:
+def get_coldkey_stakes(view: View, coldkey: AccountId) -> tuple[StakeInfo, ...]:
     """Return the stakes of one coldkey's nodes."""
     state = view.state
     stakes = []
@@ -356,7 +341,7 @@ def _worth(state: Reader, pool: Pool, shares: int) -> int:
     )
 
 
-def get_delegate_stakes(view: View, account: bytes) -> tuple[DelegateStakeInfo, ...]:
+def get_delegate_stakes(view: View, account: AccountId) -> tuple[DelegateStakeInfo, ...]:
     """Return what an account has delegated to subnets, and what it is worth."""
     entries = view.state.items(items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES, account)
     return tuple(
@@ -365,7 +350,7 @@ def get_delegate_stakes(view: View, account: bytes) -> tuple[DelegateStakeInfo, 
     )
 
 
-def get_node_delegate_stakes(view: View, account: bytes) -> tuple[NodeDelegateStakeInfo, ...]:
+def get_node_delegate_stakes(view: View, account: AccountId) -> tuple[NodeDelegateStakeInfo, ...]:
     """Return what an account has delegated to nodes, and what it is worth."""
     entries = view.state.items(items.ACCOUNT_NODE_DELEGATE_STAKE_SHARES, account)
     return tuple(
@@ -376,7 +361,7 @@ def get_node_delegate_stakes(view: View, account: bytes) -> tuple[NodeDelegateSt
     )
 
 
-def get_bootnodes(view: View, subnet_id: int) -> AllSubnetBootnodes:
+def get_bootnodes(view: View, subnet_id: U32) -> AllSubnetBootnodes:
     """Return official bootnodes and those that nodes announce with an address."""
     state = view.state
 
@@ -392,7 +377,7 @@ def get_bootnodes(view: View, subnet_id: int) -> AllSubnetBootnodes:
 
 
 def proof_of_stake(
-    view: View, subnet_id: int, peer_id: bytes, min_class: int, min_stake: int | None
+    view: View, subnet_id: U32, peer_id: bytes, min_class: U8, min_stake: U128 | None
 ) -> bool:
     """Whether the peer id is that of a node with class and stake, or an official bootnode."""
     state = view.state
@@ -401,11 +386,7 @@ def proof_of_stake(
     wanted = NodeClass(min_class)
     if min_stake is None:
         min_stake = state.get(items.SUBNET_MIN_STAKE_BALANCE, subnet_id)
-    for item in (
-        items.PEER_ID_SUBNET_NODE_ID,
-        items.BOOTNODE_PEER_ID_SUBNET_NODE_ID,
-        items.CLIENT_PEER_ID_SUBNET_NODE_ID,
-    ):
+    for item in PEER_ID_ITEMS:
         node_id = state.find(item, subnet_id, peer_id)
         if node_id is not None and _has_stake(view, subnet_id, node_id, wanted, min_stake):
             return True
@@ -422,50 +403,61 @@ def _has_stake(view: View, subnet_id: int, node_id: int, wanted: NodeClass, min_
     return state.get(items.ACCOUNT_SUBNET_STAKE, node.hotkey, subnet_id) >= min_stake
 
 
-def get_nothing(_view: View, *_args: object) -> tuple[()]:
-    """Answer for the overwatch nodes, which this chain has none of."""
+def get_overwatch_commits_for_epoch_and_node(
+    _view: View, _epoch: U32, _node_id: U32
+) -> tuple[tuple[U32, Hash], ...]:
+    """Answer that there are none: this chain has no overwatch nodes."""
+    return ()
+
+
+def get_overwatch_reveals_for_epoch_and_node(
+    _view: View, _epoch: U32, _node_id: U32
+) -> tuple[tuple[U32, U128], ...]:
+    """Answer that there are none: this chain has no overwatch nodes."""
+    return ()
+
+
+def get_all_overwatch_nodes_info(_view: View) -> tuple[U32, ...]:
+    """Answer that there are none: this chain has no overwatch nodes."""
     return ()
 
 
 @dataclass(frozen=True)
 class Function:
-    """One function of the API: its arguments' types, what it does, what it returns."""
+    """One function of the API. Its annotations are the SCALE types of arguments and result."""
 
-    arguments: tuple[Any, ...]
     run: Callable[..., Any]
-    result: Any
+    arguments: tuple[ScaleType, ...]
+    result: ScaleType
+
+    @classmethod
+    def from_annotations(cls, function: Callable[..., Any]) -> Function:
+        """Read the types of everything but the first argument, the view."""
+        hints = get_type_hints(function, include_extras=True)
+        _view, *arguments, result = hints.values()
+        return cls(function, tuple(map(type_of, arguments)), type_of(result))
 
 
-_NODE_LIST = tuple[SubnetNodeInfo, ...]
 FUNCTIONS: dict[str, Function] = {
-    "get_subnet_info": Function((U32,), get_subnet_info, SubnetInfo | None),
-    "get_all_subnets_info": Function((), get_all_subnets_info, tuple[SubnetInfo, ...]),
-    "get_subnet_node_info": Function((U32, U32), get_subnet_node_info, SubnetNodeInfo | None),
-    "get_subnet_nodes_info": Function((U32,), get_subnet_nodes_info, _NODE_LIST),
-    "get_all_subnet_nodes_info": Function((), get_all_subnet_nodes_info, _NODE_LIST),
-    "proof_of_stake": Function((U32, bytes, U8, U128 | None), proof_of_stake, bool),
-    "get_bootnodes": Function((U32,), get_bootnodes, AllSubnetBootnodes),
-    "get_coldkey_subnet_nodes_info": Function(
-        (AccountId,), get_coldkey_subnet_nodes_info, _NODE_LIST
-    ),
-    "get_coldkey_stakes": Function((AccountId,), get_coldkey_stakes, tuple[StakeInfo, ...]),
-    "get_delegate_stakes": Function(
-        (AccountId,), get_delegate_stakes, tuple[DelegateStakeInfo, ...]
-    ),
-    "get_node_delegate_stakes": Function(
-        (AccountId,), get_node_delegate_stakes, tuple[NodeDelegateStakeInfo, ...]
-    ),
-    "get_overwatch_commits_for_epoch_and_node": Function(
-        (U32, U32), get_nothing, tuple[tuple[U32, Hash], ...]
-    ),
-    "get_overwatch_reveals_for_epoch_and_node": Function(
-        (U32, U32), get_nothing, tuple[tuple[U32, U128], ...]
-    ),
-    "get_elected_validator_info": Function(
-        (U32, U32), get_elected_validator_info, SubnetNodeInfo | None
-    ),
-    "get_validators_and_attestors": Function((U32,), get_validators_and_attestors, _NODE_LIST),
-    "get_all_overwatch_nodes_info": Function((), get_nothing, tuple[U32, ...]),
+    function.__name__: Function.from_annotations(function)
+    for function in (
+        get_subnet_info,
+        get_all_subnets_info,
+        get_subnet_node_info,
+        get_subnet_nodes_info,
+        get_all_subnet_nodes_info,
+        proof_of_stake,
+        get_bootnodes,
+        get_coldkey_subnet_nodes_info,
+        get_coldkey_stakes,
+        get_delegate_stakes,
+        get_node_delegate_stakes,
+        get_overwatch_commits_for_epoch_and_node,
+        get_overwatch_reveals_for_epoch_and_node,
+        get_elected_validator_info,
+        get_validators_and_attestors,
+        get_all_overwatch_nodes_info,
+    )
 }
 
 
@@ -476,7 +468,6 @@ def call_function(view: View, name: str, data: bytes) -> bytes:
     for an unknown function and ScaleError for bad arguments.
     """
     function = FUNCTIONS[name]
-    kinds = tuple(type_of(argument) for argument in function.arguments)
-    arguments = decode_all(TupleOf(kinds), data)
-    encoded = type_of(function.result).encode(function.run(view, *arguments))
-    return encoded if function.result is bool else ByteVec().encode(encoded)
+    arguments = decode_all(TupleOf(function.arguments), data)
+    encoded = function.result.encode(function.run(view, *arguments))
+    return encoded if function.result == Bool() else ByteVec().encode(encoded)

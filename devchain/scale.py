@@ -420,6 +420,11 @@ def _variant_table(classes: tuple[type[Variant], ...]) -> dict[int, type[Variant
     return {cls.variant_index: cls for cls in classes}
 
 
+def to_camel_case(name: str) -> str:
+    """Return a Python name's words as the runtime writes them: MIN_REPUTATION, MinReputation."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
 def encode_compact(value: int) -> bytes:
     """Encode a non-negative integer in the compact form."""
     if value < 0:

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from devchain.blocks import Block
 from devchain.chain import Chain, ForeignBlock
@@ -30,7 +30,21 @@ CLOSE_TRY_LATER = 1013
 _SEED_SIZE = 16
 _CLOSE_TIMEOUT_S = 1.0
 
-logger = logging.getLogger(__name__)
+_connection_logger = logging.getLogger("websockets.devchain")
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Log a client that does not speak WebSocket in one line, without a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, InvalidHandshake):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg = "refused a client that does not speak WebSocket: %.200s"
+        record.args = (str(error.__cause__ or error),)
+        record.exc_info = None
+    return True
+
+
+_connection_logger.addFilter(_shorten)
 
 
 def read_wall_clock() -> int:
@@ -95,6 +109,7 @@ class DevChain:
                 compression=None,
                 max_size=MAX_MESSAGE_SIZE,
                 close_timeout=_CLOSE_TIMEOUT_S,
+                logger=_connection_logger,
             )
         except OSError as error:
             raise DevchainUnusable(

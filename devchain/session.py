@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from devchain import views
+from devchain import rpc_errors, views
 from devchain.blocks import Block
 from devchain.chain import Rejected
 from devchain.config import BlockMode
@@ -18,18 +18,7 @@ from devchain.errors import InvalidTransaction
 from devchain.extrinsics import SignedExtrinsic
 from devchain.methods import MAX_QUERY_KEYS, METHODS
 from devchain.producer import MAX_NEW_BLOCKS, Producer
-from devchain.rpc_errors import (
-    BAD_FORMAT,
-    INTERNAL_ERROR,
-    INVALID_REQUEST,
-    METHOD_NOT_FOUND,
-    NOT_FOR_PAGES,
-    PARSE_ERROR,
-    TOO_MANY_SUBSCRIPTIONS,
-    RpcError,
-    bad_params,
-    invalid_transaction,
-)
+from devchain.rpc_errors import RpcError, bad_params, invalid_transaction
 from devchain.rpc_params import Params, to_hex
 from devchain.scale import ScaleError
 from devchain.transaction_pool import PoolRefusal
@@ -100,7 +89,7 @@ class Session:
         try:
             request = json.loads(message)
         except (ValueError, RecursionError):
-            self._respond(None, error=RpcError(PARSE_ERROR, "Parse error"))
+            self._respond(None, error=RpcError(rpc_errors.PARSE_ERROR, "Parse error"))
             return
         if isinstance(request, list) and 0 < len(request) <= MAX_BATCH:
             for part in request:
@@ -110,7 +99,7 @@ class Session:
 
     def _answer(self, request: Any) -> None:
         if not isinstance(request, dict) or not isinstance(request.get("method"), str):
-            self._respond(None, error=RpcError(INVALID_REQUEST, "Invalid Request"))
+            self._respond(None, error=RpcError(rpc_errors.INVALID_REQUEST, "Invalid Request"))
             return
         request_id, params = request.get("id"), request.get("params") or []
         notify: list[Subscription] = []
@@ -125,7 +114,7 @@ class Session:
             self._respond(request_id, error=error)
         except Exception:
             logger.exception("a request failed", extra={"method": request["method"]})
-            self._respond(request_id, error=RpcError(INTERNAL_ERROR, "Internal error"))
+            self._respond(request_id, error=RpcError(rpc_errors.INTERNAL_ERROR, "Internal error"))
         else:
             self._respond(request_id, result=result)
             # The client learns the subscription's name before its first news.
@@ -135,12 +124,12 @@ class Session:
     def _call(self, method: str, params: Params) -> Any:
         if method.startswith(STEERING) and not self._may_steer:
             reason = "pages of other hosts make no blocks on this chain"
-            raise RpcError(NOT_FOR_PAGES, "Not for this origin", reason)
+            raise RpcError(rpc_errors.NOT_FOR_PAGES, "Not for this origin", reason)
         if method in METHODS:
             return METHODS[method](self._chain, params)
         if method in self._methods:
             return self._methods[method](params)
-        raise RpcError(METHOD_NOT_FOUND, "Method not found")
+        raise RpcError(rpc_errors.METHOD_NOT_FOUND, "Method not found")
 
     def _respond(
         self, request_id: Any, *, result: Any = None, error: RpcError | None = None
@@ -182,7 +171,7 @@ class Session:
             return self._producer.submit(raw)
         except ScaleError as error:
             reason = f"Extrinsic has invalid format: {error}"
-            raise RpcError(BAD_FORMAT, reason) from error
+            raise RpcError(rpc_errors.BAD_FORMAT, reason) from error
         except InvalidTransaction as error:
             raise invalid_transaction(error) from error
         except PoolRefusal as error:
@@ -191,7 +180,7 @@ class Session:
     def _check_room(self) -> None:
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             reason = f"at most {MAX_SUBSCRIPTIONS} subscriptions on one connection"
-            raise RpcError(TOO_MANY_SUBSCRIPTIONS, "Too many subscriptions", reason)
+            raise RpcError(rpc_errors.TOO_MANY_SUBSCRIPTIONS, "Too many subscriptions", reason)
 
     def _subscribe(self, subscription: Subscription) -> Subscription:
         self._check_room()

@@ -5,20 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from devchain import items
+from devchain import calls, events, items
 from devchain.addresses import check_multiaddr, is_peer_id
 from devchain.arithmetic import decrease_reputation, percent_div, percent_mul, to_float
 from devchain.balances import can_withdraw, transfer
-from devchain.calls import (
-    ActivateSubnet,
-    RegisterSubnet,
-)
 from devchain.errors import ensure, fail
-from devchain.events import (
-    SubnetActivated,
-    SubnetDeactivated,
-    SubnetRegistered,
-)
 from devchain.nodes import clean_subnet_nodes
 from devchain.periods import is_enactment_over, is_in_enactment
 from devchain.runtime import DESIGNATED_EPOCH_SLOTS, TREASURY_ACCOUNT, Runtime
@@ -34,7 +25,7 @@ from devchain.values import (
 NEVER = 2**32 - 1
 
 
-def register_subnet(runtime: Runtime, origin: bytes, call: RegisterSubnet) -> None:
+def register_subnet(runtime: Runtime, origin: bytes, call: calls.RegisterSubnet) -> None:
     """Buy a slot and become its owner."""
     check_registration(runtime, call.subnet_data)
     pay_registration(runtime, origin, max_cost=call.max_cost)
@@ -42,7 +33,7 @@ def register_subnet(runtime: Runtime, origin: bytes, call: RegisterSubnet) -> No
     runtime.state.put(items.TOTAL_SUBNET_UIDS, value=subnet_id)
     slot = assign_slot(runtime, subnet_id)
     store_subnet(runtime, call.subnet_data, subnet_id=subnet_id, slot=slot, owner=origin)
-    runtime.emit(SubnetRegistered(origin, call.subnet_data.name, subnet_id))
+    runtime.emit(events.SubnetRegistered(origin, call.subnet_data.name, subnet_id))
 
 
 def check_registration(runtime: Runtime, data: RegistrationSubnetData) -> None:
@@ -163,7 +154,7 @@ def check_owner(runtime: Runtime, origin: bytes, subnet_id: int) -> None:
     ensure(runtime.state.find(items.SUBNET_OWNER, subnet_id) == origin, "NotSubnetOwner")
 
 
-def activate_subnet(runtime: Runtime, origin: bytes, call: ActivateSubnet) -> None:
+def activate_subnet(runtime: Runtime, origin: bytes, call: calls.ActivateSubnet) -> None:
     """Start the subnet's consensus with the next general epoch, or remove it if it is too late."""
     check_owner(runtime, origin, call.subnet_id)
     subnet = runtime.subnet(call.subnet_id)
@@ -242,7 +233,7 @@ def start_subnet(runtime: Runtime, subnet: SubnetData) -> None:
     state.put(update_block, subnet.id, value=runtime.block)
     state.put(items.PREVIOUS_SUBNET_PAUSE_EPOCH, subnet.id, value=epoch)
     state.put(items.PREV_SUBNET_ACTIVATION_EPOCH, value=epoch)
-    runtime.emit(SubnetActivated(subnet.id))
+    runtime.emit(events.SubnetActivated(subnet.id))
 
 
 _SUBNET_ONLY_ITEMS: tuple[Item[int], ...] = (
@@ -304,7 +295,7 @@ def remove_subnet(runtime: Runtime, subnet_id: int, reason: SubnetRemovalReason)
     if subnet.state is SubnetState.ACTIVE:
         state.add(items.TOTAL_ACTIVE_SUBNETS, amount=-1)
     clean_subnet_nodes(runtime, subnet_id)
-    runtime.emit(SubnetDeactivated(subnet_id, reason))
+    runtime.emit(events.SubnetDeactivated(subnet_id, reason))
 
 
 def check_subnets(runtime: Runtime) -> None:

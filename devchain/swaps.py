@@ -5,16 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from devchain import calls, items, stake_pools
+from devchain import calls, events, items, stake_pools
 from devchain.errors import DispatchError, ensure, fail
-from devchain.events import (
-    DelegateNodeStakeSwapped,
-    DelegateNodeToSubnetDelegateStakeSwapped,
-    SubnetDelegateToNodeDelegateStakeSwapped,
-    SwapCallQueued,
-    SwapCallQueueUpdated,
-)
-from devchain.nodes import find_node
+from devchain.nodes import get_node
 from devchain.runtime import Runtime
 from devchain.values import (
     QueuedSwapCall,
@@ -40,11 +33,11 @@ def swap_node_delegate_stake(
 ) -> None:
     """Move shares of one node's pool to another's."""
     source, target = _node_source(call), (call.to_subnet_id, call.to_subnet_node_id)
-    _check_node(runtime, *target)
+    get_node(runtime.state, *target)
     shares = call.node_delegate_stake_shares_to_swap
     amount = stake_pools.leave(runtime, stake_pools.node_pool(*source), origin, shares)
     _queue(runtime, SwapToNodeDelegateStake(origin, *target, amount))
-    runtime.emit(DelegateNodeStakeSwapped(origin, *source, *target, amount))
+    runtime.emit(events.DelegateNodeStakeSwapped(origin, *source, *target, amount))
 
 
 def swap_from_node_to_subnet(
@@ -55,7 +48,7 @@ def swap_from_node_to_subnet(
     shares = call.node_delegate_stake_shares_to_swap
     amount = stake_pools.leave(runtime, stake_pools.node_pool(*source), origin, shares)
     _queue(runtime, SwapToSubnetDelegateStake(origin, target, amount))
-    runtime.emit(DelegateNodeToSubnetDelegateStakeSwapped(origin, *source, target, amount))
+    runtime.emit(events.DelegateNodeToSubnetDelegateStakeSwapped(origin, *source, target, amount))
 
 
 def swap_from_subnet_to_node(
@@ -63,11 +56,11 @@ def swap_from_subnet_to_node(
 ) -> None:
     """Move shares of a subnet's pool to a node's."""
     source, target = call.from_subnet_id, (call.to_subnet_id, call.to_subnet_node_id)
-    _check_node(runtime, *target)
+    get_node(runtime.state, *target)
     shares = call.delegate_stake_shares_to_swap
     amount = stake_pools.leave(runtime, stake_pools.subnet_pool(source), origin, shares)
     _queue(runtime, SwapToNodeDelegateStake(origin, *target, amount))
-    runtime.emit(SubnetDelegateToNodeDelegateStakeSwapped(origin, source, *target, amount))
+    runtime.emit(events.SubnetDelegateToNodeDelegateStakeSwapped(origin, source, *target, amount))
 
 
 def update_swap_queue(runtime: Runtime, origin: bytes, call: calls.UpdateSwapQueue) -> None:
@@ -84,10 +77,10 @@ def update_swap_queue(runtime: Runtime, origin: bytes, call: calls.UpdateSwapQue
     if isinstance(wanted, SwapToSubnetDelegateStake):
         runtime.subnet(wanted.to_subnet_id)
     else:
-        _check_node(runtime, wanted.to_subnet_id, wanted.to_subnet_node_id)
+        get_node(runtime.state, wanted.to_subnet_id, wanted.to_subnet_node_id)
     changed = replace(wanted, balance=queued.call.balance)
     runtime.state.put(items.SWAP_CALL_QUEUE, call.id, value=replace(queued, call=changed))
-    runtime.emit(SwapCallQueueUpdated(call.id, origin, changed))
+    runtime.emit(events.SwapCallQueueUpdated(call.id, origin, changed))
 
 
 def run_swaps(runtime: Runtime) -> None:
@@ -111,10 +104,6 @@ def _node_source(call: calls.SwapNodeDelegateStake | calls.SwapFromNodeToSubnet)
     return call.from_subnet_id, call.from_subnet_node_id
 
 
-def _check_node(runtime: Runtime, subnet_id: int, node_id: int) -> None:
-    ensure(find_node(runtime, subnet_id, node_id) is not None, "InvalidSubnetNodeId")
-
-
 def _queue(runtime: Runtime, swap: QueuedSwapCall) -> None:
     state = runtime.state
     swap_id = state.get(items.NEXT_SWAP_QUEUE_ID)
@@ -124,7 +113,7 @@ def _queue(runtime: Runtime, swap: QueuedSwapCall) -> None:
     if len(order) < MAX_QUEUED_SWAPS:
         state.put(items.SWAP_QUEUE_ORDER, value=(*order, swap_id))
     state.put(items.NEXT_SWAP_QUEUE_ID, value=swap_id + 1)
-    runtime.emit(SwapCallQueued(swap_id, swap.account_id, swap))
+    runtime.emit(events.SwapCallQueued(swap_id, swap.account_id, swap))
 
 
 def _target_pool(swap: QueuedSwapCall) -> stake_pools.Pool:

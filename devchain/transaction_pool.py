@@ -79,7 +79,3 @@ class Pool:
                 taken += 1
                 progress = True
                 yield extrinsic
-
-    def drop(self, extrinsic: SignedExtrinsic) -> None:
-        """Forget one extrinsic."""
-        self._waiting.pop((extrinsic.signer, extrinsic.nonce), None)

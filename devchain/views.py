@@ -30,6 +30,13 @@ CORE_API = "0xdf6acb689907609b"
 METADATA_API = "0x37e397fc7c91f5e4"
 NONCE_API = "0xbc9d89904f5b923f"
 PAYMENT_API = "0x37c8bb1350a9a2a8"
+PROPERTIES = {
+    "isEthereum": True,
+    "ss58Format": SS58_PREFIX,
+    "tokenDecimals": 18,
+    "tokenSymbol": "TENSOR",
+}
+"""What system_properties answers."""
 API_VERSIONS = (
     (CORE_API, 5),
     (METADATA_API, 2),
@@ -51,16 +58,6 @@ def describe_runtime() -> dict[str, Any]:
         "transactionVersion": TRANSACTION_VERSION,
         "stateVersion": 1,
         "systemVersion": 1,
-    }
-
-
-def describe_properties() -> dict[str, Any]:
-    """Return what system_properties answers."""
-    return {
-        "isEthereum": True,
-        "ss58Format": SS58_PREFIX,
-        "tokenDecimals": 18,
-        "tokenSymbol": "TENSOR",
     }
 
 

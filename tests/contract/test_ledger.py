@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.devchain.test_wire_format import sign_with
 
 from consensus.types import NodeClass
 from devchain import calls, items
 from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
-from devchain.extrinsics import encode_signed
 from devchain.runtime import LedgerConfig
 from devchain.server import DevChain
 from devchain.state import Item
@@ -42,6 +40,7 @@ from tests.support.ledger_world import (
     serve_in_thread,
     subnet_data,
 )
+from tests.support.signed_extrinsics import encode_signed
 
 RUNTIME_WAIT_S = 240
 KEYS_PAGE = 500
@@ -77,10 +76,9 @@ class Side:
         raw = self.wire.get("state_call", "AccountNonceApi_account_nonce", account)
         extrinsic = encode_signed(
             call,
-            signer=signer.account_id,
+            signer=signer,
             nonce=int.from_bytes(bytes.fromhex(raw[2:]), "little"),
             genesis_hash=self.genesis,
-            sign=sign_with(signer),  # type: ignore[arg-type]
         )
         self.wire.get("author_submitExtrinsic", "0x" + extrinsic.hex())
         deadline = time.monotonic() + RUNTIME_WAIT_S

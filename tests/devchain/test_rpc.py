@@ -7,20 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.devchain.test_wire_format import sign_with
 from websockets.exceptions import ConnectionClosed
 
-from devchain import items, server, session
+from devchain import items, rpc_errors, server, session
 from devchain.calls import Call, Remark, TransferKeepAlive
 from devchain.config import BlockMode, DevChainConfig
 from devchain.errors import DevchainUnusable
-from devchain.extrinsics import encode_signed
 from devchain.runtime import LedgerConfig
 from devchain.server import DevChain
 from devchain.storage_keys import hash_key
 from devchain.values import TENSOR
 from keys.account import derive_development_account
 from tests.support.ledger_world import Wire, serve_in_thread
+from tests.support.signed_extrinsics import encode_signed
 
 ALITH, BALTATHAR = derive_development_account(0), derive_development_account(1)
 MANUAL = DevChainConfig(mode=BlockMode.MANUAL)
@@ -43,10 +42,9 @@ def make(wire: Wire, call: Call, nonce: int, *, tip: int = 0) -> str:
     genesis = bytes.fromhex(wire.get("chain_getBlockHash", 0)[2:])
     raw = encode_signed(
         call,
-        signer=ALITH.account_id,
+        signer=ALITH,
         nonce=nonce,
         genesis_hash=genesis,
-        sign=sign_with(ALITH),  # type: ignore[arg-type]
         tip=tip,
     )
     return "0x" + raw.hex()
@@ -132,7 +130,7 @@ def test_connections_are_bounded(devchain: DevChain, monkeypatch: pytest.MonkeyP
 def test_a_page_of_another_host_makes_no_blocks(devchain: DevChain, origin: str) -> None:
     page = Wire(devchain.url, origin=origin)
     for method in ("dev_newBlock", "dev_setBlockMode", "dev_timeTravel"):
-        assert page.ask(method)["error"]["code"] == session.NOT_FOR_PAGES
+        assert page.ask(method)["error"]["code"] == rpc_errors.NOT_FOR_PAGES
     # The polkadot.js Apps page is one: it reads and submits.
     assert page.get("chain_getHeader")["number"] == "0x0"
     page.get("author_submitExtrinsic", make(page, Remark(b"x"), 0))

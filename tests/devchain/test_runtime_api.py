@@ -10,11 +10,11 @@ from devchain import items, runtime_api
 from devchain.calls import AddToDelegateStake
 from devchain.runtime_api import FUNCTIONS, View, call_function
 from devchain.scale import (
+    Bool,
     ByteVec,
     ScaleError,
     TupleOf,
     decode_all,
-    type_of,
 )
 from devchain.values import TENSOR, PeerInfo
 from tests.support.ledger_world import (
@@ -51,11 +51,10 @@ def ask(world: World, name: str, *arguments: Any) -> Any:
     """Call a function as a client would, through its bytes."""
     view = View(world.state, world.ledger.block, 20)
     function = FUNCTIONS[name]
-    kinds = tuple(type_of(argument) for argument in function.arguments)
-    answer = call_function(view, name, TupleOf(kinds).encode(arguments))
-    if function.result is bool:
-        return decode_all(type_of(bool), answer)
-    return decode_all(type_of(function.result), decode_all(ByteVec(), answer))
+    answer = call_function(view, name, TupleOf(function.arguments).encode(arguments))
+    if function.result == Bool():
+        return decode_all(Bool(), answer)
+    return decode_all(function.result, decode_all(ByteVec(), answer))
 
 
 def test_a_subnet_is_described_completely(world: World) -> None:
