@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
 from devchain.blocks import Block
 from devchain.chain import Chain, ForeignBlock
@@ -36,12 +36,14 @@ _connection_logger = logging.getLogger("websockets.devchain")
 def _shorten(record: logging.LogRecord) -> bool:
     """Log a client that does not speak WebSocket in one line, without a traceback."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, InvalidHandshake):
+    if isinstance(error, InvalidMessage):
         record.levelno, record.levelname = logging.INFO, "INFO"
-        record.msg = "refused a client that does not speak WebSocket: %.200s"
+        record.msg = "closed a connection that does not speak WebSocket: %.200r"
         record.args = (str(error.__cause__ or error),)
         record.exc_info = None
-    return True
+        return True
+    # Any other handshake that fails was answered in HTTP and logged with its status.
+    return not isinstance(error, InvalidHandshake)
 
 
 _connection_logger.addFilter(_shorten)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,12 @@ from devchain.server import DevChain
 from devchain.storage_keys import hash_key
 from devchain.values import TENSOR
 from keys.account import derive_development_account
-from tests.support.ledger_world import Wire, serve_in_thread
+from tests.support.ledger_world import WAIT_S, Wire, serve_in_thread
 from tests.support.signed_extrinsics import encode_signed
 
 ALITH, BALTATHAR = derive_development_account(0), derive_development_account(1)
 MANUAL = DevChainConfig(mode=BlockMode.MANUAL)
+ORDINARY_LINES = ("connection open", "connection closed")
 
 
 @pytest.fixture
@@ -94,6 +97,51 @@ def test_an_oversized_message_ends_its_connection_and_no_other(
         bad.send(b" " * (server.MAX_MESSAGE_SIZE + 1))
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
     assert wire.get("system_health")["isSyncing"] is False
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", b""),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 426 Upgrade Required"),
+        (b"\x16\x03\x01\x1b[31m\r\n\r\n", b""),
+        (b"GET / HT", b""),
+        (b"", b""),
+    ],
+    ids=["post", "get", "garbage", "half a request", "nothing"],
+)
+def test_a_post_to_the_devchains_port_prints_no_traceback(
+    caplog: pytest.LogCaptureFixture, sent: bytes, answer: bytes
+) -> None:
+    with caplog.at_level("INFO"), serve_in_thread(MANUAL) as devchain:
+        with socket.create_connection(("127.0.0.1", devchain.port), WAIT_S) as client:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            received = b"".join(iter(lambda: client.recv(4096), b""))
+        with closing(Wire(devchain.url)) as wire:
+            assert wire.get("system_chain")
+    assert received.startswith(answer) and bool(received) == bool(answer)
+    told = [record for record in caplog.records if "connection" in record.getMessage()]
+    told = [record for record in told if record.getMessage() not in ORDINARY_LINES]
+    assert len(told) == 1
+    assert told[0].levelname == "INFO" and told[0].exc_info is None
+    assert "\x1b" not in told[0].getMessage() and "Traceback" not in caplog.text
+
+
+def test_a_stop_ends_connected_clients_without_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    busy = DevChainConfig(block_seconds=0.02)
+    with caplog.at_level("WARNING"), serve_in_thread(busy) as devchain:
+        clients = [Wire(devchain.url) for _ in range(4)]
+        for client in clients:
+            client.get("chain_subscribeNewHeads")
+            client.get("chain_subscribeFinalizedHeads")
+        assert clients[0].next_news()
+    for client in clients:
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                client.next_news()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1001
+    assert caplog.records == []
 
 
 def test_a_batch_is_answered_one_by_one_and_a_huge_one_is_refused(wire: Wire) -> None:
