@@ -10,8 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-from devchain.scale import U32, U128, CompactU64, CompactU128, Variant
-from devchain.values import (
+from devchain.chain_types import (
     AccountId,
     BoundedArgs,
     BoundedSocialId,
@@ -23,6 +22,7 @@ from devchain.values import (
     RegistrationSubnetData,
     SubnetNodeConsensusData,
 )
+from devchain.scale import U32, U128, CompactU64, CompactU128, Variant
 
 
 class Call(Variant):
@@ -84,14 +84,17 @@ class SetTimestamp(TimestampCall, index=0, name="set"):
     now: CompactU64
 
 
-class TransferAllowDeath(BalancesCall, index=0):
+class TransferCall(BalancesCall):
+    """Base of the transfers of free units."""
+
     dest: AccountId
     value: CompactU128
 
 
-class TransferKeepAlive(BalancesCall, index=3):
-    dest: AccountId
-    value: CompactU128
+class TransferAllowDeath(TransferCall, index=0): ...
+
+
+class TransferKeepAlive(TransferCall, index=3): ...
 
 
 class RegisterSubnet(NetworkCall, index=0):

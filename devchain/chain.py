@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from devchain import events, items
+from devchain import events, storage
 from devchain.blocks import Block, compute_state_root, seal_block
 from devchain.errors import InvalidReason, InvalidTransaction, LedgerError
 from devchain.execution import Payment, compute_fee, execute
@@ -26,7 +26,7 @@ from devchain.pallets import (
 )
 from devchain.runtime import LedgerConfig
 from devchain.scale import ScaleError
-from devchain.transaction_pool import Pool
+from devchain.transaction_pool import TransactionPool
 
 MAX_BLOCK_EXTRINSICS = 1024
 DEFAULT_FINALITY_LAG = 2
@@ -49,7 +49,7 @@ class Chain:
 
     def __init__(self, config: LedgerConfig, *, finality_lag: int = DEFAULT_FINALITY_LAG) -> None:
         self.ledger = Ledger(config)
-        self.pool = Pool()
+        self.transaction_pool = TransactionPool()
         self.metadata = build_metadata(config)
         self._finality_lag = finality_lag
         genesis_root = compute_state_root(_describe(config), self.ledger.state.changes())
@@ -80,13 +80,13 @@ class Chain:
         """
         extrinsic = decode_extrinsic(raw)
         self.check(extrinsic)
-        self.pool.add(extrinsic)
+        self.transaction_pool.add(extrinsic)
         return extrinsic
 
     def check(self, extrinsic: SignedExtrinsic) -> None:
         """Raise InvalidTransaction unless the extrinsic may be in the next block or later."""
         self._check_signature(extrinsic)
-        account = self.ledger.state.get(items.ACCOUNT, extrinsic.signer)
+        account = self.ledger.state.get(storage.ACCOUNT, extrinsic.signer)
         if extrinsic.nonce < account.nonce:
             raise InvalidTransaction(InvalidReason.STALE)
         needed = compute_fee(extrinsic.call, len(extrinsic.raw)) + extrinsic.tip
@@ -108,11 +108,13 @@ class Chain:
 
         The timestamp follows ``now_ms`` and never stands still.
         """
-        timestamp = max(now_ms, self.ledger.state.get(items.NOW) + 1)
+        timestamp = max(now_ms, self.ledger.state.get(storage.NOW) + 1)
         records = self._open_block(timestamp)
         included = [encode_timestamp(timestamp)]
         rejected: list[Rejected] = []
-        for extrinsic in self.pool.take_ready(self._nonce_of, limit=MAX_BLOCK_EXTRINSICS):
+        for extrinsic in self.transaction_pool.take_ready(
+            self._nonce_of, limit=MAX_BLOCK_EXTRINSICS
+        ):
             try:
                 # An era may have ended, or the balance gone, while it was waiting.
                 if extrinsic.era.period:
@@ -125,13 +127,13 @@ class Chain:
         return self._seal(tuple(included), records), rejected
 
     def _nonce_of(self, signer: bytes) -> int:
-        return self.ledger.state.get(items.ACCOUNT, signer).nonce
+        return self.ledger.state.get(storage.ACCOUNT, signer).nonce
 
     def _open_block(self, timestamp: int) -> list[EventRecord]:
         number = self.head.number + 1
         hook_events = self.ledger.begin_block(number, timestamp, parent_hash=self.head.hash)
         if number > BLOCK_HASH_COUNT:
-            self.ledger.state.remove(items.BLOCK_HASH, number - BLOCK_HASH_COUNT - 1)
+            self.ledger.state.remove(storage.BLOCK_HASH, number - BLOCK_HASH_COUNT - 1)
         records = [EventRecord(Initialization(), event) for event in hook_events]
         mandatory = events.DispatchInfo(dispatch_class=events.DispatchClass.MANDATORY)
         return [*records, EventRecord(ApplyExtrinsic(0), events.ExtrinsicSuccess(mandatory))]

@@ -7,17 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Annotated, ClassVar
 
-from devchain.scale import (
-    U8,
-    U32,
-    U128,
-    ByteArray,
-    CompactU64,
-    Hash,
-    Variant,
-    Variants,
-)
-from devchain.values import (
+from devchain.chain_types import (
     AccountId,
     BoundedVector,
     ColdkeyIdentityData,
@@ -28,6 +18,16 @@ from devchain.values import (
     SubnetNode,
     SubnetNodeClassification,
     SubnetRemovalReason,
+)
+from devchain.scale import (
+    U8,
+    U32,
+    U128,
+    ByteArray,
+    CompactU64,
+    Hash,
+    Variant,
+    Variants,
 )
 
 
@@ -266,44 +266,46 @@ class NodeClassGraduation(SubnetNodeEvent, index=18):
     classification: SubnetNodeClassification
 
 
-class StakeAdded(NetworkEvent, index=19, named=False):
-    subnet_id: U32
+class StakeEvent(SubnetEvent):
+    """Base of the events about a node's own stake."""
+
     coldkey: AccountId
     hotkey: AccountId
     amount: U128
 
 
-class StakeRemoved(NetworkEvent, index=20, named=False):
-    subnet_id: U32
-    coldkey: AccountId
-    hotkey: AccountId
-    amount: U128
+class StakeAdded(StakeEvent, index=19, named=False): ...
 
 
-class SubnetDelegateStakeAdded(NetworkEvent, index=21, named=False):
-    subnet_id: U32
+class StakeRemoved(StakeEvent, index=20, named=False): ...
+
+
+class SubnetDelegateStakeEvent(SubnetEvent):
+    """Base of the events about stake that is delegated to a subnet."""
+
     account: AccountId
     amount: U128
 
 
-class SubnetDelegateStakeRemoved(NetworkEvent, index=22, named=False):
-    subnet_id: U32
-    account: AccountId
-    amount: U128
+class SubnetDelegateStakeAdded(SubnetDelegateStakeEvent, index=21, named=False): ...
 
 
-class DelegateNodeStakeAdded(NetworkEvent, index=24):
+class SubnetDelegateStakeRemoved(SubnetDelegateStakeEvent, index=22, named=False): ...
+
+
+class DelegateNodeStakeEvent(NetworkEvent):
+    """Base of the events about stake that is delegated to a node."""
+
     account_id: AccountId
     subnet_id: U32
     subnet_node_id: U32
     amount: U128
 
 
-class DelegateNodeStakeRemoved(NetworkEvent, index=25):
-    account_id: AccountId
-    subnet_id: U32
-    subnet_node_id: U32
-    amount: U128
+class DelegateNodeStakeAdded(DelegateNodeStakeEvent, index=24): ...
+
+
+class DelegateNodeStakeRemoved(DelegateNodeStakeEvent, index=25): ...
 
 
 class DelegateNodeStakeSwapped(NetworkEvent, index=26):
@@ -505,13 +507,15 @@ class IdentityRemoved(NetworkEvent, index=167):
     identity: ColdkeyIdentityData
 
 
-class SwapCallQueued(NetworkEvent, index=168):
+class SwapEvent(NetworkEvent):
+    """Base of the events about a swap of delegated stake that waits."""
+
     id: U32
     account_id: AccountId
     call: QueuedSwapCallType
 
 
-class SwapCallQueueUpdated(NetworkEvent, index=169):
-    id: U32
-    account_id: AccountId
-    call: QueuedSwapCallType
+class SwapCallQueued(SwapEvent, index=168): ...
+
+
+class SwapCallQueueUpdated(SwapEvent, index=169): ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from devchain import calls, events, items
+from devchain import calls, events, storage
 from devchain.balances import can_withdraw, deposit, withdraw
 from devchain.errors import DispatchError, InvalidReason, InvalidTransaction
 from devchain.ledger import Ledger
@@ -46,7 +46,7 @@ def compute_fee(call: calls.Call, size: int) -> int:
 
 def check_payment(ledger: Ledger, payment: Payment) -> None:
     """Raise InvalidTransaction for a wrong nonce or an account that cannot pay."""
-    nonce = ledger.state.get(items.ACCOUNT, payment.signer).nonce
+    nonce = ledger.state.get(storage.ACCOUNT, payment.signer).nonce
     if payment.nonce != nonce:
         reason = InvalidReason.STALE if payment.nonce < nonce else InvalidReason.FUTURE
         raise InvalidTransaction(reason)
@@ -62,8 +62,8 @@ def execute(ledger: Ledger, call: calls.Call, payment: Payment) -> list[events.E
     """
     check_payment(ledger, payment)
     runtime, signer = ledger.runtime, payment.signer
-    info = ledger.state.get(items.ACCOUNT, signer)
-    ledger.state.put(items.ACCOUNT, signer, value=replace(info, nonce=info.nonce + 1))
+    info = ledger.state.get(storage.ACCOUNT, signer)
+    ledger.state.put(storage.ACCOUNT, signer, value=replace(info, nonce=info.nonce + 1))
     charged = payment.fee + payment.tip
     dispatch = events.DispatchInfo(compute_weight(call))
     with ledger.collect() as emitted:

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Annotated, Any
 
 from consensus.types import NodeClass
-from devchain import events, scale, values
+from devchain import chain_types, events, scale
 from devchain.pallets import (
     CALL_TYPE,
     PALLETS,
@@ -197,13 +197,13 @@ SIGNED_EXTENSIONS: tuple[tuple[str, tuple[str, ...], ScaleType | None, ScaleType
 )
 """Identifier, crate path, what the extrinsic carries, and what is signed besides it."""
 
-ACCOUNT_TYPE = type_of(values.AccountId)
+ACCOUNT_TYPE = type_of(chain_types.AccountId)
 SIGNATURE_TYPE = scale.Newtype(("fp_account", "EthereumSignature"), scale.ByteArray(65))
 
 _PATHS: dict[type[Any], tuple[str, ...]] = {
-    values.AccountInfo: ("frame_system", "AccountInfo"),
-    values.AccountData: ("pallet_balances", "types", "AccountData"),
-    values.PeerInfo: ("pallet_network", "pallet", "PeerInfo"),
+    chain_types.AccountInfo: ("frame_system", "AccountInfo"),
+    chain_types.AccountData: ("pallet_balances", "types", "AccountData"),
+    chain_types.PeerInfo: ("pallet_network", "pallet", "PeerInfo"),
     NodeClass: ("pallet_network", "pallet", "SubnetNodeClass"),
     EventRecord: ("frame_system", "EventRecord"),
     events.Weight: ("sp_weights", "weight_v2", "Weight"),

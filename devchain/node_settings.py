@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from devchain import calls, events, items
+from devchain import calls, events, storage
+from devchain.chain_types import DelegateAccount, SubnetNode
 from devchain.errors import ensure, fail
 from devchain.nodes import (
     check_coldkey,
@@ -19,13 +20,12 @@ from devchain.nodes import (
 )
 from devchain.runtime import Runtime
 from devchain.state import Item
-from devchain.values import DelegateAccount, SubnetNode
 
 
 def _change(runtime: Runtime, subnet_id: int, node: SubnetNode, **changes: Any) -> None:
     """Store the changed node where it is, active or waiting."""
-    is_active = runtime.state.contains(items.SUBNET_NODES_DATA, subnet_id, node.id)
-    item = items.SUBNET_NODES_DATA if is_active else items.REGISTERED_SUBNET_NODES_DATA
+    is_active = runtime.state.contains(storage.SUBNET_NODES_DATA, subnet_id, node.id)
+    item = storage.SUBNET_NODES_DATA if is_active else storage.REGISTERED_SUBNET_NODES_DATA
     runtime.state.put(item, subnet_id, node.id, value=replace(node, **changes))
 
 
@@ -41,16 +41,16 @@ class _PeerSlot:
 PeerInfoCall = calls.UpdatePeerInfo | calls.UpdateBootnodePeerInfo | calls.UpdateClientPeerInfo
 _PEER_SLOTS: dict[type[calls.Call], _PeerSlot] = {
     calls.UpdatePeerInfo: _PeerSlot(
-        "peer_info", items.PEER_ID_SUBNET_NODE_ID, events.SubnetNodeUpdatePeerInfo
+        "peer_info", storage.PEER_ID_SUBNET_NODE_ID, events.SubnetNodeUpdatePeerInfo
     ),
     calls.UpdateBootnodePeerInfo: _PeerSlot(
         "bootnode_peer_info",
-        items.BOOTNODE_PEER_ID_SUBNET_NODE_ID,
+        storage.BOOTNODE_PEER_ID_SUBNET_NODE_ID,
         events.SubnetNodeUpdateBootnodePeerInfo,
     ),
     calls.UpdateClientPeerInfo: _PeerSlot(
         "client_peer_info",
-        items.CLIENT_PEER_ID_SUBNET_NODE_ID,
+        storage.CLIENT_PEER_ID_SUBNET_NODE_ID,
         events.SubnetNodeUpdateClientPeerInfo,
     ),
 }
@@ -76,13 +76,13 @@ def update_node_delegate_reward_rate(
     """Change what part of its rewards the node gives to its delegators; slowly downwards."""
     state, subnet_id, rate = runtime.state, call.subnet_id, call.new_delegate_reward_rate
     check_coldkey(runtime, origin, subnet_id, call.subnet_node_id)
-    highest = state.get(items.MAX_DELEGATE_STAKE_PERCENTAGE)
+    highest = state.get(storage.MAX_DELEGATE_STAKE_PERCENTAGE)
     ensure(rate <= highest, "InvalidDelegateRewardRate")
     node = get_node(state, subnet_id, call.subnet_node_id)
     passed = runtime.block - node.last_delegate_reward_rate_update
-    ensure(passed >= state.get(items.NODE_REWARD_RATE_UPDATE_PERIOD), "MaxRewardRateUpdates")
+    ensure(passed >= state.get(storage.NODE_REWARD_RATE_UPDATE_PERIOD), "MaxRewardRateUpdates")
     ensure(rate != node.delegate_reward_rate, "NoDelegateRewardRateChange")
-    step = state.get(items.MAX_REWARD_RATE_DECREASE)
+    step = state.get(storage.MAX_REWARD_RATE_DECREASE)
     ensure(node.delegate_reward_rate - rate <= step, "SurpassesMaxRewardRateDecrease")
     changes = {"delegate_reward_rate": rate, "last_delegate_reward_rate_update": runtime.block}
     _change(runtime, subnet_id, node, **changes)
@@ -91,7 +91,7 @@ def update_node_delegate_reward_rate(
 
 def update_unique(runtime: Runtime, origin: bytes, call: calls.UpdateUnique) -> None:
     """Change the parameter that no two nodes of a subnet share."""
-    state, subnet_id, item = runtime.state, call.subnet_id, items.UNIQUE_PARAM_SUBNET_NODE_ID
+    state, subnet_id, item = runtime.state, call.subnet_id, storage.UNIQUE_PARAM_SUBNET_NODE_ID
     check_keys_owner(runtime, origin, subnet_id, call.subnet_node_id)
     node = get_node(state, subnet_id, call.subnet_node_id)
     if node.unique is not None:
@@ -132,7 +132,7 @@ def update_delegate_account(
 def _set_delegate(
     runtime: Runtime, subnet_id: int, node: SubnetNode, delegate: DelegateAccount
 ) -> None:
-    coldkey = runtime.state.get(items.HOTKEY_OWNER, node.hotkey)
+    coldkey = runtime.state.get(storage.HOTKEY_OWNER, node.hotkey)
     check_delegate_account(delegate, coldkey=coldkey, hotkey=node.hotkey)
     _change(runtime, subnet_id, node, delegate_account=delegate)
     runtime.emit(events.SubnetNodeUpdateDelegateAccount(subnet_id, node.id, delegate))

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from devchain import calls, events, items
+from devchain import calls, events, storage
+from devchain.chain_types import AccountId, ActivationMode
 from devchain.errors import NETWORK_ERROR_INDEX, DispatchError
 from devchain.events import (
     Event,
@@ -42,7 +43,6 @@ from devchain.scale import (
     type_of,
 )
 from devchain.state import Item
-from devchain.values import AccountId, ActivationMode
 
 SPEC_NAME = "hypertensor-node"
 SPEC_VERSION = 1
@@ -139,7 +139,7 @@ class EventRecord:
 SYSTEM_EVENTS: Item[tuple[EventRecord, ...]] = Item(
     "System", "Events", type_of(tuple[EventRecord, ...]), default=()
 )
-STORAGE_ITEMS: tuple[Item[Any], ...] = (*items.ALL_ITEMS, SYSTEM_EVENTS)
+STORAGE_ITEMS: tuple[Item[Any], ...] = (*storage.ALL_ITEMS, SYSTEM_EVENTS)
 
 
 @dataclass(frozen=True)

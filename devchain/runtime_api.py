@@ -11,7 +11,19 @@ from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
 from consensus.types import NodeClass
-from devchain import items
+from devchain import storage
+from devchain.chain_types import (
+    AccountId,
+    BoundedVector,
+    ColdkeyIdentityData,
+    DelegateAccount,
+    PeerIdText,
+    PeerInfo,
+    Reputation,
+    SubnetNode,
+    SubnetNodeClassification,
+    SubnetState,
+)
 from devchain.nodes import PEER_ID_ITEMS, find_node
 from devchain.scale import (
     U8,
@@ -25,22 +37,10 @@ from devchain.scale import (
     decode_all,
     type_of,
 )
-from devchain.stake_pools import Pool, node_pool, subnet_pool, to_balance
+from devchain.stake_pools import StakePool, node_pool, subnet_pool, to_balance
 from devchain.state import Item, Reader
 from devchain.storage_keys import hash_key
 from devchain.subnets import compute_min_delegate_stake
-from devchain.values import (
-    AccountId,
-    BoundedVector,
-    ColdkeyIdentityData,
-    DelegateAccount,
-    PeerIdText,
-    PeerInfo,
-    Reputation,
-    SubnetNode,
-    SubnetNodeClassification,
-    SubnetState,
-)
 
 API_PREFIX = "NetworkRuntimeApi_"
 API_ID = "0x648005601f2d50c7"
@@ -166,54 +166,54 @@ class View:
     epoch_length: int
 
     def subnet_epoch(self, subnet_id: int) -> int:
-        slot = self.state.find(items.SUBNET_SLOT, subnet_id) or 0
+        slot = self.state.find(storage.SUBNET_SLOT, subnet_id) or 0
         return max(0, self.block - slot) // self.epoch_length
 
 
 _SUBNET_ITEMS: dict[str, Item[Any]] = {
-    "churn_limit": items.CHURN_LIMIT,
-    "churn_limit_multiplier": items.CHURN_LIMIT_MULTIPLIER,
-    "min_stake": items.SUBNET_MIN_STAKE_BALANCE,
-    "max_stake": items.SUBNET_MAX_STAKE_BALANCE,
-    "queue_immunity_epochs": items.QUEUE_IMMUNITY_EPOCHS,
-    "target_node_registrations_per_epoch": items.TARGET_NODE_REGISTRATIONS_PER_EPOCH,
-    "node_registrations_this_epoch": items.NODE_REGISTRATIONS_THIS_EPOCH,
-    "subnet_node_queue_epochs": items.SUBNET_NODE_QUEUE_EPOCHS,
-    "idle_classification_epochs": items.IDLE_CLASSIFICATION_EPOCHS,
-    "included_classification_epochs": items.INCLUDED_CLASSIFICATION_EPOCHS,
-    "delegate_stake_percentage": items.SUBNET_DELEGATE_STAKE_REWARDS_PERCENTAGE,
-    "last_delegate_stake_rewards_update": items.LAST_SUBNET_DELEGATE_STAKE_REWARDS_UPDATE,
-    "node_burn_rate_alpha": items.NODE_BURN_RATE_ALPHA,
-    "current_node_burn_rate": items.CURRENT_NODE_BURN_RATE,
-    "max_registered_nodes": items.MAX_REGISTERED_NODES,
-    "prev_pause_epoch": items.PREVIOUS_SUBNET_PAUSE_EPOCH,
-    "min_weight_decrease_reputation_threshold": items.NODE_MIN_WEIGHT_THRESHOLD,
-    "reputation": items.SUBNET_REPUTATION,
-    "min_subnet_node_reputation": items.MIN_SUBNET_NODE_REPUTATION,
-    "absent_decrease_reputation_factor": items.ABSENT_DECREASE,
-    "included_increase_reputation_factor": items.INCLUDED_INCREASE,
-    "below_min_weight_decrease_reputation_factor": items.BELOW_MIN_WEIGHT_DECREASE,
-    "non_attestor_decrease_reputation_factor": items.NON_ATTESTOR_DECREASE,
-    "non_consensus_attestor_decrease_reputation_factor": items.NON_CONSENSUS_ATTESTOR_DECREASE,
-    "validator_absent_reputation_factor": items.VALIDATOR_ABSENT_DECREASE,
-    "validator_non_consensus_reputation_factor": items.VALIDATOR_NON_CONSENSUS_DECREASE,
-    "bootnode_access": items.SUBNET_BOOTNODE_ACCESS,
-    "bootnodes": items.SUBNET_BOOTNODES,
-    "total_nodes": items.TOTAL_SUBNET_NODES,
-    "total_active_nodes": items.TOTAL_ACTIVE_SUBNET_NODES,
-    "total_electable_nodes": items.TOTAL_SUBNET_ELECTABLE_NODES,
-    "total_subnet_stake": items.TOTAL_SUBNET_STAKE,
-    "total_subnet_delegate_stake_shares": items.TOTAL_SUBNET_DELEGATE_STAKE_SHARES,
-    "total_subnet_delegate_stake_balance": items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE,
-    "friendly_id": items.SUBNET_ID_FRIENDLY_UID,
-    "initial_coldkeys": items.SUBNET_REGISTRATION_INITIAL_COLDKEYS,
-    "initial_coldkey_data": items.INITIAL_COLDKEY_DATA,
-    "owner": items.SUBNET_OWNER,
-    "pending_owner": items.PENDING_SUBNET_OWNER,
-    "registration_epoch": items.SUBNET_REGISTRATION_EPOCH,
-    "slot_index": items.SUBNET_SLOT,
+    "churn_limit": storage.CHURN_LIMIT,
+    "churn_limit_multiplier": storage.CHURN_LIMIT_MULTIPLIER,
+    "min_stake": storage.SUBNET_MIN_STAKE_BALANCE,
+    "max_stake": storage.SUBNET_MAX_STAKE_BALANCE,
+    "queue_immunity_epochs": storage.QUEUE_IMMUNITY_EPOCHS,
+    "target_node_registrations_per_epoch": storage.TARGET_NODE_REGISTRATIONS_PER_EPOCH,
+    "node_registrations_this_epoch": storage.NODE_REGISTRATIONS_THIS_EPOCH,
+    "subnet_node_queue_epochs": storage.SUBNET_NODE_QUEUE_EPOCHS,
+    "idle_classification_epochs": storage.IDLE_CLASSIFICATION_EPOCHS,
+    "included_classification_epochs": storage.INCLUDED_CLASSIFICATION_EPOCHS,
+    "delegate_stake_percentage": storage.SUBNET_DELEGATE_STAKE_REWARDS_PERCENTAGE,
+    "last_delegate_stake_rewards_update": storage.LAST_SUBNET_DELEGATE_STAKE_REWARDS_UPDATE,
+    "node_burn_rate_alpha": storage.NODE_BURN_RATE_ALPHA,
+    "current_node_burn_rate": storage.CURRENT_NODE_BURN_RATE,
+    "max_registered_nodes": storage.MAX_REGISTERED_NODES,
+    "prev_pause_epoch": storage.PREVIOUS_SUBNET_PAUSE_EPOCH,
+    "min_weight_decrease_reputation_threshold": storage.NODE_MIN_WEIGHT_THRESHOLD,
+    "reputation": storage.SUBNET_REPUTATION,
+    "min_subnet_node_reputation": storage.MIN_SUBNET_NODE_REPUTATION,
+    "absent_decrease_reputation_factor": storage.ABSENT_DECREASE,
+    "included_increase_reputation_factor": storage.INCLUDED_INCREASE,
+    "below_min_weight_decrease_reputation_factor": storage.BELOW_MIN_WEIGHT_DECREASE,
+    "non_attestor_decrease_reputation_factor": storage.NON_ATTESTOR_DECREASE,
+    "non_consensus_attestor_decrease_reputation_factor": storage.NON_CONSENSUS_ATTESTOR_DECREASE,
+    "validator_absent_reputation_factor": storage.VALIDATOR_ABSENT_DECREASE,
+    "validator_non_consensus_reputation_factor": storage.VALIDATOR_NON_CONSENSUS_DECREASE,
+    "bootnode_access": storage.SUBNET_BOOTNODE_ACCESS,
+    "bootnodes": storage.SUBNET_BOOTNODES,
+    "total_nodes": storage.TOTAL_SUBNET_NODES,
+    "total_active_nodes": storage.TOTAL_ACTIVE_SUBNET_NODES,
+    "total_electable_nodes": storage.TOTAL_SUBNET_ELECTABLE_NODES,
+    "total_subnet_stake": storage.TOTAL_SUBNET_STAKE,
+    "total_subnet_delegate_stake_shares": storage.TOTAL_SUBNET_DELEGATE_STAKE_SHARES,
+    "total_subnet_delegate_stake_balance": storage.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE,
+    "friendly_id": storage.SUBNET_ID_FRIENDLY_UID,
+    "initial_coldkeys": storage.SUBNET_REGISTRATION_INITIAL_COLDKEYS,
+    "initial_coldkey_data": storage.INITIAL_COLDKEY_DATA,
+    "owner": storage.SUBNET_OWNER,
+    "pending_owner": storage.PENDING_SUBNET_OWNER,
+    "registration_epoch": storage.SUBNET_REGISTRATION_EPOCH,
+    "slot_index": storage.SUBNET_SLOT,
     # The runtime looks the slot up under the subnet's id, so it finds none; neither do we.
-    "slot_assignment": items.SLOT_ASSIGNMENT,
+    "slot_assignment": storage.SLOT_ASSIGNMENT,
 }
 
 
@@ -224,7 +224,7 @@ def _read(state: Reader, item: Item[Any], *key: Any) -> Any:
 def get_subnet_info(view: View, subnet_id: U32) -> SubnetInfo | None:
     """Return everything about one subnet."""
     state = view.state
-    subnet = state.find(items.SUBNETS_DATA, subnet_id)
+    subnet = state.find(storage.SUBNETS_DATA, subnet_id)
     if subnet is None:
         return None
     described = {field.name: getattr(subnet, field.name) for field in fields(subnet)}
@@ -235,7 +235,7 @@ def get_subnet_info(view: View, subnet_id: U32) -> SubnetInfo | None:
 
 def get_all_subnets_info(view: View) -> tuple[SubnetInfo, ...]:
     """Return every subnet."""
-    found = (get_subnet_info(view, key[0]) for key, _ in view.state.items(items.SUBNETS_DATA))
+    found = (get_subnet_info(view, key[0]) for key, _ in view.state.items(storage.SUBNETS_DATA))
     return tuple(info for info in found if info is not None)
 
 
@@ -244,7 +244,7 @@ def get_subnet_node_info(view: View, subnet_id: U32, node_id: U32) -> SubnetNode
     state, node = view.state, find_node(view.state, subnet_id, node_id)
     if node is None:
         return None
-    coldkey, pool = state.get(items.HOTKEY_OWNER, node.hotkey), node_pool(subnet_id, node_id)
+    coldkey, pool = state.get(storage.HOTKEY_OWNER, node.hotkey), node_pool(subnet_id, node_id)
     return SubnetNodeInfo(
         subnet_id=subnet_id,
         subnet_node_id=node_id,
@@ -254,21 +254,21 @@ def get_subnet_node_info(view: View, subnet_id: U32, node_id: U32) -> SubnetNode
         bootnode_peer_info=node.bootnode_peer_info,
         client_peer_info=node.client_peer_info,
         delegate_account=node.delegate_account,
-        identity=state.get(items.COLDKEY_IDENTITY, coldkey),
+        identity=state.get(storage.COLDKEY_IDENTITY, coldkey),
         classification=node.classification,
         delegate_reward_rate=node.delegate_reward_rate,
         last_delegate_reward_rate_update=node.last_delegate_reward_rate_update,
         unique=node.unique,
         non_unique=node.non_unique,
-        stake_balance=state.get(items.ACCOUNT_SUBNET_STAKE, node.hotkey, subnet_id),
+        stake_balance=state.get(storage.ACCOUNT_SUBNET_STAKE, node.hotkey, subnet_id),
         total_node_delegate_stake_shares=state.get(pool.shares, *pool.key),
         node_delegate_stake_balance=state.get(pool.balance, *pool.key),
-        coldkey_reputation=state.get(items.COLDKEY_REPUTATION, coldkey),
-        subnet_node_reputation=state.get(items.SUBNET_NODE_REPUTATION, subnet_id, node_id),
-        node_slot_index=state.find(items.NODE_SLOT_INDEX, subnet_id, node_id),
-        consecutive_idle_epochs=state.get(items.IDLE_CONSECUTIVE_EPOCHS, subnet_id, node_id),
+        coldkey_reputation=state.get(storage.COLDKEY_REPUTATION, coldkey),
+        subnet_node_reputation=state.get(storage.SUBNET_NODE_REPUTATION, subnet_id, node_id),
+        node_slot_index=state.find(storage.NODE_SLOT_INDEX, subnet_id, node_id),
+        consecutive_idle_epochs=state.get(storage.IDLE_CONSECUTIVE_EPOCHS, subnet_id, node_id),
         consecutive_included_epochs=state.get(
-            items.CONSECUTIVE_INCLUDED_EPOCHS, subnet_id, node_id
+            storage.CONSECUTIVE_INCLUDED_EPOCHS, subnet_id, node_id
         ),
     )
 
@@ -280,27 +280,27 @@ def _infos(view: View, ids: list[tuple[int, int]]) -> tuple[SubnetNodeInfo, ...]
 
 def get_subnet_nodes_info(view: View, subnet_id: U32) -> tuple[SubnetNodeInfo, ...]:
     """Return a subnet's nodes, waiting ones too, in the order of their hotkeys' hashes."""
-    entries = list(view.state.items(items.HOTKEY_SUBNET_NODE_ID, subnet_id))
-    entries.sort(key=lambda entry: hash_key(items.HOTKEY_SUBNET_NODE_ID, entry[0]))
+    entries = list(view.state.items(storage.HOTKEY_SUBNET_NODE_ID, subnet_id))
+    entries.sort(key=lambda entry: hash_key(storage.HOTKEY_SUBNET_NODE_ID, entry[0]))
     return _infos(view, [(subnet_id, node_id) for _, node_id in entries])
 
 
 def get_all_subnet_nodes_info(view: View) -> tuple[SubnetNodeInfo, ...]:
     """Return the nodes of every subnet."""
-    subnets = [key[0] for key, _ in view.state.items(items.SUBNETS_DATA)]
+    subnets = [key[0] for key, _ in view.state.items(storage.SUBNETS_DATA)]
     return tuple(info for subnet in subnets for info in get_subnet_nodes_info(view, subnet))
 
 
 def get_elected_validator_info(view: View, subnet_id: U32, epoch: U32) -> SubnetNodeInfo | None:
     """Return who was elected for a subnet epoch."""
-    elected = view.state.find(items.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch)
+    elected = view.state.find(storage.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch)
     return None if elected is None else get_subnet_node_info(view, subnet_id, elected)
 
 
 def get_validators_and_attestors(view: View, subnet_id: U32) -> tuple[SubnetNodeInfo, ...]:
     """Return the emergency set, or else the electable nodes in the order of their slots."""
-    emergency = view.state.find(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, subnet_id)
-    slots = view.state.get(items.SUBNET_NODE_ELECTION_SLOTS, subnet_id)
+    emergency = view.state.find(storage.EMERGENCY_SUBNET_NODE_ELECTION_DATA, subnet_id)
+    slots = view.state.get(storage.SUBNET_NODE_ELECTION_SLOTS, subnet_id)
     if emergency is not None:
         slots = emergency.subnet_node_ids
     return _infos(view, [(subnet_id, node_id) for node_id in slots])
@@ -310,11 +310,11 @@ def get_coldkey_subnet_nodes_info(view: View, coldkey: AccountId) -> tuple[Subne
     """Return the nodes of one coldkey's hotkeys."""
     state = view.state
     ids = []
-    hotkeys = state.get(items.COLDKEY_HOTKEYS, coldkey)
+    hotkeys = state.get(storage.COLDKEY_HOTKEYS, coldkey)
     for hotkey in sorted(hotkeys):
-        subnet_id = state.find(items.HOTKEY_SUBNET_ID, hotkey)
+        subnet_id = state.find(storage.HOTKEY_SUBNET_ID, hotkey)
         if subnet_id is not None:
-            node_id = state.find(items.HOTKEY_SUBNET_NODE_ID, subnet_id, hotkey)
+            node_id = state.find(storage.HOTKEY_SUBNET_NODE_ID, subnet_id, hotkey)
             if node_id is not None:
                 ids.append((subnet_id, node_id))
     return _infos(view, ids)
@@ -324,16 +324,16 @@ def get_coldkey_stakes(view: View, coldkey: AccountId) -> tuple[StakeInfo, ...]:
     """Return the stakes of one coldkey's nodes."""
     state = view.state
     stakes = []
-    for subnet_id, node_ids in sorted(state.get(items.COLDKEY_SUBNET_NODES, coldkey).items()):
+    for subnet_id, node_ids in sorted(state.get(storage.COLDKEY_SUBNET_NODES, coldkey).items()):
         for node_id in sorted(node_ids):
-            hotkey = state.find(items.SUBNET_NODE_ID_HOTKEY, subnet_id, node_id)
+            hotkey = state.find(storage.SUBNET_NODE_ID_HOTKEY, subnet_id, node_id)
             if hotkey is not None:
-                balance = state.get(items.ACCOUNT_SUBNET_STAKE, hotkey, subnet_id)
+                balance = state.get(storage.ACCOUNT_SUBNET_STAKE, hotkey, subnet_id)
                 stakes.append(StakeInfo(subnet_id, node_id, hotkey, balance))
     return tuple(stakes)
 
 
-def _worth(state: Reader, pool: Pool, shares: int) -> int:
+def _worth(state: Reader, pool: StakePool, shares: int) -> int:
     return to_balance(
         shares,
         total_shares=state.get(pool.shares, *pool.key),
@@ -343,7 +343,7 @@ def _worth(state: Reader, pool: Pool, shares: int) -> int:
 
 def get_delegate_stakes(view: View, account: AccountId) -> tuple[DelegateStakeInfo, ...]:
     """Return what an account has delegated to subnets, and what it is worth."""
-    entries = view.state.items(items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES, account)
+    entries = view.state.items(storage.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES, account)
     return tuple(
         DelegateStakeInfo(key[1], shares, _worth(view.state, subnet_pool(key[1]), shares))
         for key, shares in entries
@@ -352,7 +352,7 @@ def get_delegate_stakes(view: View, account: AccountId) -> tuple[DelegateStakeIn
 
 def get_node_delegate_stakes(view: View, account: AccountId) -> tuple[NodeDelegateStakeInfo, ...]:
     """Return what an account has delegated to nodes, and what it is worth."""
-    entries = view.state.items(items.ACCOUNT_NODE_DELEGATE_STAKE_SHARES, account)
+    entries = view.state.items(storage.ACCOUNT_NODE_DELEGATE_STAKE_SHARES, account)
     return tuple(
         NodeDelegateStakeInfo(
             key[1], key[2], shares, _worth(view.state, node_pool(key[1], key[2]), shares)
@@ -370,9 +370,9 @@ def get_bootnodes(view: View, subnet_id: U32) -> AllSubnetBootnodes:
         return {info.peer_id: info.multiaddr for info in infos if info and info.multiaddr}
 
     return AllSubnetBootnodes(
-        state.get(items.SUBNET_BOOTNODES, subnet_id),
-        announced(items.SUBNET_NODES_DATA),
-        announced(items.REGISTERED_SUBNET_NODES_DATA),
+        state.get(storage.SUBNET_BOOTNODES, subnet_id),
+        announced(storage.SUBNET_NODES_DATA),
+        announced(storage.REGISTERED_SUBNET_NODES_DATA),
     )
 
 
@@ -381,26 +381,26 @@ def proof_of_stake(
 ) -> bool:
     """Whether the peer id is that of a node with class and stake, or an official bootnode."""
     state = view.state
-    if not state.contains(items.SUBNETS_DATA, subnet_id) or min_class > NodeClass.VALIDATOR:
+    if not state.contains(storage.SUBNETS_DATA, subnet_id) or min_class > NodeClass.VALIDATOR:
         return False
     wanted = NodeClass(min_class)
     if min_stake is None:
-        min_stake = state.get(items.SUBNET_MIN_STAKE_BALANCE, subnet_id)
+        min_stake = state.get(storage.SUBNET_MIN_STAKE_BALANCE, subnet_id)
     for item in PEER_ID_ITEMS:
         node_id = state.find(item, subnet_id, peer_id)
         if node_id is not None and _has_stake(view, subnet_id, node_id, wanted, min_stake):
             return True
-    return peer_id in state.get(items.SUBNET_BOOTNODES, subnet_id)
+    return peer_id in state.get(storage.SUBNET_BOOTNODES, subnet_id)
 
 
 def _has_stake(view: View, subnet_id: int, node_id: int, wanted: NodeClass, min_stake: int) -> bool:
     state = view.state
-    node = state.find(items.SUBNET_NODES_DATA, subnet_id, node_id)
+    node = state.find(storage.SUBNET_NODES_DATA, subnet_id, node_id)
     if node is None and wanted is NodeClass.REGISTERED:
-        node = state.find(items.REGISTERED_SUBNET_NODES_DATA, subnet_id, node_id)
+        node = state.find(storage.REGISTERED_SUBNET_NODES_DATA, subnet_id, node_id)
     if node is None or not node.has_class(wanted, view.subnet_epoch(subnet_id)):
         return False
-    return state.get(items.ACCOUNT_SUBNET_STAKE, node.hotkey, subnet_id) >= min_stake
+    return state.get(storage.ACCOUNT_SUBNET_STAKE, node.hotkey, subnet_id) >= min_stake
 
 
 def get_overwatch_commits_for_epoch_and_node(

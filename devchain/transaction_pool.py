@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from devchain.extrinsics import SignedExtrinsic
 
-MAX_POOL = 4096
-MAX_POOL_PER_SIGNER = 256
+MAX_WAITING = 4096
+MAX_WAITING_PER_SIGNER = 256
 
 
 class PoolRefusal(Exception):
@@ -22,7 +22,7 @@ class PoolRefusal(Exception):
 
 
 @dataclass
-class Pool:
+class TransactionPool:
     """Waiting extrinsics by signer and nonce; the first of two with one nonce wins."""
 
     _waiting: dict[tuple[bytes, int], SignedExtrinsic] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Pool:
                 "in the pool.",
             )
         from_signer = sum(signer == extrinsic.signer for signer, _ in self._waiting)
-        if present is None and (len(self) >= MAX_POOL or from_signer >= MAX_POOL_PER_SIGNER):
+        if present is None and (len(self) >= MAX_WAITING or from_signer >= MAX_WAITING_PER_SIGNER):
             raise PoolRefusal(
                 1016, "Immediately Dropped", "The transaction couldn't enter the pool: it is full."
             )

@@ -49,10 +49,10 @@ def devchain(
     """
     import asyncio
 
+    from devchain.chain_types import ActivationMode
     from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
     from devchain.run import run_until_stopped
     from devchain.runtime import LedgerConfig
-    from devchain.values import ActivationMode
 
     def on_ready(url: str) -> None:
         emit(url)

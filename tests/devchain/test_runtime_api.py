@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from devchain import items, runtime_api
+from devchain import runtime_api, storage
 from devchain.calls import AddToDelegateStake
+from devchain.chain_types import TENSOR, PeerInfo
 from devchain.runtime_api import FUNCTIONS, View, call_function
 from devchain.scale import (
     Bool,
@@ -16,7 +17,6 @@ from devchain.scale import (
     TupleOf,
     decode_all,
 )
-from devchain.values import TENSOR, PeerInfo
 from tests.support.ledger_world import (
     FIRST_SUBNET,
     World,
@@ -121,7 +121,7 @@ def test_stake_is_proven_by_peer_id(
 
 
 def test_a_queued_node_proves_nothing_before_its_start(world: World) -> None:
-    node = world.state.get(items.REGISTERED_SUBNET_NODES_DATA, FIRST_SUBNET, 4)
+    node = world.state.get(storage.REGISTERED_SUBNET_NODES_DATA, FIRST_SUBNET, 4)
     assert node.classification.start_epoch == 0
     assert ask(world, "proof_of_stake", 5, peer_text(1), 0, None) is False
 

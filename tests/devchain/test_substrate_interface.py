@@ -10,9 +10,9 @@ from substrateinterface import Keypair, KeypairType, SubstrateInterface
 from substrateinterface.exceptions import SubstrateRequestException
 
 from devchain.calls import RegisterSubnet
+from devchain.chain_types import TENSOR
 from devchain.config import BlockMode, DevChainConfig
 from devchain.server import DevChain
-from devchain.values import TENSOR
 from keys.account import DEVELOPMENT_MNEMONIC, derive_development_account
 from tests.support.ledger_world import (
     FIRST_SUBNET,

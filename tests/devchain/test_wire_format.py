@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from devchain import items
+from devchain import storage
 from devchain.calls import Attest, Call, Remark, RemarkWithEvent, TransferKeepAlive
 from devchain.config import DEVELOPMENT_ACCOUNTS
 from devchain.errors import InvalidTransaction
@@ -41,18 +41,18 @@ def test_funded_accounts_are_those_of_the_development_phrase() -> None:
 
 
 def test_the_pallet_prefix_is_the_published_one() -> None:
-    assert hash_prefix(items.SUBNET_SLOT)[:16].hex() == "f258460b41b9b2fdb96c15e5c16fdacb"
+    assert hash_prefix(storage.SUBNET_SLOT)[:16].hex() == "f258460b41b9b2fdb96c15e5c16fdacb"
 
 
 @pytest.mark.parametrize(
     ("item", "key"),
     [
-        (items.SUBNET_SLOT, (128_001,)),
-        (items.SUBNET_ELECTED_VALIDATOR, (128_001, 5)),
-        (items.PEER_ID_SUBNET_NODE_ID, (128_001, peer_text(1))),
-        (items.ACCOUNT_SUBNET_STAKE, (hotkey(1), 128_001)),
-        (items.BLOCK_HASH, (7,)),
-        (items.TOTAL_NODES, ()),
+        (storage.SUBNET_SLOT, (128_001,)),
+        (storage.SUBNET_ELECTED_VALIDATOR, (128_001, 5)),
+        (storage.PEER_ID_SUBNET_NODE_ID, (128_001, peer_text(1))),
+        (storage.ACCOUNT_SUBNET_STAKE, (hotkey(1), 128_001)),
+        (storage.BLOCK_HASH, (7,)),
+        (storage.TOTAL_NODES, ()),
     ],
 )
 def test_storage_keys_come_back(item: object, key: tuple[object, ...]) -> None:
@@ -60,7 +60,7 @@ def test_storage_keys_come_back(item: object, key: tuple[object, ...]) -> None:
 
 
 def test_a_key_with_a_wrong_hash_or_a_missing_part_names_nothing() -> None:
-    raw = hash_key(items.ACCOUNT_SUBNET_STAKE, (hotkey(1), 128_001))
+    raw = hash_key(storage.ACCOUNT_SUBNET_STAKE, (hotkey(1), 128_001))
     assert parse_key(raw[:32] + bytes(16) + raw[48:]) is None
     assert parse_key(raw[:-1]) is None
     assert parse_key(raw + b"\x00") is None
@@ -68,9 +68,9 @@ def test_a_key_with_a_wrong_hash_or_a_missing_part_names_nothing() -> None:
 
 
 def test_a_pallet_prefix_lists_its_items() -> None:
-    prefix = hash_prefix(items.ACCOUNT)[:16]
-    assert items.ACCOUNT in items_below(prefix)
-    assert items.SUBNET_SLOT not in items_below(prefix)
+    prefix = hash_prefix(storage.ACCOUNT)[:16]
+    assert storage.ACCOUNT in items_below(prefix)
+    assert storage.SUBNET_SLOT not in items_below(prefix)
 
 
 def test_a_remark_is_encoded_as_on_the_real_chain() -> None:

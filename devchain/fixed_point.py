@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from devchain.values import ONE
+from devchain.chain_types import ONE
 
 MAX_U128 = (1 << 128) - 1
 

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from devchain.block_store import BlockStore
 from devchain.blocks import Block
 from devchain.chain import Chain, Rejected
 from devchain.config import BlockMode
 from devchain.extrinsics import SignedExtrinsic
-from devchain.store import BlockStore
 
 MAX_NEW_BLOCKS = 512
 """Most blocks that one request may build."""
@@ -19,7 +19,7 @@ Listener = Callable[[Block, list[Rejected]], None]
 
 
 @dataclass
-class Producer:
+class BlockProducer:
     """Builds blocks by the clock, on demand or on request, and tells its listeners.
 
     ``now_ms`` is the wall clock in milliseconds since 1970.

@@ -13,7 +13,7 @@ _HASH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Params:
+class RpcParameters:
     """One request's parameters; every getter raises RpcError for what does not fit."""
 
     raw: Sequence[Any] | Mapping[str, Any]

@@ -10,10 +10,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from devchain import views
+from devchain import rpc_answers
 from devchain.chain import Chain
 from devchain.rpc_errors import bad_params
-from devchain.rpc_params import Params, parse_hex
+from devchain.rpc_parameters import RpcParameters, parse_hex
 from devchain.runtime_api import FUNCTIONS
 from devchain.scale import (
     Bool,
@@ -29,16 +29,16 @@ from devchain.scale import (
 )
 
 
-def _answer(chain: Chain, params: Params, *, name: str) -> list[int] | bool:
+def _answer(chain: Chain, parameters: RpcParameters, *, name: str) -> list[int] | bool:
     function = FUNCTIONS[name]
-    given = [] if isinstance(params.raw, Mapping) else list(params.raw)
+    given = [] if isinstance(parameters.raw, Mapping) else list(parameters.raw)
     count = len(function.arguments)
-    if isinstance(params.raw, Mapping) or not count <= len(given) <= count + 1:
+    if isinstance(parameters.raw, Mapping) or not count <= len(given) <= count + 1:
         raise bad_params(f"{count} arguments and an optional block hash")
     pairs = zip(function.arguments, given, strict=False)
     data = b"".join(_encode(kind, value) for kind, value in pairs)
-    block = views.require_block(chain, params.block_hash(count))
-    answer = views.query_network(chain, name, data, block=block)
+    block = rpc_answers.require_block(chain, parameters.block_hash(count))
+    answer = rpc_answers.query_network(chain, name, data, block=block)
     if function.result == Bool():
         return answer == b"\x01"
     reader = Reader(answer)
@@ -83,6 +83,6 @@ def _rpc_name(name: str) -> str:
     return f"network_{camel[0].lower()}{camel[1:]}"
 
 
-NETWORK_METHODS: dict[str, Callable[[Chain, Params], Any]] = {
+NETWORK_METHODS: dict[str, Callable[[Chain, RpcParameters], Any]] = {
     _rpc_name(name): functools.partial(_answer, name=name) for name in FUNCTIONS
 }

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from devchain.scale import I128, U32, U64, U128, Hash, type_of
-from devchain.state import Hasher, Item, KeyPart, by_blake2, by_identity
-from devchain.values import (
+from devchain.chain_types import (
     NO_NODE,
     NULL_ACCOUNT,
     ONE,
@@ -30,6 +28,8 @@ from devchain.values import (
     SubnetNode,
     SubnetWeightFactorsData,
 )
+from devchain.scale import I128, U32, U64, U128, Hash, type_of
+from devchain.state import Hasher, Item, KeyPart, by_blake2, by_identity
 
 _U32 = by_identity(U32)
 _TWOX_U32 = KeyPart(Hasher.TWOX_64_CONCAT, type_of(U32))
