@@ -1,4 +1,4 @@
-"""Changing hotkeys and coldkeys, and saying who is behind a coldkey."""
+"""Calls that change an account's hotkeys and coldkeys, and its identity."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def update_coldkey(runtime: Runtime, origin: bytes, call: calls.UpdateColdkey) -
 def register_or_update_identity(
     runtime: Runtime, origin: bytes, call: calls.RegisterOrUpdateIdentity
 ) -> None:
-    """Say who is behind the coldkey; every field is required."""
+    """Store the coldkey's identity; every field is required."""
     state = runtime.state
     ensure(state.get(storage.HOTKEY_OWNER, call.hotkey) == origin, "NotKeyOwner")
     identity = ColdkeyIdentityData(
@@ -101,7 +101,7 @@ def register_or_update_identity(
 
 
 def remove_identity(runtime: Runtime, origin: bytes, _call: calls.RemoveIdentity) -> None:
-    """Forget who is behind the coldkey."""
+    """Remove the coldkey's identity."""
     identity = runtime.state.take(storage.COLDKEY_IDENTITY, origin) or ColdkeyIdentityData()
     runtime.state.remove(storage.COLDKEY_IDENTITY_NAME_OWNER, identity.name)
     runtime.emit(events.IdentityRemoved(origin, identity))

@@ -1,4 +1,4 @@
-"""Proposing an epoch's scores and agreeing with them."""
+"""Calls that propose an epoch's scores and that attest to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Free balances, the existential deposit and stake accounting."""
+"""Changes of free balances and of stake, with their totals and events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clock's side of the chain: when a block is built, and who hears of it."""
+"""The task that builds blocks by the clock or on request, and tells listeners of each block."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class BlockProducer:
     _clock_offset_ms: int = 0
 
     def read_clock(self) -> int:
-        """Return the chain's time now: the wall clock, unless somebody travelled."""
+        """Return the chain's time now: the wall clock, moved by :meth:`travel`."""
         return self.now_ms() + self._clock_offset_ms
 
     def travel(self, timestamp_ms: int) -> None:
-        """Let the chain's clock go on from ``timestamp_ms``; blocks never go back in time."""
+        """Set the chain's clock to ``timestamp_ms``; block times never decrease."""
         self._clock_offset_ms = timestamp_ms - self.now_ms()
 
     def submit(self, raw: bytes) -> SignedExtrinsic:

@@ -1,4 +1,41 @@
-"""Blocks over the ledger: building, importing, finality. Synchronous; time is an argument."""
+"""A chain of blocks over the ledger. Synchronous; time is an argument.
+
+Theory of operation
+===================
+
+The parts, from the rules outwards::
+
+    storage, calls, events, chain_types   declarations: names, indices, types, defaults
+    scale, metadata, pallets              the bytes and the metadata, derived from them
+    state                                 every value that an item has had, by block
+    runtime + nodes, stake, rewards, ...  the rules: functions of a Runtime
+    ledger                                apply a call, begin a block; a failed call is undone
+    execution                             nonce, fee, call, refund, events of one extrinsic
+    chain (here)                          blocks, hashes, finality, waiting extrinsics
+    block_producer, block_store           the clock and the disk
+    rpc_connection, rpc_methods, server   clients
+
+An extrinsic's way. ``submit`` decodes it, checks signature, nonce and balance, and puts it into
+the transaction pool. ``build`` makes one block:
+
+1. ``Ledger.begin_block`` opens block n: it writes number, parent hash and time, then runs the
+   hooks. Offset 0 of a general epoch checks subnets, offset 2 fixes emission weights, and a
+   subnet's slot settles its last epoch and elects for the new one.
+2. The timestamp is extrinsic 0. Then extrinsics come from the pool in the order of arrival, but
+   each signer's in the order of nonces, up to MAX_BLOCK_EXTRINSICS.
+3. ``execute`` charges the fee and applies the call. A DispatchError undoes the call and keeps
+   nonce and fee. InvalidTransaction drops the extrinsic from the block: its account could not
+   pay any more, or its era ended while it waited.
+4. ``_seal`` stores the events, hashes the block's changes into the state root and appends the
+   block. Blocks below the head less ``finality_lag`` are final; there are no forks.
+
+The state keeps all versions, so a read at any old block is exact. The state root chains the
+hashes of changes instead of hashing a trie: the same history gives the same root.
+
+A restart replays the stored blocks. Every block must get the hash that it had, otherwise the
+rules have changed and the database is refused (ForeignBlock). What genesis storage does not
+show, such as the epoch length and the seed, is hashed into the genesis root.
+"""
 
 from __future__ import annotations
 

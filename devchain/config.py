@@ -1,4 +1,4 @@
-"""How a development chain is run."""
+"""The configuration of one development chain: rules, address, block mode, database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An emergency set: for some epochs only nodes that the owner names are elected and attest."""
+"""The emergency set: nodes of the owner's choice that alone are elected and attest for a time."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def start_emergency(runtime: Runtime, subnet_id: int) -> None:
 
 
 def list_electable(runtime: Runtime, subnet_id: int, epoch: int) -> tuple[int, ...]:
-    """Return who may be elected, and end a set whose time is over.
+    """Return the ids of the electable nodes, and end a set whose time is over.
 
     Seen in the real runtime and kept: a set that is named while the subnet pauses does not outlive
     the pause's next slot, for until the pause is over its last epoch is 0.

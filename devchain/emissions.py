@@ -1,4 +1,4 @@
-"""How much a general epoch pays, and each subnet's share of it."""
+"""The units that a general epoch pays, and each subnet's share of them."""
 
 from __future__ import annotations
 

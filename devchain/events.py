@@ -1,4 +1,4 @@
-"""What calls and hooks report, with the real runtime's indices and field names."""
+"""The events of calls and hooks, with the real runtime's indices and field names."""
 
 from __future__ import annotations
 

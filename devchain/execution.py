@@ -1,4 +1,4 @@
-"""Running an extrinsic in a block: nonce, fee, call, refund, events."""
+"""Execution of one extrinsic in a block: nonce, fee, call, refund, events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TRANSFER_PROOF = 3593
 
 @dataclass(frozen=True)
 class Payment:
-    """Who signed, with which nonce, and what the extrinsic costs besides its tip."""
+    """The signer, its nonce, and the extrinsic's fee and tip in units."""
 
     signer: bytes
     nonce: int

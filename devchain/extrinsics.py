@@ -1,4 +1,4 @@
-"""Extrinsics: parsing their bytes and checking who signed them.
+"""Parsing of extrinsics and checking of their signatures.
 
 Signed: compact length, 0x84, account(20), signature(65), era, compact nonce, compact
 tip, call. The signature is secp256k1 over keccak256 of call, extra and additional
@@ -26,7 +26,7 @@ _MAX_U32, _MAX_U128 = 2**32 - 1, 2**128 - 1
 
 @dataclass(frozen=True)
 class Era:
-    """How long an extrinsic lives: for ever (``period`` 0) or ``period`` blocks from its birth."""
+    """The life of an extrinsic: ``period`` blocks from its birth, or without end if that is 0."""
 
     period: int = 0
     phase: int = 0

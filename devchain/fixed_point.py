@@ -1,4 +1,4 @@
-"""The pallet's fixed point and its curves.
+"""The pallet's fixed-point arithmetic and its reward curves.
 
 Percentages are integers with 10**18 as 1.0; products and quotients round down.
 Curves are evaluated in double precision, as the runtime does with libm.

@@ -1,4 +1,4 @@
-"""What happens at the start of a block, before its extrinsics.
+"""Hooks that run at the start of a block, before its extrinsics.
 
 Offsets of the general epoch: 0 checks subnets, 2 fixes the emission weights, and
 a subnet's own slot settles its last epoch and elects for the new one.

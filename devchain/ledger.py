@@ -48,7 +48,7 @@ Handler = Callable[[Runtime, bytes, Any], None]
 
 
 def _remark(_runtime: Runtime, _origin: bytes, _call: calls.Remark) -> None:
-    """Do nothing, on the record."""
+    """Do nothing; the extrinsic itself is the record."""
 
 
 def _remark_with_event(runtime: Runtime, origin: bytes, call: calls.RemarkWithEvent) -> None:

@@ -1,4 +1,4 @@
-"""What the owner of a node may change about it: peer ids, reward rate, parameters, delegate."""
+"""Calls that change a node: peer ids, delegate reward rate, parameters, delegate account."""
 
 from __future__ import annotations
 

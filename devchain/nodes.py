@@ -1,4 +1,4 @@
-"""The life of a subnet node: registered, active in its classes, removed."""
+"""Registration, activation, promotion and removal of subnet nodes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def register_subnet_node(runtime: Runtime, origin: bytes, call: calls.RegisterSu
 def check_registration_open(
     runtime: Runtime, origin: bytes, call: calls.RegisterSubnetNode, subnet: SubnetData
 ) -> None:
-    """Refuse what the pallet refuses before it looks at the node itself, in its order."""
+    """Check what the pallet checks before the node itself, in the same order."""
     state = runtime.state
     ensure(origin != call.hotkey, "ColdkeyMatchesHotkey")
     ensure(subnet.state is not SubnetState.PAUSED, "SubnetIsPaused")
@@ -337,7 +337,7 @@ def remove_subnet_node(runtime: Runtime, origin: bytes, call: calls.RemoveSubnet
 
 
 def remove_node(runtime: Runtime, subnet_id: int, node_id: int) -> None:
-    """Delete a node, active or waiting; one that is not there stays away."""
+    """Delete a node, active or waiting; do nothing if there is none."""
     state = runtime.state
     active = state.take(storage.SUBNET_NODES_DATA, subnet_id, node_id)
     waiting = state.take(storage.REGISTERED_SUBNET_NODES_DATA, subnet_id, node_id)

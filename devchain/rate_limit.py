@@ -1,4 +1,4 @@
-"""One account's calls that move stake, and how soon one may follow another."""
+"""The limit on how soon an account may move stake again."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def check_rate(runtime: Runtime, account: bytes) -> None:
 
 
 def note_call(runtime: Runtime, account: bytes) -> None:
-    """Remember that the account made a call that counts. Swaps are checked, but do not count."""
+    """Store the block of the account's call. Swaps are checked but not stored."""
     runtime.state.put(storage.LAST_TX_BLOCK, account, value=runtime.block)

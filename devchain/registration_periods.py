@@ -1,4 +1,4 @@
-"""A registering subnet's deadlines, in general epochs."""
+"""The registration and enactment periods of a subnet, in general epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an epoch's submission costs and pays, worked out at the next epoch's slot block."""
+"""Rewards and penalties for an epoch's submission, applied at the next epoch's slot block."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def settle_epoch(
 
 
 def compute_ratio(runtime: Runtime, subnet_id: int, submission: ConsensusData, epoch: int) -> int:
-    """Return attestations over who could attest, at most 1.0.
+    """Return attestations over nodes that could attest, at most 1.0.
 
     Those are the Validator-class nodes of the snapshot, or the emergency set.
     """
@@ -93,7 +93,7 @@ def divide_emissions(runtime: Runtime, subnet_id: int, total: int) -> Pot:
 
 
 def penalise_absence(runtime: Runtime, subnet_id: int, epoch: int) -> None:
-    """Nobody proposed: an active subnet and its elected validator lose reputation."""
+    """Lower an active subnet and its elected validator, which proposed nothing."""
     state = runtime.state
     subnet = state.find(storage.SUBNETS_DATA, subnet_id)
     elected = state.find(storage.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch)
@@ -130,7 +130,7 @@ def raise_node(runtime: Runtime, subnet_id: int, node_id: int, factor: int) -> i
 def punish_disagreement(
     runtime: Runtime, subnet_id: int, submission: ConsensusData, ratio: int
 ) -> None:
-    """Too few attested: slash the proposer, lower the subnet and everybody who attested."""
+    """Slash the proposer, and lower the subnet and all attestors: too few attested."""
     state = runtime.state
     shortfall = ONE - percent_div(ratio, state.get(storage.MIN_ATTESTATION_PERCENTAGE))
     slash_proposer(runtime, subnet_id, submission.validator_id, ratio, shortfall)
@@ -205,7 +205,7 @@ def adjust_coldkey(runtime: Runtime, coldkey: bytes, ratio: int) -> None:
 
 
 def reward_agreement(runtime: Runtime, subnet_id: int, agreement: Agreement) -> None:
-    """Enough attested: pay the proposer, the owner, the nodes and the delegators."""
+    """Pay the proposer, the owner, the nodes and the delegators: enough attested."""
     state, submission, pot = runtime.state, agreement.submission, agreement.pot
     pay_proposer(runtime, subnet_id, submission, agreement.ratio)
     if is_super_majority(runtime, agreement):
@@ -232,7 +232,7 @@ def reward_agreement(runtime: Runtime, subnet_id: int, agreement: Agreement) -> 
 
 
 def is_super_majority(runtime: Runtime, agreement: Agreement) -> bool:
-    """Whether so many agreed that they may change the queue and blame those who did not."""
+    """Whether enough attested to change the queue and to penalise the others."""
     return agreement.ratio >= runtime.state.get(storage.SUPER_MAJORITY_ATTESTATION_RATIO)
 
 
@@ -280,7 +280,7 @@ def restore_subnet(runtime: Runtime, subnet_id: int, submission: ConsensusData) 
 def settle_node(runtime: Runtime, subnet_id: int, node: SubnetNode, agreement: Agreement) -> int:
     """Promote, penalise or reward one node of the snapshot; return the units it is paid.
 
-    Seen in the real runtime and kept: while an emergency set exists nobody is promoted, Idle nodes
+    Seen in the real runtime and kept: while an emergency set exists no node is promoted, Idle nodes
     count as absent, and Included nodes are paid.
     """
     state, submission = runtime.state, agreement.submission
@@ -342,7 +342,7 @@ def _count_epoch(runtime: Runtime, item: Item[int], subnet_id: int, node_id: int
 
 
 def penalise_missing(runtime: Runtime, subnet_id: int, node: SubnetNode) -> None:
-    """The node is not in the agreed data: it was absent."""
+    """Lower a node that is missing in the agreed data."""
     state = runtime.state
     lower_node(runtime, subnet_id, node.id, state.get(storage.ABSENT_DECREASE, subnet_id))
     if node.classification.node_class is NodeClass.INCLUDED:

@@ -1,4 +1,4 @@
-"""What the node tells clients: the chain as JSON-RPC's answers. No sockets, no clock."""
+"""The answers of JSON-RPC methods, made from a chain. No sockets, no clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One client's conversation: requests in, responses and notifications out. No sockets."""
+"""One client's JSON-RPC connection: requests, responses, subscriptions. No sockets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_SUBSCRIPTIONS = 256
 MAX_OUTBOX = 8192
 MAX_BATCH = 64
 STEERING = "dev_"
-"""How the methods begin that steer the chain instead of using it."""
+"""Prefix of the methods that build blocks and set the clock."""
 MAX_TIMESTAMP_MS = 253_402_300_799_000
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Subscription:
-    """What one subscription wants to hear. ``topic`` names its notifications."""
+    """One subscription. ``topic`` is the method name of its notifications."""
 
     topic: str
     on_block: Callable[[Subscription, Block, list[Rejected]], None] | None = None
@@ -48,7 +48,7 @@ class Subscription:
 
 
 class RpcConnection:
-    """Answers one client. ``outbox`` holds what is to be sent; a full one ends the session.
+    """Answers one client. ``outbox`` holds messages to send; a full one closes the connection.
 
     A client that is not ``may_steer`` reads and submits like any other, and makes no blocks.
     """
@@ -112,7 +112,7 @@ class RpcConnection:
             self._respond(request_id, error=RpcError(rpc_errors.INTERNAL_ERROR, "Internal error"))
         else:
             self._respond(request_id, result=result)
-            # The client learns the subscription's name before its first news.
+            # The client must know the subscription's id before its first notification.
             for subscription in notify:
                 self._greet(subscription)
 
@@ -228,7 +228,7 @@ class RpcConnection:
         return self._subscriptions.pop(parameters.text(0, "subscription"), None) is not None
 
     def _greet(self, subscription: Subscription) -> None:
-        """Send what a new subscriber is told at once."""
+        """Send the first notification of a new subscription."""
         match subscription.topic:
             case "chain_newHead":
                 self._notify(subscription, rpc_answers.describe_header(self._chain.head))

@@ -1,4 +1,4 @@
-"""The JSON-RPC methods that answer at once, by name."""
+"""The JSON-RPC methods that need no subscription and change nothing, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a request's parameters: positional or by name, checked before use."""
+"""Checked access to a JSON-RPC request's parameters, by position or by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A development chain as a process: it runs until it is told to stop."""
+"""The development chain as a process that runs until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 

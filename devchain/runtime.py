@@ -1,4 +1,4 @@
-"""What every rule works on: the state, the present block and the events so far."""
+"""The state, the present block and the events so far: what every rule reads and changes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LedgerConfig:
 
 @dataclass
 class Runtime:
-    """The mutable middle of the ledger; rules are functions of it."""
+    """The ledger's mutable part. A rule is a function that takes it first."""
 
     config: LedgerConfig
     state: State
@@ -77,7 +77,7 @@ class Runtime:
     def draw(self, count: int) -> int:
         """Return this block's random number below ``count``.
 
-        Drawn from the parent's hash, which nobody knows before the block is built.
+        Drawn from the parent's hash, so it is unknown until the parent is built.
         """
         subject = PALLET_ID + self.block.to_bytes(4, "little")
         parent = self.state.get(storage.PARENT_HASH)

@@ -1,4 +1,4 @@
-"""NetworkRuntimeApi: the pallet's own queries, as state_call and network_* serve them.
+"""The functions of NetworkRuntimeApi, which state_call and network_* serve.
 
 Field orders are those that were decoded from the real runtime's answers; they are
 in no metadata.
@@ -292,7 +292,7 @@ def get_all_subnet_nodes_info(view: View) -> tuple[SubnetNodeInfo, ...]:
 
 
 def get_elected_validator_info(view: View, subnet_id: U32, epoch: U32) -> SubnetNodeInfo | None:
-    """Return who was elected for a subnet epoch."""
+    """Return the node that was elected for a subnet epoch."""
     elected = view.state.find(storage.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch)
     return None if elected is None else get_subnet_node_info(view, subnet_id, elected)
 

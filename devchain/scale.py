@@ -1,4 +1,4 @@
-"""SCALE, the chain's encoding, driven by declarations.
+"""Encoder and decoder of SCALE, the chain's encoding, driven by type declarations.
 
 A type is a small frozen object that encodes, decodes and can be listed in
 metadata. Python annotations name them (``U32 = Annotated[int, UInt(32)]``), so a

@@ -1,4 +1,4 @@
-"""The development chain as a WebSocket server."""
+"""The WebSocket server that serves one development chain to its clients."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _is_loopback(origin: str) -> bool:
 
 
 async def _send_all(connection: ServerConnection, client: RpcConnection) -> None:
-    """Send what the client has to say; end it when the client does not keep up."""
+    """Send the queued messages; close the connection when the client reads too slowly."""
     while not client.is_too_slow:
         await connection.send(await client.outbox.get())
     await connection.close(CLOSE_TOO_SLOW, "the client reads too slowly")

@@ -1,4 +1,4 @@
-"""Stake after registration: adding, unbonding, and the pools of those who delegate."""
+"""Calls that add, remove, unbond and delegate stake."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _check_may_unstake(runtime: Runtime, subnet_id: int, node_id: int) -> None:
 
 
 def _forget_hotkey(runtime: Runtime, *, coldkey: bytes, hotkey: bytes) -> None:
-    """The last stake of a former node leaves: the hotkey becomes free again."""
+    """Free the hotkey of a former node, whose last stake leaves."""
     state = runtime.state
     state.remove(storage.HOTKEY_SUBNET_ID, hotkey)
     state.remove(storage.HOTKEY_OWNER, hotkey)
@@ -156,7 +156,7 @@ def transfer_delegate_stake(
 
 
 def donate_delegate_stake(runtime: Runtime, origin: bytes, call: calls.DonateDelegateStake) -> None:
-    """Raise the subnet's pool for everybody who holds shares."""
+    """Raise the value of all shares of the subnet's pool."""
     subnet_id = runtime.subnet(call.subnet_id).id
     _donate(runtime, origin, stake_pools.subnet_pool(subnet_id), call.amount)
 
@@ -199,7 +199,7 @@ def transfer_node_delegate_stake(
 def donate_node_delegate_stake(
     runtime: Runtime, origin: bytes, call: calls.DonateNodeDelegateStake
 ) -> None:
-    """Raise a node's pool for everybody who holds shares."""
+    """Raise the value of all shares of a node's pool."""
     key = _node_key(call)
     ensure(runtime.state.contains(storage.SUBNET_NODES_DATA, *key), "InvalidSubnetNodeId")
     _donate(runtime, origin, stake_pools.node_pool(*key), call.amount)

@@ -12,7 +12,7 @@ from devchain.runtime import Runtime
 from devchain.state import Item
 
 DEAD_SHARES = 1000
-"""Shares that nobody owns, minted when a pool opens, so that rounding cannot be bought."""
+"""Shares without an owner, minted when a pool opens: they make rounding attacks expensive."""
 _VIRTUAL_SHARES = 10
 _VIRTUAL_BALANCE = 1
 
@@ -31,7 +31,7 @@ class StakePool:
 
 
 def subnet_pool(subnet_id: int) -> StakePool:
-    """Return the pool of those who delegate to a whole subnet."""
+    """Return the pool of stake that is delegated to a whole subnet."""
     return StakePool(
         (subnet_id,),
         storage.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES,
@@ -43,7 +43,7 @@ def subnet_pool(subnet_id: int) -> StakePool:
 
 
 def node_pool(subnet_id: int, node_id: int) -> StakePool:
-    """Return the pool of those who delegate to one node."""
+    """Return the pool of stake that is delegated to one node."""
     return StakePool(
         (subnet_id, node_id),
         storage.ACCOUNT_NODE_DELEGATE_STAKE_SHARES,

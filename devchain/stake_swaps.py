@@ -1,4 +1,4 @@
-"""Moving delegated stake between pools: the units leave at once and arrive an epoch later."""
+"""Swaps of delegated stake between pools: units leave at once and arrive an epoch later."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def swap_from_subnet_to_node(
 def update_swap_queue(runtime: Runtime, origin: bytes, call: calls.UpdateSwapQueue) -> None:
     """Send a queued swap elsewhere; its units stay as they are.
 
-    Seen in the real runtime and kept: the new target must name the caller, but nobody looks whose
-    swap it was.
+    Seen in the real runtime and kept: the new target must name the caller, but the swap
+    may be that of another account.
     """
     queued = runtime.state.find(storage.SWAP_CALL_QUEUE, call.id)
     if queued is None:

@@ -1,4 +1,4 @@
-"""The chain's storage as a versioned map: item -> key -> the values it has had.
+"""A versioned map of the chain's storage: item -> key -> all values so far.
 
 Every value carries the block that wrote it, so a read at an old block is a
 binary search, and a failed call is undone from a journal. Values are immutable.
@@ -132,7 +132,7 @@ class State(Reader):
         self._write(item, key, value)
 
     def remove(self, item: Item[Any], *key: Any) -> None:
-        """Delete an entry; one that is not there stays away."""
+        """Delete an entry; do nothing if there is none."""
         if self.contains(item, *key):
             self._write(item, key, ABSENT)
 

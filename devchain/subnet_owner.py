@@ -1,4 +1,4 @@
-"""What the owner of a subnet may change."""
+"""Calls of a subnet's owner: settings, pause, removal, ownership, bootnodes."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def owner_add_or_update_initial_coldkeys(
 def owner_remove_initial_coldkeys(
     runtime: Runtime, origin: bytes, call: calls.OwnerRemoveInitialColdkeys
 ) -> None:
-    """Allow fewer coldkeys; with none left, everybody may register."""
+    """Allow fewer coldkeys; with none left, any coldkey may register."""
     state, item = runtime.state, storage.SUBNET_REGISTRATION_INITIAL_COLDKEYS
     _check_registering(runtime, origin, call.subnet_id)
     present = state.find(item, call.subnet_id) or {}
@@ -363,7 +363,7 @@ def owner_add_bootnode_access(
 def owner_remove_bootnode_access(
     runtime: Runtime, origin: bytes, call: calls.OwnerRemoveBootnodeAccess
 ) -> None:
-    """Take that right away."""
+    """Take from an account the right to change the bootnodes."""
     state, subnet_id = runtime.state, call.subnet_id
     check_owner(runtime, origin, subnet_id)
     present = state.get(storage.SUBNET_BOOTNODE_ACCESS, subnet_id)

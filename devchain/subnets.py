@@ -1,4 +1,4 @@
-"""Registering, activating and describing subnets."""
+"""Registration, activation, regular checks and removal of subnets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def register_subnet(runtime: Runtime, origin: bytes, call: calls.RegisterSubnet)
 
 
 def check_registration(runtime: Runtime, data: RegistrationSubnetData) -> None:
-    """Refuse what the pallet refuses, in its order."""
+    """Check what the pallet checks, in the same order."""
     state = runtime.state
     ensure(not state.contains(storage.SUBNET_NAME, data.name), "SubnetNameExist")
     total = sum(1 for _ in state.items(storage.SUBNETS_DATA))
@@ -201,7 +201,7 @@ _ISSUED = (
     storage.TOTAL_UNBONDING_BALANCE,
     storage.TOTAL_ACCOUNT_DELEGATE_STAKE,
 )
-"""Where units are, beside each other."""
+"""The totals that add up to all issued units."""
 
 
 def compute_min_delegate_stake(state: Reader, subnet_id: int) -> int:

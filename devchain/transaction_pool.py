@@ -1,17 +1,18 @@
-"""Extrinsics that wait for a block, in the order in which they may enter one."""
+"""The pool of extrinsics that wait for a block."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from devchain.errors import LedgerError
 from devchain.extrinsics import SignedExtrinsic
 
 MAX_WAITING = 4096
 MAX_WAITING_PER_SIGNER = 256
 
 
-class PoolRefusal(Exception):
+class PoolRefusal(LedgerError):
     """The pool does not take the extrinsic. ``code`` is JSON-RPC's."""
 
     def __init__(self, code: int, message: str, data: str) -> None:
