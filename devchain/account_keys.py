@@ -1,16 +1,16 @@
-"""Changing hotkeys and coldkeys, and saying who is behind a coldkey."""
+"""Calls that change an account's hotkeys and coldkeys, and its identity."""
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
 from typing import Any
 
-from devchain import calls, events, items
+from devchain import calls, events, storage
 from devchain.balances import increase_stake
+from devchain.chain_types import ColdkeyIdentityData
 from devchain.errors import ensure
 from devchain.runtime import Runtime
 from devchain.state import Item, Key
-from devchain.values import ColdkeyIdentityData
 
 
 def _swap(runtime: Runtime, item: Item[Any], first: Key, second: Key) -> None:
@@ -27,17 +27,17 @@ def update_hotkey(runtime: Runtime, origin: bytes, call: calls.UpdateHotkey) -> 
     """Give a node another hotkey, with its maps and its stake."""
     state, old, new = runtime.state, call.old_hotkey, call.new_hotkey
     ensure(origin != new, "ColdkeyMatchesHotkey")
-    ensure(state.find(items.HOTKEY_OWNER, old) == origin, "NotKeyOwner")
-    ensure(not state.contains(items.HOTKEY_OWNER, new), "HotkeyHasOwner")
-    hotkeys = state.get(items.COLDKEY_HOTKEYS, origin)
+    ensure(state.find(storage.HOTKEY_OWNER, old) == origin, "NotKeyOwner")
+    ensure(not state.contains(storage.HOTKEY_OWNER, new), "HotkeyHasOwner")
+    hotkeys = state.get(storage.COLDKEY_HOTKEYS, origin)
     ensure(old in hotkeys, "OldHotkeyNotRegistered")
-    state.put(items.COLDKEY_HOTKEYS, origin, value=hotkeys - {old} | {new})
-    _swap(runtime, items.HOTKEY_OWNER, (old,), (new,))
-    subnet_id = state.take(items.HOTKEY_SUBNET_ID, old)
+    state.put(storage.COLDKEY_HOTKEYS, origin, value=hotkeys - {old} | {new})
+    _swap(runtime, storage.HOTKEY_OWNER, (old,), (new,))
+    subnet_id = state.take(storage.HOTKEY_SUBNET_ID, old)
     if subnet_id is not None:
         _move_node(runtime, subnet_id, old, new)
-        state.put(items.HOTKEY_SUBNET_ID, new, value=subnet_id)
-    for (_, staked_in), amount in list(state.items(items.ACCOUNT_SUBNET_STAKE, old)):
+        state.put(storage.HOTKEY_SUBNET_ID, new, value=subnet_id)
+    for (_, staked_in), amount in list(state.items(storage.ACCOUNT_SUBNET_STAKE, old)):
         increase_stake(runtime, old, staked_in, -amount)
         increase_stake(runtime, new, staked_in, amount)
     runtime.emit(events.UpdateHotkey(old, new))
@@ -45,12 +45,12 @@ def update_hotkey(runtime: Runtime, origin: bytes, call: calls.UpdateHotkey) -> 
 
 def _move_node(runtime: Runtime, subnet_id: int, old: bytes, new: bytes) -> None:
     state = runtime.state
-    node_id = state.take(items.HOTKEY_SUBNET_NODE_ID, subnet_id, old)
+    node_id = state.take(storage.HOTKEY_SUBNET_NODE_ID, subnet_id, old)
     if node_id is None:
         return
-    state.put(items.HOTKEY_SUBNET_NODE_ID, subnet_id, new, value=node_id)
-    state.put(items.SUBNET_NODE_ID_HOTKEY, subnet_id, node_id, value=new)
-    for item in (items.SUBNET_NODES_DATA, items.REGISTERED_SUBNET_NODES_DATA):
+    state.put(storage.HOTKEY_SUBNET_NODE_ID, subnet_id, new, value=node_id)
+    state.put(storage.SUBNET_NODE_ID_HOTKEY, subnet_id, node_id, value=new)
+    for item in (storage.SUBNET_NODES_DATA, storage.REGISTERED_SUBNET_NODES_DATA):
         node = state.find(item, subnet_id, node_id)
         if node is not None:
             state.put(item, subnet_id, node_id, value=replace(node, hotkey=new))
@@ -63,17 +63,17 @@ def update_coldkey(runtime: Runtime, origin: bytes, call: calls.UpdateColdkey) -
     """
     state, new = runtime.state, call.new_coldkey
     ensure(call.hotkey != new, "ColdkeyMatchesHotkey")
-    ensure(state.find(items.HOTKEY_OWNER, call.hotkey) == origin, "NotKeyOwner")
-    state.put(items.HOTKEY_OWNER, call.hotkey, value=new)
-    identity = state.find(items.COLDKEY_IDENTITY, origin)
+    ensure(state.find(storage.HOTKEY_OWNER, call.hotkey) == origin, "NotKeyOwner")
+    state.put(storage.HOTKEY_OWNER, call.hotkey, value=new)
+    identity = state.find(storage.COLDKEY_IDENTITY, origin)
     if identity is not None:
-        state.put(items.COLDKEY_IDENTITY_NAME_OWNER, identity.name, value=new)
-        _swap(runtime, items.COLDKEY_IDENTITY, (origin,), (new,))
+        state.put(storage.COLDKEY_IDENTITY_NAME_OWNER, identity.name, value=new)
+        _swap(runtime, storage.COLDKEY_IDENTITY, (origin,), (new,))
     for item in (
-        items.STAKE_UNBONDING_LEDGER,
-        items.COLDKEY_HOTKEYS,
-        items.COLDKEY_REPUTATION,
-        items.COLDKEY_SUBNET_NODES,
+        storage.STAKE_UNBONDING_LEDGER,
+        storage.COLDKEY_HOTKEYS,
+        storage.COLDKEY_REPUTATION,
+        storage.COLDKEY_SUBNET_NODES,
     ):
         _swap(runtime, item, (origin,), (new,))
     runtime.emit(events.UpdateColdkey(origin, new))
@@ -82,26 +82,26 @@ def update_coldkey(runtime: Runtime, origin: bytes, call: calls.UpdateColdkey) -
 def register_or_update_identity(
     runtime: Runtime, origin: bytes, call: calls.RegisterOrUpdateIdentity
 ) -> None:
-    """Say who is behind the coldkey; every field is required."""
+    """Store the coldkey's identity; every field is required."""
     state = runtime.state
-    ensure(state.get(items.HOTKEY_OWNER, call.hotkey) == origin, "NotKeyOwner")
+    ensure(state.get(storage.HOTKEY_OWNER, call.hotkey) == origin, "NotKeyOwner")
     identity = ColdkeyIdentityData(
         **{field.name: getattr(call, field.name) for field in fields(ColdkeyIdentityData)}
     )
     filled = all(getattr(identity, field.name) for field in fields(identity))
     ensure(filled, "IdentityFieldEmpty")
-    owner = state.find(items.COLDKEY_IDENTITY_NAME_OWNER, identity.name)
+    owner = state.find(storage.COLDKEY_IDENTITY_NAME_OWNER, identity.name)
     ensure(owner in (None, origin), "IdentityTaken")
-    present = state.find(items.COLDKEY_IDENTITY, origin)
+    present = state.find(storage.COLDKEY_IDENTITY, origin)
     if present is not None:
-        state.remove(items.COLDKEY_IDENTITY_NAME_OWNER, present.name)
-    state.put(items.COLDKEY_IDENTITY_NAME_OWNER, identity.name, value=origin)
-    state.put(items.COLDKEY_IDENTITY, origin, value=identity)
+        state.remove(storage.COLDKEY_IDENTITY_NAME_OWNER, present.name)
+    state.put(storage.COLDKEY_IDENTITY_NAME_OWNER, identity.name, value=origin)
+    state.put(storage.COLDKEY_IDENTITY, origin, value=identity)
     runtime.emit(events.IdentityRegistered(origin, identity))
 
 
 def remove_identity(runtime: Runtime, origin: bytes, _call: calls.RemoveIdentity) -> None:
-    """Forget who is behind the coldkey."""
-    identity = runtime.state.take(items.COLDKEY_IDENTITY, origin) or ColdkeyIdentityData()
-    runtime.state.remove(items.COLDKEY_IDENTITY_NAME_OWNER, identity.name)
+    """Remove the coldkey's identity."""
+    identity = runtime.state.take(storage.COLDKEY_IDENTITY, origin) or ColdkeyIdentityData()
+    runtime.state.remove(storage.COLDKEY_IDENTITY_NAME_OWNER, identity.name)
     runtime.emit(events.IdentityRemoved(origin, identity))

@@ -1,4 +1,4 @@
-"""How the pallet checks peer ids and multiaddrs: loosely, and as bytes.
+"""The pallet's loose checks of peer ids and multiaddrs.
 
 Peer ids are their *text*; multiaddrs are binary and must end in /p2p.
 """

@@ -1,29 +1,19 @@
-"""Free balances, the existential deposit and stake accounting."""
+"""Changes of free balances and of stake, with their totals and events."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from devchain import items
+from devchain import events, storage
+from devchain.chain_types import AccountInfo
 from devchain.errors import DispatchError, ensure
-from devchain.events import (
-    Deposit,
-    DustLost,
-    Endowed,
-    KilledAccount,
-    NewAccount,
-    StakeAdded,
-    Transfer,
-    Withdraw,
-)
 from devchain.rate_limit import check_rate, note_call
 from devchain.runtime import Runtime
-from devchain.values import AccountInfo
 
 
 def free_balance(runtime: Runtime, account: bytes) -> int:
     """Return the account's free units."""
-    return runtime.state.get(items.ACCOUNT, account).data.free
+    return runtime.state.get(storage.ACCOUNT, account).data.free
 
 
 def can_withdraw(runtime: Runtime, account: bytes, amount: int) -> bool:
@@ -33,9 +23,9 @@ def can_withdraw(runtime: Runtime, account: bytes, amount: int) -> bool:
 
 def set_free(runtime: Runtime, account: bytes, free: int) -> None:
     """Set the free balance; an account exists exactly while it has one provider."""
-    info = runtime.state.get(items.ACCOUNT, account)
+    info = runtime.state.get(storage.ACCOUNT, account)
     data = replace(info.data, free=free)
-    runtime.state.put(items.ACCOUNT, account, value=replace(info, data=data, providers=1))
+    runtime.state.put(storage.ACCOUNT, account, value=replace(info, data=data, providers=1))
 
 
 def withdraw(runtime: Runtime, account: bytes, amount: int) -> bool:
@@ -43,8 +33,8 @@ def withdraw(runtime: Runtime, account: bytes, amount: int) -> bool:
     if not can_withdraw(runtime, account, amount):
         return False
     set_free(runtime, account, free_balance(runtime, account) - amount)
-    runtime.state.add(items.TOTAL_ISSUANCE, amount=-amount)
-    runtime.emit(Withdraw(account, amount))
+    runtime.state.add(storage.TOTAL_ISSUANCE, amount=-amount)
+    runtime.emit(events.Withdraw(account, amount))
     return True
 
 
@@ -52,19 +42,19 @@ def deposit(runtime: Runtime, account: bytes, amount: int) -> None:
     """Mint ``amount``; less than the existential deposit to a new account is lost."""
     if amount == 0:
         return
-    is_new = not runtime.state.contains(items.ACCOUNT, account)
+    is_new = not runtime.state.contains(storage.ACCOUNT, account)
     if is_new and amount < runtime.config.existential_deposit:
         return
     _credit(runtime, account, amount)
-    runtime.state.add(items.TOTAL_ISSUANCE, amount=amount)
-    runtime.emit(Deposit(account, amount))
+    runtime.state.add(storage.TOTAL_ISSUANCE, amount=amount)
+    runtime.emit(events.Deposit(account, amount))
 
 
 def _credit(runtime: Runtime, account: bytes, amount: int) -> None:
-    if not runtime.state.contains(items.ACCOUNT, account):
-        runtime.state.put(items.ACCOUNT, account, value=AccountInfo(providers=1))
-        runtime.emit(NewAccount(account))
-        runtime.emit(Endowed(account, amount))
+    if not runtime.state.contains(storage.ACCOUNT, account):
+        runtime.state.put(storage.ACCOUNT, account, value=AccountInfo(providers=1))
+        runtime.emit(events.NewAccount(account))
+        runtime.emit(events.Endowed(account, amount))
     set_free(runtime, account, free_balance(runtime, account) + amount)
 
 
@@ -89,22 +79,22 @@ def transfer(
         if left < deposit_needed:
             _reap(runtime, source, left)
         _credit(runtime, target, amount)
-    runtime.emit(Transfer(source, target, amount))
+    runtime.emit(events.Transfer(source, target, amount))
 
 
 def _reap(runtime: Runtime, account: bytes, dust: int) -> None:
-    runtime.state.remove(items.ACCOUNT, account)
-    runtime.emit(KilledAccount(account))
+    runtime.state.remove(storage.ACCOUNT, account)
+    runtime.emit(events.KilledAccount(account))
     if dust:
-        runtime.state.add(items.TOTAL_ISSUANCE, amount=-dust)
-        runtime.emit(DustLost(account, dust))
+        runtime.state.add(storage.TOTAL_ISSUANCE, amount=-dust)
+        runtime.emit(events.DustLost(account, dust))
 
 
 def increase_stake(runtime: Runtime, hotkey: bytes, subnet_id: int, amount: int) -> None:
     """Add to a hotkey's stake and both totals; a negative amount takes away, down to zero."""
-    runtime.state.add(items.ACCOUNT_SUBNET_STAKE, hotkey, subnet_id, amount=amount)
-    runtime.state.add(items.TOTAL_SUBNET_STAKE, subnet_id, amount=amount)
-    runtime.state.add(items.TOTAL_STAKE, amount=amount)
+    runtime.state.add(storage.ACCOUNT_SUBNET_STAKE, hotkey, subnet_id, amount=amount)
+    runtime.state.add(storage.TOTAL_SUBNET_STAKE, subnet_id, amount=amount)
+    runtime.state.add(storage.TOTAL_STAKE, amount=amount)
 
 
 def add_stake(
@@ -113,12 +103,12 @@ def add_stake(
     """Move free units of the coldkey into the hotkey's stake, within the subnet's limits."""
     state = runtime.state
     ensure(amount != 0, "InvalidAmount")
-    total = state.get(items.ACCOUNT_SUBNET_STAKE, hotkey, subnet_id) + amount
-    ensure(total >= state.get(items.SUBNET_MIN_STAKE_BALANCE, subnet_id), "MinStakeNotReached")
-    ensure(total <= state.get(items.SUBNET_MAX_STAKE_BALANCE, subnet_id), "MaxStakeReached")
+    total = state.get(storage.ACCOUNT_SUBNET_STAKE, hotkey, subnet_id) + amount
+    ensure(total >= state.get(storage.SUBNET_MIN_STAKE_BALANCE, subnet_id), "MinStakeNotReached")
+    ensure(total <= state.get(storage.SUBNET_MAX_STAKE_BALANCE, subnet_id), "MaxStakeReached")
     ensure(can_withdraw(runtime, coldkey, amount), "NotEnoughBalanceToStake")
     check_rate(runtime, coldkey)
     ensure(withdraw(runtime, coldkey, amount), "BalanceWithdrawalError")
     increase_stake(runtime, hotkey, subnet_id, amount)
     note_call(runtime, coldkey)
-    runtime.emit(StakeAdded(subnet_id, coldkey, hotkey, amount))
+    runtime.emit(events.StakeAdded(subnet_id, coldkey, hotkey, amount))

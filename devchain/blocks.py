@@ -1,4 +1,4 @@
-"""Blocks and their headers, hashed as the chain hashes them."""
+"""A chain block, its header and their hashes."""
 
 from __future__ import annotations
 

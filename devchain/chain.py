@@ -1,19 +1,49 @@
-"""Blocks over the ledger: building, importing, finality. Synchronous; time is an argument."""
+"""A chain of blocks over the ledger. Synchronous; time is an argument.
+
+Theory of operation
+===================
+
+The parts, from the rules outwards::
+
+    storage, calls, events, chain_types   declarations: names, indices, types, defaults
+    scale, metadata, pallets              the bytes and the metadata, derived from them
+    state                                 every value that an item has had, by block
+    runtime + nodes, stake, rewards, ...  the rules: functions of a Runtime
+    ledger                                apply a call, begin a block; a failed call is undone
+    execution                             nonce, fee, call, refund, events of one extrinsic
+    chain (here)                          blocks, hashes, finality, waiting extrinsics
+    block_producer, block_store           the clock and the disk
+    rpc_connection, rpc_methods, server   clients
+
+An extrinsic's way. ``submit`` decodes it, checks signature, nonce and balance, and puts it into
+the transaction pool. ``build`` makes one block:
+
+1. ``Ledger.begin_block`` opens block n: it writes number, parent hash and time, then runs the
+   hooks. Offset 0 of a general epoch checks subnets, offset 2 fixes emission weights, and a
+   subnet's slot settles its last epoch and elects for the new one.
+2. The timestamp is extrinsic 0. Then extrinsics come from the pool in the order of arrival, but
+   each signer's in the order of nonces, up to MAX_BLOCK_EXTRINSICS.
+3. ``execute`` charges the fee and applies the call. A DispatchError undoes the call and keeps
+   nonce and fee. InvalidTransaction drops the extrinsic from the block: its account could not
+   pay any more, or its era ended while it waited.
+4. ``_seal`` stores the events, hashes the block's changes into the state root and appends the
+   block. Blocks below the head less ``finality_lag`` are final; there are no forks.
+
+The state keeps all versions, so a read at any old block is exact. The state root chains the
+hashes of changes instead of hashing a trie: the same history gives the same root.
+
+A restart replays the stored blocks. Every block must get the hash that it had, otherwise the
+rules have changed and the database is refused (ForeignBlock). What genesis storage does not
+show, such as the epoch length and the seed, is hashed into the genesis root.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from devchain import items
+from devchain import events, storage
 from devchain.blocks import Block, compute_state_root, seal_block
 from devchain.errors import InvalidReason, InvalidTransaction, LedgerError
-from devchain.events import (
-    DispatchClass,
-    DispatchInfo,
-    Event,
-    ExtrinsicSuccess,
-)
 from devchain.execution import Payment, compute_fee, execute
 from devchain.extrinsics import (
     SignedExtrinsic,
@@ -33,7 +63,7 @@ from devchain.pallets import (
 )
 from devchain.runtime import LedgerConfig
 from devchain.scale import ScaleError
-from devchain.transaction_pool import Pool
+from devchain.transaction_pool import TransactionPool
 
 MAX_BLOCK_EXTRINSICS = 1024
 DEFAULT_FINALITY_LAG = 2
@@ -56,7 +86,7 @@ class Chain:
 
     def __init__(self, config: LedgerConfig, *, finality_lag: int = DEFAULT_FINALITY_LAG) -> None:
         self.ledger = Ledger(config)
-        self.pool = Pool()
+        self.transaction_pool = TransactionPool()
         self.metadata = build_metadata(config)
         self._finality_lag = finality_lag
         genesis_root = compute_state_root(_describe(config), self.ledger.state.changes())
@@ -87,13 +117,13 @@ class Chain:
         """
         extrinsic = decode_extrinsic(raw)
         self.check(extrinsic)
-        self.pool.add(extrinsic)
+        self.transaction_pool.add(extrinsic)
         return extrinsic
 
     def check(self, extrinsic: SignedExtrinsic) -> None:
         """Raise InvalidTransaction unless the extrinsic may be in the next block or later."""
         self._check_signature(extrinsic)
-        account = self.ledger.state.get(items.ACCOUNT, extrinsic.signer)
+        account = self.ledger.state.get(storage.ACCOUNT, extrinsic.signer)
         if extrinsic.nonce < account.nonce:
             raise InvalidTransaction(InvalidReason.STALE)
         needed = compute_fee(extrinsic.call, len(extrinsic.raw)) + extrinsic.tip
@@ -115,11 +145,13 @@ class Chain:
 
         The timestamp follows ``now_ms`` and never stands still.
         """
-        timestamp = max(now_ms, self.ledger.state.get(items.NOW) + 1)
+        timestamp = max(now_ms, self.ledger.state.get(storage.NOW) + 1)
         records = self._open_block(timestamp)
         included = [encode_timestamp(timestamp)]
         rejected: list[Rejected] = []
-        for extrinsic in self.pool.take_ready(self._nonce_of, limit=MAX_BLOCK_EXTRINSICS):
+        for extrinsic in self.transaction_pool.take_ready(
+            self._nonce_of, limit=MAX_BLOCK_EXTRINSICS
+        ):
             try:
                 # An era may have ended, or the balance gone, while it was waiting.
                 if extrinsic.era.period:
@@ -132,22 +164,22 @@ class Chain:
         return self._seal(tuple(included), records), rejected
 
     def _nonce_of(self, signer: bytes) -> int:
-        return self.ledger.state.get(items.ACCOUNT, signer).nonce
+        return self.ledger.state.get(storage.ACCOUNT, signer).nonce
 
     def _open_block(self, timestamp: int) -> list[EventRecord]:
         number = self.head.number + 1
         hook_events = self.ledger.begin_block(number, timestamp, parent_hash=self.head.hash)
         if number > BLOCK_HASH_COUNT:
-            self.ledger.state.remove(items.BLOCK_HASH, number - BLOCK_HASH_COUNT - 1)
+            self.ledger.state.remove(storage.BLOCK_HASH, number - BLOCK_HASH_COUNT - 1)
         records = [EventRecord(Initialization(), event) for event in hook_events]
-        mandatory = DispatchInfo(dispatch_class=DispatchClass.MANDATORY)
-        return [*records, EventRecord(ApplyExtrinsic(0), ExtrinsicSuccess(mandatory))]
+        mandatory = events.DispatchInfo(dispatch_class=events.DispatchClass.MANDATORY)
+        return [*records, EventRecord(ApplyExtrinsic(0), events.ExtrinsicSuccess(mandatory))]
 
     def _execute(self, extrinsic: SignedExtrinsic, *, index: int) -> list[EventRecord]:
         fee = compute_fee(extrinsic.call, len(extrinsic.raw))
         payment = Payment(extrinsic.signer, extrinsic.nonce, fee, extrinsic.tip)
-        events: Iterable[Event] = execute(self.ledger, extrinsic.call, payment)
-        return [EventRecord(ApplyExtrinsic(index), event) for event in events]
+        emitted = execute(self.ledger, extrinsic.call, payment)
+        return [EventRecord(ApplyExtrinsic(index), event) for event in emitted]
 
     def _seal(self, extrinsics: tuple[bytes, ...], records: list[EventRecord]) -> Block:
         state = self.ledger.state

@@ -1,4 +1,4 @@
-"""How a development chain is run."""
+"""The configuration of one development chain: rules, address, block mode, database."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from devchain.chain import DEFAULT_FINALITY_LAG
+from devchain.chain_types import TENSOR
 from devchain.runtime import LedgerConfig
-from devchain.values import TENSOR
 
 MIN_BLOCK_SECONDS = 0.02
 

@@ -1,10 +1,12 @@
-"""What the ledger refuses, and under which number the chain reports it.
+"""The development chain's errors, and the pallet's error numbers on the wire.
 
 DevchainError
 ├── DevchainUnusable(message, hint)   the chain cannot be served as it was asked for
 ├── LedgerError
 │   ├── DispatchError(pallet, name)   a call failed; everything it did is rolled back
-│   └── InvalidTransaction(reason)    the pool or the block refuses the extrinsic itself
+│   ├── InvalidTransaction(reason)    the pool or the block refuses the extrinsic itself
+│   ├── ForeignBlock                  a stored block does not replay: devchain/chain.py
+│   └── PoolRefusal(code, message)    the pool does not take it: devchain/transaction_pool.py
 └── RpcError(code, message)           a request that cannot be served: devchain/rpc_errors.py
 """
 
@@ -72,19 +74,6 @@ EXTRA_NETWORK_ERRORS = {240: "NotStartEpoch", 241: "ActivationIsAutomatic"}
 NETWORK_ERROR_INDEX = {name: index for index, name in enumerate(NETWORK_ERRORS)} | {
     name: index for index, name in EXTRA_NETWORK_ERRORS.items()
 }
-
-TOKEN_ERRORS = (
-    "FundsUnavailable",
-    "OnlyProvider",
-    "BelowMinimum",
-    "CannotCreate",
-    "UnknownAsset",
-    "Frozen",
-    "Unsupported",
-    "CannotCreateHold",
-    "NotExpendable",
-    "Blocked",
-)
 
 
 class DevchainError(Exception):

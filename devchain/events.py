@@ -1,4 +1,4 @@
-"""What calls and hooks report, with the real runtime's indices and field names."""
+"""The events of calls and hooks, with the real runtime's indices and field names."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Annotated, ClassVar
 
-from devchain.scale import (
-    U8,
-    U32,
-    U128,
-    ByteArray,
-    CompactU64,
-    Hash,
-    Variant,
-    Variants,
-)
-from devchain.values import (
+from devchain.chain_types import (
     AccountId,
     BoundedVector,
     ColdkeyIdentityData,
@@ -28,6 +18,16 @@ from devchain.values import (
     SubnetNode,
     SubnetNodeClassification,
     SubnetRemovalReason,
+)
+from devchain.scale import (
+    U8,
+    U32,
+    U128,
+    ByteArray,
+    CompactU64,
+    Hash,
+    Variant,
+    Variants,
 )
 
 
@@ -76,17 +76,13 @@ class TokenError(IntEnum):
     BLOCKED = 9
 
 
-@dataclass(frozen=True)
-class BadOriginFailure(Variant, index=2, name="BadOrigin"):
-    pass
+class BadOriginFailure(Variant, index=2, name="BadOrigin"): ...
 
 
-@dataclass(frozen=True)
 class ModuleFailure(Variant, index=3, name="Module", named=False):
     error: ModuleError
 
 
-@dataclass(frozen=True)
 class TokenFailure(Variant, index=7, name="Token", named=False):
     error: TokenError
 
@@ -118,237 +114,200 @@ class NetworkEvent(Event):
     pallet = "Network"
 
 
-@dataclass(frozen=True)
+class SubnetEvent(NetworkEvent):
+    """Base of the events that begin with a subnet."""
+
+    subnet_id: U32
+
+
+class SubnetNodeEvent(SubnetEvent):
+    """Base of the events that begin with a node of a subnet."""
+
+    subnet_node_id: U32
+
+
+class OwnerEvent(SubnetEvent):
+    """Base of the events that begin with a subnet and the owner who changed it."""
+
+    owner: AccountId
+
+
+class TextUpdate(OwnerEvent):
+    """Base of the events of an owner's text settings."""
+
+    prev_value: bytes
+    value: bytes
+
+
 class ExtrinsicSuccess(SystemEvent, index=0):
     dispatch_info: DispatchInfo
 
 
-@dataclass(frozen=True)
 class ExtrinsicFailed(SystemEvent, index=1):
     dispatch_error: FailureType
     dispatch_info: DispatchInfo
 
 
-@dataclass(frozen=True)
 class NewAccount(SystemEvent, index=3):
     account: AccountId
 
 
-@dataclass(frozen=True)
 class KilledAccount(SystemEvent, index=4):
     account: AccountId
 
 
-@dataclass(frozen=True)
 class Remarked(SystemEvent, index=5):
     sender: AccountId
     hash: Hash
 
 
-@dataclass(frozen=True)
 class Endowed(BalancesEvent, index=0):
     account: AccountId
     free_balance: U128
 
 
-@dataclass(frozen=True)
 class DustLost(BalancesEvent, index=1):
     account: AccountId
     amount: U128
 
 
-@dataclass(frozen=True)
 class Transfer(BalancesEvent, index=2):
     from_account: AccountId = field(metadata={"name": "from"})
     to: AccountId
     amount: U128
 
 
-@dataclass(frozen=True)
 class Deposit(BalancesEvent, index=7):
     who: AccountId
     amount: U128
 
 
-@dataclass(frozen=True)
 class Withdraw(BalancesEvent, index=8):
     who: AccountId
     amount: U128
 
 
-@dataclass(frozen=True)
 class TransactionFeePaid(TransactionPaymentEvent, index=0):
     who: AccountId
     actual_fee: U128
     tip: U128
 
 
-@dataclass(frozen=True)
 class SubnetRegistered(NetworkEvent, index=0):
     owner: AccountId
     name: bytes
     subnet_id: U32
 
 
-@dataclass(frozen=True)
-class SubnetActivated(NetworkEvent, index=1):
-    subnet_id: U32
+class SubnetActivated(SubnetEvent, index=1): ...
 
 
-@dataclass(frozen=True)
-class SubnetDeactivated(NetworkEvent, index=2):
-    subnet_id: U32
+class SubnetDeactivated(SubnetEvent, index=2):
     reason: SubnetRemovalReason
 
 
-@dataclass(frozen=True)
-class SubnetNodeRegistered(NetworkEvent, index=3):
-    subnet_id: U32
-    subnet_node_id: U32
+class SubnetNodeRegistered(SubnetNodeEvent, index=3):
     coldkey: AccountId
     hotkey: AccountId
     data: SubnetNode
 
 
-@dataclass(frozen=True)
-class SubnetNodeActivated(NetworkEvent, index=4):
-    subnet_id: U32
-    subnet_node_id: U32
+class SubnetNodeActivated(SubnetNodeEvent, index=4): ...
 
 
-@dataclass(frozen=True)
-class SubnetNodeRemoved(NetworkEvent, index=5):
-    subnet_id: U32
-    subnet_node_id: U32
+class SubnetNodeRemoved(SubnetNodeEvent, index=5): ...
 
 
-@dataclass(frozen=True)
-class SubnetNodeUpdateDelegateRewardRate(NetworkEvent, index=6):
-    subnet_id: U32
-    subnet_node_id: U32
+class SubnetNodeUpdateDelegateRewardRate(SubnetNodeEvent, index=6):
     delegate_reward_rate: U128
 
 
-@dataclass(frozen=True)
-class SubnetNodeUpdatePeerInfo(NetworkEvent, index=7):
-    subnet_id: U32
-    subnet_node_id: U32
+class SubnetNodeUpdatePeerInfo(SubnetNodeEvent, index=7):
     peer_info: PeerInfo
 
 
-@dataclass(frozen=True)
-class SubnetNodeUpdateBootnodePeerInfo(NetworkEvent, index=9):
-    subnet_id: U32
-    subnet_node_id: U32
+class SubnetNodeUpdateBootnodePeerInfo(SubnetNodeEvent, index=9):
     bootnode_peer_info: PeerInfo | None
 
 
-@dataclass(frozen=True)
-class SubnetNodeUpdateClientPeerInfo(NetworkEvent, index=10):
-    subnet_id: U32
-    subnet_node_id: U32
+class SubnetNodeUpdateClientPeerInfo(SubnetNodeEvent, index=10):
     client_peer_info: PeerInfo | None
 
 
-@dataclass(frozen=True)
-class SubnetNodeUpdateUnique(NetworkEvent, index=11):
-    subnet_id: U32
-    subnet_node_id: U32
+class SubnetNodeUpdateUnique(SubnetNodeEvent, index=11):
     unique: BoundedVector | None
 
 
-@dataclass(frozen=True)
-class SubnetNodeUpdateNonUnique(NetworkEvent, index=12):
-    subnet_id: U32
-    subnet_node_id: U32
+class SubnetNodeUpdateNonUnique(SubnetNodeEvent, index=12):
     non_unique: BoundedVector | None
 
 
-@dataclass(frozen=True)
-class SubnetNodeUpdateDelegateAccount(NetworkEvent, index=13):
-    subnet_id: U32
-    subnet_node_id: U32
+class SubnetNodeUpdateDelegateAccount(SubnetNodeEvent, index=13):
     delegate_account: DelegateAccount | None
 
 
-@dataclass(frozen=True)
 class UpdateColdkey(NetworkEvent, index=14):
     coldkey: AccountId
     new_coldkey: AccountId
 
 
-@dataclass(frozen=True)
 class UpdateHotkey(NetworkEvent, index=15):
     hotkey: AccountId
     new_hotkey: AccountId
 
 
-@dataclass(frozen=True)
-class QueuedNodePrioritized(NetworkEvent, index=16):
-    subnet_id: U32
-    subnet_node_id: U32
+class QueuedNodePrioritized(SubnetNodeEvent, index=16): ...
 
 
-@dataclass(frozen=True)
-class QueuedNodeRemoved(NetworkEvent, index=17):
-    subnet_id: U32
-    subnet_node_id: U32
+class QueuedNodeRemoved(SubnetNodeEvent, index=17): ...
 
 
-@dataclass(frozen=True)
-class NodeClassGraduation(NetworkEvent, index=18):
-    subnet_id: U32
-    subnet_node_id: U32
+class NodeClassGraduation(SubnetNodeEvent, index=18):
     classification: SubnetNodeClassification
 
 
-@dataclass(frozen=True)
-class StakeAdded(NetworkEvent, index=19, named=False):
-    subnet_id: U32
+class StakeEvent(SubnetEvent):
+    """Base of the events about a node's own stake."""
+
     coldkey: AccountId
     hotkey: AccountId
     amount: U128
 
 
-@dataclass(frozen=True)
-class StakeRemoved(NetworkEvent, index=20, named=False):
-    subnet_id: U32
-    coldkey: AccountId
-    hotkey: AccountId
-    amount: U128
+class StakeAdded(StakeEvent, index=19, named=False): ...
 
 
-@dataclass(frozen=True)
-class SubnetDelegateStakeAdded(NetworkEvent, index=21, named=False):
-    subnet_id: U32
+class StakeRemoved(StakeEvent, index=20, named=False): ...
+
+
+class SubnetDelegateStakeEvent(SubnetEvent):
+    """Base of the events about stake that is delegated to a subnet."""
+
     account: AccountId
     amount: U128
 
 
-@dataclass(frozen=True)
-class SubnetDelegateStakeRemoved(NetworkEvent, index=22, named=False):
-    subnet_id: U32
-    account: AccountId
-    amount: U128
+class SubnetDelegateStakeAdded(SubnetDelegateStakeEvent, index=21, named=False): ...
 
 
-@dataclass(frozen=True)
-class DelegateNodeStakeAdded(NetworkEvent, index=24):
+class SubnetDelegateStakeRemoved(SubnetDelegateStakeEvent, index=22, named=False): ...
+
+
+class DelegateNodeStakeEvent(NetworkEvent):
+    """Base of the events about stake that is delegated to a node."""
+
     account_id: AccountId
     subnet_id: U32
     subnet_node_id: U32
     amount: U128
 
 
-@dataclass(frozen=True)
-class DelegateNodeStakeRemoved(NetworkEvent, index=25):
-    account_id: AccountId
-    subnet_id: U32
-    subnet_node_id: U32
-    amount: U128
+class DelegateNodeStakeAdded(DelegateNodeStakeEvent, index=24): ...
 
 
-@dataclass(frozen=True)
+class DelegateNodeStakeRemoved(DelegateNodeStakeEvent, index=25): ...
+
+
 class DelegateNodeStakeSwapped(NetworkEvent, index=26):
     account_id: AccountId
     from_subnet_id: U32
@@ -358,7 +317,6 @@ class DelegateNodeStakeSwapped(NetworkEvent, index=26):
     amount: U128
 
 
-@dataclass(frozen=True)
 class DelegateNodeToSubnetDelegateStakeSwapped(NetworkEvent, index=27):
     account_id: AccountId
     from_subnet_id: U32
@@ -367,7 +325,6 @@ class DelegateNodeToSubnetDelegateStakeSwapped(NetworkEvent, index=27):
     amount: U128
 
 
-@dataclass(frozen=True)
 class SubnetDelegateToNodeDelegateStakeSwapped(NetworkEvent, index=28):
     account_id: AccountId
     from_subnet_id: U32
@@ -376,285 +333,189 @@ class SubnetDelegateToNodeDelegateStakeSwapped(NetworkEvent, index=28):
     amount: U128
 
 
-@dataclass(frozen=True)
 class DelegateBalanceRemoved(NetworkEvent, index=29):
     account_id: AccountId
     amount: U128
 
 
-@dataclass(frozen=True)
-class ValidatorSubmission(NetworkEvent, index=123):
-    subnet_id: U32
+class ValidatorSubmission(SubnetEvent, index=123):
     account_id: AccountId
     epoch: U32
 
 
-@dataclass(frozen=True)
-class Attestation(NetworkEvent, index=124):
-    subnet_id: U32
-    subnet_node_id: U32
+class Attestation(SubnetNodeEvent, index=124):
     epoch: U32
 
 
-@dataclass(frozen=True)
-class Slashing(NetworkEvent, index=125):
-    subnet_id: U32
+class Slashing(SubnetEvent, index=125):
     account_id: AccountId
     amount: U128
 
 
-@dataclass(frozen=True)
-class SubnetRewards(NetworkEvent, index=126):
-    subnet_id: U32
+class SubnetRewards(SubnetEvent, index=126):
     node_rewards: tuple[tuple[U32, U128], ...]
     delegate_stake_reward: U128
     node_delegate_stake_rewards: tuple[tuple[U32, U128], ...]
     node_delegate_account_allocations: tuple[tuple[U32, tuple[AccountId, U128]], ...]
 
 
-@dataclass(frozen=True)
-class SubnetReputationUpdate(NetworkEvent, index=128):
-    subnet_id: U32
+class SubnetReputationUpdate(SubnetEvent, index=128):
     prev_reputation: U128
     new_reputation: U128
 
 
-@dataclass(frozen=True)
-class NodeReputationUpdate(NetworkEvent, index=129):
-    subnet_id: U32
-    subnet_node_id: U32
+class NodeReputationUpdate(SubnetNodeEvent, index=129):
     prev_reputation: U128
     new_reputation: U128
 
 
-@dataclass(frozen=True)
-class SubnetNameUpdate(NetworkEvent, index=130):
-    subnet_id: U32
-    owner: AccountId
-    prev_value: bytes
-    value: bytes
+class SubnetNameUpdate(TextUpdate, index=130): ...
 
 
-@dataclass(frozen=True)
-class SubnetRepoUpdate(NetworkEvent, index=131):
-    subnet_id: U32
-    owner: AccountId
-    prev_value: bytes
-    value: bytes
+class SubnetRepoUpdate(TextUpdate, index=131): ...
 
 
-@dataclass(frozen=True)
-class SubnetDescriptionUpdate(NetworkEvent, index=132):
-    subnet_id: U32
-    owner: AccountId
-    prev_value: bytes
-    value: bytes
+class SubnetDescriptionUpdate(TextUpdate, index=132): ...
 
 
-@dataclass(frozen=True)
-class SubnetMiscUpdate(NetworkEvent, index=133):
-    subnet_id: U32
-    owner: AccountId
-    prev_value: bytes
-    value: bytes
+class SubnetMiscUpdate(TextUpdate, index=133): ...
 
 
-@dataclass(frozen=True)
-class CountUpdate(NetworkEvent):
+class CountUpdate(OwnerEvent):
     """Base of the events of an owner's count settings."""
 
-    subnet_id: U32
-    owner: AccountId
     value: U32
 
 
-@dataclass(frozen=True)
-class FractionUpdate(NetworkEvent):
+class FractionUpdate(OwnerEvent):
     """Base of the events of an owner's fraction settings."""
 
-    subnet_id: U32
-    owner: AccountId
     value: U128
 
 
-class ChurnLimitUpdate(CountUpdate, index=134):
-    pass
+class ChurnLimitUpdate(CountUpdate, index=134): ...
 
 
-class ChurnLimitMultiplierUpdate(CountUpdate, index=135):
-    pass
+class ChurnLimitMultiplierUpdate(CountUpdate, index=135): ...
 
 
-class RegistrationQueueEpochsUpdate(CountUpdate, index=136):
-    pass
+class RegistrationQueueEpochsUpdate(CountUpdate, index=136): ...
 
 
-class IdleClassificationEpochsUpdate(CountUpdate, index=137):
-    pass
+class IdleClassificationEpochsUpdate(CountUpdate, index=137): ...
 
 
-class IncludedClassificationEpochsUpdate(CountUpdate, index=138):
-    pass
+class IncludedClassificationEpochsUpdate(CountUpdate, index=138): ...
 
 
-@dataclass(frozen=True)
-class BootnodesUpdated(NetworkEvent, index=139):
-    subnet_id: U32
+class BootnodesUpdated(SubnetEvent, index=139):
     added: Mapping[PeerIdText, BoundedVector]
     removed: frozenset[PeerIdText]
 
 
-@dataclass(frozen=True)
-class SubnetPaused(NetworkEvent, index=140):
-    subnet_id: U32
-    owner: AccountId
+class SubnetPaused(OwnerEvent, index=140): ...
 
 
-@dataclass(frozen=True)
-class SubnetUnpaused(NetworkEvent, index=141):
-    subnet_id: U32
-    owner: AccountId
+class SubnetUnpaused(OwnerEvent, index=141): ...
 
 
-@dataclass(frozen=True)
-class SubnetForked(NetworkEvent, index=142):
-    subnet_id: U32
-    owner: AccountId
+class SubnetForked(OwnerEvent, index=142):
     subnet_node_ids: tuple[U32, ...]
 
 
-@dataclass(frozen=True)
-class SubnetForkRevert(NetworkEvent, index=143):
-    subnet_id: U32
-    owner: AccountId
+class SubnetForkRevert(OwnerEvent, index=143): ...
 
 
-@dataclass(frozen=True)
-class AddSubnetRegistrationInitialColdkeys(NetworkEvent, index=144):
-    subnet_id: U32
-    owner: AccountId
+class AddSubnetRegistrationInitialColdkeys(OwnerEvent, index=144):
     coldkeys: Mapping[AccountId, U32]
 
 
-@dataclass(frozen=True)
-class RemoveSubnetRegistrationInitialColdkeys(NetworkEvent, index=145):
-    subnet_id: U32
-    owner: AccountId
+class RemoveSubnetRegistrationInitialColdkeys(OwnerEvent, index=145):
     coldkeys: frozenset[AccountId]
 
 
-@dataclass(frozen=True)
-class SubnetMinMaxStakeBalanceUpdate(NetworkEvent, index=146):
-    subnet_id: U32
-    owner: AccountId
+class SubnetMinMaxStakeBalanceUpdate(OwnerEvent, index=146):
     min: U128
     max: U128
 
 
-class SubnetDelegateStakeRewardsPercentageUpdate(FractionUpdate, index=147):
-    pass
+class SubnetDelegateStakeRewardsPercentageUpdate(FractionUpdate, index=147): ...
 
 
-class MaxRegisteredNodesUpdate(CountUpdate, index=148):
-    pass
+class MaxRegisteredNodesUpdate(CountUpdate, index=148): ...
 
 
-@dataclass(frozen=True)
-class TransferPendingSubnetOwner(NetworkEvent, index=149):
-    subnet_id: U32
-    owner: AccountId
+class TransferPendingSubnetOwner(OwnerEvent, index=149):
     new_owner: AccountId
 
 
-@dataclass(frozen=True)
-class AcceptPendingSubnetOwner(NetworkEvent, index=150):
-    subnet_id: U32
+class AcceptPendingSubnetOwner(SubnetEvent, index=150):
     new_owner: AccountId
 
 
-@dataclass(frozen=True)
-class AddSubnetBootnodeAccess(NetworkEvent, index=151):
-    subnet_id: U32
-    owner: AccountId
+class AddSubnetBootnodeAccess(OwnerEvent, index=151):
     new_account: AccountId
 
 
-@dataclass(frozen=True)
-class RemoveSubnetBootnodeAccess(NetworkEvent, index=152):
-    subnet_id: U32
-    owner: AccountId
+class RemoveSubnetBootnodeAccess(OwnerEvent, index=152):
     remove_account: AccountId
 
 
-class TargetNodeRegistrationsPerEpochUpdate(CountUpdate, index=153):
-    pass
+class TargetNodeRegistrationsPerEpochUpdate(CountUpdate, index=153): ...
 
 
-class NodeBurnRateAlphaUpdate(FractionUpdate, index=154):
-    pass
+class NodeBurnRateAlphaUpdate(FractionUpdate, index=154): ...
 
 
-class QueueImmunityEpochsUpdate(CountUpdate, index=155):
-    pass
+class QueueImmunityEpochsUpdate(CountUpdate, index=155): ...
 
 
-class SubnetNodeMinWeightDecreaseReputationThresholdUpdate(FractionUpdate, index=156):
-    pass
+class SubnetNodeMinWeightDecreaseReputationThresholdUpdate(FractionUpdate, index=156): ...
 
 
-class MinSubnetNodeReputationUpdate(FractionUpdate, index=157):
-    pass
+class MinSubnetNodeReputationUpdate(FractionUpdate, index=157): ...
 
 
-class AbsentDecreaseReputationFactorUpdate(FractionUpdate, index=158):
-    pass
+class AbsentDecreaseReputationFactorUpdate(FractionUpdate, index=158): ...
 
 
-class IncludedIncreaseReputationFactorUpdate(FractionUpdate, index=159):
-    pass
+class IncludedIncreaseReputationFactorUpdate(FractionUpdate, index=159): ...
 
 
-class BelowMinWeightDecreaseReputationFactorUpdate(FractionUpdate, index=160):
-    pass
+class BelowMinWeightDecreaseReputationFactorUpdate(FractionUpdate, index=160): ...
 
 
-class NonAttestorDecreaseReputationFactorUpdate(FractionUpdate, index=161):
-    pass
+class NonAttestorDecreaseReputationFactorUpdate(FractionUpdate, index=161): ...
 
 
-class NonConsensusAttestorDecreaseReputationFactorUpdate(FractionUpdate, index=162):
-    pass
+class NonConsensusAttestorDecreaseReputationFactorUpdate(FractionUpdate, index=162): ...
 
 
-class ValidatorAbsentDecreaseReputationFactorUpdate(FractionUpdate, index=163):
-    pass
+class ValidatorAbsentDecreaseReputationFactorUpdate(FractionUpdate, index=163): ...
 
 
-class ValidatorNonConsensusSubnetNodeReputationFactorUpdate(FractionUpdate, index=164):
-    pass
+class ValidatorNonConsensusSubnetNodeReputationFactorUpdate(FractionUpdate, index=164): ...
 
 
-@dataclass(frozen=True)
 class IdentityRegistered(NetworkEvent, index=166):
     coldkey: AccountId
     identity: ColdkeyIdentityData
 
 
-@dataclass(frozen=True)
 class IdentityRemoved(NetworkEvent, index=167):
     coldkey: AccountId
     identity: ColdkeyIdentityData
 
 
-@dataclass(frozen=True)
-class SwapCallQueued(NetworkEvent, index=168):
+class SwapEvent(NetworkEvent):
+    """Base of the events about a swap of delegated stake that waits."""
+
     id: U32
     account_id: AccountId
     call: QueuedSwapCallType
 
 
-@dataclass(frozen=True)
-class SwapCallQueueUpdated(NetworkEvent, index=169):
-    id: U32
-    account_id: AccountId
-    call: QueuedSwapCallType
+class SwapCallQueued(SwapEvent, index=168): ...
+
+
+class SwapCallQueueUpdated(SwapEvent, index=169): ...

@@ -1,28 +1,12 @@
-"""Running an extrinsic in a block: nonce, fee, call, refund, events."""
+"""Execution of one extrinsic in a block: nonce, fee, call, refund, events."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from devchain import items
+from devchain import calls, events, storage
 from devchain.balances import can_withdraw, deposit, withdraw
-from devchain.calls import (
-    Call,
-    Remark,
-    RemarkWithEvent,
-    TransferAllowDeath,
-    TransferKeepAlive,
-)
 from devchain.errors import DispatchError, InvalidReason, InvalidTransaction
-from devchain.events import (
-    DispatchInfo,
-    Event,
-    ExtrinsicFailed,
-    ExtrinsicSuccess,
-    Pays,
-    TransactionFeePaid,
-    Weight,
-)
 from devchain.ledger import Ledger
 from devchain.pallets import make_failure
 from devchain.runtime import BASE_FEE
@@ -32,7 +16,7 @@ _TRANSFER_PROOF = 3593
 
 @dataclass(frozen=True)
 class Payment:
-    """Who signed, with which nonce, and what the extrinsic costs besides its tip."""
+    """The signer, its nonce, and the extrinsic's fee and tip in units."""
 
     signer: bytes
     nonce: int
@@ -40,29 +24,29 @@ class Payment:
     tip: int
 
 
-def compute_weight(call: Call) -> Weight:
+def compute_weight(call: calls.Call) -> events.Weight:
     """Return what the real runtime says that a call weighs; Network calls weigh nothing."""
     match call:
-        case TransferKeepAlive():
-            return Weight(165_655_000, _TRANSFER_PROOF)
-        case TransferAllowDeath():
-            return Weight(176_105_000, _TRANSFER_PROOF)
-        case Remark(remark):
-            return Weight(2_169_000 + 387 * len(remark), 0)
-        case RemarkWithEvent(remark):
-            return Weight(23_611_490 + 1_613 * len(remark), 0)
+        case calls.TransferKeepAlive():
+            return events.Weight(165_655_000, _TRANSFER_PROOF)
+        case calls.TransferAllowDeath():
+            return events.Weight(176_105_000, _TRANSFER_PROOF)
+        case calls.Remark(remark):
+            return events.Weight(2_169_000 + 387 * len(remark), 0)
+        case calls.RemarkWithEvent(remark):
+            return events.Weight(23_611_490 + 1_613 * len(remark), 0)
         case _:
-            return Weight()
+            return events.Weight()
 
 
-def compute_fee(call: Call, size: int) -> int:
+def compute_fee(call: calls.Call, size: int) -> int:
     """Return the units that an extrinsic of ``size`` bytes costs: a unit per byte and weight."""
     return BASE_FEE + size + compute_weight(call).ref_time
 
 
 def check_payment(ledger: Ledger, payment: Payment) -> None:
     """Raise InvalidTransaction for a wrong nonce or an account that cannot pay."""
-    nonce = ledger.state.get(items.ACCOUNT, payment.signer).nonce
+    nonce = ledger.state.get(storage.ACCOUNT, payment.signer).nonce
     if payment.nonce != nonce:
         reason = InvalidReason.STALE if payment.nonce < nonce else InvalidReason.FUTURE
         raise InvalidTransaction(reason)
@@ -70,7 +54,7 @@ def check_payment(ledger: Ledger, payment: Payment) -> None:
         raise InvalidTransaction(InvalidReason.PAYMENT)
 
 
-def execute(ledger: Ledger, call: Call, payment: Payment) -> list[Event]:
+def execute(ledger: Ledger, call: calls.Call, payment: Payment) -> list[events.Event]:
     """Charge for and apply one call; return all events of the extrinsic.
 
     A failing call changes nothing but the nonce and the fee. Raises InvalidTransaction
@@ -78,22 +62,22 @@ def execute(ledger: Ledger, call: Call, payment: Payment) -> list[Event]:
     """
     check_payment(ledger, payment)
     runtime, signer = ledger.runtime, payment.signer
-    info = ledger.state.get(items.ACCOUNT, signer)
-    ledger.state.put(items.ACCOUNT, signer, value=replace(info, nonce=info.nonce + 1))
+    info = ledger.state.get(storage.ACCOUNT, signer)
+    ledger.state.put(storage.ACCOUNT, signer, value=replace(info, nonce=info.nonce + 1))
     charged = payment.fee + payment.tip
-    dispatch = DispatchInfo(compute_weight(call))
-    with ledger.collect() as events:
+    dispatch = events.DispatchInfo(compute_weight(call))
+    with ledger.collect() as emitted:
         withdraw(runtime, signer, charged)
-        outcome: Event
+        outcome: events.Event
         try:
             runtime.events.extend(ledger.apply(signer, call))
         except DispatchError as error:
-            paid, outcome = charged, ExtrinsicFailed(make_failure(error), dispatch)
+            paid, outcome = charged, events.ExtrinsicFailed(make_failure(error), dispatch)
         else:
             paid = payment.tip if call.is_free else charged
             deposit(runtime, signer, charged - paid)
-            pays = Pays.NO if call.is_free else Pays.YES
-            outcome = ExtrinsicSuccess(replace(dispatch, pays_fee=pays))
-        runtime.emit(TransactionFeePaid(signer, paid, payment.tip))
+            pays = events.Pays.NO if call.is_free else events.Pays.YES
+            outcome = events.ExtrinsicSuccess(replace(dispatch, pays_fee=pays))
+        runtime.emit(events.TransactionFeePaid(signer, paid, payment.tip))
         runtime.emit(outcome)
-    return events
+    return emitted

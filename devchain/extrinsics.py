@@ -1,4 +1,4 @@
-"""Extrinsics: parsing their bytes and checking who signed them.
+"""Parsing of extrinsics and checking of their signatures.
 
 Signed: compact length, 0x84, account(20), signature(65), era, compact nonce, compact
 tip, call. The signature is secp256k1 over keccak256 of call, extra and additional
@@ -8,16 +8,15 @@ data, of its BLAKE2b-256 hash where that is longer than 256 bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from devchain.calls import Call, SetTimestamp
 from devchain.errors import InvalidReason, InvalidTransaction
 from devchain.pallets import CALL_TYPE, SPEC_VERSION, TRANSACTION_VERSION
-from devchain.scale import ByteVec, Reader, ScaleError, decode_compact, encode_compact
+from devchain.scale import ByteVec, Reader, ScaleError, decode_compact
 
 MAX_EXTRINSIC_SIZE = 256 * 1024
-_SIGNED_V4 = 0x84
+SIGNED_V4 = 0x84
 _UNSIGNED_V4 = 0x04
 _ACCOUNT_SIZE = 20
 _SIGNATURE_SIZE = 65
@@ -27,7 +26,7 @@ _MAX_U32, _MAX_U128 = 2**32 - 1, 2**128 - 1
 
 @dataclass(frozen=True)
 class Era:
-    """How long an extrinsic lives: for ever (``period`` 0) or ``period`` blocks from its birth."""
+    """The life of an extrinsic: ``period`` blocks from its birth, or without end if that is 0."""
 
     period: int = 0
     phase: int = 0
@@ -37,10 +36,6 @@ class Era:
         if not self.period:
             return 0
         return (max(current, self.phase) - self.phase) // self.period * self.period + self.phase
-
-    def death(self, current: int) -> int:
-        """Return the first block that the extrinsic can no longer be in; 2**32 for never."""
-        return self.birth(current) + self.period if self.period else 2**32
 
 
 @dataclass(frozen=True)
@@ -59,15 +54,13 @@ class SignedExtrinsic:
 
     @property
     def hash(self) -> bytes:
-        return hash_extrinsic(self.raw)
+        """What names the extrinsic: the hash of its bytes with their length."""
+        return blake2_256(self.raw)
 
     def check_signature(self, *, genesis_hash: bytes, era_hash: bytes) -> None:
         """Raise InvalidTransaction(BAD_PROOF) unless the signer signed it for this chain."""
-        payload = self.call_bytes + self.extra
-        payload += SPEC_VERSION.to_bytes(4, "little") + TRANSACTION_VERSION.to_bytes(4, "little")
-        payload += genesis_hash + era_hash
-        if len(payload) > _MAX_PAYLOAD:
-            payload = blake2_256(payload)
+        signed = self.call_bytes + self.extra
+        payload = make_payload(signed, genesis_hash=genesis_hash, era_hash=era_hash)
         if recover_account(payload, self.signature) != self.signer:
             raise InvalidTransaction(InvalidReason.BAD_PROOF)
 
@@ -77,9 +70,11 @@ def blake2_256(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=32).digest()
 
 
-def hash_extrinsic(raw: bytes) -> bytes:
-    """Return what names an extrinsic: the hash of its bytes with their length."""
-    return blake2_256(raw)
+def make_payload(signed: bytes, *, genesis_hash: bytes, era_hash: bytes) -> bytes:
+    """Return the message that is signed for a call and its extra: a hash of it if it is long."""
+    versions = SPEC_VERSION.to_bytes(4, "little") + TRANSACTION_VERSION.to_bytes(4, "little")
+    payload = signed + versions + genesis_hash + era_hash
+    return blake2_256(payload) if len(payload) > _MAX_PAYLOAD else payload
 
 
 def load_verifier() -> None:
@@ -105,7 +100,7 @@ def recover_account(message: bytes, signature: bytes) -> bytes | None:
 
 def decode_extrinsic(raw: bytes) -> SignedExtrinsic:
     """Parse a signed extrinsic completely. Raises ScaleError."""
-    reader = _open(raw, _SIGNED_V4)
+    reader = _open(raw, SIGNED_V4)
     signer = reader.take(_ACCOUNT_SIZE)
     signature = reader.take(_SIGNATURE_SIZE)
     extra_start = reader.position
@@ -152,25 +147,6 @@ def _decode_era(reader: Reader) -> Era:
     if period < 4 or phase >= period:
         raise ScaleError("the era is not valid")
     return Era(period, phase)
-
-
-def encode_signed(
-    call: Call,
-    *,
-    signer: bytes,
-    nonce: int,
-    genesis_hash: bytes,
-    sign: Callable[[bytes], bytes],
-    tip: int = 0,
-) -> bytes:
-    """Build an immortal signed extrinsic; ``sign`` signs keccak256 of what it is given."""
-    call_bytes = CALL_TYPE.encode(call)
-    extra = b"\x00" + encode_compact(nonce) + encode_compact(tip)
-    payload = call_bytes + extra
-    payload += SPEC_VERSION.to_bytes(4, "little") + TRANSACTION_VERSION.to_bytes(4, "little")
-    payload += genesis_hash * 2
-    signature = sign(blake2_256(payload) if len(payload) > _MAX_PAYLOAD else payload)
-    return ByteVec().encode(bytes([_SIGNED_V4]) + signer + signature + extra + call_bytes)
 
 
 def encode_timestamp(now_ms: int) -> bytes:

@@ -6,7 +6,7 @@ The development chain's server, the simulator and tests drive the same object::
     ledger.begin_block(1, timestamp_ms=6000)
     ledger.apply(coldkey, RegisterSubnet(...))
     ledger.begin_block(2, timestamp_ms=12000)
-    ledger.state.at(1).find(items.SUBNETS_DATA, 128_001)
+    ledger.state.at(1).find(storage.SUBNETS_DATA, 128_001)
 """
 
 from __future__ import annotations
@@ -16,10 +16,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from devchain import account_keys, calls, emergency, items, node_settings, owner, stake, swaps
+from devchain import (
+    account_keys,
+    calls,
+    node_settings,
+    stake,
+    stake_swaps,
+    storage,
+    subnet_owner,
+)
 from devchain.attestation import attest, propose_attestation
 from devchain.balances import deposit, transfer
 from devchain.calls import Call
+from devchain.emergency_validators import (
+    owner_revert_emergency_validator_set,
+    owner_set_emergency_validator_set,
+)
 from devchain.errors import DispatchError, ensure
 from devchain.events import Event, Remarked
 from devchain.hooks import run_hooks
@@ -27,7 +39,6 @@ from devchain.nodes import (
     activate_subnet_node,
     register_subnet_node,
     remove_subnet_node,
-    update_peer_info,
 )
 from devchain.runtime import LedgerConfig, Runtime
 from devchain.state import State
@@ -37,7 +48,7 @@ Handler = Callable[[Runtime, bytes, Any], None]
 
 
 def _remark(_runtime: Runtime, _origin: bytes, _call: calls.Remark) -> None:
-    """Do nothing, on the record."""
+    """Do nothing; the extrinsic itself is the record."""
 
 
 def _remark_with_event(runtime: Runtime, origin: bytes, call: calls.RemarkWithEvent) -> None:
@@ -45,46 +56,40 @@ def _remark_with_event(runtime: Runtime, origin: bytes, call: calls.RemarkWithEv
     runtime.emit(Remarked(origin, digest))
 
 
-def _transfer_keep_alive(runtime: Runtime, origin: bytes, call: calls.TransferKeepAlive) -> None:
-    transfer(runtime, origin, call.dest, call.value, keep_alive=True)
-
-
-def _transfer_allow_death(runtime: Runtime, origin: bytes, call: calls.TransferAllowDeath) -> None:
-    transfer(runtime, origin, call.dest, call.value, keep_alive=False)
+def _transfer(runtime: Runtime, origin: bytes, call: calls.TransferCall) -> None:
+    keep_alive = isinstance(call, calls.TransferKeepAlive)
+    transfer(runtime, origin, call.dest, call.value, keep_alive=keep_alive)
 
 
 HANDLERS: dict[type[Call], Handler] = {
     calls.Remark: _remark,
     calls.RemarkWithEvent: _remark_with_event,
-    calls.TransferAllowDeath: _transfer_allow_death,
-    calls.TransferKeepAlive: _transfer_keep_alive,
+    calls.TransferAllowDeath: _transfer,
+    calls.TransferKeepAlive: _transfer,
     calls.RegisterSubnet: register_subnet,
     calls.ActivateSubnet: activate_subnet,
-    calls.OwnerPauseSubnet: owner.owner_pause_subnet,
-    calls.OwnerUnpauseSubnet: owner.owner_unpause_subnet,
-    calls.OwnerDeactivateSubnet: owner.owner_deactivate_subnet,
-    calls.OwnerUpdateName: owner.owner_update_name,
-    calls.OwnerUpdateRepo: owner.owner_update_repo,
-    calls.OwnerUpdateDescription: owner.owner_update_description,
-    calls.OwnerUpdateMisc: owner.owner_update_misc,
-    **dict.fromkeys(owner.SETTINGS, owner.update_setting),
-    calls.OwnerAddOrUpdateInitialColdkeys: owner.owner_add_or_update_initial_coldkeys,
-    calls.OwnerRemoveInitialColdkeys: owner.owner_remove_initial_coldkeys,
-    calls.OwnerSetEmergencyValidatorSet: emergency.owner_set_emergency_validator_set,
-    calls.OwnerRevertEmergencyValidatorSet: emergency.owner_revert_emergency_validator_set,
-    calls.OwnerUpdateMinMaxStake: owner.owner_update_min_max_stake,
-    calls.OwnerUpdateDelegateStakePercentage: owner.owner_update_delegate_stake_percentage,
-    calls.TransferSubnetOwnership: owner.transfer_subnet_ownership,
-    calls.AcceptSubnetOwnership: owner.accept_subnet_ownership,
-    calls.OwnerAddBootnodeAccess: owner.owner_add_bootnode_access,
-    calls.OwnerRemoveBootnodeAccess: owner.owner_remove_bootnode_access,
-    calls.UpdateBootnodes: owner.update_bootnodes,
+    calls.OwnerPauseSubnet: subnet_owner.owner_pause_subnet,
+    calls.OwnerUnpauseSubnet: subnet_owner.owner_unpause_subnet,
+    calls.OwnerDeactivateSubnet: subnet_owner.owner_deactivate_subnet,
+    **dict.fromkeys(subnet_owner.DESCRIPTIONS, subnet_owner.update_description),
+    **dict.fromkeys(subnet_owner.SETTINGS, subnet_owner.update_setting),
+    calls.OwnerAddOrUpdateInitialColdkeys: subnet_owner.owner_add_or_update_initial_coldkeys,
+    calls.OwnerRemoveInitialColdkeys: subnet_owner.owner_remove_initial_coldkeys,
+    calls.OwnerSetEmergencyValidatorSet: owner_set_emergency_validator_set,
+    calls.OwnerRevertEmergencyValidatorSet: owner_revert_emergency_validator_set,
+    calls.OwnerUpdateMinMaxStake: subnet_owner.owner_update_min_max_stake,
+    calls.OwnerUpdateDelegateStakePercentage: subnet_owner.owner_update_delegate_stake_percentage,
+    calls.TransferSubnetOwnership: subnet_owner.transfer_subnet_ownership,
+    calls.AcceptSubnetOwnership: subnet_owner.accept_subnet_ownership,
+    calls.OwnerAddBootnodeAccess: subnet_owner.owner_add_bootnode_access,
+    calls.OwnerRemoveBootnodeAccess: subnet_owner.owner_remove_bootnode_access,
+    calls.UpdateBootnodes: subnet_owner.update_bootnodes,
     calls.RegisterSubnetNode: register_subnet_node,
     calls.RemoveSubnetNode: remove_subnet_node,
-    calls.UpdatePeerInfo: update_peer_info,
+    calls.UpdatePeerInfo: node_settings.update_peer_info,
     calls.UpdateDelegateAccount: node_settings.update_delegate_account,
-    calls.UpdateBootnodePeerInfo: update_peer_info,
-    calls.UpdateClientPeerInfo: update_peer_info,
+    calls.UpdateBootnodePeerInfo: node_settings.update_peer_info,
+    calls.UpdateClientPeerInfo: node_settings.update_peer_info,
     calls.UpdateNodeDelegateRewardRate: node_settings.update_node_delegate_reward_rate,
     calls.UpdateUnique: node_settings.update_unique,
     calls.UpdateNonUnique: node_settings.update_non_unique,
@@ -92,18 +97,18 @@ HANDLERS: dict[type[Call], Handler] = {
     calls.RemoveStake: stake.remove_stake,
     calls.ClaimUnbondings: stake.claim_unbondings,
     calls.AddToDelegateStake: stake.add_to_delegate_stake,
-    calls.SwapDelegateStake: swaps.swap_delegate_stake,
+    calls.SwapDelegateStake: stake_swaps.swap_delegate_stake,
     calls.TransferDelegateStake: stake.transfer_delegate_stake,
     calls.RemoveDelegateStake: stake.remove_delegate_stake,
     calls.DonateDelegateStake: stake.donate_delegate_stake,
     calls.AddToNodeDelegateStake: stake.add_to_node_delegate_stake,
-    calls.SwapNodeDelegateStake: swaps.swap_node_delegate_stake,
+    calls.SwapNodeDelegateStake: stake_swaps.swap_node_delegate_stake,
     calls.TransferNodeDelegateStake: stake.transfer_node_delegate_stake,
     calls.RemoveNodeDelegateStake: stake.remove_node_delegate_stake,
     calls.DonateNodeDelegateStake: stake.donate_node_delegate_stake,
-    calls.SwapFromNodeToSubnet: swaps.swap_from_node_to_subnet,
-    calls.SwapFromSubnetToNode: swaps.swap_from_subnet_to_node,
-    calls.UpdateSwapQueue: swaps.update_swap_queue,
+    calls.SwapFromNodeToSubnet: stake_swaps.swap_from_node_to_subnet,
+    calls.SwapFromSubnetToNode: stake_swaps.swap_from_subnet_to_node,
+    calls.UpdateSwapQueue: stake_swaps.update_swap_queue,
     calls.RegisterOrUpdateIdentity: account_keys.register_or_update_identity,
     calls.RemoveIdentity: account_keys.remove_identity,
     calls.ProposeAttestation: propose_attestation,
@@ -124,7 +129,7 @@ class Ledger:
         self.config = config
         self.runtime = Runtime(config, State())
         for name, value in config.parameters.items():
-            self.state.put(items.get_item("Network", name), value=value)
+            self.state.put(storage.get_item("Network", name), value=value)
         for account, amount in config.balances.items():
             deposit(self.runtime, account, amount)
         self.runtime.events.clear()
@@ -150,10 +155,10 @@ class Ledger:
             raise ValueError(f"block {number} does not follow block {self.block}")
         parent = parent_hash if parent_hash is not None else self._derive_hash(number - 1)
         self.state.begin_block(number)
-        self.state.put(items.BLOCK_NUMBER, value=number)
-        self.state.put(items.PARENT_HASH, value=parent)
-        self.state.put(items.BLOCK_HASH, number - 1, value=parent)
-        self.state.put(items.NOW, value=timestamp_ms)
+        self.state.put(storage.BLOCK_NUMBER, value=number)
+        self.state.put(storage.PARENT_HASH, value=parent)
+        self.state.put(storage.BLOCK_HASH, number - 1, value=parent)
+        self.state.put(storage.NOW, value=timestamp_ms)
         with self.collect() as events:
             run_hooks(self.runtime)
         return events
@@ -173,7 +178,7 @@ class Ledger:
         with self.collect() as events:
             try:
                 if call.pallet == "Network" and not call.ignores_pause:
-                    ensure(not self.state.get(items.TX_PAUSE), "Paused")
+                    ensure(not self.state.get(storage.TX_PAUSE), "Paused")
                 handler(self.runtime, origin, call)
             except DispatchError:
                 self.state.rollback(mark)

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Annotated, Any
 
 from consensus.types import NodeClass
-from devchain import events, values
+from devchain import chain_types, events, scale
 from devchain.pallets import (
     CALL_TYPE,
     PALLETS,
@@ -24,34 +24,7 @@ from devchain.pallets import (
     list_constants,
 )
 from devchain.runtime import LedgerConfig
-from devchain.scale import (
-    U8,
-    U32,
-    Bool,
-    BoundedBytes,
-    ByteArray,
-    ByteVec,
-    Compact,
-    CompactU32,
-    Hash,
-    MapOf,
-    Newtype,
-    OptionOf,
-    PalletVariants,
-    PlainEnum,
-    Record,
-    ScaleType,
-    SetOf,
-    SInt,
-    Text,
-    TupleOf,
-    UInt,
-    Variant,
-    Variants,
-    VecOf,
-    fields_of,
-    type_of,
-)
+from devchain.scale import U8, U32, CompactU32, Hash, ScaleType, Variant, fields_of, type_of
 from devchain.state import Item
 
 METADATA_MAGIC = b"meta"
@@ -86,45 +59,38 @@ class VariantEntry:
     docs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
 class Composite(Variant, index=0):
     fields: tuple[Field, ...]
 
 
-@dataclass(frozen=True)
 class VariantList(Variant, index=1):
     variants: tuple[VariantEntry, ...]
 
 
-@dataclass(frozen=True)
 class Sequence(Variant, index=2):
     type: CompactU32
 
 
-@dataclass(frozen=True)
 class Array(Variant, index=3):
     len: U32
     type: CompactU32
 
 
-@dataclass(frozen=True)
 class Tuple(Variant, index=4):
     fields: tuple[CompactU32, ...]
 
 
-@dataclass(frozen=True)
 class PrimitiveType(Variant, index=5):
     primitive: Primitive
 
 
-@dataclass(frozen=True)
 class CompactType(Variant, index=6):
     type: CompactU32
 
 
 Definition = Annotated[
     Variant,
-    Variants(
+    scale.Variants(
         ("scale_info", "TypeDef"),
         (Composite, VariantList, Sequence, Array, Tuple, PrimitiveType, CompactType),
     ),
@@ -151,12 +117,10 @@ class Modifier(IntEnum):
     DEFAULT = 1
 
 
-@dataclass(frozen=True)
 class PlainEntry(Variant, index=0):
     value: CompactU32
 
 
-@dataclass(frozen=True)
 class MapEntry(Variant, index=1):
     hashers: tuple[U8, ...]
     key: CompactU32
@@ -167,7 +131,7 @@ class MapEntry(Variant, index=1):
 class StorageEntry:
     name: str
     modifier: Modifier
-    type: Annotated[Variant, Variants(("StorageEntryType",), (PlainEntry, MapEntry))]
+    type: Annotated[Variant, scale.Variants(("StorageEntryType",), (PlainEntry, MapEntry))]
     default: bytes
     docs: tuple[str, ...] = ()
 
@@ -219,27 +183,27 @@ class Metadata:
     runtime_type: CompactU32
 
 
-ERA = Newtype(("sp_runtime", "generic", "era", "Era"), ByteVec())
-_NOTHING = TupleOf()
+ERA = scale.Newtype(("sp_runtime", "generic", "era", "Era"), scale.ByteVec())
+_NOTHING = scale.TupleOf()
 SIGNED_EXTENSIONS: tuple[tuple[str, tuple[str, ...], ScaleType | None, ScaleType], ...] = (
     ("CheckNonZeroSender", ("frame_system", "check_non_zero_sender"), None, _NOTHING),
-    ("CheckSpecVersion", ("frame_system", "check_spec_version"), None, UInt(32)),
-    ("CheckTxVersion", ("frame_system", "check_tx_version"), None, UInt(32)),
+    ("CheckSpecVersion", ("frame_system", "check_spec_version"), None, scale.UInt(32)),
+    ("CheckTxVersion", ("frame_system", "check_tx_version"), None, scale.UInt(32)),
     ("CheckGenesis", ("frame_system", "check_genesis"), None, type_of(Hash)),
     ("CheckMortality", ("frame_system", "check_mortality"), ERA, type_of(Hash)),
-    ("CheckNonce", ("frame_system", "check_nonce"), Compact(32), _NOTHING),
+    ("CheckNonce", ("frame_system", "check_nonce"), scale.Compact(32), _NOTHING),
     ("CheckWeight", ("frame_system", "check_weight"), None, _NOTHING),
-    ("ChargeTransactionPayment", ("pallet_transaction_payment",), Compact(128), _NOTHING),
+    ("ChargeTransactionPayment", ("pallet_transaction_payment",), scale.Compact(128), _NOTHING),
 )
 """Identifier, crate path, what the extrinsic carries, and what is signed besides it."""
 
-ACCOUNT_TYPE = type_of(values.AccountId)
-SIGNATURE_TYPE = Newtype(("fp_account", "EthereumSignature"), ByteArray(65))
+ACCOUNT_TYPE = type_of(chain_types.AccountId)
+SIGNATURE_TYPE = scale.Newtype(("fp_account", "EthereumSignature"), scale.ByteArray(65))
 
 _PATHS: dict[type[Any], tuple[str, ...]] = {
-    values.AccountInfo: ("frame_system", "AccountInfo"),
-    values.AccountData: ("pallet_balances", "types", "AccountData"),
-    values.PeerInfo: ("pallet_network", "pallet", "PeerInfo"),
+    chain_types.AccountInfo: ("frame_system", "AccountInfo"),
+    chain_types.AccountData: ("pallet_balances", "types", "AccountData"),
+    chain_types.PeerInfo: ("pallet_network", "pallet", "PeerInfo"),
     NodeClass: ("pallet_network", "pallet", "SubnetNodeClass"),
     EventRecord: ("frame_system", "EventRecord"),
     events.Weight: ("sp_weights", "weight_v2", "Weight"),
@@ -301,23 +265,23 @@ class TypeRegistry:
         if kind == ERA:
             return ERA.path, {}, self._describe_era()
         match kind:
-            case UInt(bits):
+            case scale.UInt(bits):
                 return (), {}, PrimitiveType(Primitive[f"U{bits}"])
-            case SInt(bits):
+            case scale.SInt(bits):
                 return (), {}, PrimitiveType(Primitive[f"I{bits}"])
-            case Bool():
+            case scale.Bool():
                 return (), {}, PrimitiveType(Primitive.BOOL)
-            case Text():
+            case scale.Text():
                 return (), {}, PrimitiveType(Primitive.STR)
-            case Compact(bits):
-                return (), {}, CompactType(self.add(UInt(bits)))
-            case ByteVec():
-                return (), {}, Sequence(self.add(UInt(8)))
-            case ByteArray(size):
-                return (), {}, Array(size, self.add(UInt(8)))
-            case VecOf(item):
+            case scale.Compact(bits):
+                return (), {}, CompactType(self.add(scale.UInt(bits)))
+            case scale.ByteVec():
+                return (), {}, Sequence(self.add(scale.UInt(8)))
+            case scale.ByteArray(size):
+                return (), {}, Array(size, self.add(scale.UInt(8)))
+            case scale.VecOf(item):
                 return (), {}, Sequence(self.add(item))
-            case TupleOf(parts):
+            case scale.TupleOf(parts):
                 return (), {}, Tuple(tuple(self.add(part) for part in parts))
             case _:
                 return self._describe_named(kind)
@@ -326,30 +290,30 @@ class TypeRegistry:
         self, kind: ScaleType
     ) -> tuple[tuple[str, ...], dict[str, int | None], Variant]:
         match kind:
-            case OptionOf(item):
+            case scale.OptionOf(item):
                 inner = self.add(item)
                 some = VariantEntry("Some", (Field(None, inner),), 1)
                 none = VariantEntry("None", (), 0)
                 return ("Option",), {"T": inner}, VariantList((none, some))
-            case BoundedBytes():
+            case scale.BoundedBytes():
                 path = ("bounded_collections", "bounded_vec", "BoundedVec")
-                parameters = {"T": self.add(UInt(8)), "S": None}
-                return path, parameters, self._wrap(ByteVec(), "Vec<T>")
-            case SetOf(item):
-                return ("BTreeSet",), {"T": self.add(item)}, self._wrap(VecOf(item))
-            case MapOf(key, value):
-                pairs = VecOf(TupleOf((key, value)))
+                parameters = {"T": self.add(scale.UInt(8)), "S": None}
+                return path, parameters, self._wrap(scale.ByteVec(), "Vec<T>")
+            case scale.SetOf(item):
+                return ("BTreeSet",), {"T": self.add(item)}, self._wrap(scale.VecOf(item))
+            case scale.MapOf(key, value):
+                pairs = scale.VecOf(scale.TupleOf((key, value)))
                 return ("BTreeMap",), {"K": self.add(key), "V": self.add(value)}, self._wrap(pairs)
-            case Newtype(path, item):
+            case scale.Newtype(path, item):
                 return path, {}, self._wrap(item)
-            case PlainEnum(cls):
+            case scale.PlainEnum(cls):
                 return _path_of(cls), {}, VariantList(_list_plain_variants(cls))
-            case Record(cls):
+            case scale.Record(cls):
                 params = self._record_params(cls)
                 return _path_of(cls), params, Composite(self._list_fields(cls))
-            case Variants(path, classes):
+            case scale.Variants(path, classes):
                 return path, {}, VariantList(tuple(self._list_variant(cls) for cls in classes))
-            case PalletVariants(path, pallets):
+            case scale.PalletVariants(path, pallets):
                 entries = tuple(
                     VariantEntry(name, (Field(None, self.add(variants)),), index)
                     for index, name, variants in pallets
@@ -367,7 +331,7 @@ class TypeRegistry:
         return Composite((Field(None, self.add(item), type_name),))
 
     def _describe_era(self) -> VariantList:
-        byte = self.add(UInt(8))
+        byte = self.add(scale.UInt(8))
         mortal = (VariantEntry(f"Mortal{i}", (Field(None, byte),), i) for i in range(1, 256))
         return VariantList((VariantEntry("Immortal", (), 0), *mortal))
 
@@ -386,33 +350,33 @@ class TypeRegistry:
 def _type_name(kind: ScaleType) -> str:
     """Return the type in the source's words; clients print it, and some insist on it."""
     match kind:
-        case UInt(bits):
+        case scale.UInt(bits):
             return f"u{bits}"
-        case SInt(bits):
+        case scale.SInt(bits):
             return f"i{bits}"
-        case Compact(bits):
+        case scale.Compact(bits):
             return f"Compact<u{bits}>"
-        case Bool():
+        case scale.Bool():
             return "bool"
-        case Text():
+        case scale.Text():
             return "Text"
-        case ByteVec() | BoundedBytes():
+        case scale.ByteVec() | scale.BoundedBytes():
             return "Vec<u8>"
-        case ByteArray(size):
+        case scale.ByteArray(size):
             return f"[u8; {size}]"
-        case OptionOf(item):
+        case scale.OptionOf(item):
             return f"Option<{_type_name(item)}>"
-        case VecOf(item):
+        case scale.VecOf(item):
             return f"Vec<{_type_name(item)}>"
-        case SetOf(item):
+        case scale.SetOf(item):
             return f"BTreeSet<{_type_name(item)}>"
-        case MapOf(key, value):
+        case scale.MapOf(key, value):
             return f"BTreeMap<{_type_name(key)}, {_type_name(value)}>"
-        case TupleOf(parts):
+        case scale.TupleOf(parts):
             return f"({', '.join(_type_name(part) for part in parts)})"
-        case Newtype(path, _) | Variants(path, _) | PalletVariants(path, _):
+        case scale.Newtype(path, _) | scale.Variants(path, _) | scale.PalletVariants(path, _):
             return path[-1]
-        case Record(cls) | PlainEnum(cls):
+        case scale.Record(cls) | scale.PlainEnum(cls):
             return _path_of(cls)[-1]
     raise TypeError(f"{kind} has no name")
 
@@ -422,10 +386,7 @@ def _path_of(cls: type[Any]) -> tuple[str, ...]:
 
 
 def _list_plain_variants(cls: type[IntEnum]) -> tuple[VariantEntry, ...]:
-    return tuple(
-        VariantEntry("".join(part.capitalize() for part in item.name.split("_")), (), item.value)
-        for item in cls
-    )
+    return tuple(VariantEntry(scale.to_camel_case(item.name), (), item.value) for item in cls)
 
 
 def _docs_of(cls: type[Any]) -> tuple[str, ...]:
@@ -484,7 +445,7 @@ def _build_entry(registry: TypeRegistry, item: Item[Any]) -> StorageEntry:
     if item.keys:
         hashers = tuple(part.hasher.value for part in item.keys)
         kinds = tuple(part.kind for part in item.keys)
-        key = registry.add(kinds[0] if len(kinds) == 1 else TupleOf(kinds))
+        key = registry.add(kinds[0] if len(kinds) == 1 else scale.TupleOf(kinds))
         entry = MapEntry(hashers, key, value)
     if item.is_optional:
         return StorageEntry(item.name, Modifier.OPTIONAL, entry, b"\x00")
@@ -511,5 +472,5 @@ def _build_extrinsic(registry: TypeRegistry) -> ExtrinsicMetadata:
         ),
     }
     path = ("sp_runtime", "generic", "unchecked_extrinsic", "UncheckedExtrinsic")
-    extrinsic = registry.add_composite(path, params, (ByteVec(),))
+    extrinsic = registry.add_composite(path, params, (scale.ByteVec(),))
     return ExtrinsicMetadata(extrinsic, EXTRINSIC_VERSION, extensions)

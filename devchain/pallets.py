@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from devchain import calls, events, items
+from devchain import calls, events, storage
+from devchain.chain_types import AccountId, ActivationMode
 from devchain.errors import NETWORK_ERROR_INDEX, DispatchError
 from devchain.events import (
     Event,
@@ -38,10 +39,10 @@ from devchain.scale import (
     PalletVariants,
     Variant,
     Variants,
+    to_camel_case,
     type_of,
 )
 from devchain.state import Item
-from devchain.values import AccountId, ActivationMode
 
 SPEC_NAME = "hypertensor-node"
 SPEC_VERSION = 1
@@ -108,17 +109,14 @@ EVENT_TYPE = PalletVariants(
 )
 
 
-@dataclass(frozen=True)
 class ApplyExtrinsic(Variant, index=0, named=False):
     extrinsic: U32
 
 
-@dataclass(frozen=True)
 class Finalization(Variant, index=1):
     pass
 
 
-@dataclass(frozen=True)
 class Initialization(Variant, index=2):
     pass
 
@@ -141,7 +139,7 @@ class EventRecord:
 SYSTEM_EVENTS: Item[tuple[EventRecord, ...]] = Item(
     "System", "Events", type_of(tuple[EventRecord, ...]), default=()
 )
-STORAGE_ITEMS: tuple[Item[Any], ...] = (*items.ALL_ITEMS, SYSTEM_EVENTS)
+STORAGE_ITEMS: tuple[Item[Any], ...] = (*storage.ALL_ITEMS, SYSTEM_EVENTS)
 
 
 @dataclass(frozen=True)
@@ -175,10 +173,8 @@ _PALLET_ID_TYPE = Annotated[bytes, Newtype(("frame_support", "PalletId"), ByteAr
 def make_failure(error: DispatchError) -> Failure:
     """Return the error as the chain encodes it."""
     if error.pallet == "Token":
-        return TokenFailure(next(kind for kind in TokenError if _camel(kind.name) == error.name))
+        return TokenFailure(
+            next(kind for kind in TokenError if to_camel_case(kind.name) == error.name)
+        )
     index = NETWORK_ERROR_INDEX[error.name]
     return ModuleFailure(ModuleError(NETWORK_INDEX, bytes([index, 0, 0, 0])))
-
-
-def _camel(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))

@@ -1,4 +1,4 @@
-"""JSON-RPC errors with the numbers and words of a Substrate node."""
+"""JSON-RPC errors with the codes and messages of a Substrate node."""
 
 from __future__ import annotations
 

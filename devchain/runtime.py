@@ -1,4 +1,4 @@
-"""What every rule works on: the state, the present block and the events so far."""
+"""The state, the present block and the events so far: what every rule reads and changes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from devchain import items
+from devchain import storage
+from devchain.chain_types import ActivationMode, SubnetData
 from devchain.errors import ensure
 from devchain.events import Event
 from devchain.state import State
-from devchain.values import ActivationMode, SubnetData
 
 DESIGNATED_EPOCH_SLOTS = 3
 """Offsets of a general epoch that belong to the network's own hooks."""
@@ -35,7 +35,7 @@ class LedgerConfig:
     """Manual mode: epochs added to the start epoch of a node that registers late."""
     existential_deposit: int = 500
     balances: Mapping[bytes, int] = field(default_factory=dict)
-    parameters: Mapping[str, int] = field(default_factory=lambda: dict(items.HOSKINSON_GENESIS))
+    parameters: Mapping[str, int] = field(default_factory=lambda: dict(storage.HOSKINSON_GENESIS))
     seed: bytes = b"devchain"
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class LedgerConfig:
 
 @dataclass
 class Runtime:
-    """The mutable middle of the ledger; rules are functions of it."""
+    """The ledger's mutable part. A rule is a function that takes it first."""
 
     config: LedgerConfig
     state: State
@@ -64,12 +64,12 @@ class Runtime:
 
     def subnet_epoch(self, subnet_id: int) -> int:
         """Return the subnet's current epoch; 0 before its first slot."""
-        slot = self.state.find(items.SUBNET_SLOT, subnet_id) or 0
+        slot = self.state.find(storage.SUBNET_SLOT, subnet_id) or 0
         return max(0, self.block - slot) // self.config.epoch_length
 
     def subnet(self, subnet_id: int) -> SubnetData:
         """Return the subnet. Raises InvalidSubnetId."""
-        subnet = self.state.find(items.SUBNETS_DATA, subnet_id)
+        subnet = self.state.find(storage.SUBNETS_DATA, subnet_id)
         ensure(subnet is not None, "InvalidSubnetId")
         assert subnet is not None
         return subnet
@@ -77,9 +77,9 @@ class Runtime:
     def draw(self, count: int) -> int:
         """Return this block's random number below ``count``.
 
-        Drawn from the parent's hash, which nobody knows before the block is built.
+        Drawn from the parent's hash, so it is unknown until the parent is built.
         """
         subject = PALLET_ID + self.block.to_bytes(4, "little")
-        parent = self.state.get(items.PARENT_HASH)
+        parent = self.state.get(storage.PARENT_HASH)
         digest = hashlib.blake2b(subject + parent, digest_size=32).digest()
         return int.from_bytes(digest[:4], "little") % count

@@ -1,4 +1,4 @@
-"""SCALE, the chain's encoding, driven by declarations.
+"""Encoder and decoder of SCALE, the chain's encoding, driven by type declarations.
 
 A type is a small frozen object that encodes, decodes and can be listed in
 metadata. Python annotations name them (``U32 = Annotated[int, UInt(32)]``), so a
@@ -14,7 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 _MAX_COMPACT_BYTES = 67
 
@@ -279,10 +288,12 @@ class Record(ScaleType):
         return self.cls(*[kind.decode(reader) for _, kind in fields_of(self.cls)])
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 class Variant:
-    """Base of dataclasses that are one variant of an enum: a call, an event, an error.
+    """Base of an enum's variants: calls, events, errors. Every subclass is a frozen dataclass.
 
-    Subclasses give their index; the metadata name defaults to the class name.
+    A subclass with an index is one variant; one without is a base of several. The metadata
+    name defaults to the class name.
     """
 
     variant_index: ClassVar[int]
@@ -293,6 +304,7 @@ class Variant:
         cls, *, index: int | None = None, name: str | None = None, named: bool = True
     ) -> None:
         super().__init_subclass__()
+        dataclass(frozen=True)(cls)
         if index is not None:
             cls.variant_index = index
             cls.variant_name = name or cls.__name__
@@ -406,6 +418,11 @@ def _type_of_generic(annotation: Any) -> ScaleType:
 @cache
 def _variant_table(classes: tuple[type[Variant], ...]) -> dict[int, type[Variant]]:
     return {cls.variant_index: cls for cls in classes}
+
+
+def to_camel_case(name: str) -> str:
+    """Return a Python name's words as the runtime writes them: MIN_REPUTATION, MinReputation."""
+    return "".join(word.capitalize() for word in name.split("_"))
 
 
 def encode_compact(value: int) -> bytes:

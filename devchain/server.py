@@ -1,4 +1,4 @@
-"""The development chain as a WebSocket server."""
+"""The WebSocket server that serves one development chain to its clients."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
+from devchain.block_producer import BlockProducer
+from devchain.block_store import BlockStore
 from devchain.blocks import Block
 from devchain.chain import Chain, ForeignBlock
 from devchain.config import BlockMode, DevChainConfig, describe_rules
 from devchain.errors import DevchainUnusable
 from devchain.extrinsics import load_verifier
-from devchain.producer import Producer
-from devchain.session import Session
-from devchain.store import BlockStore
+from devchain.rpc_connection import RpcConnection
 
 MAX_CONNECTIONS = 256
 MAX_MESSAGE_SIZE = 2 * 1024 * 1024
@@ -30,7 +30,23 @@ CLOSE_TRY_LATER = 1013
 _SEED_SIZE = 16
 _CLOSE_TIMEOUT_S = 1.0
 
-logger = logging.getLogger(__name__)
+_connection_logger = logging.getLogger("websockets.devchain")
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Log a client that does not speak WebSocket in one line, without a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, InvalidMessage | ConnectionClosed):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg = "closed a connection that does not speak WebSocket: %.200r"
+        record.args = (str(error.__cause__ or error),)
+        record.exc_info = None
+        return True
+    # Any other handshake that fails was answered in HTTP and logged with its status.
+    return not isinstance(error, InvalidHandshake)
+
+
+_connection_logger.addFilter(_shorten)
 
 
 def read_wall_clock() -> int:
@@ -41,7 +57,7 @@ def read_wall_clock() -> int:
 class DevChain:
     """A running development chain. Use :meth:`open`."""
 
-    def __init__(self, producer: Producer, host: str) -> None:
+    def __init__(self, producer: BlockProducer, host: str) -> None:
         self._producer = producer
         self._host = host
         self._connections = 0
@@ -76,7 +92,7 @@ class DevChain:
         with closing(store) if store is not None else nullcontext():
             load_verifier()
             chain = load_chain(config, store)
-            producer = Producer(chain, now_ms, config.mode, config.block_seconds, store)
+            producer = BlockProducer(chain, now_ms, config.mode, config.block_seconds, store)
             devchain = cls(producer, config.host)
             async with asyncio.TaskGroup() as tasks, devchain._listen(config):
                 building = tasks.create_task(producer.run())
@@ -95,6 +111,7 @@ class DevChain:
                 compression=None,
                 max_size=MAX_MESSAGE_SIZE,
                 close_timeout=_CLOSE_TIMEOUT_S,
+                logger=_connection_logger,
             )
         except OSError as error:
             raise DevchainUnusable(
@@ -110,18 +127,18 @@ class DevChain:
             await connection.close(CLOSE_TRY_LATER, "too many connections")
             return
         self._connections += 1
-        session = Session(self._producer, may_steer=_may_steer(connection))
-        self._producer.listeners.add(session.on_block)
+        client = RpcConnection(self._producer, may_steer=_may_steer(connection))
+        self._producer.listeners.add(client.on_block)
         try:
             async with asyncio.TaskGroup() as tasks:
-                sending = tasks.create_task(_send_all(connection, session))
+                sending = tasks.create_task(_send_all(connection, client))
                 async for message in connection:
-                    session.receive(message)
+                    client.receive(message)
                 sending.cancel()
         except* ConnectionClosed:
             pass
         finally:
-            self._producer.listeners.discard(session.on_block)
+            self._producer.listeners.discard(client.on_block)
             self._connections -= 1
 
 
@@ -144,10 +161,10 @@ def _is_loopback(origin: str) -> bool:
         return False
 
 
-async def _send_all(connection: ServerConnection, session: Session) -> None:
-    """Send what the session has to say; end it when the client does not keep up."""
-    while not session.is_too_slow:
-        await connection.send(await session.outbox.get())
+async def _send_all(connection: ServerConnection, client: RpcConnection) -> None:
+    """Send the queued messages; close the connection when the client reads too slowly."""
+    while not client.is_too_slow:
+        await connection.send(await client.outbox.get())
     await connection.close(CLOSE_TOO_SLOW, "the client reads too slowly")
 
 

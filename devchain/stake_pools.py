@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from devchain import items
-from devchain.arithmetic import MAX_U128
+from devchain import storage
 from devchain.errors import ensure
+from devchain.fixed_point import MAX_U128
 from devchain.rate_limit import check_rate
 from devchain.runtime import Runtime
 from devchain.state import Item
 
 DEAD_SHARES = 1000
-"""Shares that nobody owns, minted when a pool opens, so that rounding cannot be bought."""
+"""Shares without an owner, minted when a pool opens: they make rounding attacks expensive."""
 _VIRTUAL_SHARES = 10
 _VIRTUAL_BALANCE = 1
 
 
 @dataclass(frozen=True)
-class Pool:
+class StakePool:
     """One pool. ``key`` names it in its items; account shares have the account before it."""
 
     key: tuple[int, ...]
@@ -30,26 +30,26 @@ class Pool:
     """Where deposits less withdrawals are counted, for the subnet's weight."""
 
 
-def subnet_pool(subnet_id: int) -> Pool:
-    """Return the pool of those who delegate to a whole subnet."""
-    return Pool(
+def subnet_pool(subnet_id: int) -> StakePool:
+    """Return the pool of stake that is delegated to a whole subnet."""
+    return StakePool(
         (subnet_id,),
-        items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES,
-        items.TOTAL_SUBNET_DELEGATE_STAKE_SHARES,
-        items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE,
-        items.TOTAL_DELEGATE_STAKE,
-        items.SUBNET_NET_FLOW,
+        storage.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES,
+        storage.TOTAL_SUBNET_DELEGATE_STAKE_SHARES,
+        storage.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE,
+        storage.TOTAL_DELEGATE_STAKE,
+        storage.SUBNET_NET_FLOW,
     )
 
 
-def node_pool(subnet_id: int, node_id: int) -> Pool:
-    """Return the pool of those who delegate to one node."""
-    return Pool(
+def node_pool(subnet_id: int, node_id: int) -> StakePool:
+    """Return the pool of stake that is delegated to one node."""
+    return StakePool(
         (subnet_id, node_id),
-        items.ACCOUNT_NODE_DELEGATE_STAKE_SHARES,
-        items.TOTAL_NODE_DELEGATE_STAKE_SHARES,
-        items.TOTAL_NODE_DELEGATE_STAKE_BALANCE,
-        items.TOTAL_NODE_DELEGATE_STAKE,
+        storage.ACCOUNT_NODE_DELEGATE_STAKE_SHARES,
+        storage.TOTAL_NODE_DELEGATE_STAKE_SHARES,
+        storage.TOTAL_NODE_DELEGATE_STAKE_BALANCE,
+        storage.TOTAL_NODE_DELEGATE_STAKE,
     )
 
 
@@ -69,12 +69,12 @@ def to_balance(shares: int, *, total_shares: int, total_balance: int) -> int:
     return min(balance, MAX_U128)
 
 
-def count_shares(runtime: Runtime, pool: Pool, account: bytes) -> int:
+def count_shares(runtime: Runtime, pool: StakePool, account: bytes) -> int:
     """Return the shares that an account holds."""
     return runtime.state.get(pool.account_shares, account, *pool.key)
 
 
-def value_shares(runtime: Runtime, pool: Pool, shares: int) -> int:
+def value_shares(runtime: Runtime, pool: StakePool, shares: int) -> int:
     """Return what shares of the pool are worth now."""
     return to_balance(
         shares,
@@ -83,7 +83,7 @@ def value_shares(runtime: Runtime, pool: Pool, shares: int) -> int:
     )
 
 
-def join(runtime: Runtime, pool: Pool, account: bytes, amount: int) -> None:
+def join(runtime: Runtime, pool: StakePool, account: bytes, amount: int) -> None:
     """Give the account shares for units that it has paid. Raises CouldNotConvertToShares."""
     state = runtime.state
     total_shares = state.get(pool.shares, *pool.key)
@@ -95,7 +95,7 @@ def join(runtime: Runtime, pool: Pool, account: bytes, amount: int) -> None:
     _change(runtime, pool, account, amount=amount, shares=shares)
 
 
-def leave(runtime: Runtime, pool: Pool, account: bytes, shares: int) -> int:
+def leave(runtime: Runtime, pool: StakePool, account: bytes, shares: int) -> int:
     """Take shares from the account; return the units that they were worth."""
     ensure(shares > 0, "SharesZero")
     ensure(count_shares(runtime, pool, account) >= shares, "NotEnoughStakeToWithdraw")
@@ -106,7 +106,7 @@ def leave(runtime: Runtime, pool: Pool, account: bytes, shares: int) -> int:
 
 
 def transfer_shares(
-    runtime: Runtime, pool: Pool, source: bytes, target: bytes, *, shares: int
+    runtime: Runtime, pool: StakePool, source: bytes, target: bytes, *, shares: int
 ) -> None:
     """Move shares between accounts.
 
@@ -118,7 +118,7 @@ def transfer_shares(
     _change(runtime, pool, target, amount=0, shares=shares)
 
 
-def add_rewards(runtime: Runtime, pool: Pool, amount: int) -> None:
+def add_rewards(runtime: Runtime, pool: StakePool, amount: int) -> None:
     """Raise the pool's balance; the shares stay as they are."""
     if not amount:
         return
@@ -129,7 +129,7 @@ def add_rewards(runtime: Runtime, pool: Pool, amount: int) -> None:
     state.add(pool.network_total, amount=amount)
 
 
-def _change(runtime: Runtime, pool: Pool, account: bytes, *, amount: int, shares: int) -> None:
+def _change(runtime: Runtime, pool: StakePool, account: bytes, *, amount: int, shares: int) -> None:
     """Change an account's shares and the pool with them; negative numbers take away."""
     state = runtime.state
     state.add(pool.account_shares, account, *pool.key, amount=shares)

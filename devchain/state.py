@@ -1,4 +1,4 @@
-"""The chain's storage as a versioned map: item -> key -> the values it has had.
+"""A versioned map of the chain's storage: item -> key -> all values so far.
 
 Every value carries the block that wrote it, so a read at an old block is a
 binary search, and a failed call is undone from a journal. Values are immutable.
@@ -6,7 +6,6 @@ binary search, and a failed call is undone from a journal. Values are immutable.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -66,14 +65,18 @@ ABSENT = _Absent.ABSENT
 Version = tuple[int, Any]
 
 
-class Reader(ABC):
-    """Reads at one block; :class:`State` reads at the newest one."""
+@dataclass
+class Reader:
+    """The state as it was when ``block`` ended; :class:`State` reads the block being written."""
 
-    @abstractmethod
-    def _lookup(self, item: Item[V], key: Key) -> V | _Absent: ...
+    block: int = 0
+    _versions: dict[Item[Any], dict[Key, list[Version]]] = field(default_factory=dict)
 
-    @abstractmethod
-    def _keys(self, item: Item[Any]) -> list[Key]: ...
+    def _lookup(self, item: Item[V], key: Key) -> V | _Absent:
+        versions = self._versions.get(item, {}).get(key, [])
+        position = bisect_right(versions, self.block, key=lambda version: version[0])
+        value: V | _Absent = versions[position - 1][1] if position else ABSENT
+        return value
 
     def find(self, item: Item[V], *key: Any) -> V | None:
         """Return the stored value, or None."""
@@ -95,7 +98,7 @@ class Reader(ABC):
     def items(self, item: Item[V], *prefix: Any) -> Iterator[tuple[Key, V]]:
         """Yield the entries whose key begins with ``prefix``, sorted by key."""
         size = len(prefix)
-        for key in sorted(key for key in self._keys(item) if key[:size] == prefix):
+        for key in sorted(key for key in self._versions.get(item, ()) if key[:size] == prefix):
             value = self._lookup(item, key)
             if value is not ABSENT:
                 yield key, value
@@ -109,18 +112,14 @@ class State(Reader):
     if it fails, :meth:`rollback`.
     """
 
-    block: int = 0
-    _versions: dict[Item[Any], dict[Key, list[Version]]] = field(default_factory=dict)
     _undo: list[tuple[list[Version], Version | None]] = field(default_factory=list)
     _changed: dict[tuple[Item[Any], Key], None] = field(default_factory=dict)
 
     def _lookup(self, item: Item[V], key: Key) -> V | _Absent:
+        # Nothing is newer than this block, so the last version is the one to read.
         versions = self._versions.get(item, {}).get(key)
         value: V | _Absent = versions[-1][1] if versions else ABSENT
         return value
-
-    def _keys(self, item: Item[Any]) -> list[Key]:
-        return list(self._versions.get(item, ()))
 
     def begin_block(self, block: int) -> None:
         """Start writing ``block``; what was written before can no longer be undone."""
@@ -133,7 +132,7 @@ class State(Reader):
         self._write(item, key, value)
 
     def remove(self, item: Item[Any], *key: Any) -> None:
-        """Delete an entry; one that is not there stays away."""
+        """Delete an entry; do nothing if there is none."""
         if self.contains(item, *key):
             self._write(item, key, ABSENT)
 
@@ -182,19 +181,4 @@ class State(Reader):
 
     def at(self, block: int) -> Reader:
         """Return a reader of the state as it was when ``block`` ended."""
-        return _Snapshot(self._versions, block)
-
-
-@dataclass
-class _Snapshot(Reader):
-    _versions: dict[Item[Any], dict[Key, list[Version]]]
-    _block: int
-
-    def _lookup(self, item: Item[V], key: Key) -> V | _Absent:
-        versions = self._versions.get(item, {}).get(key, [])
-        position = bisect_right(versions, self._block, key=lambda version: version[0])
-        value: V | _Absent = versions[position - 1][1] if position else ABSENT
-        return value
-
-    def _keys(self, item: Item[Any]) -> list[Key]:
-        return list(self._versions.get(item, ()))
+        return Reader(block, self._versions)

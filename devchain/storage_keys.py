@@ -1,4 +1,4 @@
-"""Storage keys on the wire: twox128 of pallet and item, then each hashed key part."""
+"""Encoding of storage keys: twox128 of pallet and item, then each hashed key part."""
 
 from __future__ import annotations
 

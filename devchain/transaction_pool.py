@@ -1,17 +1,18 @@
-"""Extrinsics that wait for a block, in the order in which they may enter one."""
+"""The pool of extrinsics that wait for a block."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from devchain.errors import LedgerError
 from devchain.extrinsics import SignedExtrinsic
 
-MAX_POOL = 4096
-MAX_POOL_PER_SIGNER = 256
+MAX_WAITING = 4096
+MAX_WAITING_PER_SIGNER = 256
 
 
-class PoolRefusal(Exception):
+class PoolRefusal(LedgerError):
     """The pool does not take the extrinsic. ``code`` is JSON-RPC's."""
 
     def __init__(self, code: int, message: str, data: str) -> None:
@@ -22,7 +23,7 @@ class PoolRefusal(Exception):
 
 
 @dataclass
-class Pool:
+class TransactionPool:
     """Waiting extrinsics by signer and nonce; the first of two with one nonce wins."""
 
     _waiting: dict[tuple[bytes, int], SignedExtrinsic] = field(default_factory=dict)
@@ -47,7 +48,7 @@ class Pool:
                 "in the pool.",
             )
         from_signer = sum(signer == extrinsic.signer for signer, _ in self._waiting)
-        if present is None and (len(self) >= MAX_POOL or from_signer >= MAX_POOL_PER_SIGNER):
+        if present is None and (len(self) >= MAX_WAITING or from_signer >= MAX_WAITING_PER_SIGNER):
             raise PoolRefusal(
                 1016, "Immediately Dropped", "The transaction couldn't enter the pool: it is full."
             )
@@ -79,7 +80,3 @@ class Pool:
                 taken += 1
                 progress = True
                 yield extrinsic
-
-    def drop(self, extrinsic: SignedExtrinsic) -> None:
-        """Forget one extrinsic."""
-        self._waiting.pop((extrinsic.signer, extrinsic.nonce), None)

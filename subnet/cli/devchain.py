@@ -49,23 +49,27 @@ def devchain(
     """
     import asyncio
 
-    from devchain.config import BlockMode
+    from devchain.chain_types import ActivationMode
+    from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
     from devchain.run import run_until_stopped
+    from devchain.runtime import LedgerConfig
 
     def on_ready(url: str) -> None:
         emit(url)
         say(f"development chain with a block every {block_seconds:g} s; Ctrl-C stops it")
 
-    asyncio.run(
-        run_until_stopped(
-            host=host,
-            port=port,
-            block_seconds=block_seconds,
-            epoch_length=epoch_length,
-            finality_lag=finality_lag,
-            manual_activation=activation is Activation.MANUAL,
-            database=db,
-            mode=BlockMode(block_mode.value),
-            on_ready=on_ready,
-        )
+    ledger = LedgerConfig(
+        epoch_length=epoch_length,
+        activation_mode=ActivationMode[activation.name],
+        balances=fund_development_accounts(),
     )
+    config = DevChainConfig(
+        ledger=ledger,
+        host=host,
+        port=port,
+        block_seconds=block_seconds,
+        mode=BlockMode(block_mode),
+        finality_lag=finality_lag,
+        database=db,
+    )
+    asyncio.run(run_until_stopped(config, on_ready=on_ready))

@@ -12,11 +12,11 @@ import pytest
 
 from consensus.roster import RosterNode
 from consensus.types import SCORE_ONE, BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
+from devchain.chain_types import ActivationMode
 from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
 from devchain.ledger import Ledger
 from devchain.runtime import LedgerConfig
 from devchain.server import DevChain
-from devchain.values import ActivationMode
 from keys.account import AccountKey
 from subnet.account.registration import TENSOR
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, State, settle

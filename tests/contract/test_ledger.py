@@ -14,14 +14,8 @@ from pathlib import Path
 import pytest
 
 from consensus.types import NodeClass
-from devchain import calls, items
-from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
-from devchain.extrinsics import encode_signed
-from devchain.runtime import LedgerConfig
-from devchain.server import DevChain
-from devchain.state import Item
-from devchain.storage_keys import hash_key, parse_key, twox
-from devchain.values import (
+from devchain import calls, storage
+from devchain.chain_types import (
     TENSOR,
     ActivationMode,
     DelegateAccount,
@@ -30,8 +24,12 @@ from devchain.values import (
     SwapToNodeDelegateStake,
     SwapToSubnetDelegateStake,
 )
+from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
+from devchain.runtime import LedgerConfig
+from devchain.server import DevChain
+from devchain.state import Item
+from devchain.storage_keys import hash_key, parse_key, twox
 from keys.account import AccountKey, derive_development_account
-from tests.devchain.test_wire_format import sign_with
 from tests.support import chopsticks, ledger_world
 from tests.support.ledger_world import (
     FIRST_SUBNET,
@@ -42,6 +40,7 @@ from tests.support.ledger_world import (
     serve_in_thread,
     subnet_data,
 )
+from tests.support.signed_extrinsics import encode_signed
 
 RUNTIME_WAIT_S = 240
 KEYS_PAGE = 500
@@ -77,10 +76,9 @@ class Side:
         raw = self.wire.get("state_call", "AccountNonceApi_account_nonce", account)
         extrinsic = encode_signed(
             call,
-            signer=signer.account_id,
+            signer=signer,
             nonce=int.from_bytes(bytes.fromhex(raw[2:]), "little"),
             genesis_hash=self.genesis,
-            sign=sign_with(signer),  # type: ignore[arg-type]
         )
         self.wire.get("author_submitExtrinsic", "0x" + extrinsic.hex())
         deadline = time.monotonic() + RUNTIME_WAIT_S
@@ -103,7 +101,7 @@ class Side:
                 break
             start = [page[-1]]
         for account in (*COLDKEYS, *HOTKEYS):
-            key = "0x" + hash_key(items.ACCOUNT, (account.account_id,)).hex()
+            key = "0x" + hash_key(storage.ACCOUNT, (account.account_id,)).hex()
             found[key] = self.wire.get("state_getStorage", key)
         return found
 
@@ -135,13 +133,13 @@ class Pair:
 
     def adopt_election(self, epoch: int) -> int | None:
         """Tell the development chain whom the real one elected; None if nobody yet."""
-        key = hash_key(items.SUBNET_ELECTED_VALIDATOR, (FIRST_SUBNET, epoch))
+        key = hash_key(storage.SUBNET_ELECTED_VALIDATOR, (FIRST_SUBNET, epoch))
         raw = self.real.wire.get("state_getStorage", "0x" + key.hex())
         if raw is None:
             return None
         elected = int.from_bytes(bytes.fromhex(raw[2:]), "little")
         state = self.devchain.chain.ledger.state
-        state.put(items.SUBNET_ELECTED_VALIDATOR, FIRST_SUBNET, epoch, value=elected)
+        state.put(storage.SUBNET_ELECTED_VALIDATOR, FIRST_SUBNET, epoch, value=elected)
         return elected
 
     def check_equal(self, step: str) -> None:
@@ -257,7 +255,7 @@ def test_swaps_and_the_rate_limit_equal_the_real_runtimes(pair: Pair) -> None:
     ):
         pair.submit(delegator, call)
         pair.check_equal(f"queued {call}")
-    first = pair.devchain.chain.ledger.state.find(items.SWAP_CALL_QUEUE, 0)
+    first = pair.devchain.chain.ledger.state.find(storage.SWAP_CALL_QUEUE, 0)
     assert first is not None
     to_subnet = SwapToSubnetDelegateStake(delegator.account_id, subnet, 5)
     to_node = SwapToNodeDelegateStake(stranger.account_id, subnet, 1, 5)
@@ -270,7 +268,7 @@ def test_swaps_and_the_rate_limit_equal_the_real_runtimes(pair: Pair) -> None:
         pair.submit(signer, update)
         pair.check_equal(f"updated {update}")
 
-    pair.set_number(items.TX_RATE_LIMIT, 2)
+    pair.set_number(storage.TX_RATE_LIMIT, 2)
     pair.submit(stranger, calls.AddToDelegateStake(subnet, TENSOR))
     pair.submit(stranger, calls.AddToNodeDelegateStake(subnet, 1, TENSOR))
     pair.check_equal("too soon")
@@ -278,9 +276,9 @@ def test_swaps_and_the_rate_limit_equal_the_real_runtimes(pair: Pair) -> None:
     pair.submit(stranger, calls.SwapFromSubnetToNode(subnet, subnet, 1, 10**15))
     pair.submit(stranger, calls.RemoveDelegateStake(subnet, 10**15))
     pair.check_equal("late enough")
-    pair.set_number(items.TX_RATE_LIMIT, 0)
+    pair.set_number(storage.TX_RATE_LIMIT, 0)
 
-    pair.set_number(items.MAX_SWAP_QUEUE_CALLS_PER_BLOCK, 1)
+    pair.set_number(storage.MAX_SWAP_QUEUE_CALLS_PER_BLOCK, 1)
     begun = first.queued_at_block
     for block in range(begun + 19, begun + 26):
         pair.go(block)
@@ -301,7 +299,7 @@ def test_the_emergency_set_equals_the_real_runtimes(pair: Pair) -> None:
         epoch += 1
     assert (
         pair.devchain.chain.ledger.state.get(
-            items.SUBNET_NODES_DATA, FIRST_SUBNET, 5
+            storage.SUBNET_NODES_DATA, FIRST_SUBNET, 5
         ).classification.node_class
         is NodeClass.INCLUDED
     )
@@ -312,8 +310,8 @@ def test_the_emergency_set_equals_the_real_runtimes(pair: Pair) -> None:
         (COLDKEYS[1], name_set),
         (owner, calls.OwnerSetEmergencyValidatorSet(FIRST_SUBNET, (1, 1, 2))),
         (owner, name_set),
-        (owner, calls.OwnerUpdateAbsentDecrease(FIRST_SUBNET, TENSOR // 5)),
-        (owner, calls.OwnerUpdateIncludedIncrease(FIRST_SUBNET, TENSOR // 5)),
+        (owner, calls.OwnerUpdateAbsentDecreaseReputationFactor(FIRST_SUBNET, TENSOR // 5)),
+        (owner, calls.OwnerUpdateIncludedIncreaseReputationFactor(FIRST_SUBNET, TENSOR // 5)),
     ):
         pair.submit(signer, call)
         pair.check_equal(f"paused {call}")

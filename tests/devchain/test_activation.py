@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from consensus.types import NodeClass
-from devchain import items
+from devchain import storage
 from devchain.calls import ActivateSubnetNode
+from devchain.chain_types import ActivationMode, SubnetNodeClassification
 from devchain.errors import DispatchError
 from devchain.events import NodeClassGraduation, SubnetNodeActivated
-from devchain.values import ActivationMode, SubnetNodeClassification
 from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey
 
 AUTOMATIC = ActivationMode.AUTOMATIC
@@ -17,7 +17,7 @@ VALIDATORS = (1, 2, 3, 4)
 
 
 def waiting(world: World, node_id: int) -> SubnetNodeClassification:
-    node = world.state.get(items.REGISTERED_SUBNET_NODES_DATA, FIRST_SUBNET, node_id)
+    node = world.state.get(storage.REGISTERED_SUBNET_NODES_DATA, FIRST_SUBNET, node_id)
     return node.classification
 
 
@@ -28,7 +28,7 @@ def test_a_node_of_a_registering_subnet_is_activated_at_once_as_validator() -> N
     assert waiting(world, 1) == SubnetNodeClassification(NodeClass.REGISTERED, 0)
     assert world.activate_node(0)[-1] == SubnetNodeActivated(FIRST_SUBNET, 1)
     assert world.node(1).classification == SubnetNodeClassification(NodeClass.VALIDATOR, 0)
-    assert world.state.get(items.SUBNET_NODE_ELECTION_SLOTS, FIRST_SUBNET) == (1,)
+    assert world.state.get(storage.SUBNET_NODE_ELECTION_SLOTS, FIRST_SUBNET) == (1,)
 
 
 def test_the_hotkey_may_activate_and_others_may_not() -> None:
@@ -48,11 +48,11 @@ def test_registration_alone_never_makes_a_node_live() -> None:
     world.register_node(4)
     for _ in range(6):
         world.agree(VALIDATORS)
-    assert not world.state.contains(items.SUBNET_NODES_DATA, FIRST_SUBNET, 5)
+    assert not world.state.contains(storage.SUBNET_NODES_DATA, FIRST_SUBNET, 5)
     assert all(
         node.id != 5
         for node in world.state.get(
-            items.SUBNET_CONSENSUS_SUBMISSION, FIRST_SUBNET, world.epoch - 1
+            storage.SUBNET_CONSENSUS_SUBMISSION, FIRST_SUBNET, world.epoch - 1
         ).subnet_nodes
     )
 
@@ -107,7 +107,7 @@ def test_an_activated_node_climbs_from_idle_to_validator() -> None:
         classes.append(world.node(5).classification.node_class)
     idle, included, validator = NodeClass.IDLE, NodeClass.INCLUDED, NodeClass.VALIDATOR
     assert classes == [idle, included, included, validator, validator]
-    assert 5 in world.state.get(items.SUBNET_NODE_ELECTION_SLOTS, FIRST_SUBNET)
+    assert 5 in world.state.get(storage.SUBNET_NODE_ELECTION_SLOTS, FIRST_SUBNET)
 
 
 def test_the_call_fails_by_name_in_automatic_mode() -> None:
@@ -129,7 +129,7 @@ def test_the_queue_follows_the_live_timeline() -> None:
     reached: dict[NodeClass, int] = {}
     while world.epoch < 13:
         world.agree((1, 2, 3, 4, 5))
-        node = world.state.find(items.SUBNET_NODES_DATA, FIRST_SUBNET, 5)
+        node = world.state.find(storage.SUBNET_NODES_DATA, FIRST_SUBNET, 5)
         if node is not None:
             reached.setdefault(node.classification.node_class, world.epoch)
     assert reached == {NodeClass.IDLE: 8, NodeClass.INCLUDED: 10, NodeClass.VALIDATOR: 12}
@@ -138,13 +138,13 @@ def test_the_queue_follows_the_live_timeline() -> None:
 def test_the_churn_limit_bounds_activations_of_one_epoch() -> None:
     world = World(activation_mode=AUTOMATIC)
     world.start(activate=False)
-    world.state.put(items.CHURN_LIMIT, FIRST_SUBNET, value=2)
+    world.state.put(storage.CHURN_LIMIT, FIRST_SUBNET, value=2)
     for index in range(4, 7):
         world.register_node(index)
     counts = []
     for _ in range(6):
         world.agree(VALIDATORS)
-        counts.append(world.state.get(items.TOTAL_ACTIVE_SUBNET_NODES, FIRST_SUBNET))
+        counts.append(world.state.get(storage.TOTAL_ACTIVE_SUBNET_NODES, FIRST_SUBNET))
     assert counts == [4, 4, 4, 4, 6, 7]
 
 
@@ -160,12 +160,12 @@ def test_a_super_majority_reorders_and_removes_queued_nodes() -> None:
     for node_id in VALIDATORS:
         if node_id != world.elected:
             world.attest(node_id)
-    world.state.put(items.CHURN_LIMIT, FIRST_SUBNET, value=1)
+    world.state.put(storage.CHURN_LIMIT, FIRST_SUBNET, value=1)
     world.advance(20)
-    queue = world.state.get(items.SUBNET_NODE_QUEUE, FIRST_SUBNET)
+    queue = world.state.get(storage.SUBNET_NODE_QUEUE, FIRST_SUBNET)
     assert [node.id for node in queue] == [6]
     assert world.node(7).classification.node_class is NodeClass.IDLE
-    assert not world.state.contains(items.HOTKEY_SUBNET_NODE_ID, FIRST_SUBNET, hotkey(4))
+    assert not world.state.contains(storage.HOTKEY_SUBNET_NODE_ID, FIRST_SUBNET, hotkey(4))
 
 
 def test_an_included_node_left_out_once_never_becomes_validator() -> None:
@@ -180,7 +180,7 @@ def test_an_included_node_left_out_once_never_becomes_validator() -> None:
     assert world.node(5).classification.node_class is NodeClass.INCLUDED
     world.agree(VALIDATORS)
     events = [world.agree((1, 2, 3, 4, 5)) for _ in range(500)][-1]
-    reputation = world.state.get(items.SUBNET_NODE_REPUTATION, FIRST_SUBNET, 5)
+    reputation = world.state.get(storage.SUBNET_NODE_REPUTATION, FIRST_SUBNET, 5)
     assert reputation == 10**18 - 9
     assert not any(isinstance(event, NodeClassGraduation) for event in events)
     assert world.node(5).classification.node_class is NodeClass.INCLUDED
@@ -191,5 +191,5 @@ def test_coldkeys_count_their_nodes() -> None:
     world.register_subnet()
     world.register_node(0)
     world.activate_node(0)
-    reputation = world.state.get(items.COLDKEY_REPUTATION, coldkey(0))
+    reputation = world.state.get(storage.COLDKEY_REPUTATION, coldkey(0))
     assert (reputation.lifetime_node_count, reputation.total_active_nodes) == (1, 1)

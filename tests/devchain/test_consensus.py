@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from devchain import items
+from devchain import storage
 from devchain.calls import ActivateSubnet, AddToDelegateStake, Attest, ProposeAttestation
+from devchain.chain_types import ONE, TENSOR, SubnetNodeConsensusData
 from devchain.errors import DispatchError
 from devchain.events import (
     Attestation,
@@ -15,7 +16,6 @@ from devchain.events import (
     SubnetRewards,
     ValidatorSubmission,
 )
-from devchain.values import ONE, TENSOR, SubnetNodeConsensusData
 from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey
 
 IDS = (1, 2, 3, 4)
@@ -43,7 +43,7 @@ def test_the_first_election_is_at_the_slot_after_the_weights() -> None:
     world.start()
     assert world.ledger.block == 23
     assert world.elected in IDS
-    assert world.state.find(items.SUBNET_ELECTED_VALIDATOR, FIRST_SUBNET, 0) is None
+    assert world.state.find(storage.SUBNET_ELECTED_VALIDATOR, FIRST_SUBNET, 0) is None
     late = World()
     late.register_subnet()
     for index in range(4):
@@ -52,7 +52,7 @@ def test_the_first_election_is_at_the_slot_after_the_weights() -> None:
     late.advance_to(23)
     late.apply(coldkey(0), ActivateSubnet(FIRST_SUBNET))
     late.advance_to(42)
-    assert not list(late.state.items(items.SUBNET_ELECTED_VALIDATOR))
+    assert not list(late.state.items(storage.SUBNET_ELECTED_VALIDATOR))
     late.advance_to(43)
     assert late.elected in IDS
 
@@ -73,7 +73,7 @@ def test_a_proposal_attests_itself(world: World) -> None:
     elected = world.elected
     events = world.propose(IDS, args=b"args")
     assert events == [ValidatorSubmission(FIRST_SUBNET, hotkey(elected - 1), 1)]
-    submission = world.state.get(items.SUBNET_CONSENSUS_SUBMISSION, FIRST_SUBNET, 1)
+    submission = world.state.get(storage.SUBNET_CONSENSUS_SUBMISSION, FIRST_SUBNET, 1)
     assert list(submission.attests) == [elected]
     assert submission.attests[elected].reward_factor == ONE
     assert [node.id for node in submission.subnet_nodes] == list(IDS)
@@ -86,7 +86,7 @@ def test_a_proposal_attests_itself(world: World) -> None:
 def test_an_early_proposal_earns_more(world: World, offset: int, factor: float) -> None:
     world.advance(offset)
     world.propose(IDS)
-    submission = world.state.get(items.SUBNET_CONSENSUS_SUBMISSION, FIRST_SUBNET, 1)
+    submission = world.state.get(storage.SUBNET_CONSENSUS_SUBMISSION, FIRST_SUBNET, 1)
     assert submission.validator_epoch_progress == ONE * offset // 20
     assert submission.validator_reward_factor / ONE == pytest.approx(factor, abs=5e-7)
 
@@ -103,7 +103,7 @@ def test_an_early_attestation_earns_more(
     world.advance(attested - proposed)
     node_id = others(world)[0]
     assert world.attest(node_id) == [Attestation(FIRST_SUBNET, node_id, 1)]
-    entry = world.state.get(items.SUBNET_CONSENSUS_SUBMISSION, FIRST_SUBNET, 1).attests[node_id]
+    entry = world.state.get(storage.SUBNET_CONSENSUS_SUBMISSION, FIRST_SUBNET, 1).attests[node_id]
     assert entry.attestor_progress / ONE == pytest.approx(progress, abs=5e-5)
     assert entry.reward_factor / ONE == pytest.approx(factor, abs=5e-5)
 
@@ -165,7 +165,7 @@ def test_unknown_queued_idle_and_adjacent_duplicate_rows_are_dropped(world: Worl
     rows = ((1, 5), (1, 7), (2, 5), (1, 9), (5, 5), (99, 5))
     data = tuple(SubnetNodeConsensusData(node_id, score) for node_id, score in rows)
     world.apply(hotkey(world.elected - 1), ProposeAttestation(FIRST_SUBNET, data))
-    kept = world.state.get(items.SUBNET_CONSENSUS_SUBMISSION, FIRST_SUBNET, 2).data
+    kept = world.state.get(storage.SUBNET_CONSENSUS_SUBMISSION, FIRST_SUBNET, 2).data
     assert [(row.subnet_node_id, row.score) for row in kept] == [(1, 5), (2, 5), (1, 9)]
 
 
@@ -193,12 +193,12 @@ def test_the_rewards_of_four_equal_nodes_are_those_of_the_real_runtime() -> None
     elected = world.elected
     for node_id in others(world):
         world.attest(node_id)
-    owner_before = world.state.get(items.ACCOUNT, coldkey(0)).data.free
+    owner_before = world.state.get(storage.ACCOUNT, coldkey(0)).data.free
     rewards = world.advance_to(43)[-1]
-    distribution = world.state.get(items.FINAL_SUBNET_EMISSION_WEIGHTS, 2)
+    distribution = world.state.get(storage.FINAL_SUBNET_EMISSION_WEIGHTS, 2)
     assert distribution.validator_emissions == 302179536099033472
     assert distribution.weights == {FIRST_SUBNET: ONE}
-    owner = world.state.get(items.ACCOUNT, coldkey(0)).data.free - owner_before
+    owner = world.state.get(storage.ACCOUNT, coldkey(0)).data.free - owner_before
     assert owner / TENSOR == pytest.approx(0.0695013, abs=5e-8)
     assert isinstance(rewards, SubnetRewards)
     assert rewards.delegate_stake_reward / TENSOR == pytest.approx(0.0232678, abs=5e-8)
@@ -207,7 +207,7 @@ def test_the_rewards_of_four_equal_nodes_are_those_of_the_real_runtime() -> None
         assert amount / TENSOR == pytest.approx(0.0523526, abs=5e-8)
         base = 10**18 if node_id == elected else 0
         assert world.stake(node_id) - 100 * TENSOR - amount <= base
-    balance = world.state.get(items.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, FIRST_SUBNET)
+    balance = world.state.get(storage.TOTAL_SUBNET_DELEGATE_STAKE_BALANCE, FIRST_SUBNET)
     assert balance == 50 * TENSOR + rewards.delegate_stake_reward
 
 
@@ -219,7 +219,7 @@ def test_disagreement_slashes_the_proposer(attestors: int, slash: float) -> None
     world.start(nodes)
     elected = world.elected
     stake = 105 * TENSOR if attestors == 1 else 101_4 * TENSOR // 10
-    world.state.put(items.ACCOUNT_SUBNET_STAKE, hotkey(elected - 1), FIRST_SUBNET, value=stake)
+    world.state.put(storage.ACCOUNT_SUBNET_STAKE, hotkey(elected - 1), FIRST_SUBNET, value=stake)
     ids = tuple(range(1, nodes + 1))
     world.propose(ids)
     for node_id in [node_id for node_id in ids if node_id != elected][: attestors - 1]:
@@ -248,7 +248,7 @@ def test_a_missing_proposal_lowers_subnet_and_elected(world: World) -> None:
     elected = world.elected
     events = world.advance(20)
     assert events == [NodeReputationUpdate(FIRST_SUBNET, elected, ONE, ONE * 95 // 100)]
-    assert world.state.get(items.SUBNET_REPUTATION, FIRST_SUBNET) == ONE * 95 // 100
+    assert world.state.get(storage.SUBNET_REPUTATION, FIRST_SUBNET) == ONE * 95 // 100
     assert world.elected in IDS
 
 
@@ -289,17 +289,17 @@ def test_a_zero_score_is_neither_paid_nor_punished(world: World) -> None:
 
 
 def test_two_registrations_raise_the_burn_rate_as_seen(world: World) -> None:
-    world.state.put(items.CURRENT_NODE_BURN_RATE, FIRST_SUBNET, value=ONE)
+    world.state.put(storage.CURRENT_NODE_BURN_RATE, FIRST_SUBNET, value=ONE)
     world.register_node(4)
     world.register_node(5)
     world.advance(20)
-    assert world.state.get(items.CURRENT_NODE_BURN_RATE, FIRST_SUBNET) == ONE * 10625 // 10000
+    assert world.state.get(storage.CURRENT_NODE_BURN_RATE, FIRST_SUBNET) == ONE * 10625 // 10000
 
 
 def test_a_proposers_coldkey_moves_by_340_units(world: World) -> None:
-    before = world.state.get(items.COLDKEY_REPUTATION, coldkey(world.elected - 1)).score
+    before = world.state.get(storage.COLDKEY_REPUTATION, coldkey(world.elected - 1)).score
     elected = world.elected
     world.agree(IDS)
-    after = world.state.get(items.COLDKEY_REPUTATION, coldkey(elected - 1))
+    after = world.state.get(storage.COLDKEY_REPUTATION, coldkey(elected - 1))
     assert (after.score - before, after.total_increases) == (340, 1)
     assert after.average_attestation == ONE

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from devchain import items
+from devchain import storage
 from devchain.calls import (
     Attest,
     OwnerPauseSubnet,
     OwnerRevertEmergencyValidatorSet,
     OwnerSetEmergencyValidatorSet,
     OwnerUnpauseSubnet,
-    OwnerUpdateAbsentDecrease,
-    OwnerUpdateIncludedIncrease,
+    OwnerUpdateAbsentDecreaseReputationFactor,
+    OwnerUpdateIncludedIncreaseReputationFactor,
     RemoveSubnetNode,
 )
+from devchain.chain_types import ONE, EmergencySubnetValidatorData
 from devchain.errors import DispatchError
 from devchain.events import SubnetForked, SubnetForkRevert
-from devchain.values import ONE, EmergencySubnetValidatorData
 from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey
 
 OWNER = coldkey(0)
@@ -46,13 +46,13 @@ def choose(*node_ids: int) -> OwnerSetEmergencyValidatorSet:
 
 
 def find_set(world: World) -> EmergencySubnetValidatorData | None:
-    found = world.state.find(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, FIRST_SUBNET)
+    found = world.state.find(storage.EMERGENCY_SUBNET_NODE_ELECTION_DATA, FIRST_SUBNET)
     assert found is None or isinstance(found, EmergencySubnetValidatorData)
     return found
 
 
 def find_reputation(world: World, node_id: int) -> int:
-    return int(world.state.get(items.SUBNET_NODE_REPUTATION, FIRST_SUBNET, node_id))
+    return int(world.state.get(storage.SUBNET_NODE_REPUTATION, FIRST_SUBNET, node_id))
 
 
 def go_on(world: World) -> None:
@@ -72,7 +72,7 @@ def test_the_owner_names_validators_in_a_pause(world: World) -> None:
 def test_a_set_is_the_owners_and_of_a_paused_subnet_and_not_too_small(world: World) -> None:
     assert refused(world, coldkey(1), choose(*CHOSEN)) == "NotSubnetOwner"
     assert refused(world, OWNER, choose(1, 1, 2, 99)) == "InvalidMinEmergencySubnetNodes"
-    world.state.put(items.MAX_EMERGENCY_SUBNET_NODES, value=3)
+    world.state.put(storage.MAX_EMERGENCY_SUBNET_NODES, value=3)
     assert refused(world, OWNER, choose(1, 2, 3, 4)) == "InvalidMaxEmergencySubnetNodes"
     world.apply(OWNER, OwnerUnpauseSubnet(FIRST_SUBNET))
     assert refused(world, OWNER, choose(*CHOSEN)) == "SubnetMustBePaused"
@@ -115,7 +115,7 @@ def test_a_silent_member_of_the_set_is_blamed_by_a_super_majority(world: World) 
     go_on(world)
     data = find_set(world)
     assert data is not None
-    world.state.put(items.SUPER_MAJORITY_ATTESTATION_RATIO, value=ONE * 66 // 100)
+    world.state.put(storage.SUPER_MAJORITY_ATTESTATION_RATIO, value=ONE * 66 // 100)
     world.propose((1, 2, 3, 4, 5))
     attestor, silent = sorted(set(CHOSEN) - {world.elected})
     world.attest(attestor)
@@ -140,7 +140,7 @@ def test_a_set_whose_time_is_over_ends_with_the_next_election(
         "total_epochs": 0,
     }
     data = EmergencySubnetValidatorData(**{**fields, **change})  # type: ignore[arg-type]
-    world.state.put(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, FIRST_SUBNET, value=data)
+    world.state.put(storage.EMERGENCY_SUBNET_NODE_ELECTION_DATA, FIRST_SUBNET, value=data)
     world.advance(20)
     assert find_set(world) is None
 
@@ -155,10 +155,10 @@ def test_a_node_that_leaves_leaves_the_set(world: World) -> None:
 
 
 def test_the_factors_that_timed_a_set_stay_while_it_stands(world: World) -> None:
-    slower = OwnerUpdateAbsentDecrease(FIRST_SUBNET, ONE // 5)
+    slower = OwnerUpdateAbsentDecreaseReputationFactor(FIRST_SUBNET, ONE // 5)
     world.apply(OWNER, choose(*CHOSEN))
     assert refused(world, OWNER, slower) == "EmergencyValidatorsSet"
-    world.apply(OWNER, OwnerUpdateIncludedIncrease(FIRST_SUBNET, ONE // 5))
+    world.apply(OWNER, OwnerUpdateIncludedIncreaseReputationFactor(FIRST_SUBNET, ONE // 5))
     (event,) = world.apply(OWNER, OwnerRevertEmergencyValidatorSet(FIRST_SUBNET))
     assert event == SubnetForkRevert(FIRST_SUBNET, OWNER)
     assert find_set(world) is None

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from devchain import calls, items
-from devchain.errors import DispatchError
-from devchain.events import ChurnLimitUpdate, SubnetDeactivated
-from devchain.owner import SETTINGS
-from devchain.values import (
+from devchain import calls, storage
+from devchain.chain_types import (
     ONE,
     TENSOR,
     PeerInfo,
     SubnetRemovalReason,
     SubnetState,
 )
+from devchain.errors import DispatchError
+from devchain.events import ChurnLimitUpdate, SubnetDeactivated
+from devchain.subnet_owner import SETTINGS
 from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey, peer_text
 
 OWNER, STRANGER = coldkey(0), coldkey(5)
@@ -40,7 +40,7 @@ def test_a_setting_changes_within_its_limits_and_is_announced(world: World) -> N
     limit = calls.OwnerUpdateChurnLimit(FIRST_SUBNET, 9)
     assert refused(world, STRANGER, limit) == "NotSubnetOwner"
     assert world.apply(OWNER, limit) == [ChurnLimitUpdate(FIRST_SUBNET, OWNER, 9)]
-    assert world.state.get(items.CHURN_LIMIT, FIRST_SUBNET) == 9
+    assert world.state.get(storage.CHURN_LIMIT, FIRST_SUBNET) == 9
     for value in (0, 65):
         bad = calls.OwnerUpdateChurnLimit(FIRST_SUBNET, value)
         assert refused(world, OWNER, bad) == "InvalidChurnLimit"
@@ -59,7 +59,7 @@ def test_every_setting_refuses_strangers_and_absurd_values(world: World, call: A
 
 def test_registrations_and_their_target_bound_each_other(world: World) -> None:
     world.apply(OWNER, calls.OwnerUpdateMaxRegisteredNodes(FIRST_SUBNET, 10))
-    target = calls.OwnerUpdateTargetNodeRegistrations
+    target = calls.OwnerUpdateTargetNodeRegistrationsPerEpoch
     assert refused(world, OWNER, target(FIRST_SUBNET, 11)).startswith("InvalidTarget")
     world.apply(OWNER, target(FIRST_SUBNET, 10))
     more = calls.OwnerUpdateMaxRegisteredNodes(FIRST_SUBNET, 11)
@@ -72,13 +72,13 @@ def test_a_name_is_free_again_once_it_is_given_up(world: World) -> None:
     world.apply(OWNER, calls.OwnerUpdateName(FIRST_SUBNET, b"fresh"))
     world.apply(OWNER, taken)
     world.apply(OWNER, calls.OwnerUpdateRepo(FIRST_SUBNET, b"elsewhere"))
-    assert world.state.get(items.SUBNET_REPO, b"elsewhere") == FIRST_SUBNET
+    assert world.state.get(storage.SUBNET_REPO, b"elsewhere") == FIRST_SUBNET
 
 
 def test_a_pause_stops_registrations_and_delays_those_who_wait(world: World) -> None:
     world.register_node(4)
     start = world.state.get(
-        items.REGISTERED_SUBNET_NODES_DATA, FIRST_SUBNET, 5
+        storage.REGISTERED_SUBNET_NODES_DATA, FIRST_SUBNET, 5
     ).classification.start_epoch
     pause = calls.OwnerPauseSubnet(FIRST_SUBNET)
     assert refused(world, STRANGER, pause) == "NotSubnetOwner"
@@ -89,10 +89,10 @@ def test_a_pause_stops_registrations_and_delays_those_who_wait(world: World) -> 
     assert refused(world, coldkey(5), node_call(5)) == "SubnetIsPaused"
     world.advance(40)
     world.apply(OWNER, calls.OwnerUnpauseSubnet(FIRST_SUBNET))
-    subnet = world.state.get(items.SUBNETS_DATA, FIRST_SUBNET)
+    subnet = world.state.get(storage.SUBNETS_DATA, FIRST_SUBNET)
     assert (subnet.state, subnet.start_epoch) == (SubnetState.ACTIVE, 4)
     delayed = world.state.get(
-        items.REGISTERED_SUBNET_NODES_DATA, FIRST_SUBNET, 5
+        storage.REGISTERED_SUBNET_NODES_DATA, FIRST_SUBNET, 5
     ).classification.start_epoch
     assert delayed == start + 3
 
@@ -115,27 +115,27 @@ def test_a_subnet_paused_too_long_is_removed() -> None:
     world.start()
     world.apply(OWNER, calls.OwnerPauseSubnet(FIRST_SUBNET))
     world.advance(20 * 25)
-    assert world.state.find(items.SUBNETS_DATA, FIRST_SUBNET) is None
+    assert world.state.find(storage.SUBNETS_DATA, FIRST_SUBNET) is None
 
 
 def test_a_deactivated_subnet_is_gone_and_stakes_can_leave(world: World) -> None:
     events = world.apply(OWNER, calls.OwnerDeactivateSubnet(FIRST_SUBNET))
     assert events[-1] == SubnetDeactivated(FIRST_SUBNET, SubnetRemovalReason.OWNER)
-    assert not list(world.state.items(items.SUBNET_NODES_DATA))
-    assert world.state.get(items.TOTAL_ACTIVE_NODES) == 0
+    assert not list(world.state.items(storage.SUBNET_NODES_DATA))
+    assert world.state.get(storage.TOTAL_ACTIVE_NODES) == 0
     world.apply(coldkey(1), calls.RemoveStake(FIRST_SUBNET, hotkey(1), 100 * TENSOR))
     world.advance(20)
     world.apply(coldkey(1), calls.ClaimUnbondings())
     world.register_subnet()
-    assert world.state.get(items.SUBNET_SLOT, FIRST_SUBNET + 1) == 3
+    assert world.state.get(storage.SUBNET_SLOT, FIRST_SUBNET + 1) == 3
 
 
 def test_a_subnet_under_its_minimum_of_delegated_stake_is_removed_on_even_epochs(
     world: World,
 ) -> None:
-    world.state.put(items.MIN_SUBNET_DELEGATE_STAKE_FACTOR, value=ONE // 1000)
+    world.state.put(storage.MIN_SUBNET_DELEGATE_STAKE_FACTOR, value=ONE // 1000)
     world.advance_to(39)
-    assert world.state.find(items.SUBNETS_DATA, FIRST_SUBNET) is not None
+    assert world.state.find(storage.SUBNETS_DATA, FIRST_SUBNET) is not None
     events = world.advance_to(40)
     reason = SubnetRemovalReason.MIN_SUBNET_DELEGATE_STAKE
     assert events[-1] == SubnetDeactivated(FIRST_SUBNET, reason)
@@ -147,7 +147,7 @@ def test_ownership_passes_when_the_heir_accepts(world: World) -> None:
     world.apply(OWNER, calls.TransferSubnetOwnership(FIRST_SUBNET, STRANGER))
     assert refused(world, coldkey(6), accept) == "NotPendingSubnetOwner"
     world.apply(STRANGER, accept)
-    assert world.state.get(items.SUBNET_OWNER, FIRST_SUBNET) == STRANGER
+    assert world.state.get(storage.SUBNET_OWNER, FIRST_SUBNET) == STRANGER
 
 
 def test_initial_coldkeys_change_only_while_registering() -> None:
@@ -156,7 +156,7 @@ def test_initial_coldkeys_change_only_while_registering() -> None:
     add = calls.OwnerAddOrUpdateInitialColdkeys(FIRST_SUBNET, {coldkey(1): 2})
     world.apply(OWNER, add)
     world.apply(OWNER, calls.OwnerRemoveInitialColdkeys(FIRST_SUBNET, frozenset({coldkey(2)})))
-    allowed = world.state.get(items.SUBNET_REGISTRATION_INITIAL_COLDKEYS, FIRST_SUBNET)
+    allowed = world.state.get(storage.SUBNET_REGISTRATION_INITIAL_COLDKEYS, FIRST_SUBNET)
     assert allowed[coldkey(1)] == 2 and coldkey(2) not in allowed
     started = World()
     started.start()
@@ -194,8 +194,8 @@ def test_a_new_hotkey_takes_the_node_and_its_stake(world: World) -> None:
     assert refused(world, owner, calls.UpdateHotkey(old, owner)) == "ColdkeyMatchesHotkey"
     world.apply(owner, calls.UpdateHotkey(old, new))
     assert world.node(node_id).hotkey == new
-    assert world.state.get(items.ACCOUNT_SUBNET_STAKE, new, FIRST_SUBNET) == 100 * TENSOR
-    assert world.state.get(items.HOTKEY_SUBNET_NODE_ID, FIRST_SUBNET, new) == node_id
+    assert world.state.get(storage.ACCOUNT_SUBNET_STAKE, new, FIRST_SUBNET) == 100 * TENSOR
+    assert world.state.get(storage.HOTKEY_SUBNET_NODE_ID, FIRST_SUBNET, new) == node_id
     world.propose((1, 2, 3, 4))
     world.apply(new, calls.Attest(FIRST_SUBNET))
 
@@ -203,9 +203,9 @@ def test_a_new_hotkey_takes_the_node_and_its_stake(world: World) -> None:
 def test_a_new_coldkey_takes_what_the_old_one_had(world: World) -> None:
     new = bytes([8]) * 20
     world.apply(coldkey(1), calls.UpdateColdkey(hotkey(1), new))
-    assert world.state.get(items.HOTKEY_OWNER, hotkey(1)) == new
-    assert world.state.get(items.COLDKEY_HOTKEYS, new) == frozenset({hotkey(1)})
-    assert world.state.get(items.COLDKEY_SUBNET_NODES, new) == {FIRST_SUBNET: frozenset({2})}
+    assert world.state.get(storage.HOTKEY_OWNER, hotkey(1)) == new
+    assert world.state.get(storage.COLDKEY_HOTKEYS, new) == frozenset({hotkey(1)})
+    assert world.state.get(storage.COLDKEY_SUBNET_NODES, new) == {FIRST_SUBNET: frozenset({2})}
     again = calls.UpdateColdkey(hotkey(1), coldkey(1))
     assert refused(world, coldkey(1), again) == "NotKeyOwner"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from consensus.types import NodeClass
-from devchain import items
+from devchain import storage
 from devchain.calls import (
     ActivateSubnet,
     OwnerUpdateMisc,
@@ -16,6 +16,13 @@ from devchain.calls import (
     UpdateBootnodes,
     UpdatePeerInfo,
 )
+from devchain.chain_types import (
+    TENSOR,
+    ActivationMode,
+    DelegateAccount,
+    PeerInfo,
+    SubnetState,
+)
 from devchain.errors import DispatchError
 from devchain.events import (
     StakeAdded,
@@ -23,13 +30,6 @@ from devchain.events import (
     SubnetRegistered,
 )
 from devchain.runtime import TREASURY_ACCOUNT
-from devchain.values import (
-    TENSOR,
-    ActivationMode,
-    DelegateAccount,
-    PeerInfo,
-    SubnetState,
-)
 from tests.support.ledger_world import (
     FIRST_SUBNET,
     World,
@@ -63,22 +63,22 @@ def test_a_subnet_gets_the_next_id_the_lowest_slot_and_its_settings() -> None:
     world.advance(18)
     events = world.apply(coldkey(0), RegisterSubnet(2 * TENSOR, subnet_data(misc=b"note")))
     assert events[-1] == SubnetRegistered(coldkey(0), b"mesh", FIRST_SUBNET)
-    subnet = world.state.get(items.SUBNETS_DATA, FIRST_SUBNET)
+    subnet = world.state.get(storage.SUBNETS_DATA, FIRST_SUBNET)
     assert (subnet.friendly_id, subnet.state, subnet.misc) == (1, SubnetState.REGISTERED, b"note")
     assert subnet.start_epoch == 2**32 - 1
-    assert world.state.get(items.SUBNET_SLOT, FIRST_SUBNET) == 3
-    assert world.state.get(items.SLOT_ASSIGNMENT, 3) == FIRST_SUBNET
+    assert world.state.get(storage.SUBNET_SLOT, FIRST_SUBNET) == 3
+    assert world.state.get(storage.SLOT_ASSIGNMENT, 3) == FIRST_SUBNET
 
 
 def test_the_price_decays_and_doubles_as_on_the_real_chain() -> None:
     world = World()
     world.advance(18)
     world.register_subnet()
-    paid = world.state.get(items.ACCOUNT, TREASURY_ACCOUNT).data.free
+    paid = world.state.get(storage.ACCOUNT, TREASURY_ACCOUNT).data.free
     assert paid // 10**13 == 99998
-    assert world.state.get(items.LAST_REGISTRATION_COST) == 2 * paid
+    assert world.state.get(storage.LAST_REGISTRATION_COST) == 2 * paid
     world.apply(coldkey(0), RegisterSubnet(2 * TENSOR, subnet_data(name=b"second", repo=b"second")))
-    assert world.state.get(items.SUBNET_SLOT, FIRST_SUBNET + 1) == 4
+    assert world.state.get(storage.SUBNET_SLOT, FIRST_SUBNET + 1) == 4
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_a_registration_burns_stakes_and_waits() -> None:
     assert StakeAdded(FIRST_SUBNET, coldkey(1), hotkey(1), 100 * TENSOR) in events
     assert isinstance(events[-1], SubnetNodeRegistered)
     assert events[-1].data.classification.node_class is NodeClass.REGISTERED
-    spent = 10_000 * TENSOR - world.state.get(items.ACCOUNT, coldkey(1)).data.free
+    spent = 10_000 * TENSOR - world.state.get(storage.ACCOUNT, coldkey(1)).data.free
     assert spent == 100 * TENSOR + TENSOR // 100_000
-    assert world.state.get(items.HOTKEY_SUBNET_NODE_ID, FIRST_SUBNET, hotkey(1)) == 1
-    assert not world.state.contains(items.SUBNET_NODES_DATA, FIRST_SUBNET, 1)
-    assert world.state.get(items.INITIAL_COLDKEY_DATA, FIRST_SUBNET) == {coldkey(1): 1}
+    assert world.state.get(storage.HOTKEY_SUBNET_NODE_ID, FIRST_SUBNET, hotkey(1)) == 1
+    assert not world.state.contains(storage.SUBNET_NODES_DATA, FIRST_SUBNET, 1)
+    assert world.state.get(storage.INITIAL_COLDKEY_DATA, FIRST_SUBNET) == {coldkey(1): 1}
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_activation_needs_its_owner_and_three_active_nodes() -> None:
     for index in range(3):
         world.activate_node(index)
     world.apply(coldkey(0), activate)
-    assert world.state.get(items.SUBNETS_DATA, FIRST_SUBNET).start_epoch == 1
-    assert not world.state.contains(items.SUBNET_REGISTRATION_INITIAL_COLDKEYS, FIRST_SUBNET)
+    assert world.state.get(storage.SUBNETS_DATA, FIRST_SUBNET).start_epoch == 1
+    assert not world.state.contains(storage.SUBNET_REGISTRATION_INITIAL_COLDKEYS, FIRST_SUBNET)
     assert refuse(world, coldkey(0), activate) == "SubnetActivatedAlready"
 
 
@@ -205,9 +205,9 @@ def test_a_subnet_that_misses_its_deadline_is_removed() -> None:
     world.register_subnet()
     world.register_node(0)
     world.advance_to(45)
-    assert world.state.find(items.SUBNETS_DATA, FIRST_SUBNET) is None
-    assert world.state.get(items.ACCOUNT_SUBNET_STAKE, hotkey(0), FIRST_SUBNET) == 100 * TENSOR
-    assert world.state.get(items.ASSIGNED_SLOTS) == frozenset()
+    assert world.state.find(storage.SUBNETS_DATA, FIRST_SUBNET) is None
+    assert world.state.get(storage.ACCOUNT_SUBNET_STAKE, hotkey(0), FIRST_SUBNET) == 100 * TENSOR
+    assert world.state.get(storage.ASSIGNED_SLOTS) == frozenset()
 
 
 def test_no_node_registers_during_enactment() -> None:
@@ -225,7 +225,7 @@ def test_owner_settings_are_the_owners() -> None:
     change = OwnerUpdateMisc(FIRST_SUBNET, b"mesh-manifest:00")
     assert refuse(world, coldkey(1), change) == "NotSubnetOwner"
     world.apply(coldkey(0), change)
-    assert world.state.get(items.SUBNETS_DATA, FIRST_SUBNET).misc == b"mesh-manifest:00"
+    assert world.state.get(storage.SUBNETS_DATA, FIRST_SUBNET).misc == b"mesh-manifest:00"
 
 
 def test_bootnodes_are_removed_then_added_by_those_with_access() -> None:
@@ -236,7 +236,7 @@ def test_bootnodes_are_removed_then_added_by_those_with_access() -> None:
     )
     assert refuse(world, coldkey(1), change) == "InvalidAccess"
     world.apply(coldkey(0), change)
-    assert world.state.get(items.SUBNET_BOOTNODES, FIRST_SUBNET) == {peer_text(1): multiaddr(1)}
+    assert world.state.get(storage.SUBNET_BOOTNODES, FIRST_SUBNET) == {peer_text(1): multiaddr(1)}
     broken = UpdateBootnodes(FIRST_SUBNET, {peer_text(2): b"?"}, frozenset())
     assert refuse(world, coldkey(0), broken) == "InvalidMultiaddr"
 
@@ -250,7 +250,7 @@ def test_peer_info_changes_only_for_the_coldkey_and_to_a_new_peer_id() -> None:
     assert refuse(world, coldkey(0), same) == "PeerIdExist"
     world.apply(coldkey(0), fresh)
     assert world.node(1).peer_info.peer_id == peer_text(77)
-    assert not world.state.contains(items.PEER_ID_SUBNET_NODE_ID, FIRST_SUBNET, peer_text(1))
+    assert not world.state.contains(storage.PEER_ID_SUBNET_NODE_ID, FIRST_SUBNET, peer_text(1))
 
 
 def test_a_removed_node_is_forgotten_but_keeps_its_stake() -> None:
@@ -261,12 +261,12 @@ def test_a_removed_node_is_forgotten_but_keeps_its_stake() -> None:
     elected = RemoveSubnetNode(FIRST_SUBNET, world.elected)
     assert refuse(world, hotkey(world.elected - 1), elected) == "ElectedValidatorCannotRemove"
     world.apply(hotkey(leaver - 1), RemoveSubnetNode(FIRST_SUBNET, leaver))
-    assert leaver not in world.state.get(items.SUBNET_NODE_ELECTION_SLOTS, FIRST_SUBNET)
-    assert world.state.get(items.TOTAL_ACTIVE_SUBNET_NODES, FIRST_SUBNET) == 3
+    assert leaver not in world.state.get(storage.SUBNET_NODE_ELECTION_SLOTS, FIRST_SUBNET)
+    assert world.state.get(storage.TOTAL_ACTIVE_SUBNET_NODES, FIRST_SUBNET) == 3
     assert world.stake(leaver) == 100 * TENSOR
     assert refuse(world, coldkey(7), node_call(leaver - 1)) == "HotkeyHasOwner"
-    slots = world.state.get(items.SUBNET_NODE_ELECTION_SLOTS, FIRST_SUBNET)
-    indices = [world.state.get(items.NODE_SLOT_INDEX, FIRST_SUBNET, node) for node in slots]
+    slots = world.state.get(storage.SUBNET_NODE_ELECTION_SLOTS, FIRST_SUBNET)
+    indices = [world.state.get(storage.NODE_SLOT_INDEX, FIRST_SUBNET, node) for node in slots]
     assert indices == [0, 1, 2]
 
 
@@ -280,5 +280,5 @@ def test_automatic_mode_makes_nodes_of_a_registering_subnet_validators_at_once()
 def test_a_paused_network_refuses_every_call() -> None:
     world = World()
     world.register_subnet()
-    world.state.put(items.TX_PAUSE, value=True)
+    world.state.put(storage.TX_PAUSE, value=True)
     assert refuse(world, coldkey(1), node_call(1)) == "Paused"

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from devchain import items, server, session
+from devchain import rpc_connection, rpc_errors, server, storage
 from devchain.calls import Call, Remark, TransferKeepAlive
+from devchain.chain_types import TENSOR
 from devchain.config import BlockMode, DevChainConfig
 from devchain.errors import DevchainUnusable
-from devchain.extrinsics import encode_signed
 from devchain.runtime import LedgerConfig
 from devchain.server import DevChain
 from devchain.storage_keys import hash_key
-from devchain.values import TENSOR
 from keys.account import derive_development_account
-from tests.devchain.test_wire_format import sign_with
-from tests.support.ledger_world import Wire, serve_in_thread
+from tests.support.ledger_world import WAIT_S, Wire, serve_in_thread
+from tests.support.signed_extrinsics import encode_signed
 
 ALITH, BALTATHAR = derive_development_account(0), derive_development_account(1)
 MANUAL = DevChainConfig(mode=BlockMode.MANUAL)
+ORDINARY_LINES = ("connection open", "connection closed")
 
 
 @pytest.fixture
@@ -43,10 +45,9 @@ def make(wire: Wire, call: Call, nonce: int, *, tip: int = 0) -> str:
     genesis = bytes.fromhex(wire.get("chain_getBlockHash", 0)[2:])
     raw = encode_signed(
         call,
-        signer=ALITH.account_id,
+        signer=ALITH,
         nonce=nonce,
         genesis_hash=genesis,
-        sign=sign_with(ALITH),  # type: ignore[arg-type]
         tip=tip,
     )
     return "0x" + raw.hex()
@@ -98,16 +99,62 @@ def test_an_oversized_message_ends_its_connection_and_no_other(
     assert wire.get("system_health")["isSyncing"] is False
 
 
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", b""),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 426 Upgrade Required"),
+        (b"\x16\x03\x01\x1b[31m\r\n\r\n", b""),
+        (b"GET / HT", b""),
+        (b"", b""),
+    ],
+    ids=["post", "get", "garbage", "half a request", "nothing"],
+)
+def test_a_post_to_the_devchains_port_prints_no_traceback(
+    caplog: pytest.LogCaptureFixture, sent: bytes, answer: bytes
+) -> None:
+    with caplog.at_level("INFO"), serve_in_thread(MANUAL) as devchain:
+        with socket.create_connection(("127.0.0.1", devchain.port), WAIT_S) as client:
+            client.sendall(sent)
+            if not answer:
+                client.shutdown(socket.SHUT_WR)
+            received = b"".join(iter(lambda: client.recv(4096), b""))
+        with closing(Wire(devchain.url)) as wire:
+            assert wire.get("system_chain")
+    assert received.startswith(answer) and bool(received) == bool(answer)
+    told = [record for record in caplog.records if "connection" in record.getMessage()]
+    told = [record for record in told if record.getMessage() not in ORDINARY_LINES]
+    assert len(told) == 1
+    assert told[0].levelname == "INFO" and told[0].exc_info is None
+    assert "\x1b" not in told[0].getMessage() and "Traceback" not in caplog.text
+
+
+def test_a_stop_ends_connected_clients_without_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    busy = DevChainConfig(block_seconds=0.02)
+    with caplog.at_level("WARNING"), serve_in_thread(busy) as devchain:
+        clients = [Wire(devchain.url) for _ in range(4)]
+        for client in clients:
+            client.get("chain_subscribeNewHeads")
+            client.get("chain_subscribeFinalizedHeads")
+        assert clients[0].next_news()
+    for client in clients:
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                client.next_news()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1001
+    assert caplog.records == []
+
+
 def test_a_batch_is_answered_one_by_one_and_a_huge_one_is_refused(wire: Wire) -> None:
     requests = [{"id": number, "method": "system_chain"} for number in range(3)]
     wire.socket.send(json.dumps(requests))
     assert [wire.receive()["id"] for _ in range(3)] == [0, 1, 2]
-    huge = [{"id": 1, "method": "system_chain"}] * (session.MAX_BATCH + 1)
+    huge = [{"id": 1, "method": "system_chain"}] * (rpc_connection.MAX_BATCH + 1)
     assert wire.send(json.dumps(huge))["error"]["code"] == -32600
 
 
 def test_subscriptions_are_bounded(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "MAX_SUBSCRIPTIONS", 3)
+    monkeypatch.setattr(rpc_connection, "MAX_SUBSCRIPTIONS", 3)
     names = [wire.get("chain_subscribeNewHeads") for _ in range(3)]
     assert "Too many" in wire.ask("chain_subscribeNewHeads")["error"]["message"]
     assert wire.get("chain_unsubscribeNewHeads", names[0]) is True
@@ -132,7 +179,7 @@ def test_connections_are_bounded(devchain: DevChain, monkeypatch: pytest.MonkeyP
 def test_a_page_of_another_host_makes_no_blocks(devchain: DevChain, origin: str) -> None:
     page = Wire(devchain.url, origin=origin)
     for method in ("dev_newBlock", "dev_setBlockMode", "dev_timeTravel"):
-        assert page.ask(method)["error"]["code"] == session.NOT_FOR_PAGES
+        assert page.ask(method)["error"]["code"] == rpc_errors.NOT_FOR_PAGES
     # The polkadot.js Apps page is one: it reads and submits.
     assert page.get("chain_getHeader")["number"] == "0x0"
     page.get("author_submitExtrinsic", make(page, Remark(b"x"), 0))
@@ -153,7 +200,7 @@ def test_programs_and_pages_of_this_machine_make_blocks(
 def test_a_client_that_does_not_read_is_cut_off(
     devchain: DevChain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "MAX_OUTBOX", 4)
+    monkeypatch.setattr(rpc_connection, "MAX_OUTBOX", 4)
     slow = Wire(devchain.url)
     slow.get("chain_subscribeNewHeads")
     with pytest.raises(ConnectionClosed) as closed:
@@ -211,7 +258,7 @@ def test_an_extrinsic_that_can_no_longer_pay_is_reported_invalid(
 
 
 def test_storage_subscribers_hear_of_changes_only(wire: Wire) -> None:
-    key = "0x" + hash_key(items.ACCOUNT, (BALTATHAR.account_id,)).hex()
+    key = "0x" + hash_key(storage.ACCOUNT, (BALTATHAR.account_id,)).hex()
     wire.get("state_subscribeStorage", [key])
     assert wire.next_news()["changes"][0][0] == key
     wire.get("dev_newBlock", 3)
@@ -272,7 +319,7 @@ def test_a_restart_goes_on_with_the_same_chain(tmp_path: Path) -> None:
         wire.get("author_submitExtrinsic", make(wire, transfer, 0))
         wire.get("dev_newBlock", 30)
         genesis, head = wire.get("chain_getBlockHash", 0), wire.get("chain_getHead")
-        key = "0x" + hash_key(items.ACCOUNT, (bytes([7]) * 20,)).hex()
+        key = "0x" + hash_key(storage.ACCOUNT, (bytes([7]) * 20,)).hex()
         stored = wire.get("state_getStorage", key)
         wire.close()
     with serve_in_thread(config) as second:
@@ -291,7 +338,7 @@ def test_a_database_of_other_rules_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "chain.sqlite"
     with serve_in_thread(DevChainConfig(mode=BlockMode.MANUAL, database=path)) as running:
         Wire(running.url).close()
-    from devchain.store import BlockStore
+    from devchain.block_store import BlockStore
 
     other = DevChainConfig(ledger=LedgerConfig(epoch_length=50), database=path)
     with pytest.raises(DevchainUnusable, match="other rules"):
@@ -310,7 +357,7 @@ def test_a_tampered_database_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("UPDATE blocks SET extrinsics = '[]' WHERE number = 2")
     database.close()
-    from devchain.store import BlockStore
+    from devchain.block_store import BlockStore
 
     with pytest.raises(DevchainUnusable, match="cannot be used"):
         server.load_chain(config, BlockStore(path))
@@ -333,7 +380,7 @@ def test_blocks_come_by_the_clock_and_carry_its_time() -> None:
         wire.get("chain_subscribeNewHeads")
         numbers = [int(wire.next_news()["number"], 16) for _ in range(4)]
         assert numbers == list(range(numbers[0], numbers[0] + 4))
-        raw = wire.get("state_getStorage", "0x" + hash_key(items.NOW, ()).hex())
+        raw = wire.get("state_getStorage", "0x" + hash_key(storage.NOW, ()).hex())
         now_ms = int.from_bytes(bytes.fromhex(raw[2:]), "little")
         assert abs(now_ms / 1000 - time.time()) < 10
         wire.get("dev_setBlockMode", "manual")
@@ -357,7 +404,7 @@ def test_the_pallets_queries_are_served_at_any_block(wire: Wire) -> None:
 def test_time_can_be_set_and_goes_on_from_there(wire: Wire) -> None:
     future_ms = 4_000_000_000_000
     assert wire.get("dev_timeTravel", future_ms) >= future_ms
-    key = "0x" + hash_key(items.NOW, ()).hex()
+    key = "0x" + hash_key(storage.NOW, ()).hex()
     first = int.from_bytes(bytes.fromhex(wire.get("state_getStorage", key)[2:]), "little")
     wire.get("dev_newBlock")
     second = int.from_bytes(bytes.fromhex(wire.get("state_getStorage", key)[2:]), "little")

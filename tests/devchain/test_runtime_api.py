@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from devchain import items, runtime_api
+from devchain import runtime_api, storage
 from devchain.calls import AddToDelegateStake
+from devchain.chain_types import TENSOR, PeerInfo
 from devchain.runtime_api import FUNCTIONS, View, call_function
 from devchain.scale import (
+    Bool,
     ByteVec,
     ScaleError,
     TupleOf,
     decode_all,
-    type_of,
 )
-from devchain.values import TENSOR, PeerInfo
 from tests.support.ledger_world import (
     FIRST_SUBNET,
     World,
@@ -51,11 +51,10 @@ def ask(world: World, name: str, *arguments: Any) -> Any:
     """Call a function as a client would, through its bytes."""
     view = View(world.state, world.ledger.block, 20)
     function = FUNCTIONS[name]
-    kinds = tuple(type_of(argument) for argument in function.arguments)
-    answer = call_function(view, name, TupleOf(kinds).encode(arguments))
-    if function.result is bool:
-        return decode_all(type_of(bool), answer)
-    return decode_all(type_of(function.result), decode_all(ByteVec(), answer))
+    answer = call_function(view, name, TupleOf(function.arguments).encode(arguments))
+    if function.result == Bool():
+        return decode_all(Bool(), answer)
+    return decode_all(function.result, decode_all(ByteVec(), answer))
 
 
 def test_a_subnet_is_described_completely(world: World) -> None:
@@ -122,7 +121,7 @@ def test_stake_is_proven_by_peer_id(
 
 
 def test_a_queued_node_proves_nothing_before_its_start(world: World) -> None:
-    node = world.state.get(items.REGISTERED_SUBNET_NODES_DATA, FIRST_SUBNET, 4)
+    node = world.state.get(storage.REGISTERED_SUBNET_NODES_DATA, FIRST_SUBNET, 4)
     assert node.classification.start_epoch == 0
     assert ask(world, "proof_of_stake", 5, peer_text(1), 0, None) is False
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.types import NodeClass
-from devchain import items
+from devchain import storage
+from devchain.chain_types import PeerInfo, SubnetNode, SubnetNodeClassification
 from devchain.scale import (
     ByteVec,
     Reader,
@@ -20,7 +21,6 @@ from devchain.scale import (
     type_of,
 )
 from devchain.state import Item
-from devchain.values import PeerInfo, SubnetNode, SubnetNodeClassification
 from tests.support.ledger_world import hotkey, multiaddr, peer_text
 
 
@@ -55,14 +55,14 @@ def test_a_compact_integer_that_is_not_the_shortest_is_refused(encoded: str) -> 
     ("item", "default"),
     [
         (
-            items.SUBNET_WEIGHT_FACTORS,
+            storage.SUBNET_WEIGHT_FACTORS,
             "00002876e1158d05000000000000000000002876e1158d05000000000000000000"
             "0014bbf08ac6020000000000000000",
         ),
-        (items.SUBNET_NODES_DATA, "00" * 56),
-        (items.FINAL_SUBNET_EMISSION_WEIGHTS, "00" * 17),
-        (items.TOTAL_SUBNET_UIDS, "00f40100"),
-        (items.HOTKEY_OWNER, "00" * 20),
+        (storage.SUBNET_NODES_DATA, "00" * 56),
+        (storage.FINAL_SUBNET_EMISSION_WEIGHTS, "00" * 17),
+        (storage.TOTAL_SUBNET_UIDS, "00f40100"),
+        (storage.HOTKEY_OWNER, "00" * 20),
     ],
 )
 def test_storage_defaults_are_the_real_runtimes_bytes(item: Item[object], default: str) -> None:

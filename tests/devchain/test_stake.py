@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from devchain import items
+from devchain import storage
 from devchain.calls import (
     ActivateSubnet,
     AddStake,
@@ -28,9 +28,9 @@ from devchain.calls import (
     UpdateNonUnique,
     UpdateUnique,
 )
+from devchain.chain_types import TENSOR, DelegateAccount
 from devchain.errors import DispatchError
 from devchain.events import StakeRemoved, SubnetDelegateStakeAdded, SubnetRewards
-from devchain.values import TENSOR, DelegateAccount
 from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey
 
 DELEGATOR, OTHER = coldkey(6), coldkey(7)
@@ -50,7 +50,7 @@ def refused(world: World, origin: bytes, call: Any) -> str:
 
 
 def free(world: World, account: bytes) -> int:
-    return int(world.state.get(items.ACCOUNT, account).data.free)
+    return int(world.state.get(storage.ACCOUNT, account).data.free)
 
 
 def idle_node(world: World) -> int:
@@ -80,14 +80,14 @@ def test_removed_stake_is_claimable_one_epoch_later_to_the_block(world: World) -
     world.apply(owner, add(node_id, 5 * TENSOR))
     events = world.apply(owner, remove(node_id, 5 * TENSOR))
     assert events == [StakeRemoved(FIRST_SUBNET, owner, hotkey(node_id - 1), 5 * TENSOR)]
-    assert world.state.get(items.STAKE_UNBONDING_LEDGER, owner) == {328: 5 * TENSOR}
+    assert world.state.get(storage.STAKE_UNBONDING_LEDGER, owner) == {328: 5 * TENSOR}
     before = free(world, owner)
     world.advance_to(327)
     assert refused(world, owner, ClaimUnbondings()) == "NoStakeUnbondingsOrCooldownNotMet"
     world.advance_to(328)
     world.apply(owner, ClaimUnbondings())
     assert free(world, owner) == before + 5 * TENSOR
-    assert world.state.get(items.TOTAL_UNBONDING_BALANCE) == 0
+    assert world.state.get(storage.TOTAL_UNBONDING_BALANCE) == 0
 
 
 def test_a_node_keeps_the_minimum_and_the_elected_keeps_everything(world: World) -> None:
@@ -115,16 +115,16 @@ def test_a_former_node_takes_everything_and_its_hotkey_is_free_again(world: Worl
     owner = coldkey(node_id - 1)
     world.apply(owner, RemoveSubnetNode(FIRST_SUBNET, node_id))
     world.apply(owner, remove(node_id, 40 * TENSOR))
-    assert world.state.get(items.HOTKEY_OWNER, hotkey(node_id - 1)) == owner
+    assert world.state.get(storage.HOTKEY_OWNER, hotkey(node_id - 1)) == owner
     world.apply(owner, remove(node_id, 60 * TENSOR))
-    assert not world.state.contains(items.HOTKEY_OWNER, hotkey(node_id - 1))
-    assert world.state.get(items.COLDKEY_HOTKEYS, owner) == frozenset()
+    assert not world.state.contains(storage.HOTKEY_OWNER, hotkey(node_id - 1))
+    assert world.state.get(storage.COLDKEY_HOTKEYS, owner) == frozenset()
     world.register_node(node_id - 1)
 
 
 def test_the_unbonding_ledger_is_bounded(world: World) -> None:
     world.apply(coldkey(0), add(1, 900 * TENSOR))
-    world.state.put(items.STAKE_COOLDOWN_EPOCHS, value=100)
+    world.state.put(storage.STAKE_COOLDOWN_EPOCHS, value=100)
     for _ in range(32):
         world.advance(20)
         while world.elected == 1:
@@ -140,21 +140,21 @@ def test_the_first_deposit_mints_dead_shares(world: World) -> None:
     amount = 50 * TENSOR
     events = world.apply(DELEGATOR, AddToDelegateStake(FIRST_SUBNET, amount))
     assert events[-1] == SubnetDelegateStakeAdded(FIRST_SUBNET, DELEGATOR, amount)
-    shares = items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES
+    shares = storage.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES
     assert world.state.get(shares, DELEGATOR, FIRST_SUBNET) == amount
-    total = world.state.get(items.TOTAL_SUBNET_DELEGATE_STAKE_SHARES, FIRST_SUBNET)
+    total = world.state.get(storage.TOTAL_SUBNET_DELEGATE_STAKE_SHARES, FIRST_SUBNET)
     assert total == amount + 1000
-    assert world.state.get(items.SUBNET_NET_FLOW, FIRST_SUBNET) == amount
+    assert world.state.get(storage.SUBNET_NET_FLOW, FIRST_SUBNET) == amount
 
 
 def test_rewards_make_shares_dearer(world: World) -> None:
     world.apply(DELEGATOR, AddToDelegateStake(FIRST_SUBNET, 50 * TENSOR))
     world.apply(OTHER, DonateDelegateStake(FIRST_SUBNET, 50 * TENSOR))
     world.apply(OTHER, AddToDelegateStake(FIRST_SUBNET, 50 * TENSOR))
-    shares = world.state.get(items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES, OTHER, FIRST_SUBNET)
+    shares = world.state.get(storage.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES, OTHER, FIRST_SUBNET)
     assert shares / TENSOR == pytest.approx(25, abs=1e-6)
     world.apply(DELEGATOR, RemoveDelegateStake(FIRST_SUBNET, 50 * TENSOR))
-    ledger = world.state.get(items.STAKE_UNBONDING_LEDGER, DELEGATOR)
+    ledger = world.state.get(storage.STAKE_UNBONDING_LEDGER, DELEGATOR)
     assert list(ledger) == [43]
     assert ledger[43] / TENSOR == pytest.approx(100, abs=1e-6)
     assert ledger[43] <= 100 * TENSOR
@@ -179,7 +179,7 @@ def test_shares_move_between_accounts_and_come_from_somewhere(world: World) -> N
     more = TransferDelegateStake(FIRST_SUBNET, OTHER, 51 * TENSOR)
     assert refused(world, DELEGATOR, more) == "NotEnoughStakeToWithdraw"
     world.apply(DELEGATOR, TransferDelegateStake(FIRST_SUBNET, OTHER, 20 * TENSOR))
-    shares = items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES
+    shares = storage.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES
     assert world.state.get(shares, OTHER, FIRST_SUBNET) == 20 * TENSOR
     assert world.state.get(shares, DELEGATOR, FIRST_SUBNET) == 30 * TENSOR
 
@@ -206,11 +206,11 @@ def test_a_nodes_reward_is_shared_with_delegators_then_with_its_delegate_account
     quarter = (whole - whole // 2) // 4
     assert dict(rewards.node_delegate_account_allocations) == {1: (account, quarter)}
     assert paid[1] == whole - whole // 2 - quarter
-    pool = world.state.get(items.TOTAL_NODE_DELEGATE_STAKE_BALANCE, FIRST_SUBNET, 1)
+    pool = world.state.get(storage.TOTAL_NODE_DELEGATE_STAKE_BALANCE, FIRST_SUBNET, 1)
     assert pool == 10 * TENSOR + whole // 2
     world.apply(account, RemoveDelegateBalance(quarter))
     assert refused(world, account, RemoveDelegateBalance(1)) == "NotEnoughStakeToWithdraw"
-    assert list(world.state.get(items.STAKE_UNBONDING_LEDGER, account).values()) == [quarter]
+    assert list(world.state.get(storage.STAKE_UNBONDING_LEDGER, account).values()) == [quarter]
 
 
 def test_node_delegation_moves_is_donated_to_and_unbonds(world: World) -> None:
@@ -223,7 +223,7 @@ def test_node_delegation_moves_is_donated_to_and_unbonds(world: World) -> None:
     half = TransferNodeDelegateStake(FIRST_SUBNET, 1, OTHER, 5 * TENSOR)
     world.apply(DELEGATOR, half)
     world.apply(OTHER, RemoveNodeDelegateStake(FIRST_SUBNET, 1, 5 * TENSOR))
-    [amount] = world.state.get(items.STAKE_UNBONDING_LEDGER, OTHER).values()
+    [amount] = world.state.get(storage.STAKE_UNBONDING_LEDGER, OTHER).values()
     assert amount / TENSOR == pytest.approx(10, abs=1e-6)
     twice = RemoveNodeDelegateStake(FIRST_SUBNET, 1, 1)
     assert refused(world, OTHER, twice) == "NotEnoughStakeToWithdraw"

@@ -10,12 +10,10 @@ from substrateinterface import Keypair, KeypairType, SubstrateInterface
 from substrateinterface.exceptions import SubstrateRequestException
 
 from devchain.calls import RegisterSubnet
+from devchain.chain_types import TENSOR
 from devchain.config import BlockMode, DevChainConfig
-from devchain.extrinsics import encode_signed
 from devchain.server import DevChain
-from devchain.values import TENSOR
 from keys.account import DEVELOPMENT_MNEMONIC, derive_development_account
-from tests.devchain.test_wire_format import sign_with
 from tests.support.ledger_world import (
     FIRST_SUBNET,
     multiaddr,
@@ -23,6 +21,7 @@ from tests.support.ledger_world import (
     serve_in_thread,
     subnet_data,
 )
+from tests.support.signed_extrinsics import encode_signed
 
 EMPTY = "0x" + "77" * 20
 
@@ -219,10 +218,9 @@ def register_subnet(substrate: SubstrateInterface) -> None:
     data = subnet_data(initial_coldkeys=coldkeys, bootnodes={peer_text(9): multiaddr(9)})
     raw = encode_signed(
         RegisterSubnet(10 * TENSOR, data),
-        signer=owner.account_id,
+        signer=owner,
         nonce=substrate.get_account_nonce(ALITH.ss58_address),
         genesis_hash=bytes.fromhex(substrate.get_block_hash(0)[2:]),
-        sign=sign_with(owner),  # type: ignore[arg-type]
     )
     substrate.rpc_request("author_submitExtrinsic", ["0x" + raw.hex()])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from devchain import items
+from devchain import storage
 from devchain.calls import (
     AddToDelegateStake,
     AddToNodeDelegateStake,
@@ -17,6 +17,11 @@ from devchain.calls import (
     SwapNodeDelegateStake,
     UpdateSwapQueue,
 )
+from devchain.chain_types import (
+    TENSOR,
+    SwapToNodeDelegateStake,
+    SwapToSubnetDelegateStake,
+)
 from devchain.errors import DispatchError
 from devchain.events import (
     DelegateNodeStakeSwapped,
@@ -24,11 +29,6 @@ from devchain.events import (
     SubnetDelegateToNodeDelegateStakeSwapped,
     SwapCallQueued,
     SwapCallQueueUpdated,
-)
-from devchain.values import (
-    TENSOR,
-    SwapToNodeDelegateStake,
-    SwapToSubnetDelegateStake,
 )
 from tests.support.ledger_world import FIRST_SUBNET, World, coldkey
 
@@ -54,12 +54,12 @@ def refused(world: World, origin: bytes, call: Any) -> str:
 
 def subnet_shares(world: World, account: bytes = DELEGATOR) -> int:
     key = (account, FIRST_SUBNET)
-    return int(world.state.get(items.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES, *key))
+    return int(world.state.get(storage.ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES, *key))
 
 
 def node_shares(world: World, node_id: int, account: bytes = DELEGATOR) -> int:
     key = (account, FIRST_SUBNET, node_id)
-    return int(world.state.get(items.ACCOUNT_NODE_DELEGATE_STAKE_SHARES, *key))
+    return int(world.state.get(storage.ACCOUNT_NODE_DELEGATE_STAKE_SHARES, *key))
 
 
 def test_a_swap_from_subnet_to_node_leaves_at_once_and_arrives_an_epoch_later(
@@ -79,9 +79,9 @@ def test_a_swap_from_subnet_to_node_leaves_at_once_and_arrives_an_epoch_later(
     assert node_shares(world, 3) == 0
     world.advance()
     assert node_shares(world, 3) == worth
-    assert world.state.get(items.TOTAL_NODE_DELEGATE_STAKE_BALANCE, FIRST_SUBNET, 3) == worth
-    assert world.state.get(items.SWAP_QUEUE_ORDER) == ()
-    assert world.state.find(items.SWAP_CALL_QUEUE, 0) is None
+    assert world.state.get(storage.TOTAL_NODE_DELEGATE_STAKE_BALANCE, FIRST_SUBNET, 3) == worth
+    assert world.state.get(storage.SWAP_QUEUE_ORDER) == ()
+    assert world.state.find(storage.SWAP_CALL_QUEUE, 0) is None
 
 
 def test_swaps_from_a_node_go_to_another_node_or_to_a_subnet(world: World) -> None:
@@ -98,11 +98,11 @@ def test_swaps_from_a_node_go_to_another_node_or_to_a_subnet(world: World) -> No
 
 
 def test_units_in_the_queue_are_in_no_pool_and_in_no_ledger(world: World) -> None:
-    before = world.state.get(items.TOTAL_DELEGATE_STAKE)
+    before = world.state.get(storage.TOTAL_DELEGATE_STAKE)
     world.apply(DELEGATOR, SwapDelegateStake(FIRST_SUBNET, FIRST_SUBNET, 10 * TENSOR))
-    left = world.state.get(items.TOTAL_DELEGATE_STAKE)
-    assert before - left == world.state.find(items.SWAP_CALL_QUEUE, 0).call.balance
-    assert world.state.get(items.STAKE_UNBONDING_LEDGER, DELEGATOR) == {}
+    left = world.state.get(storage.TOTAL_DELEGATE_STAKE)
+    assert before - left == world.state.find(storage.SWAP_CALL_QUEUE, 0).call.balance
+    assert world.state.get(storage.STAKE_UNBONDING_LEDGER, DELEGATOR) == {}
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_units_in_the_queue_are_in_no_pool_and_in_no_ledger(world: World) -> Non
 )
 def test_a_swap_from_or_to_nowhere_is_refused(world: World, call: Any, name: str) -> None:
     assert refused(world, DELEGATOR, call) == name
-    assert world.state.get(items.SWAP_QUEUE_ORDER) == ()
+    assert world.state.get(storage.SWAP_QUEUE_ORDER) == ()
 
 
 def test_a_queued_swap_is_sent_elsewhere_with_its_own_units(world: World) -> None:
     world.apply(DELEGATOR, SwapDelegateStake(FIRST_SUBNET, FIRST_SUBNET, 10 * TENSOR))
-    worth = world.state.find(items.SWAP_CALL_QUEUE, 0).call.balance
+    worth = world.state.find(storage.SWAP_CALL_QUEUE, 0).call.balance
     elsewhere = SwapToNodeDelegateStake(DELEGATOR, FIRST_SUBNET, 1, 999 * TENSOR)
     (event,) = world.apply(DELEGATOR, UpdateSwapQueue(0, elsewhere))
     assert isinstance(event, SwapCallQueueUpdated)
@@ -147,19 +147,19 @@ def test_an_update_of_a_swap_names_the_caller_and_a_place_that_exists(world: Wor
 
 
 def test_swaps_are_carried_out_in_order_and_so_many_a_block(world: World) -> None:
-    world.state.put(items.MAX_SWAP_QUEUE_CALLS_PER_BLOCK, value=2)
+    world.state.put(storage.MAX_SWAP_QUEUE_CALLS_PER_BLOCK, value=2)
     for _ in range(3):
         world.apply(DELEGATOR, SwapDelegateStake(FIRST_SUBNET, FIRST_SUBNET, TENSOR))
     world.advance(DELAY)
-    assert world.state.get(items.SWAP_QUEUE_ORDER) == (2,)
+    assert world.state.get(storage.SWAP_QUEUE_ORDER) == (2,)
     world.advance()
-    assert world.state.get(items.SWAP_QUEUE_ORDER) == ()
+    assert world.state.get(storage.SWAP_QUEUE_ORDER) == ()
 
 
 def test_a_call_that_moves_stake_waits_for_the_rate_limit_and_a_swap_does_not_count(
     world: World,
 ) -> None:
-    world.state.put(items.TX_RATE_LIMIT, value=2)
+    world.state.put(storage.TX_RATE_LIMIT, value=2)
     add = AddToDelegateStake(FIRST_SUBNET, TENSOR)
     swap = SwapDelegateStake(FIRST_SUBNET, FIRST_SUBNET, TENSOR)
     for call in (add, swap, RemoveDelegateStake(FIRST_SUBNET, TENSOR)):
@@ -170,17 +170,17 @@ def test_a_call_that_moves_stake_waits_for_the_rate_limit_and_a_swap_does_not_co
     world.apply(DELEGATOR, swap)
     world.apply(DELEGATOR, add)
     assert refused(world, DELEGATOR, swap) == "TxRateLimitExceeded"
-    assert world.state.get(items.LAST_TX_BLOCK, DELEGATOR) == world.ledger.block
+    assert world.state.get(storage.LAST_TX_BLOCK, DELEGATOR) == world.ledger.block
 
 
 def test_a_paused_network_lets_a_queued_swap_be_changed_and_carries_none_out(
     world: World,
 ) -> None:
     world.apply(DELEGATOR, SwapDelegateStake(FIRST_SUBNET, FIRST_SUBNET, TENSOR))
-    world.state.put(items.TX_PAUSE, value=True)
+    world.state.put(storage.TX_PAUSE, value=True)
     again = SwapDelegateStake(FIRST_SUBNET, FIRST_SUBNET, TENSOR)
     assert refused(world, DELEGATOR, again) == "Paused"
     elsewhere = SwapToNodeDelegateStake(DELEGATOR, FIRST_SUBNET, 1, 0)
     world.apply(DELEGATOR, UpdateSwapQueue(0, elsewhere))
     world.advance(2 * DELAY)
-    assert world.state.get(items.SWAP_QUEUE_ORDER) == (0,)
+    assert world.state.get(storage.SWAP_QUEUE_ORDER) == (0,)

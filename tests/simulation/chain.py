@@ -27,15 +27,15 @@ from devchain.calls import (
     RegisterSubnet,
     RegisterSubnetNode,
 )
-from devchain.errors import DispatchError
-from devchain.ledger import Ledger
-from devchain.runtime import LedgerConfig
-from devchain.values import (
+from devchain.chain_types import (
     TENSOR,
     PeerInfo,
     RegistrationSubnetData,
     SubnetNodeConsensusData,
 )
+from devchain.errors import DispatchError
+from devchain.ledger import Ledger
+from devchain.runtime import LedgerConfig
 from keys.peer import PeerId
 from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed

@@ -10,10 +10,10 @@ import pytest
 
 from consensus.protocol_params import MAINNET
 from consensus.types import SubnetId
+from devchain.chain_types import ActivationMode
 from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
 from devchain.runtime import LedgerConfig
 from devchain.server import DevChain
-from devchain.values import ActivationMode
 from keys.account import AccountKey
 from keys.peer import PeerId
 from subnet.account import registration

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from consensus.types import BlockNumber, Epoch, SubnetId, SubnetNodeId, compute_epoch_position
 from devchain import calls
-from devchain.values import PeerInfo, RegistrationSubnetData
+from devchain.chain_types import PeerInfo, RegistrationSubnetData
 from keys.account import AccountKey, derive_development_account
 from keys.peer import PeerKey
 from subnet.account import registration
@@ -115,9 +115,9 @@ class LedgerRig:
             },
         )
         await self._blocks.execute(owner.account_id, calls.RegisterSubnet(wanted.max_cost, data))
-        from devchain import items
+        from devchain import storage
 
-        subnet_id = self._blocks.ledger.state.find(items.SUBNET_NAME, wanted.name.encode())
+        subnet_id = self._blocks.ledger.state.find(storage.SUBNET_NAME, wanted.name.encode())
         assert subnet_id is not None
         return SubnetId(subnet_id)
 
@@ -141,10 +141,10 @@ class LedgerRig:
             max_burn_amount=wanted.max_burn,
         )
         await self._blocks.execute(coldkey.account_id, call)
-        from devchain import items
+        from devchain import storage
 
         node_id = self._blocks.ledger.state.find(
-            items.HOTKEY_SUBNET_NODE_ID, wanted.subnet_id, wanted.hotkey
+            storage.HOTKEY_SUBNET_NODE_ID, wanted.subnet_id, wanted.hotkey
         )
         assert node_id is not None
         return SubnetNodeId(node_id)

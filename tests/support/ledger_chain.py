@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Sequence
 from consensus.roster import RosterNode
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, Score, SubnetId, SubnetNodeId
-from devchain import items
+from devchain import storage
 from devchain.calls import Attest, Call, ProposeAttestation
+from devchain.chain_types import SubnetNodeConsensusData
 from devchain.errors import DispatchError
 from devchain.events import Event
 from devchain.ledger import Ledger
-from devchain.values import SubnetNodeConsensusData
 from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
 from tests.support import ledger_reads
@@ -65,7 +65,7 @@ class LedgerBlocks:
         """Return a block's number, hash and time. Raises ChainUnavailable for a later one."""
         if number > self.ledger.block:
             raise ChainUnavailable(f"block {number} is not there yet")
-        now_ms = self.ledger.state.at(number).get(items.NOW)
+        now_ms = self.ledger.state.at(number).get(storage.NOW)
         return BlockInfo(BlockNumber(number), self._hashes[number], now_ms // 1000)
 
     def _build(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from consensus.roster import RosterNode
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, Score, SubnetId, SubnetNodeId
-from devchain import items
+from devchain import storage
+from devchain.chain_types import SubnetNode, SubnetState
 from devchain.ledger import Ledger
 from devchain.state import Reader
-from devchain.values import SubnetNode, SubnetState
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.epoch.interfaces import SubnetInfo
@@ -23,14 +23,14 @@ def read_subnet(
 ) -> SubnetInfo | None:
     """Return the subnet as it was when ``at_block`` ended, now by default."""
     state = _reader(ledger, at_block)
-    subnet = state.find(items.SUBNETS_DATA, subnet_id)
+    subnet = state.find(storage.SUBNETS_DATA, subnet_id)
     if subnet is None:
         return None
     return SubnetInfo(
         subnet_id=subnet_id,
         name=subnet.name.decode(errors="replace"),
         is_active=subnet.state is SubnetState.ACTIVE,
-        slot=state.find(items.SUBNET_SLOT, subnet_id),
+        slot=state.find(storage.SUBNET_SLOT, subnet_id),
         start_epoch=subnet.start_epoch,
         misc=subnet.misc.decode(errors="replace"),
     )
@@ -41,7 +41,7 @@ def read_nodes(
 ) -> tuple[RosterNode, ...]:
     """Return the activated nodes, sorted by id."""
     state = _reader(ledger, at_block)
-    nodes = (node for _, node in state.items(items.SUBNET_NODES_DATA, subnet_id))
+    nodes = (node for _, node in state.items(storage.SUBNET_NODES_DATA, subnet_id))
     return tuple(_roster_node(state, node) for node in nodes)
 
 
@@ -49,7 +49,7 @@ def _roster_node(state: Reader, node: SubnetNode) -> RosterNode:
     return RosterNode(
         node_id=SubnetNodeId(node.id),
         peer_id=_parse_peer_id(node.peer_info.peer_id),
-        coldkey=state.get(items.HOTKEY_OWNER, node.hotkey),
+        coldkey=state.get(storage.HOTKEY_OWNER, node.hotkey),
         hotkey=node.hotkey,
         node_class=node.classification.node_class,
         start_epoch=Epoch(node.classification.start_epoch),
@@ -67,13 +67,13 @@ def read_elected_validator(
     ledger: Ledger, subnet_id: SubnetId, epoch: Epoch
 ) -> SubnetNodeId | None:
     """Return who was elected for the subnet epoch."""
-    elected = ledger.state.find(items.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch)
+    elected = ledger.state.find(storage.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch)
     return None if elected is None else SubnetNodeId(elected)
 
 
 def read_submission(ledger: Ledger, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
     """Return what was proposed in the subnet epoch, and who attested so far."""
-    data = ledger.state.find(items.SUBNET_CONSENSUS_SUBMISSION, subnet_id, epoch)
+    data = ledger.state.find(storage.SUBNET_CONSENSUS_SUBMISSION, subnet_id, epoch)
     if data is None:
         return None
     return Submission(

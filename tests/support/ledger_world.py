@@ -13,7 +13,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from consensus.types import NodeClass
-from devchain import items
+from devchain import storage
 from devchain.calls import (
     ActivateSubnet,
     ActivateSubnetNode,
@@ -23,18 +23,18 @@ from devchain.calls import (
     RegisterSubnet,
     RegisterSubnetNode,
 )
-from devchain.config import DevChainConfig
-from devchain.events import Event
-from devchain.ledger import Ledger
-from devchain.runtime import LedgerConfig
-from devchain.server import DevChain
-from devchain.values import (
+from devchain.chain_types import (
     TENSOR,
     PeerInfo,
     RegistrationSubnetData,
     SubnetNode,
     SubnetNodeConsensusData,
 )
+from devchain.config import DevChainConfig
+from devchain.events import Event
+from devchain.ledger import Ledger
+from devchain.runtime import LedgerConfig
+from devchain.server import DevChain
 from keys.peer import PeerKey
 
 BLOCK_MS = 6000
@@ -145,17 +145,17 @@ class World:
 
     @property
     def elected(self) -> int:
-        found = self.state.find(items.SUBNET_ELECTED_VALIDATOR, FIRST_SUBNET, self.epoch)
+        found = self.state.find(storage.SUBNET_ELECTED_VALIDATOR, FIRST_SUBNET, self.epoch)
         assert found is not None
         return int(found)
 
     def node(self, node_id: int) -> SubnetNode:
-        found = self.state.get(items.SUBNET_NODES_DATA, FIRST_SUBNET, node_id)
+        found = self.state.get(storage.SUBNET_NODES_DATA, FIRST_SUBNET, node_id)
         assert isinstance(found, SubnetNode)
         return found
 
     def stake(self, node_id: int) -> int:
-        return int(self.state.get(items.ACCOUNT_SUBNET_STAKE, hotkey(node_id - 1), FIRST_SUBNET))
+        return int(self.state.get(storage.ACCOUNT_SUBNET_STAKE, hotkey(node_id - 1), FIRST_SUBNET))
 
     def propose(self, ids: tuple[int, ...], **changes: Any) -> list[Event]:
         data = tuple(SubnetNodeConsensusData(node_id, TENSOR) for node_id in ids)
@@ -169,7 +169,7 @@ class World:
         """Propose ``ids`` and let every Validator attest; return the next slot's events."""
         self.propose(ids)
         elected = self.elected
-        for key, node in list(self.state.items(items.SUBNET_NODES_DATA, FIRST_SUBNET)):
+        for key, node in list(self.state.items(storage.SUBNET_NODES_DATA, FIRST_SUBNET)):
             if key[1] != elected and node.has_class(NodeClass.VALIDATOR, self.epoch):
                 self.attest(key[1])
         return self.advance(20)

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from consensus.types import SubnetId, SubnetNodeId
+from devchain.chain_types import ActivationMode
 from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
 from devchain.runtime import LedgerConfig
 from devchain.server import DevChain
-from devchain.values import ActivationMode
 from keys.account import AccountKey
 from keys.peer import PeerKey
 from subnet.account import registration

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from consensus.types import SCORE_ONE, Score
+from devchain.chain_types import ActivationMode
 from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
 from devchain.runtime import LedgerConfig
 from devchain.server import DevChain
-from devchain.values import ActivationMode
 from keys.account import AccountKey
 from subnet.account.registration import TENSOR, delegate_stake
 from subnet.account.rewards import fetch_rewards

@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from consensus.types import BlockNumber, SubnetId, SubnetNodeId
 from devchain.config import BlockMode, DevChainConfig
-from devchain.methods import METHODS
+from devchain.rpc_methods import METHODS
 from devchain.server import DevChain
 from keys.account import AccountKey, get_development_account
 from subnet.account.registration import TENSOR, find_subnet, transfer

@@ -1,4 +1,4 @@
-"""The chain on disk: its configuration and its blocks; the state is what replaying them gives."""
+"""A SQLite file with the chain's rules and blocks; replaying the blocks gives the state."""
 
 from __future__ import annotations
 

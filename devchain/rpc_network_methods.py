@@ -10,12 +10,13 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from devchain import views
+from devchain import rpc_answers
 from devchain.chain import Chain
 from devchain.rpc_errors import bad_params
-from devchain.rpc_params import Params, parse_hex
+from devchain.rpc_parameters import RpcParameters, parse_hex
 from devchain.runtime_api import FUNCTIONS
 from devchain.scale import (
+    Bool,
     ByteArray,
     ByteVec,
     Newtype,
@@ -24,22 +25,21 @@ from devchain.scale import (
     ScaleType,
     UInt,
     decode_compact,
-    type_of,
+    to_camel_case,
 )
 
 
-def _answer(chain: Chain, params: Params, *, name: str) -> list[int] | bool:
+def _answer(chain: Chain, parameters: RpcParameters, *, name: str) -> list[int] | bool:
     function = FUNCTIONS[name]
-    given = [] if isinstance(params.raw, Mapping) else list(params.raw)
+    given = [] if isinstance(parameters.raw, Mapping) else list(parameters.raw)
     count = len(function.arguments)
-    if isinstance(params.raw, Mapping) or not count <= len(given) <= count + 1:
+    if isinstance(parameters.raw, Mapping) or not count <= len(given) <= count + 1:
         raise bad_params(f"{count} arguments and an optional block hash")
-    kinds = [type_of(argument) for argument in function.arguments]
-    pairs = zip(kinds, given, strict=False)
+    pairs = zip(function.arguments, given, strict=False)
     data = b"".join(_encode(kind, value) for kind, value in pairs)
-    block = views.require_block(chain, params.block_hash(count))
-    answer = views.query_network(chain, name, data, block=block)
-    if function.result is bool:
+    block = rpc_answers.require_block(chain, parameters.block_hash(count))
+    answer = rpc_answers.query_network(chain, name, data, block=block)
+    if function.result == Bool():
         return answer == b"\x01"
     reader = Reader(answer)
     return list(reader.take(decode_compact(reader)))
@@ -79,10 +79,10 @@ def _parse_bytes(value: Any) -> bytes:
 
 
 def _rpc_name(name: str) -> str:
-    first, *rest = name.split("_")
-    return "network_" + first + "".join(part.capitalize() for part in rest)
+    camel = to_camel_case(name)
+    return f"network_{camel[0].lower()}{camel[1:]}"
 
 
-NETWORK_METHODS: dict[str, Callable[[Chain, Params], Any]] = {
+NETWORK_METHODS: dict[str, Callable[[Chain, RpcParameters], Any]] = {
     _rpc_name(name): functools.partial(_answer, name=name) for name in FUNCTIONS
 }

@@ -1,4 +1,4 @@
-"""The pallet's fixed point and its curves.
+"""The pallet's fixed-point arithmetic and its reward curves.
 
 Percentages are integers with 10**18 as 1.0; products and quotients round down.
 Curves are evaluated in double precision, as the runtime does with libm.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from devchain.values import ONE
+from devchain.chain_types import ONE
 
 MAX_U128 = (1 << 128) - 1
 

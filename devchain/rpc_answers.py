@@ -1,10 +1,10 @@
-"""What the node tells clients: the chain as JSON-RPC's answers. No sockets, no clock."""
+"""The answers of JSON-RPC methods, made from a chain. No sockets, no clock."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from devchain import items, runtime_api
+from devchain import runtime_api, storage
 from devchain.blocks import Block
 from devchain.chain import Chain
 from devchain.events import Weight
@@ -17,7 +17,7 @@ from devchain.pallets import (
     TRANSACTION_VERSION,
 )
 from devchain.rpc_errors import UNKNOWN_BLOCK, RpcError, bad_params
-from devchain.rpc_params import to_hex
+from devchain.rpc_parameters import to_hex
 from devchain.scale import ByteVec, OptionOf, ScaleError, UInt, encode_compact, type_of
 from devchain.state import Reader
 from devchain.storage_keys import hash_key, items_below, parse_key
@@ -30,6 +30,13 @@ CORE_API = "0xdf6acb689907609b"
 METADATA_API = "0x37e397fc7c91f5e4"
 NONCE_API = "0xbc9d89904f5b923f"
 PAYMENT_API = "0x37c8bb1350a9a2a8"
+PROPERTIES = {
+    "isEthereum": True,
+    "ss58Format": SS58_PREFIX,
+    "tokenDecimals": 18,
+    "tokenSymbol": "TENSOR",
+}
+"""What system_properties answers."""
 API_VERSIONS = (
     (CORE_API, 5),
     (METADATA_API, 2),
@@ -51,16 +58,6 @@ def describe_runtime() -> dict[str, Any]:
         "transactionVersion": TRANSACTION_VERSION,
         "stateVersion": 1,
         "systemVersion": 1,
-    }
-
-
-def describe_properties() -> dict[str, Any]:
-    """Return what system_properties answers."""
-    return {
-        "isEthereum": True,
-        "ss58Format": SS58_PREFIX,
-        "tokenDecimals": 18,
-        "tokenSymbol": "TENSOR",
     }
 
 
@@ -117,10 +114,10 @@ def list_keys(state: Reader, prefix: bytes, *, count: int, after: bytes | None) 
     return [to_hex(raw) for raw in wanted[: min(count, MAX_KEYS_PAGE)]]
 
 
-def read_nonce(chain: Chain, account: bytes, *, with_pool: bool) -> int:
-    """Return the account's next nonce, behind waiting extrinsics if ``with_pool``."""
-    nonce = chain.ledger.state.get(items.ACCOUNT, account).nonce
-    return chain.pool.next_nonce(account, nonce) if with_pool else nonce
+def read_nonce(chain: Chain, account: bytes, *, after_waiting: bool) -> int:
+    """Return the account's next nonce, behind waiting extrinsics if ``after_waiting``."""
+    nonce = chain.ledger.state.get(storage.ACCOUNT, account).nonce
+    return chain.transaction_pool.next_nonce(account, nonce) if after_waiting else nonce
 
 
 def describe_fee(raw: bytes) -> dict[str, Any]:
@@ -148,7 +145,7 @@ def call_runtime(chain: Chain, function: str, data: bytes, *, block: Block) -> b
         return query_network(chain, name, data, block=block)
     match function:
         case "AccountNonceApi_account_nonce" if len(data) == 20:
-            return UInt(32).encode(read_nonce(chain, data, with_pool=False))
+            return UInt(32).encode(read_nonce(chain, data, after_waiting=False))
         case "Metadata_metadata":
             return ByteVec().encode(chain.metadata)
         case "Metadata_metadata_versions":

@@ -1,4 +1,4 @@
-"""The clock's side of the chain: when a block is built, and who hears of it."""
+"""The task that builds blocks by the clock or on request, and tells listeners of each block."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from devchain.block_store import BlockStore
 from devchain.blocks import Block
 from devchain.chain import Chain, Rejected
 from devchain.config import BlockMode
 from devchain.extrinsics import SignedExtrinsic
-from devchain.store import BlockStore
 
 MAX_NEW_BLOCKS = 512
 """Most blocks that one request may build."""
@@ -19,7 +19,7 @@ Listener = Callable[[Block, list[Rejected]], None]
 
 
 @dataclass
-class Producer:
+class BlockProducer:
     """Builds blocks by the clock, on demand or on request, and tells its listeners.
 
     ``now_ms`` is the wall clock in milliseconds since 1970.
@@ -36,11 +36,11 @@ class Producer:
     _clock_offset_ms: int = 0
 
     def read_clock(self) -> int:
-        """Return the chain's time now: the wall clock, unless somebody travelled."""
+        """Return the chain's time now: the wall clock, moved by :meth:`travel`."""
         return self.now_ms() + self._clock_offset_ms
 
     def travel(self, timestamp_ms: int) -> None:
-        """Let the chain's clock go on from ``timestamp_ms``; blocks never go back in time."""
+        """Set the chain's clock to ``timestamp_ms``; block times never decrease."""
         self._clock_offset_ms = timestamp_ms - self.now_ms()
 
     def submit(self, raw: bytes) -> SignedExtrinsic:

@@ -1,4 +1,4 @@
-"""An emergency set: for some epochs only nodes that the owner names are elected and attest."""
+"""The emergency set: nodes of the owner's choice that alone are elected and attest for a time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import replace
 from itertools import groupby
 
 from consensus.types import NodeClass
-from devchain import calls, events, items
-from devchain.arithmetic import percent_mul, to_float
+from devchain import calls, events, storage
+from devchain.chain_types import EmergencySubnetValidatorData, SubnetState
 from devchain.errors import ensure
+from devchain.fixed_point import percent_mul, to_float
 from devchain.runtime import Runtime
 from devchain.subnets import check_owner
-from devchain.values import EmergencySubnetValidatorData, SubnetState
 
 
 def owner_set_emergency_validator_set(
@@ -25,12 +25,12 @@ def owner_set_emergency_validator_set(
     # As in proposals, only duplicates that stand next to each other fall away.
     named = (node_id for node_id, _ in groupby(call.subnet_node_ids))
     chosen = tuple(node_id for node_id in named if _is_validator(runtime, subnet_id, node_id))
-    ensure(len(chosen) >= state.get(items.MIN_SUBNET_NODES), "InvalidMinEmergencySubnetNodes")
-    most = state.get(items.MAX_EMERGENCY_SUBNET_NODES)
+    ensure(len(chosen) >= state.get(storage.MIN_SUBNET_NODES), "InvalidMinEmergencySubnetNodes")
+    most = state.get(storage.MAX_EMERGENCY_SUBNET_NODES)
     ensure(len(chosen) <= most, "InvalidMaxEmergencySubnetNodes")
     target = count_epochs_until_removal(runtime, subnet_id)
     data = EmergencySubnetValidatorData(chosen, target, 0, 0)
-    state.put(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, subnet_id, value=data)
+    state.put(storage.EMERGENCY_SUBNET_NODE_ELECTION_DATA, subnet_id, value=data)
     runtime.emit(events.SubnetForked(subnet_id, origin, chosen))
 
 
@@ -39,7 +39,7 @@ def owner_revert_emergency_validator_set(
 ) -> None:
     """End the emergency set, if there is one."""
     check_owner(runtime, origin, call.subnet_id)
-    runtime.state.remove(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, call.subnet_id)
+    runtime.state.remove(storage.EMERGENCY_SUBNET_NODE_ELECTION_DATA, call.subnet_id)
     runtime.emit(events.SubnetForkRevert(call.subnet_id, origin))
 
 
@@ -47,12 +47,12 @@ def count_epochs_until_removal(runtime: Runtime, subnet_id: int) -> int:
     """Return after how many absences in a row a node is removed, by the strictest rules at most."""
     state = runtime.state
     slowest = _count_losses(
-        state.get(items.MIN_MIN_SUBNET_NODE_REPUTATION),
-        state.get(items.MIN_NODE_REPUTATION_FACTOR),
+        state.get(storage.MIN_MIN_SUBNET_NODE_REPUTATION),
+        state.get(storage.MIN_NODE_REPUTATION_FACTOR),
     )
     own = _count_losses(
-        state.get(items.MIN_SUBNET_NODE_REPUTATION, subnet_id),
-        state.get(items.ABSENT_DECREASE, subnet_id),
+        state.get(storage.MIN_SUBNET_NODE_REPUTATION, subnet_id),
+        state.get(storage.ABSENT_DECREASE, subnet_id),
     )
     return min(slowest, own)
 
@@ -62,41 +62,41 @@ def _count_losses(minimum: int, factor: int) -> int:
 
 
 def _is_validator(runtime: Runtime, subnet_id: int, node_id: int) -> bool:
-    node = runtime.state.find(items.SUBNET_NODES_DATA, subnet_id, node_id)
+    node = runtime.state.find(storage.SUBNET_NODES_DATA, subnet_id, node_id)
     epoch = runtime.subnet_epoch(subnet_id)
     return node is not None and node.has_class(NodeClass.VALIDATOR, epoch)
 
 
 def start_emergency(runtime: Runtime, subnet_id: int) -> None:
     """The subnet goes on from its pause: from now on the set's time runs."""
-    state, item = runtime.state, items.EMERGENCY_SUBNET_NODE_ELECTION_DATA
+    state, item = runtime.state, storage.EMERGENCY_SUBNET_NODE_ELECTION_DATA
     data = state.find(item, subnet_id)
     if data is not None:
-        factor = state.get(items.MAX_EMERGENCY_VALIDATOR_EPOCHS_MULTIPLIER)
+        factor = state.get(storage.MAX_EMERGENCY_VALIDATOR_EPOCHS_MULTIPLIER)
         lasts = percent_mul(data.target_emergency_validators_epochs, factor)
         end = runtime.subnet_epoch(subnet_id) + lasts
         state.put(item, subnet_id, value=replace(data, max_emergency_validators_epoch=end))
 
 
 def list_electable(runtime: Runtime, subnet_id: int, epoch: int) -> tuple[int, ...]:
-    """Return who may be elected, and end a set whose time is over.
+    """Return the ids of the electable nodes, and end a set whose time is over.
 
     Seen in the real runtime and kept: a set that is named while the subnet pauses does not outlive
     the pause's next slot, for until the pause is over its last epoch is 0.
     """
-    state, item = runtime.state, items.EMERGENCY_SUBNET_NODE_ELECTION_DATA
+    state, item = runtime.state, storage.EMERGENCY_SUBNET_NODE_ELECTION_DATA
     data = state.find(item, subnet_id)
     if data is not None:
         is_spent = data.total_epochs > data.target_emergency_validators_epochs
         if not is_spent and epoch <= data.max_emergency_validators_epoch:
             return data.subnet_node_ids
         state.remove(item, subnet_id)
-    return state.get(items.SUBNET_NODE_ELECTION_SLOTS, subnet_id)
+    return state.get(storage.SUBNET_NODE_ELECTION_SLOTS, subnet_id)
 
 
 def count_submission(runtime: Runtime, subnet_id: int) -> frozenset[int] | None:
     """Count an epoch with a proposal; return the set, None if there is none."""
-    state, item = runtime.state, items.EMERGENCY_SUBNET_NODE_ELECTION_DATA
+    state, item = runtime.state, storage.EMERGENCY_SUBNET_NODE_ELECTION_DATA
     data = state.find(item, subnet_id)
     if data is None:
         return None
@@ -106,5 +106,5 @@ def count_submission(runtime: Runtime, subnet_id: int) -> frozenset[int] | None:
 
 def check_may_attest(runtime: Runtime, subnet_id: int, node_id: int) -> None:
     """Raise InvalidEmergencySubnetNodeId for a node outside the set."""
-    data = runtime.state.find(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, subnet_id)
+    data = runtime.state.find(storage.EMERGENCY_SUBNET_NODE_ELECTION_DATA, subnet_id)
     ensure(data is None or node_id in data.subnet_node_ids, "InvalidEmergencySubnetNodeId")

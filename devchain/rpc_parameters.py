@@ -1,4 +1,4 @@
-"""Reading a request's parameters: positional or by name, checked before use."""
+"""Checked access to a JSON-RPC request's parameters, by position or by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HASH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Params:
+class RpcParameters:
     """One request's parameters; every getter raises RpcError for what does not fit."""
 
     raw: Sequence[Any] | Mapping[str, Any]

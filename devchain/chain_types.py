@@ -1,4 +1,4 @@
-"""The values that the chain stores, as frozen dataclasses in encoding order.
+"""The types that the chain stores and calls carry, as frozen dataclasses in encoding order.
 
 Mappings inside them are never changed in place: old blocks share them.
 """
@@ -191,7 +191,7 @@ class AttestEntry:
 
 @dataclass(frozen=True)
 class ConsensusData:
-    """One proposal: who, when, over which nodes, and who agreed."""
+    """One proposal: its proposer, block, snapshot of nodes, scores and attestations."""
 
     validator_id: U32
     block: U32
@@ -222,7 +222,7 @@ class Reputation:
 
 @dataclass(frozen=True)
 class ColdkeyIdentityData:
-    """Who stands behind a coldkey, in its own words."""
+    """What the owner of a coldkey says about itself."""
 
     name: BoundedVector = b""
     url: BoundedVector = b""
@@ -265,7 +265,6 @@ class EmergencySubnetValidatorData:
     total_epochs: U32
 
 
-@dataclass(frozen=True)
 class SwapToSubnetDelegateStake(Variant, index=0):
     """Units on their way into a subnet's pool."""
 
@@ -274,7 +273,6 @@ class SwapToSubnetDelegateStake(Variant, index=0):
     balance: U128
 
 
-@dataclass(frozen=True)
 class SwapToNodeDelegateStake(Variant, index=1):
     """Units on their way into one node's pool."""
 

@@ -1,28 +1,28 @@
-"""A registering subnet's deadlines, in general epochs."""
+"""The registration and enactment periods of a subnet, in general epochs."""
 
 from __future__ import annotations
 
-from devchain import items
+from devchain import storage
+from devchain.chain_types import SubnetData, SubnetState
 from devchain.runtime import Runtime
-from devchain.values import SubnetData, SubnetState
 
 
 def is_in_enactment(runtime: Runtime, subnet: SubnetData) -> bool:
     """Whether registration is over and only activation is still possible."""
     end = _registration_end(runtime, subnet)
-    enactment = runtime.state.get(items.SUBNET_ENACTMENT_EPOCHS)
+    enactment = runtime.state.get(storage.SUBNET_ENACTMENT_EPOCHS)
     return end is not None and end < runtime.general_epoch <= end + enactment
 
 
 def is_enactment_over(runtime: Runtime, subnet: SubnetData) -> bool:
     """Whether the subnet missed its last chance."""
     end = _registration_end(runtime, subnet)
-    enactment = runtime.state.get(items.SUBNET_ENACTMENT_EPOCHS)
+    enactment = runtime.state.get(storage.SUBNET_ENACTMENT_EPOCHS)
     return end is not None and end + enactment < runtime.general_epoch
 
 
 def _registration_end(runtime: Runtime, subnet: SubnetData) -> int | None:
-    registered = runtime.state.find(items.SUBNET_REGISTRATION_EPOCH, subnet.id)
+    registered = runtime.state.find(storage.SUBNET_REGISTRATION_EPOCH, subnet.id)
     if subnet.state is not SubnetState.REGISTERED or registered is None:
         return None
-    return registered + runtime.state.get(items.SUBNET_REGISTRATION_EPOCHS)
+    return registered + runtime.state.get(storage.SUBNET_REGISTRATION_EPOCHS)

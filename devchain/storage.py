@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from devchain.scale import I128, U32, U64, U128, Hash, type_of
-from devchain.state import Hasher, Item, KeyPart, by_blake2, by_identity
-from devchain.values import (
+from devchain.chain_types import (
     NO_NODE,
     NULL_ACCOUNT,
     ONE,
@@ -30,6 +28,8 @@ from devchain.values import (
     SubnetNode,
     SubnetWeightFactorsData,
 )
+from devchain.scale import I128, U32, U64, U128, Hash, type_of
+from devchain.state import Hasher, Item, KeyPart, by_blake2, by_identity
 
 _U32 = by_identity(U32)
 _TWOX_U32 = KeyPart(Hasher.TWOX_64_CONCAT, type_of(U32))
@@ -61,6 +61,15 @@ def _subnet_u128(name: str, default: int) -> Item[int]:
 
 def _node_u32(name: str, default: int | None = None) -> Item[int]:
     return _network(name, U32, _U32, _U32, default=default)
+
+
+def _node_u128(name: str, default: int) -> Item[int]:
+    return _network(name, U128, _U32, _U32, default=default)
+
+
+def _node_id_by(name: str, key: KeyPart) -> Item[int]:
+    """An item that names a subnet's node by something of its own; 0 is no node."""
+    return _network(name, U32, _U32, key, default=0)
 
 
 # System, Timestamp and Balances.
@@ -206,19 +215,11 @@ COLDKEY_SUBNET_NODES: Item[Mapping[int, frozenset[int]]] = _network(
 )
 HOTKEY_SUBNET_NODE_ID: Item[int] = _network("HotkeySubnetNodeId", U32, _U32, _ACCOUNT)
 SUBNET_NODE_ID_HOTKEY: Item[bytes] = _network("SubnetNodeIdHotkey", AccountId, _U32, _U32)
-PEER_ID_SUBNET_NODE_ID: Item[int] = _network("PeerIdSubnetNodeId", U32, _U32, _PEER, default=0)
-BOOTNODE_PEER_ID_SUBNET_NODE_ID: Item[int] = _network(
-    "BootnodePeerIdSubnetNodeId", U32, _U32, _PEER, default=0
-)
-CLIENT_PEER_ID_SUBNET_NODE_ID: Item[int] = _network(
-    "ClientPeerIdSubnetNodeId", U32, _U32, _PEER, default=0
-)
-MULTIADDR_SUBNET_NODE_ID: Item[int] = _network(
-    "MultiaddrSubnetNodeId", U32, _U32, _VECTOR, default=0
-)
-UNIQUE_PARAM_SUBNET_NODE_ID: Item[int] = _network(
-    "UniqueParamSubnetNodeId", U32, _U32, _VECTOR, default=0
-)
+PEER_ID_SUBNET_NODE_ID = _node_id_by("PeerIdSubnetNodeId", _PEER)
+BOOTNODE_PEER_ID_SUBNET_NODE_ID = _node_id_by("BootnodePeerIdSubnetNodeId", _PEER)
+CLIENT_PEER_ID_SUBNET_NODE_ID = _node_id_by("ClientPeerIdSubnetNodeId", _PEER)
+MULTIADDR_SUBNET_NODE_ID = _node_id_by("MultiaddrSubnetNodeId", _VECTOR)
+UNIQUE_PARAM_SUBNET_NODE_ID = _node_id_by("UniqueParamSubnetNodeId", _VECTOR)
 
 # Consensus.
 SUBNET_ELECTED_VALIDATOR = _node_u32("SubnetElectedValidator")
@@ -265,7 +266,7 @@ VALIDATOR_ABSENT_SUBNET_REPUTATION_FACTOR = _plain_u128(
     "ValidatorAbsentSubnetReputationFactor", ONE // 20
 )
 IN_CONSENSUS_SUBNET_REPUTATION_FACTOR = _plain_u128("InConsensusSubnetReputationFactor", ONE // 8)
-SUBNET_NODE_REPUTATION: Item[int] = _network("SubnetNodeReputation", U128, _U32, _U32, default=ONE)
+SUBNET_NODE_REPUTATION = _node_u128("SubnetNodeReputation", ONE)
 MIN_SUBNET_NODE_REPUTATION = _subnet_u128("MinSubnetNodeReputation", ONE // 10)
 NODE_MIN_WEIGHT_THRESHOLD = _subnet_u128("SubnetNodeMinWeightDecreaseReputationThreshold", 0)
 ABSENT_DECREASE = _subnet_u128("AbsentDecreaseReputationFactor", ONE // 10)
@@ -308,12 +309,8 @@ ACCOUNT_SUBNET_DELEGATE_STAKE_SHARES: Item[int] = _network(
     "AccountSubnetDelegateStakeShares", U128, _ACCOUNT, _U32, default=0
 )
 TOTAL_NODE_DELEGATE_STAKE = _plain_u128("TotalNodeDelegateStake", 0)
-TOTAL_NODE_DELEGATE_STAKE_SHARES: Item[int] = _network(
-    "TotalNodeDelegateStakeShares", U128, _U32, _U32, default=0
-)
-TOTAL_NODE_DELEGATE_STAKE_BALANCE: Item[int] = _network(
-    "TotalNodeDelegateStakeBalance", U128, _U32, _U32, default=0
-)
+TOTAL_NODE_DELEGATE_STAKE_SHARES = _node_u128("TotalNodeDelegateStakeShares", 0)
+TOTAL_NODE_DELEGATE_STAKE_BALANCE = _node_u128("TotalNodeDelegateStakeBalance", 0)
 ACCOUNT_NODE_DELEGATE_STAKE_SHARES: Item[int] = _network(
     "AccountNodeDelegateStakeShares", U128, _ACCOUNT, _U32, _U32, default=0
 )

@@ -1,148 +1,137 @@
-"""What the owner of a subnet may change."""
+"""Calls of a subnet's owner: settings, pause, removal, ownership, bootnodes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from devchain import calls, events, items
+from devchain import calls, events, storage
 from devchain.addresses import check_multiaddr
-from devchain.emergency import start_emergency
+from devchain.chain_types import ONE, SubnetNode, SubnetRemovalReason, SubnetState
+from devchain.emergency_validators import start_emergency
 from devchain.errors import DispatchError, ensure, fail
 from devchain.runtime import Runtime
 from devchain.state import Item
 from devchain.subnets import check_owner, remove_subnet
-from devchain.values import ONE, SubnetNode, SubnetRemovalReason, SubnetState
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: where it is stored, between which limits, and what is said about it.
+    """One number: where it is stored, the event of a change, and the limits of its value.
 
     A limit of None does not bind. A fraction above 1.0 is InvalidPercent before anything else.
+    A value outside the limits is ``error_name``; without one, the event ChurnLimitUpdate makes
+    it InvalidChurnLimit.
     """
 
     item: Item[int]
     event: type[events.CountUpdate] | type[events.FractionUpdate]
-    error: str
     low: Item[int] | None = None
     high: Item[int] | None = None
+    error_name: str | None = None
     is_fraction: bool = False
     is_fixed_in_emergency: bool = False
     """Whether it stays as it is while an emergency set exists, which was timed by it."""
 
+    @property
+    def error(self) -> str:
+        return self.error_name or f"Invalid{self.event.__name__.removesuffix('Update')}"
 
-def _reputation_factor(item: Item[int], event: type[events.FractionUpdate], error: str) -> Setting:
-    low, high = items.MIN_NODE_REPUTATION_FACTOR, items.MAX_NODE_REPUTATION_FACTOR
-    fixed = item is not items.INCLUDED_INCREASE
-    return Setting(item, event, error, low, high, is_fraction=True, is_fixed_in_emergency=fixed)
+
+def _reputation_factor(
+    item: Item[int], event: type[events.FractionUpdate], error: str | None = None
+) -> Setting:
+    low, high = storage.MIN_NODE_REPUTATION_FACTOR, storage.MAX_NODE_REPUTATION_FACTOR
+    fixed = item is not storage.INCLUDED_INCREASE
+    return Setting(item, event, low, high, error, is_fraction=True, is_fixed_in_emergency=fixed)
 
 
 SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], Setting] = {
     calls.OwnerUpdateChurnLimit: Setting(
-        items.CHURN_LIMIT,
+        storage.CHURN_LIMIT,
         events.ChurnLimitUpdate,
-        "InvalidChurnLimit",
-        items.MIN_CHURN_LIMIT,
-        items.MAX_CHURN_LIMIT,
+        storage.MIN_CHURN_LIMIT,
+        storage.MAX_CHURN_LIMIT,
     ),
     calls.OwnerUpdateChurnLimitMultiplier: Setting(
-        items.CHURN_LIMIT_MULTIPLIER,
+        storage.CHURN_LIMIT_MULTIPLIER,
         events.ChurnLimitMultiplierUpdate,
-        "InvalidChurnLimitMultiplier",
-        items.MIN_CHURN_LIMIT_MULTIPLIER,
-        items.MAX_CHURN_LIMIT_MULTIPLIER,
+        storage.MIN_CHURN_LIMIT_MULTIPLIER,
+        storage.MAX_CHURN_LIMIT_MULTIPLIER,
     ),
     calls.OwnerUpdateRegistrationQueueEpochs: Setting(
-        items.SUBNET_NODE_QUEUE_EPOCHS,
+        storage.SUBNET_NODE_QUEUE_EPOCHS,
         events.RegistrationQueueEpochsUpdate,
-        "InvalidRegistrationQueueEpochs",
-        items.MIN_QUEUE_EPOCHS,
-        items.MAX_QUEUE_EPOCHS,
+        storage.MIN_QUEUE_EPOCHS,
+        storage.MAX_QUEUE_EPOCHS,
     ),
     calls.OwnerUpdateIdleClassificationEpochs: Setting(
-        items.IDLE_CLASSIFICATION_EPOCHS,
+        storage.IDLE_CLASSIFICATION_EPOCHS,
         events.IdleClassificationEpochsUpdate,
-        "InvalidIdleClassificationEpochs",
-        items.MIN_IDLE_CLASSIFICATION_EPOCHS,
-        items.MAX_IDLE_CLASSIFICATION_EPOCHS,
+        storage.MIN_IDLE_CLASSIFICATION_EPOCHS,
+        storage.MAX_IDLE_CLASSIFICATION_EPOCHS,
     ),
     calls.OwnerUpdateIncludedClassificationEpochs: Setting(
-        items.INCLUDED_CLASSIFICATION_EPOCHS,
+        storage.INCLUDED_CLASSIFICATION_EPOCHS,
         events.IncludedClassificationEpochsUpdate,
-        "InvalidIncludedClassificationEpochs",
-        items.MIN_INCLUDED_CLASSIFICATION_EPOCHS,
-        items.MAX_INCLUDED_CLASSIFICATION_EPOCHS,
+        storage.MIN_INCLUDED_CLASSIFICATION_EPOCHS,
+        storage.MAX_INCLUDED_CLASSIFICATION_EPOCHS,
     ),
-    calls.OwnerUpdateNonConsensusAttestorDecrease: _reputation_factor(
-        items.NON_CONSENSUS_ATTESTOR_DECREASE,
+    calls.OwnerUpdateNonConsensusAttestorDecreaseReputationFactor: _reputation_factor(
+        storage.NON_CONSENSUS_ATTESTOR_DECREASE,
         events.NonConsensusAttestorDecreaseReputationFactorUpdate,
-        "InvalidNonConsensusAttestorDecreaseReputationFactor",
     ),
-    calls.OwnerUpdateAbsentDecrease: _reputation_factor(
-        items.ABSENT_DECREASE,
-        events.AbsentDecreaseReputationFactorUpdate,
-        "InvalidAbsentDecreaseReputationFactor",
+    calls.OwnerUpdateAbsentDecreaseReputationFactor: _reputation_factor(
+        storage.ABSENT_DECREASE, events.AbsentDecreaseReputationFactorUpdate
     ),
-    calls.OwnerUpdateIncludedIncrease: _reputation_factor(
-        items.INCLUDED_INCREASE,
-        events.IncludedIncreaseReputationFactorUpdate,
-        "InvalidIncludedIncreaseReputationFactor",
+    calls.OwnerUpdateIncludedIncreaseReputationFactor: _reputation_factor(
+        storage.INCLUDED_INCREASE, events.IncludedIncreaseReputationFactorUpdate
     ),
-    calls.OwnerUpdateBelowMinWeightDecrease: _reputation_factor(
-        items.BELOW_MIN_WEIGHT_DECREASE,
-        events.BelowMinWeightDecreaseReputationFactorUpdate,
-        "InvalidBelowMinWeightDecreaseReputationFactor",
+    calls.OwnerUpdateBelowMinWeightDecreaseReputationFactor: _reputation_factor(
+        storage.BELOW_MIN_WEIGHT_DECREASE, events.BelowMinWeightDecreaseReputationFactorUpdate
     ),
-    calls.OwnerUpdateNonAttestorDecrease: _reputation_factor(
-        items.NON_ATTESTOR_DECREASE,
-        events.NonAttestorDecreaseReputationFactorUpdate,
-        "InvalidNonAttestorDecreaseReputationFactor",
+    calls.OwnerUpdateNonAttestorDecreaseReputationFactor: _reputation_factor(
+        storage.NON_ATTESTOR_DECREASE, events.NonAttestorDecreaseReputationFactorUpdate
     ),
-    calls.OwnerUpdateValidatorAbsentDecrease: _reputation_factor(
-        items.VALIDATOR_ABSENT_DECREASE,
+    calls.OwnerUpdateValidatorAbsentDecreaseReputationFactor: _reputation_factor(
+        storage.VALIDATOR_ABSENT_DECREASE,
         events.ValidatorAbsentDecreaseReputationFactorUpdate,
         "InvalidNonValidatorAbsentDecreaseReputationFactor",
     ),
-    calls.OwnerUpdateValidatorNonConsensusDecrease: _reputation_factor(
-        items.VALIDATOR_NON_CONSENSUS_DECREASE,
+    calls.OwnerUpdateValidatorNonConsensusDecreaseReputationFactor: _reputation_factor(
+        storage.VALIDATOR_NON_CONSENSUS_DECREASE,
         events.ValidatorNonConsensusSubnetNodeReputationFactorUpdate,
-        "InvalidValidatorNonConsensusSubnetNodeReputationFactor",
     ),
-    calls.OwnerUpdateNodeMinWeightThreshold: Setting(
-        items.NODE_MIN_WEIGHT_THRESHOLD,
+    calls.OwnerUpdateSubnetNodeMinWeightDecreaseReputationThreshold: Setting(
+        storage.NODE_MIN_WEIGHT_THRESHOLD,
         events.SubnetNodeMinWeightDecreaseReputationThresholdUpdate,
-        "InvalidPercent",
-        high=items.MAX_NODE_MIN_WEIGHT_THRESHOLD,
+        high=storage.MAX_NODE_MIN_WEIGHT_THRESHOLD,
+        error_name="InvalidPercent",
     ),
     calls.OwnerUpdateMinSubnetNodeReputation: Setting(
-        items.MIN_SUBNET_NODE_REPUTATION,
+        storage.MIN_SUBNET_NODE_REPUTATION,
         events.MinSubnetNodeReputationUpdate,
+        storage.MIN_MIN_SUBNET_NODE_REPUTATION,
+        storage.MAX_MIN_SUBNET_NODE_REPUTATION,
         "MinSubnetNodeReputation",
-        items.MIN_MIN_SUBNET_NODE_REPUTATION,
-        items.MAX_MIN_SUBNET_NODE_REPUTATION,
         is_fraction=True,
     ),
     calls.OwnerUpdateMaxRegisteredNodes: Setting(
-        items.MAX_REGISTERED_NODES,
+        storage.MAX_REGISTERED_NODES,
         events.MaxRegisteredNodesUpdate,
-        "InvalidMaxRegisteredNodes",
-        items.MIN_MAX_REGISTERED_NODES,
-        items.MAX_MAX_REGISTERED_NODES,
+        storage.MIN_MAX_REGISTERED_NODES,
+        storage.MAX_MAX_REGISTERED_NODES,
     ),
-    calls.OwnerUpdateTargetNodeRegistrations: Setting(
-        items.TARGET_NODE_REGISTRATIONS_PER_EPOCH,
-        events.TargetNodeRegistrationsPerEpochUpdate,
-        "InvalidTargetNodeRegistrationsPerEpoch",
+    calls.OwnerUpdateTargetNodeRegistrationsPerEpoch: Setting(
+        storage.TARGET_NODE_REGISTRATIONS_PER_EPOCH, events.TargetNodeRegistrationsPerEpochUpdate
     ),
+    # These two have no limits of their own.
     calls.OwnerUpdateNodeBurnRateAlpha: Setting(
-        items.NODE_BURN_RATE_ALPHA,
-        events.NodeBurnRateAlphaUpdate,
-        "InvalidPercent",
-        is_fraction=True,
+        storage.NODE_BURN_RATE_ALPHA, events.NodeBurnRateAlphaUpdate, is_fraction=True
     ),
     calls.OwnerUpdateQueueImmunityEpochs: Setting(
-        items.QUEUE_IMMUNITY_EPOCHS, events.QueueImmunityEpochsUpdate, "InvalidValues"
+        storage.QUEUE_IMMUNITY_EPOCHS, events.QueueImmunityEpochsUpdate
     ),
 }
 
@@ -159,7 +148,7 @@ def update_setting(
     ensure(low <= call.value <= high, setting.error)
     _check_against_others(runtime, call, setting)
     if setting.is_fixed_in_emergency:
-        is_set = state.contains(items.EMERGENCY_SUBNET_NODE_ELECTION_DATA, call.subnet_id)
+        is_set = state.contains(storage.EMERGENCY_SUBNET_NODE_ELECTION_DATA, call.subnet_id)
         ensure(not is_set, "EmergencyValidatorsSet")
     state.put(setting.item, call.subnet_id, value=call.value)
     runtime.emit(setting.event(call.subnet_id, origin, call.value))
@@ -171,10 +160,10 @@ def _check_against_others(
     """Two settings bound each other."""
     state, subnet_id = runtime.state, call.subnet_id
     if isinstance(call, calls.OwnerUpdateMaxRegisteredNodes):
-        target = state.get(items.TARGET_NODE_REGISTRATIONS_PER_EPOCH, subnet_id)
+        target = state.get(storage.TARGET_NODE_REGISTRATIONS_PER_EPOCH, subnet_id)
         ensure(call.value <= target, setting.error)
-    if isinstance(call, calls.OwnerUpdateTargetNodeRegistrations):
-        most = state.get(items.MAX_REGISTERED_NODES, subnet_id)
+    if isinstance(call, calls.OwnerUpdateTargetNodeRegistrationsPerEpoch):
+        most = state.get(storage.MAX_REGISTERED_NODES, subnet_id)
         ensure(0 < call.value <= most, setting.error)
 
 
@@ -184,11 +173,11 @@ def owner_pause_subnet(runtime: Runtime, origin: bytes, call: calls.OwnerPauseSu
     check_owner(runtime, origin, subnet_id)
     subnet = runtime.subnet(subnet_id)
     ensure(subnet.state is SubnetState.ACTIVE, "SubnetMustBeActive")
-    rested = state.get(items.PREVIOUS_SUBNET_PAUSE_EPOCH, subnet_id)
-    rested += state.get(items.SUBNET_PAUSE_COOLDOWN_EPOCHS)
+    rested = state.get(storage.PREVIOUS_SUBNET_PAUSE_EPOCH, subnet_id)
+    rested += state.get(storage.SUBNET_PAUSE_COOLDOWN_EPOCHS)
     ensure(rested <= epoch, "SubnetPauseCooldownActive")
     paused = replace(subnet, state=SubnetState.PAUSED, start_epoch=epoch)
-    state.put(items.SUBNETS_DATA, subnet_id, value=paused)
+    state.put(storage.SUBNETS_DATA, subnet_id, value=paused)
     runtime.emit(events.SubnetPaused(subnet_id, origin))
 
 
@@ -199,11 +188,11 @@ def owner_unpause_subnet(runtime: Runtime, origin: bytes, call: calls.OwnerUnpau
     subnet = runtime.subnet(subnet_id)
     ensure(subnet.state is SubnetState.PAUSED, "SubnetMustBePaused")
     lasted = max(0, epoch - subnet.start_epoch) + 1
-    for key, node in state.items(items.REGISTERED_SUBNET_NODES_DATA):
-        state.put(items.REGISTERED_SUBNET_NODES_DATA, *key, value=_delay(node, lasted))
+    for key, node in state.items(storage.REGISTERED_SUBNET_NODES_DATA):
+        state.put(storage.REGISTERED_SUBNET_NODES_DATA, *key, value=_delay(node, lasted))
     resumed = replace(subnet, state=SubnetState.ACTIVE, start_epoch=epoch + 1)
-    state.put(items.SUBNETS_DATA, subnet_id, value=resumed)
-    state.put(items.PREVIOUS_SUBNET_PAUSE_EPOCH, subnet_id, value=epoch)
+    state.put(storage.SUBNETS_DATA, subnet_id, value=resumed)
+    state.put(storage.PREVIOUS_SUBNET_PAUSE_EPOCH, subnet_id, value=epoch)
     start_emergency(runtime, subnet_id)
     runtime.emit(events.SubnetUnpaused(subnet_id, origin))
 
@@ -221,47 +210,46 @@ def owner_deactivate_subnet(
     remove_subnet(runtime, call.subnet_id, SubnetRemovalReason.OWNER)
 
 
-def owner_update_name(runtime: Runtime, origin: bytes, call: calls.OwnerUpdateName) -> None:
-    """Take another unused name."""
-    state = runtime.state
+@dataclass(frozen=True)
+class Description:
+    """One text: its field of the subnet and the event of a change.
+
+    ``owners`` names the subnet that has each value of a text which no two may share; ``error``
+    refuses a taken one.
+    """
+
+    field: str
+    event: type[events.TextUpdate]
+    owners: Item[int] | None = None
+    error: str = ""
+
+
+DESCRIPTIONS: Mapping[type[calls.TextSetting], Description] = {
+    calls.OwnerUpdateName: Description(
+        "name", events.SubnetNameUpdate, storage.SUBNET_NAME, "SubnetNameExist"
+    ),
+    calls.OwnerUpdateRepo: Description(
+        "repo", events.SubnetRepoUpdate, storage.SUBNET_REPO, "SubnetRepoExist"
+    ),
+    calls.OwnerUpdateDescription: Description("description", events.SubnetDescriptionUpdate),
+    calls.OwnerUpdateMisc: Description("misc", events.SubnetMiscUpdate),
+}
+
+
+def update_description(runtime: Runtime, origin: bytes, call: calls.TextSetting) -> None:
+    """Replace one of the subnet's texts; its name and repository must be unused."""
+    state, text = runtime.state, DESCRIPTIONS[type(call)]
     check_owner(runtime, origin, call.subnet_id)
-    ensure(not state.contains(items.SUBNET_NAME, call.value), "SubnetNameExist")
+    if text.owners is not None:
+        ensure(not state.contains(text.owners, call.value), text.error)
     subnet = runtime.subnet(call.subnet_id)
-    state.remove(items.SUBNET_NAME, subnet.name)
-    state.put(items.SUBNET_NAME, call.value, value=subnet.id)
-    state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, name=call.value))
-    runtime.emit(events.SubnetNameUpdate(subnet.id, origin, subnet.name, call.value))
-
-
-def owner_update_repo(runtime: Runtime, origin: bytes, call: calls.OwnerUpdateRepo) -> None:
-    """Take another unused repository."""
-    state = runtime.state
-    check_owner(runtime, origin, call.subnet_id)
-    ensure(not state.contains(items.SUBNET_REPO, call.value), "SubnetRepoExist")
-    subnet = runtime.subnet(call.subnet_id)
-    state.remove(items.SUBNET_REPO, subnet.repo)
-    state.put(items.SUBNET_REPO, call.value, value=subnet.id)
-    state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, repo=call.value))
-    runtime.emit(events.SubnetRepoUpdate(subnet.id, origin, subnet.repo, call.value))
-
-
-def owner_update_description(
-    runtime: Runtime, origin: bytes, call: calls.OwnerUpdateDescription
-) -> None:
-    """Replace the subnet's description."""
-    check_owner(runtime, origin, call.subnet_id)
-    subnet = runtime.subnet(call.subnet_id)
-    changed = replace(subnet, description=call.value)
-    runtime.state.put(items.SUBNETS_DATA, subnet.id, value=changed)
-    runtime.emit(events.SubnetDescriptionUpdate(subnet.id, origin, subnet.description, call.value))
-
-
-def owner_update_misc(runtime: Runtime, origin: bytes, call: calls.OwnerUpdateMisc) -> None:
-    """Replace the subnet's free text."""
-    check_owner(runtime, origin, call.subnet_id)
-    subnet = runtime.subnet(call.subnet_id)
-    runtime.state.put(items.SUBNETS_DATA, subnet.id, value=replace(subnet, misc=call.value))
-    runtime.emit(events.SubnetMiscUpdate(subnet.id, origin, subnet.misc, call.value))
+    previous = getattr(subnet, text.field)
+    if text.owners is not None:
+        state.remove(text.owners, previous)
+        state.put(text.owners, call.value, value=subnet.id)
+    changes: dict[str, Any] = {text.field: call.value}
+    state.put(storage.SUBNETS_DATA, subnet.id, value=replace(subnet, **changes))
+    runtime.emit(text.event(subnet.id, origin, previous, call.value))
 
 
 def owner_add_or_update_initial_coldkeys(
@@ -272,17 +260,17 @@ def owner_add_or_update_initial_coldkeys(
     _check_registering(runtime, origin, call.subnet_id)
     sane = all(count >= 1 for count in call.coldkeys.values())
     ensure(sane, "InvalidSubnetRegistrationInitialColdkeys")
-    present = state.find(items.SUBNET_REGISTRATION_INITIAL_COLDKEYS, call.subnet_id) or {}
+    present = state.find(storage.SUBNET_REGISTRATION_INITIAL_COLDKEYS, call.subnet_id) or {}
     merged = {**present, **call.coldkeys}
-    state.put(items.SUBNET_REGISTRATION_INITIAL_COLDKEYS, call.subnet_id, value=merged)
+    state.put(storage.SUBNET_REGISTRATION_INITIAL_COLDKEYS, call.subnet_id, value=merged)
     runtime.emit(events.AddSubnetRegistrationInitialColdkeys(call.subnet_id, origin, call.coldkeys))
 
 
 def owner_remove_initial_coldkeys(
     runtime: Runtime, origin: bytes, call: calls.OwnerRemoveInitialColdkeys
 ) -> None:
-    """Allow fewer coldkeys; with none left, everybody may register."""
-    state, item = runtime.state, items.SUBNET_REGISTRATION_INITIAL_COLDKEYS
+    """Allow fewer coldkeys; with none left, any coldkey may register."""
+    state, item = runtime.state, storage.SUBNET_REGISTRATION_INITIAL_COLDKEYS
     _check_registering(runtime, origin, call.subnet_id)
     present = state.find(item, call.subnet_id) or {}
     left = {key: count for key, count in present.items() if key not in call.coldkeys}
@@ -308,11 +296,11 @@ def owner_update_min_max_stake(
     state, subnet_id = runtime.state, call.subnet_id
     check_owner(runtime, origin, subnet_id)
     ensure(call.min <= call.max, "InvalidValues")
-    low, high = state.get(items.MIN_SUBNET_MIN_STAKE), state.get(items.MAX_SUBNET_MIN_STAKE)
+    low, high = state.get(storage.MIN_SUBNET_MIN_STAKE), state.get(storage.MAX_SUBNET_MIN_STAKE)
     ensure(low <= call.min <= high, "InvalidSubnetMinStake")
-    ensure(call.max <= state.get(items.NETWORK_MAX_STAKE_BALANCE), "InvalidSubnetMaxStake")
-    state.put(items.SUBNET_MIN_STAKE_BALANCE, subnet_id, value=call.min)
-    state.put(items.SUBNET_MAX_STAKE_BALANCE, subnet_id, value=call.max)
+    ensure(call.max <= state.get(storage.NETWORK_MAX_STAKE_BALANCE), "InvalidSubnetMaxStake")
+    state.put(storage.SUBNET_MIN_STAKE_BALANCE, subnet_id, value=call.min)
+    state.put(storage.SUBNET_MAX_STAKE_BALANCE, subnet_id, value=call.max)
     runtime.emit(events.SubnetMinMaxStakeBalanceUpdate(subnet_id, origin, call.min, call.max))
 
 
@@ -322,17 +310,17 @@ def owner_update_delegate_stake_percentage(
     """Change the delegators' share, in small steps."""
     state, subnet_id = runtime.state, call.subnet_id
     check_owner(runtime, origin, subnet_id)
-    updated = state.get(items.LAST_SUBNET_DELEGATE_STAKE_REWARDS_UPDATE, subnet_id)
-    period = state.get(items.DELEGATE_PERCENTAGE_UPDATE_PERIOD)
+    updated = state.get(storage.LAST_SUBNET_DELEGATE_STAKE_REWARDS_UPDATE, subnet_id)
+    period = state.get(storage.DELEGATE_PERCENTAGE_UPDATE_PERIOD)
     ensure(updated + period < runtime.block, "DelegateStakePercentageUpdateTooSoon")
-    present = state.get(items.SUBNET_DELEGATE_STAKE_REWARDS_PERCENTAGE, subnet_id)
-    step = state.get(items.MAX_DELEGATE_PERCENTAGE_CHANGE)
+    present = state.get(storage.SUBNET_DELEGATE_STAKE_REWARDS_PERCENTAGE, subnet_id)
+    step = state.get(storage.MAX_DELEGATE_PERCENTAGE_CHANGE)
     ensure(abs(present - call.value) <= step, "DelegateStakePercentageAbsDiffTooLarge")
-    low = state.get(items.MIN_DELEGATE_STAKE_PERCENTAGE)
-    high = state.get(items.MAX_DELEGATE_STAKE_PERCENTAGE)
+    low = state.get(storage.MIN_DELEGATE_STAKE_PERCENTAGE)
+    high = state.get(storage.MAX_DELEGATE_STAKE_PERCENTAGE)
     ensure(low <= call.value <= high, "InvalidDelegateStakePercentage")
-    state.put(items.LAST_SUBNET_DELEGATE_STAKE_REWARDS_UPDATE, subnet_id, value=runtime.block)
-    state.put(items.SUBNET_DELEGATE_STAKE_REWARDS_PERCENTAGE, subnet_id, value=call.value)
+    state.put(storage.LAST_SUBNET_DELEGATE_STAKE_REWARDS_UPDATE, subnet_id, value=runtime.block)
+    state.put(storage.SUBNET_DELEGATE_STAKE_REWARDS_PERCENTAGE, subnet_id, value=call.value)
     runtime.emit(events.SubnetDelegateStakeRewardsPercentageUpdate(subnet_id, origin, call.value))
 
 
@@ -341,7 +329,7 @@ def transfer_subnet_ownership(
 ) -> None:
     """Offer the subnet to another account."""
     check_owner(runtime, origin, call.subnet_id)
-    runtime.state.put(items.PENDING_SUBNET_OWNER, call.subnet_id, value=call.new_owner)
+    runtime.state.put(storage.PENDING_SUBNET_OWNER, call.subnet_id, value=call.new_owner)
     runtime.emit(events.TransferPendingSubnetOwner(call.subnet_id, origin, call.new_owner))
 
 
@@ -350,11 +338,11 @@ def accept_subnet_ownership(
 ) -> None:
     """Take an offered subnet."""
     state, subnet_id = runtime.state, call.subnet_id
-    pending = state.find(items.PENDING_SUBNET_OWNER, subnet_id)
+    pending = state.find(storage.PENDING_SUBNET_OWNER, subnet_id)
     ensure(pending is not None, "NoPendingSubnetOwner")
     ensure(pending == origin, "NotPendingSubnetOwner")
-    state.put(items.SUBNET_OWNER, subnet_id, value=origin)
-    state.remove(items.PENDING_SUBNET_OWNER, subnet_id)
+    state.put(storage.SUBNET_OWNER, subnet_id, value=origin)
+    state.remove(storage.PENDING_SUBNET_OWNER, subnet_id)
     runtime.emit(events.AcceptPendingSubnetOwner(subnet_id, origin))
 
 
@@ -364,33 +352,33 @@ def owner_add_bootnode_access(
     """Let another account change the bootnodes."""
     state, subnet_id = runtime.state, call.subnet_id
     check_owner(runtime, origin, subnet_id)
-    present = state.get(items.SUBNET_BOOTNODE_ACCESS, subnet_id)
+    present = state.get(storage.SUBNET_BOOTNODE_ACCESS, subnet_id)
     ensure(call.new_account not in present, "InBootnodeAccessList")
-    room = len(present) < state.get(items.MAX_SUBNET_BOOTNODE_ACCESS)
+    room = len(present) < state.get(storage.MAX_SUBNET_BOOTNODE_ACCESS)
     ensure(room, "MaxSubnetBootnodeAccess")
-    state.put(items.SUBNET_BOOTNODE_ACCESS, subnet_id, value=present | {call.new_account})
+    state.put(storage.SUBNET_BOOTNODE_ACCESS, subnet_id, value=present | {call.new_account})
     runtime.emit(events.AddSubnetBootnodeAccess(subnet_id, origin, call.new_account))
 
 
 def owner_remove_bootnode_access(
     runtime: Runtime, origin: bytes, call: calls.OwnerRemoveBootnodeAccess
 ) -> None:
-    """Take that right away."""
+    """Take from an account the right to change the bootnodes."""
     state, subnet_id = runtime.state, call.subnet_id
     check_owner(runtime, origin, subnet_id)
-    present = state.get(items.SUBNET_BOOTNODE_ACCESS, subnet_id)
+    present = state.get(storage.SUBNET_BOOTNODE_ACCESS, subnet_id)
     ensure(call.remove_account in present, "NotInAccessList")
-    state.put(items.SUBNET_BOOTNODE_ACCESS, subnet_id, value=present - {call.remove_account})
+    state.put(storage.SUBNET_BOOTNODE_ACCESS, subnet_id, value=present - {call.remove_account})
     runtime.emit(events.RemoveSubnetBootnodeAccess(subnet_id, origin, call.remove_account))
 
 
 def update_bootnodes(runtime: Runtime, origin: bytes, call: calls.UpdateBootnodes) -> None:
     """Remove, then add, official bootnodes."""
     state, subnet_id = runtime.state, runtime.subnet(call.subnet_id).id
-    is_owner = state.find(items.SUBNET_OWNER, subnet_id) == origin
-    allowed = is_owner or origin in state.get(items.SUBNET_BOOTNODE_ACCESS, subnet_id)
+    is_owner = state.find(storage.SUBNET_OWNER, subnet_id) == origin
+    allowed = is_owner or origin in state.get(storage.SUBNET_BOOTNODE_ACCESS, subnet_id)
     ensure(allowed, "InvalidAccess")
-    present = state.get(items.SUBNET_BOOTNODES, subnet_id)
+    present = state.get(storage.SUBNET_BOOTNODES, subnet_id)
     bootnodes = {peer: addr for peer, addr in present.items() if peer not in call.remove}
     for peer_id, multiaddr in sorted(call.add.items()):
         try:
@@ -398,6 +386,6 @@ def update_bootnodes(runtime: Runtime, origin: bytes, call: calls.UpdateBootnode
         except DispatchError:
             fail("InvalidMultiaddr")
         bootnodes[peer_id] = multiaddr
-    ensure(len(bootnodes) <= state.get(items.MAX_BOOTNODES), "TooManyBootnodes")
-    state.put(items.SUBNET_BOOTNODES, subnet_id, value=bootnodes)
+    ensure(len(bootnodes) <= state.get(storage.MAX_BOOTNODES), "TooManyBootnodes")
+    state.put(storage.SUBNET_BOOTNODES, subnet_id, value=bootnodes)
     runtime.emit(events.BootnodesUpdated(subnet_id, call.add, call.remove))
