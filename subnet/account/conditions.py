@@ -186,7 +186,7 @@ async def check_call(
     subnet_id = arguments.get("subnet_id")
 
     def work(session: Session) -> tuple[Check, ...]:
-        from subnet.chain.session import Call
+        from subnet.chain.extrinsics import Call
 
         session.encode_call(Call("Network", call, arguments))
         at = session.read_head_hash()

@@ -1,4 +1,4 @@
-"""Whether a chain is a development chain, where anybody may sign as a development account."""
+"""The check that a chain is a development chain, before a development account signs on it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from subnet.chain import worker as worker_module
 from subnet.chain.endpoints import Endpoints
 from subnet.chain.session import Session
 from subnet.chain.worker import ChainWorker
@@ -23,6 +22,9 @@ class Interface:
 
     def rpc_request(self, method: str, params: object) -> dict[str, object]:
         return {"result": self._result}
+
+    def get_constant(self, pallet: str, name: str) -> None:
+        return None
 
     def close(self) -> None:
         pass
@@ -42,7 +44,7 @@ async def endpoints(monkeypatch: pytest.MonkeyPatch) -> Any:
             return Session(interface, url=url, runtime=runtime)
 
         monkeypatch.setattr(Session, "open", open_session)
-        monkeypatch.setattr(worker_module, "FIRST_PAUSE_S", 0.0)
+        monkeypatch.setattr("subnet.chain.endpoints.MAX_REST_S", 0.0)
         worker = ChainWorker(Endpoints(urls))
         workers.append(worker)
         return worker
