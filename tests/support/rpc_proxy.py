@@ -35,6 +35,7 @@ class RpcProxy:
         self.answer: Answer = lambda _method: PASS
         self.is_announcing = True
         """False swallows what subscriptions say."""
+        self.announcement_delay_s = 0.0
         self.requests: Counter[str] = Counter()
 
     @property
@@ -77,8 +78,11 @@ class RpcProxy:
     async def _pass_answers(self, chain: ClientConnection, client: ServerConnection) -> None:
         try:
             async for message in chain:
-                if self.is_announcing or b'"method"' not in str(message).encode():
-                    await client.send(message)
+                if '"method"' in str(message):
+                    await asyncio.sleep(self.announcement_delay_s)
+                    if not self.is_announcing:
+                        continue
+                await client.send(message)
         except ConnectionClosed:
             pass
 

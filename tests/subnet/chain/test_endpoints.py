@@ -322,9 +322,10 @@ async def test_a_long_refusal_is_cut_to_one_line(devchain: DevChain) -> None:
     assert "\n" not in str(caught.value)
 
 
-async def test_a_subscription_that_announces_every_head_is_made_once() -> None:
+async def test_a_subscription_that_announces_every_head_a_little_late_is_made_once() -> None:
     config = DevChainConfig(mode=BlockMode.INTERVAL, block_seconds=0.25, seed=b"steady")
     async with DevChain.open(config) as devchain, run_rpc_proxy(devchain.url) as proxy:
+        proxy.announcement_delay_s = 0.15
         async with SubstrateChain.open(proxy.url, block_time_s=0.25) as chain:
             count = 0
             async for _head in chain.heads():
