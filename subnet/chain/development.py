@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subnet.chain.session import DEVELOPMENT_CHAIN_TYPE
+from subnet.chain.chain_session import DEVELOPMENT_CHAIN_TYPE
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ChainMismatch
 

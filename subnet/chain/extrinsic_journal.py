@@ -145,13 +145,7 @@ class ExtrinsicJournal:
                 (*(state.value for state in states), MAX_LISTED),
             ).fetchall()
         return tuple(
-            JournalEntry(
-                extrinsic=SignedExtrinsic(*row[:6]),
-                state=State(row[6]),
-                reason=row[7],
-                block_hash=row[8],
-                block_number=None if row[9] is None else BlockNumber(row[9]),
-            )
+            JournalEntry(SignedExtrinsic(*row[:6]), State(row[6]), *row[7:])
             for row in reversed(rows)
         )
 

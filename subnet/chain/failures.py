@@ -9,7 +9,7 @@ from subnet.chain.rpc_errors import PoolRefused
 from subnet.errors import ExtrinsicFailed
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 # JSON-RPC codes of the transaction pool (sc-rpc-api, author::error).
 POOL_UNKNOWN = 1011
@@ -49,7 +49,7 @@ def read_pool_reason(refusal: PoolRefused) -> str:
     return next((reason for words, reason in _POOL_WORDS.items() if words in text), otherwise)
 
 
-def read_dispatch_error(error: Any, session: Session) -> str:
+def read_dispatch_error(error: Any, session: ChainSession) -> str:
     """Return the name of a DispatchError: the pallet's own, or the variant's."""
     if isinstance(error, str):
         return error

@@ -26,7 +26,7 @@ from subnet.epoch.interfaces import Receipt
 from subnet.errors import ChainError, ChainUnavailable
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ class ExtrinsicSender:
             await asyncio.to_thread(write, self.log)
 
 
-def _search_chain(session: Session, signed: SignedExtrinsic) -> str | None:
+def _search_chain(session: ChainSession, signed: SignedExtrinsic) -> str | None:
     """Look for its bytes from its last possible block back to the one where it was made."""
     block_hash = session.read_head_hash()
     head = session.read_header(block_hash).number
@@ -239,7 +239,7 @@ def _search_chain(session: Session, signed: SignedExtrinsic) -> str | None:
 
 
 def _read_outcome(
-    session: Session, signed: SignedExtrinsic, block_hash: str
+    session: ChainSession, signed: SignedExtrinsic, block_hash: str
 ) -> tuple[Inclusion, str | None]:
     """Return the inclusion and, for a failed extrinsic, the error's name."""
     index = session.read_extrinsics(block_hash).index(signed.data)

@@ -89,7 +89,7 @@ from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainMismatch, ChainUnavailable
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 T = TypeVar("T")
 
@@ -187,7 +187,7 @@ class SubstrateChain:
         """Sends any call with any key; ``propose`` and ``attest`` use it."""
         return self._sender
 
-    async def query(self, work: Callable[[Session], T]) -> T:
+    async def query(self, work: Callable[[ChainSession], T]) -> T:
         """Run blocking reads with the session, off the event loop; they may be repeated."""
         return await self._reader.call(work, timeout_s=QUERY_CALLS * self._reader.call_timeout_s)
 
@@ -256,7 +256,7 @@ class SubstrateChain:
     async def fetch_subnet(
         self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
     ) -> SubnetInfo | None:
-        def work(session: Session) -> SubnetInfo | None:
+        def work(session: ChainSession) -> SubnetInfo | None:
             at = _resolve(session, at_block)
             fields = session.read("Network.SubnetsData", subnet_id, at=at)
             if fields is None:
@@ -276,7 +276,7 @@ class SubstrateChain:
     async def fetch_elected_validator(
         self, subnet_id: SubnetId, epoch: Epoch
     ) -> SubnetNodeId | None:
-        def work(session: Session) -> SubnetNodeId | None:
+        def work(session: ChainSession) -> SubnetNodeId | None:
             found = session.read(
                 "Network.SubnetElectedValidator", subnet_id, epoch, at=session.read_head_hash()
             )
@@ -285,7 +285,7 @@ class SubstrateChain:
         return await self._reader.call(work)
 
     async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
-        def work(session: Session) -> Submission | None:
+        def work(session: ChainSession) -> Submission | None:
             fields = session.read(
                 "Network.SubnetConsensusSubmission", subnet_id, epoch, at=session.read_head_hash()
             )
@@ -296,7 +296,7 @@ class SubstrateChain:
     async def fetch_balance(self, account_id: bytes) -> int:
         """Return the free balance of an account in units of 10^-18 TENSOR."""
 
-        def work(session: Session) -> int:
+        def work(session: ChainSession) -> int:
             account = f"0x{account_id.hex()}"
             found = session.read("System.Account", account, at=session.read_head_hash())
             return int((found or ZERO_BALANCE)["data"]["free"])
@@ -348,7 +348,7 @@ class SubstrateChain:
         """Submit a call that means the present epoch, so that it dies with the epoch."""
         key = self._require_signer()
 
-        def prepare(session: Session) -> tuple[int, Mapping[str, object]]:
+        def prepare(session: ChainSession) -> tuple[int, Mapping[str, object]]:
             return (
                 _choose_lifetime(session, subnet_id, self._info.epoch_length),
                 add_own_node(
@@ -366,23 +366,23 @@ class SubstrateChain:
         return self._signer
 
 
-def read_nodes(session: Session, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:
+def read_nodes(session: ChainSession, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:
     """Return the activated nodes in the state of block hash ``at``, sorted by id."""
     return choose_shape(session.runtime).read_nodes(session, subnet_id, at=at)
 
 
-def _read_info(session: Session) -> ChainInfo:
+def _read_info(session: ChainSession) -> ChainInfo:
     epoch_length = session.read_constant("Network.EpochLength")
     if not isinstance(epoch_length, int) or epoch_length <= 0:
         raise ChainMismatch(f"{session.url} serves a chain without the Network pallet")
     return ChainInfo(session.runtime.genesis_hash, epoch_length)
 
 
-def _resolve(session: Session, number: BlockNumber | None) -> str:
+def _resolve(session: ChainSession, number: BlockNumber | None) -> str:
     return session.read_head_hash() if number is None else session.read_block_hash(number)
 
 
-def _choose_lifetime(session: Session, subnet_id: SubnetId, epoch_length: int) -> int:
+def _choose_lifetime(session: ChainSession, subnet_id: SubnetId, epoch_length: int) -> int:
     """Return the longest lifetime that ends with the subnet's epoch.
 
     The shortest that the chain knows is four blocks, so what is signed in an epoch's last three
@@ -399,12 +399,12 @@ def _choose_lifetime(session: Session, subnet_id: SubnetId, epoch_length: int) -
     return lifetime
 
 
-def _read_head(session: Session) -> BlockInfo:
+def _read_head(session: ChainSession) -> BlockInfo:
     header, block_hash = session.read_head()
     return read_block(session, header.number, block_hash)
 
 
-def read_block(session: Session, number: int, block_hash: str) -> BlockInfo:
+def read_block(session: ChainSession, number: int, block_hash: str) -> BlockInfo:
     """Return one block; its timestamp is the one in its own state."""
     now_ms = session.read("Timestamp.Now", at=block_hash, default=True)
     return BlockInfo(

@@ -14,7 +14,7 @@ from subnet.chain.rpc_errors import AnotherChain, PoolRefused, RpcRefused, Sessi
 from subnet.errors import ChainMismatch, ChainUnavailable
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ MIN_CALL_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 20.0
 """On top of the call's own time where a session is opened first: metadata takes long to decode."""
 MAX_ATTEMPTS = 3
-_UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
 
 
 class ChainWorker:
@@ -44,7 +43,7 @@ class ChainWorker:
         self._url = endpoints.first
         self._given_timeout_s = call_timeout_s
         self._expected_genesis = expected_genesis
-        self._session: Session | None = None
+        self._session: ChainSession | None = None
         self._lock = asyncio.Lock()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chain")
         self.block_time_s = DEFAULT_BLOCK_TIME_MS / 1000
@@ -57,7 +56,7 @@ class ChainWorker:
 
     async def call(
         self,
-        work: Callable[[Session], T],
+        work: Callable[[ChainSession], T],
         *,
         attempts: int = MAX_ATTEMPTS,
         timeout_s: float | None = None,
@@ -102,7 +101,7 @@ class ChainWorker:
         """What an answer may take, and a call unless it says otherwise: a block at most."""
         return self._given_timeout_s or max(MIN_CALL_TIMEOUT_S, self.block_time_s)
 
-    async def _attempt(self, work: Callable[[Session], T], timeout_s: float) -> T:
+    async def _attempt(self, work: Callable[[ChainSession], T], timeout_s: float) -> T:
         # The lock starts the deadline when the thread is free, not while others hold it.
         async with self._lock:
             is_new = self._session is None
@@ -122,7 +121,7 @@ class ChainWorker:
             self._endpoints.note_answer(self._url)
             return result
 
-    async def _run_in_time(self, work: Callable[[Session], T], timeout_s: float) -> T:
+    async def _run_in_time(self, work: Callable[[ChainSession], T], timeout_s: float) -> T:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._in_thread(lambda: self._run(work))
@@ -133,12 +132,12 @@ class ChainWorker:
             await self._in_thread(self._drop)
             raise ChainUnavailable(f"{self.url} did not answer within {timeout_s:g} s") from error
 
-    def _run(self, work: Callable[[Session], T]) -> T:
+    def _run(self, work: Callable[[ChainSession], T]) -> T:
         """Open a session if there is none and do the work, in the thread."""
         try:
             if self._session is None:
                 self._session = self._open_session()
-            return work(self._session)
+            return self._session.run(work)
         except (PoolRefused, AnotherChain):
             raise
         except ChainUnavailable:
@@ -153,18 +152,11 @@ class ChainWorker:
         except RpcRefused as error:
             self._drop()
             raise ChainUnavailable(f"{self.url} refuses a request: {error}") from error
-        except _UNREADABLE as error:
-            # The library trips over answers of another shape than it expects.
-            self._drop()
-            logger.debug("an answer of %s cannot be read", self.url, exc_info=True)
-            raise ChainUnavailable(
-                f"{self.url} sent what cannot be read: {type(error).__name__}"
-            ) from error
 
-    def _open_session(self) -> Session:
-        from subnet.chain.session import Session
+    def _open_session(self) -> ChainSession:
+        from subnet.chain.chain_session import ChainSession
 
-        session = Session.open(
+        session = ChainSession.open(
             self._url, timeout_s=self.call_timeout_s, expected_genesis=self._expected_genesis
         )
         self._expected_genesis = session.runtime.genesis_hash

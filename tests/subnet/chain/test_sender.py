@@ -11,11 +11,11 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from keys.account import AccountKey
+from subnet.chain.chain_session import Header
 from subnet.chain.events import ChainEvent
 from subnet.chain.extrinsics import Call, SignedExtrinsic
 from subnet.chain.rpc_errors import PoolRefused
 from subnet.chain.sender import ExtrinsicSender
-from subnet.chain.session import Header
 from subnet.chain.worker import ChainWorker
 from subnet.epoch.interfaces import Receipt
 from subnet.errors import ChainUnavailable, ExtrinsicFailed

@@ -16,8 +16,8 @@ from devchain.methods import METHODS
 from devchain.server import DevChain
 from keys.account import AccountKey, get_development_account
 from subnet.account.registration import TENSOR, find_subnet, transfer
+from subnet.chain.chain_session import ChainSession
 from subnet.chain.extrinsics import Call
-from subnet.chain.session import Session
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ChainMismatch, ChainUnavailable, ExtrinsicFailed, UsageError
 from tests.support.chopsticks import REAL_RUNTIME_MARKS
@@ -346,9 +346,9 @@ async def wait_for_pool(chain: SubstrateChain) -> None:
 
 def shift_nonces(monkeypatch: pytest.MonkeyPatch, by: int) -> None:
     """Let endpoints tell a nonce that is too high."""
-    true_nonce = Session.read_nonce
+    true_nonce = ChainSession.read_nonce
     monkeypatch.setattr(
-        Session, "read_nonce", lambda session, account: true_nonce(session, account) + by
+        ChainSession, "read_nonce", lambda session, account: true_nonce(session, account) + by
     )
 
 

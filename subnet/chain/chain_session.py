@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from scalecodec.base import RuntimeConfigurationObject
 from scalecodec.exceptions import (
@@ -24,7 +24,6 @@ from substrateinterface import Keypair, KeypairType, SubstrateInterface
 from substrateinterface.exceptions import StorageFunctionNotFound, SubstrateRequestException
 from websocket import (
     WebSocketBadStatusException,
-    WebSocketConnectionClosedException,
     WebSocketException,
     WebSocketTimeoutException,
 )
@@ -46,6 +45,8 @@ from subnet.errors import ChainMismatch, ChainUnavailable
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_MAP_PAGES = 64
 MAP_PAGE_SIZE = 256
 MAX_ERROR_CHARS = 200
@@ -55,6 +56,19 @@ SILENT_BLOCKS = 4
 DEVELOPMENT_CHAIN_TYPE = "Development"
 RUNTIME_UPDATED = "0x08"
 """DigestItem::RuntimeEnvironmentUpdated (sp-runtime, generic::digest)."""
+
+# The library trips over answers of another shape than it expects; NotImplementedError is its word
+# for a type that it does not know.
+_UNREADABLE = (
+    InvalidScaleTypeValueException,
+    RemainingScaleBytesNotEmptyException,
+    NotImplementedError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+)
 
 # The library logs every request, keys and all, on the root logger.
 logging.getLogger("substrateinterface").setLevel(logging.WARNING)
@@ -85,12 +99,13 @@ class _Interface(SubstrateInterface):  # type: ignore[misc]
 
     def rpc_request(self, method: str, params: list[Any], result_handler: Any = None) -> Any:
         try:
-            return super().rpc_request(method, params, result_handler)
-        except json.JSONDecodeError:
+            with _translated(self.url):
+                return super().rpc_request(method, params, result_handler)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             # The library reads an empty message out of a connection that was closed in order.
             if not self.websocket.connected:
-                raise WebSocketConnectionClosedException("the connection was closed") from None
-            raise
+                raise ConnectionBroken(f"{self.url} closed the connection") from error
+            raise ChainUnavailable(f"{self.url} sent something that is not JSON-RPC") from error
 
     def close(self) -> None:
         try:
@@ -102,12 +117,11 @@ class _Interface(SubstrateInterface):  # type: ignore[misc]
 
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
+    """Turn what the socket and the transport raise into ChainUnavailable or RpcRefused."""
     try:
         yield
     except SubstrateRequestException as error:
         raise _read_refusal(error) from error
-    except (StorageFunctionNotFound, MetadataCallFunctionNotFound) as error:
-        raise ChainMismatch(f"the chain's runtime lacks what is asked: {error}") from error
     except (WebSocketTimeoutException, TimeoutError) as error:
         raise ChainUnavailable(f"{url} does not answer in time") from error
     except WebSocketBadStatusException as error:
@@ -118,15 +132,19 @@ def _translated(url: str) -> Iterator[None]:
     except (WebSocketException, OSError) as error:
         detail = _shorten(str(error) or type(error).__name__)
         raise ConnectionBroken(f"{url} does not answer: {detail}") from error
-    except (
-        RemainingScaleBytesNotEmptyException,
-        InvalidScaleTypeValueException,
-        NotImplementedError,  # scalecodec's word for a type that it does not know
-    ) as error:
-        detail = _shorten(str(error))
-        raise ChainUnavailable(f"{url} sent what cannot be decoded: {detail}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ChainUnavailable(f"{url} sent something that is not JSON-RPC") from error
+
+
+@contextmanager
+def _readable(url: str) -> Iterator[None]:
+    """Turn what the library raises over an answer into ChainMismatch or ChainUnavailable."""
+    try:
+        yield
+    except (StorageFunctionNotFound, MetadataCallFunctionNotFound) as error:
+        raise ChainMismatch(f"the chain's runtime lacks what is asked: {error}") from error
+    except _UNREADABLE as error:
+        logger.debug("an answer of %s cannot be read", url, exc_info=True)
+        detail = _shorten(f"{type(error).__name__}: {error}")
+        raise ChainUnavailable(f"{url} sent what cannot be read: {detail}") from error
 
 
 def _read_refusal(error: SubstrateRequestException) -> RpcRefused:
@@ -148,7 +166,7 @@ def _shorten(text: str) -> str:
     return line if len(line) <= MAX_ERROR_CHARS else f"{line[:MAX_ERROR_CHARS]}..."
 
 
-class Session:
+class ChainSession:
     """An open connection and the runtime behind it. Every method blocks."""
 
     def __init__(self, interface: _Interface, *, url: str, runtime: Runtime) -> None:
@@ -158,11 +176,10 @@ class Session:
         self.runtime = runtime
 
     @classmethod
-    def open(cls, url: str, *, timeout_s: float, expected_genesis: bytes | None) -> Session:
+    def open(cls, url: str, *, timeout_s: float, expected_genesis: bytes | None) -> ChainSession:
         """Connect and read the runtime. No answer may take longer than ``timeout_s``.
 
-        Raises ChainUnavailable, ChainMismatch, RpcRefused; ValueError, TypeError or LookupError
-        for an endpoint that answers with other shapes than a node does.
+        Raises ChainUnavailable, ChainMismatch, RpcRefused.
         """
         with _translated(url):
             interface = _Interface(
@@ -173,14 +190,24 @@ class Session:
                 ws_options={"timeout": timeout_s, "enable_multithread": True},
             )
         try:
-            runtime = _read_runtime(interface, url, expected_genesis)
-            check_interface(runtime, url=url)
-            session = cls(interface, url=url, runtime=runtime)
-            session._opened_at = session.read_header(session.read_head_hash()).number
+            with _readable(url):
+                runtime = _read_runtime(interface, url, expected_genesis)
+                check_interface(runtime, url=url)
+                session = cls(interface, url=url, runtime=runtime)
+                session._opened_at = session.read_header(session.read_head_hash()).number
         except BaseException:
             interface.close()
             raise
         return session
+
+    def run(self, work: Callable[[ChainSession], T]) -> T:
+        """Return what ``work`` returns, called with this session.
+
+        Raises ChainMismatch for a call or storage item that the runtime lacks, ChainUnavailable
+        for an answer that cannot be read, and what the methods of the session raise.
+        """
+        with _readable(self.url):
+            return work(self)
 
     @property
     def block_time_ms(self) -> int:
@@ -201,8 +228,7 @@ class Session:
 
     def rpc(self, method: str, *params: object) -> Any:
         """Send one request and return its result. Raises RpcRefused."""
-        with _translated(self.url):
-            return self._interface.rpc_request(method, list(params)).get("result")
+        return self._interface.rpc_request(method, list(params)).get("result")
 
     def read_head_hash(self) -> str:
         return str(self.rpc("chain_getBlockHash"))
@@ -268,8 +294,7 @@ class Session:
         None when the chain holds no value, unless ``default`` asks for the one in the metadata.
         """
         pallet, name = item.split(".")
-        with _translated(self.url):
-            found = self._interface.query(pallet, name, list(params), block_hash=at)
+        found = self._interface.query(pallet, name, list(params), block_hash=at)
         if found is None:
             return None
         if not default and not found.meta_info["result_found"]:
@@ -279,36 +304,33 @@ class Session:
     def read_map(self, item: str, *params: object, at: str) -> list[tuple[Any, Any]]:
         """Return every (last key, value) under the given first keys."""
         pallet, name = item.split(".")
-        with _translated(self.url):
-            rows = self._interface.query_map(
-                pallet,
-                name,
-                list(params),
-                block_hash=at,
-                page_size=MAP_PAGE_SIZE,
-                max_results=MAP_PAGE_SIZE * MAX_MAP_PAGES,
-                ignore_decoding_errors=False,
-            )
-            return [(key.value, value.value) for key, value in rows]
+        rows = self._interface.query_map(
+            pallet,
+            name,
+            list(params),
+            block_hash=at,
+            page_size=MAP_PAGE_SIZE,
+            max_results=MAP_PAGE_SIZE * MAX_MAP_PAGES,
+            ignore_decoding_errors=False,
+        )
+        return [(key.value, value.value) for key, value in rows]
 
     def read_many(self, item: str, keys: Sequence[object], *, at: str) -> list[Any]:
         """Return one value per key, in order; None where the chain holds none."""
         pallet, name = item.split(".")
-        with _translated(self.url):
-            storage_keys = [self._interface.create_storage_key(pallet, name, [key]) for key in keys]
-            if not storage_keys:
-                return []
-            found = {
-                key.to_hex(): None if value is None else value.value
-                for key, value in self._interface.query_multi(storage_keys, at)
-            }
-            return [found.get(key.to_hex()) for key in storage_keys]
+        storage_keys = [self._interface.create_storage_key(pallet, name, [key]) for key in keys]
+        if not storage_keys:
+            return []
+        found = {
+            key.to_hex(): None if value is None else value.value
+            for key, value in self._interface.query_multi(storage_keys, at)
+        }
+        return [found.get(key.to_hex()) for key in storage_keys]
 
     def read_constant(self, name: str) -> Any:
         """Return the constant ``Pallet.Name``; None if the runtime has none by that name."""
         pallet, constant = name.split(".")
-        with _translated(self.url):
-            found = self._interface.get_constant(pallet, constant)
+        found = self._interface.get_constant(pallet, constant)
         return None if found is None else found.value
 
     def read_events(self, block_hash: str) -> list[tuple[int | None, ChainEvent]]:
@@ -336,10 +358,9 @@ class Session:
         era = {"period": lifetime, "current": header.number}
         composed = self._compose(call)
         pair = Keypair.create_from_private_key(key.private_key(), crypto_type=KeypairType.ECDSA)
-        with _translated(self.url):
-            extrinsic = self._interface.create_signed_extrinsic(
-                composed, pair, nonce=nonce, era=era, tip=tip
-            )
+        extrinsic = self._interface.create_signed_extrinsic(
+            composed, pair, nonce=nonce, era=era, tip=tip
+        )
         return SignedExtrinsic(
             call=str(call),
             sender=key.account_id,
@@ -363,7 +384,7 @@ class Session:
             return block_hash
 
         try:
-            with _translated(self.url), self._patience(SILENT_BLOCKS * self.block_time_ms / 1000):
+            with self._patience(SILENT_BLOCKS * self.block_time_ms / 1000):
                 return str(
                     self._interface.rpc_request(
                         "author_submitAndWatchExtrinsic",
@@ -395,8 +416,7 @@ class Session:
                 f"the runtime's {call} wants {', '.join(missing)}, which this client does not know"
             )
         arguments = {name: call.arguments[name] for name in wanted}
-        with _translated(self.url):
-            return self._interface.compose_call(call.pallet, call.name, arguments)
+        return self._interface.compose_call(call.pallet, call.name, arguments)
 
 
 _LOST_STATUSES = ("dropped", "invalid", "usurped", "finalitytimeout")
@@ -418,8 +438,7 @@ def _read_status(status: object) -> str | None:
 
 def _read_runtime(interface: _Interface, url: str, expected_genesis: bytes | None) -> Runtime:
     def ask(method: str, *params: object) -> Any:
-        with _translated(url):
-            return interface.rpc_request(method, list(params)).get("result")
+        return interface.rpc_request(method, list(params)).get("result")
 
     genesis = ask("chain_getBlockHash", 0)
     if not isinstance(genesis, str):
