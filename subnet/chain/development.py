@@ -12,5 +12,5 @@ async def check_development_chain(chain: SubstrateChain, url: str) -> None:
     chain_type = await chain.query(lambda session: session.read_chain_type())
     if chain_type != DEVELOPMENT_CHAIN_TYPE:
         raise ChainMismatch(
-            f"{url} is not a development chain, and anybody can sign as a development account"
+            f"{url} is not a development chain, and anyone can sign as a development account"
         )

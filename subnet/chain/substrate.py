@@ -24,7 +24,7 @@ logged. Decoded metadata is shared by the whole process and never changes (codec
 Order of events in one call:
 
     1. Without a session, Endpoints.choose names the endpoint. While all of them rest, the call
-       fails at once with what was wrong last; nobody is dialled.
+       fails at once with what was wrong last, without a connection.
     2. The thread opens a session: connect, genesis, metadata, version, interface, head.
     3. The thread runs the work, several requests and answers.
     4. Success: the endpoint's failures are forgotten. Failure: the session is closed.

@@ -335,7 +335,7 @@ async def test_a_subscription_that_announces_every_head_a_little_late_is_made_on
     assert proxy.requests["chain_subscribeNewHeads"] == 1
 
 
-async def test_a_subscription_that_is_silent_costs_no_heads_and_is_seldom_made_anew() -> None:
+async def test_a_subscription_that_is_silent_costs_no_heads_and_is_made_anew_ever_less() -> None:
     config = DevChainConfig(mode=BlockMode.INTERVAL, block_seconds=0.25, seed=b"silent")
     async with DevChain.open(config) as devchain, run_rpc_proxy(devchain.url) as proxy:
         async with SubstrateChain.open(proxy.url, block_time_s=0.25) as chain:
