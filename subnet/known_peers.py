@@ -22,7 +22,7 @@ from subnet.chain.multiaddr import decode_multiaddr
 from subnet.chain.substrate import SubstrateChain
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
     from subnet.epoch.rosters import Membership
 
 MAX_BOOTNODES = 64
@@ -71,7 +71,7 @@ class Members:
         elif roster.first_block > self._state.block:
             self._state = await self._chain.query(lambda session: self._read(session, roster))
 
-    def _read_start(self, session: Session, roster: Roster | None) -> _State:
+    def _read_start(self, session: ChainSession, roster: Roster | None) -> _State:
         header, at = session.read_head()
         known = _read(session, self._subnet_id, at=at)
         if roster is not None:
@@ -80,7 +80,7 @@ class Members:
                 return state
         return _State(BlockNumber(header.number), bytes.fromhex(at[2:]), known)
 
-    def _read(self, session: Session, roster: Roster) -> _State:
+    def _read(self, session: ChainSession, roster: Roster) -> _State:
         known = _read(session, self._subnet_id, at=f"0x{roster.block_hash.hex()}")
         return _State(roster.first_block, roster.block_hash, known)
 
@@ -114,7 +114,7 @@ async def fetch_bootnode_addresses(chain: SubstrateChain, subnet_id: SubnetId) -
     return await chain.query(lambda session: _read_addresses(session, subnet_id))
 
 
-def _read_addresses(session: Session, subnet_id: SubnetId) -> tuple[str, ...]:
+def _read_addresses(session: ChainSession, subnet_id: SubnetId) -> tuple[str, ...]:
     at = session.read_head_hash()
     bootnodes = session.read("Network.SubnetBootnodes", subnet_id, at=at, default=True)
     raw = [parsing.parse_bytes(address) for _, address in bootnodes or ()]
@@ -139,7 +139,7 @@ def _parse_address(raw: bytes) -> str | None:
 async def find_subnet_of_bootnode(chain: SubstrateChain, peer: PeerId) -> SubnetId | None:
     """Return the first subnet that names ``peer`` as a bootnode, of the subnet or of a node."""
 
-    def work(session: Session) -> SubnetId | None:
+    def work(session: ChainSession) -> SubnetId | None:
         at = session.read_head_hash()
         subnets = session.read_map("Network.SubnetsData", at=at)
         for subnet_id in sorted(int(key) for key, _ in subnets):
@@ -150,7 +150,7 @@ async def find_subnet_of_bootnode(chain: SubstrateChain, peer: PeerId) -> Subnet
     return await chain.query(work)
 
 
-def _read(session: Session, subnet_id: SubnetId, *, at: str) -> KnownPeers:
+def _read(session: ChainSession, subnet_id: SubnetId, *, at: str) -> KnownPeers:
     nodes: set[PeerId] = set()
     others: set[PeerId] = set()
     for item in ("SubnetNodesData", "RegisteredSubnetNodesData"):

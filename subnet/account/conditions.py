@@ -22,7 +22,7 @@ from subnet.chain import parsing
 from subnet.chain.substrate import SubstrateChain
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 FEE_ALLOWANCE = TENSOR // 1000
 """Far above any fee of this chain, far below any amount that matters."""
@@ -47,7 +47,7 @@ async def check_register_subnet(
     """What register_subnet needs. Raises ConfigError for a malformed bootnode."""
     build_subnet_arguments(registration)
 
-    def work(session: Session) -> tuple[Check, ...]:
+    def work(session: ChainSession) -> tuple[Check, ...]:
         at = session.read_head_hash()
         name, repo = registration.name.encode(), registration.repo.encode()
         least, most, network_most, nodes = (
@@ -90,7 +90,7 @@ async def check_register_node(
     build_node_arguments(registration)
     subnet_id = registration.subnet_id
 
-    def work(session: Session) -> tuple[Check, ...]:
+    def work(session: ChainSession) -> tuple[Check, ...]:
         at = session.read_head_hash()
         record = session.read("Network.SubnetsData", subnet_id, at=at)
         owner = session.read("Network.HotkeyOwner", hex_account(registration.hotkey), at=at)
@@ -126,7 +126,7 @@ async def check_activate_node(
     rules = await fetch_activation_rules(chain)
     node = await fetch_registered_node(chain, subnet_id=subnet_id, node_id=node_id)
 
-    def work(session: Session) -> bytes:
+    def work(session: ChainSession) -> bytes:
         if node is None:
             return b""
         owner = session.read(
@@ -150,7 +150,7 @@ async def check_activate_subnet(
 ) -> tuple[Check, ...]:
     """What activate_subnet needs."""
 
-    def work(session: Session) -> tuple[Check, ...]:
+    def work(session: ChainSession) -> tuple[Check, ...]:
         at = session.read_head_hash()
         record = session.read("Network.SubnetsData", subnet_id, at=at)
         subnet_owner = session.read("Network.SubnetOwner", subnet_id, at=at)
@@ -185,8 +185,8 @@ async def check_call(
     """
     subnet_id = arguments.get("subnet_id")
 
-    def work(session: Session) -> tuple[Check, ...]:
-        from subnet.chain.session import Call
+    def work(session: ChainSession) -> tuple[Check, ...]:
+        from subnet.chain.extrinsics import Call
 
         session.encode_call(Call("Network", call, arguments))
         at = session.read_head_hash()
@@ -207,7 +207,7 @@ async def check_call(
 
 
 def _read_node_keys(
-    session: Session, subnet_id: object, node_id: int, *, at: str
+    session: ChainSession, subnet_id: object, node_id: int, *, at: str
 ) -> tuple[bytes, ...]:
     hotkey = session.read("Network.SubnetNodeIdHotkey", subnet_id, node_id, at=at)
     if hotkey is None:
@@ -225,7 +225,9 @@ async def _check_balance(chain: SubstrateChain, account_id: bytes, amount: int) 
     )
 
 
-def _count_places(session: Session, subnet_id: SubnetId, coldkey: bytes, *, at: str) -> int | None:
+def _count_places(
+    session: ChainSession, subnet_id: SubnetId, coldkey: bytes, *, at: str
+) -> int | None:
     """Return how many nodes the coldkey may still register; None where there is no list."""
     allowed = session.read("Network.SubnetRegistrationInitialColdkeys", subnet_id, at=at)
     if allowed is None:
@@ -243,7 +245,7 @@ def _list_peers(registration: NodeRegistration) -> list[PeerId]:
     return [peer for peer in named if peer is not None]
 
 
-def _is_peer_known(session: Session, subnet_id: SubnetId, peer: PeerId, *, at: str) -> bool:
+def _is_peer_known(session: ChainSession, subnet_id: SubnetId, peer: PeerId, *, at: str) -> bool:
     text = peer.to_base58().encode("ascii")
     return any(
         session.read(f"Network.{item}", subnet_id, text, at=at)

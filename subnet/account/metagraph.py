@@ -19,7 +19,7 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 FORMAT = "mesh-metagraph-1"
 MAX_FILE_SIZE = 16 * 1024 * 1024
@@ -143,7 +143,7 @@ async def _fetch_last_submission(
     length = (await chain.fetch_info()).epoch_length
     epoch = compute_epoch_position(block, slot=slot, epoch_length=length).epoch
 
-    def work(session: Session) -> tuple[Epoch, Submission | None]:
+    def work(session: ChainSession) -> tuple[Epoch, Submission | None]:
         from subnet.chain.parsing import parse_submission
 
         at = session.read_block_hash(block)

@@ -10,7 +10,7 @@ from subnet.account.registration import TENSOR
 from subnet.chain.substrate import SubstrateChain
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 MIN_HOTKEY_BALANCE = TENSOR // 10**9
 """Units. The fee of a proposal is withheld before it is given back, so a hotkey needs one."""
@@ -28,7 +28,7 @@ class Unbonding:
 async def fetch_unbondings(chain: SubstrateChain, account_id: bytes) -> tuple[Unbonding, ...]:
     """Return the account's unbonding ledger, the earliest first."""
 
-    def work(session: Session) -> tuple[Unbonding, ...]:
+    def work(session: ChainSession) -> tuple[Unbonding, ...]:
         header, at = session.read_head()
         ledger = session.read("Network.StakeUnbondingLedger", f"0x{account_id.hex()}", at=at) or []
         return tuple(

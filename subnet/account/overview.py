@@ -22,7 +22,7 @@ from subnet.chain.substrate import SubstrateChain, read_block
 from subnet.epoch.interfaces import BlockInfo, SubnetInfo
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 PACE_BLOCKS = 10
 """The pace of blocks is measured over so many."""
@@ -87,7 +87,7 @@ async def fetch_subnets(
 ) -> tuple[SubnetSummary, ...]:
     """Return every subnet at ``at_block`` or at the head, sorted by id."""
 
-    def work(session: Session) -> tuple[SubnetSummary, ...]:
+    def work(session: ChainSession) -> tuple[SubnetSummary, ...]:
         at = session.read_head_hash() if at_block is None else session.read_block_hash(at_block)
         rows = [record for _, record in session.read_map("Network.SubnetsData", at=at)]
         return tuple(
@@ -109,7 +109,7 @@ async def fetch_overview(
     """Return the subnet at ``at_block`` or at the head; None if there is none by this id."""
     epoch_length = (await chain.fetch_info()).epoch_length
 
-    def work(session: Session) -> SubnetOverview | None:
+    def work(session: ChainSession) -> SubnetOverview | None:
         at = session.read_head_hash() if at_block is None else session.read_block_hash(at_block)
         return _read_overview(session, subnet_id, at=at, epoch_length=epoch_length)
 
@@ -117,7 +117,7 @@ async def fetch_overview(
 
 
 def _read_overview(
-    session: Session, subnet_id: SubnetId, *, at: str, epoch_length: int
+    session: ChainSession, subnet_id: SubnetId, *, at: str, epoch_length: int
 ) -> SubnetOverview | None:
     record = session.read("Network.SubnetsData", subnet_id, at=at)
     if record is None:
@@ -151,7 +151,7 @@ def _read_overview(
     )
 
 
-def _read_nodes(session: Session, subnet_id: SubnetId, *, at: str) -> tuple[NodeOverview, ...]:
+def _read_nodes(session: ChainSession, subnet_id: SubnetId, *, at: str) -> tuple[NodeOverview, ...]:
     rows = []
     for item, is_queued in (("SubnetNodesData", False), ("RegisteredSubnetNodesData", True)):
         for _, record in session.read_map(f"Network.{item}", subnet_id, at=at):
@@ -168,7 +168,7 @@ def _read_nodes(session: Session, subnet_id: SubnetId, *, at: str) -> tuple[Node
     return tuple(sorted(rows, key=lambda row: row.node.node_id))
 
 
-def _measure_pace(session: Session, head: BlockInfo) -> float | None:
+def _measure_pace(session: ChainSession, head: BlockInfo) -> float | None:
     """Return the seconds between the last blocks; None while there are too few to tell."""
     earlier = max(1, head.number - PACE_BLOCKS)
     if earlier >= head.number:

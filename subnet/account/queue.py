@@ -14,7 +14,7 @@ from subnet.account.registration import (
 from subnet.chain.substrate import SubstrateChain
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ async def fetch_queue(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[Queue
     """Return the queued nodes of a subnet in the order of its queue, front first."""
     is_automatic = (await fetch_activation_rules(chain)).is_automatic
 
-    def work(session: Session) -> tuple[QueuedNode, ...]:
+    def work(session: ChainSession) -> tuple[QueuedNode, ...]:
         at = session.read_head_hash()
 
         def read_setting(name: str) -> int:

@@ -23,7 +23,7 @@ from subnet.epoch.interfaces import Receipt
 from subnet.errors import ChainMismatch, ConfigError
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 TENSOR = 10**18
 PERCENT = 10**16
@@ -252,7 +252,7 @@ async def fetch_activation_rules(
 ) -> ActivationRules:
     """Return how this runtime activates nodes, with the subnet's grace if one is named."""
 
-    def work(session: Session) -> ActivationRules:
+    def work(session: ChainSession) -> ActivationRules:
         mode = session.read_constant("Network.ActivationMode")
         has_call = session.runtime.has_call("Network", "activate_subnet_node")
         if not has_call or str(mode) == AUTOMATIC:
@@ -269,7 +269,7 @@ async def fetch_activation_rules(
 async def find_subnet(chain: SubstrateChain, name_or_id: str) -> SubnetId | None:
     """Return the id of a subnet given by name, by id or by friendly id; None if none is so."""
 
-    def work(session: Session) -> Any:
+    def work(session: ChainSession) -> Any:
         at = session.read_head_hash()
         if not name_or_id.isdecimal():
             return session.read("Network.SubnetName", name_or_id.encode(), at=at)
@@ -301,7 +301,7 @@ async def find_node_by_peer_id(
 async def find_subnet_of_peer(chain: SubstrateChain, peer_id: PeerId) -> tuple[SubnetId, ...]:
     """Return the subnets in which a node serves under this peer id."""
 
-    def work(session: Session) -> tuple[SubnetId, ...]:
+    def work(session: ChainSession) -> tuple[SubnetId, ...]:
         at = session.read_head_hash()
         text = peer_id.to_base58().encode("ascii")
         subnets = [int(key) for key, _ in session.read_map("Network.SubnetsData", at=at)]
@@ -323,7 +323,7 @@ async def fetch_registered_node(
 ) -> RegisteredNode | None:
     """Return one node, queued or activated; None if the subnet has none by this id."""
 
-    def work(session: Session) -> RegisteredNode | None:
+    def work(session: ChainSession) -> RegisteredNode | None:
         at = session.read_head_hash() if at_block is None else session.read_block_hash(at_block)
         for item, is_queued in (("SubnetNodesData", False), ("RegisteredSubnetNodesData", True)):
             record = session.read(f"Network.{item}", subnet_id, node_id, at=at)
@@ -339,7 +339,7 @@ async def fetch_registered_nodes(
 ) -> tuple[RegisteredNode, ...]:
     """Return every node of the subnet, activated and queued, sorted by id."""
 
-    def work(session: Session) -> tuple[RegisteredNode, ...]:
+    def work(session: ChainSession) -> tuple[RegisteredNode, ...]:
         at = session.read_head_hash()
         nodes = [
             parse_registered_node(record, is_queued=is_queued)

@@ -13,7 +13,7 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ async def fetch_rewards(
     """
     length = (await chain.fetch_info()).epoch_length
 
-    def work(session: Session) -> EpochRewards | None:
+    def work(session: ChainSession) -> EpochRewards | None:
         header, at = session.read_head()
         slot = session.read("Network.SubnetSlot", subnet_id, at=at)
         record = session.read("Network.SubnetsData", subnet_id, at=at)

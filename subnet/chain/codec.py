@@ -1,4 +1,4 @@
-"""The runtime that an endpoint serves, decoded once: types, calls, storage, errors.
+"""Decodes the runtime that an endpoint serves: types, calls, storage, errors.
 
 Built on scalecodec with three cures: byte strings always decode to hexadecimal text
 (the library's guess between text and hexadecimal cannot be undone), maps can be
@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from scalecodec.base import RuntimeConfigurationObject, ScaleBytes
-from scalecodec.exceptions import RemainingScaleBytesNotEmptyException
+from scalecodec.exceptions import (
+    InvalidScaleTypeValueException,
+    RemainingScaleBytesNotEmptyException,
+)
 from scalecodec.type_registry import load_type_registry_preset
 from scalecodec.types import U8, BoundedVec, BTreeMap, Vec
 
@@ -64,7 +67,7 @@ _CURES = {
 class Runtime:
     """One decoded runtime interface.
 
-    ``metadata`` and ``types`` are the library's objects; nobody changes them any more.
+    ``metadata`` and ``types`` are the library's objects and are never changed.
     """
 
     genesis_hash: bytes
@@ -136,6 +139,7 @@ def _decode_runtime(genesis_hash: bytes, metadata_hash: bytes, raw: bytes) -> Ru
         types.type_registry["types"].update(_CURES)
         types.add_portable_registry(metadata)
     except (
+        InvalidScaleTypeValueException,
         RemainingScaleBytesNotEmptyException,
         NotImplementedError,  # scalecodec's word for a type that it does not know
         ValueError,

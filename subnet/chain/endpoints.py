@@ -1,47 +1,143 @@
-"""The addresses at which one chain is served, in the operator's order."""
+"""Chain addresses: how they are written, whose turn it is, and who rests after a failure."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from subnet.errors import ChainMismatch
+from subnet.chain.rpc_errors import AnotherChain
+from subnet.errors import ChainUnavailable, UsageError
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_CHAIN_URL = "ws://127.0.0.1:9944"
+
+FIRST_REST_S = 0.2
+REST_GROWTH = 4.0
+MAX_REST_S = 3.0
+"""Half of Hypertensor's block time: an endpoint that returns is in use within a block."""
+REMINDER_S = 60.0
+"""About one endpoint at most one line is written in so long."""
+
+_WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+
+
+def parse_chain_urls(text: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the addresses in ``text``, each once; commas stand between several.
+
+    Raises UsageError for an address that is not ws:// or wss://, and for none at all.
+    """
+    named = text.split(",") if isinstance(text, str) else text
+    urls = tuple(dict.fromkeys(url.strip() for url in named if url.strip()))
+    if not urls:
+        raise UsageError("no chain address is given", f"write --chain {DEFAULT_CHAIN_URL}")
+    for url in urls:
+        if not _is_websocket_url(url):
+            scheme, mark, rest = url.partition("://") if "://" in url else ("ws", "://", url)
+            fixed = f"{_WEBSOCKET_SCHEMES.get(scheme, 'ws')}{mark}{rest}"
+            raise UsageError(
+                f"the chain address {url!r} is not a WebSocket address",
+                f"write {fixed if _is_websocket_url(fixed) else DEFAULT_CHAIN_URL}",
+            )
+    return urls
+
+
+def _is_websocket_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_whole and parts.scheme in ("ws", "wss") and not any(map(str.isspace, url))
+
+
+@dataclass(slots=True)
+class _Standing:
+    """How one endpoint did lately. Times are of the monotonic clock."""
+
+    rest_s: float = 0.0
+    ready_at: float = 0.0
+    failing_since: float | None = None
+    error: str = ""
+    said_at: float | None = None
+
 
 class Endpoints:
-    """Takes turns among addresses, less those that proved to be of another chain.
+    """Takes turns among the addresses of one chain.
 
-    ``is_proven`` says that one of them served the right chain. Until then a mismatch is the
-    operator's to judge: which of two chains was meant, this client cannot know.
+    An endpoint that fails rests: FIRST_REST_S at first, longer with every further failure, up to
+    MAX_REST_S. One that serves another chain is excluded. ``is_proven`` says that one of them
+    served the right chain; until then, which of two chains was meant is the operator's to say.
+
+    The workers of one client share it. It belongs to the event loop.
     """
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> None:
         if not urls:
             raise ValueError("a chain client needs an endpoint")
-        self._urls = tuple(urls)
+        self._standings = {url: _Standing() for url in urls}
+        self._clock = clock
         self.is_proven = False
 
     @property
     def first(self) -> str:
-        """The first that is left."""
-        return self._urls[0]
+        """The first that is not excluded."""
+        return next(iter(self._standings))
 
-    def get_next(self, url: str) -> str:
-        """Return whose turn it is after ``url``."""
-        urls = self._urls
-        return urls[(urls.index(url) + 1) % len(urls)] if url in urls else urls[0]
+    def choose(self, url: str) -> str:
+        """Return ``url``, or the next one in turn if it rests or is excluded.
 
-    def leave_out(self, url: str, error: ChainMismatch) -> str:
-        """Forget ``url`` for good and return whose turn it is; raise ``error`` if that is nobody's.
-
-        Called from the threads of two workers: the tuple is replaced, never changed.
+        Raises ChainUnavailable, with what was wrong last, while all of them rest.
         """
-        others = tuple(other for other in self._urls if other != url)
-        if not self.is_proven or not others:
+        turns = self._list_turns(url)
+        for candidate in turns:
+            if self._standings[candidate].ready_at <= self._clock():
+                return candidate
+        raise ChainUnavailable(self._standings[turns[0]].error)
+
+    def get_rest_s(self) -> float:
+        """Return how long it takes until one of them is ready; 0 if one is."""
+        ready_at = min(standing.ready_at for standing in self._standings.values())
+        return max(0.0, ready_at - self._clock())
+
+    def leave(self, url: str, error: Exception) -> str:
+        """Let ``url`` rest, because of ``error``; return whose turn it is after it."""
+        standing, now = self._standings[url], self._clock()
+        standing.rest_s = min(max(FIRST_REST_S, standing.rest_s * REST_GROWTH), MAX_REST_S)
+        standing.ready_at = now + standing.rest_s
+        standing.error = str(error)
+        if standing.failing_since is None:
+            standing.failing_since = now
+        if standing.said_at is None or now - standing.said_at >= REMINDER_S:
+            standing.said_at = now
+            failing_s = now - standing.failing_since
+            state = f"still fails after {failing_s:.0f} s" if failing_s else "is left for now"
+            # Before the first session the caller ends with this error, so it is no warning too.
+            level = logging.WARNING if self.is_proven else logging.INFO
+            logger.log(level, "%s %s: %s", url, state, standing.error.removeprefix(f"{url} "))
+        return (*self._list_turns(url), url)[1]
+
+    def note_answer(self, url: str) -> None:
+        """Take note that ``url`` serves: its next failure is a first one."""
+        standing = self._standings.get(url)
+        if standing is None or standing.failing_since is None:
+            return
+        since, standing.failing_since = standing.failing_since, None
+        standing.rest_s = standing.ready_at = 0.0
+        if standing.said_at is not None and standing.said_at >= since:
+            logger.info("%s serves again after %.0f s", url, self._clock() - since)
+
+    def exclude(self, url: str, error: AnotherChain) -> None:
+        """Never use ``url`` again. Raises ``error`` if none proved right yet, or none is left."""
+        if not self.is_proven or len(self._standings) == 1:
             raise error
-        following = self.get_next(url)
-        self._urls = others
+        del self._standings[url]
         logger.warning("%s is left out from now on: %s", url, error)
-        return following
+
+    def _list_turns(self, url: str) -> list[str]:
+        urls = list(self._standings)
+        start = urls.index(url) if url in urls else 0
+        return urls[start:] + urls[:start]

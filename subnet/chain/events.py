@@ -1,4 +1,4 @@
-"""Events and dispatch errors as values."""
+"""Events of a block, as values."""
 
 from __future__ import annotations
 

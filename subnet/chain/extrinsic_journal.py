@@ -1,33 +1,35 @@
-"""What this account signed and what became of it, on disk: nothing is lost, nothing repeated.
+"""A journal of signed extrinsics on disk, so that none is lost or repeated after a crash.
 
 An extrinsic is written down before it is sent. After a crash the next process finds it
 here, looks for it on the chain, and sends the very same bytes again if they may still
-land. It is settled once its block is finalised, or once it can land no more.
+land. It is settled once its block is finalised, or once it can land no more; settled ones
+are deleted KEPT_EPOCHS later.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import astuple, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from consensus.types import BlockNumber
+from subnet.chain.extrinsics import SignedExtrinsic
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.interfaces import Receipt
-from subnet.errors import ExtrinsicFailed, JournalCorrupt
-
-if TYPE_CHECKING:
-    from subnet.chain.session import SignedExtrinsic
+from subnet.errors import ExtrinsicFailed, JournalCorrupt, JournalFailed
 
 SCHEMA_VERSION = 1
 MAX_LISTED = 1000
+KEPT_EPOCHS = 8
 
+_COLUMNS = "call, sender, nonce, data, since, until, state, reason, block_hash, block_number"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS extrinsics (
     hash BLOB PRIMARY KEY,
@@ -43,10 +45,12 @@ CREATE TABLE IF NOT EXISTS extrinsics (
     block_number INTEGER
 ) STRICT
 """
+# Every epoch asks for the few open ones, and deletes the oldest of the others.
+_INDEX = "CREATE INDEX IF NOT EXISTS extrinsics_by_state ON extrinsics (state, until)"
 
 
 class State(Enum):
-    """Where an extrinsic stands."""
+    """What is known of an extrinsic."""
 
     SIGNED = "signed"
     """Written down; it may have been sent, and may have landed."""
@@ -55,6 +59,9 @@ class State(Enum):
     FINALISED = "finalised"
     DROPPED = "dropped"
     """It can land no more."""
+
+
+_OPEN = (State.SIGNED, State.INCLUDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ class ExtrinsicJournal:
     @contextmanager
     def open(cls, path: Path) -> Iterator[Self]:
         """Open or create the journal, readable by its owner only. Raises JournalCorrupt."""
-        # Before SQLite sees it: it would create the file, and its log beside it, for everybody.
+        # SQLite would create the file, and its log beside it, readable by every user.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as db:
             try:
@@ -90,6 +97,7 @@ class ExtrinsicJournal:
                 if version not in (0, SCHEMA_VERSION):
                     raise JournalCorrupt(f"{path} was written by another version ({version})")
                 db.execute(_SCHEMA)
+                db.execute(_INDEX)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             except sqlite3.DatabaseError as error:
                 raise JournalCorrupt(f"{path} is not a journal of extrinsics: {error}") from error
@@ -97,75 +105,65 @@ class ExtrinsicJournal:
 
     def record_signed(self, extrinsic: SignedExtrinsic) -> None:
         self._execute(
-            "INSERT OR IGNORE INTO extrinsics"
-            " (hash, call, sender, nonce, data, since, until, state)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                extrinsic.extrinsic_hash,
-                extrinsic.call,
-                extrinsic.sender,
-                extrinsic.nonce,
-                extrinsic.data,
-                extrinsic.since,
-                extrinsic.until,
-                State.SIGNED.value,
-            ),
+            f"INSERT OR IGNORE INTO extrinsics (hash, {_COLUMNS})"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
+            (extrinsic.extrinsic_hash, *astuple(extrinsic), State.SIGNED.value),
         )
 
     def record_included(
         self, extrinsic: SignedExtrinsic, receipt: Receipt, *, reason: str | None
     ) -> None:
-        self._execute(
-            "UPDATE extrinsics SET state = ?, reason = ?, block_hash = ?, block_number = ?"
-            " WHERE hash = ?",
-            (
-                State.INCLUDED.value,
-                reason,
-                receipt.block_hash,
-                receipt.block_number,
-                extrinsic.extrinsic_hash,
-            ),
+        self._update(
+            extrinsic,
+            state=State.INCLUDED.value,
+            reason=reason,
+            block_hash=receipt.block_hash,
+            block_number=receipt.block_number,
         )
 
     def record_dropped(self, extrinsic: SignedExtrinsic, reason: str) -> None:
-        self._execute(
-            "UPDATE extrinsics SET state = ?, reason = ? WHERE hash = ?",
-            (State.DROPPED.value, reason, extrinsic.extrinsic_hash),
-        )
+        self._update(extrinsic, state=State.DROPPED.value, reason=reason)
 
     def record_finalised(self, extrinsic: SignedExtrinsic) -> None:
         """Its block can be undone no more."""
+        self._update(extrinsic, state=State.FINALISED.value)
+
+    def delete_settled(self, before: int) -> None:
+        """Delete the settled ones that could land only before block ``before``."""
         self._execute(
-            "UPDATE extrinsics SET state = ? WHERE hash = ?",
-            (State.FINALISED.value, extrinsic.extrinsic_hash),
+            "DELETE FROM extrinsics WHERE state IN (?, ?) AND until < ?",
+            (State.FINALISED.value, State.DROPPED.value, before),
         )
 
     def list_entries(self, *states: State) -> tuple[JournalEntry, ...]:
         """Return the latest entries in these states, the oldest first."""
-        from subnet.chain.session import SignedExtrinsic
-
         marks = ", ".join("?" * len(states))
         with self._lock:
             rows = self._connection.execute(
-                "SELECT call, sender, nonce, data, since, until, state, reason, block_hash,"
-                f" block_number FROM extrinsics WHERE state IN ({marks})"
+                f"SELECT {_COLUMNS} FROM extrinsics WHERE state IN ({marks})"
                 " ORDER BY rowid DESC LIMIT ?",
                 (*(state.value for state in states), MAX_LISTED),
             ).fetchall()
         return tuple(
-            JournalEntry(
-                extrinsic=SignedExtrinsic(*row[:6]),
-                state=State(row[6]),
-                reason=row[7],
-                block_hash=row[8],
-                block_number=None if row[9] is None else BlockNumber(row[9]),
-            )
+            JournalEntry(SignedExtrinsic(*row[:6]), State(row[6]), *row[7:])
             for row in reversed(rows)
+        )
+
+    def _update(self, extrinsic: SignedExtrinsic, **values: object) -> None:
+        columns = ", ".join(f"{name} = ?" for name in values)
+        self._execute(
+            f"UPDATE extrinsics SET {columns} WHERE hash = ?",
+            (*values.values(), extrinsic.extrinsic_hash),
         )
 
     def _execute(self, statement: str, values: Sequence[object]) -> None:
         with self._lock:
-            self._connection.execute(statement, values)
+            try:
+                self._connection.execute(statement, values)
+            except sqlite3.OperationalError as error:
+                raise JournalFailed(
+                    f"the journal of extrinsics could not be written: {error}"
+                ) from error
 
 
 async def settle(chain: SubstrateChain, journal: ExtrinsicJournal) -> tuple[JournalEntry, ...]:
@@ -173,15 +171,18 @@ async def settle(chain: SubstrateChain, journal: ExtrinsicJournal) -> tuple[Jour
 
     What was signed is looked for, and sent again while it may land. What a block holds is
     marked once that block is final; if another block took its place, it is looked for anew.
-    ``chain`` was opened with ``log=journal``. Raises ChainUnavailable.
+    What was settled KEPT_EPOCHS ago is deleted. ``chain`` was opened with ``log=journal``. Raises
+    ChainUnavailable, JournalFailed.
     """
     if chain.sender.log is not journal:
         raise ValueError("the chain client writes to another journal")
     finalised = await chain.fetch_finalised_number()
-    for entry in journal.list_entries(State.SIGNED, State.INCLUDED):
+    kept_blocks = KEPT_EPOCHS * (await chain.fetch_info()).epoch_length
+    await asyncio.to_thread(journal.delete_settled, finalised - kept_blocks)
+    for entry in await asyncio.to_thread(journal.list_entries, *_OPEN):
         if entry.block_number is None or entry.block_number <= finalised:
             await _settle_entry(chain, journal, entry)
-    return journal.list_entries(State.SIGNED, State.INCLUDED)
+    return await asyncio.to_thread(journal.list_entries, *_OPEN)
 
 
 async def _settle_entry(
@@ -190,10 +191,8 @@ async def _settle_entry(
     if entry.block_number is not None:
         block = await chain.fetch_block(entry.block_number)
         if block.block_hash == entry.block_hash:
-            journal.record_finalised(entry.extrinsic)
+            await asyncio.to_thread(journal.record_finalised, entry.extrinsic)
             return
-    try:
+    # Of one that failed in its block, the sender writes down the reason.
+    with suppress(ExtrinsicFailed):
         await chain.sender.resume(entry.extrinsic)
-    except ExtrinsicFailed:
-        # The sender has written down why; whoever asked for it is told by the journal.
-        return

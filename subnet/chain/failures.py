@@ -1,63 +1,55 @@
-"""What a refused extrinsic means, in a sentence, and what to do about it."""
+"""The refusals of extrinsics: one name for each, a sentence that explains it, and a fix."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from subnet.chain.session import PoolRefused, Session
+from subnet.chain.rpc_errors import PoolRefused
 from subnet.errors import ExtrinsicFailed
 
-# JSON-RPC codes of the transaction pool (sc-rpc-api, author::error).
-POOL_INVALID = 1010
-POOL_UNKNOWN = 1011
-POOL_BANNED = 1012
-POOL_ALREADY_IMPORTED = 1013
-POOL_TOO_LOW_PRIORITY = 1014
-POOL_CYCLE = 1015
-POOL_DROPPED = 1016
+if TYPE_CHECKING:
+    from subnet.chain.chain_session import ChainSession
 
+# JSON-RPC codes of the transaction pool (sc-rpc-api, author::error).
+POOL_UNKNOWN = 1011
 _POOL_CODES = {
-    POOL_BANNED: "TemporarilyBanned",
-    POOL_ALREADY_IMPORTED: "AlreadyImported",
-    POOL_TOO_LOW_PRIORITY: "TooLowPriority",
-    POOL_CYCLE: "CycleDetected",
-    POOL_DROPPED: "ImmediatelyDropped",
+    1012: "TemporarilyBanned",
+    1013: "AlreadyImported",
+    1014: "TooLowPriority",
+    1015: "CycleDetected",
+    1016: "ImmediatelyDropped",
 }
 
-# What nodes write, in any of their wordings, for the same refusal.
-_POOL_WORDS = (
-    ("stale", "Stale"),
-    ("outdated", "Stale"),
-    ("future", "Future"),
-    ("payment", "Payment"),
-    ("pay some fees", "Payment"),
-    ("balance too low", "Payment"),
-    ("badproof", "BadProof"),
-    ("bad proof", "BadProof"),
-    ("bad signature", "BadProof"),
-    ("ancientbirthblock", "AncientBirthBlock"),
-    ("ancient birth block", "AncientBirthBlock"),
-    ("exhaust", "ExhaustsResources"),
-    ("usurped", "Usurped"),
-    ("finalitytimeout", "FinalityTimeout"),
-    ("dropped", "Dropped"),
-    ("invalid", "Invalid"),
-)
+# What nodes write for a refusal, in small letters without spaces.
+_POOL_WORDS = {
+    "stale": "Stale",
+    "outdated": "Stale",
+    "future": "Future",
+    "payment": "Payment",
+    "paysomefees": "Payment",
+    "balancetoolow": "Payment",
+    "badproof": "BadProof",
+    "badsignature": "BadProof",
+    "ancientbirthblock": "AncientBirthBlock",
+    "exhaust": "ExhaustsResources",
+    "usurped": "Usurped",
+    "finalitytimeout": "FinalityTimeout",
+    "dropped": "Dropped",
+    "invalid": "Invalid",
+}
 
 
 def read_pool_reason(refusal: PoolRefused) -> str:
     """Return the one name of a pool's refusal, whatever the node's wording."""
     if refusal.code in _POOL_CODES:
         return _POOL_CODES[refusal.code]
-    text = f"{refusal.message} {refusal.data}".lower()
-    for words, reason in _POOL_WORDS:
-        if words in text:
-            return reason
-    return "Undecodable" if refusal.code == POOL_UNKNOWN else "Refused"
+    text = "".join(f"{refusal.message} {refusal.data}".lower().split())
+    otherwise = "Undecodable" if refusal.code == POOL_UNKNOWN else "Refused"
+    return next((reason for words, reason in _POOL_WORDS.items() if words in text), otherwise)
 
 
-def read_dispatch_error(error: Any, session: Session) -> str:
+def read_dispatch_error(error: Any, session: ChainSession) -> str:
     """Return the name of a DispatchError: the pallet's own, or the variant's."""
     if isinstance(error, str):
         return error
@@ -87,7 +79,13 @@ def get_fix(reason: str) -> str:
 
 
 _SHOW = "look at `mesh chain show`"
+_BALANCE = "look at `mesh chain balance`"
 _NEXT_EPOCH = "wait for the next epoch"
+_TOO_POOR = ("the balance does not cover the amount and the fee", _BALANCE)
+_CLOSES_ACCOUNT = (
+    "the transfer would close the sender's account",
+    "leave at least the existential deposit behind",
+)
 _SENTENCES: dict[str, tuple[str, str]] = {
     # The transaction pool.
     "Stale": (
@@ -124,30 +122,15 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "Undecodable": ("the chain cannot decode it", "check the lengths of the texts in it"),
     # Any pallet.
     "BadOrigin": ("this account may not make this call", "sign with the right key"),
-    "FundsUnavailable": (
-        "the balance does not cover the amount and the fee",
-        "look at `mesh chain balance`",
-    ),
-    "InsufficientBalance": (
-        "the balance does not cover the amount and the fee",
-        "look at `mesh chain balance`",
-    ),
-    "Underflow": (
-        "the balance does not cover the amount and the fee",
-        "look at `mesh chain balance`",
-    ),
+    "FundsUnavailable": _TOO_POOR,
+    "InsufficientBalance": _TOO_POOR,
+    "Underflow": _TOO_POOR,
     "ExistentialDeposit": (
         "the amount would leave an account below the least that may exist",
         "send more, or leave more behind",
     ),
-    "NotExpendable": (
-        "the transfer would close the sender's account",
-        "leave at least the existential deposit behind",
-    ),
-    "Expendability": (
-        "the transfer would close the sender's account",
-        "leave at least the existential deposit behind",
-    ),
+    "NotExpendable": _CLOSES_ACCOUNT,
+    "Expendability": _CLOSES_ACCOUNT,
     # Proposing and attesting.
     "SubnetEpochDataIsNone": (
         "the subnet has no epoch yet",
@@ -201,10 +184,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "NoAvailableSlots": ("every slot of the epoch is taken", "wait until a subnet is removed"),
     "BootnodesEmpty": ("a subnet needs a bootnode", "give --bootnode PEER_ID=MULTIADDR"),
     "TooManyBootnodes": ("there are too many bootnodes", "give fewer"),
-    "InvalidBootnodePeerId": (
-        "a bootnode's peer id is not peer id text",
-        "give it as 12D3KooW...",
-    ),
+    "InvalidBootnodePeerId": ("a bootnode's peer id is not peer id text", "give it as 12D3KooW..."),
     "InvalidMultiaddr": ("a multiaddr is not one that the chain takes", "use /ip4/../tcp/.."),
     "MultiaddrInvalidVarint": ("a multiaddr is malformed", "use /ip4/../tcp/../p2p/.."),
     "MultiaddrInvalidProtocol": (
@@ -226,10 +206,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "give --initial-coldkey ADDRESS=COUNT three times or more",
     ),
     "CostGreaterThanMaxCost": ("registration costs more than --max-cost", "raise --max-cost"),
-    "NotEnoughBalanceToRegisterSubnet": (
-        "the balance does not cover the registration",
-        "look at `mesh chain balance`",
-    ),
+    "NotEnoughBalanceToRegisterSubnet": ("the balance does not cover the registration", _BALANCE),
     # Nodes.
     "ColdkeyMatchesHotkey": ("hotkey and coldkey are the same", "use another key as hotkey"),
     "HotkeyHasOwner": (
@@ -260,7 +237,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "InvalidDelegateRewardRate": ("the delegate reward rate exceeds 100 percent", "lower it"),
     "MaxBurnAmountExceeded": ("registration burns more than allowed", "raise --max-burn"),
-    "BalanceBurnError": ("the balance does not cover the burn", "look at `mesh chain balance`"),
+    "BalanceBurnError": ("the balance does not cover the burn", _BALANCE),
     "NotKeyOwner": (
         "the signer does not own this node or hotkey",
         "sign with its coldkey; check the node's id, too: " + _SHOW,
@@ -279,10 +256,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     # Stake.
     "MinStakeNotReached": ("the stake is below the subnet's minimum", "stake more"),
     "MaxStakeReached": ("the stake exceeds the subnet's maximum", "stake less"),
-    "NotEnoughBalanceToStake": (
-        "the balance does not cover the stake",
-        "look at `mesh chain balance`",
-    ),
+    "NotEnoughBalanceToStake": ("the balance does not cover the stake", _BALANCE),
     "NotEnoughStakeToWithdraw": ("the hotkey has less stake than that", "withdraw less"),
     "AmountZero": ("the amount is zero", "give an amount"),
     "InvalidAmount": ("the amount is zero", "give an amount"),

@@ -1,4 +1,4 @@
-"""Being told of new heads: one thread that listens, while the asker polls when it is silent."""
+"""A subscription to new heads: one thread that listens and wakes the event loop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ MAX_FRAME_BYTES = 1 << 20
 
 
 class HeadListener:
-    """Wakes its owner whenever the endpoint announces a head. A broken connection is silence.
+    """Wakes its owner whenever the endpoint announces a head. A refused connection is silence.
 
-    What the head is, the owner asks over its own connection: so a listener that lies, lags or
-    dies can only cost time.
+    The owner reads the head itself over its own connection, so an endpoint that announces too
+    much, too little or nothing can only cost time.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._heard = 0
+        self._is_over = False
         self._news = asyncio.Event()
         self._socket: Any = None
         self._stopped = False
@@ -48,6 +50,11 @@ class HeadListener:
         thread = self._thread
         if thread is not None:
             await asyncio.to_thread(thread.join, CONNECT_TIMEOUT_S)
+
+    def is_useful_at(self, url: str) -> bool:
+        """Whether it may still announce heads of ``url``: False once a live connection ended."""
+        # The first announcement comes with the subscription: alone it proves nothing.
+        return url == self._url and not (self._is_over and self._heard > 1)
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait for the next announcement; False after ``timeout_s`` of silence."""
@@ -75,15 +82,18 @@ class HeadListener:
                 if not frame:
                     break
                 if len(frame) <= MAX_FRAME_BYTES and "params" in json.loads(frame):
-                    self._announce()
-        except (WebSocketException, OSError, ValueError) as error:
-            if not self._stopped:
-                logger.info("the head subscription to %s ended: %s", self._url, error)
+                    self._heard += 1
+                    self._wake()
+        except (WebSocketException, OSError, TypeError, ValueError, RecursionError) as error:
+            logger.debug("the head subscription to %s ended: %s", self._url, error)
         finally:
+            self._is_over = True
+            if self._heard > 1:
+                self._wake()
             if self._socket is not None:
-                self._socket.close()
+                self._socket.shutdown()
 
-    def _announce(self) -> None:
+    def _wake(self) -> None:
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._news.set)

@@ -1,4 +1,4 @@
-"""The hash of the subnet's model manifest, as it stands in the text ``misc`` of a subnet."""
+"""The hash of the subnet's model manifest, written to and read from a subnet's text ``misc``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the chain's decoded values to the node's own types.
+"""Parses the chain's decoded values into the node's own types.
 
 Byte strings arrive as hexadecimal text, account ids as hexadecimal text or a
 one-element tuple of it, maps as lists of pairs.
@@ -57,12 +57,12 @@ def parse_class(value: Any) -> NodeClass:
         raise ChainMismatch(f"the chain has a node class {value!r}, unknown here") from None
 
 
-def parse_roster_node(record: Mapping[str, Any], *, hotkey: Any, coldkey: Any) -> RosterNode:
-    """Return a node of SubnetNodesData; who signs and who owns stands elsewhere."""
-    classification = record["classification"]
+def parse_roster_node(fields: Mapping[str, Any], *, hotkey: Any, coldkey: Any) -> RosterNode:
+    """Return a node from a SubnetNode struct; its keys are stored under other items."""
+    classification = fields["classification"]
     return RosterNode(
-        node_id=SubnetNodeId(record["id"]),
-        peer_id=parse_peer_id(record["peer_info"]["peer_id"]),
+        node_id=SubnetNodeId(fields["id"]),
+        peer_id=parse_peer_id(fields["peer_info"]["peer_id"]),
         coldkey=NO_ACCOUNT if coldkey is None else parse_bytes(coldkey),
         hotkey=NO_ACCOUNT if hotkey is None else parse_bytes(hotkey),
         node_class=parse_class(classification["node_class"]),
@@ -70,27 +70,27 @@ def parse_roster_node(record: Mapping[str, Any], *, hotkey: Any, coldkey: Any) -
     )
 
 
-def parse_subnet(record: Mapping[str, Any], *, slot: int | None) -> SubnetInfo:
-    """Return SubnetData together with the subnet's slot."""
+def parse_subnet(fields: Mapping[str, Any], *, slot: int | None) -> SubnetInfo:
+    """Return a subnet from a SubnetData struct and its slot."""
     return SubnetInfo(
-        subnet_id=SubnetId(record["id"]),
-        name=parse_text(record["name"]),
-        is_active=str(record["state"]) == "Active",
+        subnet_id=SubnetId(fields["id"]),
+        name=parse_text(fields["name"]),
+        is_active=str(fields["state"]) == "Active",
         slot=slot,
-        start_epoch=record["start_epoch"],
-        misc=parse_text(record["misc"]),
+        start_epoch=fields["start_epoch"],
+        misc=parse_text(fields["misc"]),
     )
 
 
-def parse_submission(record: Mapping[str, Any]) -> Submission:
-    """Return ConsensusData of SubnetConsensusSubmission."""
-    args = record["args"]
+def parse_submission(fields: Mapping[str, Any]) -> Submission:
+    """Return a submission from a ConsensusData struct."""
+    args = fields["args"]
     return Submission(
-        proposer=SubnetNodeId(record["validator_id"]),
-        block=BlockNumber(record["block"]),
+        proposer=SubnetNodeId(fields["validator_id"]),
+        block=BlockNumber(fields["block"]),
         scores=tuple(
-            (SubnetNodeId(row["subnet_node_id"]), Score(row["score"])) for row in record["data"]
+            (SubnetNodeId(row["subnet_node_id"]), Score(row["score"])) for row in fields["data"]
         ),
-        attested=frozenset(SubnetNodeId(node_id) for node_id, _ in record["attests"]),
+        attested=frozenset(SubnetNodeId(node_id) for node_id, _ in fields["attests"]),
         args=None if args is None else parse_bytes(args),
     )

@@ -1,4 +1,4 @@
-"""Sending an extrinsic so that it lands once, or is explained.
+"""Sends an extrinsic so that it lands once, or says why it did not.
 
 The signed bytes carry a nonce, so the chain includes them at most once: after a broken
 connection the sender first looks on the chain, then sends the very same bytes again.
@@ -18,27 +18,32 @@ from typing import TYPE_CHECKING, Protocol
 from consensus.types import BlockNumber
 from keys.account import AccountKey
 from subnet.chain.events import ChainEvent
+from subnet.chain.extrinsics import Call, SignedExtrinsic
+from subnet.chain.failures import make_failure, read_dispatch_error, read_pool_reason
+from subnet.chain.rpc_errors import PoolRefused
 from subnet.chain.worker import ChainWorker
 from subnet.epoch.interfaces import Receipt
-from subnet.errors import ChainError, ChainUnavailable, ExtrinsicFailed
+from subnet.errors import ChainError, ChainUnavailable
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Call, Session, SignedExtrinsic
+    from subnet.chain.chain_session import ChainSession
 
 logger = logging.getLogger(__name__)
 
 INCLUSION_TIMEOUT_S = 120.0
 MAX_SENDS = 4
 MAX_SIGNATURES = 3
-MAX_BLOCKS_SEARCHED = 256
 LIFETIME = 64
 """Blocks after which an extrinsic can land no more, unless the caller wants fewer."""
+STALE = "Stale"
+"""The reason of an extrinsic whose nonce went to another one."""
 EXPIRED = "Expired"
+"""The reason of an extrinsic whose last block is past."""
 RESEND_PAUSE_S = 0.5
 POLL_S = 0.5
 
-# The pool's word for: this nonce is spent, or somebody else's transaction holds it.
-_NONCE_REASONS = frozenset({"Stale", "TooLowPriority", "Usurped"})
+# The pool's words for: this nonce is spent, or another transaction holds it.
+_NONCE_REASONS = frozenset({STALE, "TooLowPriority", "Usurped"})
 # The pool took it before; all that is left is to wait for a block.
 _WAITING_REASONS = frozenset({"AlreadyImported", "TemporarilyBanned", "FinalityTimeout"})
 
@@ -70,20 +75,13 @@ class ExtrinsicLog(Protocol):
         ...
 
 
-class _NonceSpent(ChainError):
-    """Another extrinsic used the nonce; ours can never land."""
+class _Dropped(ChainError):
+    """No block holds an extrinsic, and none ever will. ``reason`` is one of failures.py."""
 
-
-class _Refused(ChainError):
-    """The pool will not have it."""
-
-    def __init__(self, reason: str, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
         self.reason = reason
-
-
-class _Expired(ChainError):
-    """Its last block is past, and no block holds it."""
+        self.detail = detail
 
 
 class ExtrinsicSender:
@@ -115,25 +113,25 @@ class ExtrinsicSender:
             for _ in range(MAX_SIGNATURES):
                 try:
                     return await self._sign_and_deliver(call, key, lifetime=lifetime, tip=tip)
-                except _NonceSpent:
+                except _Dropped as dropped:
+                    if dropped.reason != STALE:
+                        raise make_failure(
+                            dropped.reason, call=str(call), detail=dropped.detail
+                        ) from dropped
                     logger.info("a nonce of %s was taken; signing %s anew", key.address, call)
-        raise _make_failure("Stale", str(call))
+        raise make_failure(STALE, call=str(call))
 
     async def resume(self, signed: SignedExtrinsic) -> Inclusion | None:
         """Look for an extrinsic that an earlier process signed; send the same bytes if need be.
 
-        None if it can land no more: its time is over, or its nonce went to another extrinsic.
-        Raises ExtrinsicFailed, ChainUnavailable.
+        None if no block holds it and none ever will; the log then holds the reason. Raises
+        ExtrinsicFailed for one that failed in its block, ChainUnavailable.
         """
         async with self._lock:
             try:
                 return await self._deliver(signed, look_first=True)
-            except _NonceSpent:
+            except _Dropped:
                 return None
-            except ExtrinsicFailed as error:
-                if error.reason == EXPIRED:
-                    return None
-                raise
 
     async def _sign_and_deliver(
         self, call: Call, key: AccountKey, *, lifetime: int, tip: int
@@ -155,22 +153,13 @@ class ExtrinsicSender:
                 f"{signed.call} (0x{signed.extrinsic_hash.hex()}) was sent, but no block held it"
                 f" within {self._inclusion_timeout_s:g} s"
             ) from error
-        except _NonceSpent:
-            await self._write(lambda log: log.record_dropped(signed, "Stale"))
-            raise
-        except _Expired as error:
-            await self._write(lambda log: log.record_dropped(signed, EXPIRED))
-            raise _make_failure(EXPIRED, signed.call) from error
-        except _Refused as refusal:
-            reason = refusal.reason
+        except _Dropped as dropped:
+            reason = dropped.reason
             await self._write(lambda log: log.record_dropped(signed, reason))
-            raise _make_failure(reason, signed.call, detail=str(refusal)) from refusal
+            raise
 
     async def _include(self, signed: SignedExtrinsic) -> str:
         """Return the hash of the block that holds ``signed``."""
-        from subnet.chain.failures import read_pool_reason
-        from subnet.chain.session import PoolRefused
-
         for _ in range(MAX_SENDS):
             try:
                 return await self._worker.call(
@@ -188,10 +177,10 @@ class ExtrinsicSender:
                     return block_hash
                 if reason in _NONCE_REASONS:
                     await asyncio.sleep(RESEND_PAUSE_S)
-                    raise _NonceSpent(reason) from refusal
-                raise _Refused(reason, str(refusal)) from refusal
+                    raise _Dropped(STALE) from refusal
+                raise _Dropped(reason, str(refusal)) from refusal
             except ChainUnavailable as error:
-                logger.info("connection lost while sending %s: %s", signed.call, error)
+                logger.info("%s was sent, perhaps in vain: %s", signed.call, error)
                 await asyncio.sleep(RESEND_PAUSE_S)
                 block_hash = await self._find(signed)
                 if block_hash is not None:
@@ -208,13 +197,13 @@ class ExtrinsicSender:
     async def _find(self, signed: SignedExtrinsic) -> str | None:
         """Return the hash of the block that holds it; waits out an endpoint that is away.
 
-        Raises _Expired when no block holds it and none ever will.
+        Raises _Dropped when no block holds it and none ever will.
         """
         while True:
             try:
                 return await self._worker.call(lambda session: _search_chain(session, signed))
             except ChainUnavailable as error:
-                logger.info("cannot look for %s yet: %s", signed.call, error)
+                logger.debug("cannot look for %s yet: %s", signed.call, error)
                 await asyncio.sleep(POLL_S)
 
     async def _conclude(self, signed: SignedExtrinsic, block_hash: str) -> Inclusion:
@@ -224,7 +213,7 @@ class ExtrinsicSender:
         )
         await self._write(lambda log: log.record_included(signed, inclusion.receipt, reason=reason))
         if reason is not None:
-            raise _make_failure(reason, signed.call)
+            raise make_failure(reason, call=signed.call)
         return inclusion
 
     async def _write(self, write: Callable[[ExtrinsicLog], None]) -> None:
@@ -232,43 +221,27 @@ class ExtrinsicSender:
             await asyncio.to_thread(write, self.log)
 
 
-def _make_failure(reason: str, call: str, *, detail: str = "") -> ExtrinsicFailed:
-    from subnet.chain.failures import make_failure
-
-    return make_failure(reason, call=call, detail=detail)
-
-
-def _search_chain(session: Session, signed: SignedExtrinsic) -> str | None:
-    """Walk back from the head to the block where ``signed`` was made, looking for its bytes."""
+def _search_chain(session: ChainSession, signed: SignedExtrinsic) -> str | None:
+    """Look for its bytes from its last possible block back to the one where it was made."""
     block_hash = session.read_head_hash()
-    header = session.read_header(block_hash)
+    head = session.read_header(block_hash).number
     # An unspent nonce says that no block holds it; only then is there no need to walk.
     if session.read_nonce(signed.sender) > signed.nonce:
-        found = _walk_back(session, signed, block_hash)
-        if found is not None:
-            return found
-    if header.number >= signed.until - 1:
-        raise _Expired(signed.call)
+        if head >= signed.until:
+            block_hash = session.read_block_hash(signed.until - 1)
+        for _ in range(min(head, signed.until - 1), signed.since, -1):
+            if signed.data in session.read_extrinsics(block_hash):
+                return block_hash
+            block_hash = session.read_header(block_hash).parent_hash
+    if head >= signed.until - 1:
+        raise _Dropped(EXPIRED)
     return None
 
 
-def _walk_back(session: Session, signed: SignedExtrinsic, block_hash: str) -> str | None:
-    for _ in range(MAX_BLOCKS_SEARCHED):
-        header = session.read_header(block_hash)
-        if header.number <= signed.since:
-            return None
-        if header.number < signed.until and signed.data in session.read_extrinsics(block_hash):
-            return block_hash
-        block_hash = header.parent_hash
-    raise ChainUnavailable(f"{signed.call} was signed too long ago to look for it")
-
-
 def _read_outcome(
-    session: Session, signed: SignedExtrinsic, block_hash: str
+    session: ChainSession, signed: SignedExtrinsic, block_hash: str
 ) -> tuple[Inclusion, str | None]:
     """Return the inclusion and, for a failed extrinsic, the error's name."""
-    from subnet.chain.failures import read_dispatch_error
-
     index = session.read_extrinsics(block_hash).index(signed.data)
     events = tuple(
         event for position, event in session.read_events(block_hash) if position == index

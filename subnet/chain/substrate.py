@@ -1,18 +1,64 @@
 """The chain client: ChainReader and ChainWriter over substrate-interface.
 
 Calls and storage are found by name in the endpoint's metadata, so one client serves the
-development chain and the real runtime. The library blocks, so it lives on two threads, one
-that reads and one that sends; a third only listens for heads.
+development chain and the real runtime.
+
+How it works
+------------
+
+Threads. The library blocks, so nothing of it runs on the event loop. A client has three threads:
+
+    chain (reader)    a ChainWorker: all reads
+    chain (sender)    a ChainWorker: signs, sends and looks for what was sent
+    chain-heads       a HeadListener: listens for announcements of heads, while heads() runs
+
+A ChainWorker runs one function at a time, ``work(session)``, in its thread. Callers queue for the
+worker's lock; the deadline of a call starts once it has the lock. The reader is apart from the
+sender because a sent extrinsic keeps its connection busy until a block holds it.
+
+Who owns what. A worker's session (socket, library object, decoded runtime) belongs to the
+worker's thread; the loop touches it only to abort the socket of a thread that waits too long.
+Both workers share one Endpoints, which belongs to the loop: who rests, who is excluded, what was
+logged. Decoded metadata is shared by the whole process and never changes (codec.load_runtime).
+
+Order of events in one call:
+
+    1. Without a session, Endpoints.choose names the endpoint. While all of them rest, the call
+       fails at once with what was wrong last, without a connection.
+    2. The thread opens a session: connect, genesis, metadata, version, interface, head.
+    3. The thread runs the work, several requests and answers.
+    4. Success: the endpoint's failures are forgotten. Failure: the session is closed.
+    5. After a failure the call is repeated, MAX_ATTEMPTS times in all, when an endpoint is ready.
+
+What can fail, and what then happens:
+
+    the connection of a session that had answered is closed (idle, restarted, runtime upgraded)
+        a new session at the same endpoint, once in a call; nothing is logged
+    no connection, no answer within a block, an error, an answer that cannot be decoded,
+    metadata that lacks something although the chain is proven
+        the endpoint is left, rests (0.2 s, growing to 3 s) and is asked again when the one in use
+        fails; ChainUnavailable when no attempt is left
+    another genesis
+        the endpoint is excluded; ChainMismatch if it was the first one asked or is the last one
+    metadata that lacks something before the chain is proven, a call or item that the runtime lacks
+        ChainMismatch, at once
+    the pool or the pallet refuses an extrinsic
+        ExtrinsicFailed; see sender.py
+
+Heads. The listener only wakes heads(); the head itself is read by the reader. Announcements that
+stop are noticed by asking: after one and a half blocks of silence the head is read anyway. If it
+is a new one, an announcement was missed. After MAX_MISSES in a row the subscription is made anew,
+after twice as many if the new one was silent, too. A head that stands still for STALL_BLOCKS
+makes the reader leave its endpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from consensus.roster import RosterNode
 from consensus.submission import Submission
@@ -26,7 +72,9 @@ from consensus.types import (
 )
 from keys.account import AccountKey
 from subnet.chain import parsing
-from subnet.chain.endpoints import Endpoints
+from subnet.chain.block_time import Pace
+from subnet.chain.endpoints import Endpoints, parse_chain_urls
+from subnet.chain.extrinsics import Call
 from subnet.chain.head_subscription import HeadListener
 from subnet.chain.sender import (
     INCLUSION_TIMEOUT_S,
@@ -36,21 +84,26 @@ from subnet.chain.sender import (
     Inclusion,
 )
 from subnet.chain.shapes import add_own_node, choose_shape
-from subnet.chain.worker import CALL_TIMEOUT_S, ChainWorker
+from subnet.chain.worker import ChainWorker
 from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainMismatch, ChainUnavailable
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
-
-logger = logging.getLogger(__name__)
+    from subnet.chain.chain_session import ChainSession
 
 T = TypeVar("T")
 
-POLL_AFTER_S = 3.0
-"""A listener that is silent for so long is checked by asking."""
-STALL_TIMEOUT_S = 60.0
-"""An endpoint whose head stands still for so long is left for the next one."""
+QUERY_CALLS = 5
+"""Times a call's timeout that a query of many requests may take; each answer still has one."""
+SILENCE_BLOCKS = 1.5
+"""Blocks without an announcement after which the head is asked for."""
+POLL_BLOCKS = 0.5
+"""The same, once an announcement was missed."""
+MAX_MISSES = 2
+MAX_MISSES_SILENT = 64
+"""The most misses that a subscription which announces nothing is kept for."""
+STALL_BLOCKS = 10
+"""An endpoint whose head stands still for so many blocks is left for the next one."""
 MAX_OUTAGE_S = 60.0
 """Heads ride out an outage of this length before they raise."""
 OUTAGE_PAUSE_S = 1.0
@@ -76,8 +129,7 @@ class SubstrateChain:
         signer: AccountKey | None,
         node_id: SubnetNodeId | None,
         tip: int,
-        poll_after_s: float,
-        stall_timeout_s: float,
+        block_time_s: float,
     ) -> None:
         self._reader = reader
         self._sender = sender
@@ -85,8 +137,7 @@ class SubstrateChain:
         self._signer = signer
         self._node_id = node_id
         self._tip = tip
-        self._poll_after_s = poll_after_s
-        self._stall_timeout_s = stall_timeout_s
+        self._block_time_s = block_time_s
 
     @classmethod
     @asynccontextmanager
@@ -99,25 +150,19 @@ class SubstrateChain:
         tip: int = 0,
         expected_genesis: bytes | None = None,
         log: ExtrinsicLog | None = None,
-        call_timeout_s: float = CALL_TIMEOUT_S,
+        call_timeout_s: float | None = None,
         inclusion_timeout_s: float = INCLUSION_TIMEOUT_S,
-        poll_after_s: float = POLL_AFTER_S,
-        stall_timeout_s: float = STALL_TIMEOUT_S,
+        block_time_s: float | None = None,
     ) -> AsyncIterator[SubstrateChain]:
         """Connect to ``url``, or to the first of several (a sequence, or commas) that answers.
 
-        Of several, those that later prove to be of another chain are left out while one is right.
-
         ``signer`` is the hotkey for ``propose`` and ``attest``, ``node_id`` the node for which it
         signs where one hotkey serves several, ``tip`` what ``submit`` adds to each fee (units of
-        10^-18 TENSOR). Raises ChainUnavailable or ChainMismatch.
+        10^-18 TENSOR). ``call_timeout_s`` and ``block_time_s`` None mean the chain's block time.
+        Raises UsageError for an address that is none, ChainUnavailable or ChainMismatch.
         """
-        named = url.split(",") if isinstance(url, str) else url
-        urls = tuple(one.strip() for one in named if one.strip())
-        if not urls:
-            raise ChainUnavailable("no endpoint of a chain is named")
+        endpoints = Endpoints(parse_chain_urls(url))
         async with AsyncExitStack() as stack:
-            endpoints = Endpoints(urls)
             reader = ChainWorker(
                 endpoints, call_timeout_s=call_timeout_s, expected_genesis=expected_genesis
             )
@@ -134,8 +179,7 @@ class SubstrateChain:
                 signer=signer,
                 node_id=node_id,
                 tip=tip,
-                poll_after_s=poll_after_s,
-                stall_timeout_s=stall_timeout_s,
+                block_time_s=block_time_s or reader.block_time_s,
             )
 
     @property
@@ -143,9 +187,9 @@ class SubstrateChain:
         """Sends any call with any key; ``propose`` and ``attest`` use it."""
         return self._sender
 
-    async def query(self, work: Callable[[Session], T]) -> T:
+    async def query(self, work: Callable[[ChainSession], T]) -> T:
         """Run blocking reads with the session, off the event loop; they may be repeated."""
-        return await self._reader.call(work)
+        return await self._reader.call(work, timeout_s=QUERY_CALLS * self._reader.call_timeout_s)
 
     async def fetch_info(self) -> ChainInfo:
         return self._info
@@ -157,23 +201,33 @@ class SubstrateChain:
         """
         latest = await self.fetch_head()
         yield latest
+        pace = Pace(self._block_time_s)
+        max_misses = MAX_MISSES
+        moved_at = time.monotonic()
         while True:
             async with HeadListener(self._reader.url) as listener:
-                is_moving = True
-                moved_at = time.monotonic()
-                while is_moving:
-                    is_told = await listener.wait(self._poll_after_s)
+                misses = 0
+                while misses < max_misses and listener.is_useful_at(self._reader.url):
+                    patience = POLL_BLOCKS if misses else SILENCE_BLOCKS
+                    is_told = await listener.wait(patience * pace.block_s)
                     head = await self._fetch_head_patiently()
+                    if is_told:
+                        misses = 0
                     if head.block_hash != latest.block_hash:
-                        # News that nobody announced: the subscription is dead, so renew it.
-                        is_moving = is_told
+                        if is_told:
+                            max_misses = MAX_MISSES
+                        else:
+                            misses += 1
                         moved_at = time.monotonic()
+                        pace.note_head(moved_at)
                         latest = head
                         yield head
-                    elif time.monotonic() - moved_at > self._stall_timeout_s:
-                        logger.warning("%s stands still at block %d", self._reader.url, head.number)
-                        await self._reader.leave_endpoint()
-                        is_moving = False
+                    elif time.monotonic() - moved_at > STALL_BLOCKS * self._block_time_s:
+                        await self._reader.leave_endpoint(f"stands still at block {head.number}")
+                        moved_at = time.monotonic()
+                        break
+            if misses >= max_misses:
+                max_misses = min(2 * max_misses, MAX_MISSES_SILENT)
 
     async def fetch_head(self) -> BlockInfo:
         """Return the best block. Raises ChainUnavailable."""
@@ -202,14 +256,13 @@ class SubstrateChain:
     async def fetch_subnet(
         self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
     ) -> SubnetInfo | None:
-        def work(session: Session) -> SubnetInfo | None:
+        def work(session: ChainSession) -> SubnetInfo | None:
             at = _resolve(session, at_block)
-            record = session.read("Network.SubnetsData", subnet_id, at=at)
-            if record is None:
+            fields = session.read("Network.SubnetsData", subnet_id, at=at)
+            if fields is None:
                 return None
-            return parsing.parse_subnet(
-                record, slot=session.read("Network.SubnetSlot", subnet_id, at=at)
-            )
+            slot = session.read("Network.SubnetSlot", subnet_id, at=at)
+            return parsing.parse_subnet(fields, slot=slot)
 
         return await self._reader.call(work)
 
@@ -223,30 +276,32 @@ class SubstrateChain:
     async def fetch_elected_validator(
         self, subnet_id: SubnetId, epoch: Epoch
     ) -> SubnetNodeId | None:
-        node_id = await self._reader.call(
-            lambda session: session.read(
+        def work(session: ChainSession) -> SubnetNodeId | None:
+            found = session.read(
                 "Network.SubnetElectedValidator", subnet_id, epoch, at=session.read_head_hash()
             )
-        )
-        return None if node_id is None else SubnetNodeId(node_id)
+            return None if found is None else SubnetNodeId(found)
+
+        return await self._reader.call(work)
 
     async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
-        record = await self._reader.call(
-            lambda session: session.read(
+        def work(session: ChainSession) -> Submission | None:
+            fields = session.read(
                 "Network.SubnetConsensusSubmission", subnet_id, epoch, at=session.read_head_hash()
             )
-        )
-        return None if record is None else parsing.parse_submission(record)
+            return None if fields is None else parsing.parse_submission(fields)
+
+        return await self._reader.call(work)
 
     async def fetch_balance(self, account_id: bytes) -> int:
         """Return the free balance of an account in units of 10^-18 TENSOR."""
 
-        def work(session: Session) -> Any:
-            return session.read(
-                "System.Account", f"0x{account_id.hex()}", at=session.read_head_hash()
-            )
+        def work(session: ChainSession) -> int:
+            account = f"0x{account_id.hex()}"
+            found = session.read("System.Account", account, at=session.read_head_hash())
+            return int((found or ZERO_BALANCE)["data"]["free"])
 
-        return int((await self._reader.call(work) or ZERO_BALANCE)["data"]["free"])
+        return await self._reader.call(work)
 
     async def submit(
         self,
@@ -263,8 +318,6 @@ class SubstrateChain:
         ``lifetime`` blocks, a power of two from 4 to 64, the call can land no more. Raises
         ChainUnavailable, ChainMismatch or ExtrinsicFailed.
         """
-        from subnet.chain.session import Call
-
         return await self._sender.send(
             Call(pallet, name, arguments), key, lifetime=lifetime, tip=self._tip
         )
@@ -295,7 +348,7 @@ class SubstrateChain:
         """Submit a call that means the present epoch, so that it dies with the epoch."""
         key = self._require_signer()
 
-        def prepare(session: Session) -> tuple[int, Mapping[str, object]]:
+        def prepare(session: ChainSession) -> tuple[int, Mapping[str, object]]:
             return (
                 _choose_lifetime(session, subnet_id, self._info.epoch_length),
                 add_own_node(
@@ -313,23 +366,23 @@ class SubstrateChain:
         return self._signer
 
 
-def read_nodes(session: Session, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:
+def read_nodes(session: ChainSession, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:
     """Return the activated nodes in the state of block hash ``at``, sorted by id."""
     return choose_shape(session.runtime).read_nodes(session, subnet_id, at=at)
 
 
-def _read_info(session: Session) -> ChainInfo:
+def _read_info(session: ChainSession) -> ChainInfo:
     epoch_length = session.read_constant("Network.EpochLength")
     if not isinstance(epoch_length, int) or epoch_length <= 0:
         raise ChainMismatch(f"{session.url} serves a chain without the Network pallet")
     return ChainInfo(session.runtime.genesis_hash, epoch_length)
 
 
-def _resolve(session: Session, number: BlockNumber | None) -> str:
+def _resolve(session: ChainSession, number: BlockNumber | None) -> str:
     return session.read_head_hash() if number is None else session.read_block_hash(number)
 
 
-def _choose_lifetime(session: Session, subnet_id: SubnetId, epoch_length: int) -> int:
+def _choose_lifetime(session: ChainSession, subnet_id: SubnetId, epoch_length: int) -> int:
     """Return the longest lifetime that ends with the subnet's epoch.
 
     The shortest that the chain knows is four blocks, so what is signed in an epoch's last three
@@ -346,12 +399,12 @@ def _choose_lifetime(session: Session, subnet_id: SubnetId, epoch_length: int) -
     return lifetime
 
 
-def _read_head(session: Session) -> BlockInfo:
+def _read_head(session: ChainSession) -> BlockInfo:
     header, block_hash = session.read_head()
     return read_block(session, header.number, block_hash)
 
 
-def read_block(session: Session, number: int, block_hash: str) -> BlockInfo:
+def read_block(session: ChainSession, number: int, block_hash: str) -> BlockInfo:
     """Return one block; its timestamp is the one in its own state."""
     now_ms = session.read("Timestamp.Now", at=block_hash, default=True)
     return BlockInfo(

@@ -8,45 +8,46 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from subnet.chain.block_time import DEFAULT_BLOCK_TIME_MS
 from subnet.chain.endpoints import Endpoints
+from subnet.chain.rpc_errors import AnotherChain, PoolRefused, RpcRefused, SessionEnded
 from subnet.errors import ChainMismatch, ChainUnavailable
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CALL_TIMEOUT_S = 20.0
+MIN_CALL_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 20.0
+"""On top of the call's own time where a session is opened first: metadata takes long to decode."""
 MAX_ATTEMPTS = 3
-FIRST_PAUSE_S = 0.2
-PAUSE_GROWTH = 4.0
-_UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, OverflowError)
 
 
 class ChainWorker:
-    """One thread, one session at a time, reopened when it breaks, at the next endpoint in turn.
+    """One thread, one session at a time, reopened when it breaks, at the endpoint whose turn it is.
 
-    The genesis of the first session binds the later ones: a fallback endpoint that turns out to
-    be of another chain is left out from then on, which is an error only when none is left.
+    The genesis of the first session binds the later ones. ``call_timeout_s`` None means a block.
     """
 
     def __init__(
         self,
         endpoints: Endpoints,
         *,
-        call_timeout_s: float = CALL_TIMEOUT_S,
+        call_timeout_s: float | None = None,
         expected_genesis: bytes | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._url = endpoints.first
-        self._call_timeout_s = call_timeout_s
+        self._given_timeout_s = call_timeout_s
         self._expected_genesis = expected_genesis
-        self._session: Session | None = None
+        self._session: ChainSession | None = None
         self._lock = asyncio.Lock()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chain")
+        self.block_time_s = DEFAULT_BLOCK_TIME_MS / 1000
+        """The chain's, once a session was open."""
 
     @property
     def url(self) -> str:
@@ -55,33 +56,37 @@ class ChainWorker:
 
     async def call(
         self,
-        work: Callable[[Session], T],
+        work: Callable[[ChainSession], T],
         *,
         attempts: int = MAX_ATTEMPTS,
         timeout_s: float | None = None,
     ) -> T:
         """Run ``work`` with the session and return its result.
 
-        A broken connection is reopened and ``work`` repeated, ``attempts`` times in all, so more
-        than one attempt is for work that may be repeated. Raises ChainUnavailable after the
-        last, and whatever else ``work`` raises at once.
+        An endpoint that does not answer, refuses or sends what cannot be decoded is left for the
+        next one, and ``work`` repeated, ``attempts`` times in all: more than one attempt is for
+        work that may be repeated. Raises ChainUnavailable after the last, and at once what else
+        ``work`` raises.
         """
-        pause_s = FIRST_PAUSE_S
-        for attempt in range(1, attempts + 1):
+        may_reopen = attempts > 1
+        while True:
             try:
-                return await self._call_once(work, timeout_s or self._call_timeout_s)
+                return await self._attempt(work, timeout_s or self.call_timeout_s)
             except ChainUnavailable as error:
-                if attempt == attempts:
+                if may_reopen and isinstance(error, SessionEnded):
+                    may_reopen = False
+                    continue
+                attempts -= 1
+                if attempts <= 0:
                     raise
-                logger.info("chain call failed, trying again: %s", error)
-            await asyncio.sleep(pause_s)
-            pause_s *= PAUSE_GROWTH
-        raise AssertionError("a call has at least one attempt")
+                logger.debug("chain call failed, trying again: %s", error)
+            await asyncio.sleep(self._endpoints.get_rest_s())
 
-    async def leave_endpoint(self) -> None:
-        """Drop the session; the next call opens one at the next endpoint."""
+    async def leave_endpoint(self, reason: str) -> None:
+        """Drop the session; the next call opens one at the endpoint whose turn it is."""
         async with self._lock:
-            await self._in_thread(self._leave)
+            await self._in_thread(self._drop)
+            self._url = self._endpoints.leave(self._url, ChainUnavailable(reason))
 
     async def aclose(self) -> None:
         """Close the session and end the thread."""
@@ -91,61 +96,71 @@ class ChainWorker:
         await self._in_thread(self._drop)
         self._executor.shutdown(wait=True)
 
-    async def _call_once(self, work: Callable[[Session], T], timeout_s: float) -> T:
+    @property
+    def call_timeout_s(self) -> float:
+        """What an answer may take, and a call unless it says otherwise: a block at most."""
+        return self._given_timeout_s or max(MIN_CALL_TIMEOUT_S, self.block_time_s)
+
+    async def _attempt(self, work: Callable[[ChainSession], T], timeout_s: float) -> T:
         # The lock starts the deadline when the thread is free, not while others hold it.
         async with self._lock:
+            is_new = self._session is None
+            if is_new:
+                self._url = self._endpoints.choose(self._url)
+                timeout_s += CONNECT_TIMEOUT_S
             try:
-                async with asyncio.timeout(timeout_s + CONNECT_TIMEOUT_S * (not self._session)):
-                    return await self._in_thread(lambda: self._run(work))
-            except TimeoutError as error:
-                if self._session is not None:
-                    self._session.abort()
-                raise ChainUnavailable(
-                    f"{self.url} did not answer within {timeout_s:g} s"
-                ) from error
+                result = await self._run_in_time(work, timeout_s)
+            except AnotherChain as error:
+                self._endpoints.exclude(self._url, error)
+                raise ChainUnavailable(str(error)) from error
+            except ChainUnavailable as error:
+                # Endpoints close connections that were idle: only a new session blames them.
+                if is_new or not isinstance(error, SessionEnded):
+                    self._url = self._endpoints.leave(self._url, error)
+                raise
+            self._endpoints.note_answer(self._url)
+            return result
 
-    def _run(self, work: Callable[[Session], T]) -> T:
-        from subnet.chain.session import PoolRefused, RpcRefused, read_refusal
-
+    async def _run_in_time(self, work: Callable[[ChainSession], T], timeout_s: float) -> T:
         try:
-            return work(self._connect())
-        except PoolRefused:
-            raise
-        except RpcRefused as error:
-            raise read_refusal(error, url=self.url) from error
-        except ChainUnavailable:
-            self._leave()
-            raise
-        except _UNREADABLE as error:
-            # The library trips over answers of another shape than it expects; they are the
-            # endpoint's fault, and another one may do better.
-            url = self.url
-            logger.warning("an answer of %s cannot be read", url, exc_info=True)
-            self._leave()
-            kind = type(error).__name__
-            raise ChainUnavailable(f"{url} sent what cannot be read: {kind}") from error
+            async with asyncio.timeout(timeout_s):
+                return await self._in_thread(lambda: self._run(work))
+        except TimeoutError as error:
+            if self._session is not None:
+                self._session.abort()
+            # The thread is busy until it notices, and the next attempt has to start without it.
+            await self._in_thread(self._drop)
+            raise ChainUnavailable(f"{self.url} did not answer within {timeout_s:g} s") from error
 
-    def _leave(self) -> None:
-        self._drop()
-        self._url = self._endpoints.get_next(self._url)
-
-    def _connect(self) -> Session:
-        while self._session is None:
-            try:
+    def _run(self, work: Callable[[ChainSession], T]) -> T:
+        """Open a session if there is none and do the work, in the thread."""
+        try:
+            if self._session is None:
                 self._session = self._open_session()
-            except ChainMismatch as error:
-                self._url = self._endpoints.leave_out(self._url, error)
-        return self._session
+            return self._session.run(work)
+        except (PoolRefused, AnotherChain):
+            raise
+        except ChainUnavailable:
+            self._drop()
+            raise
+        except ChainMismatch as error:
+            # A runtime that lacks something is an answer. While a session is opened at a chain
+            # that served before, it is a fault of this endpoint.
+            if self._session is not None or not self._endpoints.is_proven:
+                raise
+            raise ChainUnavailable(str(error)) from error
+        except RpcRefused as error:
+            self._drop()
+            raise ChainUnavailable(f"{self.url} refuses a request: {error}") from error
 
-    def _open_session(self) -> Session:
-        from subnet.chain.session import Session
+    def _open_session(self) -> ChainSession:
+        from subnet.chain.chain_session import ChainSession
 
-        session = Session.open(
-            self._url,
-            timeout_s=self._call_timeout_s,
-            expected_genesis=self._expected_genesis,
+        session = ChainSession.open(
+            self._url, timeout_s=self.call_timeout_s, expected_genesis=self._expected_genesis
         )
         self._expected_genesis = session.runtime.genesis_hash
+        self.block_time_s = session.block_time_ms / 1000
         self._endpoints.is_proven = True
         return session
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit
 
 
@@ -20,7 +21,7 @@ def bootstrap(
     ] = None,
     chain: Annotated[
         str, typer.Option(envvar="MESH_CHAIN", help="WebSocket address of the chain.")
-    ] = "ws://127.0.0.1:9944",
+    ] = DEFAULT_CHAIN_URL,
     host_maddrs: Annotated[
         list[str] | None, typer.Option(help="Multiaddresses to listen on; several may follow.")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import run_app
 
@@ -96,7 +97,7 @@ def mesh_test(
     ] = None,
     chain: Annotated[
         str, typer.Option(envvar="MESH_CHAIN", help="WebSocket address of the chain.")
-    ] = "ws://127.0.0.1:9944",
+    ] = DEFAULT_CHAIN_URL,
     hotkey_path: Annotated[
         Path | None,
         typer.Option(

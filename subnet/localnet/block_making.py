@@ -13,7 +13,7 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ChainUnavailable, ConfigError
 
 if TYPE_CHECKING:
-    from subnet.chain.session import Session
+    from subnet.chain.chain_session import ChainSession
 
 DEVCHAIN_METHOD = "dev_setBlockMode"
 CHOPSTICKS_METHOD = "dev_setBlockBuildMode"
@@ -164,11 +164,11 @@ async def fetch_head_number(chain: SubstrateChain) -> BlockNumber:
     return BlockNumber(header.number)
 
 
-def _read_time(session: Session) -> int:
+def _read_time(session: ChainSession) -> int:
     """Return the head's time in ms."""
     return int(session.read("Timestamp.Now", at=session.read_head_hash(), default=True))
 
 
-def _read_time_step(session: Session) -> int:
+def _read_time_step(session: ChainSession) -> int:
     """Return the time from block to block in ms: twice Timestamp.MinimumPeriod under Aura."""
     return 2 * int(session.read_constant("Timestamp.MinimumPeriod"))

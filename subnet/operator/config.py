@@ -8,9 +8,9 @@ from typing import Literal, Self, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from consensus.types import LayerRange, Role
+from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.errors import UsageError
 
-DEFAULT_CHAIN = "ws://127.0.0.1:9944"
 TorchDtype = Literal["auto", "float32", "bfloat16", "float16"]
 QuantType = Literal["none", "int8"]
 MAX_PLUGIN_NAME = 256
@@ -34,7 +34,7 @@ class NodeConfig(BaseModel):
     identity_path: Path
     hotkey_path: Path | None = None
     hotkey_password_file: Path | None = None
-    chain_url: str = DEFAULT_CHAIN
+    chain_url: str = DEFAULT_CHAIN_URL
     subnet_id: int | None = Field(default=None, ge=0, lt=2**32)
     subnet_node_id: int | None = Field(default=None, ge=1, lt=2**32)
     host_maddrs: tuple[str, ...] = ()

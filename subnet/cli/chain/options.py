@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit, fail
 from subnet.errors import ExtrinsicFailed, UnknownSubnet, UsageError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_CHAIN = "ws://127.0.0.1:9944"
+DEFAULT_CHAIN = DEFAULT_CHAIN_URL
 NO_TIP = "0"
 DECIMALS = 18
 MAX_AMOUNT = 2**128 - 1

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from subnet.chain import worker as worker_module
+from subnet.chain.chain_session import ChainSession
 from subnet.chain.endpoints import Endpoints
-from subnet.chain.session import Session
 from subnet.chain.worker import ChainWorker
 from subnet.errors import ChainUnavailable
 
@@ -24,6 +23,9 @@ class Interface:
     def rpc_request(self, method: str, params: object) -> dict[str, object]:
         return {"result": self._result}
 
+    def get_constant(self, pallet: str, name: str) -> None:
+        return None
+
     def close(self) -> None:
         pass
 
@@ -36,13 +38,13 @@ async def endpoints(monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(*results: object) -> ChainWorker:
         urls = [f"ws://endpoint-{place}" for place, _ in enumerate(results)]
 
-        def open_session(url: str, **_options: object) -> Session:
+        def open_session(url: str, **_options: object) -> ChainSession:
             interface: Any = Interface(results[urls.index(url)])
             runtime: Any = type("Runtime", (), {"genesis_hash": bytes(32)})()
-            return Session(interface, url=url, runtime=runtime)
+            return ChainSession(interface, url=url, runtime=runtime)
 
-        monkeypatch.setattr(Session, "open", open_session)
-        monkeypatch.setattr(worker_module, "FIRST_PAUSE_S", 0.0)
+        monkeypatch.setattr(ChainSession, "open", open_session)
+        monkeypatch.setattr("subnet.chain.endpoints.MAX_REST_S", 0.0)
         worker = ChainWorker(Endpoints(urls))
         workers.append(worker)
         return worker
@@ -53,7 +55,7 @@ async def endpoints(monkeypatch: pytest.MonkeyPatch) -> Any:
         await worker.aclose()
 
 
-def read_header(session: Session) -> int:
+def read_header(session: ChainSession) -> int:
     return session.read_header("0x00").number
 
 

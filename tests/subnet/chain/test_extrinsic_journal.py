@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +16,15 @@ from devchain.config import BlockMode, DevChainConfig
 from devchain.server import DevChain
 from keys.account import get_development_account
 from subnet.account.registration import TENSOR, transfer
-from subnet.chain.extrinsic_journal import ExtrinsicJournal, State, settle
-from subnet.chain.session import Call
+from subnet.chain.extrinsic_journal import (
+    KEPT_EPOCHS,
+    ExtrinsicJournal,
+    State,
+    settle,
+)
+from subnet.chain.extrinsics import Call
 from subnet.chain.substrate import SubstrateChain
-from subnet.errors import ExtrinsicFailed, JournalCorrupt
+from subnet.errors import ExtrinsicFailed, JournalCorrupt, JournalFailed
 
 ALITH = get_development_account("Alith")
 BALTATHAR = get_development_account("Baltathar")
@@ -171,6 +178,64 @@ async def test_a_block_that_was_undone_is_noticed(
         (found,) = journal.list_entries(State.INCLUDED)
         assert found.block_hash == entry.block_hash
         assert await settle(chain, journal) == ()
+
+
+async def test_settled_extrinsics_are_deleted_after_some_epochs(
+    devchain: DevChain, journal: ExtrinsicJournal
+) -> None:
+    async with SubstrateChain.open(devchain.url, log=journal) as chain:
+        kept_blocks = KEPT_EPOCHS * (await chain.fetch_info()).epoch_length
+        await sign(chain, journal)
+        await build_while(devchain, chain, journal)
+        await sign(chain, journal, lifetime=4)
+        devchain.build(FINALITY_LAG + 4)
+        assert await settle(chain, journal) == ()
+        states = [entry.state for entry in journal.list_entries(*State)]
+        assert states == [State.FINALISED, State.DROPPED]
+
+        last = max(entry.extrinsic.until for entry in journal.list_entries(*State))
+        devchain.build(last + kept_blocks + FINALITY_LAG - devchain.chain.head.number)
+        await settle(chain, journal)
+        assert len(journal.list_entries(*State)) == 1
+        devchain.build()
+        await settle(chain, journal)
+        assert journal.list_entries(*State) == ()
+
+
+async def test_the_journal_never_holds_the_event_loop(
+    devchain: DevChain, journal: ExtrinsicJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    for name in ("list_entries", "_execute"):
+        method = getattr(ExtrinsicJournal, name)
+
+        def watched(self: ExtrinsicJournal, *args: object, method: Any = method) -> object:
+            threads.add(threading.get_ident())
+            return method(self, *args)
+
+        monkeypatch.setattr(ExtrinsicJournal, name, watched)
+    devchain.set_mode(BlockMode.INSTANT)
+    async with SubstrateChain.open(devchain.url, log=journal) as chain:
+        await transfer(chain, sender=ALITH, recipient=BALTATHAR.account_id, amount=TENSOR)
+        devchain.build(FINALITY_LAG)
+        assert await settle(chain, journal) == ()
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+def test_open_extrinsics_are_found_without_a_scan(journal: ExtrinsicJournal) -> None:
+    for statement in (
+        "SELECT * FROM extrinsics WHERE state IN ('signed', 'included')",
+        "DELETE FROM extrinsics WHERE state IN ('finalised', 'dropped') AND until < 9",
+    ):
+        rows = journal._connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+        assert all("USING INDEX" in row[-1] for row in rows), rows
+
+
+def test_a_journal_that_cannot_be_written_is_named(path: Path, journal: ExtrinsicJournal) -> None:
+    journal._connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(JournalFailed, match="journal of extrinsics could not be written"):
+        journal.delete_settled(1)
 
 
 def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from devchain.errors import EXTRA_NETWORK_ERRORS, NETWORK_ERRORS
 from subnet.chain.failures import get_fix, make_failure, read_pool_reason
-from subnet.chain.session import PoolRefused
+from subnet.chain.rpc_errors import PoolRefused
 
 # The errors that calls of owners, operators and nodes end in (chain interface, section 1.4).
 EXPLAINED = [

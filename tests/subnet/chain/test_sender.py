@@ -11,9 +11,11 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from keys.account import AccountKey
+from subnet.chain.chain_session import Header
 from subnet.chain.events import ChainEvent
+from subnet.chain.extrinsics import Call, SignedExtrinsic
+from subnet.chain.rpc_errors import PoolRefused
 from subnet.chain.sender import ExtrinsicSender
-from subnet.chain.session import Call, Header, PoolRefused, SignedExtrinsic
 from subnet.chain.worker import ChainWorker
 from subnet.epoch.interfaces import Receipt
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
@@ -73,6 +75,9 @@ class ScriptedSession:
     def read_header(self, wanted: str) -> Header:
         number = int(wanted, 16)
         return Header(number, block_hash(number - 1))
+
+    def read_block_hash(self, number: int) -> str:
+        return block_hash(number)
 
     def read_extrinsics(self, wanted: str) -> list[bytes]:
         return self.blocks[int(wanted, 16)]
@@ -219,6 +224,17 @@ async def test_what_an_earlier_process_sent_is_found_and_not_sent_again() -> Non
     session.include(signed.data)
     inclusion = await make_sender(session).resume(signed)
     assert inclusion is not None
+    assert session.sent == []
+
+
+async def test_what_landed_thousands_of_blocks_ago_is_found_in_its_lifetime() -> None:
+    session = ScriptedSession()
+    signed = session.sign(CALL, KEY, lifetime=4)
+    session.include(signed.data)
+    session.blocks += [[]] * 5000
+    inclusion = await make_sender(session).resume(signed)
+    assert inclusion is not None
+    assert inclusion.receipt.block_number == 1
     assert session.sent == []
 
 

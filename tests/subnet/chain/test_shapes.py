@@ -8,9 +8,9 @@ import pytest
 
 from consensus.types import SubnetId, SubnetNodeId
 from keys.peer import PeerKey
+from subnet.chain.chain_session import ChainSession
 from subnet.chain.codec import Runtime
 from subnet.chain.interface import REQUIRED_CALLS, REQUIRED_STORAGE, check_interface
-from subnet.chain.session import Session
 from subnet.chain.shapes import HotkeyShape, ValidatorShape, add_own_node, choose_shape
 from subnet.errors import ChainMismatch
 
@@ -83,8 +83,8 @@ NODES = {
 }
 
 
-def make_session(runtime: FakeRuntime, state: dict[str, dict[Any, Any]]) -> Session:
-    return cast(Session, FakeSession(runtime, state))
+def make_session(runtime: FakeRuntime, state: dict[str, dict[Any, Any]]) -> ChainSession:
+    return cast(ChainSession, FakeSession(runtime, state))
 
 
 def account(number: int) -> bytes:

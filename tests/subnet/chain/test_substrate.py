@@ -16,9 +16,10 @@ from devchain.rpc_methods import METHODS
 from devchain.server import DevChain
 from keys.account import AccountKey, get_development_account
 from subnet.account.registration import TENSOR, find_subnet, transfer
-from subnet.chain.session import Call, Session
+from subnet.chain.chain_session import ChainSession
+from subnet.chain.extrinsics import Call
 from subnet.chain.substrate import SubstrateChain
-from subnet.errors import ChainMismatch, ChainUnavailable, ExtrinsicFailed
+from subnet.errors import ChainMismatch, ChainUnavailable, ExtrinsicFailed, UsageError
 from tests.support.chopsticks import REAL_RUNTIME_MARKS
 from tests.support.tcp_proxy import run_proxy
 
@@ -62,8 +63,8 @@ async def test_an_endpoint_that_is_down_is_unavailable() -> None:
 
 
 @pytest.mark.parametrize("url", ["", ",", "nonsense", "http://[::1", "ws://", "ftp://x"])
-async def test_an_address_that_is_none_is_unavailable(url: str) -> None:
-    with pytest.raises(ChainUnavailable):
+async def test_an_address_that_is_none_is_a_mistake_of_the_command_line(url: str) -> None:
+    with pytest.raises(UsageError):
         async with SubstrateChain.open(url):
             pass
 
@@ -105,13 +106,19 @@ OTHER_CHAIN = DevChainConfig(mode=BlockMode.INSTANT, seed=b"another chain")
 
 
 async def test_a_fallback_endpoint_of_another_chain_is_left_out_with_a_sentence(
-    devchain: DevChain, caplog: pytest.LogCaptureFixture
+    devchain: DevChain, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("subnet.chain.endpoints.MAX_REST_S", 0.2)
     async with DevChain.open(OTHER_CHAIN) as foreign, run_proxy(devchain.port) as proxy:
         async with SubstrateChain.open([proxy.url, foreign.url]) as chain:
             for _ in range(3):
                 await pay(chain)
+                # Away for longer than it takes to reconnect, so that the fallback is asked.
+                proxy.is_refusing = True
                 proxy.cut_all()
+                with pytest.raises(ChainUnavailable):
+                    await chain.fetch_finalised_number()
+                proxy.is_refusing = False
                 assert await chain.fetch_balance(ALITH.account_id) > 0
             await pay(chain)
     warnings = [record.message for record in caplog.records if "left out" in record.message]
@@ -164,7 +171,7 @@ async def test_a_cut_connection_is_reopened_for_the_next_read(devchain: DevChain
 
 async def test_heads_go_on_after_a_cut_and_repeat_none(devchain: DevChain) -> None:
     async with run_proxy(devchain.port) as proxy:
-        async with SubstrateChain.open(proxy.url, poll_after_s=0.1) as chain:
+        async with SubstrateChain.open(proxy.url, block_time_s=0.1) as chain:
             seen = []
             async for head in chain.heads():
                 seen.append(head.number)
@@ -181,7 +188,7 @@ async def test_an_endpoint_that_stands_still_is_left_for_the_next(devchain: DevC
     still = DevChainConfig(mode=BlockMode.MANUAL, seed=b"chain client")
     async with DevChain.open(still) as frozen:
         urls = [frozen.url, devchain.url]
-        async with SubstrateChain.open(urls, poll_after_s=0.02, stall_timeout_s=0.1) as chain:
+        async with SubstrateChain.open(urls, block_time_s=0.02) as chain:
             devchain.build(3)
             async with asyncio.timeout(30):
                 async for head in chain.heads():
@@ -339,9 +346,9 @@ async def wait_for_pool(chain: SubstrateChain) -> None:
 
 def shift_nonces(monkeypatch: pytest.MonkeyPatch, by: int) -> None:
     """Let endpoints tell a nonce that is too high."""
-    true_nonce = Session.read_nonce
+    true_nonce = ChainSession.read_nonce
     monkeypatch.setattr(
-        Session, "read_nonce", lambda session, account: true_nonce(session, account) + by
+        ChainSession, "read_nonce", lambda session, account: true_nonce(session, account) + by
     )
 
 

@@ -1,19 +1,18 @@
 """One blocking WebSocket session with a Substrate endpoint. It belongs to one thread.
 
 What goes wrong leaves as one of three errors: ChainUnavailable for anything about the
-connection, ChainMismatch for a runtime that lacks or hides what is asked, RpcRefused
-for a request that the node answered with an error.
+connection or an answer that cannot be decoded, ChainMismatch for a runtime that lacks what is
+asked, RpcRefused for a request that the node answered with an error.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from scalecodec.base import RuntimeConfigurationObject
 from scalecodec.exceptions import (
@@ -23,82 +22,56 @@ from scalecodec.exceptions import (
 )
 from substrateinterface import Keypair, KeypairType, SubstrateInterface
 from substrateinterface.exceptions import StorageFunctionNotFound, SubstrateRequestException
-from websocket import WebSocketException
+from websocket import (
+    WebSocketBadStatusException,
+    WebSocketException,
+    WebSocketTimeoutException,
+)
 
 from keys.account import AccountKey
+from subnet.chain.block_time import DEFAULT_BLOCK_TIME_MS
 from subnet.chain.codec import Runtime, load_runtime
 from subnet.chain.events import ChainEvent, parse_event
+from subnet.chain.extrinsics import Call, SignedExtrinsic
 from subnet.chain.interface import check_interface
-from subnet.errors import ChainError, ChainMismatch, ChainUnavailable
+from subnet.chain.rpc_errors import (
+    AnotherChain,
+    ConnectionBroken,
+    PoolRefused,
+    RpcRefused,
+    RuntimeUpgraded,
+)
+from subnet.errors import ChainMismatch, ChainUnavailable
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_MAP_PAGES = 64
 MAP_PAGE_SIZE = 256
-METHOD_NOT_FOUND = -32601
+MAX_ERROR_CHARS = 200
+"""What is kept of a text that an endpoint sent along with a refusal."""
+SILENT_BLOCKS = 4
+"""Blocks without a word about a sent extrinsic after which the connection counts as broken."""
 DEVELOPMENT_CHAIN_TYPE = "Development"
 RUNTIME_UPDATED = "0x08"
 """DigestItem::RuntimeEnvironmentUpdated (sp-runtime, generic::digest)."""
 
+# The library trips over answers of another shape than it expects; NotImplementedError is its word
+# for a type that it does not know.
+_UNREADABLE = (
+    InvalidScaleTypeValueException,
+    RemainingScaleBytesNotEmptyException,
+    NotImplementedError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+)
+
 # The library logs every request, keys and all, on the root logger.
 logging.getLogger("substrateinterface").setLevel(logging.WARNING)
-
-
-class RpcRefused(ChainError):
-    """The node answered a request with an error."""
-
-    def __init__(self, code: int, message: str, data: str = "") -> None:
-        super().__init__(f"{message} {data}".strip())
-        self.code = code
-        self.message = message
-        self.data = data
-
-
-class RuntimeUpgraded(ChainUnavailable):
-    """The chain runs another runtime than this session read; a new session reads the new one."""
-
-
-class PoolRefused(RpcRefused):
-    """The transaction pool would not take an extrinsic, or let it fall."""
-
-
-def read_refusal(error: RpcRefused, *, url: str) -> ChainError:
-    """Return what a refused read means: a method that is not served, or a passing failure."""
-    if error.code == METHOD_NOT_FOUND:
-        return ChainMismatch(f"{url} does not serve what this client needs: {error}")
-    return ChainUnavailable(f"{url} could not answer: {error}")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call by its names; ``arguments`` by the names of the metadata."""
-
-    pallet: str
-    name: str
-    arguments: Mapping[str, object]
-
-    def __str__(self) -> str:
-        return f"{self.pallet}.{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class SignedExtrinsic:
-    """Signed bytes. The nonce in them lets the chain include them once at most.
-
-    ``since`` is the head's number when they were signed: they are in a later block, and before
-    ``until`` or nowhere.
-    """
-
-    call: str
-    sender: bytes
-    nonce: int
-    data: bytes
-    since: int
-    until: int
-
-    @property
-    def extrinsic_hash(self) -> bytes:
-        return hashlib.blake2b(self.data, digest_size=32).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,37 +97,76 @@ class _Interface(SubstrateInterface):  # type: ignore[misc]
     ) -> None:
         """The types come with the runtime; the library would guess them from the chain's name."""
 
+    def rpc_request(self, method: str, params: list[Any], result_handler: Any = None) -> Any:
+        try:
+            with _translated(self.url):
+                return super().rpc_request(method, params, result_handler)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            # The library reads an empty message out of a connection that was closed in order.
+            if not self.websocket.connected:
+                raise ConnectionBroken(f"{self.url} closed the connection") from error
+            raise ChainUnavailable(f"{self.url} sent something that is not JSON-RPC") from error
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            # The library leaves a socket open that the other end has closed.
+            self.websocket.shutdown()
+
 
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
+    """Turn what the socket and the transport raise into ChainUnavailable or RpcRefused."""
     try:
         yield
     except SubstrateRequestException as error:
         raise _read_refusal(error) from error
+    except (WebSocketTimeoutException, TimeoutError) as error:
+        raise ChainUnavailable(f"{url} does not answer in time") from error
+    except WebSocketBadStatusException as error:
+        # The library's own text holds the whole page.
+        raise ChainUnavailable(
+            f"{url} answers like a web server (HTTP {error.status_code}), not like a chain"
+        ) from error
+    except (WebSocketException, OSError) as error:
+        detail = _shorten(str(error) or type(error).__name__)
+        raise ConnectionBroken(f"{url} does not answer: {detail}") from error
+
+
+@contextmanager
+def _readable(url: str) -> Iterator[None]:
+    """Turn what the library raises over an answer into ChainMismatch or ChainUnavailable."""
+    try:
+        yield
     except (StorageFunctionNotFound, MetadataCallFunctionNotFound) as error:
         raise ChainMismatch(f"the chain's runtime lacks what is asked: {error}") from error
-    except (WebSocketException, OSError) as error:
-        raise ChainUnavailable(f"{url} does not answer: {error or type(error).__name__}") from error
-    except (RemainingScaleBytesNotEmptyException, InvalidScaleTypeValueException) as error:
-        raise ChainMismatch(f"an answer of {url} cannot be decoded: {error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ChainUnavailable(f"{url} sent something that is not JSON-RPC") from error
+    except _UNREADABLE as error:
+        logger.debug("an answer of %s cannot be read", url, exc_info=True)
+        detail = _shorten(f"{type(error).__name__}: {error}")
+        raise ChainUnavailable(f"{url} sent what cannot be read: {detail}") from error
 
 
 def _read_refusal(error: SubstrateRequestException) -> RpcRefused:
     detail = error.args[0] if error.args else ""
     if not isinstance(detail, dict):
-        return RpcRefused(0, str(detail))
+        return RpcRefused(0, _shorten(str(detail)))
     code = detail.get("code")
     data = detail.get("data")
     return RpcRefused(
         code if isinstance(code, int) else 0,
-        str(detail.get("message", "")),
-        "" if data is None else str(data),
+        _shorten(str(detail.get("message", ""))),
+        "" if data is None else _shorten(str(data)),
     )
 
 
-class Session:
+def _shorten(text: str) -> str:
+    """Return the text in one line of bounded length."""
+    line = " ".join(text[: 4 * MAX_ERROR_CHARS].split())
+    return line if len(line) <= MAX_ERROR_CHARS else f"{line[:MAX_ERROR_CHARS]}..."
+
+
+class ChainSession:
     """An open connection and the runtime behind it. Every method blocks."""
 
     def __init__(self, interface: _Interface, *, url: str, runtime: Runtime) -> None:
@@ -164,36 +176,44 @@ class Session:
         self.runtime = runtime
 
     @classmethod
-    def open(cls, url: str, *, timeout_s: float, expected_genesis: bytes | None) -> Session:
-        """Connect and read the runtime. Raises ChainUnavailable or ChainMismatch."""
+    def open(cls, url: str, *, timeout_s: float, expected_genesis: bytes | None) -> ChainSession:
+        """Connect and read the runtime. No answer may take longer than ``timeout_s``.
+
+        Raises ChainUnavailable, ChainMismatch, RpcRefused.
+        """
         with _translated(url):
-            try:
-                interface = _Interface(
-                    url=url,
-                    runtime_config=RuntimeConfigurationObject(),
-                    auto_discover=False,
-                    auto_reconnect=False,
-                    ws_options={"timeout": timeout_s, "enable_multithread": True},
-                )
-            except ValueError as error:
-                raise ChainUnavailable(f"{url} is not a WebSocket address: {error}") from error
+            interface = _Interface(
+                url=url,
+                runtime_config=RuntimeConfigurationObject(),
+                auto_discover=False,
+                auto_reconnect=False,
+                ws_options={"timeout": timeout_s, "enable_multithread": True},
+            )
         try:
-            runtime = _read_runtime(interface, url)
-            if expected_genesis is not None and runtime.genesis_hash != expected_genesis:
-                raise ChainMismatch(
-                    f"{url} serves another chain: its genesis is 0x{runtime.genesis_hash.hex()},"
-                    f" not 0x{expected_genesis.hex()}"
-                )
-            check_interface(runtime, url=url)
-            session = cls(interface, url=url, runtime=runtime)
-            session._opened_at = session.read_header(session.read_head_hash()).number
-        except RpcRefused as error:
-            interface.close()
-            raise read_refusal(error, url=url) from error
-        except ChainError:
+            with _readable(url):
+                runtime = _read_runtime(interface, url, expected_genesis)
+                check_interface(runtime, url=url)
+                session = cls(interface, url=url, runtime=runtime)
+                session._opened_at = session.read_header(session.read_head_hash()).number
+        except BaseException:
             interface.close()
             raise
         return session
+
+    def run(self, work: Callable[[ChainSession], T]) -> T:
+        """Return what ``work`` returns, called with this session.
+
+        Raises ChainMismatch for a call or storage item that the runtime lacks, ChainUnavailable
+        for an answer that cannot be read, and what the methods of the session raise.
+        """
+        with _readable(self.url):
+            return work(self)
+
+    @property
+    def block_time_ms(self) -> int:
+        """The target time between blocks: twice Timestamp.MinimumPeriod."""
+        minimum = self.read_constant("Timestamp.MinimumPeriod")
+        return 2 * int(minimum) if minimum else DEFAULT_BLOCK_TIME_MS
 
     def close(self) -> None:
         """Close the socket. Never raises."""
@@ -208,11 +228,7 @@ class Session:
 
     def rpc(self, method: str, *params: object) -> Any:
         """Send one request and return its result. Raises RpcRefused."""
-        with _translated(self.url):
-            answer = self._interface.rpc_request(method, list(params))
-        if "error" in answer:
-            raise _read_refusal(SubstrateRequestException(answer["error"]))
-        return answer.get("result")
+        return self._interface.rpc_request(method, list(params)).get("result")
 
     def read_head_hash(self) -> str:
         return str(self.rpc("chain_getBlockHash"))
@@ -278,8 +294,7 @@ class Session:
         None when the chain holds no value, unless ``default`` asks for the one in the metadata.
         """
         pallet, name = item.split(".")
-        with _translated(self.url):
-            found = self._interface.query(pallet, name, list(params), block_hash=at)
+        found = self._interface.query(pallet, name, list(params), block_hash=at)
         if found is None:
             return None
         if not default and not found.meta_info["result_found"]:
@@ -289,36 +304,33 @@ class Session:
     def read_map(self, item: str, *params: object, at: str) -> list[tuple[Any, Any]]:
         """Return every (last key, value) under the given first keys."""
         pallet, name = item.split(".")
-        with _translated(self.url):
-            rows = self._interface.query_map(
-                pallet,
-                name,
-                list(params),
-                block_hash=at,
-                page_size=MAP_PAGE_SIZE,
-                max_results=MAP_PAGE_SIZE * MAX_MAP_PAGES,
-                ignore_decoding_errors=False,
-            )
-            return [(key.value, value.value) for key, value in rows]
+        rows = self._interface.query_map(
+            pallet,
+            name,
+            list(params),
+            block_hash=at,
+            page_size=MAP_PAGE_SIZE,
+            max_results=MAP_PAGE_SIZE * MAX_MAP_PAGES,
+            ignore_decoding_errors=False,
+        )
+        return [(key.value, value.value) for key, value in rows]
 
     def read_many(self, item: str, keys: Sequence[object], *, at: str) -> list[Any]:
         """Return one value per key, in order; None where the chain holds none."""
         pallet, name = item.split(".")
-        with _translated(self.url):
-            storage_keys = [self._interface.create_storage_key(pallet, name, [key]) for key in keys]
-            if not storage_keys:
-                return []
-            found = {
-                key.to_hex(): None if value is None else value.value
-                for key, value in self._interface.query_multi(storage_keys, at)
-            }
-            return [found.get(key.to_hex()) for key in storage_keys]
+        storage_keys = [self._interface.create_storage_key(pallet, name, [key]) for key in keys]
+        if not storage_keys:
+            return []
+        found = {
+            key.to_hex(): None if value is None else value.value
+            for key, value in self._interface.query_multi(storage_keys, at)
+        }
+        return [found.get(key.to_hex()) for key in storage_keys]
 
     def read_constant(self, name: str) -> Any:
         """Return the constant ``Pallet.Name``; None if the runtime has none by that name."""
         pallet, constant = name.split(".")
-        with _translated(self.url):
-            found = self._interface.get_constant(pallet, constant)
+        found = self._interface.get_constant(pallet, constant)
         return None if found is None else found.value
 
     def read_events(self, block_hash: str) -> list[tuple[int | None, ChainEvent]]:
@@ -346,10 +358,9 @@ class Session:
         era = {"period": lifetime, "current": header.number}
         composed = self._compose(call)
         pair = Keypair.create_from_private_key(key.private_key(), crypto_type=KeypairType.ECDSA)
-        with _translated(self.url):
-            extrinsic = self._interface.create_signed_extrinsic(
-                composed, pair, nonce=nonce, era=era, tip=tip
-            )
+        extrinsic = self._interface.create_signed_extrinsic(
+            composed, pair, nonce=nonce, era=era, tip=tip
+        )
         return SignedExtrinsic(
             call=str(call),
             sender=key.account_id,
@@ -362,8 +373,8 @@ class Session:
     def watch(self, extrinsic: SignedExtrinsic) -> str:
         """Send and wait until a block holds it; return the block's hash.
 
-        Raises PoolRefused if the pool refuses it or lets it fall, ChainUnavailable when the
-        connection breaks: then nobody knows whether it will land.
+        Raises PoolRefused if the pool refuses it or lets it fall, RpcRefused if the endpoint takes
+        none, ChainUnavailable when the connection breaks: then it may or may not land.
         """
 
         def on_update(message: dict[str, Any], number: int, subscription: str) -> str | None:
@@ -373,7 +384,7 @@ class Session:
             return block_hash
 
         try:
-            with _translated(self.url):
+            with self._patience(SILENT_BLOCKS * self.block_time_ms / 1000):
                 return str(
                     self._interface.rpc_request(
                         "author_submitAndWatchExtrinsic",
@@ -382,7 +393,20 @@ class Session:
                     )
                 )
         except RpcRefused as error:
+            if error.is_about_endpoint:
+                raise
             raise PoolRefused(error.code, error.message, error.data) from error
+
+    @contextmanager
+    def _patience(self, silence_s: float) -> Iterator[None]:
+        """Let the endpoint be silent for so long, instead of the time for an answer."""
+        socket = self._interface.websocket
+        usual_s = socket.gettimeout()
+        socket.settimeout(silence_s)
+        try:
+            yield
+        finally:
+            socket.settimeout(usual_s)
 
     def _compose(self, call: Call) -> Any:
         wanted = self.runtime.get_call_arguments(call.pallet, call.name)
@@ -392,8 +416,7 @@ class Session:
                 f"the runtime's {call} wants {', '.join(missing)}, which this client does not know"
             )
         arguments = {name: call.arguments[name] for name in wanted}
-        with _translated(self.url):
-            return self._interface.compose_call(call.pallet, call.name, arguments)
+        return self._interface.compose_call(call.pallet, call.name, arguments)
 
 
 _LOST_STATUSES = ("dropped", "invalid", "usurped", "finalitytimeout")
@@ -413,20 +436,24 @@ def _read_status(status: object) -> str | None:
     return None
 
 
-def _read_runtime(interface: _Interface, url: str) -> Runtime:
+def _read_runtime(interface: _Interface, url: str, expected_genesis: bytes | None) -> Runtime:
     def ask(method: str, *params: object) -> Any:
-        try:
-            with _translated(url):
-                return interface.rpc_request(method, list(params)).get("result")
-        except RpcRefused as error:
-            raise ChainMismatch(f"{url} is not a Substrate node: {error}") from error
+        return interface.rpc_request(method, list(params)).get("result")
 
     genesis = ask("chain_getBlockHash", 0)
+    if not isinstance(genesis, str):
+        raise ChainMismatch(f"{url} does not describe its chain")
+    genesis_hash = bytes.fromhex(genesis[2:])
+    if expected_genesis is not None and genesis_hash != expected_genesis:
+        raise AnotherChain(
+            f"{url} serves another chain: its genesis is 0x{genesis_hash.hex()},"
+            f" not 0x{expected_genesis.hex()}"
+        )
     metadata = ask("state_getMetadata")
     version = ask("state_getRuntimeVersion")
-    if not isinstance(genesis, str) or not isinstance(metadata, str):
+    if not isinstance(metadata, str):
         raise ChainMismatch(f"{url} does not describe its chain")
-    runtime = load_runtime(bytes.fromhex(genesis[2:]), bytes.fromhex(metadata[2:]))
+    runtime = load_runtime(genesis_hash, bytes.fromhex(metadata[2:]))
     interface.metadata = runtime.metadata
     interface.runtime_config = runtime.types
     interface.runtime_version = version["specVersion"]

@@ -1,0 +1,39 @@
+"""A call and its signed form, as values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call by its names; ``arguments`` by the names of the metadata."""
+
+    pallet: str
+    name: str
+    arguments: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return f"{self.pallet}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedExtrinsic:
+    """Signed bytes. The nonce in them lets the chain include them once at most.
+
+    ``since`` is the head's number when they were signed: they are in a later block, and before
+    ``until`` or nowhere.
+    """
+
+    call: str
+    sender: bytes
+    nonce: int
+    data: bytes
+    since: int
+    until: int
+
+    @property
+    def extrinsic_hash(self) -> bytes:
+        return hashlib.blake2b(self.data, digest_size=32).digest()
