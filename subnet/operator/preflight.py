@@ -23,7 +23,7 @@ from subnet.chain.manifest_hash import parse_manifest_hash
 from subnet.errors import ConfigError, NotRegistered, UnknownSubnet
 from subnet.operator.access import Rank, load_priority, load_rules
 from subnet.operator.config import NodeConfig
-from subnet.operator.passwords import read_password
+from subnet.operator.passwords import open_keystore
 
 if TYPE_CHECKING:
     from subnet.account.registration import RegisteredNode
@@ -116,14 +116,7 @@ def get_data_dir(config: NodeConfig) -> Path:
 def _load_hotkey(config: NodeConfig) -> AccountKey | None:
     if config.hotkey_path is None:
         return None
-    from keys.keystore import load_keystore, read_keystore_account
-
-    # Read before the password is asked for: a missing file needs no typing.
-    read_keystore_account(config.hotkey_path)
-    password = read_password(
-        config.hotkey_password_file, prompt=f"Password of {config.hotkey_path}"
-    )
-    return load_keystore(config.hotkey_path, password)
+    return open_keystore(config.hotkey_path, config.hotkey_password_file)
 
 
 def _check_ports(config: NodeConfig) -> None:
