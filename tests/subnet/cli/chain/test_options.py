@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from keys.account import get_development_account
+from keys.errors import KeystoreError
 from keys.keystore import create_keystore
 from subnet.cli.chain.options import (
     format_amount,
@@ -64,3 +65,17 @@ def test_a_keystore_opens_with_its_password_file(tmp_path: Path) -> None:
     secret.chmod(stat.S_IRUSR)
     loaded = load_signer(key_file=path, password_file=secret, dev_account=None)
     assert loaded.account_id == key.account_id
+
+
+@pytest.mark.parametrize("content", [None, "{}", "no keystore"])
+def test_a_key_file_that_cannot_be_used_is_said_before_a_password_is_asked_for(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked = tmp_path / "k.json", []
+    if content is not None:
+        path.write_text(content)
+        path.chmod(stat.S_IRUSR)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or "")
+    with pytest.raises(KeystoreError, match=r"k\.json"):
+        load_signer(key_file=path, password_file=None, dev_account=None)
+    assert asked == []
