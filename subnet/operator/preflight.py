@@ -1,7 +1,7 @@
 """Everything about a node that can be wrong and is cheap to check, before anything slow.
 
-The order is part of the promise: identity file, other local files, ports, chain,
-registration, model files, block range. The first thing that is wrong is said in one
+The order is part of the promise: identity file, other local files, ports, device,
+chain, registration, model files, block range. The first thing that is wrong is said in one
 sentence with one fix, and nothing is half started.
 """
 
@@ -16,6 +16,7 @@ from consensus.types import BlockRange, Role, SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from keys.identity_file import load_identity_file
 from keys.peer import PeerId, PeerKey
+from mesh.model.capacity import measure_free_memory
 from mesh.model.config import ModelConfig, load_config
 from mesh.model.files import ModelFolder, check_has_weights, resolve_known_model
 from mesh.p2p.ports import PortInUse, check_ports_free
@@ -70,6 +71,8 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     rank = None if config.priority is None else load_priority(config.priority)
     check_private_directory(get_data_dir(config))
     _check_ports(config)
+    if config.role is Role.HOSTER and config.device != "cpu":
+        measure_free_memory(config.device)
     subnet_id, node = await _find_registration(config, key.peer_id)
     notices = _collect_notices(config, node, hotkey)
     folder = resolve_known_model(config.model)
