@@ -48,6 +48,10 @@ def _describe_rewards(paid: EpochRewards) -> dict[str, Any]:
         "reputations": [
             [node_id, str(was), str(now)] for node_id, (was, now) in paid.reputations.items()
         ],
+        "unpaid": [[node_id, reason] for node_id, reason in paid.unpaid.items()],
+        "shortfall": None
+        if paid.shortfall is None
+        else {"reason": paid.shortfall.reason, "fix": paid.shortfall.fix},
     }
 
 
@@ -56,6 +60,12 @@ def _show_rewards(paid: EpochRewards) -> str:
     lines = [f"epoch {paid.epoch}, settled in block {paid.block}: {verdict}"]
     for node_id, amount in paid.nodes.items():
         lines.append(f"node {node_id}: {format_amount(amount)} TENSOR")
+    for node_id, reason in paid.unpaid.items():
+        lines.append(f"node {node_id}: 0 TENSOR: {reason}")
+    if paid.shortfall is not None:
+        whom = "nobody but the proposer" if paid.is_agreed else "nobody"
+        lines.append(f"{whom} was paid: {paid.shortfall.reason}")
+        lines.append(f"fix: {paid.shortfall.fix}")
     for account, amount in paid.slashed.items():
         lines.append(f"slashed 0x{account.hex()}: {format_amount(amount)} TENSOR")
     for node_id, (was, now) in paid.reputations.items():
