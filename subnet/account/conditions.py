@@ -1,4 +1,4 @@
-"""What a call will ask of the chain, looked at before it is signed: ``--dry-run``."""
+"""The conditions of each call, checked against the chain before it is signed: ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Check:
 
 
 async def check_transfer(chain: SubstrateChain, *, sender: bytes, amount: int) -> tuple[Check, ...]:
-    """What a transfer needs."""
+    """Return the conditions of a transfer."""
     return (await _check_balance(chain, sender, amount),)
 
 
 async def check_register_subnet(
     chain: SubstrateChain, registration: SubnetRegistration, *, owner: bytes
 ) -> tuple[Check, ...]:
-    """What register_subnet needs. Raises ConfigError for a malformed bootnode."""
+    """Return the conditions of register_subnet. Raises ConfigError for a malformed bootnode."""
     build_subnet_arguments(registration)
 
     def work(session: Session) -> tuple[Check, ...]:
@@ -86,7 +86,7 @@ async def check_register_subnet(
 async def check_register_node(
     chain: SubstrateChain, registration: NodeRegistration, *, coldkey: bytes
 ) -> tuple[Check, ...]:
-    """What register_subnet_node needs. Raises ConfigError for a malformed address."""
+    """Return the conditions of register_subnet_node. Raises ConfigError for a bad address."""
     build_node_arguments(registration)
     subnet_id = registration.subnet_id
 
@@ -122,7 +122,7 @@ async def check_register_node(
 async def check_activate_node(
     chain: SubstrateChain, *, subnet_id: SubnetId, node_id: SubnetNodeId, coldkey: bytes
 ) -> tuple[Check, ...]:
-    """What activate_subnet_node needs."""
+    """Return the conditions of activate_subnet_node."""
     rules = await fetch_activation_rules(chain)
     node = await fetch_registered_node(chain, subnet_id=subnet_id, node_id=node_id)
 
@@ -148,7 +148,7 @@ async def check_activate_node(
 async def check_activate_subnet(
     chain: SubstrateChain, *, subnet_id: SubnetId, owner: bytes
 ) -> tuple[Check, ...]:
-    """What activate_subnet needs."""
+    """Return the conditions of activate_subnet."""
 
     def work(session: Session) -> tuple[Check, ...]:
         at = session.read_head_hash()
@@ -178,7 +178,7 @@ async def check_call(
     owner_only: bool = False,
     node_id: int | None = None,
 ) -> tuple[Check, ...]:
-    """What any call of the Network pallet needs: that it exists, is well-formed and may be signed.
+    """Return the conditions of any call of the Network pallet: it exists, and may be signed.
 
     ``owner_only`` calls are the subnet owner's; with ``node_id`` the signer owns that node or is
     its hotkey. Raises ChainMismatch for a call that the runtime lacks.

@@ -1,4 +1,4 @@
-"""What an account has on the chain besides its free balance."""
+"""An account's unbonding stake and delegated shares, and whether a hotkey can pay fees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_HOTKEY_BALANCE = TENSOR // 10**9
 
 @dataclass(frozen=True, slots=True)
 class Unbonding:
-    """Stake on its way back; it can be claimed from ``block`` on."""
+    """Units of stake that can be claimed from ``block`` on."""
 
     block: BlockNumber
     amount: int

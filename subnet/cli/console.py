@@ -120,7 +120,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def explain(error: Exception) -> tuple[str, str]:
-    """Return the sentence and the fix for an error that is somebody's to act on."""
+    """Return the sentence and the fix for an error that a person can act on."""
     message = str(error) or type(error).__name__
     if isinstance(error, ConfigError | DevchainUnusable):
         return message, error.hint

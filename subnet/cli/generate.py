@@ -1,4 +1,4 @@
-"""``mesh generate``: one answer from the mesh, as it comes."""
+"""``mesh generate``: ask one question and stream the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mesh plan``: what a hoster would serve here, and how fast, before any weight is there."""
+"""``mesh plan``: which blocks a hoster would serve here, and how fast; downloads no weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mesh chain``: register, activate, look and pay, on any Hypertensor chain."""
+"""``mesh chain``: the commands that read a Hypertensor chain and send calls to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator changes after registration: the node's keys, identity and membership."""
+"""Commands of an operator after registration: other keys, an identity, leaving the subnet."""
 
 from __future__ import annotations
 

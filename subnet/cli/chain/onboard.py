@@ -1,4 +1,4 @@
-"""``mesh chain onboard``: from nothing to an active node, interruptible at any point."""
+"""``mesh chain onboard``: make keys, register and activate a node. Safe to re-run."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _load_hotkey(path: Path, password_file: Path | None) -> AccountKey:
 
 
 def _become(line: list[str]) -> None:
-    """Let the node take this process's place, so that it gets the terminal and the signals."""
+    """Replace this process by the node, so that the node gets the terminal and the signals."""
     import os
     import sys
 

@@ -1,4 +1,4 @@
-"""What a subnet's owner changes: its settings, whether it is paused, whether it exists."""
+"""Commands of a subnet's owner: change a setting, pause, go on, remove the subnet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mesh chain rewards``: what an epoch of a subnet paid, and why it paid nothing."""
+"""``mesh chain rewards``: what an epoch of a subnet paid, and why a node got nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sends one call of the Network pallet, or lists what it needs: what most commands here do."""
+"""Send one call of the Network pallet, or list its conditions; most signing commands do this."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stake on its way in and out: of a node, and delegated to a subnet."""
+"""Commands that add, remove and claim stake: a node's own, and stake delegated to a subnet."""
 
 from __future__ import annotations
 
