@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from consensus.types import BlockNumber, SubnetId
-from subnet.account.registration import TENSOR
+from subnet.account.registration import TENSOR, hex_account, read_at_head
 from subnet.chain.substrate import SubstrateChain
 
 if TYPE_CHECKING:
@@ -43,15 +43,8 @@ async def fetch_delegated_shares(
     chain: SubstrateChain, account_id: bytes, subnet_id: SubnetId
 ) -> int:
     """Return the account's shares of the subnet's delegate stake; ``undelegate`` takes shares."""
-    shares = await chain.query(
-        lambda session: session.read(
-            "Network.AccountSubnetDelegateStakeShares",
-            f"0x{account_id.hex()}",
-            subnet_id,
-            at=session.read_head_hash(),
-        )
-    )
-    return int(shares or 0)
+    item = "Network.AccountSubnetDelegateStakeShares"
+    return int(await read_at_head(chain, item, hex_account(account_id), subnet_id, default=True))
 
 
 async def is_hotkey_funded(chain: SubstrateChain, hotkey: bytes) -> bool:

@@ -133,6 +133,15 @@ class SubnetActivated:
     receipt: Receipt = field(repr=False)
 
 
+async def read_at_head(
+    chain: SubstrateChain, item: str, *params: object, default: bool = False
+) -> Any:
+    """Return the value of one storage item in the newest block; None if it has none."""
+    return await chain.query(
+        lambda session: session.read(item, *params, at=session.read_head_hash(), default=default)
+    )
+
+
 def hex_account(account_id: bytes) -> str:
     """Return an account id as 0x and hexadecimal digits, as SCALE arguments name it."""
     return f"0x{account_id.hex()}"
@@ -289,14 +298,8 @@ async def find_node_by_peer_id(
     chain: SubstrateChain, *, subnet_id: SubnetId, peer_id: PeerId
 ) -> SubnetNodeId | None:
     """Return the id of the node that serves under this main peer id, queued or activated."""
-    node_id = await chain.query(
-        lambda session: session.read(
-            "Network.PeerIdSubnetNodeId",
-            subnet_id,
-            peer_id.to_base58().encode("ascii"),
-            at=session.read_head_hash(),
-        )
-    )
+    text = peer_id.to_base58().encode("ascii")
+    node_id = await read_at_head(chain, "Network.PeerIdSubnetNodeId", subnet_id, text)
     # Zero is the map's default; node ids begin at one.
     return SubnetNodeId(node_id) if node_id else None
 
