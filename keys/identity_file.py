@@ -21,6 +21,8 @@ from keys.secret_file import check_absent, create_secret_file, read_secret_file
 PEER_ID_FILE = "peer_id.key"
 BOOTSTRAP_PEER_ID_FILE = "bootstrap_peer_id.key"
 CLIENT_PEER_ID_FILE = "client_peer_id.key"
+IDENTITY_FILES = (PEER_ID_FILE, BOOTSTRAP_PEER_ID_FILE, CLIENT_PEER_ID_FILE)
+"""The files of one node, in the order of IdentitySet's fields."""
 _PREFIX = bytes.fromhex("08011240")
 IDENTITY_FILE_SIZE = len(_PREFIX) + SEED_SIZE + PUBLIC_KEY_SIZE
 
@@ -49,13 +51,9 @@ def create_identity_set(directory: Path) -> IdentitySet:
 
     None is written if any of them exists. Raises KeyFileExists, OSError.
     """
-    for name in (PEER_ID_FILE, BOOTSTRAP_PEER_ID_FILE, CLIENT_PEER_ID_FILE):
+    for name in IDENTITY_FILES:
         check_absent(directory / name)
-    return IdentitySet(
-        peer_id=create_identity_file(directory / PEER_ID_FILE),
-        bootstrap_peer_id=create_identity_file(directory / BOOTSTRAP_PEER_ID_FILE),
-        client_peer_id=create_identity_file(directory / CLIENT_PEER_ID_FILE),
-    )
+    return IdentitySet(*(create_identity_file(directory / name) for name in IDENTITY_FILES))
 
 
 def load_identity_file(path: Path) -> PeerKey:

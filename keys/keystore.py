@@ -56,6 +56,16 @@ def load_keystore(path: Path, password: str) -> AccountKey:
     return key
 
 
+def check_keystore(path: Path) -> None:
+    """Check everything about the file that needs no password.
+
+    Raises KeystoreMissing, KeystoreMode or KeystoreError.
+    """
+    document = _read_document(path)
+    _parse_address(document, path)
+    _check_cost(document, path)
+
+
 def read_keystore_account(path: Path) -> bytes:
     """Return the account id that ``path`` names, without a password.
 

@@ -1,7 +1,8 @@
 """What can go wrong between peers and models.
 
 MeshError
-├── TransportError          our own daemon or socket failed
+├── TransportError          the peer-to-peer network cannot be used from here
+│   └── DaemonFailed        our own p2pd ended, hangs or cannot be started
 ├── RecordRefused           a record that the policy does not admit (the author's fault)
 ├── PeerError(peer_id)      another peer's fault, or its absence
 │   ├── PeerUnreachable
@@ -16,6 +17,7 @@ MeshError
 └── ModelError              the model files cannot be used
     ├── UnknownArchitecture
     ├── ModelFilesMissing
+    ├── DeviceUnavailable   this machine cannot compute on the device that was named
     ├── ManifestMismatch    other weights or numbers than the subnet's
     └── LayerRangeOutsideModel
 """
@@ -34,7 +36,11 @@ class MeshError(Exception):
 
 
 class TransportError(MeshError):
-    """Our own p2p daemon or socket failed."""
+    """The peer-to-peer network cannot be used: no peer answers, or our own daemon failed."""
+
+
+class DaemonFailed(TransportError):
+    """Our own p2p daemon ended, does not answer or cannot be started."""
 
 
 class RecordRefused(MeshError):
@@ -113,6 +119,10 @@ class UnknownArchitecture(ModelError):
 
 class ModelFilesMissing(ModelError):
     """A file of the model is not there."""
+
+
+class DeviceUnavailable(ModelError):
+    """This machine cannot compute on the device."""
 
 
 class ManifestMismatch(ModelError):

@@ -21,7 +21,7 @@ from mesh.errors import InvalidRequest, ManifestMismatch, PeerError, PeerUnreach
 from mesh.model.config import ModelConfig, load_config
 from mesh.model.files import ModelFolder, resolve_known_model
 from mesh.p2p.addresses import split_peer_address
-from mesh.p2p.config import HostConfig
+from mesh.p2p.config import CLIENT_STARTUP_TIMEOUT_S, HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import Host
 from mesh.p2p.quic import modernise
@@ -80,6 +80,7 @@ async def open_connection(
         host_maddrs=(),
         initial_peers=initial,
         client_mode=True,
+        startup_timeout_s=CLIENT_STARTUP_TIMEOUT_S,
     )
     async with HivemindHost.open(host_config) as host:
         info = await _ask_first(host, peers)

@@ -9,6 +9,9 @@ from keys.peer import PeerId, PeerKey
 from mesh.p2p.interface import AdmissionPolicy, RecordPolicy
 from mesh.p2p.rpc_guard import RpcLimits
 
+CLIENT_STARTUP_TIMEOUT_S = 20.0
+"""A person waits for a client, so it gives up sooner than a node, which waits for its network."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:

@@ -27,7 +27,7 @@ from hivemind.proto import p2pd_pb2
 from hivemind.utils.multiaddr import Multiaddr
 
 from keys.peer import PeerId, PeerKey
-from mesh.errors import PeerUnreachable, TransportError
+from mesh.errors import DaemonFailed, PeerUnreachable
 from mesh.p2p.addresses import split_peer_address
 from mesh.p2p.channel import SocketChannel
 from mesh.p2p.config import HostConfig
@@ -75,7 +75,7 @@ class Daemon:
         return self._process.describe_exit()
 
     async def fetch_addresses(self) -> list[str]:
-        """Return the addresses it listens on or announces. Raises TransportError."""
+        """Return the addresses it listens on or announces. Raises DaemonFailed."""
         response, reader_writer = await self._request(
             p2pd_pb2.Request(type=p2pd_pb2.Request.IDENTIFY)
         )
@@ -83,7 +83,7 @@ class Daemon:
         return [str(Multiaddr(raw)) for raw in response.identify.addrs]
 
     async def connect(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        """Dial a peer. Raises PeerUnreachable or TransportError."""
+        """Dial a peer. Raises PeerUnreachable or DaemonFailed."""
         raw_addresses = [Multiaddr(split_peer_address(text)[0]).to_bytes() for text in addresses]
         request = p2pd_pb2.Request(
             type=p2pd_pb2.Request.CONNECT,
@@ -95,7 +95,7 @@ class Daemon:
             raise PeerUnreachable(peer, str(response.error.msg))
 
     async def open_channel(self, peer: PeerId, protocol: str) -> SocketChannel:
-        """Open a stream to a peer. Raises PeerUnreachable or TransportError."""
+        """Open a stream to a peer. Raises PeerUnreachable or DaemonFailed."""
         request = p2pd_pb2.Request(
             type=p2pd_pb2.Request.STREAM_OPEN,
             streamOpen=p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=[protocol]),
@@ -115,14 +115,14 @@ class Daemon:
         try:
             reader, writer = await asyncio.open_unix_connection(str(self.control_path))
         except OSError as error:
-            raise TransportError("p2pd does not answer on its control socket") from error
+            raise DaemonFailed("p2pd does not answer on its control socket") from error
         try:
             await write_pbmsg(writer, request)
             response = p2pd_pb2.Response()
             await read_pbmsg_safe(reader, response)
         except (OSError, asyncio.IncompleteReadError) as error:
             writer.close()
-            raise TransportError("p2pd closed its control socket") from error
+            raise DaemonFailed("p2pd closed its control socket") from error
         except BaseException:
             writer.close()
             raise
@@ -159,7 +159,7 @@ class _DaemonProcess(asyncio.SubprocessProtocol):
         if not self.exited.done():
             self.exited.set_result(self._transport.get_returncode())
         if not self.ready.done():
-            self.ready.set_exception(TransportError(self.describe_exit()))
+            self.ready.set_exception(DaemonFailed(self.describe_exit()))
 
     def describe_exit(self) -> str:
         code = self.exited.result() if self.exited.done() else None
@@ -192,7 +192,7 @@ class _DaemonProcess(asyncio.SubprocessProtocol):
 
 @asynccontextmanager
 async def run_daemon(config: HostConfig) -> AsyncIterator[Daemon]:
-    """Run p2pd for the length of the block. Raises TransportError when it does not start.
+    """Run p2pd for the length of the block. Raises DaemonFailed when it does not start.
 
     The kernel ends it with the *thread* that started it, so a loop in a side thread must live
     as long as its host; it does, since the host lives in that loop.
@@ -228,7 +228,7 @@ async def _spawn(directory: Path, config: HostConfig) -> _DaemonProcess:
                 start_new_session=True,
             )
         except OSError as error:
-            raise TransportError(f"p2pd cannot be started: {error}") from error
+            raise DaemonFailed(f"p2pd cannot be started: {error}") from error
     return process
 
 

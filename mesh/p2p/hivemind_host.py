@@ -16,7 +16,7 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from keys.errors import BadPeerId
 from keys.peer import PeerId
-from mesh.errors import PeerUnreachable, TransportError
+from mesh.errors import DaemonFailed, PeerUnreachable, TransportError
 from mesh.p2p.addresses import split_peer_address, with_peer_id
 from mesh.p2p.channel import Channel, SocketChannel
 from mesh.p2p.config import HostConfig
@@ -59,15 +59,16 @@ class HivemindHost:
         self._initial_peers = [
             text for text in config.initial_peers if split_peer_address(text)[1] != self.peer_id
         ]
-        self._waiting_for = "p2pd does not answer"
+        # What the start waits for; None until the daemon has answered once.
+        self._waiting_for: str | None = None
 
     @classmethod
     @asynccontextmanager
     async def open(cls, config: HostConfig) -> AsyncIterator[Self]:
         """Run a host for the length of the block; ``watch`` belongs in the caller's TaskGroup.
 
-        Raises TransportError when the daemon does not start, or when no initial peer of this
-        network answers within the start-up timeout.
+        Raises DaemonFailed when the daemon does not start, TransportError when no initial peer of
+        this network answers within the start-up timeout.
         """
         _check(config)
         _quiet_hivemind()
@@ -81,9 +82,10 @@ class HivemindHost:
                     stack.push_async_callback(host._close)
                     await host._start()
             except TimeoutError as error:
-                problem = "p2pd is silent" if host is None else host._waiting_for
                 seconds = f"{config.startup_timeout_s:g} s"
-                raise TransportError(f"the host did not start in {seconds}: {problem}") from error
+                if host is None or host._waiting_for is None:
+                    raise DaemonFailed(f"p2pd did not answer within {seconds}") from error
+                raise TransportError(f"{host._waiting_for} (tried for {seconds})") from error
             yield host
 
     @property
@@ -114,7 +116,7 @@ class HivemindHost:
         self._context.network_id = network_id
 
     async def watch(self) -> None:
-        """Run until the daemon dies or hangs, then raise TransportError; it never returns.
+        """Run until the daemon dies or hangs, then raise DaemonFailed; it never returns.
 
         Meanwhile it finds lost neighbours again.
         """
@@ -126,7 +128,7 @@ class HivemindHost:
                 await self._probe()
                 await self._stay_in_touch()
             else:
-                raise TransportError(reason)
+                raise DaemonFailed(reason)
 
     async def list_addresses(self) -> Sequence[str]:
         return [with_peer_id(text, self.peer_id) for text in await self._daemon.fetch_addresses()]
@@ -167,6 +169,7 @@ class HivemindHost:
     async def _start(self) -> None:
         config = self._config
         await self._p2p.add_binary_stream_handler(RPC_PROTOCOL, self._on_channel)
+        self._waiting_for = "no initial peer answers"
         # The caller's timeout ends the tries; whoever starts a network starts its nodes at once.
         await _retry(self._dial_initial_peers)
         if config.network_id is None:
@@ -225,7 +228,7 @@ class HivemindHost:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self._daemon.fetch_addresses()
         except TimeoutError as error:
-            raise TransportError(f"p2pd hangs: no answer in {PROBE_TIMEOUT_S:g} s") from error
+            raise DaemonFailed(f"p2pd hangs: no answer in {PROBE_TIMEOUT_S:g} s") from error
 
     async def _stay_in_touch(self) -> None:
         await self._dial_initial_peers()

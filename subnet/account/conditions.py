@@ -1,4 +1,4 @@
-"""What a call will ask of the chain, looked at before it is signed: ``--dry-run``."""
+"""The conditions of each call, checked against the chain before it is signed: ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from subnet.account.registration import (
     fetch_activation_rules,
     fetch_registered_node,
     hex_account,
+    read_at_head,
 )
 from subnet.chain import parsing
 from subnet.chain.substrate import SubstrateChain
@@ -37,14 +38,14 @@ class Check:
 
 
 async def check_transfer(chain: SubstrateChain, *, sender: bytes, amount: int) -> tuple[Check, ...]:
-    """What a transfer needs."""
+    """Return the conditions of a transfer."""
     return (await _check_balance(chain, sender, amount),)
 
 
 async def check_register_subnet(
     chain: SubstrateChain, registration: SubnetRegistration, *, owner: bytes
 ) -> tuple[Check, ...]:
-    """What register_subnet needs. Raises ConfigError for a malformed bootnode."""
+    """Return the conditions of register_subnet. Raises ConfigError for a malformed bootnode."""
     build_subnet_arguments(registration)
 
     def work(session: ChainSession) -> tuple[Check, ...]:
@@ -86,7 +87,7 @@ async def check_register_subnet(
 async def check_register_node(
     chain: SubstrateChain, registration: NodeRegistration, *, coldkey: bytes
 ) -> tuple[Check, ...]:
-    """What register_subnet_node needs. Raises ConfigError for a malformed address."""
+    """Return the conditions of register_subnet_node. Raises ConfigError for a bad address."""
     build_node_arguments(registration)
     subnet_id = registration.subnet_id
 
@@ -122,47 +123,35 @@ async def check_register_node(
 async def check_activate_node(
     chain: SubstrateChain, *, subnet_id: SubnetId, node_id: SubnetNodeId, coldkey: bytes
 ) -> tuple[Check, ...]:
-    """What activate_subnet_node needs."""
+    """Return the conditions of activate_subnet_node."""
     rules = await fetch_activation_rules(chain)
     node = await fetch_registered_node(chain, subnet_id=subnet_id, node_id=node_id)
-
-    def work(session: ChainSession) -> bytes:
-        if node is None:
-            return b""
-        owner = session.read(
-            "Network.HotkeyOwner",
-            hex_account(node.hotkey),
-            at=session.read_head_hash(),
-            default=True,
-        )
-        return parsing.parse_bytes(owner)
-
+    owner = b""
+    if node is not None:
+        item, hotkey = "Network.HotkeyOwner", hex_account(node.hotkey)
+        owner = parsing.parse_bytes(await read_at_head(chain, item, hotkey, default=True))
     return (
         Check("the chain lets owners activate their nodes", not rules.is_automatic),
         Check("the node is registered", node is not None),
         Check("the node is not active yet", node is None or node.is_queued),
-        Check("the signer is the node's coldkey", await chain.query(work) == coldkey),
+        Check("the signer is the node's coldkey", owner == coldkey),
     )
 
 
 async def check_activate_subnet(
     chain: SubstrateChain, *, subnet_id: SubnetId, owner: bytes
 ) -> tuple[Check, ...]:
-    """What activate_subnet needs."""
+    """Return the conditions of activate_subnet."""
 
     def work(session: ChainSession) -> tuple[Check, ...]:
         at = session.read_head_hash()
         record = session.read("Network.SubnetsData", subnet_id, at=at)
-        subnet_owner = session.read("Network.SubnetOwner", subnet_id, at=at)
         active = session.read("Network.TotalActiveSubnetNodes", subnet_id, at=at, default=True)
         least = session.read("Network.MinSubnetNodes", at=at, default=True)
         return (
             Check("the subnet exists", record is not None),
             Check("the subnet is not active yet", record is None or record["state"] != "Active"),
-            Check(
-                "the signer owns the subnet",
-                subnet_owner is not None and parsing.parse_bytes(subnet_owner) == owner,
-            ),
+            _check_owner(session, subnet_id, owner, at=at),
             Check(f"{least} nodes or more are active ({active} are)", active >= least),
         )
 
@@ -178,7 +167,7 @@ async def check_call(
     owner_only: bool = False,
     node_id: int | None = None,
 ) -> tuple[Check, ...]:
-    """What any call of the Network pallet needs: that it exists, is well-formed and may be signed.
+    """Return the conditions of any call of the Network pallet: it exists, and may be signed.
 
     ``owner_only`` calls are the subnet owner's; with ``node_id`` the signer owns that node or is
     its hotkey. Raises ChainMismatch for a call that the runtime lacks.
@@ -192,9 +181,7 @@ async def check_call(
         at = session.read_head_hash()
         checks = [Check(f"the runtime takes {call} with these arguments", True)]
         if owner_only:
-            owner = session.read("Network.SubnetOwner", subnet_id, at=at)
-            is_owner = owner is not None and parsing.parse_bytes(owner) == signer
-            checks.append(Check("the signer owns the subnet", is_owner))
+            checks.append(_check_owner(session, subnet_id, signer, at=at))
         if node_id is not None:
             keys = _read_node_keys(session, subnet_id, node_id, at=at)
             checks.append(Check("the node is registered", bool(keys)))
@@ -204,6 +191,12 @@ async def check_call(
     amount = arguments.get("stake_to_be_added", 0)
     balance = await _check_balance(chain, signer, amount if isinstance(amount, int) else 0)
     return (*await chain.query(work), balance)
+
+
+def _check_owner(session: ChainSession, subnet_id: object, account: bytes, *, at: str) -> Check:
+    owner = session.read("Network.SubnetOwner", subnet_id, at=at)
+    is_owner = owner is not None and parsing.parse_bytes(owner) == account
+    return Check("the signer owns the subnet", is_owner)
 
 
 def _read_node_keys(

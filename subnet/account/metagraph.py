@@ -1,4 +1,4 @@
-"""A subnet as columns: one row per node, at one block. Made from the chain, kept in a file."""
+"""A subnet at one block as columns with one entry per node; read from the chain or a file."""
 
 from __future__ import annotations
 

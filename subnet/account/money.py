@@ -1,4 +1,4 @@
-"""What an account has on the chain besides its free balance."""
+"""An account's unbonding stake and delegated shares, and whether a hotkey can pay fees."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from consensus.types import BlockNumber, SubnetId
-from subnet.account.registration import TENSOR
+from subnet.account.registration import TENSOR, hex_account, read_at_head
 from subnet.chain.substrate import SubstrateChain
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ MIN_HOTKEY_BALANCE = TENSOR // 10**9
 
 @dataclass(frozen=True, slots=True)
 class Unbonding:
-    """Stake on its way back; it can be claimed from ``block`` on."""
+    """Units of stake that can be claimed from ``block`` on."""
 
     block: BlockNumber
     amount: int
@@ -43,15 +43,8 @@ async def fetch_delegated_shares(
     chain: SubstrateChain, account_id: bytes, subnet_id: SubnetId
 ) -> int:
     """Return the account's shares of the subnet's delegate stake; ``undelegate`` takes shares."""
-    shares = await chain.query(
-        lambda session: session.read(
-            "Network.AccountSubnetDelegateStakeShares",
-            f"0x{account_id.hex()}",
-            subnet_id,
-            at=session.read_head_hash(),
-        )
-    )
-    return int(shares or 0)
+    item = "Network.AccountSubnetDelegateStakeShares"
+    return int(await read_at_head(chain, item, hex_account(account_id), subnet_id, default=True))
 
 
 async def is_hotkey_funded(chain: SubstrateChain, hotkey: bytes) -> bool:

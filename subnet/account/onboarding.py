@@ -1,7 +1,7 @@
-"""The whole way of a node onto the chain, in steps that look before they act.
+"""Register and activate a node. Safe to re-run: each step checks the chain first.
 
-Each step first asks the chain whether it is done, so the way can be interrupted
-anywhere and walked again.
+The steps: fund the hotkey, register, wait for the activation window, activate. Where the chain
+activates nodes from its queue by itself, the last step only waits.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class OnboardingPlan:
-    """What to register, and the coldkey that pays and signs."""
+    """What is registered, and the coldkey that pays and signs."""
 
     wanted: NodeRegistration
     coldkey: AccountKey
 
 
 async def onboard(chain: SubstrateChain, plan: OnboardingPlan, *, say: Say) -> RegisteredNode:
-    """Fund the hotkey, register, wait for the start window, activate; return the active node.
+    """Fund the hotkey, register, wait for the activation window, activate; return the node.
 
-    ``say`` is told each step and the countdown. Raises ConfigError when the window was missed,
-    ExtrinsicFailed, ChainUnavailable.
+    ``say`` gets a line for each step and for each block of the wait. Raises ConfigError when the
+    window has closed or the peer id belongs to another node; ExtrinsicFailed, ChainUnavailable.
     """
     await _fund_hotkey(chain, plan, say)
     node_id = await _register(chain, plan, say)
@@ -44,6 +44,7 @@ async def onboard(chain: SubstrateChain, plan: OnboardingPlan, *, say: Say) -> R
 
 
 async def _fund_hotkey(chain: SubstrateChain, plan: OnboardingPlan, say: Say) -> None:
+    """Send the hotkey money for fees unless it has some."""
     hotkey = plan.wanted.hotkey
     if await is_hotkey_funded(chain, hotkey):
         say("the hotkey can pay its fees")
@@ -53,6 +54,7 @@ async def _fund_hotkey(chain: SubstrateChain, plan: OnboardingPlan, say: Say) ->
 
 
 async def _register(chain: SubstrateChain, plan: OnboardingPlan, say: Say) -> SubnetNodeId:
+    """Register the node unless its peer id is registered; return the node's id."""
     wanted = plan.wanted
     found = await registration.find_node_by_peer_id(
         chain, subnet_id=wanted.subnet_id, peer_id=wanted.peer_id
@@ -75,6 +77,7 @@ async def _register(chain: SubstrateChain, plan: OnboardingPlan, say: Say) -> Su
 async def _activate(
     chain: SubstrateChain, plan: OnboardingPlan, node_id: SubnetNodeId, say: Say
 ) -> RegisteredNode:
+    """Activate the node in the first block that allows it; return it once it is active."""
     subnet_id = plan.wanted.subnet_id
     rules = await registration.fetch_activation_rules(chain, subnet_id)
     async with aclosing(chain.heads()) as heads:
@@ -105,10 +108,11 @@ async def _activate(
                 await registration.activate_node(
                     chain, subnet_id=subnet_id, node_id=node_id, coldkey=plan.coldkey
                 )
-    raise AssertionError("heads go on for ever")
+    raise AssertionError("the chain's heads never end")
 
 
 async def _locate(chain: SubstrateChain, plan: OnboardingPlan, head: BlockInfo) -> EpochPosition:
+    """Return where ``head`` stands in the subnet's epochs; slot 0 while it has none."""
     subnet = await chain.fetch_subnet(plan.wanted.subnet_id)
     length = (await chain.fetch_info()).epoch_length
     slot = 0 if subnet is None or subnet.slot is None else subnet.slot

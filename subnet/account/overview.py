@@ -1,4 +1,4 @@
-"""One subnet at one block, read in one go: what ``mesh chain show`` prints."""
+"""One subnet at one block: what ``mesh chain show`` prints. All reads are of the same block."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from subnet.chain.chain_session import ChainSession
 
 PACE_BLOCKS = 10
-"""The pace of blocks is measured over so many."""
+"""Blocks over which the time between blocks is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ class NodeOverview:
 class SubnetOverview:
     """A subnet at ``head``.
 
-    ``state`` is the pallet's word. ``position``, ``phase`` and ``seconds_left`` are None while
-    the subnet has no slot. ``elected`` and ``submission`` are those of the present epoch.
+    ``state`` is Registered, Active or Paused. ``position``, ``phase`` and ``seconds_left`` are
+    None while the subnet has no slot. ``elected`` and ``submission`` are those of the present
+    epoch.
     """
 
     head: BlockInfo

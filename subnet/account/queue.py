@@ -1,4 +1,4 @@
-"""Who waits to be activated in a subnet, and for how long at least."""
+"""The nodes that wait to be activated in a subnet, and the first epoch in which each may be."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class QueuedNode:
-    """A node that waits.
+    """A node that waits to be activated.
 
-    ``earliest_epoch`` is the first subnet epoch in which it may become Idle; those in front of
-    it and the churn limit may make it later. From ``removable_from`` on a validator may propose
+    ``earliest_epoch`` is the first subnet epoch in which it may become Idle; the nodes in front
+    of it and the churn limit may make it later. From ``removable_from`` on a validator may propose
     to remove it from the queue.
     """
 

@@ -1,7 +1,7 @@
-"""From money to a registered, active node: the calls of owners and operators.
+"""The calls that register and activate subnets and nodes, and the reads that go with them.
 
-Used by ``mesh chain`` and by the local network. Amounts are integers in units of
-10^-18 TENSOR, account ids 20 bytes, epochs subnet epochs unless said otherwise.
+``mesh chain`` and the local network use them. Amounts are integers in units of 10^-18 TENSOR,
+account ids are 20 bytes, epochs are subnet epochs unless said otherwise.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ AUTOMATIC = "Automatic"
 
 @dataclass(frozen=True, slots=True)
 class SubnetRegistration:
-    """What register_subnet is told.
+    """The arguments of register_subnet.
 
     ``initial_coldkeys`` maps an account id to the number of nodes that it may register before
     activation; ``bootnodes`` maps the text of a peer id to a multiaddr.
@@ -63,7 +63,7 @@ class SubnetRegistration:
 
 @dataclass(frozen=True, slots=True)
 class NodeRegistration:
-    """What register_subnet_node is told. The three peer ids of a node differ."""
+    """The arguments of register_subnet_node. The three peer ids of a node differ."""
 
     subnet_id: SubnetId
     hotkey: bytes
@@ -96,7 +96,7 @@ class RegisteredNode:
 
 @dataclass(frozen=True, slots=True)
 class SubnetRegistered:
-    """The new subnet's id and where the call landed."""
+    """The new subnet's id, and the block that registered it."""
 
     subnet_id: SubnetId
     receipt: Receipt
@@ -104,7 +104,7 @@ class SubnetRegistered:
 
 @dataclass(frozen=True, slots=True)
 class NodeRegistered:
-    """The new node's id and where the call landed."""
+    """The new node's id, and the block that registered it."""
 
     node_id: SubnetNodeId
     receipt: Receipt
@@ -113,9 +113,9 @@ class NodeRegistered:
 
 @dataclass(frozen=True, slots=True)
 class ActivationRules:
-    """How this runtime activates nodes.
+    """How this runtime activates nodes: from a queue by itself, or by a call of the operator.
 
-    ``grace_epochs`` is how long the window of the original flow stays open.
+    The call is valid from the node's start epoch on, for ``grace_epochs`` more epochs.
     """
 
     is_automatic: bool
@@ -124,21 +124,33 @@ class ActivationRules:
 
 @dataclass(frozen=True, slots=True)
 class SubnetActivated:
-    """``is_active`` is False when the chain removed the subnet instead: it came too late."""
+    """The outcome of activate_subnet.
+
+    ``is_active`` is False when the chain removed the subnet because its time was over.
+    """
 
     is_active: bool
     receipt: Receipt = field(repr=False)
 
 
+async def read_at_head(
+    chain: SubstrateChain, item: str, *params: object, default: bool = False
+) -> Any:
+    """Return the value of one storage item in the newest block; None if it has none."""
+    return await chain.query(
+        lambda session: session.read(item, *params, at=session.read_head_hash(), default=default)
+    )
+
+
 def hex_account(account_id: bytes) -> str:
-    """Return an account id as the codec takes it."""
+    """Return an account id as 0x and hexadecimal digits, as SCALE arguments name it."""
     return f"0x{account_id.hex()}"
 
 
 async def transfer(
     chain: SubstrateChain, *, sender: AccountKey, recipient: bytes, amount: int
 ) -> Receipt:
-    """Send ``amount``; the sender's account stays alive."""
+    """Send ``amount``; refused if the sender's account would fall below the least balance."""
     inclusion = await chain.submit(
         "Balances",
         "transfer_keep_alive",
@@ -151,7 +163,7 @@ async def transfer(
 async def transfer_many(
     chain: SubstrateChain, *, sender: AccountKey, amounts: Mapping[bytes, int]
 ) -> None:
-    """Send each account its amount: all in one extrinsic where the chain can do that."""
+    """Send each account its amount, all in one extrinsic where the chain has batch calls."""
     if not await chain.query(lambda session: session.runtime.has_call("Utility", "batch_all")):
         for account_id, amount in amounts.items():
             await transfer(chain, sender=sender, recipient=account_id, amount=amount)
@@ -205,7 +217,7 @@ async def register_node(
 async def activate_node(
     chain: SubstrateChain, *, subnet_id: SubnetId, node_id: SubnetNodeId, coldkey: AccountKey
 ) -> Receipt:
-    """Activate a node inside its start window: the original flow.
+    """Activate a node inside its activation window, signed by its coldkey.
 
     Raises ExtrinsicFailed("ActivationIsAutomatic") without sending anything where the chain
     activates nodes from its queue by itself.
@@ -267,7 +279,7 @@ async def fetch_activation_rules(
 
 
 async def find_subnet(chain: SubstrateChain, name_or_id: str) -> SubnetId | None:
-    """Return the id of a subnet given by name, by id or by friendly id; None if none is so."""
+    """Return the id of the subnet with this name, id or friendly id; None if there is none."""
 
     def work(session: ChainSession) -> Any:
         at = session.read_head_hash()
@@ -286,14 +298,8 @@ async def find_node_by_peer_id(
     chain: SubstrateChain, *, subnet_id: SubnetId, peer_id: PeerId
 ) -> SubnetNodeId | None:
     """Return the id of the node that serves under this main peer id, queued or activated."""
-    node_id = await chain.query(
-        lambda session: session.read(
-            "Network.PeerIdSubnetNodeId",
-            subnet_id,
-            peer_id.to_base58().encode("ascii"),
-            at=session.read_head_hash(),
-        )
-    )
+    text = peer_id.to_base58().encode("ascii")
+    node_id = await read_at_head(chain, "Network.PeerIdSubnetNodeId", subnet_id, text)
     # Zero is the map's default; node ids begin at one.
     return SubnetNodeId(node_id) if node_id else None
 
@@ -330,23 +336,6 @@ async def fetch_registered_node(
             if record is not None and record["id"]:
                 return parse_registered_node(record, is_queued=is_queued)
         return None
-
-    return await chain.query(work)
-
-
-async def fetch_registered_nodes(
-    chain: SubstrateChain, subnet_id: SubnetId
-) -> tuple[RegisteredNode, ...]:
-    """Return every node of the subnet, activated and queued, sorted by id."""
-
-    def work(session: ChainSession) -> tuple[RegisteredNode, ...]:
-        at = session.read_head_hash()
-        nodes = [
-            parse_registered_node(record, is_queued=is_queued)
-            for item, is_queued in (("SubnetNodesData", False), ("RegisteredSubnetNodesData", True))
-            for _, record in session.read_map(f"Network.{item}", subnet_id, at=at)
-        ]
-        return tuple(sorted(nodes, key=lambda node: node.node_id))
 
     return await chain.query(work)
 

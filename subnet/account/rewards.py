@@ -1,12 +1,18 @@
-"""What one epoch of a subnet paid and took, as the chain's events tell it."""
+"""What one epoch of a subnet paid and took, and why a node of it got nothing.
+
+Amounts come from the events of the block that settles the epoch. Who gets nothing is in no event,
+so the reasons come from the proposal and from the subnet's share of the emissions: the runtime
+weighs subnets by delegated stake among other things, and where the whole chain has none, every
+weight is 0 and only proposers are paid, however well the nodes scored.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from consensus.types import BlockNumber, Epoch, SubnetId, SubnetNodeId
+from consensus.types import BlockNumber, Epoch, NodeClass, SubnetId, SubnetNodeId
 from subnet.chain import parsing
 from subnet.chain.events import ChainEvent
 from subnet.chain.substrate import SubstrateChain
@@ -15,6 +21,17 @@ from subnet.errors import ConfigError
 if TYPE_CHECKING:
     from subnet.chain.chain_session import ChainSession
 
+WEIGHTS_OFFSET = 2
+"""The block of a general epoch in which the runtime fixes every subnet's weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """Why an epoch paid nobody but, at most, its proposer, and what to do about it."""
+
+    reason: str
+    fix: str
+
 
 @dataclass(frozen=True, slots=True)
 class EpochRewards:
@@ -22,7 +39,9 @@ class EpochRewards:
 
     Amounts are units of 10^-18 TENSOR. ``is_agreed`` is False where there was no proposal, or too
     few attested it. ``slashed`` maps a hotkey to what its stake lost; ``reputations`` maps a node
-    to its reputation before and after, 10^18 is one.
+    to its reputation before and after, 10^18 is one. ``nodes`` holds those that were paid;
+    ``unpaid`` says of every other node of the proposal's snapshot why it was not. The proposer's
+    base reward goes to its stake and stands in no event, so it is not in ``nodes``.
     """
 
     subnet_id: SubnetId
@@ -33,6 +52,8 @@ class EpochRewards:
     delegators: int
     slashed: Mapping[bytes, int]
     reputations: Mapping[SubnetNodeId, tuple[int, int]]
+    unpaid: Mapping[SubnetNodeId, str]
+    shortfall: Shortfall | None
 
 
 async def fetch_rewards(
@@ -56,13 +77,15 @@ async def fetch_rewards(
         if not _find_first(record, is_named=epoch is not None) <= wanted <= last:
             return None
         settled = (wanted + 1) * length + slot
-        events = [event for _, event in session.read_events(session.read_block_hash(settled))]
+        at = session.read_block_hash(settled)
+        events = [event for _, event in session.read_events(at)]
         own = [
             event
             for event in events
             if event.pallet == "Network" and _get(event, "subnet_id", 0) == subnet_id
         ]
-        return _collect(own, subnet_id, Epoch(wanted), BlockNumber(settled))
+        collected = _collect(own, subnet_id, Epoch(wanted), BlockNumber(settled))
+        return _explain(session, collected, at=at, epoch_length=length)
 
     rewards = await chain.query(work)
     if rewards is None and epoch is None:
@@ -104,7 +127,83 @@ def _collect(
             before = reputations[node_id][0] if node_id in reputations else None
             was, now = _get(event, "prev_reputation", 2), _get(event, "new_reputation", 3)
             reputations[node_id] = (int(was) if before is None else before, int(now))
-    return EpochRewards(subnet_id, epoch, block, is_agreed, nodes, delegators, slashed, reputations)
+    return EpochRewards(
+        subnet_id=subnet_id,
+        epoch=epoch,
+        block=block,
+        is_agreed=is_agreed,
+        nodes=nodes,
+        delegators=delegators,
+        slashed=slashed,
+        reputations=reputations,
+        unpaid={},
+        shortfall=None,
+    )
+
+
+def _explain(
+    session: ChainSession, paid: EpochRewards, *, at: str, epoch_length: int
+) -> EpochRewards:
+    """Add why nodes got nothing. ``at`` is the hash of the block that settled the epoch."""
+    record = session.read("Network.SubnetConsensusSubmission", paid.subnet_id, paid.epoch, at=at)
+    if record is None:
+        reason = "nothing was proposed in this epoch"
+        return replace(
+            paid, shortfall=Shortfall(reason, "run every node with its --hotkey-path, all the time")
+        )
+    if paid.is_agreed:
+        shortfall = _explain_weight(session, paid, epoch_length=epoch_length)
+    else:
+        least = session.read("Network.MinAttestationPercentage", at=at, default=True)
+        validators = sum(_get_class(node) is NodeClass.VALIDATOR for node in record["subnet_nodes"])
+        shortfall = Shortfall(
+            f"{len(record['attests'])} of {validators} validators attested the proposal,"
+            f" and {least * 100 // 10**18} % are needed",
+            f"`mesh chain submission --epoch {paid.epoch}` shows who did;"
+            " look at the logs of the others",
+        )
+    return replace(paid, unpaid=_list_unpaid(record, paid), shortfall=shortfall)
+
+
+def _explain_weight(
+    session: ChainSession, paid: EpochRewards, *, epoch_length: int
+) -> Shortfall | None:
+    """Return why the subnet's share of the emissions was nothing; None if it got some."""
+    general_epoch = paid.block // epoch_length
+    at = session.read_block_hash(general_epoch * epoch_length + WEIGHTS_OFFSET)
+    record = session.read("Network.FinalSubnetEmissionWeights", general_epoch, at=at)
+    if record is not None and dict(record["weights"]).get(paid.subnet_id):
+        return None
+    fix = f"`mesh chain delegate --subnet {paid.subnet_id} --amount 50`, from any account"
+    if session.read("Network.TotalDelegateStake", at=at, default=True):
+        return Shortfall("the subnet's share of the emissions was 0", fix)
+    return Shortfall(
+        "no stake was delegated on this chain, so the weight of every subnet was 0", fix
+    )
+
+
+def _list_unpaid(record: Mapping[str, Any], paid: EpochRewards) -> dict[SubnetNodeId, str]:
+    scores = {row["subnet_node_id"]: row["score"] for row in reversed(record["data"])}
+    unpaid = {}
+    for node in record["subnet_nodes"]:
+        node_id = SubnetNodeId(node["id"])
+        node_class = _get_class(node)
+        if node_id in paid.nodes:
+            continue
+        if node_class is not NodeClass.VALIDATOR:
+            unpaid[node_id] = f"{node_class.name.capitalize()} nodes are not paid yet"
+        elif node_id not in scores:
+            unpaid[node_id] = "it is not in the proposal"
+        elif not scores[node_id]:
+            unpaid[node_id] = "its score is 0"
+        else:
+            unpaid[node_id] = "its share of what the epoch paid to nodes is 0"
+    return unpaid
+
+
+def _get_class(node: Mapping[str, Any]) -> NodeClass:
+    """Return the class of a node of the proposal's snapshot."""
+    return parsing.parse_class(node["classification"]["node_class"])
 
 
 def _get(event: ChainEvent, name: str, position: int) -> Any:

@@ -1,4 +1,4 @@
-"""The command lines that operators already have: several values after one option, underscores.
+"""Command lines in the older spelling: several values after one option, and underscores.
 
 ``--host_maddrs A B`` becomes ``--host-maddrs A --host-maddrs B``; every other
 option only has its underscores turned into dashes, and only in its name.

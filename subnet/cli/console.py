@@ -1,10 +1,24 @@
-"""Where errors become sentences and exit codes, and the only place where they do."""
+"""What a person sees: results, talk, and errors that become sentences and exit codes, only here.
+
+Rules of the command line:
+
+- results go to stdout, talk to stderr, so that a pipe gets results only;
+- ``--json`` prints one JSON object; amounts are strings of integers in units of 10^-18 TENSOR;
+- an error is one sentence and one fix; ``--verbose`` adds the traceback;
+- exit code 0 is success, 1 a failure, 2 a wrong command line, 130 Ctrl-C;
+- what can be wrong with the line or its files is said before a password is asked for, before
+  the network is used, and before anything slow is imported;
+- nothing stays silent for longer than NOTICE_AFTER_S while it waits for others;
+- secrets come from files or a prompt, never from the line, and are never printed;
+- each command has one file; heavy imports stay inside it, so that ``--help`` is instant.
+"""
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
@@ -19,6 +33,8 @@ from keys.errors import (
     WrongPassword,
 )
 from mesh.errors import (
+    DaemonFailed,
+    DeviceUnavailable,
     InvalidRequest,
     LayerRangeOutsideModel,
     ManifestMismatch,
@@ -47,6 +63,8 @@ from subnet.errors import (
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+NOTICE_AFTER_S = 2.0
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (IdentityFileMissing, "create one with `mesh keygen --dir DIR`"),
@@ -79,8 +97,17 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
         "a hoster may serve another one with --unpaid",
     ),
     (LayerRangeOutsideModel, "give --block-indices within the model"),
+    (
+        DeviceUnavailable,
+        "give --device cpu, or install a torch that is built for this machine's GPU and driver",
+    ),
     (ModelError, "get the model's files again"),
     (PeerUnreachable, "check --initial-peers and that the peer is running"),
+    (
+        DaemonFailed,
+        "correct what p2pd names, or start again: it is the daemon that hivemind brings along, and "
+        "needs memory and CPU time of its own",
+    ),
     (
         TransportError,
         "check that the peers of --initial-peers, or else the subnet's bootnodes, run and can be "
@@ -93,7 +120,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def explain(error: Exception) -> tuple[str, str]:
-    """Return the sentence and the fix for an error that is somebody's to act on."""
+    """Return the sentence and the fix for an error that a person can act on."""
     message = str(error) or type(error).__name__
     if isinstance(error, ConfigError | DevchainUnusable):
         return message, error.hint
@@ -107,6 +134,18 @@ def say(text: str) -> None:
     """Talk to the person: stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def say_if_slow(text: str) -> Iterator[None]:
+    """Say ``text`` once if the block lasts longer than NOTICE_AFTER_S; inside a running loop."""
+    import asyncio
+
+    notice = asyncio.get_running_loop().call_later(NOTICE_AFTER_S, say, text)
+    try:
+        yield
+    finally:
+        notice.cancel()
 
 
 def emit(text: str) -> None:

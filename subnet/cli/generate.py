@@ -1,4 +1,4 @@
-"""``mesh generate``: one answer from the mesh, as it comes."""
+"""``mesh generate``: ask one question and stream the answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.console import emit, say
+from subnet.cli.console import emit, say, say_if_slow
 
 if TYPE_CHECKING:
     from mesh.client.client import Piece, Prompt, Trace
@@ -93,12 +93,15 @@ async def _ask(
     is_streaming: bool,
 ) -> list[Piece]:
     import sys
+    from contextlib import AsyncExitStack
 
     from mesh.client.client import RoutingOptions
     from subnet.run_client import open_client
 
     pieces = []
-    async with open_client(config) as client:
+    async with AsyncExitStack() as stack:
+        with say_if_slow(f"waiting for {' or '.join(config.initial_peers)} to answer"):
+            client = await stack.enter_async_context(open_client(config))
         async for piece in client.generate(
             prompt,
             max_new_tokens=max_new_tokens,

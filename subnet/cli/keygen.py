@@ -21,12 +21,7 @@ def keygen(
 
     Each is an Ed25519 key in the libp2p format, readable by you only, and never overwritten.
     """
-    from keys.identity_file import (
-        BOOTSTRAP_PEER_ID_FILE,
-        CLIENT_PEER_ID_FILE,
-        PEER_ID_FILE,
-        create_identity_set,
-    )
+    from keys.identity_file import IDENTITY_FILES, create_identity_set
     from subnet.errors import ConfigError
 
     try:
@@ -35,11 +30,8 @@ def keygen(
         raise ConfigError(
             f"cannot write keys to {directory}: {error.strerror}", "choose another --dir"
         ) from error
-    peer_ids = {
-        PEER_ID_FILE: str(made.peer_id),
-        BOOTSTRAP_PEER_ID_FILE: str(made.bootstrap_peer_id),
-        CLIENT_PEER_ID_FILE: str(made.client_peer_id),
-    }
+    made_ids = (made.peer_id, made.bootstrap_peer_id, made.client_peer_id)
+    peer_ids = dict(zip(IDENTITY_FILES, map(str, made_ids), strict=True))
     if as_json:
         emit(json.dumps(peer_ids))
         return

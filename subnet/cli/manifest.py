@@ -1,4 +1,4 @@
-"""``mesh manifest``: what must stand on chain for a subnet that serves a model."""
+"""``mesh manifest``: the hash of a model's weights, which a subnet registers on the chain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mesh plan``: what a hoster would serve here, and how fast, before any weight is there."""
+"""``mesh plan``: which blocks a hoster would serve here, and how fast; downloads no weights."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.console import emit
+from subnet.cli.console import emit, say_if_slow
 
 if TYPE_CHECKING:
     from mesh.model.capacity import ServingFormat
     from mesh.model.config import ModelConfig
+    from mesh.routing.placement import PlacedServer
     from subnet.hosting.plan import ServingPlan
 
 GIB = 1 << 30
@@ -64,7 +65,7 @@ def plan(
     from mesh.model.files import resolve_known_model
     from mesh.model.speed import measure_bandwidth
     from subnet.errors import UsageError
-    from subnet.hosting.plan import fetch_swarm, make_plan, parse_size
+    from subnet.hosting.plan import make_plan, parse_size
     from subnet.operator.config import check_quant_type
 
     if torch_dtype not in ("auto", *DTYPE_BYTES):
@@ -91,7 +92,7 @@ def plan(
             else bandwidth * 1e9
         ),
         num_layers=num_layers,
-        servers=asyncio.run(fetch_swarm(initial_peers, config)) if initial_peers else (),
+        servers=asyncio.run(_ask_swarm(initial_peers, config)) if initial_peers else (),
     )
     described = _describe(
         made, config, form, name=folder.name, device=device, cache_tokens=attn_cache_tokens
@@ -101,6 +102,13 @@ def plan(
         if as_json
         else _show(made, config, described, has_swarm=bool(initial_peers))
     )
+
+
+async def _ask_swarm(initial_peers: list[str], config: ModelConfig) -> list[PlacedServer]:
+    from subnet.hosting.plan import fetch_swarm
+
+    with say_if_slow(f"waiting for {initial_peers[0]} to answer"):
+        return await fetch_swarm(initial_peers, config)
 
 
 def _describe(

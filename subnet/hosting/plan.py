@@ -96,7 +96,7 @@ async def fetch_swarm(initial_peers: Sequence[str], config: ModelConfig) -> list
     TransportError.
     """
     from mesh.p2p.addresses import split_peer_address
-    from mesh.p2p.config import HostConfig
+    from mesh.p2p.config import CLIENT_STARTUP_TIMEOUT_S, HostConfig
     from mesh.p2p.hivemind_host import HivemindHost
     from mesh.p2p.quic import modernise
     from mesh.routing.directory import Directory, fetch_info
@@ -109,6 +109,7 @@ async def fetch_swarm(initial_peers: Sequence[str], config: ModelConfig) -> list
         host_maddrs=(),
         initial_peers=initial,
         client_mode=True,
+        startup_timeout_s=CLIENT_STARTUP_TIMEOUT_S,
     )
     async with HivemindHost.open(host_config) as host:
         info = await fetch_info(host, peer)

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import getpass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keys.errors import SecretFileExposed
 from keys.secret_file import read_secret_file
 from subnet.errors import ConfigError
 
+if TYPE_CHECKING:
+    from keys.account import AccountKey
+
 MAX_PASSWORD_SIZE = 4096
+
+
+def open_keystore(path: Path, password_file: Path | None) -> AccountKey:
+    """Return the key in the keystore at ``path``.
+
+    A file that is missing, exposed or no keystore is refused before a password is asked for.
+    Raises KeystoreError, WrongPassword or ConfigError.
+    """
+    from keys.keystore import check_keystore, load_keystore
+
+    check_keystore(path)
+    return load_keystore(path, read_password(password_file, prompt=f"Password of {path}"))
 
 
 def read_password(path: Path | None, *, prompt: str) -> str:

@@ -1,7 +1,7 @@
 """Everything about a node that can be wrong and is cheap to check, before anything slow.
 
-The order is part of the promise: identity file, other local files, ports, chain,
-registration, model files, layer range. The first thing that is wrong is said in one
+The order is part of the promise: identity file, other local files, ports, device,
+chain, registration, model files, layer range. The first thing that is wrong is said in one
 sentence with one fix, and nothing is half started.
 """
 
@@ -16,6 +16,7 @@ from consensus.types import LayerRange, Role, SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from keys.identity_file import load_identity_file
 from keys.peer import PeerId, PeerKey
+from mesh.model.capacity import measure_free_memory
 from mesh.model.config import ModelConfig, load_config
 from mesh.model.files import ModelFolder, check_has_weights, resolve_known_model
 from mesh.p2p.ports import PortInUse, check_ports_free
@@ -23,7 +24,7 @@ from subnet.chain.manifest_hash import parse_manifest_hash
 from subnet.errors import ConfigError, NotRegistered, UnknownSubnet
 from subnet.operator.access import Rank, load_priority, load_rules
 from subnet.operator.config import NodeConfig
-from subnet.operator.passwords import read_password
+from subnet.operator.passwords import open_keystore
 
 if TYPE_CHECKING:
     from subnet.account.registration import RegisteredNode
@@ -70,6 +71,8 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     rank = None if config.priority is None else load_priority(config.priority)
     check_private_directory(get_data_dir(config))
     _check_ports(config)
+    if config.role is Role.HOSTER and config.device != "cpu":
+        measure_free_memory(config.device)
     subnet_id, node = await _find_registration(config, key.peer_id)
     notices = _collect_notices(config, node, hotkey)
     folder = resolve_known_model(config.model)
@@ -116,14 +119,7 @@ def get_data_dir(config: NodeConfig) -> Path:
 def _load_hotkey(config: NodeConfig) -> AccountKey | None:
     if config.hotkey_path is None:
         return None
-    from keys.keystore import load_keystore, read_keystore_account
-
-    # Read before the password is asked for: a missing file needs no typing.
-    read_keystore_account(config.hotkey_path)
-    password = read_password(
-        config.hotkey_password_file, prompt=f"Password of {config.hotkey_path}"
-    )
-    return load_keystore(config.hotkey_path, password)
+    return open_keystore(config.hotkey_path, config.hotkey_password_file)
 
 
 def _check_ports(config: NodeConfig) -> None:

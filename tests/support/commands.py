@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -129,6 +130,21 @@ def run_command(
         yield command
     finally:
         command.close()
+
+
+def find_free_port() -> int:
+    """Return a port that is free for TCP and UDP on every address."""
+    for _ in range(100):
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram,
+        ):
+            stream.bind(("0.0.0.0", 0))
+            port = int(stream.getsockname()[1])
+            with contextlib.suppress(OSError):
+                datagram.bind(("0.0.0.0", port))
+                return port
+    raise AssertionError("no free port")
 
 
 def wait_until(is_done: Callable[[], bool], what: str, *, timeout_s: float = START_S) -> None:

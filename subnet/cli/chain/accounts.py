@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli.chain.options import AsJson, PasswordFile, print_result
+from subnet.cli.chain.options import AsJson, PasswordFile
 from subnet.cli.console import emit, say
 from subnet.errors import ConfigError, UsageError
 
@@ -123,6 +123,4 @@ def _read_phrase(phrase_file: Path | None) -> str:
 
 
 def _report(account: str, file: Path, *, as_json: bool) -> None:
-    print_result(
-        {"account": account, "file": str(file)}, as_json=as_json, text=f"{account}  {file}"
-    )
+    emit(json.dumps({"account": account, "file": str(file)}) if as_json else f"{account}  {file}")

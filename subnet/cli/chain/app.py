@@ -1,4 +1,4 @@
-"""``mesh chain``: register, activate, look and pay, on any Hypertensor chain."""
+"""``mesh chain``: the commands that read a Hypertensor chain and send calls to it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import typer
 from subnet.cli.chain import (
     accounts,
     activate,
-    calls,
     metagraph,
     money,
+    node_calls,
     nodes,
     onboard,
+    owner,
     register,
+    rewards,
     show,
+    stake,
     watch,
 )
 
@@ -24,37 +27,41 @@ app = typer.Typer(
     help="Register, activate, look and pay on the chain.",
 )
 
-app.command("register-subnet")(register.register_subnet)
-app.command("register-node")(register.register_node)
-app.command("activate-node")(activate.activate_node)
-app.command("activate-subnet")(activate.activate_subnet)
-app.command("show")(show.show)
-app.command("nodes")(nodes.nodes)
-app.command("node")(nodes.node)
-app.command("queue")(nodes.queue)
-app.command("elected")(nodes.elected)
-app.command("submission")(nodes.submission)
-app.command("transfer")(money.transfer)
-app.command("balance")(money.balance)
-app.command("unbondings")(money.unbondings)
-app.command("delegation")(money.delegation)
-app.command("delegate")(calls.delegate)
-app.command("undelegate")(calls.undelegate)
-app.command("add-stake")(calls.add_stake)
-app.command("remove-stake")(calls.remove_stake)
-app.command("claim")(calls.claim)
-app.command("update-peer-info")(calls.update_peer_info)
-app.command("remove-node")(calls.remove_node)
-app.command("set-subnet")(calls.set_subnet)
-app.command("pause-subnet")(calls.pause_subnet)
-app.command("unpause-subnet")(calls.unpause_subnet)
-app.command("deactivate-subnet")(calls.deactivate_subnet)
-app.command("identity")(calls.identity)
-app.command("update-hotkey")(calls.update_hotkey)
-app.command("update-coldkey")(calls.update_coldkey)
-app.command("metagraph")(metagraph.metagraph)
+# The order is that of `mesh chain --help`.
+for command in (
+    register.register_subnet,
+    register.register_node,
+    activate.activate_node,
+    activate.activate_subnet,
+    show.show,
+    nodes.nodes,
+    nodes.node,
+    nodes.queue,
+    nodes.elected,
+    nodes.submission,
+    money.transfer,
+    money.balance,
+    stake.unbondings,
+    stake.delegation,
+    stake.delegate,
+    stake.undelegate,
+    stake.add_stake,
+    stake.remove_stake,
+    stake.claim,
+    node_calls.update_peer_info,
+    node_calls.remove_node,
+    owner.set_subnet,
+    owner.pause_subnet,
+    owner.unpause_subnet,
+    owner.deactivate_subnet,
+    node_calls.identity,
+    node_calls.update_hotkey,
+    node_calls.update_coldkey,
+    metagraph.metagraph,
+    watch.epoch,
+    watch.watch,
+    rewards.rewards,
+    onboard.onboard,
+):
+    app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(accounts.app, name="accounts")
-app.command("epoch")(watch.epoch)
-app.command("watch")(watch.watch)
-app.command("rewards")(watch.rewards)
-app.command("onboard")(onboard.onboard)

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.chain.options import (
-    DEFAULT_CHAIN,
-    AsJson,
-    Chain,
-    format_amount,
-    open_chain,
-    require_subnet,
-    run,
-)
-from subnet.cli.console import emit, say
+from subnet.cli.chain.options import AtBlock, Reading, Result, expand_options, format_amount
+from subnet.cli.console import say
 from subnet.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from consensus.types import SubnetId
     from subnet.account.metagraph import Metagraph
+    from subnet.chain.substrate import SubstrateChain
 
 
+@expand_options
 def metagraph(
     subnet: Annotated[
         str | None, typer.Option("--subnet", help="The subnet's id, friendly id or name.")
     ] = None,
-    at_block: Annotated[
-        int | None, typer.Option("--at", min=0, help="Block number; the head if absent.")
-    ] = None,
+    at_block: AtBlock = None,
     save: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
     load: Annotated[Path | None, typer.Option(help="Read it from this file instead.")] = None,
-    chain: Chain = DEFAULT_CHAIN,
-    as_json: AsJson = False,
+    *,
+    reading: Reading,
 ) -> None:
     """Show every node of a subnet: class, stake, reputation, last score, peer id."""
     if (subnet is None) == (load is None):
@@ -44,41 +36,38 @@ def metagraph(
 
         graph = Metagraph.load(load)
     else:
-        graph = _fetch(chain, str(subnet), at_block)
+        graph = _fetch(reading, str(subnet), at_block)
     if save is not None:
         graph.save(save)
         say(f"wrote {save}")
-    if as_json:
-        emit(json.dumps(graph.to_json()))
-    else:
-        _print_table(graph)
+    reading.give(Result(graph.to_json(), _show_table(graph)))
 
 
-def _fetch(chain: str, subnet: str, at_block: int | None) -> Metagraph:
-    async def work() -> Metagraph | None:
+def _fetch(reading: Reading, subnet: str, at_block: int | None) -> Metagraph:
+    async def work(chain: SubstrateChain, subnet_id: SubnetId) -> Metagraph | None:
         from consensus.types import BlockNumber
         from subnet.account.metagraph import fetch_metagraph
 
-        async with open_chain(chain) as client:
-            subnet_id = await require_subnet(client, subnet)
-            number = None if at_block is None else BlockNumber(at_block)
-            return await fetch_metagraph(client, subnet_id, at_block=number)
+        number = None if at_block is None else BlockNumber(at_block)
+        return await fetch_metagraph(chain, subnet_id, at_block=number)
 
-    graph = run(work)
+    graph = reading.ask_subnet(subnet, work)
     if graph is None:
         raise ConfigError(f"there is no subnet {subnet!r} at that block", "choose a later --at")
     return graph
 
 
-def _print_table(graph: Metagraph) -> None:
+def _show_table(graph: Metagraph) -> str:
     from consensus.types import NodeClass
 
-    emit(f"subnet {graph.subnet_id} {graph.name} at block {graph.block}")
-    emit("node  class       start  stake       reputation  score       attested  peer id")
+    lines = [
+        f"subnet {graph.subnet_id} {graph.name} at block {graph.block}",
+        "node  class       start  stake       reputation  score       attested  peer id",
+    ]
     for row in range(len(graph)):
         name = "Queued" if graph.is_queued[row] else NodeClass(graph.classes[row]).name.capitalize()
         score = int(graph.scores[row])
-        emit(
+        lines.append(
             f"{graph.node_ids[row]:<5} {name:<11} {graph.start_epochs[row]:<6}"
             f" {format_amount(int(graph.stakes[row])):<11.11}"
             f" {format_amount(int(graph.reputations[row])):<11.11}"
@@ -86,3 +75,4 @@ def _print_table(graph: Metagraph) -> None:
             f" {'yes' if graph.attested[row] else 'no':<9}"
             f" {graph.peer_ids[row] or 'not Ed25519'}"
         )
+    return "\n".join(lines)

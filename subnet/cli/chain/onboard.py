@@ -1,4 +1,4 @@
-"""``mesh chain onboard``: from nothing to an active node, interruptible at any point."""
+"""``mesh chain onboard``: make keys, register and activate a node. Safe to re-run."""
 
 from __future__ import annotations
 
@@ -9,29 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.chain.options import (
-    DEFAULT_CHAIN,
-    NO_TIP,
-    AsJson,
-    Chain,
-    DevAccount,
-    KeyFile,
-    PasswordFile,
-    Subnet,
-    Tip,
-    load_signer,
-    open_chain,
-    parse_amount,
-    print_result,
-    require_subnet,
-    run,
-)
+from subnet.cli.chain.options import Result, Signer, Subnet, expand_options, parse_amount
 from subnet.cli.console import say
 
 if TYPE_CHECKING:
+    from consensus.types import SubnetId
     from keys.account import AccountKey
     from keys.identity_file import IdentitySet
     from subnet.account.registration import RegisteredNode
+    from subnet.chain.substrate import SubstrateChain
 
 HOTKEY_FILE = "hotkey.json"
 
@@ -41,6 +27,7 @@ class NodeRole(StrEnum):
     VALIDATOR = "validator"
 
 
+@expand_options
 def onboard(
     subnet: Subnet,
     directory: Annotated[
@@ -57,54 +44,49 @@ def onboard(
         str | None, typer.Option(metavar="MODEL", help="Start the node with this model at the end.")
     ] = None,
     role: Annotated[NodeRole, typer.Option(help="What the started node does.")] = NodeRole.HOSTER,
-    chain: Chain = DEFAULT_CHAIN,
-    key_file: KeyFile = None,
-    password_file: PasswordFile = None,
-    dev_account: DevAccount = None,
-    tip: Tip = NO_TIP,
-    as_json: AsJson = False,
+    *,
+    signer: Signer,
 ) -> None:
     """Make keys, fund the hotkey, register, wait for the window, activate, start the node.
 
     Run it again after an interruption: what is done is not done twice.
     """
     staked = parse_amount(stake)
-    coldkey = load_signer(key_file=key_file, password_file=password_file, dev_account=dev_account)
+    coldkey = signer.load_key()
     identities = _load_identities(directory)
     hotkey = _load_hotkey(directory / HOTKEY_FILE, hotkey_password_file)
 
-    async def work() -> tuple[int, RegisteredNode]:
-        from subnet.account.onboarding import OnboardingPlan
-        from subnet.account.onboarding import onboard as walk
+    async def work(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[SubnetId, RegisteredNode]:
+        from subnet.account import onboarding
         from subnet.account.registration import NodeRegistration
 
-        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
-            wanted = NodeRegistration(
-                subnet_id=await require_subnet(client, subnet),
-                hotkey=hotkey.account_id,
-                peer_id=identities.peer_id,
-                bootnode_peer_id=identities.bootstrap_peer_id,
-                client_peer_id=identities.client_peer_id,
-                multiaddr=multiaddr,
-                stake=staked,
-            )
-            node = await walk(client, OnboardingPlan(wanted, coldkey), say=say)
-            return wanted.subnet_id, node
+        wanted = NodeRegistration(
+            subnet_id=subnet_id,
+            hotkey=hotkey.account_id,
+            peer_id=identities.peer_id,
+            bootnode_peer_id=identities.bootstrap_peer_id,
+            client_peer_id=identities.client_peer_id,
+            multiaddr=multiaddr,
+            stake=staked,
+        )
+        plan = onboarding.OnboardingPlan(wanted, coldkey)
+        return subnet_id, await onboarding.onboard(chain, plan, say=say)
 
-    subnet_id, node = run(work)
+    subnet_id, node = signer.ask_subnet(subnet, work)
     line = build_start_line(
         start or "MODEL",
         role,
         directory=directory,
         subnet_id=subnet_id,
         node_id=node.node_id,
-        chain=chain,
+        chain=signer.chain,
         hotkey_password_file=hotkey_password_file,
     )
-    print_result(
-        {"subnet_id": subnet_id, "subnet_node_id": node.node_id, "start": line},
-        as_json=as_json,
-        text=f"node {node.node_id} is active; start it with\n{shlex.join(line)}",
+    signer.give(
+        Result(
+            {"subnet_id": subnet_id, "subnet_node_id": node.node_id, "start": line},
+            f"node {node.node_id} is active; start it with\n{shlex.join(line)}",
+        )
     )
     if start is not None:
         _become(line)
@@ -133,31 +115,29 @@ def build_start_line(
 
 
 def _load_identities(directory: Path) -> IdentitySet:
-    from keys import identity_file
+    from keys.identity_file import (
+        IDENTITY_FILES,
+        IdentitySet,
+        create_identity_set,
+        load_identity_file,
+    )
 
-    names = (
-        identity_file.PEER_ID_FILE,
-        identity_file.BOOTSTRAP_PEER_ID_FILE,
-        identity_file.CLIENT_PEER_ID_FILE,
-    )
-    if not any((directory / name).exists() for name in names):
+    if not any((directory / name).exists() for name in IDENTITY_FILES):
         say(f"making identity files in {directory}")
-        return identity_file.create_identity_set(directory)
-    return identity_file.IdentitySet(
-        *(identity_file.load_identity_file(directory / name).peer_id for name in names)
-    )
+        return create_identity_set(directory)
+    return IdentitySet(*(load_identity_file(directory / name).peer_id for name in IDENTITY_FILES))
 
 
 def _load_hotkey(path: Path, password_file: Path | None) -> AccountKey:
     import secrets
 
     from keys.account import AccountKey
-    from keys.keystore import create_keystore, load_keystore
-    from subnet.operator.passwords import read_password
+    from keys.keystore import create_keystore
+    from subnet.operator.passwords import open_keystore, read_password
 
-    password = read_password(password_file, prompt=f"Password of the hotkey in {path}")
     if path.exists():
-        return load_keystore(path, password)
+        return open_keystore(path, password_file)
+    password = read_password(password_file, prompt=f"Password of the hotkey in {path}")
     say(f"making a hotkey in {path}")
     key = AccountKey.from_private_key(secrets.token_bytes(32))
     create_keystore(path, key, password)
@@ -165,7 +145,7 @@ def _load_hotkey(path: Path, password_file: Path | None) -> AccountKey:
 
 
 def _become(line: list[str]) -> None:
-    """Let the node take this process's place, so that it gets the terminal and the signals."""
+    """Replace this process by the node, so that the node gets the terminal and the signals."""
     import os
     import sys
 

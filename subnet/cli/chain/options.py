@@ -1,10 +1,21 @@
-"""What the chain commands share: options, keys, and how they run and print."""
+"""What the chain commands share: groups of options, keys, and how they run and print.
+
+A command names its group as the annotation of one keyword parameter, and
+``expand_options`` gives it the options of that group on the command line:
+
+- ``Reading``: ``--chain`` and ``--json``, for what only looks;
+- ``Signer``: the options of the signing account as well;
+- ``Signing``: ``--dry-run`` as well, for one call that is signed and sent.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -16,56 +27,163 @@ from subnet.cli.console import emit, fail
 from subnet.errors import ExtrinsicFailed, UnknownSubnet, UsageError
 
 if TYPE_CHECKING:
+    from consensus.types import SubnetId
     from keys.account import AccountKey
+    from keys.peer import PeerId
     from subnet.account.conditions import Check
     from subnet.chain.substrate import SubstrateChain
 
 T = TypeVar("T")
 
 DEFAULT_CHAIN = DEFAULT_CHAIN_URL
-NO_TIP = "0"
 DECIMALS = 18
 MAX_AMOUNT = 2**128 - 1
 
-Chain = Annotated[
-    str,
-    typer.Option(
-        "--chain",
-        envvar="MESH_CHAIN",
-        help="WebSocket address of the chain; commas between fallbacks.",
-    ),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only list what the call needs and whether it holds.")
-]
-KeyFile = Annotated[
-    Path | None, typer.Option("--key-file", help="Keystore (version 3) of the signing account.")
-]
 PasswordFile = Annotated[
     Path | None,
     typer.Option("--password-file", help="File with the keystore's password; else it is asked."),
 ]
-DevAccount = Annotated[
-    str | None,
-    typer.Option("--dev-account", help="Alith to Faith, on a development chain only."),
-]
-Tip = Annotated[
-    str, typer.Option("--tip", help="TENSOR for the block's author, on top of the fee.")
-]
 Subnet = Annotated[str, typer.Option("--subnet", help="The subnet's id, friendly id or name.")]
+NodeId = Annotated[int, typer.Option("--node-id", min=1, help="The node's id in the subnet.")]
+Amount = Annotated[str, typer.Option("--amount", help="TENSOR, for example 12.5.")]
+Hotkey = Annotated[str, typer.Option("--hotkey", help="Hotkey account, 0x...")]
+AtBlock = Annotated[
+    int | None, typer.Option("--at", min=0, help="Block number; the head if absent.")
+]
 
 
-def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a command's coroutine; a refused extrinsic ends with its own fix."""
-    import asyncio
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command answers: one JSON object, or the same as text."""
 
-    try:
-        return asyncio.run(work())
-    except ExtrinsicFailed as error:
-        from subnet.chain.failures import get_fix
+    values: dict[str, Any]
+    text: str
 
-        fail(str(error), get_fix(error.reason))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The options of every command that talks to the chain."""
+
+    chain: Annotated[
+        str,
+        typer.Option(
+            "--chain",
+            envvar="MESH_CHAIN",
+            help="WebSocket address of the chain; commas between fallbacks.",
+        ),
+    ] = DEFAULT_CHAIN
+    as_json: AsJson = False
+
+    def open(self) -> AbstractAsyncContextManager[SubstrateChain]:
+        """Connect to the chain."""
+        return open_chain(self.chain)
+
+    def ask(self, question: Callable[[SubstrateChain], Awaitable[T]]) -> T:
+        """Return what ``question`` gets from the chain. A refused extrinsic ends the command."""
+        import asyncio
+
+        async def work() -> T:
+            async with self.open() as chain:
+                return await question(chain)
+
+        try:
+            return asyncio.run(work())
+        except ExtrinsicFailed as error:
+            from subnet.chain.failures import get_fix
+
+            fail(str(error), get_fix(error.reason))
+
+    def ask_subnet(
+        self, subnet: str, question: Callable[[SubstrateChain, SubnetId], Awaitable[T]]
+    ) -> T:
+        """Return what ``question`` gets about a subnet given by name or id.
+
+        Raises UnknownSubnet.
+        """
+
+        async def work(chain: SubstrateChain) -> T:
+            return await question(chain, await require_subnet(chain, subnet))
+
+        return self.ask(work)
+
+    def give(self, result: Result) -> None:
+        """Print the result in the form that ``--json`` chooses."""
+        emit(json.dumps(result.values) if self.as_json else result.text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer(Reading):
+    """The options of every command that signs; ``key`` is the account's."""
+
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", help="Keystore (version 3) of the signing account."),
+    ] = None
+    password_file: PasswordFile = None
+    dev_account: Annotated[
+        str | None,
+        typer.Option("--dev-account", help="Alith to Faith, on a development chain only."),
+    ] = None
+    tip: Annotated[
+        str, typer.Option("--tip", help="TENSOR for the block's author, on top of the fee.")
+    ] = "0"
+
+    def open(self) -> AbstractAsyncContextManager[SubstrateChain]:
+        """Connect; a development account is refused unless the chain says that it is one."""
+        return open_chain(self.chain, dev_account=self.dev_account, tip=self.tip)
+
+    def load_key(self) -> AccountKey:
+        """Return the key that signs. Raises UsageError unless exactly one source is named."""
+        return load_signer(
+            key_file=self.key_file,
+            password_file=self.password_file,
+            dev_account=self.dev_account,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signing(Signer):
+    """The options of every command that signs one call and sends it."""
+
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only list what the call needs and whether it holds."),
+    ] = False
+
+    def give_outcome(self, outcome: Result | Sequence[Check]) -> None:
+        """Print the result of the call, or the conditions that a dry run found.
+
+        Ends with exit code 1 if a condition does not hold.
+        """
+        if isinstance(outcome, Result):
+            self.give(outcome)
+            return
+        rows = [{"condition": check.condition, "holds": check.holds} for check in outcome]
+        lines = [f"{'yes' if check.holds else 'NO '}  {check.condition}" for check in outcome]
+        self.give(Result({"dry_run": True, "conditions": rows}, "\n".join(lines)))
+        if not all(check.holds for check in outcome):
+            raise SystemExit(1)
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of its group, one by one, as typer wants them.
+
+    The group is the class that annotates the command's last parameter.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    *own, group = signature.parameters.values()
+    options = inspect.signature(group.annotation, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        chosen = group.annotation(**{name: values.pop(name) for name in options})
+        command(**values, **{group.name: chosen})
+
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*own, *options.values()]
+    )
+    return run
 
 
 def load_signer(
@@ -77,11 +195,9 @@ def load_signer(
 
         return get_development_account(dev_account)
     if key_file is not None and dev_account is None:
-        from keys.keystore import load_keystore
-        from subnet.operator.passwords import read_password
+        from subnet.operator.passwords import open_keystore
 
-        password = read_password(password_file, prompt=f"Password of {key_file}")
-        return load_keystore(key_file, password)
+        return open_keystore(key_file, password_file)
     raise UsageError(
         "a signing account is needed, from one source",
         "give --key-file FILE, or --dev-account NAME on a development chain",
@@ -90,7 +206,7 @@ def load_signer(
 
 @asynccontextmanager
 async def open_chain(
-    url: str, *, dev_account: str | None = None, tip: str = NO_TIP
+    url: str, *, dev_account: str | None = None, tip: str = "0"
 ) -> AsyncIterator[SubstrateChain]:
     """Connect; a development account is refused unless the chain says that it is one."""
     from subnet.chain.development import check_development_chain
@@ -102,7 +218,7 @@ async def open_chain(
         yield chain
 
 
-async def require_subnet(chain: SubstrateChain, wanted: str) -> Any:
+async def require_subnet(chain: SubstrateChain, wanted: str) -> SubnetId:
     """Return the subnet's id. Raises UnknownSubnet if the chain has none by that name or id."""
     from subnet.account.registration import find_subnet
 
@@ -146,26 +262,22 @@ def parse_account(text: str) -> bytes:
         ) from error
 
 
+def parse_peer_id(text: str) -> PeerId:
+    """Return the peer id. Raises UsageError."""
+    from keys.errors import BadPeerId
+    from keys.peer import PeerId
+
+    try:
+        return PeerId.from_base58(text)
+    except BadPeerId as error:
+        raise UsageError(
+            f"{text!r} is not a peer id: {error}", "write it as 12D3KooW..."
+        ) from error
+
+
 def parse_pair(text: str, *, option: str, form: str) -> tuple[str, str]:
     """Return the two sides of ``A=B``. Raises UsageError."""
     left, equals, right = text.partition("=")
     if not equals or not left or not right:
         raise UsageError(f"{option} {text!r} is not of the form {form}", f"write {option} {form}")
     return left, right
-
-
-def print_result(result: dict[str, Any], *, as_json: bool, text: str) -> None:
-    """Give the result as one JSON object or as a line."""
-    emit(json.dumps(result) if as_json else text)
-
-
-def print_checks(checks: Sequence[Check], *, as_json: bool) -> None:
-    """List the conditions of a call; exit code 1 if one does not hold."""
-    if as_json:
-        rows = [{"condition": check.condition, "holds": check.holds} for check in checks]
-        emit(json.dumps({"dry_run": True, "conditions": rows}))
-    else:
-        for check in checks:
-            emit(f"{'yes' if check.holds else 'NO '}  {check.condition}")
-    if not all(check.holds for check in checks):
-        raise SystemExit(1)

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from subnet.cli.chain.options import (
-    DEFAULT_CHAIN,
-    NO_TIP,
-    AsJson,
-    Chain,
-    DevAccount,
-    DryRun,
-    KeyFile,
-    PasswordFile,
+    Result,
+    Signing,
     Subnet,
-    Tip,
-    load_signer,
-    open_chain,
+    expand_options,
     parse_account,
     parse_amount,
     parse_pair,
-    print_checks,
-    print_result,
-    require_subnet,
-    run,
+    parse_peer_id,
 )
 from subnet.errors import UsageError
 
 if TYPE_CHECKING:
+    from consensus.types import SubnetId
     from keys.peer import PeerId
+    from subnet.account.conditions import Check
+    from subnet.chain.substrate import SubstrateChain
 
 MANIFEST_DIGITS = 64
 MAX_PERCENT = 100
 
 
+@expand_options
 def register_subnet(
     name: Annotated[str, typer.Option("--name", help="Unique name.")],
     repo: Annotated[str, typer.Option("--repo", help="Unique address of the source code.")],
@@ -58,13 +52,8 @@ def register_subnet(
         float, typer.Option(min=0, max=MAX_PERCENT, help="Share of delegators in the rewards.")
     ] = 10.0,
     max_cost: Annotated[str, typer.Option(help="Most to pay for registration, TENSOR.")] = "10",
-    chain: Chain = DEFAULT_CHAIN,
-    key_file: KeyFile = None,
-    password_file: PasswordFile = None,
-    dev_account: DevAccount = None,
-    tip: Tip = NO_TIP,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    *,
+    signing: Signing,
 ) -> None:
     """Register a subnet; the signing account becomes its owner."""
     coldkeys = dict(_parse_coldkey(text) for text in initial_coldkey)
@@ -74,9 +63,9 @@ def register_subnet(
     note = _join_misc(misc, manifest_hash)
     stakes = parse_amount(min_stake), parse_amount(max_stake)
     cost = parse_amount(max_cost)
-    key = load_signer(key_file=key_file, password_file=password_file, dev_account=dev_account)
+    key = signing.load_key()
 
-    async def work() -> None:
+    async def work(chain: SubstrateChain) -> Result | Sequence[Check]:
         from subnet.account import conditions, registration
 
         wanted = registration.SubnetRegistration(
@@ -91,24 +80,19 @@ def register_subnet(
             delegate_stake_percentage=round(delegate_percent * registration.PERCENT),
             max_cost=cost,
         )
-        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
-            if dry_run:
-                checks = await conditions.check_register_subnet(
-                    client, wanted, owner=key.account_id
-                )
-                print_checks(checks, as_json=as_json)
-                return
-            outcome = await registration.register_subnet(client, wanted, owner=key)
-            block = outcome.receipt.block_number
-            print_result(
-                {"subnet_id": outcome.subnet_id, "name": name, "block": block},
-                as_json=as_json,
-                text=f"subnet {outcome.subnet_id} ({name}) is registered in block {block}",
-            )
+        if signing.dry_run:
+            return await conditions.check_register_subnet(chain, wanted, owner=key.account_id)
+        outcome = await registration.register_subnet(chain, wanted, owner=key)
+        block = outcome.receipt.block_number
+        return Result(
+            {"subnet_id": outcome.subnet_id, "name": name, "block": block},
+            f"subnet {outcome.subnet_id} ({name}) is registered in block {block}",
+        )
 
-    run(work)
+    signing.give_outcome(signing.ask(work))
 
 
+@expand_options
 def register_node(
     subnet: Subnet,
     hotkey: Annotated[
@@ -134,57 +118,46 @@ def register_node(
         float, typer.Option(min=0, max=MAX_PERCENT, help="Rewards given to the node's delegators.")
     ] = 0.0,
     max_burn: Annotated[str, typer.Option(help="Most to burn for registration, TENSOR.")] = "1",
-    chain: Chain = DEFAULT_CHAIN,
-    key_file: KeyFile = None,
-    password_file: PasswordFile = None,
-    dev_account: DevAccount = None,
-    tip: Tip = NO_TIP,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    *,
+    signing: Signing,
 ) -> None:
     """Register a node; the signing account is its coldkey and puts up the stake."""
     peers = _read_peers(identity_dir, peer_id, bootnode_peer_id, client_peer_id)
     hotkey_id = _read_hotkey(hotkey, hotkey_file)
     staked, burn = parse_amount(stake), parse_amount(max_burn)
-    key = load_signer(key_file=key_file, password_file=password_file, dev_account=dev_account)
+    key = signing.load_key()
 
-    async def work() -> None:
+    async def work(chain: SubstrateChain, subnet_id: SubnetId) -> Result | Sequence[Check]:
         from subnet.account import conditions, registration
 
-        async with open_chain(chain, dev_account=dev_account, tip=tip) as client:
-            wanted = registration.NodeRegistration(
-                subnet_id=await require_subnet(client, subnet),
-                hotkey=hotkey_id,
-                peer_id=peers[0],
-                bootnode_peer_id=peers[1],
-                client_peer_id=peers[2],
-                multiaddr=multiaddr,
-                bootnode_multiaddr=bootnode_multiaddr,
-                stake=staked,
-                delegate_reward_rate=round(delegate_reward_percent * registration.PERCENT),
-                max_burn=burn,
-            )
-            if dry_run:
-                checks = await conditions.check_register_node(
-                    client, wanted, coldkey=key.account_id
-                )
-                print_checks(checks, as_json=as_json)
-                return
-            outcome = await registration.register_node(client, wanted, coldkey=key)
-            state = "queued" if outcome.is_queued else "active"
-            print_result(
-                {
-                    "subnet_id": wanted.subnet_id,
-                    "subnet_node_id": outcome.node_id,
-                    "state": state,
-                    "block": outcome.receipt.block_number,
-                },
-                as_json=as_json,
-                text=f"node {outcome.node_id} is registered in block"
-                f" {outcome.receipt.block_number} ({state})",
-            )
+        wanted = registration.NodeRegistration(
+            subnet_id=subnet_id,
+            hotkey=hotkey_id,
+            peer_id=peers[0],
+            bootnode_peer_id=peers[1],
+            client_peer_id=peers[2],
+            multiaddr=multiaddr,
+            bootnode_multiaddr=bootnode_multiaddr,
+            stake=staked,
+            delegate_reward_rate=round(delegate_reward_percent * registration.PERCENT),
+            max_burn=burn,
+        )
+        if signing.dry_run:
+            return await conditions.check_register_node(chain, wanted, coldkey=key.account_id)
+        outcome = await registration.register_node(chain, wanted, coldkey=key)
+        state = "queued" if outcome.is_queued else "active"
+        block = outcome.receipt.block_number
+        return Result(
+            {
+                "subnet_id": subnet_id,
+                "subnet_node_id": outcome.node_id,
+                "state": state,
+                "block": block,
+            },
+            f"node {outcome.node_id} is registered in block {block} ({state})",
+        )
 
-    run(work)
+    signing.give_outcome(signing.ask_subnet(subnet, work))
 
 
 def _parse_coldkey(text: str) -> tuple[bytes, int]:
@@ -220,28 +193,16 @@ def _read_peers(
     directory: Path | None, main: str | None, bootnode: str | None, client: str | None
 ) -> tuple[PeerId, PeerId | None, PeerId | None]:
     """Return main, bootstrap and client peer id; text given goes before the directory."""
-    from keys import identity_file
-    from keys.errors import BadPeerId
-    from keys.peer import PeerId
+    from keys.identity_file import IDENTITY_FILES, load_identity_file
 
-    files = (
-        identity_file.PEER_ID_FILE,
-        identity_file.BOOTSTRAP_PEER_ID_FILE,
-        identity_file.CLIENT_PEER_ID_FILE,
-    )
     peers: list[PeerId | None] = []
-    for text, name in zip((main, bootnode, client), files, strict=True):
-        try:
-            if text is not None:
-                peers.append(PeerId.from_base58(text))
-            elif directory is not None:
-                peers.append(identity_file.load_identity_file(directory / name).peer_id)
-            else:
-                peers.append(None)
-        except BadPeerId as error:
-            raise UsageError(
-                f"{text!r} is not a peer id: {error}", "write it as 12D3KooW..."
-            ) from error
+    for text, name in zip((main, bootnode, client), IDENTITY_FILES, strict=True):
+        if text is not None:
+            peers.append(parse_peer_id(text))
+        elif directory is not None:
+            peers.append(load_identity_file(directory / name).peer_id)
+        else:
+            peers.append(None)
     if peers[0] is None:
         raise UsageError(
             "a node needs a peer id", "give --peer-id, or --identity-dir after `mesh keygen`"

@@ -2,88 +2,85 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from subnet.cli.chain.options import (
-    DEFAULT_CHAIN,
-    AsJson,
-    Chain,
-    format_amount,
-    open_chain,
-    require_subnet,
-    run,
-)
-from subnet.cli.console import emit, say
+from subnet.cli.chain.options import AtBlock, Reading, Result, expand_options, format_amount
+from subnet.cli.console import say
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from consensus.submission import Submission
+    from consensus.types import SubnetId
     from subnet.account.overview import NodeOverview, SubnetOverview, SubnetSummary
+    from subnet.account.registration import RegisteredNode
+    from subnet.chain.substrate import SubstrateChain
 
 PERCENT = 100
 
 
+@expand_options
 def show(
     subnet: Annotated[
         str | None,
         typer.Option("--subnet", help="The subnet's id, friendly id or name; all if absent."),
     ] = None,
-    at_block: Annotated[
-        int | None, typer.Option("--at", min=0, help="Block number; the head if absent.")
-    ] = None,
-    chain: Chain = DEFAULT_CHAIN,
-    as_json: AsJson = False,
+    at_block: AtBlock = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Show a subnet: its nodes, epoch and phase, the elected validator and the proposal.
 
     Without --subnet, list the subnets of the chain.
     """
     if subnet is None:
-        _list_subnets(chain, at_block=at_block, as_json=as_json)
+        _list_subnets(reading, at_block)
         return
+    overview = ask_overview(reading, subnet, at_block=at_block)
+    reading.give(Result(describe(overview), _show_overview(overview)))
 
-    async def work() -> SubnetOverview | None:
+
+def ask_overview(reading: Reading, subnet: str, *, at_block: int | None = None) -> SubnetOverview:
+    """Return the subnet at a block, the head by default.
+
+    Raises UnknownSubnet; ConfigError where the subnet did not exist at that block.
+    """
+
+    async def work(chain: SubstrateChain, subnet_id: SubnetId) -> SubnetOverview | None:
         from consensus.types import BlockNumber
         from subnet.account.overview import fetch_overview
 
-        async with open_chain(chain) as client:
-            subnet_id = await require_subnet(client, subnet)
-            number = None if at_block is None else BlockNumber(at_block)
-            return await fetch_overview(client, subnet_id, at_block=number)
+        number = None if at_block is None else BlockNumber(at_block)
+        return await fetch_overview(chain, subnet_id, at_block=number)
 
-    overview = run(work)
+    overview = reading.ask_subnet(subnet, work)
     if overview is None:
         raise ConfigError(f"there is no subnet {subnet!r} at that block", "choose a later --at")
-    if as_json:
-        emit(json.dumps(describe(overview)))
-    else:
-        _print_overview(overview)
+    return overview
 
 
-def _list_subnets(chain: str, *, at_block: int | None, as_json: bool) -> None:
-    async def work() -> tuple[SubnetSummary, ...]:
+def _list_subnets(reading: Reading, at_block: int | None) -> None:
+    async def work(chain: SubstrateChain) -> tuple[SubnetSummary, ...]:
         from consensus.types import BlockNumber
         from subnet.account.overview import fetch_subnets
 
-        async with open_chain(chain) as client:
-            number = None if at_block is None else BlockNumber(at_block)
-            return await fetch_subnets(client, at_block=number)
+        number = None if at_block is None else BlockNumber(at_block)
+        return await fetch_subnets(chain, at_block=number)
 
-    found = run(work)
-    if as_json:
-        rows = [
-            {"subnet_id": one.subnet_id, "friendly_id": one.friendly_id, "name": one.name}
-            | {"state": one.state}
-            for one in found
-        ]
-        emit(json.dumps({"subnets": rows}))
+    found = reading.ask(work)
+    if not found and not reading.as_json:
+        say(f"{reading.chain} has no subnet; `mesh chain register-subnet` makes one")
         return
-    for one in found:
-        emit(f"{one.subnet_id}  {one.friendly_id or '-':<4} {one.state:<10} {one.name}")
-    if not found:
-        say(f"{chain} has no subnet; `mesh chain register-subnet` makes one")
+    rows = [
+        {"subnet_id": one.subnet_id, "friendly_id": one.friendly_id, "name": one.name}
+        | {"state": one.state}
+        for one in found
+    ]
+    lines = [
+        f"{one.subnet_id}  {one.friendly_id or '-':<4} {one.state:<10} {one.name}" for one in found
+    ]
+    reading.give(Result({"subnets": rows}, "\n".join(lines)))
 
 
 def describe(overview: SubnetOverview) -> dict[str, Any]:
@@ -114,14 +111,18 @@ def describe(overview: SubnetOverview) -> dict[str, Any]:
         },
         "submission": None
         if submission is None
-        else {
-            "proposer": submission.proposer,
-            "block": submission.block,
-            "scores": [[node_id, str(score)] for node_id, score in submission.scores],
-            "attested": sorted(submission.attested),
-            "attestation_ratio": overview.attestation_ratio,
-        },
+        else describe_submission(submission) | {"attestation_ratio": overview.attestation_ratio},
         "nodes": [describe_node(row) for row in overview.nodes],
+    }
+
+
+def describe_submission(found: Submission) -> dict[str, Any]:
+    """Return a proposal and its attestations as JSON values."""
+    return {
+        "proposer": found.proposer,
+        "block": found.block,
+        "scores": [[node_id, str(score)] for node_id, score in found.scores],
+        "attested": sorted(found.attested),
     }
 
 
@@ -140,34 +141,47 @@ def describe_node(row: NodeOverview) -> dict[str, Any]:
     }
 
 
-def _print_overview(overview: SubnetOverview) -> None:
+def name_class(node: RegisteredNode) -> str:
+    """Return the node's class as the pallet spells it; Queued while it waits."""
+    return "Queued" if node.is_queued else node.node_class.name.capitalize()
+
+
+def _show_overview(overview: SubnetOverview) -> str:
     subnet, position, submission = overview.subnet, overview.position, overview.submission
-    emit(f"subnet      {subnet.subnet_id} {subnet.name} ({overview.state})")
-    emit(f"block       {overview.head.number}")
+    lines = [
+        f"subnet      {subnet.subnet_id} {subnet.name} ({overview.state})",
+        f"block       {overview.head.number}",
+    ]
     if position is None or overview.phase is None:
-        emit("epoch       none: the subnet has no slot")
+        lines.append("epoch       none: the subnet has no slot")
     else:
-        left = "" if overview.seconds_left is None else f", {overview.seconds_left:.0f} s left"
-        emit(
+        lines += [
             f"epoch       {position.epoch}, block {position.offset} of {position.length},"
-            f" phase {overview.phase.value}{left}"
-        )
-        emit(f"elected     {'nobody' if overview.elected is None else overview.elected}")
+            f" phase {overview.phase.value}{show_time_left(overview)}",
+            f"elected     {'nobody' if overview.elected is None else overview.elected}",
+        ]
     if submission is None:
-        emit("proposal    none in this epoch")
+        lines.append("proposal    none in this epoch")
     else:
         ratio = overview.attestation_ratio
         share = "" if ratio is None else f" ({ratio * PERCENT:.0f} %)"
         attested = ", ".join(str(node_id) for node_id in sorted(submission.attested))
-        emit(f"proposal    by {submission.proposer} in block {submission.block}")
-        emit(f"attested    {attested}{share}")
+        lines += [
+            f"proposal    by {submission.proposer} in block {submission.block}",
+            f"attested    {attested}{share}",
+        ]
     scores = {} if submission is None else dict(submission.scores)
-    emit("node  class       start  stake      score                 peer id")
+    lines.append("node  class       start  stake      score                 peer id")
     for row in overview.nodes:
         node = row.node
-        name = "Queued" if node.is_queued else node.node_class.name.capitalize()
-        emit(
-            f"{node.node_id:<5} {name:<11} {node.start_epoch:<6}"
+        lines.append(
+            f"{node.node_id:<5} {name_class(node):<11} {node.start_epoch:<6}"
             f" {format_amount(row.stake):<10.10} {scores.get(node.node_id, '-')!s:<21}"
             f" {node.peer_id or 'not Ed25519'}"
         )
+    return "\n".join(lines)
+
+
+def show_time_left(overview: SubnetOverview) -> str:
+    """Return ", 12 s left"; nothing where the pace of blocks is not known."""
+    return "" if overview.seconds_left is None else f", {overview.seconds_left:.0f} s left"

@@ -25,7 +25,7 @@ from hivemind.utils import MSGPackSerializer
 from hivemind.utils import logging as hivemind_logging
 
 from keys.peer import PeerKey
-from mesh.errors import PeerUnreachable, TransportError
+from mesh.errors import DaemonFailed, PeerUnreachable, TransportError
 from mesh.p2p import dht_records
 from mesh.p2p.config import HostConfig
 from mesh.p2p.dht_binding import compute_node_id
@@ -116,7 +116,7 @@ async def _wait_until_gone(pid: int) -> None:
 # The daemon's life
 
 
-async def test_a_killed_daemon_is_a_transport_error_and_leaves_nothing_behind() -> None:
+async def test_a_killed_daemon_is_named_and_leaves_nothing_behind() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         async with HivemindHost.open(HostConfig(key=PeerKey.generate())) as host:
             directory = host._daemon.directory
@@ -124,22 +124,33 @@ async def test_a_killed_daemon_is_a_transport_error_and_leaves_nothing_behind() 
                 tasks.create_task(host.watch())
                 os.kill(host.daemon_pid, signal.SIGKILL)
                 await asyncio.sleep(TIMEOUT_S)
-    assert caught.group_contains(TransportError)
+    assert caught.group_contains(DaemonFailed)
     assert not directory.exists()
-    with pytest.raises(TransportError):
+    with pytest.raises(DaemonFailed):
         await host.list_addresses()
 
 
-async def test_a_hung_daemon_is_a_transport_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_frozen_daemon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mesh.p2p.hivemind_host.PROBE_TIMEOUT_S", 0.2)
     config = HostConfig(key=PeerKey.generate(), probe_interval_s=0.1)
     async with HivemindHost.open(config) as host:
         os.kill(host.daemon_pid, signal.SIGSTOP)
         try:
-            with pytest.raises(TransportError, match="hangs"):
+            with pytest.raises(DaemonFailed, match="hangs"):
                 await asyncio.wait_for(host.watch(), TIMEOUT_S)
         finally:
             os.kill(host.daemon_pid, signal.SIGCONT)
+
+
+async def test_a_daemon_that_never_answers_is_not_blamed_on_the_peers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mesh.p2p.daemon._LAUNCHER", "import signal\nsignal.pause()")
+    nobody = f"/ip4/127.0.0.1/tcp/9/p2p/{PeerKey.generate().peer_id}"
+    config = HostConfig(key=PeerKey.generate(), initial_peers=(nobody,), startup_timeout_s=1)
+    with pytest.raises(DaemonFailed, match="p2pd did not answer within 1 s"):
+        async with HivemindHost.open(config):
+            pass
 
 
 async def test_the_daemon_dies_with_a_killed_parent_and_its_sockets_are_swept() -> None:
@@ -203,7 +214,7 @@ async def test_the_identity_is_the_key_and_its_secret_stays_out_of_the_arguments
 
 async def test_a_daemon_that_cannot_listen_says_why() -> None:
     config = HostConfig(key=PeerKey.generate(), host_maddrs=("/ip4/203.0.113.1/tcp/1",))
-    with pytest.raises(TransportError, match="p2pd ended"):
+    with pytest.raises(DaemonFailed, match="p2pd ended"):
         async with HivemindHost.open(config):
             pass
 

@@ -106,8 +106,10 @@ async def test_subnets_and_nodes_are_found_by_every_name_they_have() -> None:
         subnet_id = await activate_three(chain, by_hand=False)
         for name in ("mesh", str(subnet_id), "1"):
             assert await registration.find_subnet(chain, name) == subnet_id
-        (first, *_) = await registration.fetch_registered_nodes(chain, subnet_id)
-        assert first.peer_id is not None
+        first = await registration.fetch_registered_node(
+            chain, subnet_id=subnet_id, node_id=SubnetNodeId(1)
+        )
+        assert first is not None and first.peer_id is not None
         assert await registration.find_subnet_of_peer(chain, first.peer_id) == (subnet_id,)
         assert await registration.find_subnet_of_peer(chain, STRANGER) == ()
         assert (
@@ -156,8 +158,10 @@ def test_a_bootnode_address_without_its_peer_id_is_refused() -> None:
 async def test_the_peer_id_of_another_node_is_refused_by_name() -> None:
     async with open_chain(ActivationMode.AUTOMATIC) as (_, chain):
         subnet_id = await activate_three(chain, by_hand=False)
-        (first, *_) = await registration.fetch_registered_nodes(chain, subnet_id)
-        assert first.peer_id is not None
+        first = await registration.fetch_registered_node(
+            chain, subnet_id=subnet_id, node_id=SubnetNodeId(1)
+        )
+        assert first is not None and first.peer_id is not None
         hotkey = AccountKey(make_seed())
         wanted = registration.NodeRegistration(subnet_id, hotkey.account_id, first.peer_id)
         with pytest.raises(ExtrinsicFailed) as caught:

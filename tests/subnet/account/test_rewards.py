@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from consensus.types import SCORE_ONE, Score
+from consensus.types import SCORE_ONE, Epoch, Score, SubnetId, SubnetNodeId
 from devchain.chain_types import ActivationMode
 from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
 from devchain.runtime import LedgerConfig
@@ -42,14 +42,75 @@ async def url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
         yield devchain.url
 
 
+async def start_subnet(rig: WireRig, name: str) -> tuple[SubnetId, dict[SubnetNodeId, AccountKey]]:
+    """Register a subnet of four nodes; return its id and each node's hotkey."""
+    subnet_id = await rig.register_subnet(make_subnet(name), OWNER)
+    hotkeys = {}
+    for coldkey in COLDKEYS[:4]:
+        hotkey = AccountKey(make_seed())
+        await rig.fund(hotkey.account_id, HOTKEY_FUNDS)
+        hotkeys[await rig.register_node(make_node(subnet_id, hotkey), coldkey)] = hotkey
+    return subnet_id, hotkeys
+
+
+async def agree(
+    rig: WireRig,
+    chain: SubstrateChain,
+    subnet_id: SubnetId,
+    hotkeys: dict[SubnetNodeId, AccountKey],
+    rows: list[tuple[SubnetNodeId, Score]],
+) -> Epoch:
+    """Propose the rows in the next epoch, let everybody attest them; return the epoch."""
+    epoch, elected = await wait_for_election(rig, chain, subnet_id)
+    async with rig.open(hotkeys[elected]) as writer:
+        await writer.propose(subnet_id, rows, None)
+    for node_id in sorted(set(hotkeys) - {elected}):
+        async with rig.open(hotkeys[node_id]) as writer:
+            await writer.attest(subnet_id)
+    return epoch
+
+
+async def test_an_epoch_that_pays_nobody_says_why_and_how_to_mend_it() -> None:
+    rules = LedgerConfig(
+        activation_mode=ActivationMode.AUTOMATIC, balances=fund_development_accounts()
+    )
+    config = DevChainConfig(ledger=rules, mode=BlockMode.INSTANT, seed=b"no delegated stake")
+    async with (
+        DevChain.open(config) as devchain,
+        SubstrateChain.open(devchain.url) as chain,
+        WireRig.connect(devchain.url) as rig,
+    ):
+        subnet_id, hotkeys = await start_subnet(rig, "undelegated")
+        await rig.activate_subnet(subnet_id, OWNER)
+        first, *others = sorted(hotkeys)
+        rows = [(first, Score(0)), *((node_id, Score(SCORE_ONE)) for node_id in others)]
+        epoch = await agree(rig, chain, subnet_id, hotkeys, rows)
+        await rig.advance(20)
+        unpaid = await fetch_rewards(chain, subnet_id, epoch)
+        assert unpaid.is_agreed and not unpaid.nodes
+        assert unpaid.shortfall is not None
+        assert "no stake was delegated on this chain" in unpaid.shortfall.reason
+        assert f"mesh chain delegate --subnet {subnet_id}" in unpaid.shortfall.fix
+        assert set(unpaid.unpaid) == set(hotkeys)
+
+        await delegate_stake(chain, subnet_id=subnet_id, amount=50 * TENSOR, key=OWNER)
+        await rig.advance(20)
+        epoch = await agree(rig, chain, subnet_id, hotkeys, rows)
+        await rig.advance(20)
+        paid = await fetch_rewards(chain, subnet_id, epoch)
+        assert paid.shortfall is None
+        assert set(paid.nodes) == set(others)
+        assert paid.unpaid == {first: "its score is 0"}
+
+        await rig.advance(20)
+        silent = await fetch_rewards(chain, subnet_id)
+        assert silent.shortfall is not None
+        assert "nothing was proposed" in silent.shortfall.reason
+
+
 async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(url: str) -> None:
     async with SubstrateChain.open(url) as chain, WireRig.connect(url) as rig:
-        subnet_id = await rig.register_subnet(make_subnet("paid"), OWNER)
-        hotkeys = {}
-        for coldkey in COLDKEYS[:4]:
-            hotkey = AccountKey(make_seed())
-            await rig.fund(hotkey.account_id, HOTKEY_FUNDS)
-            hotkeys[await rig.register_node(make_node(subnet_id, hotkey), coldkey)] = hotkey
+        subnet_id, hotkeys = await start_subnet(rig, "paid")
         # Time that passes before the activation settles nothing.
         await rig.advance(45)
         with pytest.raises(ConfigError, match=r"no epoch of subnet \d+ is settled yet"):
@@ -57,13 +118,8 @@ async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(ur
         await rig.activate_subnet(subnet_id, OWNER)
         await delegate_stake(chain, subnet_id=subnet_id, amount=50 * TENSOR, key=OWNER)
 
-        epoch, elected = await wait_for_election(rig, chain, subnet_id)
-        async with rig.open(hotkeys[elected]) as writer:
-            rows = [(node_id, Score(SCORE_ONE)) for node_id in sorted(hotkeys)]
-            await writer.propose(subnet_id, rows, None)
-        for node_id in sorted(set(hotkeys) - {elected}):
-            async with rig.open(hotkeys[node_id]) as writer:
-                await writer.attest(subnet_id)
+        rows = [(node_id, Score(SCORE_ONE)) for node_id in sorted(hotkeys)]
+        epoch = await agree(rig, chain, subnet_id, hotkeys, rows)
         with pytest.raises(ConfigError, match="not settled yet"):
             await fetch_rewards(chain, subnet_id, epoch)
 
@@ -75,6 +131,7 @@ async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(ur
         least, most = min(paid.nodes.values()), max(paid.nodes.values())
         assert 0 < least <= most < least + least // 10**6
         assert paid.delegators > 0
+        assert (paid.unpaid, paid.shortfall) == ({}, None)
         assert paid.slashed == {}
         assert await fetch_rewards(chain, subnet_id) == paid
 
@@ -84,5 +141,9 @@ async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(ur
         await rig.advance(20)
         lost = await fetch_rewards(chain, subnet_id, later)
         assert not lost.is_agreed
+        assert lost.shortfall is not None
+        assert (
+            "1 of 4 validators attested the proposal, and 66 % are needed" in lost.shortfall.reason
+        )
         assert set(lost.slashed) == {hotkeys[elected].account_id}
         assert lost.reputations[elected][1] < lost.reputations[elected][0]

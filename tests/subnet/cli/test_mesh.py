@@ -22,8 +22,9 @@ from keys.identity_file import (
     PEER_ID_FILE,
     load_identity_file,
 )
+from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
-from mesh.errors import ModelError, NoRoute, TransportError
+from mesh.errors import DaemonFailed, DeviceUnavailable, ModelError, NoRoute, TransportError
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import explain, find_expected, run_app
 from subnet.cli.mesh import MULTI_VALUE, app
@@ -238,6 +239,8 @@ class TestErrors:
             ChainUnavailable("down"),
             IdentityFileMissing("gone"),
             ModelError("broken"),
+            DeviceUnavailable("no GPU"),
+            DaemonFailed("p2pd hangs"),
             NoRoute(((0, 4),)),
             TransportError("no initial peer answers"),
         ],
@@ -247,6 +250,14 @@ class TestErrors:
         sentence, fix = explain(error)
         assert sentence == str(error)
         assert fix and "--verbose" not in fix
+
+    def test_an_absent_device_is_not_blamed_on_the_model_nor_a_frozen_p2pd_on_the_peers(
+        self,
+    ) -> None:
+        assert "--device cpu" in explain(DeviceUnavailable("no GPU"))[1]
+        assert "files" not in explain(DeviceUnavailable("no GPU"))[1]
+        assert "p2pd" in explain(DaemonFailed("p2pd hangs"))[1]
+        assert "--initial-peers" not in explain(DaemonFailed("p2pd hangs"))[1]
 
     def test_a_usage_error_exits_with_two(self) -> None:
         tool = typer.Typer()
@@ -265,6 +276,22 @@ class TestErrors:
     def test_a_bug_beside_an_expected_error_is_not_hidden(self) -> None:
         group = ExceptionGroup("tasks", [ChainUnavailable("down"), ZeroDivisionError()])
         assert find_expected(group, (SubnetError, KeysError)) is None
+
+
+@pytest.mark.parametrize("command", [["generate", "hi"], ["plan", "mesh-tiny"]])
+def test_a_dead_peer_is_named_while_it_is_waited_for_and_given_up_soon(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subnet.cli.console.NOTICE_AFTER_S", 0.2)
+    monkeypatch.setattr("mesh.p2p.config.CLIENT_STARTUP_TIMEOUT_S", 5.0)
+    monkeypatch.setattr("mesh.client.connection.CLIENT_STARTUP_TIMEOUT_S", 5.0)
+    peer = f"/ip4/127.0.0.1/tcp/9/p2p/{PeerKey.generate().peer_id}"
+    code, out, err = run(*command, "--initial-peers", peer)
+    assert (code, out) == (1, "")
+    notice, sentence, hint = err.splitlines()
+    assert notice == f"waiting for {peer} to answer"
+    assert "no initial peer answers" in sentence and "tried for 5 s" in sentence
+    assert "--initial-peers" in hint
 
 
 @pytest.mark.parametrize(

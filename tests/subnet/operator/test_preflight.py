@@ -34,6 +34,7 @@ from keys.keystore import create_keystore
 from keys.peer import PeerId
 from keys.secret_file import create_secret_file
 from mesh.errors import (
+    DeviceUnavailable,
     LayerRangeOutsideModel,
     ModelError,
     ModelFilesMissing,
@@ -210,6 +211,7 @@ FAULTS = (
     Fault(
         "foreign address", _values(host_maddrs=("/ip4/192.0.2.1/tcp/31330",)), ConfigError, "cannot"
     ),
+    Fault("no such GPU", _values(device="cuda:63"), DeviceUnavailable, "cuda:63 cannot be used"),
     Fault("no chain", _values(chain_url="ws://127.0.0.1:1"), ChainUnavailable, "does not answer"),
     Fault("no such subnet", _values(subnet_id=4_000_000), UnknownSubnet, "no subnet 4000000"),
     Fault("no such node", _values(subnet_node_id=99), NotRegistered, "node 99 is not registered"),
@@ -274,6 +276,7 @@ STAGES = (
     "no keystore",
     "file as data folder",
     "port in use",
+    "no such GPU",
     "no chain",
     "another's node",
     "no model",

@@ -6,9 +6,13 @@ import stat
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup, TyperOption
 
 from keys.account import get_development_account
+from keys.errors import KeystoreError
 from keys.keystore import create_keystore
+from subnet.cli.chain.app import app
 from subnet.cli.chain.options import (
     format_amount,
     load_signer,
@@ -64,3 +68,45 @@ def test_a_keystore_opens_with_its_password_file(tmp_path: Path) -> None:
     secret.chmod(stat.S_IRUSR)
     loaded = load_signer(key_file=path, password_file=secret, dev_account=None)
     assert loaded.account_id == key.account_id
+
+
+@pytest.mark.parametrize("content", [None, "{}", "no keystore"])
+def test_a_key_file_that_cannot_be_used_is_said_before_a_password_is_asked_for(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked = tmp_path / "k.json", []
+    if content is not None:
+        path.write_text(content)
+        path.chmod(stat.S_IRUSR)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or "")
+    with pytest.raises(KeystoreError, match=r"k\.json"):
+        load_signer(key_file=path, password_file=None, dev_account=None)
+    assert asked == []
+
+
+def list_options(name: str) -> dict[str, str]:
+    """Return the options of one ``mesh chain`` command, with their help texts."""
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    return {
+        option.opts[0]: option.help or ""
+        for option in command.commands[name].params
+        if isinstance(option, TyperOption)
+    }
+
+
+def test_every_command_that_signs_has_the_same_options_and_so_has_every_one_that_reads() -> None:
+    names = [command.name or "" for command in app.registered_commands]
+    signing = [name for name in names if "--key-file" in list_options(name)]
+    assert len(signing) >= 20
+    reading = list_options("balance")
+    wanted = reading | {
+        option: text
+        for option, text in list_options("claim").items()
+        if option.startswith(("--key-file", "--password-file", "--dev-account", "--tip"))
+    }
+    assert {"--chain", "--json"} <= set(reading) and len(wanted) == len(reading) + 4
+    for name in names:
+        found = list_options(name)
+        assert (wanted if name in signing else reading).items() <= found.items(), name
+        assert ("--dry-run" in found) == (name in signing and name != "onboard"), name

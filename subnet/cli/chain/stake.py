@@ -1,0 +1,110 @@
+"""Commands that add, remove and claim stake: a node's own, and stake delegated to a subnet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from subnet.cli.chain.options import (
+    Amount,
+    Hotkey,
+    NodeId,
+    Reading,
+    Result,
+    Signing,
+    Subnet,
+    expand_options,
+    format_amount,
+    parse_account,
+    parse_amount,
+)
+from subnet.cli.chain.send import account_text, send_call
+
+if TYPE_CHECKING:
+    from consensus.types import SubnetId
+    from subnet.chain.substrate import SubstrateChain
+
+
+@expand_options
+def add_stake(
+    subnet: Subnet, node_id: NodeId, hotkey: Hotkey, amount: Amount, *, signing: Signing
+) -> None:
+    """Add to a node's stake, signed by its coldkey."""
+    arguments = {"hotkey": account_text(hotkey), "stake_to_be_added": parse_amount(amount)}
+    send_call(signing, "add_stake", arguments, subnet=subnet, node_id=node_id)
+
+
+@expand_options
+def remove_stake(subnet: Subnet, hotkey: Hotkey, amount: Amount, *, signing: Signing) -> None:
+    """Begin to unbond stake, signed by the coldkey; `unbondings` tells when it can be claimed."""
+    arguments = {"hotkey": account_text(hotkey), "stake_to_be_removed": parse_amount(amount)}
+    send_call(signing, "remove_stake", arguments, subnet=subnet)
+
+
+@expand_options
+def claim(*, signing: Signing) -> None:
+    """Claim every unbonding whose time has come."""
+    send_call(signing, "claim_unbondings")
+
+
+@expand_options
+def delegate(subnet: Subnet, amount: Amount, *, signing: Signing) -> None:
+    """Delegate stake to a subnet: its emissions grow with it."""
+    arguments = {"stake_to_be_added": parse_amount(amount)}
+    send_call(signing, "add_to_delegate_stake", arguments, subnet=subnet)
+
+
+@expand_options
+def undelegate(
+    subnet: Subnet,
+    shares: Annotated[int, typer.Option("--shares", min=1, help="Shares to give back.")],
+    *,
+    signing: Signing,
+) -> None:
+    """Begin to unbond delegated stake, by shares."""
+    arguments = {"shares_to_be_removed": shares}
+    send_call(signing, "remove_delegate_stake", arguments, subnet=subnet)
+
+
+@expand_options
+def unbondings(
+    account: Annotated[str, typer.Argument(help="Coldkey account, 0x...")], *, reading: Reading
+) -> None:
+    """List what an account has unbonded, and from which block on `claim` pays it out."""
+    from subnet.account.money import fetch_unbondings
+
+    account_id = parse_account(account)
+    rows = reading.ask(lambda chain: fetch_unbondings(chain, account_id))
+    described = [
+        {"block": row.block, "amount": str(row.amount), "claimable": row.claimable} for row in rows
+    ]
+    lines = [
+        f"{format_amount(row.amount)} TENSOR from block {row.block} on"
+        f"{' (now)' if row.claimable else ''}"
+        for row in rows
+    ]
+    text = "\n".join(lines) or "nothing is unbonding"
+    reading.give(Result({"account": account, "unbondings": described}, text))
+
+
+@expand_options
+def delegation(
+    account: Annotated[str, typer.Argument(help="Delegating account, 0x...")],
+    subnet: Subnet,
+    *,
+    reading: Reading,
+) -> None:
+    """Show the shares that an account holds of a subnet's delegate stake."""
+    account_id = parse_account(account)
+
+    async def work(chain: SubstrateChain, subnet_id: SubnetId) -> Result:
+        from subnet.account.money import fetch_delegated_shares
+
+        shares = await fetch_delegated_shares(chain, account_id, subnet_id)
+        return Result(
+            {"account": account, "subnet_id": subnet_id, "shares": str(shares)},
+            f"{shares} shares of subnet {subnet_id}",
+        )
+
+    reading.give(reading.ask_subnet(subnet, work))
