@@ -1,4 +1,4 @@
-"""The pure ledger behind the chain interfaces: a chain without a network or a clock.
+"""ChainReader and ChainWriter over a ledger: a chain without a network or a clock.
 
 A call builds the block that holds it, as an instant-seal node does, so a receipt is
 always one block ahead of the head at the time of the call.
@@ -28,7 +28,7 @@ GENESIS_HASH = hashlib.blake2b(b"ledger", digest_size=32).digest()
 
 
 class LedgerBlocks:
-    """Builds blocks of one ledger and tells who waits for them. Shared by its chains."""
+    """Builds blocks of one ledger and wakes waiting readers. Shared by its chains."""
 
     def __init__(self, ledger: Ledger, *, finality_lag: int = 2) -> None:
         self.ledger = ledger

@@ -1,4 +1,4 @@
-"""The ledger's state in the node's own words: what a chain client would return."""
+"""Reads of the ledger's state as the types that a chain client returns."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def _parse_peer_id(text: bytes) -> PeerId | None:
 def read_elected_validator(
     ledger: Ledger, subnet_id: SubnetId, epoch: Epoch
 ) -> SubnetNodeId | None:
-    """Return who was elected for the subnet epoch."""
+    """Return the node that was elected for the subnet epoch."""
     elected = ledger.state.find(storage.SUBNET_ELECTED_VALIDATOR, subnet_id, epoch)
     return None if elected is None else SubnetNodeId(elected)
 
 
 def read_submission(ledger: Ledger, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
-    """Return what was proposed in the subnet epoch, and who attested so far."""
+    """Return the subnet epoch's proposal and its attestors so far."""
     data = ledger.state.find(storage.SUBNET_CONSENSUS_SUBMISSION, subnet_id, epoch)
     if data is None:
         return None

@@ -1,4 +1,4 @@
-"""Small worlds on the ledger, and a development chain in a thread for blocking clients."""
+"""A ledger with rich coldkeys and a subnet, and a development chain in a thread."""
 
 from __future__ import annotations
 
