@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_CHAIN = DEFAULT_CHAIN_URL
 DECIMALS = 18
 MAX_AMOUNT = 2**128 - 1
 
@@ -72,7 +71,7 @@ class Reading:
             envvar="MESH_CHAIN",
             help="WebSocket address of the chain; commas between fallbacks.",
         ),
-    ] = DEFAULT_CHAIN
+    ] = DEFAULT_CHAIN_URL
     as_json: AsJson = False
 
     def open(self) -> AbstractAsyncContextManager[SubstrateChain]:
