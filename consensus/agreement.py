@@ -97,7 +97,7 @@ def compute_layer_scores(
     if len({answer.node_id for answer in ordered}) != len(ordered):
         raise ValueError("a node answers a block once")
     candidates = [answer for answer in ordered if is_valid_structure(answer, length, params)]
-    votes = choose_votes(candidates)
+    votes = choose_votes([answer.coldkey for answer in candidates])
     distances: dict[int, int] = {}
     if candidates:
         outputs = np.stack([quantise(answer, params) for answer in candidates])
@@ -124,11 +124,11 @@ def is_valid_structure(answer: Answer, length: int, params: ConsensusParams) -> 
     )
 
 
-def choose_votes(candidates: Sequence[Answer]) -> list[int]:
-    """Return one row per coldkey, the one with the lowest node id; rows come sorted by id."""
+def choose_votes(coldkeys: Sequence[bytes]) -> list[int]:
+    """Return one row per coldkey, its first; rows are sorted by node id."""
     first_of_coldkey: dict[bytes, int] = {}
-    for row, answer in enumerate(candidates):
-        first_of_coldkey.setdefault(answer.coldkey, row)
+    for row, coldkey in enumerate(coldkeys):
+        first_of_coldkey.setdefault(coldkey, row)
     return list(first_of_coldkey.values())
 
 

@@ -7,7 +7,7 @@ the error class. Bytes are hex, scores are decimal text (they pass 2**53).
 import hashlib
 
 from consensus.agreement import Answer, compute_layer_scores
-from consensus.attestation import check_proposal, compute_proposal_hash
+from consensus.attestation import check_proposal
 from consensus.challenge import (
     ModelShape,
     compute_head_rows,
@@ -26,7 +26,9 @@ from consensus.commitment import (
     compute_score_commitment,
     compute_vectors_root,
     derive_salt,
+    encode_scores,
 )
+from consensus.epoch import compute_first_rows
 from consensus.errors import InvalidVector, Reason
 from consensus.phases import compute_schedule, phase_at
 from consensus.protocol_params import MAINNET, MINIMAL
@@ -217,7 +219,7 @@ def run_hoster_scores(shape, hosters):
         )
         for hoster in hosters
     ]
-    result = compute_hoster_scores(evidence, epoch=1, shape=read_shape(**shape), params=MAINNET)
+    result = compute_hoster_scores(evidence, shape=read_shape(**shape), params=MAINNET)
     return {
         "scores": write_scores(result.scores.items()),
         "verdicts": [verdict.value for _, verdict in sorted(result.verdicts.items())],
@@ -236,14 +238,13 @@ def run_validator_scores(node_ids, ballots, attested):
     ]
     result = compute_validator_scores(
         evidence,
-        epoch=1,
         node_ids=node_ids,
         attested=None if attested is None else dict(read_scores(attested)),
         params=MAINNET,
     )
     return [
-        [reason.node_id, str(reason.score), reason.refusal and str(reason.refusal)]
-        for reason in result.reasons
+        [report.node_id, str(report.score), report.refusal and str(report.refusal)]
+        for report in result.reports
     ]
 
 
@@ -251,15 +252,17 @@ def run_proposal_rows(classes, present, hosters, hoster_scores, validator_scores
     nodes = tuple(
         RosterNode(node_id, None, b"", b"", NodeClass[name], 0) for node_id, name in classes
     )
+    roster = Roster(1, 0, bytes(32), 0, nodes)
     rows = compute_proposal_rows(
-        Roster(1, 0, bytes(32), 0, nodes),
+        roster,
         present=present,
         hosters=hosters,
         hoster_scores=dict(read_scores(hoster_scores)),
         validator_scores=dict(read_scores(validator_scores)),
-        is_first_elected=is_first_elected,
     )
-    return {"rows": write_scores(rows), "hash": compute_proposal_hash(rows).hex()}
+    rows = compute_first_rows(roster) if is_first_elected else rows
+    name = hashlib.sha256(b"mesh/proposal" + encode_scores(rows)).hexdigest()
+    return {"rows": write_scores(rows), "hash": name}
 
 
 def run_check_proposal(own, proposed):
