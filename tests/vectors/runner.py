@@ -28,10 +28,12 @@ from consensus.commitment import (
     derive_salt,
     encode_scores,
 )
-from consensus.epoch import compute_first_rows
+from consensus.epoch import compute_first_rows, score_epoch
 from consensus.errors import InvalidVector, Reason
+from consensus.evidence import EpochFacts, Sighting
 from consensus.phases import compute_schedule, phase_at
 from consensus.protocol_params import MAINNET, MINIMAL
+from consensus.records import RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.scoring import (
     HosterEvidence,
@@ -40,6 +42,7 @@ from consensus.scoring import (
     compute_proposal_rows,
     compute_validator_scores,
 )
+from consensus.submission import Submission
 from consensus.types import EpochPosition, LayerRange, NodeClass
 from keys.envelope import decode_envelope, seal
 from keys.peer import PeerKey
@@ -270,6 +273,82 @@ def run_check_proposal(own, proposed):
     return "equal"
 
 
+def run_score_epoch(facts, previous, **subnet):
+    report = score_epoch(
+        read_facts(**subnet, **facts),
+        None if previous is None else read_facts(**subnet, **previous),
+        MAINNET,
+    )
+    return {
+        "rows": write_scores(report.rows),
+        "hosters": [
+            [hoster.node_id, str(hoster.score), hoster.refusal and str(hoster.refusal)]
+            for hoster in report.hosters
+        ],
+        "validators": [
+            [validator.node_id, str(validator.score), validator.refusal and str(validator.refusal)]
+            for validator in report.validators
+        ],
+        "refusals": [
+            [refusal.kind.name, refusal.node_id, str(refusal.reason)] for refusal in report.refusals
+        ],
+    }
+
+
+def read_facts(
+    network_id,
+    length,
+    shape,
+    epoch,
+    first_block,
+    block_hash,
+    expires_at,
+    nodes,
+    records,
+    submission,
+):
+    """Return what a node that saw these records knows of an epoch."""
+    keys = {node_id: PeerKey(unhex(seed)) for node_id, seed, _, _ in nodes}
+    sightings = {}
+    for kind, node_id, offset, body in records:
+        envelope = seal(
+            keys[node_id],
+            kind=kind,
+            network_id=unhex(network_id),
+            epoch=epoch,
+            expires_at=expires_at,
+            node_id=node_id,
+            body=unhex(body),
+        )
+        sightings[RecordKind(kind), node_id] = Sighting(envelope, first_block + offset)
+    return EpochFacts(
+        network_id=unhex(network_id),
+        roster=Roster(epoch, first_block, unhex(block_hash), 0, read_nodes(nodes)),
+        schedule=compute_schedule(length, MAINNET),
+        seed=compute_seed(unhex(network_id), epoch, first_block, unhex(block_hash)),
+        shape=read_shape(**shape),
+        expires_at=expires_at,
+        sightings=sightings,
+        submission=None if submission is None else read_submission(first_block, **submission),
+    )
+
+
+def read_nodes(nodes):
+    return tuple(
+        RosterNode(node_id, PeerKey(unhex(seed)).peer_id, unhex(coldkey), b"", NodeClass[name], 0)
+        for node_id, seed, coldkey, name in nodes
+    )
+
+
+def read_submission(first_block, proposer, scores, attested):
+    rows = read_scores(scores)
+    return Submission(proposer, first_block + 1, rows, frozenset(attested), None)
+
+
+def run_first_rows(nodes):
+    return write_scores(compute_first_rows(Roster(9, 183, bytes(32), 0, read_nodes(nodes))))
+
+
 OPERATIONS = {
     "seed": run_seed,
     "block_input": run_block_input,
@@ -291,4 +370,6 @@ OPERATIONS = {
     "validator_scores": run_validator_scores,
     "proposal_rows": run_proposal_rows,
     "check_proposal": run_check_proposal,
+    "score_epoch": run_score_epoch,
+    "first_rows": run_first_rows,
 }
