@@ -2,8 +2,8 @@
 
 Phases are half-open intervals of block offsets, so every block has exactly one.
 Boundaries are ``ceil(percent * length / 100)``, in integers: a float percentage
-can land on either side of a boundary. ``_compute_windows`` is the table of all
-times of records; every rule about them reads that table.
+can land on either side of a boundary. The table in ``_compute_windows`` holds all
+times of records; every rule about them reads it.
 """
 
 from __future__ import annotations
@@ -66,16 +66,6 @@ class Schedule:
         window = self.windows[kind]
         return window.read_from <= offset < window.read_until
 
-    @property
-    def scoring_start(self) -> int:
-        """First offset at which the set of reveals is closed."""
-        return self.windows[RecordKind.OUTPUT_REVEAL].counts_until
-
-    @property
-    def score_commit_end(self) -> int:
-        """Score commits and sightings count if first seen before this offset, the last block."""
-        return self.windows[RecordKind.SCORE_COMMIT].counts_until
-
 
 def compute_boundary(percent: int, length: int) -> int:
     """Return ``ceil(percent * length / 100)``."""
@@ -109,19 +99,21 @@ def _compute_windows(
     """Return the table of section 1 of docs/protocol.md.
 
     COMMIT is ``[c, b)``, REVEAL is ``[b, r)``, the epoch ends at ``end``, and ``g`` is the grace.
-    What leaves a grace before its cut-off is in time at every node; what comes too late is read
-    for a grace too, so that reports can say so. No commit that counts can be later than any
-    reveal's departure. Sightings have two graces to arrive before scores are committed.
+    A record that leaves a grace before its cut-off is in time at every node. Commits and reveals
+    that come too late are read for a grace too, so that reports can say so. No commit that counts
+    can be later than any reveal's departure. Sightings have two graces to arrive before scores
+    are committed.
     """
+    last = end - 1
     # fmt: off
     times = {
-        #                          leaves from, until   counts until   is read from, until
-        RecordKind.CHALLENGE:     (0,           b - g,      b,         0,      b),
-        RecordKind.OUTPUT_COMMIT: (c,           b - g,      b,         c,      b + g),
-        RecordKind.OUTPUT_REVEAL: (b + g,       r + 1,      r + g,     b + g,  r + 2 * g),
-        RecordKind.SCORE_REVEAL:  (b + g,       r + 1,      r + g,     b + g,  r + 2 * g),
-        RecordKind.SIGHTING:      (r + g,       end - 1 - g, end - 1,  r + g,  end),
-        RecordKind.SCORE_COMMIT:  (r + 3 * g,   end - 1 - g, end - 1,  r + g,  end),
+        #                          leaves from, until     counts until  is read from, until
+        RecordKind.CHALLENGE:     (0,           b - g,    b,            0,            b),
+        RecordKind.OUTPUT_COMMIT: (c,           b - g,    b,            c,            b + g),
+        RecordKind.OUTPUT_REVEAL: (b + g,       r + 1,    r + g,        b + g,        r + 2 * g),
+        RecordKind.SCORE_REVEAL:  (b + g,       r + 1,    r + g,        b + g,        r + 2 * g),
+        RecordKind.SIGHTING:      (r + g,       last - g, last,         r + g,        end),
+        RecordKind.SCORE_COMMIT:  (r + 3 * g,   last - g, last,         r + g,        end),
     }
     # fmt: on
     return {kind: RecordWindow(*offsets) for kind, offsets in times.items()}

@@ -139,7 +139,7 @@ def test_scores_are_committed_after_reveals_close_and_in_time_to_count(length):
     commits = list_offsets(CommitScores, length, role=Role.VALIDATOR)
     assert commits
     assert not any(schedule.is_on_time(RecordKind.OUTPUT_REVEAL, o) for o in commits)
-    assert commits[-1] + schedule.grace < schedule.score_commit_end
+    assert commits[-1] + schedule.grace < schedule.windows[RecordKind.SCORE_COMMIT].counts_until
 
 
 @every_length(SAMPLED)
@@ -181,7 +181,7 @@ def test_sightings_leave_after_the_reveals_and_a_grace_before_score_commits(leng
     commits = list_offsets(CommitScores, length, role=Role.VALIDATOR)
     assert not any(schedule.is_on_time(RecordKind.OUTPUT_REVEAL, o) for o in sightings)
     assert sightings[0] + 2 * schedule.grace == commits[0]
-    assert sightings[-1] + schedule.grace < schedule.score_commit_end
+    assert sightings[-1] + schedule.grace < schedule.windows[RecordKind.SCORE_COMMIT].counts_until
 
 
 @pytest.mark.parametrize(

@@ -177,8 +177,8 @@ def run_schedule(length):
         "commit_start": schedule.commit_start,
         "reveal_start": schedule.reveal_start,
         "score_start": schedule.score_start,
-        "scoring_start": schedule.scoring_start,
-        "score_commit_end": schedule.score_commit_end,
+        "scoring_start": schedule.windows[RecordKind.OUTPUT_REVEAL].counts_until,
+        "score_commit_end": schedule.windows[RecordKind.SCORE_COMMIT].counts_until,
         "phases": "".join(phase.value[0] for phase in phases),
     }
 
