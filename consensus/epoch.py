@@ -19,9 +19,11 @@ The steps, in order
     3. Hoster scores: for each layer, the distance of each answer to the mean of the valid ones
        (agreement.py); the layer's pool is divided among them (scoring.py).
     4. Score evidence: the validators' scores of the previous epoch, committed in it and revealed
-       in this one. Nodes that hosted in the previous epoch, and equivocators, are left out.
-    5. Attested rows: the hosters' rows of this epoch's proposal, if two thirds of the
-       validators attested it. They are the centre where too few validators reveal.
+       in this one. Nodes that hosted in the previous epoch have none that count, and nodes
+       that equivocated in either score 0.
+    5. Attested rows: the hosters' rows of this epoch's proposal, which scores the previous one, if
+       two thirds of the nodes of class Validator attested it. They are the centre where too few
+       validators reveal.
     6. Validator scores: the distance of each one's scores to those of all (scoring.py).
     7. Rows: one for each node with an accepted record. A node is paid as a hoster if it committed
        to outputs, else as a validator; an equivocator keeps its row, with 0. Nodes without a row
@@ -68,12 +70,14 @@ def score_epoch(
     facts: EpochFacts, previous: EpochFacts | None, params: ConsensusParams
 ) -> EpochReport:
     """Score the epoch of ``facts``; ``previous`` is the epoch before it, None if not scored."""
-    outputs = open_outputs(facts)  # Steps 1 and 2.
+    # Steps 1 to 3: this epoch's outputs.
+    outputs = open_outputs(facts)
     hosters = compute_hoster_scores(outputs.hosters, shape=facts.shape, params=params)
+    # Steps 4 to 6: the scores of the epoch before.
     equivocators = outputs.equivocators
     evidence: tuple[ValidatorEvidence, ...] = ()
     validators = ValidatorScores(())
-    if previous is not None:  # Steps 4 to 6.
+    if previous is not None:
         hosted = open_outputs(previous)
         equivocators |= find_equivocators(facts, SCORE_KINDS, signed_in=previous)
         evidence = collect_score_evidence(
@@ -88,6 +92,7 @@ def score_epoch(
             attested=find_attested_rows(facts, hosters=hosted.accepted, params=params),
             params=params,
         )
+    # Step 7.
     rows = compute_proposal_rows(
         facts.roster,
         present=find_present(facts, outputs, evidence) | equivocators,

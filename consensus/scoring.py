@@ -201,7 +201,8 @@ def compute_validator_scores(
 
     ``node_ids`` are the Included and Validator nodes of that epoch; a vector covers them all,
     with 0 where a validator names none, so an empty list is far from the others and not near.
-    ``attested`` are the hoster rows of that epoch's attested proposal, None if there is none.
+    ``attested`` are the hoster rows of the attested proposal that scores that epoch, None if
+    there is none.
     ``evidence`` is of nodes in the role validator only: a node that is paid as a hoster would
     thin the validators' pool. Raises ValueError if one node appears twice.
     """
