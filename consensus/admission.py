@@ -1,8 +1,8 @@
-"""Which records a replica keeps: one pure rule, asked by every node's record store.
+"""Which records a replica keeps: one pure rule for the record store of every node.
 
-The rule answers from a table of epochs that only grows, so its answer for a value
-never turns from yes to no as time passes: it filters reads as well as stores. It
-never waits and never asks the chain.
+The rule knows a table of epochs that only grows, so its answer for a value never
+turns from yes to no: it filters reads as well as stores. It never waits and never
+asks the chain.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from consensus.challenge import ModelShape, compute_owed_layers, compute_vector_length
+from consensus.challenge import FLOAT_SIZE, ModelShape, compute_owed_layers, compute_vector_length
 from consensus.errors import InvalidRecord, Reason
 from consensus.protocol_params import ConsensusParams
 from consensus.records import (
     EPOCH_KINDS,
-    FLOAT_SIZE,
     MAX_BODY_SIZES,
     OutputReveal,
     RecordKind,
@@ -79,7 +78,7 @@ class EpochTable:
         authors: dict[PeerId, SubnetNodeId] = {}
         for node in sorted(roster.with_class(NodeClass.INCLUDED), key=lambda node: node.node_id):
             if node.peer_id is not None:
-                # Should a chain ever name a key twice, the newcomer displaces nobody.
+                # If a chain names a key twice, the older node keeps it.
                 authors.setdefault(node.peer_id, node.node_id)
         entries = {**self.entries, roster.epoch: EpochEntry(expires_at, authors)}
         kept = sorted(entries)[-MAX_KNOWN_EPOCHS:]
@@ -146,10 +145,10 @@ def _check_author(envelope: Envelope, entry: EpochEntry) -> None:
 
 
 def _check_shape(reveal: OutputReveal, vector_sizes: tuple[int, ...]) -> None:
-    """Refuse what the model cannot have computed: nobody keeps a megabyte for a small one."""
+    """Refuse vectors that the model cannot have: no node keeps a megabyte for a small model."""
     num_layers = len(vector_sizes) - 1
     if reveal.layers.end > num_layers:
-        raise InvalidRecord(Reason.WRONG_RANGE, f"{reveal.layers} of {num_layers} blocks")
+        raise InvalidRecord(Reason.WRONG_RANGE, f"{reveal.layers} of {num_layers} layers")
     owed = compute_owed_layers(reveal.layers, num_layers)
     sizes = tuple(len(vector) for vector in reveal.vectors)
     if sizes != tuple(vector_sizes[layer] for layer in owed):

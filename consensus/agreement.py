@@ -1,15 +1,15 @@
 """Judging the answers to one layer's challenge, in exact integers.
 
-Honest machines differ by a few millionths, so answers are compared by distance,
-and a peer that sees the others' would steer a plain mean wherever it likes. So
-an answer is *valid* only if it lies within tau of more than half of the votes
-(one per coldkey), and the score is the distance to the mean of the valid votes:
-no minority can zero an honest hoster or push it below about two thirds.
+Honest machines differ by a few millionths, so answers are compared by distance.
+A single peer could move a plain mean to any point, so an answer is *valid* only if
+it lies within tau of more than half of the votes (one per coldkey), and its score
+is the distance to the mean of the valid votes. No minority can bring an honest
+hoster's score to 0, or below about two thirds.
 
 The same answers give the same numbers on every machine, in any order: after
-quantisation everything is an integer, and the one float operation, a float64
-matrix product, has only integers below 2**53 in it and is therefore exact
-whatever the library, the thread count or the order of summation.
+quantisation every number is an integer. The one float operation, a float64 matrix
+product, sees only integers below 2**53, so it is exact with any library, thread
+count and order of summation.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Verdict(Enum):
     LOW_REDUNDANCY = "low_redundancy"
     """Fewer votes than can settle a dispute; shares are halved."""
     ABSTAIN = "abstain"
-    """No vote has a majority near it: the layer pays nobody."""
+    """No vote has a majority near it: the layer pays nothing."""
     EMPTY = "empty"
-    """Nobody gave a structurally valid answer."""
+    """No answer is structurally valid."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +59,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """What one answer is worth. Valid exactly if ``refusal`` is None.
+    """The score of one answer. Valid exactly if ``refusal`` is None.
 
     ``distance`` is the relative L2 distance to the mean of the valid votes, in 1e-12.
     """
@@ -95,9 +95,9 @@ def compute_layer_scores(
     _check_exactness(length, params)
     ordered = sorted(answers, key=lambda answer: answer.node_id)
     if len({answer.node_id for answer in ordered}) != len(ordered):
-        raise ValueError("a node answers a block once")
+        raise ValueError("a node answers a layer once")
     candidates = [answer for answer in ordered if is_valid_structure(answer, length, params)]
-    votes = choose_votes(candidates)
+    votes = choose_votes([answer.coldkey for answer in candidates])
     distances: dict[int, int] = {}
     if candidates:
         outputs = np.stack([quantise(answer, params) for answer in candidates])
@@ -124,11 +124,11 @@ def is_valid_structure(answer: Answer, length: int, params: ConsensusParams) -> 
     )
 
 
-def choose_votes(candidates: Sequence[Answer]) -> list[int]:
-    """Return one row per coldkey, the one with the lowest node id; rows come sorted by id."""
+def choose_votes(coldkeys: Sequence[bytes]) -> list[int]:
+    """Return one row per coldkey, its first; rows are sorted by node id."""
     first_of_coldkey: dict[bytes, int] = {}
-    for row, answer in enumerate(candidates):
-        first_of_coldkey.setdefault(answer.coldkey, row)
+    for row, coldkey in enumerate(coldkeys):
+        first_of_coldkey.setdefault(coldkey, row)
     return list(first_of_coldkey.values())
 
 

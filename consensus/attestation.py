@@ -1,20 +1,14 @@
-"""Whether the elected validator proposed what this node computed itself."""
+"""When this node attests a proposal, and when the chain's nodes have attested one."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
-from consensus.commitment import encode_scores
 from consensus.errors import ProposalMismatch
-from consensus.types import Score, SubnetNodeId
-
-_PROPOSAL_TAG = b"mesh/proposal"
-
-
-def compute_proposal_hash(rows: Sequence[tuple[SubnetNodeId, Score]]) -> bytes:
-    """Return the 32-byte name of proposal rows, which ascend by node id. Raises ValueError."""
-    return hashlib.sha256(_PROPOSAL_TAG + encode_scores(rows)).digest()
+from consensus.protocol_params import ConsensusParams
+from consensus.roster import Roster
+from consensus.submission import Submission
+from consensus.types import NodeClass, Score, SubnetNodeId
 
 
 def check_proposal(
@@ -22,8 +16,8 @@ def check_proposal(
 ) -> None:
     """Raise ProposalMismatch, naming the first difference, unless the proposal may be attested.
 
-    The order of rows means nothing, on chain or here. An empty proposal is never attested, not
-    even by a node that saw nothing: whoever proposes has at least its own record to show.
+    The order of rows means nothing, on chain or here. An empty proposal is never attested: a
+    proposer has at least its own record to show.
     """
     if not proposed:
         raise ProposalMismatch("the proposal is empty")
@@ -39,15 +33,15 @@ def check_proposal(
             )
 
 
-def is_proposal_equal(
-    own: Sequence[tuple[SubnetNodeId, Score]], proposed: Sequence[tuple[SubnetNodeId, Score]]
-) -> bool:
-    """Whether :func:`check_proposal` finds nothing to refuse."""
-    try:
-        check_proposal(own, proposed)
-    except ProposalMismatch:
-        return False
-    return True
+def is_attested(submission: Submission, roster: Roster, params: ConsensusParams) -> bool:
+    """Whether enough Validator-class nodes of the proposal's epoch attested it.
+
+    Enough are ``min_attestation_percent`` of them, as the pallet counts; the proposer is among
+    those that attested.
+    """
+    voters = {node.node_id for node in roster.with_class(NodeClass.VALIDATOR)}
+    num_attested = len(submission.attested & voters)
+    return 100 * num_attested >= params.min_attestation_percent * len(voters)
 
 
 def _describe(score: Score | None) -> str:

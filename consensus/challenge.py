@@ -1,9 +1,9 @@
 """The randomised tensor of an epoch, and the vectors that answer it.
 
-The challenge exists only in its generating form: a seed that the chain decides.
-Nobody chooses it, nobody knows it before the epoch's first block, and everybody
-can compute every layer's input from it. Each layer is challenged alone, so
-hosters of overlapping ranges are comparable layer by layer.
+The challenge of an epoch is a seed, derived from the hash of the epoch's first
+block: no node can choose it or know it before that block, and every node can compute
+every layer's input from it. Each layer is challenged alone, so hosters of overlapping
+ranges are comparable layer by layer.
 
 Numbers in hashes are little-endian u32; tags are ASCII without a terminator.
 """
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from consensus.errors import InvalidVector
 from consensus.protocol_params import ConsensusParams
 from consensus.types import BlockNumber, Epoch, LayerRange
+from keys.envelope import HASH_SIZE
 
-HASH_SIZE = 32
-VALUE_SIZE = 4
+FLOAT_SIZE = 4
 _SEED_TAG = b"mesh/seed"
 _INPUT_TAG = b"mesh/chal"
 _TOKENS_TAG = b"mesh/tokens"
@@ -42,11 +42,11 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         if min(self.num_layers, self.hidden_size, self.vocab_size) < 1:
-            raise ValueError("a model has at least one block, one channel and one token")
+            raise ValueError("a model has at least one layer, one channel and one token")
 
     @property
     def head(self) -> int:
-        """The block number of the output head."""
+        """The layer number of the output head."""
         return self.num_layers
 
     @property
@@ -58,11 +58,11 @@ class ModelShape:
 def compute_owed_layers(layers: LayerRange, num_layers: int) -> range:
     """Return the layers whose vectors a hoster of ``layers`` owes.
 
-    Whoever serves the last layer serves the head too. Raises ValueError for a
+    A hoster of the last layer serves the head too. Raises ValueError for a
     range that ends past the model.
     """
     if layers.end > num_layers:
-        raise ValueError(f"the range {layers} ends past the {num_layers} blocks of the model")
+        raise ValueError(f"the range {layers} ends past the {num_layers} layers of the model")
     return range(layers.start, layers.end + (layers.end == num_layers))
 
 
@@ -135,7 +135,7 @@ def sample_vector(
     """
     expected = _compute_output_length(layer, shape, params)
     if output.shape != (expected,):
-        raise ValueError(f"block {layer} has {expected} outputs, not the shape {output.shape}")
+        raise ValueError(f"layer {layer} has {expected} outputs, not the shape {output.shape}")
     coordinates = compute_sampled_coordinates(seed, layer, expected, params)
     return output if coordinates is None else output[coordinates]
 
@@ -149,8 +149,8 @@ def encode_vector(vector: NDArray[np.float32]) -> bytes:
 
 def decode_vector(raw: bytes, length: int, params: ConsensusParams) -> NDArray[np.float32]:
     """Parse a peer's vector of ``length`` coordinates. Raises InvalidVector."""
-    if len(raw) != VALUE_SIZE * length:
-        raise InvalidVector(f"a vector of {length} values has {VALUE_SIZE * length} bytes")
+    if len(raw) != FLOAT_SIZE * length:
+        raise InvalidVector(f"a vector of {length} values has {FLOAT_SIZE * length} bytes")
     vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
     if not np.isfinite(vector).all():
         raise InvalidVector("a value is not finite")
@@ -168,7 +168,7 @@ def _compute_output_length(layer: int, shape: ModelShape, params: ConsensusParam
 
 def _check_layer(layer: int, shape: ModelShape) -> None:
     if layer not in shape.challenged_layers:
-        raise ValueError(f"block {layer} is not one of the {len(shape.challenged_layers)}")
+        raise ValueError(f"layer {layer} is not one of the {len(shape.challenged_layers)}")
 
 
 def _draw_bytes(tag: bytes, seed: bytes, *numbers: int, size: int) -> bytes:

@@ -1,7 +1,7 @@
-"""Saying what one computed before showing it.
+"""Commitments: a salted hash of what a node computed, published before the values.
 
-A commitment binds network, epoch, author, challenge and range at fixed widths,
-so a copied one opens for nobody else and none opens in two ways. Numbers are
+A commitment binds network, epoch, author, challenge and range at fixed widths, so a
+copied one does not open for another node, and none opens in two ways. Numbers are
 little-endian u32, scores u128; tags are ASCII without a terminator.
 """
 
@@ -12,14 +12,15 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consensus.challenge import HASH_SIZE, compute_owed_layers
+from consensus.challenge import compute_owed_layers
 from consensus.errors import CommitmentMismatch
 from consensus.types import Epoch, LayerRange, Score, SubnetNodeId
+from keys.envelope import HASH_SIZE
 from keys.peer import PeerId, PeerKey
 
 SALT_SIZE = 32
-NO_LANE = bytes(HASH_SIZE)
-"""The lane leaf of a hoster that answers no personal lane."""
+_NO_LANE = bytes(HASH_SIZE)
+"""The place of a leaf for personal lanes, which are not built."""
 _LEAF_TAG = b"mesh/leaf"
 _ROOT_TAG = b"mesh/root"
 _OUTPUT_TAG = b"mesh/commit"
@@ -50,7 +51,8 @@ def derive_salt(
 ) -> bytes:
     """Return the 32-byte salt of this node's commitment of one record kind in one epoch.
 
-    Derived from the identity, it survives the loss of the journal; nobody else can compute it.
+    It is derived from the identity, so it survives the loss of the journal, and no other node
+    can compute it.
     """
     if len(network_id) != HASH_SIZE:
         raise ValueError("a network id has 32 bytes")
@@ -63,11 +65,11 @@ def compute_leaf(layer: int, vector: bytes) -> bytes:
     return hashlib.sha256(_LEAF_TAG + _u32(layer) + vector).digest()
 
 
-def compute_root(layers: LayerRange, leaves: Sequence[bytes], lane_leaf: bytes = NO_LANE) -> bytes:
+def compute_root(layers: LayerRange, leaves: Sequence[bytes]) -> bytes:
     """Return the root over the leaves of ``layers``, in order; the head's is the last one."""
-    if any(len(leaf) != HASH_SIZE for leaf in (*leaves, lane_leaf)):
+    if any(len(leaf) != HASH_SIZE for leaf in leaves):
         raise ValueError("a leaf has 32 bytes")
-    message = _ROOT_TAG + _u32(layers.start) + _u32(layers.end) + b"".join(leaves) + lane_leaf
+    message = _ROOT_TAG + _u32(layers.start) + _u32(layers.end) + b"".join(leaves) + _NO_LANE
     return hashlib.sha256(message).digest()
 
 

@@ -1,21 +1,21 @@
-"""Two signed records for one slot: who said different things to different nodes.
+"""Equivocators: nodes that signed two records for one slot and sent them to different nodes.
 
 A store keeps the first record of a slot, so no node alone notices that others keep another
 one. Therefore validators publish what they saw, as digests with the authors' signatures
-(SIGHTING records), and two of them that differ about a slot are a proof that needs nobody's
-word: both signatures verify. An honest node's journal signs a slot once, so nobody can prove
-anything against it.
+(SIGHTING records). Two digests that differ about a slot, both correctly signed, prove the
+equivocation without trust in the validators. An honest node's journal signs a slot once, so
+no such proof against it can exist.
 
 A sighting says nothing of its own author, and honest ones leave long before the last block
 that counts. So an equivocator alone cannot show its second record to some nodes in the last
-moment: which proofs there are is settled by the honest nodes' sightings.
+moment: the honest nodes' sightings decide which proofs there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from consensus.evidence import EpochContext, Sightings
+from consensus.evidence import EpochFacts, Sightings
 from consensus.records import (
     MAX_DIGESTS,
     OUTPUT_KINDS,
@@ -43,19 +43,15 @@ def list_seen_records(
 
 
 def find_equivocators(
-    sightings: Sightings,
-    kinds: Collection[RecordKind],
-    *,
-    seen_in: EpochContext,
-    signed_in: EpochContext,
+    facts: EpochFacts, kinds: Collection[RecordKind], *, signed_in: EpochFacts
 ) -> frozenset[SubnetNodeId]:
-    """Return who signed two records for one slot of ``kinds``, as ``sightings`` prove it.
+    """Return the nodes that signed two records for one slot of ``kinds``, as sightings prove it.
 
-    ``seen_in`` is the epoch of the sightings, ``signed_in`` that of the records: the same one
-    for outputs, the one before for scores.
+    ``facts`` are of the epoch of the sightings, ``signed_in`` of that of the records: the same
+    one for outputs, the one before for scores.
     """
     claims: dict[_Slot, dict[tuple[int, bytes], list[RecordDigest]]] = {}
-    for digest in _list_claims(sightings, seen_in):
+    for digest in _list_claims(facts):
         if digest.kind in kinds:
             versions = claims.setdefault(_get_slot(digest), {})
             versions.setdefault((digest.body_size, digest.body_hash), []).append(digest)
@@ -77,35 +73,35 @@ def _list_digests(sightings: Sightings, kinds: Collection[RecordKind]) -> list[R
     return digests
 
 
-def _list_claims(sightings: Sightings, context: EpochContext) -> Iterable[RecordDigest]:
+def _list_claims(facts: EpochFacts) -> Iterable[RecordDigest]:
     """Yield what validators say, in time, of others."""
-    for node in context.roster.with_class(NodeClass.VALIDATOR):
-        sighting = sightings.get((RecordKind.SIGHTING, node.node_id))
-        if sighting is None or not context.is_sighting_on_time(sighting):
+    for node in facts.roster.with_class(NodeClass.VALIDATOR):
+        sighting = facts.sightings.get((RecordKind.SIGHTING, node.node_id))
+        if sighting is None or not facts.is_on_time(sighting):
             continue
         for digest in decode_seen_records(sighting.envelope.body).digests:
             if digest.node_id != node.node_id:
                 yield digest
 
 
-def _has_two_signed(versions: Collection[list[RecordDigest]], context: EpochContext) -> bool:
+def _has_two_signed(versions: Collection[list[RecordDigest]], facts: EpochFacts) -> bool:
     """Whether at least two versions of a slot bear the author's signature."""
     if len(versions) < 2:
         return False
     # A liar's version with a wrong signature must not hide a right one of the same body.
-    signed = (any(_is_signed(digest, context) for digest in version) for version in versions)
+    signed = (any(_is_signed(digest, facts) for digest in version) for version in versions)
     return sum(signed) >= 2
 
 
-def _is_signed(digest: RecordDigest, context: EpochContext) -> bool:
-    node = context.roster.get_by_id(digest.node_id)
+def _is_signed(digest: RecordDigest, facts: EpochFacts) -> bool:
+    node = facts.roster.get_by_id(digest.node_id)
     if node is None or node.peer_id is None:
         return False
     header = SignedHeader(
         kind=digest.kind,
-        network_id=context.network_id,
-        epoch=context.roster.epoch,
-        expires_at=context.expires_at,
+        network_id=facts.network_id,
+        epoch=facts.roster.epoch,
+        expires_at=facts.expires_at,
         node_id=digest.node_id,
         author=node.peer_id,
         body_size=digest.body_size,

@@ -1,4 +1,4 @@
-"""What can be wrong with what peers say.
+"""Errors about records of peers and about proposals.
 
 ConsensusError
 ├── InvalidRecord(reason)   a record that does not count (the author's fault)
@@ -6,8 +6,7 @@ ConsensusError
 │   └── CommitmentMismatch  a reveal that does not open its commitment
 └── ProposalMismatch        the elected validator proposed other rows than ours
 
-``reason`` is one stable word per cause, so that a log line, a test and a status
-page say the same thing.
+``reason`` has one stable name per cause, the same in logs, tests and on status pages.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ class Reason(StrEnum):
     UNKNOWN_EPOCH = "unknown_epoch"
     NOT_IN_ROSTER = "not_in_roster"
     BAD_SIGNATURE = "bad_signature"
-    DUPLICATE = "duplicate"
     EQUIVOCATION = "equivocation"
     LATE = "late"
     WRONG_SEED = "wrong_seed"
@@ -48,7 +46,7 @@ class ConsensusError(Exception):
 
 
 class InvalidRecord(ConsensusError):
-    """A record does not count. ``reason`` says why in one word, ``detail`` in a sentence."""
+    """A record does not count. ``reason`` names the cause, ``detail`` says more."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else str(reason))

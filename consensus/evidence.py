@@ -1,8 +1,8 @@
 """From the records that a node saw, and when, to what counts.
 
 Late records, reveals that open nothing and commits to another challenge are dropped
-here, each with its reason; what remains is scored. A pure rule: the same sightings
-give the same evidence on every node.
+here, each with its reason; what remains is scored. A pure rule: the same facts give
+the same evidence on every node.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from consensus.records import (
 )
 from consensus.roster import Roster, RosterNode
 from consensus.scoring import HosterEvidence, ValidatorEvidence
+from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, NodeClass, SubnetNodeId
 from keys.envelope import Envelope
 
@@ -39,6 +40,33 @@ class Sighting:
 
 Sightings = Mapping[tuple[RecordKind, SubnetNodeId], Sighting]
 """What a node saw of one epoch: the first record of each slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFacts:
+    """Everything that one node knows of one epoch when it scores it.
+
+    ``seed`` is that of the epoch's challenge, ``expires_at`` the expiry that its authors sign,
+    in seconds since 1970. ``submission`` is the final proposal of the epoch, which scores the
+    epoch before it; None if there was none.
+    """
+
+    network_id: bytes
+    roster: Roster
+    schedule: Schedule
+    seed: bytes
+    shape: ModelShape
+    expires_at: int
+    sightings: Sightings
+    submission: Submission | None = None
+
+    def is_on_time(self, sighting: Sighting) -> bool:
+        """Whether a record was first seen inside its window of this epoch.
+
+        Score reveals of the epoch before are seen in this one.
+        """
+        kind = RecordKind(sighting.envelope.kind)
+        return self.schedule.is_on_time(kind, sighting.seen_at - self.roster.first_block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,42 +88,15 @@ class OutputEvidence:
 
     hosters: tuple[HosterEvidence, ...]
     refusals: tuple[Refusal, ...]
+    equivocators: frozenset[SubnetNodeId]
 
     @property
     def accepted(self) -> frozenset[SubnetNodeId]:
         return frozenset(hoster.node_id for hoster in self.hosters)
 
 
-@dataclass(frozen=True, slots=True)
-class EpochContext:
-    """What the records of one epoch are judged against."""
-
-    network_id: bytes
-    roster: Roster
-    schedule: Schedule
-    seed: bytes
-    shape: ModelShape
-    expires_at: int
-    """When the epoch's records expire: the one value that its authors sign."""
-
-    def is_commit_on_time(self, sighting: Sighting) -> bool:
-        return self.schedule.is_commit_on_time(self._offset(sighting))
-
-    def is_reveal_on_time(self, sighting: Sighting) -> bool:
-        return self.schedule.is_reveal_on_time(self._offset(sighting))
-
-    def is_score_commit_on_time(self, sighting: Sighting) -> bool:
-        return self._offset(sighting) < self.schedule.score_commit_end
-
-    def is_sighting_on_time(self, sighting: Sighting) -> bool:
-        return self._offset(sighting) < self.schedule.score_commit_end
-
-    def _offset(self, sighting: Sighting) -> int:
-        return sighting.seen_at - self.roster.first_block
-
-
 def find_challenge(sightings: Sightings, seed: bytes) -> SubnetNodeId | None:
-    """Return who published the challenge that the chain decides; others are ignored."""
+    """Return the node that published the challenge with this seed; others are ignored."""
     for (kind, node_id), sighting in sightings.items():
         if kind is RecordKind.CHALLENGE and decode_challenge(sighting.envelope.body).seed == seed:
             return node_id
@@ -103,56 +104,48 @@ def find_challenge(sightings: Sightings, seed: bytes) -> SubnetNodeId | None:
 
 
 def collect_output_evidence(
-    sightings: Sightings,
-    context: EpochContext,
-    *,
-    equivocators: frozenset[SubnetNodeId] = frozenset(),
+    facts: EpochFacts, *, equivocators: frozenset[SubnetNodeId]
 ) -> OutputEvidence:
     """Open every hoster's reveal; say why where it does not open.
 
-    What an equivocator says depends on who is asked, so nothing of it counts.
+    Ignore an equivocator's records: nodes hold different versions, so scores would diverge.
     """
     hosters, refusals = [], []
-    for node in context.roster.with_class(NodeClass.INCLUDED):
+    for node in facts.roster.with_class(NodeClass.INCLUDED):
+        commit = facts.sightings.get((RecordKind.OUTPUT_COMMIT, node.node_id))
+        reveal = facts.sightings.get((RecordKind.OUTPUT_REVEAL, node.node_id))
         if node.node_id in equivocators:
             refusals.append(Refusal(RecordKind.OUTPUT_COMMIT, node.node_id, Reason.EQUIVOCATION))
-            continue
-        commit = sightings.get((RecordKind.OUTPUT_COMMIT, node.node_id))
-        reveal = sightings.get((RecordKind.OUTPUT_REVEAL, node.node_id))
-        if commit is None:
-            if reveal is not None:
-                refusals.append(Refusal(RecordKind.OUTPUT_REVEAL, node.node_id, Reason.NO_COMMIT))
-            continue
-        try:
-            promise = _accept_commit(commit, context)
-        except InvalidRecord as error:
-            refusals.append(Refusal(RecordKind.OUTPUT_COMMIT, node.node_id, error.reason))
-            continue
-        hosters.append(_open_outputs(node, promise, commit=commit, reveal=reveal, context=context))
-    return OutputEvidence(tuple(hosters), tuple(refusals))
+        elif commit is not None:
+            try:
+                promise = _accept_commit(commit, facts)
+            except InvalidRecord as error:
+                refusals.append(Refusal(RecordKind.OUTPUT_COMMIT, node.node_id, error.reason))
+                continue
+            hosters.append(_open_outputs(node, promise, commit=commit, reveal=reveal, facts=facts))
+        elif reveal is not None:
+            refusals.append(Refusal(RecordKind.OUTPUT_REVEAL, node.node_id, Reason.NO_COMMIT))
+    return OutputEvidence(tuple(hosters), tuple(refusals), equivocators)
 
 
 def collect_score_evidence(
-    sightings: Sightings,
+    scored: EpochFacts,
     *,
-    scored: EpochContext,
-    revealing: EpochContext,
+    revealing: EpochFacts,
     hosters: frozenset[SubnetNodeId],
-    equivocators: frozenset[SubnetNodeId] = frozenset(),
+    equivocators: frozenset[SubnetNodeId],
 ) -> tuple[ValidatorEvidence, ...]:
     """Open the score reveals of one epoch, which leave in the REVEAL phase of the next.
 
-    ``sightings`` are those of the scored epoch, ``hosters`` the nodes with an accepted output
-    commit in it: they are paid for that role only. Nothing of ``equivocators`` counts.
+    ``hosters`` have an accepted output commit in the scored epoch and are paid for that role
+    only. Scores of ``equivocators`` do not count.
     """
     evidence = []
     for node in scored.roster.with_class(NodeClass.INCLUDED):
-        commit = sightings.get((RecordKind.SCORE_COMMIT, node.node_id))
-        if commit is None or node.node_id in hosters:
+        commit = scored.sightings.get((RecordKind.SCORE_COMMIT, node.node_id))
+        if commit is None or node.node_id in hosters or not scored.is_on_time(commit):
             continue
-        if not scored.is_score_commit_on_time(commit):
-            continue
-        reveal = sightings.get((RecordKind.SCORE_REVEAL, node.node_id))
+        reveal = scored.sightings.get((RecordKind.SCORE_REVEAL, node.node_id))
         opened = _open_scores(node, commit=commit, reveal=reveal, revealing=revealing)
         if node.node_id in equivocators:
             opened = replace(opened, scores=(), refusal=Reason.EQUIVOCATION)
@@ -161,11 +154,7 @@ def collect_score_evidence(
 
 
 def find_present(
-    sightings: Sightings,
-    context: EpochContext,
-    *,
-    outputs: OutputEvidence,
-    validators: tuple[ValidatorEvidence, ...],
+    facts: EpochFacts, outputs: OutputEvidence, validators: tuple[ValidatorEvidence, ...]
 ) -> frozenset[SubnetNodeId]:
     """Return the nodes with at least one accepted record in the epoch.
 
@@ -174,20 +163,20 @@ def find_present(
     """
     committed = {
         node_id
-        for (kind, node_id), sighting in sightings.items()
-        if kind is RecordKind.SCORE_COMMIT and context.is_score_commit_on_time(sighting)
+        for (kind, node_id), sighting in facts.sightings.items()
+        if kind is RecordKind.SCORE_COMMIT and facts.is_on_time(sighting)
     }
     revealed = {validator.node_id for validator in validators if validator.refusal is None}
     return outputs.accepted | committed | revealed
 
 
-def _accept_commit(commit: Sighting, context: EpochContext) -> OutputCommit:
-    if not context.is_commit_on_time(commit):
+def _accept_commit(commit: Sighting, facts: EpochFacts) -> OutputCommit:
+    if not facts.is_on_time(commit):
         raise InvalidRecord(Reason.LATE)
     promise = decode_output_commit(commit.envelope.body)
-    if promise.seed != context.seed:
+    if promise.seed != facts.seed:
         raise InvalidRecord(Reason.WRONG_SEED)
-    if promise.layers.end > context.shape.num_layers:
+    if promise.layers.end > facts.shape.num_layers:
         raise InvalidRecord(Reason.WRONG_RANGE)
     return promise
 
@@ -198,7 +187,7 @@ def _open_outputs(
     *,
     commit: Sighting,
     reveal: Sighting | None,
-    context: EpochContext,
+    facts: EpochFacts,
 ) -> HosterEvidence:
     evidence = HosterEvidence(
         node.node_id,
@@ -208,33 +197,33 @@ def _open_outputs(
         revealed_at=None if reveal is None else reveal.seen_at,
     )
     try:
-        vectors = _check_outputs(promise, reveal, context)
+        vectors = _check_outputs(promise, reveal, facts)
     except InvalidRecord as error:
         return replace(evidence, refusal=error.reason)
     return replace(evidence, vectors=vectors)
 
 
 def _check_outputs(
-    promise: OutputCommit, reveal: Sighting | None, context: EpochContext
+    promise: OutputCommit, reveal: Sighting | None, facts: EpochFacts
 ) -> tuple[bytes, ...]:
-    envelope = _accept_reveal(reveal, context)
+    envelope = _accept_reveal(reveal, facts)
     opened = decode_output_reveal(envelope.body)
     if opened.layers != promise.layers:
         raise InvalidRecord(Reason.WRONG_RANGE)
     check_output_reveal(
         promise.commitment,
         _make_commit_context(envelope),
-        seed=context.seed,
+        seed=facts.seed,
         layers=opened.layers,
         salt=opened.salt,
         vectors=opened.vectors,
-        num_layers=context.shape.num_layers,
+        num_layers=facts.shape.num_layers,
     )
     return opened.vectors
 
 
 def _open_scores(
-    node: RosterNode, *, commit: Sighting, reveal: Sighting | None, revealing: EpochContext
+    node: RosterNode, *, commit: Sighting, reveal: Sighting | None, revealing: EpochFacts
 ) -> ValidatorEvidence:
     evidence = ValidatorEvidence(
         node.node_id,
@@ -256,10 +245,10 @@ def _open_scores(
     return replace(evidence, scores=opened.scores)
 
 
-def _accept_reveal(reveal: Sighting | None, context: EpochContext) -> Envelope:
+def _accept_reveal(reveal: Sighting | None, facts: EpochFacts) -> Envelope:
     if reveal is None:
         raise InvalidRecord(Reason.NOT_REVEALED)
-    if not context.is_reveal_on_time(reveal):
+    if not facts.is_on_time(reveal):
         raise InvalidRecord(Reason.LATE)
     return reveal.envelope
 

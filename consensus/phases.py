@@ -1,16 +1,19 @@
-"""Which phase of the epoch a block belongs to, and what may leave or count when.
+"""Which phase of the epoch a block belongs to, and when each kind of record leaves and counts.
 
 Phases are half-open intervals of block offsets, so every block has exactly one.
 Boundaries are ``ceil(percent * length / 100)``, in integers: a float percentage
-can land on either side of a boundary.
+can land on either side of a boundary. The table in ``_compute_windows`` holds all
+times of records; every rule about them reads it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from consensus.protocol_params import ConsensusParams, compute_grace
+from consensus.records import RecordKind
 from consensus.types import EpochPosition
 
 
@@ -22,8 +25,23 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class RecordWindow:
+    """The times of one kind of record, as offsets in the epoch; every ``until`` is excluded.
+
+    A record leaves its author in ``[leaves_from, leaves_until)``, counts at a node that first
+    sees it before ``counts_until``, and is read in ``[read_from, read_until)``.
+    """
+
+    leaves_from: int
+    leaves_until: int
+    counts_until: int
+    read_from: int
+    read_until: int
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
-    """The offsets of one epoch length, worked out once. All half-open."""
+    """The offsets of one epoch length, worked out once."""
 
     length: int
     grace: int
@@ -32,37 +50,21 @@ class Schedule:
     commit_start: int
     reveal_start: int
     score_start: int
+    windows: Mapping[RecordKind, RecordWindow]
 
-    def is_commit_departure(self, offset: int) -> bool:
-        """Whether an output commit may still leave a node at this head."""
-        return self.commit_start <= offset < self.reveal_start - self.grace
+    def is_departure(self, kind: RecordKind, offset: int) -> bool:
+        """Whether a record of this kind may leave its author at this head."""
+        window = self.windows[kind]
+        return window.leaves_from <= offset < window.leaves_until
 
-    def is_commit_on_time(self, first_seen_offset: int) -> bool:
-        """Whether an output commit first seen at this head counts."""
-        return first_seen_offset < self.reveal_start
+    def is_on_time(self, kind: RecordKind, first_seen_offset: int) -> bool:
+        """Whether a record of this kind that a node first sees at this head counts there."""
+        return first_seen_offset < self.windows[kind].counts_until
 
-    def is_reveal_departure(self, offset: int) -> bool:
-        """Whether a reveal may leave a node: no accepted commit can be later than this."""
-        return self.reveal_start + self.grace <= offset
-
-    def is_reveal_on_time(self, first_seen_offset: int) -> bool:
-        """Whether a reveal first seen at this head counts."""
-        return first_seen_offset < self.scoring_start
-
-    @property
-    def scoring_start(self) -> int:
-        """First offset at which the set of reveals is closed."""
-        return self.score_start + self.grace
-
-    @property
-    def sighting_end(self) -> int:
-        """First offset at which score commits leave: sightings had two graces to arrive."""
-        return self.scoring_start + 2 * self.grace
-
-    @property
-    def score_commit_end(self) -> int:
-        """A score commit or sighting counts if first seen before this offset, the last block."""
-        return self.length - 1
+    def is_read(self, kind: RecordKind, offset: int) -> bool:
+        """Whether records of this kind are read at this head."""
+        window = self.windows[kind]
+        return window.read_from <= offset < window.read_until
 
 
 def compute_boundary(percent: int, length: int) -> int:
@@ -75,15 +77,46 @@ def compute_schedule(length: int, params: ConsensusParams) -> Schedule:
 
     Raises ValueError if the epoch is too short for the grace to fit.
     """
+    grace = compute_grace(length)
+    commit_start = compute_boundary(params.commit_start_percent, length)
+    reveal_start = compute_boundary(params.reveal_start_percent, length)
+    score_start = compute_boundary(params.score_start_percent, length)
     return Schedule(
         length=length,
-        grace=compute_grace(length),
+        grace=grace,
         challenge_fallback=compute_boundary(params.challenge_fallback_percent, length),
         finality_deadline=compute_boundary(params.finality_deadline_percent, length),
-        commit_start=compute_boundary(params.commit_start_percent, length),
-        reveal_start=compute_boundary(params.reveal_start_percent, length),
-        score_start=compute_boundary(params.score_start_percent, length),
+        commit_start=commit_start,
+        reveal_start=reveal_start,
+        score_start=score_start,
+        windows=_compute_windows(commit_start, reveal_start, score_start, g=grace, end=length),
     )
+
+
+def _compute_windows(
+    c: int, b: int, r: int, *, g: int, end: int
+) -> Mapping[RecordKind, RecordWindow]:
+    """Return the table of section 1 of docs/protocol.md.
+
+    COMMIT is ``[c, b)``, REVEAL is ``[b, r)``, the epoch ends at ``end``, and ``g`` is the grace.
+    A record that leaves a grace before its cut-off is in time at every node. Commits and reveals
+    that come too late are read for a grace too, so that reports can say so. No commit that counts
+    can be later than any reveal's departure. Sightings have two graces to arrive before scores
+    are committed.
+    """
+    last = end - 1
+    # fmt: off
+    times = {
+        #                          leaves from, until     counts until  is read from, until
+        RecordKind.CHALLENGE:     (0,           b - g,    b,            0,            b),
+        RecordKind.OUTPUT_COMMIT: (c,           b - g,    b,            c,            b + g),
+        RecordKind.OUTPUT_REVEAL: (b + g,       r + 1,    r + g,        b + g,        r + 2 * g),
+        RecordKind.SCORE_REVEAL:  (b + g,       r + 1,    r + g,        b + g,        r + 2 * g),
+        RecordKind.SIGHTING:      (r + g,       last - g, last,         r + g,        end),
+        RecordKind.SCORE_COMMIT:  (r + 3 * g,   last - g, last,         r + g,        end),
+    }
+    # fmt: on
+    return {kind: RecordWindow(*offsets) for kind, offsets in times.items()}
 
 
 def phase_at(position: EpochPosition, schedule: Schedule) -> Phase:

@@ -1,8 +1,7 @@
 """Every number of the protocol, in one preset.
 
-``MAINNET`` is what a subnet runs; ``MINIMAL`` keeps tests small. A number that
-two nodes must share and that depends on the model stands in the model manifest
-instead.
+``MAINNET`` is what a subnet runs; ``MINIMAL`` keeps tests small. A number
+that nodes must share and that depends on the model stands in the model manifest.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class ConsensusParams:
     """A record expires this many epochs after its epoch's first block."""
 
     challenge_positions: int = 16
-    """T: the positions of one block's challenge."""
+    """T: the positions of one layer's challenge."""
     max_vector_coordinates: int = 2048
     """Longer vectors are sampled to this many seed-drawn coordinates."""
     head_rows: int = 2048
@@ -47,13 +46,11 @@ class ConsensusParams:
     tolerance_bits: int = 12
     """tau = d0 = 2**-12: validity radius and half-score distance."""
     min_representatives: int = 3
-    """Fewer votes on a block than this is low redundancy: shares are halved."""
+    """Fewer votes on a layer than this is low redundancy: shares are halved."""
 
     min_attestation_percent: int = 66
-    """MinAttestationPercentage of the pallet: fewer attestations are no consensus."""
+    """MinAttestationPercentage of the pallet: a proposal with fewer attestations does not count."""
 
-    heartbeat_step_s: int = 30
-    heartbeat_max_ahead_s: int = 120
     max_clock_skew_s: int = 30
     max_roster_age_epochs: int = 2
     max_layer_range: int = 1024

@@ -1,4 +1,4 @@
-"""What nodes say to each other in an epoch, and its one encoding.
+"""The records that nodes publish in an epoch, and their one encoding.
 
 Fixed-width little-endian fields, exact length, sorted where order is free: one
 value has one encoding, so that a hash names a record. Sizes are checked before
@@ -12,19 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from consensus.challenge import FLOAT_SIZE
 from consensus.errors import InvalidRecord, Reason
 from consensus.protocol_params import MAINNET
 from consensus.types import SCORE_ONE, BlockNumber, LayerRange, Score, SubnetNodeId
-from keys.envelope import MAX_BODY_SIZE
+from keys.envelope import HASH_SIZE, MAX_BODY_SIZE
 
-HASH_SIZE = 32
-SALT_SIZE = 32
 MAX_VECTOR_SIZE = 8 << 10
 """Bytes of one revealed vector: 2,048 float32 values."""
 MAX_SCORE_ROWS = 4096
 MAX_DIGESTS = 2048
 """Rows of one sighting: both commits and reveals of 512 nodes; the chain knows 256 a subnet."""
-MAX_BLOCK = MAINNET.max_layer_range
+MAX_LAYER_END = MAINNET.max_layer_range
 """Ends of layer ranges are at most this."""
 
 _U32 = struct.Struct("<I")
@@ -34,7 +33,6 @@ _REVEAL_HEADER = struct.Struct("<32sIII")
 _SCORES_HEADER = struct.Struct("<32sI")
 _SCORE_ROW = struct.Struct("<I16s")
 _DIGEST_ROW = struct.Struct("<BII32s64s")
-FLOAT_SIZE = 4
 
 
 class RecordKind(IntEnum):
@@ -83,7 +81,7 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class OutputCommit:
-    """A hoster's promise of its outputs for ``layers`` under the challenge ``seed``."""
+    """A hoster's commitment to its outputs for ``layers`` under the challenge ``seed``."""
 
     seed: bytes
     layers: LayerRange
@@ -103,13 +101,13 @@ class OutputReveal:
     vectors: tuple[bytes, ...]
 
     def __repr__(self) -> str:
-        # A reveal waits in the journal until its time: its salt stays out of logs.
-        return f"OutputReveal(blocks={self.layers}, vectors={len(self.vectors)})"
+        # A reveal waits in the journal for its window: its salt stays out of logs.
+        return f"OutputReveal(layers={self.layers}, vectors={len(self.vectors)})"
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreCommit:
-    """A validator's promise of its scores of the hosters."""
+    """A validator's commitment to its scores of the hosters."""
 
     commitment: bytes
 
@@ -127,7 +125,7 @@ class ScoreReveal:
 
 @dataclass(frozen=True, slots=True)
 class RecordDigest:
-    """One record that somebody saw: enough to prove who signed it, without its body."""
+    """A record that a node saw: enough to prove who signed it, without its body."""
 
     kind: RecordKind
     node_id: SubnetNodeId
@@ -205,7 +203,7 @@ def decode_output_reveal(raw: bytes) -> OutputReveal:
     salt, start, end, count = _REVEAL_HEADER.unpack_from(raw)
     layers = _decode_range(start, end)
     if count not in (len(layers), len(layers) + 1):
-        raise InvalidRecord(Reason.MALFORMED, f"{count} vectors for {len(layers)} blocks")
+        raise InvalidRecord(Reason.MALFORMED, f"{count} vectors for {len(layers)} layers")
     vectors, position = [], _REVEAL_HEADER.size
     for _ in range(count):
         vector, position = _decode_vector(raw, position)
@@ -312,7 +310,7 @@ _DECODERS: dict[RecordKind, Callable[[bytes], Body]] = {
 
 
 def _decode_range(start: int, end: int) -> LayerRange:
-    if not start < end <= MAX_BLOCK:
+    if not start < end <= MAX_LAYER_END:
         raise InvalidRecord(Reason.WRONG_RANGE, f"[{start}, {end})")
     return LayerRange(start, end)
 

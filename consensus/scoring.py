@@ -1,18 +1,24 @@
 """From what was seen in an epoch to one score per node, in exact integers.
 
-Layers share the hosters' pool equally, so an under-served layer pays more per
-hoster; the scale is absolute, so bad work does not inherit what it displaces;
-layers that nobody serves pay nobody. A score is never a bare number: each comes
-with the reasons that made it.
+Layers share the hosters' pool equally, so an under-served layer pays more per hoster.
+The scale is absolute, so bad work does not inherit what it displaces, and a layer
+that no hoster serves pays nothing. Each score comes with the reasons that made it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from consensus.agreement import Answer, LayerScores, Verdict, compute_layer_scores
+from consensus.agreement import (
+    Answer,
+    LayerScores,
+    Verdict,
+    choose_votes,
+    compute_layer_scores,
+)
 from consensus.challenge import (
     ModelShape,
     compute_owed_layers,
@@ -25,7 +31,6 @@ from consensus.roster import Roster
 from consensus.types import (
     SCORE_ONE,
     BlockNumber,
-    Epoch,
     LayerRange,
     NodeClass,
     Score,
@@ -60,11 +65,8 @@ class HosterEvidence:
 class LayerReason:
     """Why one hoster's work on one layer is worth ``share`` of the hosters' pool."""
 
-    epoch: Epoch
     node_id: SubnetNodeId
     layer: int
-    committed_at: BlockNumber | None
-    revealed_at: BlockNumber | None
     verdict: Verdict
     refusal: Reason | None
     distance: int | None
@@ -74,12 +76,33 @@ class LayerReason:
 
 
 @dataclass(frozen=True, slots=True)
-class HosterScores:
-    """One score for each hoster, its reasons by (node, layer), and the verdict on each layer."""
+class HosterReport:
+    """What one hoster's work is worth: ``score`` is the sum of the shares of its layers.
 
-    scores: Mapping[SubnetNodeId, Score]
+    ``distance`` is the largest one of its layers, None if no layer of it could be measured.
+    ``refusal`` says why its reveal does not count.
+    """
+
+    node_id: SubnetNodeId
+    layers: LayerRange
+    committed_at: BlockNumber | None
+    revealed_at: BlockNumber | None
+    refusal: Reason | None
+    distance: int | None
+    score: Score
     reasons: tuple[LayerReason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HosterScores:
+    """One report for each hoster, sorted by node id, and the verdict on each layer."""
+
+    reports: tuple[HosterReport, ...]
     verdicts: Mapping[int, Verdict]
+
+    @property
+    def scores(self) -> dict[SubnetNodeId, Score]:
+        return {report.node_id: report.score for report in self.reports}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +118,9 @@ class ValidatorEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class ValidatorReason:
+class ValidatorReport:
     """Why one validator's scores are worth ``score``; ``distance`` is L2 to the centre."""
 
-    epoch: Epoch
     node_id: SubnetNodeId
     committed_at: BlockNumber | None
     revealed_at: BlockNumber | None
@@ -109,39 +131,50 @@ class ValidatorReason:
 
 @dataclass(frozen=True, slots=True)
 class ValidatorScores:
-    """One score for each validator with a score commit, and its reason, sorted by node id."""
+    """One report for each validator with a score commit, sorted by node id."""
 
-    scores: Mapping[SubnetNodeId, Score]
-    reasons: tuple[ValidatorReason, ...]
+    reports: tuple[ValidatorReport, ...]
+
+    @property
+    def scores(self) -> dict[SubnetNodeId, Score]:
+        return {report.node_id: report.score for report in self.reports}
 
 
 def compute_hoster_scores(
-    evidence: Sequence[HosterEvidence],
-    *,
-    epoch: Epoch,
-    shape: ModelShape,
-    params: ConsensusParams,
+    evidence: Sequence[HosterEvidence], *, shape: ModelShape, params: ConsensusParams
 ) -> HosterScores:
-    """Score every hoster of ``epoch``: the sum of its shares over the layers it serves.
+    """Score every hoster of an epoch: the sum of its shares over the layers it serves.
 
     Raises ValueError if one node appears twice, or with another number of vectors than it owes.
     """
     _check_evidence(evidence, shape)
     pool = compute_layer_pool(shape, params)
     verdicts: dict[int, Verdict] = {}
-    reasons: list[LayerReason] = []
+    reasons: dict[SubnetNodeId, list[LayerReason]] = {hoster.node_id: [] for hoster in evidence}
     for layer in shape.challenged_layers:
-        hosters = [hoster for hoster in evidence if layer in _compute_owed(hoster, shape)]
-        answers = [_decode_answer(hoster, layer, shape, params) for hoster in hosters]
+        answers = [
+            _decode_answer(hoster, layer, shape, params)
+            for hoster in evidence
+            if layer in _compute_owed(hoster, shape)
+        ]
         length = compute_vector_length(layer, shape, params)
         judged = compute_layer_scores(answers, length=length, params=params)
         verdicts[layer] = judged.verdict
-        reasons += _explain_layer(hosters, judged, epoch=epoch, layer=layer, pool=pool)
-    reasons.sort(key=lambda reason: (reason.node_id, reason.layer))
-    scores = {hoster.node_id: Score(0) for hoster in evidence}
-    for reason in reasons:
-        scores[reason.node_id] = Score(scores[reason.node_id] + reason.share)
-    return HosterScores(dict(sorted(scores.items())), tuple(reasons), verdicts)
+        for answer in judged.answers:
+            reasons[answer.node_id].append(
+                LayerReason(
+                    node_id=answer.node_id,
+                    layer=layer,
+                    verdict=judged.verdict,
+                    refusal=answer.refusal,
+                    distance=answer.distance,
+                    score=answer.score,
+                    share=compute_share(answer.score, judged, pool),
+                )
+            )
+    ordered = sorted(evidence, key=lambda hoster: hoster.node_id)
+    reports = tuple(_report_hoster(hoster, reasons[hoster.node_id]) for hoster in ordered)
+    return HosterScores(reports, verdicts)
 
 
 def compute_layer_pool(shape: ModelShape, params: ConsensusParams) -> Score:
@@ -160,18 +193,18 @@ def compute_share(score: Score, judged: LayerScores, pool: Score) -> Score:
 def compute_validator_scores(
     evidence: Sequence[ValidatorEvidence],
     *,
-    epoch: Epoch,
     node_ids: Collection[SubnetNodeId],
     attested: Mapping[SubnetNodeId, Score] | None,
     params: ConsensusParams,
 ) -> ValidatorScores:
-    """Score every validator by how near its scores of ``epoch`` are to everybody's.
+    """Score every validator by how near its scores of an epoch are to those of all validators.
 
     ``node_ids`` are the Included and Validator nodes of that epoch; a vector covers them all,
     with 0 where a validator names none, so an empty list is far from the others and not near.
-    ``attested`` are the hoster rows of that epoch's attested proposal, None if there is none.
-    ``evidence`` is of nodes in the role validator only: whoever is paid as a hoster would thin
-    the validators' pool. Raises ValueError if one node appears twice.
+    ``attested`` are the hoster rows of the attested proposal that scores that epoch, None if
+    there is none.
+    ``evidence`` is of nodes in the role validator only: a node that is paid as a hoster would
+    thin the validators' pool. Raises ValueError if one node appears twice.
     """
     ordered = sorted(evidence, key=lambda validator: validator.node_id)
     if len({validator.node_id for validator in ordered}) != len(ordered):
@@ -183,14 +216,18 @@ def compute_validator_scores(
         for validator in ordered
         if refusals[validator.node_id] is None
     ]
-    judged = _judge_ballots(
-        ballots, None if attested is None else _as_vector(attested, ids), params
-    )
-    reasons = tuple(
-        _explain_validator(validator, refusals[validator.node_id], judged, epoch=epoch)
+    centre = None if attested is None else _as_vector(attested, ids)
+    judged = _judge_ballots(ballots, centre, params)
+    reports = [
+        ValidatorReport(
+            validator.node_id,
+            validator.committed_at,
+            validator.revealed_at,
+            *judged.get(validator.node_id, _Judgement(refusals[validator.node_id])),
+        )
         for validator in ordered
-    )
-    return ValidatorScores({reason.node_id: reason.score for reason in reasons}, reasons)
+    ]
+    return ValidatorScores(tuple(reports))
 
 
 def compute_proposal_rows(
@@ -200,22 +237,17 @@ def compute_proposal_rows(
     hosters: Collection[SubnetNodeId],
     hoster_scores: Mapping[SubnetNodeId, Score],
     validator_scores: Mapping[SubnetNodeId, Score],
-    is_first_elected: bool,
 ) -> ScoreRows:
     """Return what the elected validator proposes for the roster's epoch, sorted by node id.
 
     ``present`` have at least one accepted record in the epoch; the chain counts the others
     absent. ``hosters`` have an accepted output commit and are paid for that role only.
-    In the first elected epoch nobody could work yet, so everybody is proposed with 0.
     """
-    nodes = [node.node_id for node in roster.with_class(NodeClass.INCLUDED)]
-    if is_first_elected:
-        return tuple((node_id, Score(0)) for node_id in sorted(nodes))
     rows = []
-    for node_id in sorted(nodes):
-        if node_id in present:
-            scores = hoster_scores if node_id in hosters else validator_scores
-            rows.append((node_id, scores.get(node_id, Score(0))))
+    for node in sorted(roster.with_class(NodeClass.INCLUDED), key=lambda node: node.node_id):
+        if node.node_id in present:
+            scores = hoster_scores if node.node_id in hosters else validator_scores
+            rows.append((node.node_id, scores.get(node.node_id, Score(0))))
     return tuple(rows)
 
 
@@ -230,7 +262,7 @@ def _check_evidence(evidence: Sequence[HosterEvidence], shape: ModelShape) -> No
 
 def _compute_owed(hoster: HosterEvidence, shape: ModelShape) -> range:
     if hoster.layers.end > shape.num_layers:
-        # A commit to layers that do not exist; its author earns 0 and stops nobody's scoring.
+        # A commit to layers that do not exist: its author earns 0, and scoring goes on.
         return range(0)
     return compute_owed_layers(hoster.layers, shape.num_layers)
 
@@ -248,30 +280,18 @@ def _decode_answer(
     return Answer(hoster.node_id, hoster.coldkey, vector)
 
 
-def _explain_layer(
-    hosters: Sequence[HosterEvidence],
-    judged: LayerScores,
-    *,
-    epoch: Epoch,
-    layer: int,
-    pool: Score,
-) -> list[LayerReason]:
-    by_id = {hoster.node_id: hoster for hoster in hosters}
-    return [
-        LayerReason(
-            epoch=epoch,
-            node_id=answer.node_id,
-            layer=layer,
-            committed_at=by_id[answer.node_id].committed_at,
-            revealed_at=by_id[answer.node_id].revealed_at,
-            verdict=judged.verdict,
-            refusal=answer.refusal,
-            distance=answer.distance,
-            score=answer.score,
-            share=compute_share(answer.score, judged, pool),
-        )
-        for answer in judged.answers
-    ]
+def _report_hoster(hoster: HosterEvidence, reasons: Sequence[LayerReason]) -> HosterReport:
+    distances = [reason.distance for reason in reasons if reason.distance is not None]
+    return HosterReport(
+        node_id=hoster.node_id,
+        layers=hoster.layers,
+        committed_at=hoster.committed_at,
+        revealed_at=hoster.revealed_at,
+        refusal=hoster.refusal,
+        distance=max(distances, default=None),
+        score=Score(sum(reason.share for reason in reasons)),
+        reasons=tuple(reasons),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,10 +303,9 @@ class _Ballot:
     vector: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Judgement:
+class _Judgement(NamedTuple):
     refusal: Reason | None
-    distance: int | None
+    distance: int | None = None
     score: Score = Score(0)
 
 
@@ -317,11 +336,11 @@ def _judge_ballots(
 ) -> dict[SubnetNodeId, _Judgement]:
     """Gate by the distance to the centre, then score by the distance to the mean behind it."""
     gate = params.hoster_pool // params.validator_gate_divisor
-    votes = _choose_votes(ballots)
+    votes = [ballots[row] for row in choose_votes([ballot.coldkey for ballot in ballots])]
     has_quorum = len(votes) > MAX_VOTES_WITHOUT_CENTRE
     centre = _compute_lower_median(votes) if has_quorum else attested
     if centre is None:
-        return {ballot.node_id: _Judgement(Reason.NO_CENTRE, None) for ballot in ballots}
+        return {ballot.node_id: _Judgement(Reason.NO_CENTRE) for ballot in ballots}
     distances = {ballot.node_id: _compute_error(ballot, centre, weight=1) for ballot in ballots}
     # The mean stays a sum with its weight, so that nothing is rounded before the last step.
     total, weight = centre, 1
@@ -342,14 +361,6 @@ def _judge_ballots(
             score = _compute_validator_score(error, gate * weight, num_accepted, params)
             judged[ballot.node_id] = _Judgement(None, distance, score)
     return judged
-
-
-def _choose_votes(ballots: Iterable[_Ballot]) -> list[_Ballot]:
-    """Return one ballot per coldkey, that of the lowest node id; ballots come sorted by id."""
-    first_of_coldkey: dict[bytes, _Ballot] = {}
-    for ballot in ballots:
-        first_of_coldkey.setdefault(ballot.coldkey, ballot)
-    return list(first_of_coldkey.values())
 
 
 def _compute_lower_median(votes: Sequence[_Ballot]) -> tuple[int, ...]:
@@ -373,22 +384,3 @@ def _compute_validator_score(
     base = params.validator_base
     raw = base * max(0, scaled_gate - error) // scaled_gate
     return Score(params.validator_pool * raw // (num_accepted * base))
-
-
-def _explain_validator(
-    validator: ValidatorEvidence,
-    refusal: Reason | None,
-    judged: Mapping[SubnetNodeId, _Judgement],
-    *,
-    epoch: Epoch,
-) -> ValidatorReason:
-    judgement = judged.get(validator.node_id, _Judgement(refusal, None))
-    return ValidatorReason(
-        epoch=epoch,
-        node_id=validator.node_id,
-        committed_at=validator.committed_at,
-        revealed_at=validator.revealed_at,
-        refusal=judgement.refusal,
-        distance=judgement.distance,
-        score=judgement.score,
-    )

@@ -1,4 +1,4 @@
-"""The words of the protocol, as types.
+"""The basic types of the protocol.
 
 ``NewType`` costs nothing at run time and keeps an epoch from being passed as a block.
 """
@@ -38,7 +38,7 @@ class NodeClass(IntEnum):
 
 @dataclass(frozen=True, order=True, slots=True)
 class LayerRange:
-    """Half-open range of transformer blocks, ``[start, end)``."""
+    """Half-open range of transformer layers, ``[start, end)``."""
 
     start: int
     end: int
@@ -49,8 +49,8 @@ class LayerRange:
                 f"a block range is half-open and not empty: [{self.start}, {self.end})"
             )
 
-    def __contains__(self, block: int) -> bool:
-        return self.start <= block < self.end
+    def __contains__(self, layer: int) -> bool:
+        return self.start <= layer < self.end
 
     def __len__(self) -> int:
         return self.end - self.start

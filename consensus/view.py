@@ -39,7 +39,7 @@ class EpochStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class OwnRecord:
-    """A record that this node signed: it stands in the journal, and never changes."""
+    """A record that this node signed; the journal holds it unchanged."""
 
     kind: RecordKind
     epoch: Epoch
@@ -68,7 +68,7 @@ class EpochView:
 
     ``roster`` is None until the epoch's first block is final. ``observed`` holds the windows
     during which this node was up and read the records. ``elections`` holds whom the chain
-    elected, None where it elected nobody; an epoch that was not asked for is missing.
+    elected, None where it elected no node; an epoch that was not asked for is missing.
     ``is_previous_settled`` is set once the previous epoch's final proposal was read (validators
     are scored against it), ``is_previous_reported`` once its scores stand in the journal, and
     ``is_attestation_refused`` once the proposal was compared and differs.
@@ -137,7 +137,7 @@ class EpochView:
         return node is not None and node.has_class(wanted, self.epoch)
 
     def is_scored(self, epoch: Epoch) -> bool | None:
-        """Whether work in ``epoch`` is scored: the chain elected somebody. None if not known."""
+        """Whether work in ``epoch`` is scored: the chain elected a validator. None if not known."""
         if epoch < 0:
             return False
         return self.elections[epoch] is not None if epoch in self.elections else None

@@ -1,20 +1,20 @@
-"""The canonical signed envelope: how a node says anything that others keep.
+"""The canonical signed envelope: the form of every record that other nodes keep.
 
 Fixed-width little-endian fields, then the body, then an Ed25519 signature over
 a domain tag, the fields and the body's hash. One value has one encoding, so
 trailing or missing bytes are an error and a hash names a record. Because the body
 enters the signature as its hash, the fields and the hash alone prove who signed it
-(``SignedHeader``): nobody has to pass on the body.
+(``SignedHeader``), without the body.
 
-It sits beside the keys because both siblings speak it: ``mesh`` announces
-servers in it, ``consensus`` commits and reveals in it.
+It sits beside the keys because ``mesh`` and ``consensus`` both use it: for
+announcements of servers, and for commits and reveals.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keys.errors import BadEnvelope
 from keys.peer import SIGNATURE_SIZE, PeerId, PeerKey
@@ -31,7 +31,6 @@ _KEY_TAG = b"mesh/rec"
 _HEADER = struct.Struct("<4sBB32sIQI32sI")
 HEADER_SIZE = _HEADER.size
 OVERHEAD = HEADER_SIZE + SIGNATURE_SIZE
-MAX_ENVELOPE_SIZE = OVERHEAD + MAX_BODY_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ class Envelope:
 
     @property
     def header(self) -> SignedHeader:
-        """What others need to know that the author signed this, without the body itself."""
+        """The fields and the body's hash: what proves, without the body, that the author signed."""
         return SignedHeader(
             self.kind,
             self.network_id,
@@ -159,9 +158,7 @@ def seal(
         message = unsigned.header.get_message()
     except struct.error as error:
         raise ValueError(f"an envelope field is out of range: {error}") from error
-    return Envelope(
-        kind, network_id, epoch, expires_at, node_id, key.peer_id, body, key.sign(message)
-    )
+    return replace(unsigned, signature=key.sign(message))
 
 
 def decode_envelope(raw: bytes, *, max_body_size: int = MAX_BODY_SIZE) -> Envelope:

@@ -1,4 +1,4 @@
-"""Files that hold a secret: created once, 0600, never overwritten, never read if others could.
+"""Secret files: created with mode 0600, never overwritten, not read if other users could.
 
 The mode is part of the creation, not a ``chmod`` after it: between the two,
 another user of the machine could open the file.
@@ -57,7 +57,7 @@ def read_secret_file(path: Path, *, max_size: int) -> bytes:
     # Not blocking: a named pipe at this path would otherwise hang the start of a node.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
-        # Asked of the open file, so that nobody can swap it between check and read.
+        # Asked of the open file, so that no other process can swap it between check and read.
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a regular file")

@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from consensus.admission import EpochTable, admit
 from consensus.errors import InvalidRecord, Reason
 from consensus.evidence import Sighting, find_challenge
-from consensus.records import RecordKind
-from consensus.roster import Roster
-from consensus.types import BlockNumber, Epoch, EpochPosition
-from consensus.watch import (
+from consensus.reading import (
+    ReadingView,
     Wanted,
-    WatchView,
     compute_observed,
     compute_seen_offset,
     compute_wanted,
 )
+from consensus.records import RecordKind
+from consensus.roster import Roster
+from consensus.types import BlockNumber, Epoch, EpochPosition
 from keys.envelope import Envelope, compute_record_key
 from subnet.epoch.interfaces import RecordStore
 from subnet.epoch.observer import Observe, RecordDropped, RecordSeen
@@ -57,7 +57,7 @@ class Collector:
             return ()
         previous = Epoch(position.epoch - 1)
         return compute_wanted(
-            WatchView(
+            ReadingView(
                 offset=position.offset,
                 schedule=self._terms.schedule,
                 roster=roster,

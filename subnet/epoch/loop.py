@@ -19,12 +19,12 @@ from consensus.duties import (
     RevealScores,
     compute_duties,
     get_lane,
-    is_reveal_time,
 )
+from consensus.reading import is_urgent
+from consensus.records import RecordKind
 from consensus.roster import Roster
 from consensus.types import BlockNumber, EpochPosition
 from consensus.view import EpochView
-from consensus.watch import is_urgent_watch
 from mesh.errors import TransportError
 from subnet.epoch.collector import Collector
 from subnet.epoch.heads import HeadFilter
@@ -159,12 +159,12 @@ class EpochLoop:
 
     def _is_in_a_hurry(self, position: EpochPosition) -> bool:
         """Whether the next head may be too late for a record: a reveal of ours, or another's."""
-        if not is_urgent_watch(self._terms.schedule, position.offset):
+        if not is_urgent(self._terms.schedule, position.offset):
             return False
         return bool(self._collector.list_wanted(position) or self._list_reveals(position))
 
     def _list_reveals(self, position: EpochPosition) -> list[Duty]:
-        if not is_reveal_time(self._terms.schedule, position.offset):
+        if not self._terms.schedule.is_departure(RecordKind.OUTPUT_REVEAL, position.offset):
             return []
         duties = self._list_duties(self._build_view(position))
         return [duty for duty in duties if isinstance(duty, RevealOutput | RevealScores)]

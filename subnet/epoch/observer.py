@@ -10,10 +10,10 @@ from consensus.duties import Duty
 from consensus.errors import InvalidRecord
 from consensus.evidence import Sighting
 from consensus.records import RecordKind
+from consensus.report import EpochReport
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, EpochPosition, SubnetNodeId
 from consensus.view import EpochStatus
-from subnet.epoch.reports import EpochReport
 from subnet.journal.journal import Extrinsic
 
 logger = logging.getLogger(__name__)

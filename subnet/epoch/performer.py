@@ -18,14 +18,13 @@ from consensus.duties import (
     RevealOutput,
     RevealScores,
     ScoreEpoch,
-    is_score_commit_time,
 )
 from consensus.records import RecordKind
 from consensus.types import Epoch, EpochPosition, Role, SubnetNodeId
 from keys.peer import PeerKey
 from subnet.epoch.hoster import Hoster
 from subnet.epoch.interfaces import ChainReader, ChainWriter, Inference, RecordStore
-from subnet.epoch.judge import Validator
+from subnet.epoch.judge import Judge
 from subnet.epoch.observer import EpochScored, Observe
 from subnet.epoch.publisher import Author, Publisher
 from subnet.epoch.rosters import SubnetTerms
@@ -89,7 +88,7 @@ class Performer:
         self._observe = observe
         self._publisher = Publisher(author, store=world.store, journal=journal)
         self._hoster = Hoster(author, participant.shape)
-        self._validator = Validator(author, participant.shape, journal=journal, run=run)
+        self._judge = Judge(author, participant.shape, journal=journal, run=run)
         self._submitter = _build_submitter(terms, participant, world, journal, observe)
 
     async def perform(self, duty: Duty) -> None:
@@ -120,26 +119,28 @@ class Performer:
             raise DutyPostponed("the model is still loading")
         commit, reveal = await self._hoster.answer(self._journal.rosters[epoch], inference)
         offset = self._get_offset(epoch)
-        if offset is None or not self._terms.schedule.is_commit_departure(offset):
+        if offset is None or not self._terms.schedule.is_departure(
+            RecordKind.OUTPUT_COMMIT, offset
+        ):
             raise DutyPostponed("the answer was ready too late to commit to it")
         await self._journal.record_signed(commit, reveal)
         await self._publisher.publish(RecordKind.OUTPUT_COMMIT, epoch)
 
     async def _publish_sighting(self, epoch: Epoch) -> None:
-        sighting = await self._validator.list_seen(self._journal.rosters[epoch])
+        sighting = await self._judge.list_seen(self._journal.rosters[epoch])
         await self._journal.record_signed(sighting)
         await self._publisher.publish(RecordKind.SIGHTING, epoch)
 
     async def _commit_scores(self, epoch: Epoch) -> None:
-        commit, reveal = await self._validator.commit_scores(self._journal.rosters[epoch])
+        commit, reveal = await self._judge.commit_scores(self._journal.rosters[epoch])
         offset = self._get_offset(epoch)
-        if offset is None or not is_score_commit_time(self._terms.schedule, offset):
+        if offset is None or not self._terms.schedule.is_departure(RecordKind.SCORE_COMMIT, offset):
             raise DutyPostponed("the scores were ready too late to commit to them")
         await self._journal.record_signed(commit, reveal)
         await self._publisher.publish(RecordKind.SCORE_COMMIT, epoch)
 
     async def _score_epoch(self, epoch: Epoch) -> None:
-        report = await self._validator.score_epoch(epoch)
+        report = await self._judge.score_epoch(epoch)
         await self._journal.record_report(epoch, report.to_json().encode())
         self._observe(EpochScored(report))
 
@@ -147,7 +148,7 @@ class Performer:
         position = self._get_position()
         if self._submitter is None or position is None or position.epoch != duty.epoch:
             raise DutyPostponed("the epoch is over")
-        rows = await self._validator.compute_rows(duty)
+        rows = await self._judge.compute_rows(duty)
         if isinstance(duty, Propose):
             await self._submitter.propose(duty, rows, position.block)
         else:

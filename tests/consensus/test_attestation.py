@@ -1,30 +1,21 @@
-"""Attesting a proposal: the same rows, and at least one."""
-
-import hashlib
-import struct
+"""Attesting a proposal: the same rows, at least one; attested by two thirds."""
 
 import pytest
 
-from consensus.attestation import check_proposal, compute_proposal_hash, is_proposal_equal
+from consensus.attestation import check_proposal, is_attested
 from consensus.errors import ProposalMismatch
+from consensus.protocol_params import MAINNET
+from consensus.roster import Roster, RosterNode
+from consensus.submission import Submission
+from consensus.types import NodeClass
 
 ROWS = ((1, 10), (2, 0), (5, 10**18))
-
-
-def test_proposal_hash_written_out():
-    rows = b"".join(struct.pack("<IQQ", node, score, 0) for node, score in ROWS)
-    assert compute_proposal_hash(ROWS) == hashlib.sha256(b"mesh/proposal" + rows).digest()
-
-
-def test_unsorted_rows_have_no_hash():
-    with pytest.raises(ValueError):
-        compute_proposal_hash(ROWS[::-1])
 
 
 def test_equal_rows_are_attested_in_any_order():
     check_proposal(ROWS, ROWS)
     check_proposal(ROWS, ROWS[::-1])
-    assert is_proposal_equal(ROWS, list(ROWS))
+    check_proposal(ROWS, list(ROWS))
 
 
 @pytest.mark.parametrize(
@@ -39,10 +30,30 @@ def test_equal_rows_are_attested_in_any_order():
     ],
 )
 def test_refusal_names_the_first_difference(proposed, difference):
-    assert not is_proposal_equal(ROWS, proposed)
     with pytest.raises(ProposalMismatch, match=difference):
         check_proposal(ROWS, proposed)
 
 
 def test_two_empty_lists_attest_nothing():
-    assert not is_proposal_equal((), ())
+    with pytest.raises(ProposalMismatch, match="empty"):
+        check_proposal((), ())
+
+
+@pytest.mark.parametrize(
+    ("num_validators", "attested", "is_enough"),
+    [
+        (3, {1, 2}, True),
+        (3, {1}, False),
+        (4, {1, 2}, False),
+        (4, {1, 2, 3}, True),
+        (100, set(range(1, 67)), True),
+        (100, set(range(1, 66)), False),
+        (3, {1, 8, 9}, False),
+    ],
+)
+def test_two_thirds_of_the_validators_attest_a_proposal(num_validators, attested, is_enough):
+    nodes = [RosterNode(n, None, b"", b"", NodeClass.VALIDATOR, 0) for n in range(1, 101)]
+    included = RosterNode(101, None, b"", b"", NodeClass.INCLUDED, 0)
+    roster = Roster(5, 100, bytes(32), 0, (*nodes[:num_validators], included))
+    submission = Submission(1, 101, ROWS, frozenset(attested), None)
+    assert is_attested(submission, roster, MAINNET) is is_enough

@@ -8,7 +8,6 @@ import struct
 import pytest
 
 from consensus.commitment import (
-    NO_LANE,
     CommitContext,
     check_output_reveal,
     check_score_reveal,
@@ -77,7 +76,6 @@ def test_output_commitment_written_out():
     ).digest()
     assert compute_leaf(1, VECTORS[0]) == leaves[0]
     assert compute_root(BLOCKS, leaves) == root
-    assert compute_root(BLOCKS, leaves, NO_LANE) == root
     assert commit() == expected
 
 
@@ -198,12 +196,6 @@ def test_last_range_owes_the_head_too():
     refuse_output(commitment, layers=last, vectors=vectors[:2])
     leaves = [compute_leaf(layer, raw) for layer, raw in zip((2, 3, 4), vectors, strict=True)]
     assert compute_vectors_root(last, vectors, NUM_BLOCKS) == compute_root(last, leaves)
-
-
-def test_lane_leaf_changes_the_root():
-    assert compute_root(BLOCKS, [SEED], SALT) != compute_root(BLOCKS, [SEED])
-    # A lane leaf cannot pass for one more layer.
-    assert compute_root(BLOCKS, [SEED, SALT]) != compute_root(BLOCKS, [SEED], SALT)
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])

@@ -124,13 +124,13 @@ def test_no_commit_that_counts_can_follow_a_reveal(length):
     schedule = SCHEDULES[length]
     commits = list_offsets(CommitOutput, length)
     reveals = list_offsets(RevealOutput, length, own_records=COMMITTED)
-    last_counted = max(o for o in range(length) if schedule.is_commit_on_time(o))
+    last_counted = max(o for o in range(length) if schedule.is_on_time(RecordKind.OUTPUT_COMMIT, o))
     assert commits == list(range(commits[0], commits[-1] + 1))
     assert reveals == list(range(reveals[0], reveals[-1] + 1))
     # A receiver may be a grace behind the sender of a reveal and still count no commit.
     assert last_counted + schedule.grace < reveals[0]
-    assert all(schedule.is_reveal_on_time(o) for o in reveals)
-    assert schedule.is_commit_on_time(commits[-1] + schedule.grace)
+    assert all(schedule.is_on_time(RecordKind.OUTPUT_REVEAL, o) for o in reveals)
+    assert schedule.is_on_time(RecordKind.OUTPUT_COMMIT, commits[-1] + schedule.grace)
 
 
 @every_length(SAMPLED)
@@ -138,8 +138,8 @@ def test_scores_are_committed_after_reveals_close_and_in_time_to_count(length):
     schedule = SCHEDULES[length]
     commits = list_offsets(CommitScores, length, role=Role.VALIDATOR)
     assert commits
-    assert not any(schedule.is_reveal_on_time(o) for o in commits)
-    assert commits[-1] + schedule.grace < schedule.score_commit_end
+    assert not any(schedule.is_on_time(RecordKind.OUTPUT_REVEAL, o) for o in commits)
+    assert commits[-1] + schedule.grace < schedule.windows[RecordKind.SCORE_COMMIT].counts_until
 
 
 @every_length(SAMPLED)
@@ -179,9 +179,9 @@ def test_sightings_leave_after_the_reveals_and_a_grace_before_score_commits(leng
     schedule = SCHEDULES[length]
     sightings = list_offsets(PublishSighting, length)
     commits = list_offsets(CommitScores, length, role=Role.VALIDATOR)
-    assert not any(schedule.is_reveal_on_time(o) for o in sightings)
+    assert not any(schedule.is_on_time(RecordKind.OUTPUT_REVEAL, o) for o in sightings)
     assert sightings[0] + 2 * schedule.grace == commits[0]
-    assert sightings[-1] + schedule.grace < schedule.score_commit_end
+    assert sightings[-1] + schedule.grace < schedule.windows[RecordKind.SCORE_COMMIT].counts_until
 
 
 @pytest.mark.parametrize(

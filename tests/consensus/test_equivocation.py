@@ -17,9 +17,9 @@ from consensus.records import (
     decode_seen_records,
     encode_seen_records,
 )
-from tests.consensus.test_evidence import EPOCH, make_context, see, see_commit, see_reveal
+from tests.consensus.test_evidence import EPOCH, make_facts, see, see_commit, see_reveal
 
-LAST = make_context().roster.first_block + 18
+LAST = make_facts().roster.first_block + 18
 SENT = LAST - 4
 
 
@@ -36,8 +36,8 @@ def say(witness, *digests, seen_at=SENT):
 
 def find(*sightings, kinds=OUTPUT_KINDS):
     seen = {slot: sighting for part in sightings for slot, sighting in part.items()}
-    context = make_context()
-    return find_equivocators(seen, kinds, seen_in=context, signed_in=context)
+    facts = make_facts(seen)
+    return find_equivocators(facts, kinds, signed_in=facts)
 
 
 ONE, OTHER = make_digest(4, b"1" * 32), make_digest(4, b"2" * 32)
@@ -111,18 +111,16 @@ def test_what_is_said_covers_outputs_of_this_epoch_and_scores_of_the_last():
 
 
 def test_an_equivocating_hoster_counts_for_nothing():
-    evidence = collect_output_evidence(
-        see_commit(1) | see_reveal(1), make_context(), equivocators=frozenset({1})
-    )
+    facts = make_facts(see_commit(1) | see_reveal(1))
+    evidence = collect_output_evidence(facts, equivocators=frozenset({1}))
     assert not evidence.hosters and not evidence.accepted
     assert [refusal.reason for refusal in evidence.refusals] == [Reason.EQUIVOCATION]
 
 
 def test_an_equivocating_validator_counts_for_nothing():
     (evidence,) = collect_score_evidence(
-        see(RecordKind.SCORE_COMMIT, 3, b"c" * 32, seen_at=SENT),
-        scored=make_context(),
-        revealing=make_context(EPOCH + 1, make_context().roster.first_block + 20),
+        make_facts(see(RecordKind.SCORE_COMMIT, 3, b"c" * 32, seen_at=SENT)),
+        revealing=make_facts(epoch=EPOCH + 1, first_block=LAST + 2),
         hosters=frozenset(),
         equivocators=frozenset({3}),
     )

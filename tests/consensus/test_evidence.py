@@ -14,7 +14,7 @@ from consensus.commitment import (
 )
 from consensus.errors import Reason
 from consensus.evidence import (
-    EpochContext,
+    EpochFacts,
     Refusal,
     Sighting,
     collect_output_evidence,
@@ -52,9 +52,10 @@ def make_node(node_id):
     return RosterNode(node_id, KEYS[node_id].peer_id, account, account, NodeClass.VALIDATOR, 0)
 
 
-def make_context(epoch=EPOCH, first_block=FIRST_BLOCK):
+def make_facts(sightings=None, *, epoch=EPOCH, first_block=FIRST_BLOCK):
     roster = Roster(epoch, first_block, b"h" * 32, 1000, tuple(map(make_node, KEYS)))
-    return EpochContext(NETWORK, roster, compute_schedule(20, MINIMAL), SEED, SHAPE, 9)
+    schedule = compute_schedule(20, MINIMAL)
+    return EpochFacts(NETWORK, roster, schedule, SEED, SHAPE, 9, sightings or {})
 
 
 def make_commitment(author, *, epoch=EPOCH, node_id=None, salt=SALT, vectors=VECTORS, seed=SEED):
@@ -89,7 +90,7 @@ def see_reveal(author, *, salt=SALT, vectors=VECTORS, layers=BLOCKS, seen_at=REV
 
 def collect(*sightings):
     seen = {slot: sighting for part in sightings for slot, sighting in part.items()}
-    return collect_output_evidence(seen, make_context())
+    return collect_output_evidence(make_facts(seen), equivocators=frozenset())
 
 
 def refuse(*sightings):
@@ -125,7 +126,7 @@ def test_copied_commitment_opens_for_nobody_else_and_scores_zero():
     seen = (see_commit(1, stolen), see_reveal(1), see_commit(2, stolen), see_reveal(2))
     evidence = collect(*seen, see_commit(3), see_reveal(3), see_commit(4), see_reveal(4))
     assert [h.refusal for h in evidence.hosters] == [None, Reason.COMMITMENT_MISMATCH, None, None]
-    scores = compute_hoster_scores(evidence.hosters, epoch=EPOCH, shape=SHAPE, params=MINIMAL)
+    scores = compute_hoster_scores(evidence.hosters, shape=SHAPE, params=MINIMAL)
     assert scores.scores[2] == 0
     assert scores.scores[1] == scores.scores[3] > 0
 
@@ -189,15 +190,15 @@ def test_a_reveal_first_seen_when_scoring_begins_is_late(offset, reason):
 
 
 def test_a_node_below_included_has_no_evidence():
-    context = make_context()
-    idle = replace(context.roster.nodes[0], node_class=NodeClass.IDLE)
-    roster = replace(context.roster, nodes=(idle, *context.roster.nodes[1:]))
-    seen = see_commit(1) | see_reveal(1)
-    assert not collect_output_evidence(seen, replace(context, roster=roster)).hosters
+    facts = make_facts(see_commit(1) | see_reveal(1))
+    idle = replace(facts.roster.nodes[0], node_class=NodeClass.IDLE)
+    roster = replace(facts.roster, nodes=(idle, *facts.roster.nodes[1:]))
+    facts = replace(facts, roster=roster)
+    assert not collect_output_evidence(facts, equivocators=frozenset()).hosters
 
 
 # Score commits of EPOCH are revealed in the epoch after it.
-REVEALING = make_context(EPOCH + 1, FIRST_BLOCK + 20)
+REVEALING = make_facts(epoch=EPOCH + 1, first_block=FIRST_BLOCK + 20)
 SCORES = ((1, 10), (2, 20))
 
 
@@ -215,7 +216,9 @@ def see_score_reveal(author, *, salt=SALT, scores=SCORES, seen_at=FIRST_BLOCK + 
 
 def collect_scores(*sightings, hosters=frozenset()):
     seen = {slot: sighting for part in sightings for slot, sighting in part.items()}
-    return collect_score_evidence(seen, scored=make_context(), revealing=REVEALING, hosters=hosters)
+    return collect_score_evidence(
+        make_facts(seen), revealing=REVEALING, hosters=hosters, equivocators=frozenset()
+    )
 
 
 def test_a_score_reveal_that_opens_its_commit_counts():
@@ -257,12 +260,11 @@ def test_a_hoster_is_not_paid_as_a_validator_too():
 
 def test_a_node_is_present_by_a_commit_or_an_opened_reveal():
     seen = see_commit(1) | see_score_commit(2) | see_score_commit(4, seen_at=FIRST_BLOCK + 19)
-    outputs = collect_output_evidence(seen, make_context())
+    facts, outputs = make_facts(seen), collect(seen)
     opened = collect_scores(see_score_commit(3), see_score_reveal(3))
-    present = find_present(seen, make_context(), outputs=outputs, validators=opened)
-    assert present == {1, 2, 3}
+    assert find_present(facts, outputs, opened) == {1, 2, 3}
     refused = collect_scores(see_score_commit(3), see_score_reveal(3, salt=b"b" * 32))
-    assert find_present(seen, make_context(), outputs=outputs, validators=refused) == {1, 2}
+    assert find_present(facts, outputs, refused) == {1, 2}
 
 
 def test_a_challenge_that_does_not_match_the_chain_is_ignored_whoever_signed_it():

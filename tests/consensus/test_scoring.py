@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from consensus.agreement import Verdict
 from consensus.challenge import ModelShape, encode_vector
+from consensus.epoch import compute_first_rows
 from consensus.errors import Reason
 from consensus.protocol_params import MAINNET
 from consensus.roster import Roster, RosterNode
@@ -54,7 +55,11 @@ def silent(node_id, refusal, start=0, end=3):
 
 
 def score(evidence):
-    return compute_hoster_scores(evidence, epoch=7, shape=SHAPE, params=MAINNET)
+    return compute_hoster_scores(evidence, shape=SHAPE, params=MAINNET)
+
+
+def list_reasons(result):
+    return [reason for report in result.reports for reason in report.reasons]
 
 
 def validator(node_id, scores, *, coldkey=None, **changes):
@@ -64,7 +69,7 @@ def validator(node_id, scores, *, coldkey=None, **changes):
 
 def score_validators(evidence, *, ids=range(1, 10), attested=None):
     return compute_validator_scores(
-        evidence, epoch=7, node_ids=tuple(ids), attested=attested, params=MAINNET
+        evidence, node_ids=tuple(ids), attested=attested, params=MAINNET
     )
 
 
@@ -118,7 +123,7 @@ def test_wrong_layer_costs_that_layer_alone():
     share = POOL // 4
     assert result.scores[4] == 3 * share
     assert result.scores[1] == 3 * share + POOL // 3
-    reason = next(r for r in result.reasons if (r.node_id, r.layer) == (4, 1))
+    reason = next(r for r in list_reasons(result) if (r.node_id, r.layer) == (4, 1))
     assert (reason.refusal, reason.share, reason.distance) == (Reason.OUTSIDE_TOLERANCE, 0, None)
 
 
@@ -126,7 +131,7 @@ def test_abstaining_layer_pays_nobody_and_the_others_pay_as_before():
     result = score([hoster(1, wrong={1}), hoster(2)])
     assert result.verdicts[1] is Verdict.ABSTAIN
     assert set(result.scores.values()) == {3 * (POOL // 2 // 2)}
-    assert {r.refusal for r in result.reasons if r.layer == 1} == {Reason.NO_MAJORITY}
+    assert {r.refusal for r in list_reasons(result) if r.layer == 1} == {Reason.NO_MAJORITY}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +140,7 @@ def test_abstaining_layer_pays_nobody_and_the_others_pay_as_before():
 def test_commit_without_a_counting_reveal_scores_zero_with_its_reason(refusal):
     result = score([hoster(1), hoster(2), hoster(3), silent(4, refusal)])
     assert result.scores[4] == 0
-    reasons = [r for r in result.reasons if r.node_id == 4]
+    reasons = [r for r in list_reasons(result) if r.node_id == 4]
     assert [r.layer for r in reasons] == [0, 1, 2, 3]
     assert {r.refusal for r in reasons} == {refusal}
     assert result.scores[1] == 4 * (POOL // 3)
@@ -145,7 +150,7 @@ def test_invalid_vector_costs_its_layer_and_stops_nobody():
     nan = np.full(8, np.nan, np.float32)
     vectors = (encode_vector(nan), *(encode_vector(TRUTH[layer]) for layer in (1, 2)), b"short")
     result = score([hoster(1), hoster(2), hoster(3), hoster(4, vectors=vectors)])
-    refusals = {r.layer: r.refusal for r in result.reasons if r.node_id == 4}
+    refusals = {r.layer: r.refusal for r in list_reasons(result) if r.node_id == 4}
     assert refusals == {0: Reason.INVALID_VECTOR, 1: None, 2: None, 3: Reason.INVALID_VECTOR}
     assert result.verdicts[0] is Verdict.OK
 
@@ -159,15 +164,16 @@ def test_commit_past_the_model_scores_zero_and_stops_nobody():
 
 def test_reasons_say_when_why_and_how_much():
     result = score([hoster(1), hoster(2), hoster(3)])
-    assert [(r.node_id, r.layer) for r in result.reasons] == [
+    assert [(r.node_id, r.layer) for r in list_reasons(result)] == [
         (node, layer) for node in (1, 2, 3) for layer in range(4)
     ]
-    reason = result.reasons[0]
-    assert (reason.epoch, reason.committed_at, reason.revealed_at) == (7, 40, 55)
+    reason = list_reasons(result)[0]
+    report = result.reports[0]
+    assert (report.committed_at, report.revealed_at) == (40, 55)
     assert (reason.verdict, reason.refusal) == (Verdict.OK, None)
     assert (reason.distance, reason.score, reason.share) == (0, SCORE_ONE, POOL // 3)
     for node, total in result.scores.items():
-        assert total == sum(r.share for r in result.reasons if r.node_id == node)
+        assert total == sum(r.share for r in list_reasons(result) if r.node_id == node)
 
 
 @pytest.mark.parametrize("vectors", [(), (b"",) * 3, (b"",) * 5])
@@ -195,7 +201,7 @@ def test_pool_is_never_exceeded_and_order_means_nothing(seed):
     result = score(evidence)
     assert sum(result.scores.values()) <= MAINNET.hoster_pool
     for layer in range(4):
-        assert sum(r.share for r in result.reasons if r.layer == layer) <= POOL
+        assert sum(r.share for r in list_reasons(result) if r.layer == layer) <= POOL
     rng.shuffle(evidence)
     assert score(evidence) == result
 
@@ -208,7 +214,7 @@ TRUE_SCORES = {1: 10**17, 2: 10**17, 3: 5 * 10**16}
 def test_equal_validators_share_the_pool():
     result = score_validators([validator(node, TRUE_SCORES) for node in (5, 6, 7)])
     assert result.scores == dict.fromkeys((5, 6, 7), MAINNET.validator_pool // 3)
-    assert {reason.distance for reason in result.reasons} == {0}
+    assert {reason.distance for reason in result.reports} == {0}
 
 
 def test_tiny_differences_cost_tiny_amounts():
@@ -234,7 +240,7 @@ def test_empty_list_scores_zero():
     evidence = [validator(node, TRUE_SCORES) for node in (5, 6, 7)] + [validator(8, {})]
     result = score_validators(evidence)
     assert result.scores[8] == 0
-    assert result.reasons[-1].refusal is Reason.OUTSIDE_TOLERANCE
+    assert result.reports[-1].refusal is Reason.OUTSIDE_TOLERANCE
     assert result.scores[5] == MAINNET.validator_pool // 3
 
 
@@ -243,20 +249,20 @@ def test_invented_peers_score_zero():
     evidence.append(validator(8, TRUE_SCORES | {77: 0}))
     result = score_validators(evidence)
     assert result.scores[8] == 0
-    assert result.reasons[-1].refusal is Reason.INVALID_SCORES
+    assert result.reports[-1].refusal is Reason.INVALID_SCORES
 
 
 def test_sum_above_the_pool_is_invalid():
     full = {1: MAINNET.hoster_pool}
     assert score_validators([validator(5, full)], attested=full).scores[5] > 0
     result = score_validators([validator(5, full | {2: 1})], attested=full)
-    assert result.reasons[0].refusal is Reason.INVALID_SCORES
+    assert result.reports[0].refusal is Reason.INVALID_SCORES
 
 
 @pytest.mark.parametrize("rows", [((1, 5), (1, 6)), ((1, -5),)])
 def test_repeated_ids_and_negative_scores_are_invalid(rows):
     result = score_validators([validator(5, rows)], attested={})
-    assert result.reasons[0].refusal is Reason.INVALID_SCORES
+    assert result.reports[0].refusal is Reason.INVALID_SCORES
 
 
 def test_missing_ids_count_as_zero():
@@ -296,7 +302,7 @@ def test_one_or_two_votes_are_measured_by_the_attested_proposal(count):
 def test_one_or_two_votes_without_an_attested_proposal_are_not_paid(count):
     result = score_validators([validator(node, TRUE_SCORES) for node in range(5, 5 + count)])
     assert set(result.scores.values()) == {0}
-    assert {reason.refusal for reason in result.reasons} == {Reason.NO_CENTRE}
+    assert {reason.refusal for reason in result.reports} == {Reason.NO_CENTRE}
 
 
 def test_three_validators_far_from_each_other_leave_nobody_paid():
@@ -309,7 +315,7 @@ def test_second_node_near_a_median_that_no_vote_is_near():
     far = [validator(node, {node: MAINNET.hoster_pool}) for node in (5, 6, 7)]
     near = validator(8, {}, coldkey=bytes([7]) * 20)
     result = score_validators([*far, near])
-    assert result.reasons[-1].refusal is Reason.NO_CENTRE
+    assert result.reports[-1].refusal is Reason.NO_CENTRE
     assert set(result.scores.values()) == {0}
 
 
@@ -317,9 +323,9 @@ def test_second_node_near_a_median_that_no_vote_is_near():
 def test_score_commit_without_a_counting_reveal_scores_zero_with_its_reason(refusal):
     evidence = [validator(node, TRUE_SCORES) for node in (5, 6, 7)]
     evidence.append(ValidatorEvidence(8, b"x", committed_at=90, refusal=refusal))
-    reason = score_validators(evidence).reasons[-1]
+    reason = score_validators(evidence).reports[-1]
     assert (reason.refusal, reason.score, reason.distance) == (refusal, 0, None)
-    assert (reason.epoch, reason.committed_at) == (7, 90)
+    assert reason.committed_at == 90
 
 
 def test_nobody_reveals_and_the_pool_is_not_assigned():
@@ -375,7 +381,6 @@ def rows_of(**changes):
         "hosters": {1, 2},
         "hoster_scores": {1: 11, 2: 12, 3: 13, 4: 14},
         "validator_scores": {1: 21, 2: 22, 3: 23, 4: 24},
-        "is_first_elected": False,
     }
     return compute_proposal_rows(ROSTER, **(fields | changes))
 
@@ -397,7 +402,7 @@ def test_present_node_without_a_score_is_listed_with_zero():
 
 
 def test_everybody_is_proposed_with_zero_in_the_first_elected_epoch():
-    assert rows_of(present=set(), is_first_elected=True) == ((1, 0), (2, 0), (4, 0))
+    assert compute_first_rows(ROSTER) == ((1, 0), (2, 0), (4, 0))
 
 
 def test_a_full_epoch_never_exceeds_one():
@@ -410,6 +415,5 @@ def test_a_full_epoch_never_exceeds_one():
         hosters={1, 2, 3},
         hoster_scores=hosters,
         validator_scores=validators,
-        is_first_elected=False,
     )
     assert 0.99 * SCORE_ONE < sum(value for _, value in rows) <= SCORE_ONE

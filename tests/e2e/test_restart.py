@@ -268,7 +268,7 @@ async def test_a_hoster_killed_between_commit_and_reveal_is_scored_and_signs_not
         await swarm.wait_done(f"CommitOutput(epoch={later})")
         await swarm.advance_to(later, REVEAL_AT)
         await swarm.wait_done(f"RevealOutput(epoch={later})")
-        await swarm.advance_to(later, SCHEDULE.scoring_start)
+        await swarm.advance_to(later, SCHEDULE.windows[RecordKind.OUTPUT_REVEAL].counts_until)
         await swarm.kill(second)
         await swarm.start(second)
         await swarm.advance_to(later, EPOCH_LENGTH - 1)

@@ -22,11 +22,11 @@ from consensus.records import (
     decode_score_commit,
     decode_score_reveal,
 )
+from consensus.report import EpochReport
 from consensus.scoring import LayerReason, ScoreRows
 from consensus.submission import Submission
 from consensus.types import SCORE_ONE, Epoch, Role
 from keys.envelope import Envelope, decode_envelope
-from subnet.epoch.reports import EpochReport
 from subnet.journal.journal import KEPT_EPOCHS, Journal, SignedRecord
 from tests.simulation.byzantine import SPLITTING, WORTHLESS, Behaviour
 from tests.simulation.inference import SHAPE
@@ -261,7 +261,7 @@ class Invariants:
                 is_proven = self._has_honest_majority(report, spec.node_id)
             else:
                 is_proven = True
-            score = report.get_score(spec.node_id)
+            score = dict(report.rows).get(spec.node_id, 0)
             self.require(not is_proven or score == 0, f"{name}: {spec} earns {score}")
 
     def _check_equivocators(self, name: str, report: EpochReport) -> None:

@@ -12,11 +12,12 @@ import shlex
 import numpy as np
 import pytest
 
-from consensus import admission, agreement
+from consensus import admission, agreement, epoch
 from consensus.commitment import CommitContext
 from consensus.phases import Schedule
+from consensus.records import RecordKind
 from keys.envelope import Envelope
-from subnet.epoch import judge, submitter
+from subnet.epoch import submitter
 from subnet.epoch.performer import Performer
 from subnet.journal.journal import Journal
 from tests.simulation.__main__ import main
@@ -40,8 +41,32 @@ def catch(lies=None, *, faults=()) -> str:
     pytest.fail(f"{MAX_SEEDS} seeds have not noticed")
 
 
+def change_reveal_departure(monkeypatch, get_first):
+    """Let output reveals leave from another offset on."""
+    is_departure = Schedule.is_departure
+
+    def is_changed_departure(self, kind, offset):
+        if kind is not RecordKind.OUTPUT_REVEAL:
+            return is_departure(self, kind, offset)
+        return get_first(self) <= offset < self.windows[kind].leaves_until
+
+    monkeypatch.setattr(Schedule, "is_departure", is_changed_departure)
+
+
+def change_last_block(monkeypatch, changed, get_last):
+    """Let records of one kind count if they are first seen at another block or before."""
+    is_on_time = Schedule.is_on_time
+    monkeypatch.setattr(
+        Schedule,
+        "is_on_time",
+        lambda self, kind, offset: (
+            offset <= get_last(self) if kind is changed else is_on_time(self, kind, offset)
+        ),
+    )
+
+
 def test_a_failing_seed_prints_the_line_that_replays_it(monkeypatch, capsys):
-    monkeypatch.setattr(Schedule, "is_reveal_departure", lambda self, offset: offset >= 9)
+    change_reveal_departure(monkeypatch, lambda schedule: 9)
     first = ["--seed", "5", "--epochs", "3", "--quiet"]
     assert main(first) == 1
     said = capsys.readouterr().err
@@ -53,21 +78,20 @@ def test_a_failing_seed_prints_the_line_that_replays_it(monkeypatch, capsys):
 
 
 def test_a_commit_window_that_is_one_block_too_long_is_caught(monkeypatch):
-    monkeypatch.setattr(Schedule, "is_commit_on_time", lambda self, o: o <= self.reveal_start)
+    change_last_block(monkeypatch, RecordKind.OUTPUT_COMMIT, lambda schedule: schedule.reveal_start)
     assert "counts with a commit of block" in catch({4: {Behaviour.LATE}})
 
 
 def test_a_reveal_window_that_never_closes_is_caught(monkeypatch):
-    monkeypatch.setattr(Schedule, "is_reveal_on_time", lambda self, o: True)
+    change_last_block(monkeypatch, RecordKind.OUTPUT_REVEAL, lambda schedule: schedule.length)
     assert "counts with a reveal of block" in catch({4: {Behaviour.LATE_REVEAL}})
 
 
 @pytest.mark.parametrize("blocks_early", [1, 3])
 def test_reveals_that_leave_while_commits_may_arrive_are_caught(monkeypatch, blocks_early):
-    def is_departure(self, offset):
-        return offset >= self.reveal_start + self.grace - blocks_early
-
-    monkeypatch.setattr(Schedule, "is_reveal_departure", is_departure)
+    change_reveal_departure(
+        monkeypatch, lambda schedule: schedule.reveal_start + schedule.grace - blocks_early
+    )
     assert "commits are open" in catch()
 
 
@@ -110,9 +134,9 @@ def test_a_journal_that_is_not_read_after_a_restart_is_caught(monkeypatch):
 
 
 def test_rows_in_another_order_are_caught(monkeypatch):
-    compute = judge.compute_proposal_rows
+    compute = epoch.compute_proposal_rows
     monkeypatch.setattr(
-        judge, "compute_proposal_rows", lambda *a, **kw: tuple(reversed(compute(*a, **kw)))
+        epoch, "compute_proposal_rows", lambda *a, **kw: tuple(reversed(compute(*a, **kw)))
     )
     assert "are not sorted by id" in catch()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from consensus.errors import ConsensusError
 from keys.errors import KeysError
+from tests.vectors.epochs import SUBNET, epochs, make_epoch
 from tests.vectors.runner import run
 
 DIRECTORY = Path(__file__).parent
@@ -408,6 +409,12 @@ def proposal_cases():
         yield case(f"attest: {name}", "check_proposal", own=own, proposed=proposed)
 
 
+def epoch_cases():
+    for name, previous, facts in epochs():
+        yield case(name, "score_epoch", **SUBNET, facts=facts, previous=previous)
+    yield case("first elected epoch", "first_rows", nodes=make_epoch()["nodes"])
+
+
 FILES = {
     "challenge": challenge_cases,
     "commitment": commitment_cases,
@@ -416,6 +423,7 @@ FILES = {
     "scoring": scoring_cases,
     "validator_scoring": validator_cases,
     "proposal": proposal_cases,
+    "epoch": epoch_cases,
 }
 
 

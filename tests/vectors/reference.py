@@ -9,6 +9,7 @@ import math
 import struct
 from fractions import Fraction
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ONE = 10**18
@@ -232,3 +233,204 @@ def schedule(length):
             for offset in range(length)
         ),
     }
+
+
+COMMIT, REVEAL, SCORE_COMMIT, SCORE_REVEAL, SIGHTING = 3, 4, 5, 6, 7
+KIND_NAMES = {COMMIT: "OUTPUT_COMMIT", REVEAL: "OUTPUT_REVEAL"}
+
+
+def is_seen_in_time(kind, offset, length):
+    times = schedule(length)
+    limits = {
+        COMMIT: times["reveal_start"],
+        REVEAL: times["scoring_start"],
+        SCORE_COMMIT: times["score_commit_end"],
+        SCORE_REVEAL: times["scoring_start"],
+        SIGHTING: times["score_commit_end"],
+    }
+    return offset < limits[kind]
+
+
+def list_records(epoch):
+    return {
+        (kind, node): (offset, bytes.fromhex(raw)) for kind, node, offset, raw in epoch["records"]
+    }
+
+
+def list_nodes(epoch, *classes):
+    """Return {node id: (key seed, coldkey)} of the nodes of these classes."""
+    nodes = sorted(epoch["nodes"])
+    return {node: (seed, coldkey) for node, seed, coldkey, name in nodes if name in classes}
+
+
+def find_equivocators(network_id, length, seen, signed, kinds):
+    """``seen`` is the epoch of the sightings, ``signed`` that of the records."""
+    authors = {node: seed for node, seed, _, _ in signed["nodes"]}
+    versions = {}
+    for (kind, witness), (offset, raw) in list_records(seen).items():
+        is_witness = kind == SIGHTING and witness in list_nodes(seen, "VALIDATOR")
+        if not is_witness or not is_seen_in_time(kind, offset, length):
+            continue
+        for row in range(4, len(raw), 105):
+            of, node, size = struct.unpack_from("<BII", raw, row)
+            body_hash, signature = raw[row + 9 : row + 41], raw[row + 41 : row + 105]
+            if node == witness or of not in kinds or node not in authors:
+                continue
+            header = b"MESH" + bytes([1, of]) + bytes.fromhex(network_id)
+            header += struct.pack("<IQI", signed["epoch"], signed["expires_at"], node)
+            header += public_key(authors[node]) + u32(size)
+            message = b"mesh/envelope/1" + header + body_hash
+            if is_signed(authors[node], message, signature):
+                versions.setdefault((of, node), set()).add((size, body_hash))
+    return {node for (_, node), found in versions.items() if len(found) > 1}
+
+
+def is_signed(key_seed, message, signature):
+    key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key_seed)).public_key()
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def open_hosters(network_id, length, shape, epoch, equivocators):
+    """Return the hosters with an accepted commit, as dicts for score_hosters, and refusals."""
+    seed = sha256(
+        b"mesh/seed",
+        bytes.fromhex(network_id),
+        u32(epoch["epoch"], epoch["first_block"]),
+        bytes.fromhex(epoch["block_hash"]),
+    )
+    records, hosters, refusals = list_records(epoch), [], []
+    for node, (key_seed, coldkey) in list_nodes(epoch, "INCLUDED", "VALIDATOR").items():
+        offset, commit = records.get((COMMIT, node), (None, None))
+        revealed_at, reveal = records.get((REVEAL, node), (None, None))
+        if node in equivocators:
+            refusals.append([KIND_NAMES[COMMIT], node, "equivocation"])
+            continue
+        if commit is None:
+            if reveal is not None:
+                refusals.append([KIND_NAMES[REVEAL], node, "no_commit"])
+            continue
+        start, end = struct.unpack_from("<II", commit, 32)
+        if not is_seen_in_time(COMMIT, offset, length):
+            refusals.append([KIND_NAMES[COMMIT], node, "late"])
+        elif commit[:32] != seed:
+            refusals.append([KIND_NAMES[COMMIT], node, "wrong_seed"])
+        elif end > shape["num_blocks"]:
+            refusals.append([KIND_NAMES[COMMIT], node, "wrong_range"])
+        else:
+            hoster = {"node_id": node, "coldkey": coldkey, "blocks": [start, end]}
+            context = {
+                "network_id": network_id,
+                "epoch": epoch["epoch"],
+                "node_id": node,
+                "key_seed": key_seed,
+            }
+            if reveal is None:
+                hoster["refusal"] = "not_revealed"
+            elif not is_seen_in_time(REVEAL, revealed_at, length):
+                hoster["refusal"] = "late"
+            else:
+                open_outputs(hoster, context, seed, commit[40:], reveal, shape)
+            hosters.append(hoster)
+    return hosters, refusals
+
+
+def open_outputs(hoster, context, seed, commitment, reveal, shape):
+    start, end, count = struct.unpack_from("<III", reveal, 32)
+    vectors, position = [], 44
+    for _ in range(count):
+        (size,) = struct.unpack_from("<I", reveal, position)
+        vectors.append(reveal[position + 4 : position + 4 + size].hex())
+        position += 4 + size
+    made = output_commitment(context, seed.hex(), [start, end], reveal[:32].hex(), vectors)
+    num_owed = end - start + (end == shape["num_blocks"])
+    if [start, end] != hoster["blocks"]:
+        hoster["refusal"] = "wrong_range"
+    elif count != num_owed or made["commitment"] != commitment.hex():
+        hoster["refusal"] = "commitment_mismatch"
+    else:
+        hoster["vectors"] = vectors
+
+
+def open_ballots(network_id, length, scored, revealing, hosted, equivocators):
+    """Return {node: (coldkey, scores or None)} of the validators that committed in time."""
+    records, ballots = list_records(scored), {}
+    delay = revealing["first_block"] - scored["first_block"]
+    for node, (key_seed, coldkey) in list_nodes(scored, "INCLUDED", "VALIDATOR").items():
+        offset, commit = records.get((SCORE_COMMIT, node), (None, None))
+        if commit is None or node in hosted or not is_seen_in_time(SCORE_COMMIT, offset, length):
+            continue
+        ballots[node] = (coldkey, None)
+        offset, reveal = records.get((SCORE_REVEAL, node), (None, None))
+        if reveal is None or node in equivocators:
+            continue
+        rows = [
+            (
+                struct.unpack_from("<I", reveal, row)[0],
+                int.from_bytes(reveal[row + 4 : row + 20], "little"),
+            )
+            for row in range(36, len(reveal), 20)
+        ]
+        context = {
+            "network_id": network_id,
+            "epoch": scored["epoch"],
+            "node_id": node,
+            "key_seed": key_seed,
+        }
+        opens = score_commitment(context, reveal[:32].hex(), rows) == commit.hex()
+        if opens and is_seen_in_time(SCORE_REVEAL, offset - delay, length):
+            ballots[node] = (coldkey, rows)
+    return ballots
+
+
+def score_epoch(network_id, length, shape, facts, previous):
+    """Return rows, hosters, validators and refusals of an epoch, as the vectors have them."""
+    cheats = find_equivocators(network_id, length, facts, facts, {COMMIT, REVEAL})
+    hosters, refusals = open_hosters(network_id, length, shape, facts, cheats)
+    totals, _ = score_hosters(shape, hosters)
+    ballots, scores = {}, {}
+    if previous is not None:
+        before = find_equivocators(network_id, length, previous, previous, {COMMIT, REVEAL})
+        accepted, _ = open_hosters(network_id, length, shape, previous, before)
+        hosted = {hoster["node_id"] for hoster in accepted}
+        cheats |= find_equivocators(
+            network_id, length, facts, previous, {SCORE_COMMIT, SCORE_REVEAL}
+        )
+        ballots = open_ballots(network_id, length, previous, facts, hosted, before | cheats)
+        opened = [(node, key, rows) for node, (key, rows) in ballots.items() if rows is not None]
+        ids = list(list_nodes(previous, "INCLUDED", "VALIDATOR"))
+        scores = score_validators(opened, ids, find_centre(facts, hosted))
+    present = (
+        set(totals) | cheats | {node for node, (_, rows) in ballots.items() if rows is not None}
+    )
+    for (kind, node), (offset, _) in list_records(facts).items():
+        if kind == SCORE_COMMIT and is_seen_in_time(kind, offset, length):
+            present.add(node)
+    rows = []
+    for node in list_nodes(facts, "INCLUDED", "VALIDATOR"):
+        if node in present:
+            paid = totals if node in totals else scores
+            rows.append([node, "0" if node in cheats else str(paid.get(node, 0))])
+    return {
+        "rows": rows,
+        "hosters": [
+            [hoster["node_id"], str(totals[hoster["node_id"]]), hoster.get("refusal")]
+            for hoster in hosters
+        ],
+        "validators": [[node, str(scores.get(node, 0))] for node in ballots],
+        "refusals": refusals,
+    }
+
+
+def find_centre(facts, hosted):
+    """Return the hosters' rows of the proposal if 66 % of the validators attested it."""
+    voters = set(list_nodes(facts, "VALIDATOR"))
+    submission = facts["submission"]
+    if submission is None:
+        return None
+    if Fraction(len(voters & set(submission["attested"])), max(1, len(voters))) < Fraction(66, 100):
+        return None
+    return {node: int(score) for node, score in submission["scores"] if node in hosted}

@@ -7,7 +7,7 @@ the error class. Bytes are hex, scores are decimal text (they pass 2**53).
 import hashlib
 
 from consensus.agreement import Answer, compute_layer_scores
-from consensus.attestation import check_proposal, compute_proposal_hash
+from consensus.attestation import check_proposal
 from consensus.challenge import (
     ModelShape,
     compute_head_rows,
@@ -26,10 +26,14 @@ from consensus.commitment import (
     compute_score_commitment,
     compute_vectors_root,
     derive_salt,
+    encode_scores,
 )
+from consensus.epoch import compute_first_rows, score_epoch
 from consensus.errors import InvalidVector, Reason
+from consensus.evidence import EpochFacts, Sighting
 from consensus.phases import compute_schedule, phase_at
 from consensus.protocol_params import MAINNET, MINIMAL
+from consensus.records import RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.scoring import (
     HosterEvidence,
@@ -38,6 +42,7 @@ from consensus.scoring import (
     compute_proposal_rows,
     compute_validator_scores,
 )
+from consensus.submission import Submission
 from consensus.types import EpochPosition, LayerRange, NodeClass
 from keys.envelope import decode_envelope, seal
 from keys.peer import PeerKey
@@ -172,8 +177,8 @@ def run_schedule(length):
         "commit_start": schedule.commit_start,
         "reveal_start": schedule.reveal_start,
         "score_start": schedule.score_start,
-        "scoring_start": schedule.scoring_start,
-        "score_commit_end": schedule.score_commit_end,
+        "scoring_start": schedule.windows[RecordKind.OUTPUT_REVEAL].counts_until,
+        "score_commit_end": schedule.windows[RecordKind.SCORE_COMMIT].counts_until,
         "phases": "".join(phase.value[0] for phase in phases),
     }
 
@@ -217,7 +222,7 @@ def run_hoster_scores(shape, hosters):
         )
         for hoster in hosters
     ]
-    result = compute_hoster_scores(evidence, epoch=1, shape=read_shape(**shape), params=MAINNET)
+    result = compute_hoster_scores(evidence, shape=read_shape(**shape), params=MAINNET)
     return {
         "scores": write_scores(result.scores.items()),
         "verdicts": [verdict.value for _, verdict in sorted(result.verdicts.items())],
@@ -236,14 +241,13 @@ def run_validator_scores(node_ids, ballots, attested):
     ]
     result = compute_validator_scores(
         evidence,
-        epoch=1,
         node_ids=node_ids,
         attested=None if attested is None else dict(read_scores(attested)),
         params=MAINNET,
     )
     return [
-        [reason.node_id, str(reason.score), reason.refusal and str(reason.refusal)]
-        for reason in result.reasons
+        [report.node_id, str(report.score), report.refusal and str(report.refusal)]
+        for report in result.reports
     ]
 
 
@@ -251,20 +255,98 @@ def run_proposal_rows(classes, present, hosters, hoster_scores, validator_scores
     nodes = tuple(
         RosterNode(node_id, None, b"", b"", NodeClass[name], 0) for node_id, name in classes
     )
+    roster = Roster(1, 0, bytes(32), 0, nodes)
     rows = compute_proposal_rows(
-        Roster(1, 0, bytes(32), 0, nodes),
+        roster,
         present=present,
         hosters=hosters,
         hoster_scores=dict(read_scores(hoster_scores)),
         validator_scores=dict(read_scores(validator_scores)),
-        is_first_elected=is_first_elected,
     )
-    return {"rows": write_scores(rows), "hash": compute_proposal_hash(rows).hex()}
+    rows = compute_first_rows(roster) if is_first_elected else rows
+    name = hashlib.sha256(b"mesh/proposal" + encode_scores(rows)).hexdigest()
+    return {"rows": write_scores(rows), "hash": name}
 
 
 def run_check_proposal(own, proposed):
     check_proposal(read_scores(own), read_scores(proposed))
     return "equal"
+
+
+def run_score_epoch(facts, previous, **subnet):
+    report = score_epoch(
+        read_facts(**subnet, **facts),
+        None if previous is None else read_facts(**subnet, **previous),
+        MAINNET,
+    )
+    return {
+        "rows": write_scores(report.rows),
+        "hosters": [
+            [hoster.node_id, str(hoster.score), hoster.refusal and str(hoster.refusal)]
+            for hoster in report.hosters
+        ],
+        "validators": [
+            [validator.node_id, str(validator.score), validator.refusal and str(validator.refusal)]
+            for validator in report.validators
+        ],
+        "refusals": [
+            [refusal.kind.name, refusal.node_id, str(refusal.reason)] for refusal in report.refusals
+        ],
+    }
+
+
+def read_facts(
+    network_id,
+    length,
+    shape,
+    epoch,
+    first_block,
+    block_hash,
+    expires_at,
+    nodes,
+    records,
+    submission,
+):
+    """Return what a node that saw these records knows of an epoch."""
+    keys = {node_id: PeerKey(unhex(seed)) for node_id, seed, _, _ in nodes}
+    sightings = {}
+    for kind, node_id, offset, body in records:
+        envelope = seal(
+            keys[node_id],
+            kind=kind,
+            network_id=unhex(network_id),
+            epoch=epoch,
+            expires_at=expires_at,
+            node_id=node_id,
+            body=unhex(body),
+        )
+        sightings[RecordKind(kind), node_id] = Sighting(envelope, first_block + offset)
+    return EpochFacts(
+        network_id=unhex(network_id),
+        roster=Roster(epoch, first_block, unhex(block_hash), 0, read_nodes(nodes)),
+        schedule=compute_schedule(length, MAINNET),
+        seed=compute_seed(unhex(network_id), epoch, first_block, unhex(block_hash)),
+        shape=read_shape(**shape),
+        expires_at=expires_at,
+        sightings=sightings,
+        submission=None if submission is None else read_submission(first_block, **submission),
+    )
+
+
+def read_nodes(nodes):
+    return tuple(
+        RosterNode(node_id, PeerKey(unhex(seed)).peer_id, unhex(coldkey), b"", NodeClass[name], 0)
+        for node_id, seed, coldkey, name in nodes
+    )
+
+
+def read_submission(first_block, proposer, scores, attested):
+    rows = read_scores(scores)
+    return Submission(proposer, first_block + 1, rows, frozenset(attested), None)
+
+
+def run_first_rows(nodes):
+    return write_scores(compute_first_rows(Roster(9, 183, bytes(32), 0, read_nodes(nodes))))
 
 
 OPERATIONS = {
@@ -288,4 +370,6 @@ OPERATIONS = {
     "validator_scores": run_validator_scores,
     "proposal_rows": run_proposal_rows,
     "check_proposal": run_check_proposal,
+    "score_epoch": run_score_epoch,
+    "first_rows": run_first_rows,
 }

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import random
 import struct
 
 import pytest
@@ -170,6 +171,10 @@ def derive_proposal_rows(
     return {"rows": rows, "hash": name}
 
 
+def derive_first_rows(nodes):
+    return [[node, "0"] for node, _, _, name in nodes if name in ("INCLUDED", "VALIDATOR")]
+
+
 DERIVATIONS = {
     "seed": derive_seed,
     "block_input": derive_block_input,
@@ -187,6 +192,8 @@ DERIVATIONS = {
     "hoster_scores": derive_hoster_scores,
     "validator_scores": derive_validator_scores,
     "proposal_rows": derive_proposal_rows,
+    "score_epoch": reference.score_epoch,
+    "first_rows": derive_first_rows,
 }
 
 DERIVABLE = [
@@ -201,4 +208,17 @@ def test_independent_code_matches_the_vector(vector):
     expected = vector["expected"]
     if vector["operation"] == "validator_scores":
         expected = [[node_id, score] for node_id, score, _ in expected]
+    if vector["operation"] == "score_epoch":
+        validators = [[node_id, score] for node_id, score, _ in expected["validators"]]
+        expected = expected | {"validators": validators}
     assert DERIVATIONS[vector["operation"]](**vector["input"]) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_in_which_records_were_seen_changes_nothing(seed):
+    rng = random.Random(seed)
+    for vector in json.loads((generate.DIRECTORY / "epoch.json").read_text(encoding="ascii")):
+        for epoch in (vector["input"].get("facts"), vector["input"].get("previous")):
+            if epoch is not None:
+                rng.shuffle(epoch["records"])
+        assert run(vector) == vector["expected"], vector["name"]

@@ -242,7 +242,7 @@ async def test_what_the_journal_holds_is_revealed_while_the_model_loads():
         async with run_nodes(restarted):
             await advance_to(subnet.chain, 1, 5)
     (report, *_) = [event.report for event in subnet.nodes[5].list_events(EpochScored)]
-    assert report.get_score(2) > 0
+    assert dict(report.rows)[2] > 0
 
 
 async def test_an_unexpected_error_ends_the_node(subnet):

@@ -1,21 +1,21 @@
-"""What is looked for at each head, and which windows that observes."""
+"""What is read at each head, and which windows that observes."""
 
 import pytest
 
 from consensus.evidence import Sighting
 from consensus.phases import compute_schedule
 from consensus.protocol_params import MAINNET
+from consensus.reading import (
+    ReadingView,
+    compute_observed,
+    compute_seen_offset,
+    compute_wanted,
+    is_urgent,
+)
 from consensus.records import RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.types import NodeClass
 from consensus.view import Window
-from consensus.watch import (
-    WatchView,
-    compute_observed,
-    compute_seen_offset,
-    compute_wanted,
-    is_urgent_watch,
-)
 from keys.envelope import seal
 from keys.peer import PeerKey
 
@@ -42,7 +42,7 @@ def see(kind, node_id, *, epoch=5, offset=5):
 
 def list_wanted(offset, sightings=None, previous=None, *, is_challenge_seen=True):
     wanted = compute_wanted(
-        WatchView(
+        ReadingView(
             offset=offset,
             schedule=SCHEDULE,
             roster=make_roster(5),
@@ -119,12 +119,12 @@ def test_every_window_can_be_observed_at_every_length(length):
     observed = [compute_observed(schedule, began_at=o, ended_at=o) for o in range(length)]
     assert frozenset().union(*observed) == set(Window)
     for offset, windows in enumerate(observed):
-        assert Window.COMMITS not in windows or schedule.is_commit_on_time(offset)
-        assert Window.REVEALS not in windows or schedule.is_reveal_on_time(offset)
+        assert Window.COMMITS not in windows or schedule.is_on_time(COMMIT, offset)
+        assert Window.REVEALS not in windows or schedule.is_on_time(REVEAL, offset)
 
 
 def test_reading_is_urgent_in_the_last_grace_before_every_cut_off():
-    assert [o for o in range(20) if is_urgent_watch(SCHEDULE, o)] == [9, 11, 12, 13, 14, 18]
+    assert [o for o in range(20) if is_urgent(SCHEDULE, o)] == [9, 11, 12, 13, 14, 18]
 
 
 def test_a_slow_reading_makes_a_commit_late_but_not_a_reveal():
