@@ -187,7 +187,7 @@ def _explained_losses() -> Iterator[None]:
     try:
         yield
     except SessionLost as error:
-        if RefusalReason.BUSY in str(error):
+        if error.reason is RefusalReason.BUSY:
             raise BackendBusy(retry_after_s=BUSY_RETRY_S) from error
         raise GenerationFailed("Every route that was tried failed.") from error
 

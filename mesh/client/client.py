@@ -20,6 +20,7 @@ from mesh.client.session import ClientTimeouts, HopFailed, fetch_scores, stream_
 from mesh.client.stops import StopStrings
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.errors import InvalidRequest, MeshError, NoRoute, PeerError, PeerUnreachable, SessionLost
+from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import MAX_STOP_TOKENS, Sampling
 from mesh.inference.wire import SESSION_ID_SIZE, Finish, Hop, OpenSession, TokenFrame, TokenScore
 from mesh.model.config import ModelConfig
@@ -54,7 +55,7 @@ class Trace:
 
     route: tuple[RouteHop, ...] = ()
     reroutes: int = 0
-    failures: list[tuple[PeerId | None, str]] = field(default_factory=list)
+    failures: list[tuple[PeerId | None, RefusalReason]] = field(default_factory=list)
     hop_times_us: list[tuple[int, ...]] = field(default_factory=list)
     started_s: float = 0.0
     first_token_s: float | None = None
@@ -365,6 +366,7 @@ class RouteSearch:
         self._trace = trace
         self._excluded: set[PeerId] = set()
         self._backoff_s = FIRST_BACKOFF_S
+        self._last_reason = RefusalReason.HOP_LOST
 
     async def find(self, cache_tokens: int) -> tuple[RouteHop, ...]:
         """Return a route whose hops have been dialled. Raises NoRoute or SessionLost.
@@ -377,7 +379,9 @@ class RouteSearch:
                 route = await self._plan(cache_tokens)
                 await self._client.connect(route[0].peer_id)
             except PeerUnreachable as error:
-                await self.note_failure(HopFailed(error.peer_id, "unreachable", str(error)))
+                await self.note_failure(
+                    HopFailed(error.peer_id, RefusalReason.HOP_LOST, str(error))
+                )
                 continue
             except NoRoute:
                 if not self._excluded:
@@ -403,6 +407,7 @@ class RouteSearch:
     async def note_failure(self, failure: HopFailed) -> None:
         """Leave the failed peer out from now on. Raises SessionLost after too many failures."""
         self._trace.failures.append((failure.peer_id, failure.reason))
+        self._last_reason = failure.reason
         self._count(str(failure))
         logger.info("re-routing: %s", failure)
         blamed = [failure.peer_id] if failure.peer_id is not None else await self._find_blamed()
@@ -416,10 +421,12 @@ class RouteSearch:
         peers = [hop.peer_id for hop in self._trace.route]
         return await self._client.find_silent(peers) or peers
 
-    def _count(self, reason: str) -> None:
+    def _count(self, detail: str) -> None:
         self._trace.reroutes += 1
         if self._trace.reroutes > self._routing.max_reroutes:
-            raise SessionLost(f"gave up after {self._routing.max_reroutes} re-routes: {reason}")
+            raise SessionLost(
+                f"gave up after {self._routing.max_reroutes} re-routes: {detail}", self._last_reason
+            )
 
     async def _refresh(self) -> None:
         try:

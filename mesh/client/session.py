@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from keys.peer import PeerId
 from mesh.errors import MeshError, PeerError
-from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason, read_reason
 from mesh.inference.wire import (
     SESSION_METHOD,
     ErrorFrame,
@@ -47,7 +47,7 @@ class ClientTimeouts:
 class HopFailed(MeshError):
     """A hop of the route ended the session. ``peer_id`` None: nobody in particular is known."""
 
-    def __init__(self, peer_id: PeerId | None, reason: str, detail: str = "") -> None:
+    def __init__(self, peer_id: PeerId | None, reason: RefusalReason, detail: str = "") -> None:
         super().__init__(f"{reason} at {peer_id or 'some hop'}: {detail}")
         self.peer_id = peer_id
         self.reason = reason
@@ -135,7 +135,7 @@ async def blame_peer(peer: PeerId, action: Awaitable[T]) -> T:
     try:
         return await action
     except PeerError as error:
-        raise HopFailed(peer, RefusalReason.HOP_LOST, str(error)) from error
+        raise HopFailed(peer, find_loss_reason(error), str(error)) from error
 
 
 async def receive_frame(stream: Stream, route: Sequence[Hop], timeout_s: float) -> bytes:
@@ -165,4 +165,4 @@ def _explain(error: ErrorFrame, route: Sequence[Hop]) -> HopFailed:
     blamed = None
     if error.hop_index < len(route):
         blamed = route[error.hop_index].peer_id
-    return HopFailed(blamed, error.reason, error.detail)
+    return HopFailed(blamed, read_reason(error.reason), error.detail)

@@ -19,7 +19,7 @@ from mesh.inference.drive_wire import (
 from mesh.inference.driven import DrivenRange
 from mesh.inference.engine import Engine
 from mesh.inference.hops import NextHop, SessionTimeouts
-from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
 from mesh.inference.wire import ErrorFrame, encode_error
 from mesh.p2p.interface import Host, Stream
 
@@ -111,7 +111,7 @@ class DriveServer:
             stream = await self._open_stream(following.hop.peer_id, DRIVE_METHOD)
         except PeerError as error:
             raise Refused(
-                RefusalReason.HOP_LOST, str(error), hop_index=following.hop_index
+                find_loss_reason(error), str(error), hop_index=following.hop_index
             ) from error
         try:
             next_hop = NextHop(stream, following.hop_index)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mesh.errors import MeshError, PeerError, StreamClosed
 from mesh.inference.engine import StepOutput
-from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
 from mesh.inference.wire import FrameType, decode_error
 from mesh.p2p.interface import Stream
 
@@ -106,7 +106,7 @@ class NextHop:
         return frame
 
     def _lost(self, error: PeerError) -> Refused:
-        return Refused(RefusalReason.HOP_LOST, str(error), hop_index=self.hop_index)
+        return Refused(find_loss_reason(error), str(error), hop_index=self.hop_index)
 
 
 class Deadline:

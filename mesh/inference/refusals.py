@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, PeerError, PeerRefusal
+from mesh.p2p.rpc_guard import Reason
 
 
 class RefusalReason(StrEnum):
@@ -40,3 +41,17 @@ class Refused(MeshError):
         self.reason = str(reason)
         self.detail = detail
         self.hop_index = hop_index
+
+
+def read_reason(word: str) -> RefusalReason:
+    """Return the reason that a peer's word names; FAILED for a word of another version."""
+    try:
+        return RefusalReason(word)
+    except ValueError:
+        return RefusalReason.FAILED
+
+
+def find_loss_reason(error: PeerError) -> RefusalReason:
+    """Return why a session over this peer's stream is lost: the peer is full, or it is gone."""
+    is_busy = isinstance(error, PeerRefusal) and error.reason == Reason.BUSY
+    return RefusalReason.BUSY if is_busy else RefusalReason.HOP_LOST

@@ -15,7 +15,7 @@ from mesh.inference.engine import Engine
 from mesh.inference.first_range import FirstRange, make_first_range
 from mesh.inference.hops import NextHop, SessionTimeouts
 from mesh.inference.pipeline import RangeSession
-from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
 from mesh.inference.wire import (
     LOOP_METHOD,
     SESSION_METHOD,
@@ -175,7 +175,7 @@ class SessionServer:
             stream = await self._open_stream(following.hop.peer_id, SESSION_METHOD)
         except PeerError as error:
             raise Refused(
-                RefusalReason.HOP_LOST, str(error), hop_index=following.hop_index
+                find_loss_reason(error), str(error), hop_index=following.hop_index
             ) from error
         try:
             next_hop = NextHop(stream, following.hop_index)
@@ -190,7 +190,7 @@ class SessionServer:
         try:
             stream = await self._open_stream(request.route[0].peer_id, LOOP_METHOD)
         except PeerError as error:
-            raise Refused(RefusalReason.HOP_LOST, str(error), hop_index=0) from error
+            raise Refused(find_loss_reason(error), str(error), hop_index=0) from error
         try:
             await stream.send(encode_bind(request.session_id))
             yield stream

@@ -9,12 +9,15 @@ from contextlib import aclosing
 import pytest
 import torch
 
+from keys.peer import PeerKey
 from mesh.client.client import RoutingOptions
 from mesh.client.session import ClientTimeouts
-from mesh.errors import InvalidRequest, NoRoute, SessionLost
+from mesh.errors import InvalidRequest, NoRoute, PeerRefusal, PeerTimeout, SessionLost
 from mesh.inference.engine import EngineLimits
 from mesh.inference.hops import SessionTimeouts
+from mesh.inference.refusals import RefusalReason, find_loss_reason, read_reason
 from mesh.inference.sampling import Sampling
+from mesh.p2p.rpc_guard import Reason
 from mesh.routing.heartbeat import ServerState
 
 PROMPT = "How does one epoch work?"
@@ -241,6 +244,32 @@ async def test_retries_are_bounded(swarm):
         client = await swarm.open_client(stack)
         with pytest.raises(SessionLost, match="gave up after 3"):
             await collect(client, routing=RoutingOptions(max_reroutes=3))
+
+
+@pytest.mark.parametrize("max_reroutes", [2, 3])
+async def test_a_lost_session_carries_its_typed_reason(swarm, max_reroutes):
+    """Whether the last thing that was counted is the refusal, or that no other route is left."""
+    hoster = await swarm.add_hoster(0, 6, limits=EngineLimits(cache_tokens=8))
+    async with contextlib.AsyncExitStack() as stack:
+        client = await swarm.open_client(stack)
+        routing = RoutingOptions(max_reroutes=max_reroutes)
+        with pytest.raises(SessionLost) as lost:
+            await collect(client, routing=routing)
+        assert lost.value.reason is RefusalReason.BUSY
+        await hoster.stop()
+        swarm.hosters.clear()
+        with pytest.raises(SessionLost) as lost:
+            await collect(client, routing=routing)
+        assert lost.value.reason is RefusalReason.HOP_LOST
+
+
+def test_a_peers_full_limits_are_busy_and_words_of_another_version_are_a_failure():
+    peer = PeerKey(b"\1" * 32).peer_id
+    assert find_loss_reason(PeerRefusal(peer, Reason.BUSY)) is RefusalReason.BUSY
+    assert find_loss_reason(PeerRefusal(peer, Reason.RATE, "busy")) is RefusalReason.HOP_LOST
+    assert find_loss_reason(PeerTimeout(peer, "busy")) is RefusalReason.HOP_LOST
+    assert read_reason("wrong_range") is RefusalReason.WRONG_RANGE
+    assert read_reason("tired") is RefusalReason.FAILED
 
 
 @pytest.mark.parametrize(
