@@ -27,7 +27,7 @@ from mesh.client.bridge import LoopBridge, LoopThread
 from mesh.client.cache import MeshCache
 from mesh.client.client import MeshClient
 from mesh.client.connection import Connection, open_connection
-from mesh.client.driven import DrivenText
+from mesh.client.driven_text import DrivenText
 from mesh.client.inference_session import InferenceSession
 from mesh.client.texts import TextBatch
 from mesh.errors import InvalidRequest

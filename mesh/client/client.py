@@ -13,26 +13,27 @@ import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from keys.peer import PeerId
-from mesh.client.session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
-from mesh.client.stops import StopStrings
+from mesh.client.route_session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
+from mesh.client.stops import StopMatcher
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.errors import InvalidRequest, MeshError, NoRoute, PeerError, PeerUnreachable, SessionLost
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import MAX_STOP_TOKENS, Sampling
-from mesh.inference.wire import SESSION_ID_SIZE, Finish, Hop, OpenSession, TokenFrame, TokenScore
+from mesh.inference.tokens import Finish, Token, Trace, TracedHop
+from mesh.inference.wire import SESSION_ID_SIZE, OpenSession
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory, fetch_info
-from mesh.routing.routing import RouteHop, plan_route
+from mesh.routing.hop import Route
+from mesh.routing.routing import plan_route
 
 MAX_REROUTES = 16
 MAX_DIRECTORY_PEERS = 4
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 4.0
-MAX_TRACED_STEPS = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -43,62 +44,6 @@ class RoutingOptions:
 
     max_layers_per_hop: int | None = None
     max_reroutes: int = MAX_REROUTES
-
-
-@dataclass(slots=True)
-class Trace:
-    """How an answer came about; grows while it streams.
-
-    ``hop_times_us`` holds, for each of the last steps, the time in each range and then the whole
-    step as the first range saw it. ``failures`` are the peers left out, with the reason.
-    """
-
-    route: tuple[RouteHop, ...] = ()
-    reroutes: int = 0
-    failures: list[tuple[PeerId | None, RefusalReason]] = field(default_factory=list)
-    hop_times_us: list[tuple[int, ...]] = field(default_factory=list)
-    started_s: float = 0.0
-    first_token_s: float | None = None
-    last_token_s: float | None = None
-    tokens: int = 0
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Tokens after the first one, by the time since it; None before the second."""
-        if self.first_token_s is None or self.last_token_s is None or self.tokens < 2:
-            return None
-        elapsed_s = self.last_token_s - self.first_token_s
-        return (self.tokens - 1) / elapsed_s if elapsed_s > 0 else None
-
-    @property
-    def time_to_first_token_s(self) -> float | None:
-        return None if self.first_token_s is None else self.first_token_s - self.started_s
-
-    def count(self, frame: TokenFrame, now_s: float) -> None:
-        """Note one token."""
-        self.tokens += 1
-        self.last_token_s = now_s
-        if self.first_token_s is None:
-            self.first_token_s = now_s
-        if len(self.hop_times_us) < MAX_TRACED_STEPS:
-            self.hop_times_us.append(frame.times_us)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One token of an answer. ``text`` may be empty while a character or a stop is incomplete.
-
-    ``finish_reason`` is ``stop`` or ``length`` on the last piece, else None. An end-of-text token
-    has no text. ``trace`` is one object for the whole answer.
-    """
-
-    token_id: int
-    text: str
-    index: int
-    logprob: float
-    top_logprobs: tuple[tuple[int, float], ...]
-    finish_reason: str | None
-    trace: Trace
 
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
@@ -168,8 +113,8 @@ class MeshClient:
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         routing: RoutingOptions | None = None,
-    ) -> AsyncGenerator[Piece, None]:
-        """Yield the answer piece by piece; closing the generator frees the cache on every hop.
+    ) -> AsyncGenerator[Token, None]:
+        """Yield the answer token by token; closing the generator frees the cache on every hop.
 
         The model's end tokens stop the answer unless ``sampling`` names stop tokens itself.
         Raises InvalidRequest, NoRoute, or SessionLost after too many failures.
@@ -179,29 +124,19 @@ class MeshClient:
         token_ids = self.encode(prompt)
         self._check_length(len(token_ids), max_new_tokens)
         sampling = self._complete(sampling or Sampling())
-        stops, text = StopStrings(stop), self._tokenizer.start_stream()
+        stops, text = StopMatcher(stop), self._tokenizer.start_stream()
         trace = Trace(started_s=time.monotonic())
-        frames = self._stream_frames(
+        tokens = self._stream_tokens(
             token_ids, max_new_tokens, sampling, routing or RoutingOptions(), trace
         )
-        async with aclosing(frames):
-            async for frame in frames:
-                shown = stops.feed(text.feed(frame.token_id))
-                reason = _FINISH_REASONS[frame.finish]
-                if stops.is_stopped:
-                    reason = "stop"
-                elif reason is not None:
+        async with aclosing(tokens):
+            async for token in tokens:
+                shown = stops.feed(text.feed(token.token_id))
+                finish = Finish.STOP if stops.is_stopped else token.finish
+                if finish is not Finish.NOT_YET:
                     shown += stops.flush()
-                yield Piece(
-                    token_id=frame.token_id,
-                    text=shown,
-                    index=frame.index,
-                    logprob=frame.logprob,
-                    top_logprobs=frame.top,
-                    finish_reason=reason,
-                    trace=trace,
-                )
-                if reason is not None:
+                yield replace(token, text=shown, finish=finish, trace=trace)
+                if finish is not Finish.NOT_YET:
                     return
 
     async def score(
@@ -210,8 +145,8 @@ class MeshClient:
         *,
         top_logprobs: int = 0,
         routing: RoutingOptions | None = None,
-    ) -> tuple[TokenScore, ...]:
-        """Return the log probability of each token of the prompt after its first.
+    ) -> tuple[Token, ...]:
+        """Return each token of the prompt after its first, with its log probability.
 
         ``top_logprobs`` alternatives come with each. Raises as :meth:`generate` does.
         """
@@ -226,7 +161,11 @@ class MeshClient:
             route = await search.find(len(token_ids))
             request = _make_request(route, sampling, token_ids, max_new_tokens=0)
             try:
-                return await fetch_scores(self._host, request, timeouts=self._timeouts)
+                scores = await fetch_scores(self._host, request, timeouts=self._timeouts)
+                return tuple(
+                    replace(score, token_id=token_id)
+                    for score, token_id in zip(scores, token_ids[1:], strict=True)
+                )
             except HopFailed as failure:
                 await search.note_failure(failure)
 
@@ -244,14 +183,14 @@ class MeshClient:
             return sampling
         return replace(sampling, stop_token_ids=self._config.eos_token_ids[:MAX_STOP_TOKENS])
 
-    async def _stream_frames(
+    async def _stream_tokens(
         self,
         prompt: tuple[int, ...],
         max_new_tokens: int,
         sampling: Sampling,
         routing: RoutingOptions,
         trace: Trace,
-    ) -> AsyncGenerator[TokenFrame, None]:
+    ) -> AsyncGenerator[Token, None]:
         """Yield the answer's tokens over as many routes as it takes."""
         answer: list[int] = []
         search = RouteSearch(self, routing, trace)
@@ -264,18 +203,18 @@ class MeshClient:
                 max_new_tokens=max_new_tokens - len(answer),
                 first_index=len(answer),
             )
-            frames = stream_tokens(
+            tokens = stream_tokens(
                 self._host,
                 request,
                 vocab_size=self._config.vocab_size,
                 timeouts=self._timeouts,
             )
             try:
-                async with aclosing(frames):
-                    async for frame in frames:
-                        answer.append(frame.token_id)
-                        trace.count(frame, time.monotonic())
-                        yield frame
+                async with aclosing(tokens):
+                    async for token in tokens:
+                        answer.append(token.token_id)
+                        trace.count(time.monotonic(), times_us=token.times_us)
+                        yield token
                 return
             except HopFailed as failure:
                 await search.note_failure(failure)
@@ -301,9 +240,7 @@ class MeshClient:
         if asked and len(failures) == len(asked):
             raise failures[0]
 
-    def plan(
-        self, routing: RoutingOptions, *, exclude: set[PeerId], cache_tokens: int
-    ) -> tuple[RouteHop, ...]:
+    def plan(self, routing: RoutingOptions, *, exclude: set[PeerId], cache_tokens: int) -> Route:
         """Plan a route over what the directory knows now. Raises NoRoute."""
         return plan_route(
             self._directory.list_route_servers(),
@@ -336,7 +273,7 @@ class MeshClient:
 
 
 def _make_request(
-    route: Sequence[RouteHop],
+    route: Route,
     sampling: Sampling,
     token_ids: tuple[int, ...],
     *,
@@ -346,15 +283,12 @@ def _make_request(
     """Return a request under a fresh session id."""
     return OpenSession(
         session_id=os.urandom(SESSION_ID_SIZE),
-        route=tuple(Hop(hop.peer_id, hop.span) for hop in route),
+        route=route,
         sampling=sampling,
         token_ids=token_ids,
         max_new_tokens=max_new_tokens,
         first_index=first_index,
     )
-
-
-_FINISH_REASONS = {Finish.NOT_YET: None, Finish.STOP: "stop", Finish.LENGTH: "length"}
 
 
 class RouteSearch:
@@ -364,11 +298,12 @@ class RouteSearch:
         self._client = client
         self._routing = routing
         self._trace = trace
+        self._route: Route = ()
         self._excluded: set[PeerId] = set()
         self._backoff_s = FIRST_BACKOFF_S
         self._last_reason = RefusalReason.HOP_LOST
 
-    async def find(self, cache_tokens: int) -> tuple[RouteHop, ...]:
+    async def find(self, cache_tokens: int) -> Route:
         """Return a route whose hops have been dialled. Raises NoRoute or SessionLost.
 
         Where nothing is left, those that failed get another chance after a pause: they may
@@ -390,10 +325,13 @@ class RouteSearch:
                 self._count("no route")
                 await self._pause()
                 continue
-            self._trace.route = route
+            self._route = route
+            self._trace.route = tuple(
+                TracedHop(str(hop.peer_id), hop.span.start, hop.span.end) for hop in route
+            )
             return route
 
-    async def _plan(self, cache_tokens: int) -> tuple[RouteHop, ...]:
+    async def _plan(self, cache_tokens: int) -> Route:
         try:
             return self._client.plan(
                 self._routing, exclude=self._excluded, cache_tokens=cache_tokens
@@ -418,7 +356,7 @@ class RouteSearch:
 
     async def _find_blamed(self) -> list[PeerId]:
         """Who is silent; everybody of the route when all of them answer a short question."""
-        peers = [hop.peer_id for hop in self._trace.route]
+        peers = [hop.peer_id for hop in self._route]
         return await self._client.find_silent(peers) or peers
 
     def _count(self, detail: str) -> None:

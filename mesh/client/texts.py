@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from mesh.client.driven import DrivenText, Logits, count_shared
+from mesh.client.driven_text import DrivenText, Logits, count_shared
 from mesh.errors import InvalidRequest
 
 MAX_ROWS = 16

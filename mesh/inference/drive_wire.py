@@ -13,7 +13,7 @@ anything is allocated.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.wire import (
@@ -24,13 +24,16 @@ from mesh.inference.wire import (
     SESSION_ID_SIZE,
     VERSION,
     FrameType,
-    Hop,
+    RouteRequest,
     StepFrame,
+    check_size,
+    check_version,
     decode_route,
     decode_step,
     encode_route,
     encode_step,
-    get_frame_type,
+    make_malformed,
+    read_header,
 )
 from mesh.p2p.interface import MAX_FRAME_SIZE
 
@@ -48,24 +51,10 @@ LOGIT_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class DriveSession:
+class DriveSession(RouteRequest):
     """A client wants to drive a session of at most ``capacity`` tokens."""
 
-    session_id: bytes
-    route: tuple[Hop, ...]
     capacity: int
-    hop_index: int = 0
-
-    @property
-    def hop(self) -> Hop:
-        return self.route[self.hop_index]
-
-    @property
-    def is_last(self) -> bool:
-        return self.hop_index == len(self.route) - 1
-
-    def for_next_hop(self) -> DriveSession:
-        return replace(self, hop_index=self.hop_index + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +100,13 @@ def encode_drive(request: DriveSession) -> bytes:
 
 def decode_drive(frame: bytes) -> DriveSession:
     """Parse a request: sizes first, then the route. Raises Refused."""
-    if len(frame) < _DRIVE.size or get_frame_type(frame) is not FrameType.DRIVE:
-        raise _malformed("not a DRIVE frame")
-    _, version, session_id, hop_index, hops, capacity = _DRIVE.unpack_from(frame)
-    if version != VERSION:
-        raise _malformed(f"session protocol {version} is not {VERSION}")
+    version, session_id, hop_index, hops, capacity = read_header(frame, _DRIVE, FrameType.DRIVE)
+    check_version(version)
     if not 0 <= hop_index < hops <= MAX_HOPS:
-        raise _malformed("impossible number of hops")
-    if len(frame) != _DRIVE.size + hops * HOP_SIZE:
-        raise _malformed("the size does not match the counts")
-    return DriveSession(session_id, decode_route(frame[_DRIVE.size :]), capacity, hop_index)
+        raise make_malformed("impossible number of hops")
+    check_size(frame, _DRIVE.size + hops * HOP_SIZE)
+    route = decode_route(frame[_DRIVE.size :])
+    return DriveSession(session_id, route, capacity, hop_index=hop_index)
 
 
 def encode_feed(feed: FeedFrame) -> bytes:
@@ -131,13 +117,10 @@ def encode_feed(feed: FeedFrame) -> bytes:
 
 def decode_feed(frame: bytes) -> FeedFrame:
     """Parse token ids. Raises Refused(MALFORMED)."""
-    if len(frame) < _FEED.size or get_frame_type(frame) is not FrameType.FEED:
-        raise _malformed("not a FEED frame")
-    _, position, count, wanted = _FEED.unpack_from(frame)
+    position, count, wanted = read_header(frame, _FEED, FrameType.FEED)
     if not 0 < wanted <= count <= MAX_PROMPT_TOKENS:
-        raise _malformed(f"{wanted} rows of {count} tokens")
-    if len(frame) != _FEED.size + 4 * count:
-        raise _malformed("the size does not match the counts")
+        raise make_malformed(f"{wanted} rows of {count} tokens")
+    check_size(frame, _FEED.size + 4 * count)
     return FeedFrame(position, struct.unpack_from(f"<{count}I", frame, _FEED.size), wanted)
 
 
@@ -148,12 +131,10 @@ def encode_driven_step(step: StepFrame, wanted: int) -> bytes:
 
 def decode_driven_step(frame: bytes, *, hidden_size: int) -> tuple[StepFrame, int]:
     """Parse hidden states. Raises Refused as decode_step does."""
-    if len(frame) < _DRIVEN_STEP.size or get_frame_type(frame) is not FrameType.DRIVEN_STEP:
-        raise _malformed("not a DRIVEN_STEP frame")
-    (_, wanted) = _DRIVEN_STEP.unpack_from(frame)
+    (wanted,) = read_header(frame, _DRIVEN_STEP, FrameType.DRIVEN_STEP)
     step = decode_step(frame[_DRIVEN_STEP.size :], hidden_size=hidden_size)
     if wanted > step.hidden.rows:
-        raise _malformed(f"{wanted} rows of {step.hidden.rows} are wanted")
+        raise make_malformed(f"{wanted} rows of {step.hidden.rows} are wanted")
     return step, wanted
 
 
@@ -165,15 +146,9 @@ def encode_logits(frame: LogitsFrame, *, vocab_size: int) -> bytes:
 
 def decode_logits(frame: bytes, *, vocab_size: int) -> LogitsFrame:
     """Parse logits without copying them. Raises Refused(MALFORMED) or Refused(WRONG_SHAPE)."""
-    if len(frame) < _LOGITS.size or get_frame_type(frame) is not FrameType.LOGITS:
-        raise _malformed("not a LOGITS frame")
-    _, position, rows, vocabulary = _LOGITS.unpack_from(frame)
+    position, rows, vocabulary = read_header(frame, _LOGITS, FrameType.LOGITS)
     if not 0 < rows <= MAX_STEP_ROWS or vocabulary != vocab_size:
         raise Refused(RefusalReason.WRONG_SHAPE, f"{rows} rows of {vocabulary} logits")
     if len(frame) != _LOGITS.size + rows * vocab_size * LOGIT_SIZE:
         raise Refused(RefusalReason.WRONG_SHAPE, f"not {rows} rows of {vocab_size} logits")
     return LogitsFrame(position, rows, memoryview(frame)[_LOGITS.size :])
-
-
-def _malformed(detail: str) -> Refused:
-    return Refused(RefusalReason.MALFORMED, detail)

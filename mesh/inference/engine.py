@@ -26,10 +26,11 @@ from torch import Tensor
 from keys.peer import PeerId
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.refusals import RefusalReason, Refused
-from mesh.inference.sampler import Sampled, SampleRequest, Score, sample_rows, score_rows
+from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
 from mesh.inference.scheduler import CacheLedger, Scheduler, Work
 from mesh.inference.tensors import HiddenBuffer
-from mesh.inference.wire import DTYPE_SIZES, HiddenRows
+from mesh.inference.tokens import Token
+from mesh.inference.wire import DTYPE_SIZES, HiddenRows, StepFrame
 from mesh.model.challenge import run_challenge_head, run_challenge_layer, use_exact_float32
 from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.llama import Segment, ShardRunner
@@ -117,10 +118,16 @@ class StepOutput:
     """
 
     hidden: HiddenRows | None
-    sampled: Sampled | None
-    scores: tuple[Score, ...]
+    sampled: Token | None
+    scores: tuple[Token, ...]
     elapsed_us: int
     logits: Tensor | None = None
+
+    def make_frame(self, position: int, times_us: tuple[int, ...] = ()) -> StepFrame:
+        """Return the hidden states for the next range."""
+        if self.hidden is None:
+            raise ValueError("the last layer's rows do not leave as hidden states")
+        return StepFrame(position, self.hidden, times_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,7 +523,7 @@ def _read_rows(runner: ShardRunner, buffer: HiddenBuffer, steps: Sequence[StepIn
 
 def _sample(
     runner: ShardRunner, hidden: Tensor, batch: Sequence[_Job], segments: Sequence[Segment]
-) -> dict[int, Sampled]:
+) -> dict[int, Token]:
     """Return the tokens that were asked for, by their place in the batch."""
     requests = {i: job.step.sample for i, job in enumerate(batch) if job.step.sample is not None}
     if not requests:
@@ -542,7 +549,7 @@ def _compute_wanted_logits(
     return {i: logits[end - wanted[i] : end] for i, end in zip(wanted, ends, strict=True)}
 
 
-def _score(runner: ShardRunner, hidden: Tensor, step: StepInput) -> tuple[Score, ...]:
+def _score(runner: ShardRunner, hidden: Tensor, step: StepInput) -> tuple[Token, ...]:
     """Return the scores that were asked for; several rows at once belong to one prompt."""
     if not step.score_ids:
         return ()

@@ -15,53 +15,75 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from mesh.errors import MeshError
-from mesh.inference.answer import Answer, AnswerAlone
-from mesh.inference.engine import Engine, EngineSession, Follow, StepInput, StepOutput
-from mesh.inference.hops import Deadline, Departure, NextHop, SessionTimeouts, run_guarded
-from mesh.inference.refusals import RefusalReason, Refused
+from mesh.errors import InvalidRequest, MeshError
+from mesh.inference.answer import AnswerAlone, AnswerState
+from mesh.inference.engine import Follow, StepInput, StepOutput
+from mesh.inference.first_range import AnswerAtFirst, ScoresAtFirst
+from mesh.inference.hops import IDLE, Departure, Links, NextHop, RangeRole, TurnLoop, run_guarded
+from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
 from mesh.inference.sampler import SampleRequest
+from mesh.inference.tokens import Finish
 from mesh.inference.wire import (
-    Finish,
     HiddenRows,
     OpenSession,
     ScoresFrame,
     StepFrame,
-    TokenScore,
     decode_step,
     encode_scores,
     encode_step,
     encode_token,
 )
+from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Stream
 
-IDLE = "the session was idle for too long"
+
+def check_generation(request: OpenSession, config: ModelConfig) -> None:
+    """Raise Refused unless the model can answer the request."""
+    if request.first_index >= len(request.token_ids):
+        raise Refused(RefusalReason.BAD_PARAMETER, "the answer so far stands in the prompt")
+    if request.wants_scores and len(request.token_ids) < 2:
+        raise Refused(RefusalReason.BAD_PARAMETER, "a prompt's first token has no score")
+    if request.capacity > config.max_context:
+        raise Refused(
+            RefusalReason.CONTEXT_OVERFLOW,
+            f"{len(request.token_ids)} tokens and {request.max_new_tokens} new ones do not "
+            f"fit into a context of {config.max_context}",
+        )
+    check_vocabulary(request.token_ids, config)
+    try:
+        request.sampling.check()
+    except InvalidRequest as error:
+        raise Refused(RefusalReason.BAD_PARAMETER, str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
-class RangeSession:
-    """One request at one hoster, with everything that its role needs."""
+class GenerationRange(RangeRole[OpenSession]):
+    """A session that generates tokens, or scores its prompt's, at one range."""
 
-    engine: Engine
-    session: EngineSession
-    request: OpenSession
-    upstream: Stream
-    timeouts: SessionTimeouts
-
-    async def run_only(self) -> None:
-        """Be the only range: compute, choose, tell the client."""
-        work = self._score_alone() if self.request.wants_scores else self._answer_alone()
-        await run_guarded(work, self.watch_client())
-
-    async def run_middle(self, next_hop: NextHop) -> None:
-        """Pass hidden states on until the previous range goes."""
-        await run_guarded(self._pass_on(next_hop), self._watch_next(next_hop))
+    async def run(self, links: Links) -> None:
+        """Serve the session to its end. Raises Refused or PeerError."""
+        request = self.request
+        if request.is_first and request.is_last:
+            work = self._score_alone() if request.wants_scores else self._answer_alone()
+            await run_guarded(work, self.watch_client())
+        elif request.is_first:
+            first = ScoresAtFirst(self) if request.wants_scores else AnswerAtFirst(self)
+            with links.take_loop(first.put):
+                async with links.open_next() as next_hop:
+                    await first.run(next_hop)
+        elif not request.is_last:
+            async with links.open_next() as next_hop:
+                await run_guarded(self._pass_on(next_hop), self._watch_next(next_hop))
+        elif len(request.route) == 2:
+            await self._run_last(self.upstream)
+        else:
+            async with links.open_loop() as back:
+                await self._run_last(back)
 
     async def _pass_on(self, next_hop: NextHop) -> None:
         while self.session.length < len(self.request.token_ids):
             # A prompt's rows are many bytes, so they wait for a slow link.
-            step = await self._receive_step()
-            output = await self.engine.submit(self.session, self.make_following(step))
+            step, output = await self._compute_next()
             await next_hop.send(self.encode_output(step.position, output, step.times_us))
 
         def plan(step: StepFrame) -> Plan:
@@ -69,11 +91,11 @@ class RangeSession:
 
         await Arrivals(self, plan, is_over=lambda: False).run()
 
-    async def run_last(self, back: Stream) -> None:
+    async def _run_last(self, back: Stream) -> None:
         """Choose tokens, or score the prompt's, and send that to the first range over ``back``."""
         if self.request.wants_scores:
             return await self._score_for_others(back)
-        answer = Answer(self.request)
+        answer = AnswerState(self.request)
 
         def plan(step: StepFrame) -> Plan:
             if step.position + step.hidden.rows < len(self.request.token_ids):
@@ -88,7 +110,7 @@ class RangeSession:
         await Arrivals(self, plan, is_over=lambda: answer.finish is not Finish.NOT_YET).run()
 
     async def _answer_alone(self) -> None:
-        answer = Answer(self.request)
+        answer = AnswerState(self.request)
         alone = AnswerAlone(answer, self.upstream.send_now)
         async for _ in self.compute_prompt(answer.next_sample(), alone.follow):
             alone.check()
@@ -99,14 +121,12 @@ class RangeSession:
 
     async def _score_for_others(self, back: Stream) -> None:
         while self.session.length < len(self.request.token_ids):
-            step = await self._receive_step()
-            output = await self.engine.submit(self.session, self.make_following(step))
+            step, output = await self._compute_next()
             await self._send_scores(back, step.position, output)
 
     async def _send_scores(self, stream: Stream, position: int, output: StepOutput) -> None:
-        scores = tuple(TokenScore(logprob, top) for logprob, top in output.scores)
-        if scores:
-            await stream.send(encode_scores(ScoresFrame(position + 1, scores)))
+        if output.scores:
+            await stream.send(encode_scores(ScoresFrame(position + 1, output.scores)))
 
     async def watch_client(self) -> None:
         """A client says nothing after its request; when it goes, the session ends."""
@@ -117,23 +137,16 @@ class RangeSession:
         if await next_hop.receive() is not None:
             raise Refused(RefusalReason.MALFORMED, "no frame is expected from a later range")
 
-    async def _receive_step(self) -> StepFrame:
-        """Return the next hidden states. Raises Refused or PeerError."""
-        try:
-            async with asyncio.timeout(self.timeouts.idle_s):
-                frame = await self.upstream.receive()
-        except TimeoutError as error:
-            raise Refused(RefusalReason.TIMEOUT, IDLE) from error
-        return self.read_step(frame)
+    async def _compute_next(self) -> tuple[StepFrame, StepOutput]:
+        """Wait for the next hidden states and compute them. Raises Refused or PeerError."""
+        step = self.read_step(await self.wait_for(self.upstream.receive()))
+        return step, await self.engine.submit(self.session, self.make_following(step))
 
     def read_step(self, frame: bytes) -> StepFrame:
         """Parse the next hidden states. Raises Refused."""
         step = decode_step(frame, hidden_size=self.engine.config.hidden_size)
         if step.position != self.session.length:
-            raise Refused(
-                RefusalReason.WRONG_POSITION,
-                f"position {step.position} does not follow {self.session.length}",
-            )
+            raise self.make_position_refusal(step.position)
         return step
 
     def make_following(
@@ -197,9 +210,7 @@ class RangeSession:
 
     def encode_output(self, position: int, output: StepOutput, times_us: tuple[int, ...]) -> bytes:
         """Encode a step's hidden states for the next range."""
-        if output.hidden is None:
-            raise ValueError("the last block's rows do not leave as hidden states")
-        return encode_step(StepFrame(position, output.hidden, (*times_us, output.elapsed_us)))
+        return encode_step(output.make_frame(position, (*times_us, output.elapsed_us)))
 
 
 Plan = tuple[SampleRequest | None, Departure | None]
@@ -213,39 +224,35 @@ class Arrivals:
     """
 
     def __init__(
-        self, role: RangeSession, plan: Callable[[StepFrame], Plan], *, is_over: Callable[[], bool]
+        self,
+        role: GenerationRange,
+        plan: Callable[[StepFrame], Plan],
+        *,
+        is_over: Callable[[], bool],
     ) -> None:
         self._role = role
         self._plan = plan
         self._is_over = is_over
         self._is_computing = False
-        self._deadline = Deadline(IDLE)
-        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns = TurnLoop(self._advance, late=IDLE)
 
     async def run(self) -> None:
         """Serve the session to its end. Raises Refused or PeerError."""
-        upstream = self._role.upstream
-        self._deadline.move(self._role.timeouts.idle_s)
-        upstream.watch(self._advance)
-        try:
-            self._advance()
-            await self._deadline.wait_for(self._end)
-        finally:
-            upstream.watch(None)
-            self._end.cancel()
+        self._turns.allow(self._role.timeouts.idle_s)
+        await self._turns.run(self._role.upstream)
 
     def _advance(self) -> None:
         """Take the next step, unless one is being computed."""
-        if self._is_computing or self._end.done():
+        if self._is_computing or self._turns.is_over:
             return
         try:
             frame = self._role.upstream.receive_now()
             if frame is None:
                 return
-            self._deadline.move(self._role.timeouts.idle_s)
+            self._turns.allow(self._role.timeouts.idle_s)
             self._submit(self._role.read_step(frame))
         except MeshError as error:
-            self._end.set_exception(error)
+            self._turns.fail(error)
 
     def _submit(self, step: StepFrame) -> None:
         sample, departure = self._plan(step)
@@ -257,16 +264,9 @@ class Arrivals:
 
     def _on_computed(self, done: asyncio.Future[StepOutput], departure: Departure | None) -> None:
         self._is_computing = False
-        if self._end.done() or done.cancelled():
-            return
-        try:
-            done.result()
-            if departure is not None:
-                departure.check()
-        except MeshError as error:
-            self._end.set_exception(error)
+        if not self._turns.check_step(done, departure):
             return
         if self._is_over():
-            self._end.set_result(None)
+            self._turns.finish()
         else:
             self._advance()

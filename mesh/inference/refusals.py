@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from mesh.errors import MeshError, PeerError, PeerRefusal
+from mesh.model.config import ModelConfig
 from mesh.p2p.rpc_guard import Reason
 
 
@@ -41,6 +43,14 @@ class Refused(MeshError):
         self.reason = str(reason)
         self.detail = detail
         self.hop_index = hop_index
+
+
+def check_vocabulary(token_ids: Sequence[int], config: ModelConfig) -> None:
+    """Raise Refused(TOKEN_OUT_OF_RANGE) unless the model has every one of these tokens."""
+    if max(token_ids) >= config.vocab_size:
+        raise Refused(
+            RefusalReason.TOKEN_OUT_OF_RANGE, f"the vocabulary has {config.vocab_size} tokens"
+        )
 
 
 def read_reason(word: str) -> RefusalReason:

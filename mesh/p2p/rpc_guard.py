@@ -16,6 +16,7 @@ from keys.errors import BadSignature
 from keys.peer import PeerId
 from mesh.errors import PeerRefusal
 from mesh.p2p.rpc_wire import Opening, check_opening
+from mesh.token_bucket import TokenBucket
 
 TIME_WINDOW_MS = 30_000
 MAX_NONCES = 65_536
@@ -142,25 +143,23 @@ class NonceCache:
                 del self._per_peer[peer]
 
 
-class TokenBuckets:
+class PeerBuckets:
     """One token bucket per peer; of too many peers the least recently seen is forgotten."""
 
     def __init__(self, *, rate: float, burst: int, max_peers: int = MAX_TRACKED_PEERS) -> None:
         self._rate = rate
         self._burst = burst
         self._max_peers = max_peers
-        self._buckets: OrderedDict[PeerId, tuple[float, int]] = OrderedDict()
+        self._buckets: OrderedDict[PeerId, TokenBucket] = OrderedDict()
 
     def take(self, peer: PeerId, *, now_ms: int) -> None:
         """Take one token. Raises PeerRefusal when the peer has none left."""
-        tokens, last_ms = self._buckets.pop(peer, (float(self._burst), now_ms))
-        elapsed_s = max(0, now_ms - last_ms) / 1000
-        tokens = min(float(self._burst), tokens + elapsed_s * self._rate)
-        allowed = tokens >= 1.0
-        self._buckets[peer] = (tokens - 1.0 if allowed else tokens, now_ms)
-        while len(self._buckets) > self._max_peers:
+        now_s = now_ms / 1000
+        bucket = self._buckets.pop(peer, None) or TokenBucket(self._rate, self._burst, now_s)
+        self._buckets[peer] = bucket
+        if len(self._buckets) > self._max_peers:
             self._buckets.popitem(last=False)
-        if not allowed:
+        if bucket.take(now_s=now_s):
             raise PeerRefusal(peer, Reason.RATE, f"more than {self._rate:g} requests a second")
 
     def __len__(self) -> int:
@@ -206,7 +205,7 @@ class RequestGuard:
         self._own = own
         self._started_ms = started_ms
         self._nonces = NonceCache(is_member=is_member)
-        self._buckets = TokenBuckets(rate=limits.requests_per_second, burst=limits.burst)
+        self._buckets = PeerBuckets(rate=limits.requests_per_second, burst=limits.burst)
 
     def check(
         self,

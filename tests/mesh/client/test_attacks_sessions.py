@@ -10,15 +10,13 @@ import pytest
 
 from mesh.inference import engine as engine_module
 from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import (
     SESSION_METHOD,
-    Finish,
     FrameType,
     HiddenRows,
-    Hop,
     OpenSession,
     StepFrame,
-    TokenFrame,
     decode_error,
     decode_token,
     encode_open,
@@ -27,6 +25,7 @@ from mesh.inference.wire import (
     get_frame_type,
 )
 from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 
 HIDDEN = 48
 NUCLEUS = Sampling(temperature=1.0, top_p=0.5, seed=3)
@@ -145,7 +144,7 @@ async def betray(swarm, hoster, say, *, stays=True):
 
 
 def make_token(index, token_id=7, finish=Finish.NOT_YET):
-    return encode_token(TokenFrame(index, token_id, -1.0, finish, (), (1, 1)))
+    return encode_token(Token(token_id, -1.0, index=index, finish=finish, times_us=(1, 1)))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from mesh.client.driven import DrivenText
+from mesh.client.driven_text import DrivenText
 from mesh.client.texts import TextBatch
 from mesh.errors import InvalidRequest, StreamBroken
 from mesh.inference.drive_wire import (
@@ -22,8 +22,9 @@ from mesh.inference.drive_wire import (
 )
 from mesh.inference.engine import EngineLimits
 from mesh.inference.hops import SessionTimeouts
-from mesh.inference.wire import HiddenRows, Hop, StepFrame, decode_error
+from mesh.inference.wire import HiddenRows, StepFrame, decode_error
 from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 
 TEXT = [1, 17, 90, 4, 201, 33, 8, 64, 250, 12, 77]
 SPANS = {1: [(0, 6)], 2: [(0, 3), (3, 6)], 3: [(0, 2), (2, 4), (4, 6)]}

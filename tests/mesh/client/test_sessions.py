@@ -15,7 +15,6 @@ from mesh.inference.wire import (
     SESSION_METHOD,
     FrameType,
     HiddenRows,
-    Hop,
     OpenSession,
     StepFrame,
     decode_error,
@@ -27,6 +26,7 @@ from mesh.inference.wire import (
     get_frame_type,
 )
 from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 
 ROW = bytes(48 * 4)
 

@@ -24,9 +24,10 @@ from mesh.inference.drive_wire import (
     encode_logits,
 )
 from mesh.inference.refusals import Refused
-from mesh.inference.wire import FrameType, HiddenRows, Hop, StepFrame
+from mesh.inference.wire import FrameType, HiddenRows, StepFrame
 from mesh.model.config import LayerSpan
 from mesh.p2p.interface import MAX_FRAME_SIZE
+from mesh.routing.hop import Hop
 
 ROUTE = (
     Hop(PeerId(b"a" * 32), LayerSpan(0, 3)),

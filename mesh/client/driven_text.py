@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mesh.client.client import MeshClient, RouteSearch, RoutingOptions, Trace
-from mesh.client.session import (
+from mesh.client.client import MeshClient, RouteSearch, RoutingOptions
+from mesh.client.route_session import (
     ClientTimeouts,
     HopFailed,
     blame_peer,
     decode_from,
+    open_session,
     receive_frame,
 )
 from mesh.errors import InvalidRequest
@@ -33,9 +34,10 @@ from mesh.inference.drive_wire import (
     encode_feed,
 )
 from mesh.inference.refusals import RefusalReason
-from mesh.inference.wire import SESSION_ID_SIZE, Hop
-from mesh.p2p.interface import Host, Stream
-from mesh.routing.routing import RouteHop
+from mesh.inference.tokens import Trace
+from mesh.inference.wire import SESSION_ID_SIZE
+from mesh.p2p.interface import Stream
+from mesh.routing.hop import Route
 
 Logits = NDArray[np.float32]
 """[rows, vocabulary]."""
@@ -49,7 +51,7 @@ class _Link:
     """An open session on one route, and what its hops hold in their caches."""
 
     stream: Stream
-    route: tuple[Hop, ...]
+    route: Route
     capacity: int
     fed: list[int]
     used_s: float
@@ -71,7 +73,7 @@ class DrivenText:
         self._routing = routing or RoutingOptions()
         self._timeouts = timeouts or client.timeouts
         self._link: _Link | None = None
-        self.route: tuple[RouteHop, ...] = ()
+        self.route: Route = ()
         self.reroutes = 0
 
     @property
@@ -88,8 +90,7 @@ class DrivenText:
         NoRoute, or SessionLost after too many failures.
         """
         self._check(token_ids, wanted)
-        trace = Trace(started_s=time.monotonic())
-        search = RouteSearch(self._client, self._routing, trace)
+        search = RouteSearch(self._client, self._routing, Trace())
         while True:
             try:
                 await self._ensure_link(search, max(capacity, len(token_ids)), len(token_ids))
@@ -98,8 +99,6 @@ class DrivenText:
                 self.reroutes += 1
                 await self.close()
                 await search.note_failure(failure)
-            finally:
-                self.route = trace.route or self.route
 
     def _check(self, token_ids: Sequence[int], wanted: int) -> None:
         config = self._client.config
@@ -123,9 +122,11 @@ class DrivenText:
                 return
             await self.close()
         capacity = min(capacity, self._client.config.max_context)
-        route = tuple(Hop(hop.peer_id, hop.span) for hop in await search.find(capacity))
+        self.route = route = await search.find(capacity)
         request = DriveSession(os.urandom(SESSION_ID_SIZE), route, capacity)
-        stream = await _open_stream(self._client.host, request, self._timeouts)
+        stream = await open_session(
+            self._client.host, DRIVE_METHOD, request, encode_drive(request), self._timeouts
+        )
         self._link = _Link(stream, route, capacity, [], time.monotonic())
 
     async def _feed(self, token_ids: Sequence[int], wanted: int) -> Logits:
@@ -174,21 +175,6 @@ class DrivenText:
         link, self._link = self._link, None
         if link is not None:
             await link.stream.abort()
-
-
-async def _open_stream(host: Host, request: DriveSession, timeouts: ClientTimeouts) -> Stream:
-    first = request.route[0].peer_id
-    stream = await blame_peer(
-        first, host.open_stream(first, DRIVE_METHOD, timeout_s=timeouts.open_s)
-    )
-    is_done = False
-    try:
-        await blame_peer(first, stream.send(encode_drive(request)))
-        is_done = True
-    finally:
-        if not is_done:
-            await stream.abort()
-    return stream
 
 
 def _check_place(frame: LogitsFrame, stream: Stream, *, expected: int, left: int) -> None:
