@@ -11,8 +11,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from keys.peer import PeerId, PeerKey
@@ -34,7 +34,6 @@ from mesh.p2p.rpc_wire import (
     NO_NETWORK,
     NONCE_SIZE,
     OPENING_SIZE,
-    Answer,
     AnswerStatus,
     EphemeralKey,
     FrameOpener,
@@ -43,6 +42,7 @@ from mesh.p2p.rpc_wire import (
     Opening,
     OpeningKind,
     RandomBytes,
+    RpcAnswer,
     StreamKeys,
     check_payload,
     compute_request_hash,
@@ -266,6 +266,22 @@ class _IdleTimer:
             self._handle = self._loop.call_at(due, self._check)
 
 
+@asynccontextmanager
+async def _explained_failures(
+    peer: PeerId, method: str, *, timeout_s: float
+) -> AsyncIterator[None]:
+    """Give a request that long; raise the PeerError for what goes wrong with its channel."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as error:
+        raise PeerTimeout(peer, f"no answer to {method} within {timeout_s:g} s") from error
+    except ChannelClosed as error:
+        raise PeerUnreachable(peer, f"{method}: {error}") from error
+    except MalformedMessage as error:
+        raise PeerMisbehaved(peer, f"{method}: {error}") from error
+
+
 class RpcClient:
     """Calls other peers."""
 
@@ -280,45 +296,30 @@ class RpcClient:
         opening = self._seal(
             OpeningKind.UNARY, peer, method, binding=hash_payload(payload), size=len(payload)
         )
-        try:
-            async with asyncio.timeout(timeout_s):
-                channel = await self._dial(peer)
-                try:
-                    with suppress(ChannelClosed):
-                        # A server that refuses early may stop reading, and has answered then.
-                        await channel.write(opening + payload)
-                    _, answer = await _read_answer(channel, compute_request_hash(opening))
-                    reply = await _read_reply(channel, answer)
-                finally:
-                    channel.close()
-        except TimeoutError as error:
-            raise PeerTimeout(peer, f"no answer to {method} within {timeout_s:g} s") from error
-        except ChannelClosed as error:
-            raise PeerUnreachable(peer, f"{method}: {error}") from error
-        except MalformedMessage as error:
-            raise PeerMisbehaved(peer, f"{method}: {error}") from error
-        return reply
+        async with _explained_failures(peer, method, timeout_s=timeout_s):
+            channel = await self._dial(peer)
+            try:
+                with suppress(ChannelClosed):
+                    # A server that refuses early may stop reading, and has answered then.
+                    await channel.write(opening + payload)
+                _, answer = await _read_answer(channel, compute_request_hash(opening))
+                return await _read_reply(channel, answer)
+            finally:
+                channel.close()
 
     async def open_stream(self, peer: PeerId, method: str, *, timeout_s: float) -> SignedStream:
         """Open a stream and finish the handshake. Raises as ``call`` does."""
         ephemeral = EphemeralKey(self._context.random_bytes)
         opening = self._seal(OpeningKind.STREAM, peer, method, binding=ephemeral.public, size=0)
-        try:
-            async with asyncio.timeout(timeout_s):
-                channel = await self._dial(peer)
-                try:
-                    await channel.write(opening)
-                    raw_answer, answer = await _read_answer(channel, compute_request_hash(opening))
-                    shared = ephemeral.agree(answer.binding)
-                except BaseException:
-                    channel.close()
-                    raise
-        except TimeoutError as error:
-            raise PeerTimeout(peer, f"no answer to {method} within {timeout_s:g} s") from error
-        except ChannelClosed as error:
-            raise PeerUnreachable(peer, f"{method}: {error}") from error
-        except MalformedMessage as error:
-            raise PeerMisbehaved(peer, f"{method}: {error}") from error
+        async with _explained_failures(peer, method, timeout_s=timeout_s):
+            channel = await self._dial(peer)
+            try:
+                await channel.write(opening)
+                raw_answer, answer = await _read_answer(channel, compute_request_hash(opening))
+                shared = ephemeral.agree(answer.binding)
+            except BaseException:
+                channel.close()
+                raise
         keys = derive_stream_keys(shared, opening=opening, answer=raw_answer)
         return SignedStream(channel, self._context, keys=keys, is_client=True)
 
@@ -365,14 +366,13 @@ class RpcServer:
         self._guard = RequestGuard(
             context.key.peer_id, limits, started_ms=context.now_ms(), is_member=is_member
         )
-        self._channel_slots = Slots(
-            per_peer=limits.max_channels_per_peer, total=limits.max_channels, is_member=is_member
-        )
-        self._request_slots = Slots(
-            per_peer=limits.max_requests_per_peer, total=limits.max_requests, is_member=is_member
-        )
-        self._stream_slots = Slots(
-            per_peer=limits.max_streams_per_peer, total=limits.max_streams, is_member=is_member
+        self._channel_slots, self._request_slots, self._stream_slots = (
+            Slots(per_peer=per_peer, total=total, is_member=is_member)
+            for per_peer, total in (
+                (limits.max_channels_per_peer, limits.max_channels),
+                (limits.max_requests_per_peer, limits.max_requests),
+                (limits.max_streams_per_peer, limits.max_streams),
+            )
         )
 
     def serve_unary(
@@ -417,23 +417,27 @@ class RpcServer:
                     unread = 0
                     reply = await self._run_unary(channel.peer_id, opening, payload)
                 async with asyncio.timeout(self._context.limits.answer_timeout_s):
-                    await _send_answer(channel, self._context.key, raw, payload=reply)
+                    await self._answer(channel, raw, AnswerStatus.OK, reply)
                 return
             with self._stream_slots.hold(channel.peer_id):
                 await self._run_stream(channel, opening, raw)
         except PeerRefusal as refusal:
-            await _send_refusal(channel, self._context.key, raw, refusal)
+            payload = encode_refusal(refusal.reason, refusal.detail)
+            await self._answer(channel, raw, AnswerStatus.REFUSED, payload)
             await _discard(channel, unread)
+
+    async def _answer(
+        self, channel: Channel, raw: bytes, status: AnswerStatus, payload: bytes
+    ) -> None:
+        """Send the signed answer to the opening ``raw``."""
+        binding = hash_payload(payload)
+        answer = RpcAnswer(status, compute_request_hash(raw), binding, len(payload))
+        await channel.write(seal_answer(self._context.key, answer) + payload)
 
     def _admit(self, opening: Opening, raw: bytes, remote: PeerId) -> None:
         """Raise PeerRefusal unless everything about the opening is in order."""
-        self._guard.check(
-            opening,
-            raw,
-            remote=remote,
-            network_ids=self._network_ids(opening),
-            now_ms=self._context.now_ms(),
-        )
+        now_ms, network_ids = self._context.now_ms(), self._network_ids(opening)
+        self._guard.check(opening, raw, remote=remote, network_ids=network_ids, now_ms=now_ms)
         self._check_method(opening, remote)
         if self._admission is not None:
             self._admission(remote, opening.method)
@@ -487,7 +491,7 @@ class RpcServer:
             shared = ephemeral.agree(opening.binding)
         except MalformedMessage as error:
             raise PeerRefusal(channel.peer_id, Reason.MALFORMED, str(error)) from error
-        answer = Answer(AnswerStatus.OK, compute_request_hash(raw), ephemeral.public, 0)
+        answer = RpcAnswer(AnswerStatus.OK, compute_request_hash(raw), ephemeral.public, 0)
         raw_answer = seal_answer(self._context.key, answer)
         await channel.write(raw_answer)
         keys = derive_stream_keys(shared, opening=raw, answer=raw_answer)
@@ -528,7 +532,7 @@ async def _discard(channel: Channel, size: int) -> None:
             size -= len(await channel.read_exactly(min(size, DISCARD_CHUNK)))
 
 
-async def _read_answer(channel: Channel, request_hash: bytes) -> tuple[bytes, Answer]:
+async def _read_answer(channel: Channel, request_hash: bytes) -> tuple[bytes, RpcAnswer]:
     """Return a positive answer, raw and parsed. Raises PeerRefusal, MalformedMessage."""
     raw = await channel.read_exactly(ANSWER_SIZE)
     answer = decode_answer(raw, server=channel.peer_id, request_hash=request_hash)
@@ -538,20 +542,7 @@ async def _read_answer(channel: Channel, request_hash: bytes) -> tuple[bytes, An
     return raw, answer
 
 
-async def _read_reply(channel: Channel, answer: Answer) -> bytes:
+async def _read_reply(channel: Channel, answer: RpcAnswer) -> bytes:
     payload = await channel.read_exactly(answer.payload_size)
     check_payload(payload, answer.binding)
     return payload
-
-
-async def _send_answer(channel: Channel, key: PeerKey, raw: bytes, *, payload: bytes) -> None:
-    answer = Answer(AnswerStatus.OK, compute_request_hash(raw), hash_payload(payload), len(payload))
-    await channel.write(seal_answer(key, answer) + payload)
-
-
-async def _send_refusal(channel: Channel, key: PeerKey, raw: bytes, refusal: PeerRefusal) -> None:
-    payload = encode_refusal(refusal.reason, refusal.detail)
-    answer = Answer(
-        AnswerStatus.REFUSED, compute_request_hash(raw), hash_payload(payload), len(payload)
-    )
-    await channel.write(seal_answer(key, answer) + payload)

@@ -110,7 +110,7 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RpcAnswer:
     """One signed reply: everything but its payload."""
 
     status: AnswerStatus
@@ -184,7 +184,7 @@ def compute_request_hash(raw_opening: bytes) -> bytes:
     return hashlib.sha256(_REQUEST_HASH_TAG + raw_opening).digest()
 
 
-def seal_answer(key: PeerKey, answer: Answer) -> bytes:
+def seal_answer(key: PeerKey, answer: RpcAnswer) -> bytes:
     """Return the ``ANSWER_SIZE`` signed bytes."""
     unsigned = _ANSWER.pack(
         _ANSWER_MAGIC,
@@ -197,7 +197,7 @@ def seal_answer(key: PeerKey, answer: Answer) -> bytes:
     return unsigned + key.sign(_ANSWER_TAG + unsigned)
 
 
-def decode_answer(raw: bytes, *, server: PeerId, request_hash: bytes) -> Answer:
+def decode_answer(raw: bytes, *, server: PeerId, request_hash: bytes) -> RpcAnswer:
     """Parse an answer of ``server`` to that request and verify it.
 
     Raises MalformedMessage: another peer's signature, another request's answer, or a size
@@ -214,7 +214,7 @@ def decode_answer(raw: bytes, *, server: PeerId, request_hash: bytes) -> Answer:
         server.check_signature(_ANSWER_TAG + raw[:-SIGNATURE_SIZE], raw[-SIGNATURE_SIZE:])
     except BadSignature as error:
         raise MalformedMessage("the answer is not signed by the peer that was asked") from error
-    answer = Answer(_enum(AnswerStatus, status), answered_hash, binding, payload_size)
+    answer = RpcAnswer(_enum(AnswerStatus, status), answered_hash, binding, payload_size)
     limit = MAX_UNARY_SIZE if answer.status is AnswerStatus.OK else MAX_REFUSAL_SIZE
     if payload_size > limit:
         raise MalformedMessage(f"an answer of {payload_size} bytes is over {limit}")
