@@ -1,12 +1,11 @@
-"""One text that the client drives through the swarm: token ids out, logits back.
+"""A text that the client drives through the swarm: it sends token ids and gets logits.
 
-The text is known here, so a lost route costs a replay and nothing else. Only what differs from
-the text before is sent: the swarm still holds the rest in its caches.
+The client keeps the text, so after a lost route it sends the text again over another one. Only
+what differs from the text before is sent: the hosters hold the rest in their caches.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from mesh.inference.drive_wire import (
 )
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.tokens import Trace
-from mesh.inference.wire import SESSION_ID_SIZE
+from mesh.inference.wire import make_session_id
 from mesh.p2p.interface import Stream
 from mesh.routing.hop import Route
 
@@ -123,7 +122,7 @@ class DrivenText:
             await self.close()
         capacity = min(capacity, self._client.config.max_context)
         self.route = route = await search.find(capacity)
-        request = DriveSession(os.urandom(SESSION_ID_SIZE), route, capacity)
+        request = DriveSession(make_session_id(), route, capacity)
         stream = await open_session(
             self._client.host, DRIVE_METHOD, request, encode_drive(request), self._timeouts
         )
@@ -146,7 +145,7 @@ class DrivenText:
             is_done = True
         finally:
             if not is_done:
-                # Cancelled or failed: nobody knows what the hops hold now.
+                # Cancelled or failed: what the hops hold now is unknown.
                 await self.close()
         link.fed[position:] = new
         link.used_s = time.monotonic()

@@ -7,7 +7,7 @@
 The calls are those of ``MeshClient``: other transports, the same loop.
 
 GatewayError
-├── GatewayUnreachable   nobody answers there, or the answer broke off
+├── GatewayUnreachable   nothing answers there, or the answer broke off
 ├── GatewayMisbehaved    an answer that no gateway gives
 └── GatewayRefused       it said no: ``status``, ``code``, ``param``, ``retry_after_s``
 """
@@ -40,7 +40,7 @@ class GatewayError(MeshError):
 
 
 class GatewayUnreachable(GatewayError):
-    """Nobody answers there, or the answer broke off."""
+    """Nothing answers there, or the answer broke off."""
 
 
 class GatewayMisbehaved(GatewayError):

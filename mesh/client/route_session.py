@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from keys.peer import PeerId
@@ -43,7 +43,7 @@ class ClientTimeouts:
 
 
 class HopFailed(MeshError):
-    """A hop of the route ended the session. ``peer_id`` None: nobody in particular is known."""
+    """A hop of the route ended the session. ``peer_id`` None: which one is unknown."""
 
     def __init__(self, peer_id: PeerId | None, reason: RefusalReason, detail: str = "") -> None:
         super().__init__(f"{reason} at {peer_id or 'some hop'}: {detail}")
@@ -94,7 +94,10 @@ async def fetch_scores(
             scores += part.scores
     finally:
         await stream.abort()
-    return tuple(scores[: len(request.token_ids) - 1])
+    return tuple(
+        replace(score, token_id=token_id)
+        for score, token_id in zip(scores, request.token_ids[1:], strict=False)
+    )
 
 
 def _is_possible(token: Token, request: OpenSession, *, index: int, vocab_size: int) -> bool:

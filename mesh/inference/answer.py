@@ -1,4 +1,4 @@
-"""What the range that chooses tokens knows of an answer, and an answer of a single range."""
+"""The state of an answer at the range that chooses tokens, and an answer at a single range."""
 
 from __future__ import annotations
 
@@ -69,6 +69,6 @@ class AnswerAlone:
         return StepInput(1, token_ids=(token.token_id,), sample=sample, follow=self.follow)
 
     def check(self) -> None:
-        """Raise what sending raised."""
+        """Raise the error that sending raised, if any."""
         if self._failure is not None:
             raise self._failure

@@ -1,9 +1,9 @@
-"""A session that its client drives, at one range: tokens in, logits of the last range out.
+"""A session in which the client chooses the tokens, at one range.
 
-Here the client chooses the tokens: transformers' logits processors, beams and assistants run on
-its side. Hidden states go from range to range as in other sessions; logits come back along the
-same streams. A position before the end forgets what followed it, so that beams and assistants
-may change their minds.
+The client sends token ids to the first range, and gets logits of the last range. transformers'
+logits processors, beams and assistants run at the client. Hidden states go from range to range as
+in generation sessions; logits come back along the same streams. Rows at a position before the end
+replace what followed it: beams and assistants go back in this way.
 """
 
 from __future__ import annotations

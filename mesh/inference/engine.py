@@ -1,8 +1,54 @@
-"""The serving engine: one compute thread, fed from the event loop.
+"""The engine computes the steps of all sessions of one hoster on one compute thread.
 
-Sessions own a stretch of the cache; their steps are batched as they come (continuous
-batching); challenged layers go first. The event loop decides, the thread only computes; a batch
-whose sessions all know their next step goes on there at once while nobody else waits.
+Theory of operation
+===================
+
+**Parts.** The engine has one :class:`ShardRunner` (the weights of a range of layers and a cache
+for keys and values), one compute thread, a :class:`Scheduler` (who computes next) and a
+:class:`CacheLedger` (who owns which slots of the cache).
+
+- The *event loop* owns the scheduler, the ledger and every count of sessions. It admits sessions,
+  queues their steps and starts batches.
+- The *compute thread* owns the weights, the cache's contents, the buffer for hidden states and,
+  while a batch runs, the ``length`` of the batch's sessions. It does not decide what is next.
+
+**A session** is opened by :meth:`Engine.admit`. It reserves a contiguous stretch of cache slots,
+one slot for one token in every layer, for as many tokens as the session may ever have. Leaving
+the block frees the stretch. A step of the session that is still on the thread then writes into the
+stretch before any later owner does, because one thread runs all steps in order.
+
+**A step** is a session's next rows: several rows of a prompt, or one row to decode. A session has
+at most one step waiting or running. The order of events is:
+
+1. ``submit`` puts the step into the scheduler. If the thread is idle, it starts at once, in the
+   same turn of the event loop.
+2. The scheduler chooses a batch: one chunk of a prompt, or one decode row each of many sessions
+   that run through the same layers. Prompt chunks and decode batches take turns. A challenge goes
+   before both, because it has a deadline on chain.
+3. The thread puts the rows of the batch side by side, runs the layers, and chooses tokens or
+   computes logits for the sessions that asked.
+4. If a step has a ``follow`` function, the thread calls it with the output. The function may send
+   the output to a peer from there, and may return the session's next step.
+5. If every session of the batch has supplied its next step and nothing is queued, the thread
+   continues without returning to the loop. Otherwise it returns the batch to the loop, which
+   answers the sessions that wait and queues the steps that follow. So a new session waits for one
+   step at most, not for the end of an answer.
+
+**Rows do not depend on their neighbours** where the engine is opened with ``deterministic``: each
+row then gets the same bits in a batch as alone, whatever else is being served.
+
+**What can fail, and where.**
+
+- ``admit`` raises Refused: the layers are not served here (WRONG_RANGE), the session exceeds the
+  model's context (CONTEXT_OVERFLOW), or there is no place for it (BUSY). Peers that are not members
+  of the subnet leave a part of the sessions and of the cache to members.
+- ``submit`` raises Refused when the rows exceed what was reserved.
+- A batch that raises on the thread is run again, each step alone. A step that raises alone fails
+  its own session with Refused(FAILED); the other sessions get what they would have got without it.
+  Peers decide what hidden states and tokens are, so no step may end the node.
+- A session whose ``follow`` raises fails in the same way.
+- A challenge that raises ends :meth:`Engine.serve`, and with it the node: its input is our own, so
+  the engine itself is broken.
 """
 
 from __future__ import annotations
@@ -341,7 +387,7 @@ class Engine:
             raise Refused(RefusalReason.WRONG_SHAPE, "head rows belong to the head and only there")
 
     async def serve(self) -> None:
-        """Hand the thread one batch after the other, for ever: a task of the node's group."""
+        """Hand the thread one batch after the other until cancelled: a task of the node's group."""
         self._is_serving = True
         try:
             while True:
@@ -394,7 +440,7 @@ class Engine:
         loop: asyncio.AbstractEventLoop,
         done: asyncio.Future[list[_Job]],
     ) -> None:
-        """On the compute thread: run a batch, and go on with it while nobody else waits."""
+        """On the compute thread: run a batch, and continue it while nothing else is queued."""
         while True:
             computed = zip(batch, _run_surely(self._runner, self._buffer, batch), strict=True)
             outputs, following = zip(*(_follow(*each) for each in computed), strict=True)

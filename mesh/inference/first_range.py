@@ -1,4 +1,7 @@
-"""The first of several ranges: it feeds the others, and the client from what comes back."""
+"""A session at the first of several ranges: it feeds the next one and forwards the answers.
+
+mesh/inference/pipeline.py describes the whole session.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from mesh.inference.hops import Departure, NextHop, TurnLoop, run_guarded
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import (
-    BLAMES_NOBODY,
+    BLAMES_NO_HOP,
     ScoresFrame,
     decode_scores,
     decode_token,
@@ -32,7 +35,7 @@ NO_TOKEN = "no token in time"
 
 
 class AnswerAtFirst:
-    """An answer: a token that comes back is computed in the turn in which it arrives."""
+    """Generates an answer: computes each token that comes back in the turn in which it arrives."""
 
     def __init__(self, role: GenerationRange) -> None:
         self._role = role
@@ -49,13 +52,13 @@ class AnswerAtFirst:
         self._next_hop = next_hop
         self._turns.allow(_allow_first_s(role))
         await run_guarded(
-            self._turns.run(next_hop, blame=BLAMES_NOBODY),
+            self._turns.run(next_hop, blame=BLAMES_NO_HOP),
             role.watch_client(),
             self._feed_prompt(next_hop),
         )
 
     async def put(self, frame: bytes) -> None:
-        """Take a token of the last range; what is wrong with it ends the session."""
+        """Take a token of the last range. A wrong token ends the session."""
         self._take(frame)
 
     async def _feed_prompt(self, next_hop: NextHop) -> None:
@@ -89,7 +92,7 @@ class AnswerAtFirst:
             self._turns.fail(error)
 
     def _accept(self, token: Token) -> None:
-        """Compute a token at once and tell the client meanwhile."""
+        """Submit the step after a token, then send the token to the client."""
         if token.index != self._index or not self._may_come():
             raise _blame_last(self._role, "not the next token")
         if token.token_id >= self._role.engine.config.vocab_size:
@@ -123,7 +126,7 @@ class AnswerAtFirst:
 
 
 class ScoresAtFirst:
-    """A prompt's own scores: the prompt goes out, the scores come back in frames."""
+    """Scores a prompt: sends it to the next range and forwards the scores that come back."""
 
     def __init__(self, role: GenerationRange) -> None:
         self._role = role
@@ -167,7 +170,7 @@ class ScoresAtFirst:
             async with asyncio.timeout(seconds):
                 return await self._back.get()
         except TimeoutError as error:
-            raise Refused(RefusalReason.TIMEOUT, NO_TOKEN, hop_index=BLAMES_NOBODY) from error
+            raise Refused(RefusalReason.TIMEOUT, NO_TOKEN, hop_index=BLAMES_NO_HOP) from error
 
 
 def _allow_first_s(role: GenerationRange) -> float:

@@ -36,9 +36,9 @@ ERROR_TYPE = bytes((FrameType.ERROR,))
 
 
 class Departure:
-    """Lets what a step gave leave from the compute thread, without a turn of the event loop.
+    """Sends the output of one step from the compute thread, without a turn of the event loop.
 
-    ``send`` runs on that thread; what it raises is raised again where the step is awaited.
+    ``send`` runs on that thread. :meth:`check` raises its error again on the event loop.
     """
 
     def __init__(self, send: Callable[[StepOutput], None]) -> None:
@@ -47,8 +47,8 @@ class Departure:
         self._failure: MeshError | None = None
 
     def follow(self, output: StepOutput) -> None:
-        """Send; the session's next step comes from elsewhere."""
-        # Before it is there, so that the answer to it is not taken for one too early.
+        """Send the output. The session's next step arrives from a peer, so none is returned."""
+        # Set before sending: the answer may arrive before this thread goes on.
         self.has_left = True
         try:
             self._send(output)
@@ -56,7 +56,7 @@ class Departure:
             self._failure = error
 
     def check(self) -> None:
-        """Raise what sending raised."""
+        """Raise the error that sending raised, if any."""
         if self._failure is not None:
             raise self._failure
 
@@ -160,7 +160,7 @@ class RangeRole(ABC, Generic[R]):
 
 
 class TurnLoop:
-    """Work that goes on in the turns of the event loop in which frames arrive; no task waits.
+    """Runs work in the turns of the event loop in which frames arrive; no task waits for a frame.
 
     ``take_arrivals`` is called whenever something may have arrived, and must not wait. The work
     ends with :meth:`finish` or :meth:`fail`, or when its deadline passes. One timer serves the

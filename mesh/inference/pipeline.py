@@ -1,19 +1,63 @@
-"""One session's way through one hoster: as the only range, the first, a middle one or the last.
+"""A generation session at one range: the only one, the first, a middle one or the last.
 
-Tokens enter at the first range, hidden states go from range to range, the last chooses a token
-and sends it straight to the first, which computes it at once and passes it on to the client
-meanwhile. So a step costs as many hops as there are ranges. Between two ranges the token goes
-back on their own stream; in longer routes the last opens a loop stream to the first.
+Theory of operation
+===================
 
-A step is handed to the compute thread in the turn of the event loop in which it arrived, and
-what it gives leaves from that thread: every other hand-over would be a part of the hop.
+A model's layers are divided into ranges, each at one hoster. A session is a chain of streams: the
+client opens one to the first range, and each range opens one to the next. All of them carry the
+same request (OPEN), each with its own place in the route.
+
+::
+
+    client --OPEN--> first --OPEN, STEP--> middle --OPEN, STEP--> last
+    client <-TOKEN-- first <------------- TOKEN (loop stream) ---- last
+
+**The prompt.** The first range cuts the prompt into chunks, computes each, and sends its hidden
+states (STEP) to the second range, which computes them and sends them on. The last range chooses the
+first token after the last row of the prompt. Hidden states of a chunk are many bytes: sending them
+waits for a slow link, and the next chunk is computed after that.
+
+**Each further token.** The last range sends a chosen token straight to the first range: over their
+own stream where there are two ranges, else over a *loop stream* that the last range opens to the
+first and that names the session (BIND). The first range checks that it is the next token, hands it
+to its engine at once, and then tells the client. So a token costs one hop for each range, and a
+distant client slows nothing.
+
+**No task waits for a token.** A frame is taken in the turn of the event loop in which it arrives
+(:class:`TurnLoop`), its step is handed to the compute thread in that turn, and what the step gives
+leaves from the compute thread (:class:`Departure`). Each other hand-over would add to every token.
+Where there is only one range the thread does not even return to the event loop between tokens
+(:class:`AnswerAlone`).
+
+**Scores.** A request for no new tokens asks for the log probabilities of the prompt's own tokens.
+The prompt goes through the ranges in the same way, and the last one sends SCORES instead of TOKEN.
+
+**Who owns what.** The session's stretch of the cache belongs to the ``with`` block of the session
+server; so do the streams to other ranges. A role owns no task beyond its own: ``run_guarded`` ends
+all of them together. The length of the session moves on the compute thread only.
+
+**What ends a session.**
+
+- The last token was sent, or the client closed its stream. Each range aborts the streams that it
+  opened, so the whole chain ends and every cache is freed.
+- A deadline passed. Between two steps a later range waits ``idle_s``. The first range waits
+  ``step_s`` for each token, and blames no hop, because it cannot know which range is slow; the
+  client then asks the hops of its route a short question.
+- A later range sent what it may not send. The first range checks each token (its index, its id, and
+  whether the step that gives it has left) and blames the last range.
+- The stream to the next range broke: that range is blamed (HOP_LOST, or BUSY if it is full).
+- A step could not be computed here (FAILED), or the request makes no sense (MALFORMED and the
+  reasons beside it).
+
+Each of these is a :class:`Refused` with the hop to blame. It travels back as an ERROR frame, from
+range to range, to the client, which plans another route (see mesh/client/client.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 
 from mesh.errors import InvalidRequest, MeshError
 from mesh.inference.answer import AnswerAlone, AnswerState
@@ -24,7 +68,6 @@ from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.tokens import Finish
 from mesh.inference.wire import (
-    HiddenRows,
     OpenSession,
     ScoresFrame,
     StepFrame,
@@ -153,10 +196,8 @@ class GenerationRange(RangeRole[OpenSession]):
         self, step: StepFrame, sample: SampleRequest | None = None, follow: Follow | None = None
     ) -> StepInput:
         """Return what the engine is to compute of a step that arrived."""
-        hidden = step.hidden
-        return self._make_step(
-            step.position, hidden.rows, hidden=hidden, sample=sample, follow=follow
-        )
+        rows = StepInput(step.hidden.rows, hidden=step.hidden, sample=sample, follow=follow)
+        return self._ask_scores(step.position, rows)
 
     def depart_to(self, next_hop: NextHop, position: int, times_us: tuple[int, ...]) -> Departure:
         """Return the departure of a step's hidden states to the next range."""
@@ -164,29 +205,13 @@ class GenerationRange(RangeRole[OpenSession]):
             lambda output: next_hop.send_now(self.encode_output(position, output, times_us))
         )
 
-    def _make_step(
-        self,
-        position: int,
-        rows: int,
-        *,
-        token_ids: Sequence[int] | None = None,
-        hidden: HiddenRows | None = None,
-        sample: SampleRequest | None = None,
-        follow: Follow | None = None,
-    ) -> StepInput:
-        """Return the next rows, with the scores that the last range owes for them."""
-        score_ids: Sequence[int] = ()
-        if self.request.wants_scores and self.request.is_last:
-            score_ids = self.request.token_ids[position + 1 : position + 1 + rows]
-        return StepInput(
-            rows,
-            token_ids=token_ids,
-            hidden=hidden,
-            sample=sample,
-            follow=follow,
-            score_ids=score_ids,
-            score_top=self.request.sampling.top_logprobs,
-        )
+    def _ask_scores(self, position: int, step: StepInput) -> StepInput:
+        """Add the scores that the last range owes for the rows of a step."""
+        request = self.request
+        if not (request.wants_scores and request.is_last):
+            return step
+        score_ids = request.token_ids[position + 1 : position + 1 + step.rows]
+        return replace(step, score_ids=score_ids, score_top=request.sampling.top_logprobs)
 
     async def compute_prompt(
         self, sample: SampleRequest | None, follow: Follow | None = None
@@ -198,14 +223,10 @@ class GenerationRange(RangeRole[OpenSession]):
         token_ids, chunk = self.request.token_ids, self.engine.limits.prefill_chunk
         for position in range(0, len(token_ids), chunk):
             piece = token_ids[position : position + chunk]
-            is_end = position + len(piece) == len(token_ids)
-            step = self._make_step(
-                position,
-                len(piece),
-                token_ids=piece,
-                sample=sample if is_end else None,
-                follow=follow if is_end else None,
-            )
+            step = StepInput(len(piece), token_ids=piece)
+            if position + len(piece) == len(token_ids):
+                step = replace(step, sample=sample, follow=follow)
+            step = self._ask_scores(position, step)
             yield position, await self.engine.submit(self.session, step)
 
     def encode_output(self, position: int, output: StepOutput, times_us: tuple[int, ...]) -> bytes:

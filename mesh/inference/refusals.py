@@ -1,4 +1,4 @@
-"""Why a hoster says no, as short stable words that travel between peers."""
+"""The reasons for which a hoster refuses, as short stable words that travel between peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from mesh.p2p.rpc_guard import Reason
 
 
 class RefusalReason(StrEnum):
-    """The words. The first group may go well elsewhere or later, the second is a mistake."""
+    """Why a hoster refuses. For the first group another hoster or a later time may help; the
+    second group is a mistake in the request.
+    """
 
     BUSY = "busy"
     DRAINING = "draining"
@@ -31,9 +33,9 @@ class RefusalReason(StrEnum):
 
 
 class Refused(MeshError):
-    """A hoster will not do this. It becomes an ERROR frame to the one who asked.
+    """A hoster refuses a request or ends a session. It becomes an ERROR frame to the caller.
 
-    ``hop_index`` is the hop of the route to blame; None is the one who raises it.
+    ``hop_index`` is the hop of the route to blame; None blames the hop that raises it.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ def score_rows(logits: Tensor, next_ids: Sequence[int], top_count: int) -> tuple
 
 def _choose(row: Tensor, request: SampleRequest) -> int:
     sampling = request.sampling
-    # A range before this one may send what is no number: its session's tokens, nobody else's.
+    # A range before this one may send NaN or infinity; that may spoil its own session only.
     scores = torch.nan_to_num(row.double())
     if sampling.repetition_penalty != 1.0 and request.seen:
         seen = torch.tensor(sorted(set(request.seen)))

@@ -18,6 +18,7 @@ byte too many is malformed. No torch here: the thin client speaks these frames t
 from __future__ import annotations
 
 import math
+import os
 import struct
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -40,7 +41,7 @@ MAX_STEP_ROWS = 512
 """Longer steps would stall the other sessions of a hoster; a prompt comes in chunks."""
 MAX_REASON = 32
 MAX_DETAIL = 256
-BLAMES_NOBODY = 255
+BLAMES_NO_HOP = 255
 
 DTYPE_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DTYPE_CODES = {"float32": 0, "bfloat16": 1, "float16": 2}
@@ -93,6 +94,11 @@ class FrameType(IntEnum):
 
 _FINISHES = tuple(Finish)
 _FINISH_CODES = {finish: code for code, finish in enumerate(_FINISHES)}
+
+
+def make_session_id() -> bytes:
+    """Return a fresh random id."""
+    return os.urandom(SESSION_ID_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +178,7 @@ class ScoresFrame:
 
 @dataclass(frozen=True, slots=True)
 class ErrorFrame:
-    """Why a session ends. ``hop_index`` is the hop to blame, or ``BLAMES_NOBODY``."""
+    """Why a session ends. ``hop_index`` is the hop to blame, or ``BLAMES_NO_HOP``."""
 
     reason: str
     detail: str

@@ -217,7 +217,7 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
             return
         self._transport.close()
         if self._transport.get_write_buffer_size():
-            # A peer that reads nothing must not keep the descriptor open for ever.
+            # A peer that reads nothing must not keep the descriptor open.
             self._loop.call_later(FLUSH_TIMEOUT_S, self._transport.abort)
 
     def abort(self) -> None:
@@ -229,7 +229,7 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
             self._loop.call_soon_threadsafe(call)
 
     def _steer(self) -> None:
-        """Stop the peer while more waits to be taken than anybody asked for."""
+        """Stop the peer while more waits than a reader asked for."""
         if self._at_end:
             return
         is_full = len(self._arrived) >= max(MAX_UNREAD, self._wanted)

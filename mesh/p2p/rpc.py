@@ -1,7 +1,54 @@
-"""Signed unary calls and streams over any byte channel.
+"""Signed calls and signed streams over any byte channel.
 
-hivemind and the in-memory network differ only in how they make a channel; the protocol is here
-and in ``rpc_wire``, the limits in ``rpc_guard``.
+Theory of operation
+===================
+
+hivemind's daemon and the in-memory network differ only in how they make a channel. The protocol is
+here; its bytes are in ``rpc_wire``, its limits in ``rpc_guard``.
+
+**Opening.** Every channel serves one request. The client sends an *opening* of fixed size: who asks
+whom, which method, when, with which nonce, signed by the client. For a call it also binds the hash
+of the payload, for a stream the client's X25519 key of this stream. The server checks it (rate,
+names, network, time, signature, nonce: the cheap checks first), asks the admission policy, and
+answers with an *answer* of fixed size, signed over the hash of the opening. A refusal is an answer
+too, with a reason and a detail.
+
+**A call** sends its payload with the opening, and gets a reply whose hash the answer binds. Then
+the channel is closed.
+
+**A stream** derives one key for each direction from the two X25519 keys and the signed handshake.
+From then on frames go both ways. Each has a header (size, counter, kind), the payload, and a tag by
+the key of its direction, so that no frame can be changed, repeated, left out or moved. Signing each
+frame would cost more than the hop. The last frame of a direction is a signature over all its tags.
+
+::
+
+    open --finish()--> we sent our last frame --their last frame--> closed
+      |                                                               ^
+      +--their last frame--> they finished ------finish()-------------+
+      +--anything wrong, abort(), idle too long--> broken
+
+**Reading.** ``receive_now`` takes a frame if it has arrived whole, ``receive`` waits for one, and
+``watch`` calls back in the turn of the event loop in which bytes arrive. Reading belongs to the
+event loop. A header is judged before anything is allocated for its payload. A cancelled ``receive``
+loses nothing.
+
+**Writing.** ``send`` waits while the peer reads nothing. ``send_now`` waits for nothing and may be
+called from any thread: the compute thread sends hidden states and tokens itself. A lock keeps
+sealing and sending in one order. What a slow peer does not read is bounded by the channel, which
+drops a peer that lets too much wait.
+
+**Ending.** A handler that returns sends the last frame, then lingers until the peer's last frame
+has arrived: closing a connection over unread bytes resets it, and our last frames would be lost.
+``abort`` drops everything at once. One lazy timer for each stream breaks it when no frame passes in
+either direction for ``idle_timeout_s``.
+
+**What can fail.** The client gets a PeerError of the kind that says whose fault it is: PeerTimeout,
+PeerUnreachable (the channel broke before the answer), PeerRefusal (the server's reason), or
+PeerMisbehaved (what no honest server sends). After the handshake everything is StreamBroken;
+StreamClosed is the peer's signed end. A server never raises for what a peer does: it refuses, or
+drops the channel and logs. A handler with a defect ends its own channel only: a call is refused
+with INTERNAL, a stream is dropped.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ async def test_stalled_hop_is_found_out_and_left_out(swarm):
                     # It keeps its streams open and neither computes nor answers.
                     others = [h.key.peer_id for h in swarm.hosters if h is not stalled]
                     stalled.engine._scheduler.take_batch = lambda: ()
-                    swarm.network.partition([*others, client._host.peer_id])
+                    swarm.network.partition([*others, client.host.peer_id])
     assert tokens_of(pieces) == expected
     assert pieces[-1].trace.route[1].peer_id == str(swarm.hosters[2].key.peer_id)
 
