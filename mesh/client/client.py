@@ -120,11 +120,21 @@ class MeshClient:
             token_ids = self.tokenizer.encode_chat(messages) if messages else tuple(ids)
         if not token_ids:
             raise InvalidRequest("prompt", "is empty")
-        if min(token_ids) < 0 or max(token_ids) >= self.config.vocab_size:
-            raise InvalidRequest(
-                "prompt", f"a token id is outside the vocabulary of {self.config.vocab_size}"
-            )
+        self.check_vocabulary("prompt", token_ids)
         return token_ids
+
+    def check_vocabulary(self, field: str, token_ids: Sequence[int]) -> None:
+        """Raise InvalidRequest that names ``field`` unless the model has these tokens."""
+        size = self.config.vocab_size
+        if min(token_ids) < 0 or max(token_ids) >= size:
+            raise InvalidRequest(field, f"a token id is outside the vocabulary of {size}")
+
+    def check_length(self, field: str, tokens: int, *, max_new_tokens: int = 0) -> None:
+        """Raise InvalidRequest that names ``field`` unless the model's context has room."""
+        room = self.config.max_context
+        if tokens + max_new_tokens > room:
+            new = f" and {max_new_tokens} new ones" if max_new_tokens else ""
+            raise InvalidRequest(field, f"{tokens} tokens{new} do not fit into a context of {room}")
 
     async def generate(
         self,
@@ -143,7 +153,7 @@ class MeshClient:
         if max_new_tokens < 1:
             raise InvalidRequest("max_new_tokens", "must be at least 1")
         token_ids = self.encode(prompt)
-        self._check_length(len(token_ids), max_new_tokens)
+        self.check_length("prompt", len(token_ids), max_new_tokens=max_new_tokens)
         sampling = self._complete(sampling or Sampling())
         stops, text = StopMatcher(stop), self.tokenizer.start_stream()
         trace = Trace(started_s=time.monotonic())
@@ -172,7 +182,7 @@ class MeshClient:
         ``top_logprobs`` alternatives come with each. Raises as :meth:`generate` does.
         """
         token_ids = self.encode(prompt)
-        self._check_length(len(token_ids), 0)
+        self.check_length("prompt", len(token_ids))
         if len(token_ids) == 1:
             return ()
         sampling = Sampling(top_logprobs=top_logprobs)
@@ -185,14 +195,6 @@ class MeshClient:
                 return await fetch_scores(self.host, request, timeouts=self.timeouts)
             except HopFailed as failure:
                 await search.note_failure(failure)
-
-    def _check_length(self, prompt_tokens: int, max_new_tokens: int) -> None:
-        if prompt_tokens + max_new_tokens > self.config.max_context:
-            raise InvalidRequest(
-                "prompt",
-                f"{prompt_tokens} tokens and {max_new_tokens} new ones do not fit into a context "
-                f"of {self.config.max_context}",
-            )
 
     def _complete(self, sampling: Sampling) -> Sampling:
         sampling.check()

@@ -23,7 +23,9 @@ from mesh.client.route_session import (
     receive_frame,
 )
 from mesh.errors import InvalidRequest
-from mesh.inference.drive_wire import (
+from mesh.inference.refusals import RefusalReason
+from mesh.inference.tokens import Trace
+from mesh.inference.wire import (
     DRIVE_METHOD,
     DriveSession,
     FeedFrame,
@@ -31,10 +33,8 @@ from mesh.inference.drive_wire import (
     decode_logits,
     encode_drive,
     encode_feed,
+    make_session_id,
 )
-from mesh.inference.refusals import RefusalReason
-from mesh.inference.tokens import Trace
-from mesh.inference.wire import make_session_id
 from mesh.p2p.interface import Stream
 from mesh.routing.hop import Route
 
@@ -88,7 +88,10 @@ class DrivenText:
         A new session reserves ``capacity`` tokens, or what the text needs. Raises InvalidRequest,
         NoRoute, or SessionLost after too many failures.
         """
-        self._check(token_ids, wanted)
+        if not 0 < wanted <= len(token_ids):
+            raise InvalidRequest("input_ids", f"{wanted} rows of {len(token_ids)} tokens")
+        self._client.check_length("input_ids", len(token_ids))
+        self._client.check_vocabulary("input_ids", token_ids)
         search = RouteSearch(self._client, self._routing, Trace())
         while True:
             try:
@@ -98,20 +101,6 @@ class DrivenText:
                 self.reroutes += 1
                 await self.close()
                 await search.note_failure(failure)
-
-    def _check(self, token_ids: Sequence[int], wanted: int) -> None:
-        config = self._client.config
-        if not 0 < wanted <= len(token_ids):
-            raise InvalidRequest("input_ids", f"{wanted} rows of {len(token_ids)} tokens")
-        if len(token_ids) > config.max_context:
-            raise InvalidRequest(
-                "input_ids",
-                f"{len(token_ids)} tokens do not fit into a context of {config.max_context}",
-            )
-        if min(token_ids) < 0 or max(token_ids) >= config.vocab_size:
-            raise InvalidRequest(
-                "input_ids", f"a token id is outside the vocabulary of {config.vocab_size}"
-            )
 
     async def _ensure_link(self, search: RouteSearch, capacity: int, needed: int) -> None:
         """Have an open session with room for ``needed`` tokens. Raises HopFailed."""

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mesh.inference.drive_wire import (
+from mesh.inference.engine import StepInput
+from mesh.inference.hops import Links, NextHop, RangeRole, run_guarded
+from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
+from mesh.inference.tensors import view_bytes
+from mesh.inference.wire import (
     DriveSession,
     FeedFrame,
     LogitsFrame,
@@ -24,10 +28,6 @@ from mesh.inference.drive_wire import (
     encode_driven_step,
     encode_logits,
 )
-from mesh.inference.engine import StepInput
-from mesh.inference.hops import Links, NextHop, RangeRole, run_guarded
-from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
-from mesh.inference.tensors import view_bytes
 from mesh.model.config import ModelConfig
 
 MAX_FEEDS_AHEAD = 2

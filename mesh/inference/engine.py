@@ -57,7 +57,6 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -69,7 +68,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from keys.peer import PeerId
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
@@ -126,7 +124,7 @@ class EngineSession:
     span: LayerSpan
     slot: int
     capacity: int
-    priority: int
+    account: Account
     length: int = 0
     is_open: bool = True
 
@@ -205,10 +203,7 @@ class Engine:
         self._ledger = CacheLedger(limits.cache_tokens)
         self._scheduler: Scheduler[_Job, _ChallengeJob] = Scheduler(limits.max_batch_rows)
         self._serials = itertools.count()
-        self._owners: Counter[PeerId] = Counter()
-        self._session_count = 0
-        self._stranger_sessions = 0
-        self._stranger_tokens = 0
+        self._sessions: dict[int, EngineSession] = {}
         self._wake = asyncio.Event()
         self._is_serving = False
         self._running: asyncio.Future[list[_Job]] | None = None
@@ -255,16 +250,12 @@ class Engine:
         return LayerSpan(self._runner.weights.start, self._runner.weights.end)
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self._runner.weights.dtype
-
-    @property
     def free_cache_tokens(self) -> int:
         return self._ledger.free_tokens
 
     @property
     def session_count(self) -> int:
-        return self._session_count
+        return len(self._sessions)
 
     @contextmanager
     def admit(self, span: LayerSpan, *, capacity: int, account: Account) -> Iterator[EngineSession]:
@@ -279,17 +270,10 @@ class Engine:
                 RefusalReason.CONTEXT_OVERFLOW,
                 f"{capacity} tokens do not fit into a context of {self.config.max_context}",
             )
-        if self._session_count >= self.limits.max_sessions:
-            raise Refused(RefusalReason.BUSY, f"{self.limits.max_sessions} sessions are open")
-        client = account.client
-        if client is not None and self._owners[client] >= self.limits.max_sessions_per_peer:
-            raise Refused(RefusalReason.BUSY, "this peer has too many sessions open")
-        if not account.is_member:
-            self._check_strangers(capacity)
+        self._check_quota(account, capacity)
         slot = self._ledger.reserve(capacity)
-        session = EngineSession(next(self._serials), span, slot, capacity, account.priority)
-        self._session_count += 1
-        self._count(account, capacity, 1)
+        session = EngineSession(next(self._serials), span, slot, capacity, account)
+        self._sessions[session.serial] = session
         try:
             yield session
         finally:
@@ -297,29 +281,26 @@ class Engine:
             session.is_open = False
             self._scheduler.discard(session.serial)
             self._ledger.release(slot, capacity)
-            self._session_count -= 1
-            self._count(account, capacity, -1)
+            del self._sessions[session.serial]
 
-    def _check_strangers(self, capacity: int) -> None:
-        """Raise Refused(BUSY) where strangers would take what is kept for members."""
-        limits = self.limits
+    def _check_quota(self, account: Account, capacity: int) -> None:
+        """Raise Refused(BUSY) where another session would exceed what the account may use."""
+        limits, others = self.limits, self._sessions.values()
+        if len(others) >= limits.max_sessions:
+            raise Refused(RefusalReason.BUSY, f"{limits.max_sessions} sessions are open")
+        if account.client is not None:
+            own = sum(other.account.client == account.client for other in others)
+            if own >= limits.max_sessions_per_peer:
+                raise Refused(RefusalReason.BUSY, "this peer has too many sessions open")
+        if account.is_member:
+            return
         sessions = limits.max_sessions - limits.max_sessions // limits.reserved_divisor
         tokens = limits.cache_tokens - limits.cache_tokens // limits.reserved_divisor
-        # One of them may always fill a context, however small the cache is.
+        # One stranger may always fill a context, however small the cache is.
         tokens = max(tokens, self.config.max_context)
-        is_full = self._stranger_sessions >= sessions
-        if is_full or self._stranger_tokens + capacity > tokens:
+        used = [other.capacity for other in others if not other.account.is_member]
+        if len(used) >= sessions or sum(used) + capacity > tokens:
             raise Refused(RefusalReason.BUSY, "the rest is kept for the nodes of the subnet")
-
-    def _count(self, account: Account, capacity: int, change: int) -> None:
-        if not account.is_member:
-            self._stranger_sessions += change
-            self._stranger_tokens += change * capacity
-        client = account.client
-        if client is not None:
-            self._owners[client] += change
-            if not self._owners[client]:
-                del self._owners[client]
 
     def submit(self, session: EngineSession, step: StepInput) -> asyncio.Future[StepOutput]:
         """Queue a session's next rows, one step after the other; ``follow`` may name more.
@@ -334,7 +315,7 @@ class Engine:
 
     def _queue(self, job: _Job) -> None:
         session = job.session
-        work = Work(session.serial, session.span, job.step.rows, session.priority, job)
+        work = Work(session.serial, session.span, job.step.rows, session.account.priority, job)
         self._scheduler.add(work)
         if self._is_serving and self._running is None and not self._scheduler.has_challenge:
             # The thread is idle: it starts now, not when the event loop comes round to serve().

@@ -12,21 +12,24 @@ from typing import Generic, TypeVar
 from keys.peer import PeerId
 from mesh.errors import PeerError, StreamClosed
 from mesh.inference.accounts import Accounts
-from mesh.inference.drive_wire import DRIVE_METHOD, DriveSession, decode_drive, encode_drive
 from mesh.inference.driven_range import DrivenRange, check_drive
 from mesh.inference.engine import Engine, EngineSession
 from mesh.inference.hops import Links, NextHop, RangeRole, SessionTimeouts
 from mesh.inference.pipeline import GenerationRange, check_generation
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
 from mesh.inference.wire import (
+    DRIVE_METHOD,
     LOOP_METHOD,
     SESSION_METHOD,
+    DriveSession,
     ErrorFrame,
     OpenSession,
     RouteRequest,
     decode_bind,
+    decode_drive,
     decode_open,
     encode_bind,
+    encode_drive,
     encode_error,
     encode_open,
 )

@@ -143,6 +143,7 @@ class SignedStream:
         outgoing, incoming = keys.client_to_server, keys.server_to_client
         if not is_client:
             outgoing, incoming = incoming, outgoing
+        self.peer_id = channel.peer_id
         self._channel = channel
         self._key = context.key
         self._idle = _IdleTimer(context.limits.idle_timeout_s, self._on_idle)
@@ -158,10 +159,6 @@ class SignedStream:
         self._sent_last = False
         self._received_last = False
         self._broken: str | None = None
-
-    @property
-    def peer_id(self) -> PeerId:
-        return self._channel.peer_id
 
     async def send(self, frame: bytes) -> None:
         """Send one frame. Raises StreamBroken.

@@ -22,7 +22,6 @@ from mesh.inference.wire import (
     encode_open,
     encode_step,
     encode_token,
-    get_frame_type,
 )
 from mesh.model.config import LayerSpan
 from mesh.routing.hop import Hop
@@ -62,7 +61,7 @@ async def check_serves(swarm, hoster, start):
     async with attack(swarm, hoster, start=start) as stream:
         if start:
             await stream.send(encode_step(make_step(bytes(4 * HIDDEN * 3))))
-        assert get_frame_type(await receive(stream)) is FrameType.TOKEN
+        assert FrameType((await receive(stream))[0]) is FrameType.TOKEN
 
 
 def make_step(data):
@@ -81,7 +80,7 @@ async def test_non_finite_hidden_states_end_their_own_session_only(swarm, sampli
     hoster = await swarm.add_hoster(3, 6)
     async with attack(swarm, hoster, start=3, sampling=sampling) as stream:
         await stream.send(encode_step(make_step(value * HIDDEN * 3)))
-        assert get_frame_type(await receive(stream)) in (FrameType.TOKEN, FrameType.ERROR)
+        assert FrameType((await receive(stream))[0]) in (FrameType.TOKEN, FrameType.ERROR)
     await check_serves(swarm, hoster, 3)
 
 
