@@ -58,14 +58,7 @@ _DTYPE_NAMES = {code: name for name, code in _DTYPE_CODES.items()}
 
 # type, version, session, hop index, hops, stops, prompt length, first index, max new tokens
 _OPEN = struct.Struct("<BB16sBBBIII")
-_SAMPLING_FIELDS = (
-    "temperature",
-    "top_p",
-    "repetition_penalty",
-    "top_k",
-    "seed",
-    "top_logprobs",
-)
+_SAMPLING_FIELDS = ("temperature", "top_p", "repetition_penalty", "top_k", "seed", "top_logprobs")
 _SAMPLING = struct.Struct("<dddIQB")
 _HOP = struct.Struct("<32sHH")
 HOP_SIZE = _HOP.size
@@ -253,28 +246,19 @@ def encode_open(request: OpenSession) -> bytes:
     hops, stops, prompt = request.route, sampling.stop_token_ids, request.token_ids
     if not 0 < len(hops) <= MAX_HOPS or len(stops) > MAX_STOP_TOKENS:
         raise ValueError("too many hops or stop tokens")
+    counts = (request.hop_index, len(hops), len(stops), len(prompt))
+    wanted = (request.first_index, request.max_new_tokens)
     try:
-        return b"".join(
-            (
-                _OPEN.pack(
-                    FrameType.OPEN,
-                    VERSION,
-                    request.session_id,
-                    request.hop_index,
-                    len(hops),
-                    len(stops),
-                    len(prompt),
-                    request.first_index,
-                    request.max_new_tokens,
-                ),
-                _SAMPLING.pack(*[getattr(sampling, name) for name in _SAMPLING_FIELDS]),
-                encode_route(hops),
-                struct.pack(f"<{len(stops)}I", *stops),
-                struct.pack(f"<{len(prompt)}I", *prompt),
-            )
+        parts = (
+            _OPEN.pack(FrameType.OPEN, VERSION, request.session_id, *counts, *wanted),
+            _SAMPLING.pack(*[getattr(sampling, name) for name in _SAMPLING_FIELDS]),
+            encode_route(hops),
+            struct.pack(f"<{len(stops)}I", *stops),
+            struct.pack(f"<{len(prompt)}I", *prompt),
         )
     except struct.error as error:
         raise ValueError(f"a field of the request does not fit: {error}") from error
+    return b"".join(parts)
 
 
 def decode_open(frame: bytes) -> OpenSession:

@@ -410,14 +410,13 @@ class RpcServer:
         self._guard = RequestGuard(
             context.key.peer_id, limits, started_ms=context.now_ms(), is_member=is_member
         )
-        self._channel_slots, self._request_slots, self._stream_slots = (
-            Slots(per_peer=per_peer, total=total, is_member=is_member)
-            for per_peer, total in (
-                (limits.max_channels_per_peer, limits.max_channels),
-                (limits.max_requests_per_peer, limits.max_requests),
-                (limits.max_streams_per_peer, limits.max_streams),
-            )
-        )
+
+        def share(per_peer: int, total: int) -> Slots:
+            return Slots(per_peer=per_peer, total=total, is_member=is_member)
+
+        self._channel_slots = share(limits.max_channels_per_peer, limits.max_channels)
+        self._request_slots = share(limits.max_requests_per_peer, limits.max_requests)
+        self._stream_slots = share(limits.max_streams_per_peer, limits.max_streams)
 
     def serve_unary(
         self,
@@ -452,7 +451,7 @@ class RpcServer:
             raw = await channel.read_exactly(OPENING_SIZE)
         unread = 0
         try:
-            opening = _decode(raw, channel.peer_id)
+            opening = decode_opening(raw)
             unread = opening.payload_size
             self._admit(opening, raw, channel.peer_id)
             if opening.kind is OpeningKind.UNARY:
@@ -465,8 +464,11 @@ class RpcServer:
                 return
             with self._stream_slots.hold(channel.peer_id):
                 await self._run_stream(channel, opening, raw)
-        except PeerRefusal as refusal:
-            payload = encode_refusal(refusal.reason, refusal.detail)
+        except (PeerRefusal, MalformedMessage) as error:
+            if isinstance(error, MalformedMessage):
+                payload = encode_refusal(Reason.MALFORMED, str(error))
+            else:
+                payload = encode_refusal(error.reason, error.detail)
             await self._answer(channel, raw, AnswerStatus.REFUSED, payload)
             await _discard(channel, unread)
 
@@ -509,10 +511,7 @@ class RpcServer:
             return await channel.read_exactly(opening.payload_size)
 
     async def _run_unary(self, remote: PeerId, opening: Opening, payload: bytes) -> bytes:
-        try:
-            check_payload(payload, opening.binding)
-        except MalformedMessage as error:
-            raise PeerRefusal(remote, Reason.MALFORMED, str(error)) from error
+        check_payload(payload, opening.binding)
         try:
             async with asyncio.timeout(self._context.limits.handler_timeout_s):
                 reply = await self._unary[opening.method].handler(remote, payload)
@@ -531,10 +530,7 @@ class RpcServer:
 
     async def _run_stream(self, channel: Channel, opening: Opening, raw: bytes) -> None:
         ephemeral = EphemeralKey(self._context.random_bytes)
-        try:
-            shared = ephemeral.agree(opening.binding)
-        except MalformedMessage as error:
-            raise PeerRefusal(channel.peer_id, Reason.MALFORMED, str(error)) from error
+        shared = ephemeral.agree(opening.binding)
         answer = RpcAnswer(AnswerStatus.OK, compute_request_hash(raw), ephemeral.public, 0)
         raw_answer = seal_answer(self._context.key, answer)
         await channel.write(raw_answer)
@@ -555,13 +551,6 @@ class RpcServer:
         finally:
             # Nothing, if both ends have finished it.
             await stream.abort()
-
-
-def _decode(raw: bytes, remote: PeerId) -> Opening:
-    try:
-        return decode_opening(raw)
-    except MalformedMessage as error:
-        raise PeerRefusal(remote, Reason.MALFORMED, str(error)) from error
 
 
 async def _discard(channel: Channel, size: int) -> None:

@@ -145,20 +145,8 @@ def decode_opening(raw: bytes) -> Opening:
     """Parse an opening; its signature is checked by ``check_opening``. Raises MalformedMessage."""
     if len(raw) != OPENING_SIZE:
         raise MalformedMessage(f"an opening has {OPENING_SIZE} bytes")
-    (
-        magic,
-        version,
-        kind,
-        method_size,
-        method,
-        network_id,
-        client,
-        server,
-        time_ms,
-        nonce,
-        binding,
-        payload_size,
-    ) = _OPENING.unpack_from(raw)
+    magic, version, kind, method_size, method, network_id, *rest = _OPENING.unpack_from(raw)
+    client, server, time_ms, nonce, binding, payload_size = rest
     if magic != _OPENING_MAGIC or version != VERSION:
         raise MalformedMessage("not an opening of this version")
     return Opening(
