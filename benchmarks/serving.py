@@ -33,7 +33,6 @@ from mesh.inference.threads import wait_passively
 # Before torch is imported, here and in every hoster.
 wait_passively()
 
-from benchmarks.cuda_decode import measure_cuda  # noqa: E402
 from benchmarks.swarm import (  # noqa: E402
     Shape,
     Swarm,
@@ -245,7 +244,6 @@ async def run(arguments: argparse.Namespace) -> Report:
             log("not run: the 1.1B shape, and with it the crowd (--skip-large)")
         else:
             await measure_large(report, Path(scratch), arguments)
-    measure_cuda(LARGE, log)
     log(f"load {os.getloadavg()[0]:.1f} at the end")
     return report
 

@@ -77,7 +77,7 @@ async def _serve_hoster(
     folder: Path, span: tuple[int, int], dtype: str, threads: int, pipe: Any
 ) -> None:
     from mesh.inference.engine import Engine, EngineLimits
-    from mesh.inference.server import SessionServer
+    from mesh.inference.session_server import SessionServer
     from mesh.model.config import load_config
     from mesh.model.files import resolve_model_folder
     from mesh.model.weights import load_shard

@@ -22,7 +22,7 @@ async def ask(initial_peers: Sequence[str], prompt: str, max_new_tokens: int) ->
             async for piece in pieces:
                 print(piece.text, end="", flush=True)
         trace = piece.trace
-    route = ", ".join(f"blocks {hop.span} at {hop.peer_id}" for hop in trace.route)
+    route = ", ".join(f"blocks {hop.start}:{hop.end} at {hop.peer_id}" for hop in trace.route)
     print(f"\n{trace.tokens} tokens over {route}")
 
 

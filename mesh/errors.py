@@ -12,7 +12,7 @@ MeshError
 │   └── StreamBroken        the stream ended in the middle
 │       └── StreamClosed    the peer finished it in good order
 ├── NoRoute                 some layer is served by nobody
-├── SessionLost             the session cannot be continued
+├── SessionLost(reason)     the session cannot be continued
 ├── InvalidRequest(field)   a request that names an impossible thing (the caller's fault)
 └── ModelError              the model files cannot be used
     ├── UnknownArchitecture
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     # Clients over HTTP know these errors and install no cryptography.
     from keys.peer import PeerId
+    from mesh.inference.refusals import RefusalReason
 
 
 class MeshError(Exception):
@@ -98,7 +99,11 @@ class NoRoute(MeshError):
 
 
 class SessionLost(MeshError):
-    """A generation session cannot be continued."""
+    """A session cannot be continued. ``reason`` says why the last route that was tried failed."""
+
+    def __init__(self, message: str, reason: RefusalReason) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class InvalidRequest(MeshError):

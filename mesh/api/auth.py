@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hmac
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mesh.api.keys_file import ApiKey, compute_digest, read_keys
 from mesh.api.problems import Problem
-from mesh.api.rate_limit import Bucket
+from mesh.token_bucket import TokenBucket
 
 MAX_KEY_LENGTH = 512
 ANONYMOUS = "anonymous"
@@ -21,7 +22,7 @@ class KeyRing:
 
     path: Path
     _active: dict[str, ApiKey] = field(default_factory=dict, repr=False)
-    _buckets: dict[str, Bucket] = field(default_factory=dict, repr=False)
+    _buckets: dict[str, TokenBucket] = field(default_factory=dict, repr=False)
     _version: tuple[int, int, int] | None = None
     _checked_s: float = float("-inf")
 
@@ -59,17 +60,18 @@ class KeyRing:
 
     def check_rate(self, name: str, *, now_s: float) -> None:
         """Draw one request from the key's allowance. Raises Problem 429."""
+        rate = self._active[name].rate
         bucket = self._buckets.get(name)
         if bucket is None:
-            bucket = self._buckets[name] = Bucket.full(self._active[name].rate, now_s=now_s)
+            bucket = self._buckets[name] = rate.make_bucket(now_s=now_s)
         wait_s = bucket.take(now_s=now_s)
         if wait_s:
             raise Problem(
                 429,
-                f"Rate limit reached: {bucket.rate.per_minute} requests a minute for this key.",
+                f"Rate limit reached: {rate.per_minute} requests a minute for this key.",
                 kind="rate_limit_error",
                 code="rate_limit_exceeded",
-                retry_after_s=wait_s,
+                retry_after_s=math.ceil(wait_s),
             )
 
     def _reload(self) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
+
+from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import Finish, Token, TracedHop
 
 MAX_ALTERNATIVES = 20
 """Most alternatives for one position that a caller can ask for."""
@@ -44,73 +46,7 @@ class ChatMessage:
     content: str
 
 
-def name_token(raw: bytes) -> str:
-    """Return a token's bytes as text, and part of a character as ``bytes:\\xe2\\x82``.
-
-    The same bytes have one name in every position, which evaluation harnesses compare.
-    """
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """A token that could have come. ``raw`` are its own bytes, possibly part of a character."""
-
-    raw: bytes
-    logprob: float
-
-    @property
-    def name(self) -> str:
-        """The token in words; see name_token."""
-        return name_token(self.raw)
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token. ``text`` is what it adds to the text so far, possibly nothing.
-
-    The texts of all tokens, joined, are the text: a character that takes three tokens arrives
-    with its last. ``raw`` are the token's own bytes, a special token's name among them.
-    ``logprob`` is None where nobody computed it, and for a prompt's first token.
-    ``alternatives`` are sorted, the most likely first. ``is_end`` marks the token with which the
-    model ended its text: it has a score and no text.
-    """
-
-    token_id: int
-    text: str
-    raw: bytes = b""
-    logprob: float | None = None
-    alternatives: tuple[Alternative, ...] = ()
-    is_end: bool = False
-
-    @property
-    def name(self) -> str:
-        """The token in words; see name_token."""
-        return name_token(self.raw)
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """One server of a route and the half-open range of layers that it runs.
-
-    ``step_ms`` is its share of one decode step in milliseconds, None before it is measured.
-    """
-
-    peer_id: str
-    start: int
-    end: int
-    step_ms: float | None = None
-
-
-Route = tuple[Hop, ...]
-
-
-class FinishReason(StrEnum):
-    STOP = "stop"
-    LENGTH = "length"
+Route = tuple[TracedHop, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +65,7 @@ class PromptScored:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """New tokens, in order; an end-of-text token, marked as such, may be the last."""
+    """New tokens, in order; an end-of-text token, its ``finish`` STOP, may be the last."""
 
     tokens: tuple[Token, ...]
 
@@ -138,25 +74,11 @@ class Generated:
 class Finished:
     """The last piece of every generation. ``route`` carries the measured hop times."""
 
-    reason: FinishReason
+    reason: Finish
     route: Route = ()
 
 
 Piece = Routed | PromptScored | Generated | Finished
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is chosen. Temperature 0 is greedy; ``top_k`` 0 is all.
-
-    The same seed, prompt and weights give the same tokens; None draws a fresh seed.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

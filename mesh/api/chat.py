@@ -19,7 +19,6 @@ from mesh.api.backend import (
     GenerateRequest,
     Routed,
     ServedModel,
-    Token,
 )
 from mesh.api.disconnect import run_while_connected
 from mesh.api.gateway import (
@@ -43,6 +42,7 @@ from mesh.api.problems import Problem
 from mesh.api.replies import ChatReply
 from mesh.api.schemas import ChatRequest
 from mesh.api.sse import respond_with_stream
+from mesh.inference.tokens import Finish, Token, join_texts
 
 router = APIRouter(tags=["chat"], dependencies=[Depends(require_json)])
 
@@ -127,7 +127,7 @@ async def _collect(gateway: Gateway, plan: _Plan) -> dict[str, Any]:
                 "index": index,
                 "message": {
                     "role": "assistant",
-                    "content": "".join(token.text for token in tokens[index]),
+                    "content": join_texts(tokens[index]),
                     "refusal": None,
                 },
                 "logprobs": _make_logprobs(tokens[index]) if plan.body.logprobs else None,
@@ -154,8 +154,8 @@ async def _stream(gateway: Gateway, plan: _Plan) -> AsyncGenerator[dict[str, Any
                 if isinstance(piece, Routed):
                     yield _chunk(plan, index, {}, mesh=make_trace(answer.trace))
                 elif isinstance(piece, Generated):
-                    text = "".join(token.text for token in piece.tokens)
-                    if all(token.is_end for token in piece.tokens):
+                    text = join_texts(piece.tokens)
+                    if all(token.finish is Finish.STOP for token in piece.tokens):
                         continue
                     yield _chunk(plan, index, {"content": text}, tokens=piece.tokens)
                 elif isinstance(piece, Finished):
@@ -212,11 +212,11 @@ def _make_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
                         "logprob": alternative.logprob,
                         "bytes": list(alternative.raw),
                     }
-                    for alternative in token.alternatives
+                    for alternative in token.top_logprobs
                 ],
             }
             for token in tokens
-            if not token.is_end
+            if token.finish is not Finish.STOP
         ],
         "refusal": None,
     }

@@ -14,13 +14,11 @@ from starlette.responses import JSONResponse, Response
 from mesh.api import parameters
 from mesh.api.backend import (
     Finished,
-    FinishReason,
     Generated,
     GenerateRequest,
     Piece,
     PromptScored,
     ServedModel,
-    Token,
 )
 from mesh.api.disconnect import run_while_connected
 from mesh.api.gateway import (
@@ -38,13 +36,14 @@ from mesh.api.gateway import (
     make_usage,
     require_json,
 )
-from mesh.api.generation import Answer, Job
+from mesh.api.generation import Job, RunningAnswer
 from mesh.api.limits import MAX_GENERATIONS_PER_REQUEST
 from mesh.api.openapi import STREAM_OR_JSON
 from mesh.api.problems import Problem
 from mesh.api.replies import CompletionReply
 from mesh.api.schemas import CompletionRequest
 from mesh.api.sse import respond_with_stream
+from mesh.inference.tokens import Finish, Token, join_texts
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for the legacy endpoint."""
@@ -70,7 +69,7 @@ class _Choice:
 
     tokens: list[Token] = field(default_factory=list)
     offset: int = 0
-    reason: FinishReason | None = None
+    reason: Finish | None = None
 
 
 @router.post(
@@ -142,7 +141,7 @@ async def _read_echo(gateway: Gateway, body: CompletionRequest, prompt: str | li
         return ""
     if isinstance(prompt, str):
         return prompt
-    return "".join(token.text for token in await gateway.backend.describe(body.model, prompt))
+    return join_texts(await gateway.backend.describe(body.model, prompt))
 
 
 def _needs_backend(plan: _Plan) -> bool:
@@ -158,7 +157,7 @@ async def _collect(gateway: Gateway, plan: _Plan) -> dict[str, Any]:
     return {
         **plan.head,
         "choices": [
-            _make_choice(plan, index, choice.tokens, reason=choice.reason or FinishReason.LENGTH)
+            _make_choice(plan, index, choice.tokens, reason=choice.reason or Finish.LENGTH)
             for index, choice in enumerate(choices)
         ],
         "usage": make_usage(plan.prompt_tokens, answer.usage_tokens),
@@ -180,10 +179,10 @@ def _take(choice: _Choice, piece: Piece) -> None:
 
 
 def _make_choice(
-    plan: _Plan, index: int, tokens: Sequence[Token], *, reason: FinishReason | None
+    plan: _Plan, index: int, tokens: Sequence[Token], *, reason: Finish | None
 ) -> dict[str, Any]:
     scored = plan.jobs[index].request.score_prompt
-    text = "".join(token.text for token in tokens)
+    text = join_texts(tokens)
     return {
         "index": index,
         # Scored prompts are among the tokens; otherwise the echo is the prompt as it was sent.
@@ -200,7 +199,7 @@ async def _stream(gateway: Gateway, plan: _Plan) -> AsyncGenerator[dict[str, Any
     async with gateway.generations.start(_runnable(plan), caller=plan.caller) as answer:
         for index in range(len(plan.jobs)):
             if not answer.jobs:
-                yield _chunk(plan, answer, index, plan.echoes[index], reason=FinishReason.LENGTH)
+                yield _chunk(plan, answer, index, plan.echoes[index], reason=Finish.LENGTH)
         started: set[int] = set()
         async with aclosing(answer.pieces()) as pieces:
             async for index, piece in pieces:
@@ -219,7 +218,7 @@ async def _stream(gateway: Gateway, plan: _Plan) -> AsyncGenerator[dict[str, Any
 
 
 def _chunk(
-    plan: _Plan, answer: Answer, index: int, text: str, *, reason: FinishReason | None = None
+    plan: _Plan, answer: RunningAnswer, index: int, text: str, *, reason: Finish | None = None
 ) -> dict[str, Any]:
     choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
     trace = (
@@ -232,7 +231,7 @@ def _chunk(
 def _chunk_tokens(
     plan: _Plan, index: int, choice: _Choice, tokens: Sequence[Token]
 ) -> dict[str, Any]:
-    text = "".join(token.text for token in tokens)
+    text = join_texts(tokens)
     logprobs = None
     if plan.body.logprobs is not None:
         logprobs = _make_logprobs(tokens, offset=choice.offset)
@@ -259,6 +258,6 @@ def _make_top(token: Token) -> dict[str, float] | None:
     """Return the alternatives and the token itself; None where nothing was computed."""
     if token.logprob is None:
         return None
-    top = {alternative.name: alternative.logprob for alternative in token.alternatives}
+    top = {alternative.name: alternative.logprob for alternative in token.top_logprobs}
     top.setdefault(token.name, token.logprob)
     return top

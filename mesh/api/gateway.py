@@ -10,12 +10,14 @@ from typing import Any
 from starlette.requests import Request
 
 from mesh.api.auth import ANONYMOUS
-from mesh.api.backend import Backend, GenerateRequest, Route, Sampling, ServedModel
-from mesh.api.generation import Generations, Job, Trace
+from mesh.api.backend import Backend, GenerateRequest, Route, ServedModel
+from mesh.api.generation import Generations, Job
 from mesh.api.limits import Limits
 from mesh.api.problems import Problem, quote_name
 from mesh.api.schemas import SamplingFields
 from mesh.errors import NoRoute
+from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import Trace
 
 MAX_ROUTE_HEADER = 2048
 SEED_RANGE = 1 << 64
@@ -76,8 +78,13 @@ def make_sampling(body: SamplingFields) -> Sampling:
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=max(0, body.top_k or 0),
         repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
-        seed=None if body.seed is None else body.seed % SEED_RANGE,
+        seed=choose_seed(body.seed),
     )
+
+
+def choose_seed(wanted: int | None) -> int:
+    """Return the seed that a request names, or a fresh one."""
+    return secrets.randbelow(SEED_RANGE) if wanted is None else wanted % SEED_RANGE
 
 
 def check_context(
@@ -113,9 +120,8 @@ def make_jobs(request: GenerateRequest, *, n: int, stop: tuple[str, ...]) -> lis
     """Return ``n`` choices of one prompt, each with a seed of its own."""
     jobs = []
     for index in range(n):
-        sampling = request.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=(sampling.seed + index) % SEED_RANGE)
+        seed = (request.sampling.seed + index) % SEED_RANGE
+        sampling = replace(request.sampling, seed=seed)
         jobs.append(Job(replace(request, sampling=sampling), stop))
     return jobs
 
@@ -144,12 +150,11 @@ def make_route(route: Route) -> list[dict[str, Any]]:
 
 def make_trace(trace: Trace) -> dict[str, Any]:
     """Return the ``mesh`` object of an answer: the way it went and how fast."""
-    first_s = trace.first_token_s
-    speed = trace.compute_tokens_per_second()
+    first_s, speed = trace.time_to_first_token_s, trace.tokens_per_second
     return {
         "route": make_route(trace.route),
         "reroutes": trace.reroutes,
-        "first_token_s": None if first_s is None else round(first_s - trace.started_s, 4),
+        "first_token_s": None if first_s is None else round(first_s, 4),
         "tokens_per_second": None if speed is None else round(speed, 2),
     }
 

@@ -18,21 +18,20 @@ import structlog
 from mesh.api.backend import (
     Backend,
     Finished,
-    FinishReason,
     Generated,
     GenerateRequest,
     Piece,
     PromptScored,
     Route,
     Routed,
-    Token,
 )
 from mesh.api.errors import GenerationFailed
 from mesh.api.gate import Gate
 from mesh.api.limits import Limits
 from mesh.api.problems import make_overloaded
-from mesh.api.stops import StopMatcher
+from mesh.api.stops import TokenStops
 from mesh.errors import MeshError
+from mesh.inference.tokens import Finish, Token, Trace
 
 MAX_PENDING_PIECES = 64
 
@@ -48,53 +47,10 @@ class Job:
 
 
 @dataclass(slots=True)
-class Trace:
-    """What a request cost and which way it went. Times are monotonic seconds.
-
-    ``routes`` are the latest of each choice; the first choice's is the one that is shown.
-    """
-
-    started_s: float
-    first_token_s: float | None = None
-    finished_s: float | None = None
-    new_tokens: int = 0
-    reroutes: int = 0
-    routes: dict[int, Route] = field(default_factory=dict)
-
-    @property
-    def route(self) -> Route:
-        """The way of the first choice that has one."""
-        return self.routes[min(self.routes)] if self.routes else ()
-
-    def note(self, index: int, piece: Piece, *, now_s: float) -> None:
-        """Take a choice's piece into account."""
-        match piece:
-            case Routed():
-                self.reroutes += self.routes.get(index, piece.route) != piece.route
-                self.routes[index] = piece.route
-            case Generated():
-                if self.first_token_s is None:
-                    self.first_token_s = now_s
-                self.new_tokens += len(piece.tokens)
-            case Finished():
-                self.finished_s = now_s
-                if piece.route:
-                    self.routes[index] = piece.route
-            case PromptScored():
-                pass
-
-    def compute_tokens_per_second(self) -> float | None:
-        """Return the decoding speed after the first token, None if there is none to speak of."""
-        if self.first_token_s is None or self.finished_s is None or self.new_tokens < 2:
-            return None
-        elapsed_s = self.finished_s - self.first_token_s
-        return (self.new_tokens - 1) / elapsed_s if elapsed_s > 0 else None
-
-
-@dataclass(slots=True)
-class Answer:
+class RunningAnswer:
     """The pieces of all choices of one request, as they come.
 
+    ``trace`` is about all of them: its route is the latest of the first choice that has one.
     ``usage_tokens[i]`` counts what the backend generated for choice i, shown or not.
     """
 
@@ -103,6 +59,7 @@ class Answer:
     usage_tokens: list[int]
     _queue: asyncio.Queue[tuple[int, Piece | Exception]]
     open_choices: set[int] = field(default_factory=set)
+    _routes: dict[int, Route] = field(default_factory=dict)
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         """Yield ``(choice, piece)`` until every choice has finished; raise what went wrong."""
@@ -110,10 +67,26 @@ class Answer:
             index, piece = await self._queue.get()
             if isinstance(piece, Exception):
                 raise piece
-            self.trace.note(index, piece, now_s=time.monotonic())
+            self._note(index, piece)
             if isinstance(piece, Finished):
                 self.open_choices.discard(index)
             yield index, piece
+
+    def _note(self, index: int, piece: Piece) -> None:
+        """Take a choice's piece into account."""
+        match piece:
+            case Routed():
+                self.trace.reroutes += self._routes.get(index, piece.route) != piece.route
+                self._set_route(index, piece.route)
+            case Generated():
+                self.trace.count(time.monotonic(), tokens=len(piece.tokens))
+            case Finished():
+                self._set_route(index, piece.route)
+
+    def _set_route(self, index: int, route: Route) -> None:
+        if route:
+            self._routes[index] = route
+            self.trace.route = self._routes[min(self._routes)]
 
     def fail(self, error: Exception) -> None:
         """End the answer from outside; its reader gets ``error`` next."""
@@ -138,17 +111,17 @@ class Generations:
     tasks: asyncio.TaskGroup
     gate: Gate
     is_draining: bool = False
-    _answers: list[Answer] = field(default_factory=list)
+    _answers: list[RunningAnswer] = field(default_factory=list)
     _pumps: set[asyncio.Task[None]] = field(default_factory=set)
 
     @asynccontextmanager
-    async def start(self, jobs: Sequence[Job], *, caller: str) -> AsyncIterator[Answer]:
+    async def start(self, jobs: Sequence[Job], *, caller: str) -> AsyncIterator[RunningAnswer]:
         """Generate every job's choice while the block runs; leaving it frees the backend."""
         if self.is_draining:
             raise make_overloaded(retry_after_s=5)
-        answer = Answer(
+        answer = RunningAnswer(
             tuple(jobs),
-            Trace(time.monotonic()),
+            Trace(started_s=time.monotonic()),
             [0] * len(jobs),
             asyncio.Queue(MAX_PENDING_PIECES),
             set(range(len(jobs))),
@@ -166,7 +139,7 @@ class Generations:
                         pump.cancel()
                 self._answers.remove(answer)
 
-    def _start_pump(self, answer: Answer, index: int, job: Job) -> asyncio.Task[None]:
+    def _start_pump(self, answer: RunningAnswer, index: int, job: Job) -> asyncio.Task[None]:
         pump = self.tasks.create_task(self._pump(answer, index, job))
         self._pumps.add(pump)
         pump.add_done_callback(self._pumps.discard)
@@ -182,7 +155,7 @@ class Generations:
         for pump in self._pumps:
             pump.cancel()
 
-    async def _pump(self, answer: Answer, index: int, job: Job) -> None:
+    async def _pump(self, answer: RunningAnswer, index: int, job: Job) -> None:
         try:
             async with asyncio.timeout(self.limits.generation_timeout_s):
                 await self._generate(answer, index, job)
@@ -194,8 +167,8 @@ class Generations:
             # One request's defect must not end the others; its own reader gets it.
             await answer.put(index, error)
 
-    async def _generate(self, answer: Answer, index: int, job: Job) -> None:
-        matcher = StopMatcher(job.stop)
+    async def _generate(self, answer: RunningAnswer, index: int, job: Job) -> None:
+        matcher = TokenStops(job.stop)
         route: Route = ()
         async with aclosing(self.backend.generate(job.request)) as pieces:
             async for piece in pieces:
@@ -209,7 +182,7 @@ class Generations:
                         answer.usage_tokens[index] += len(piece.tokens)
                         await _put_tokens(answer, index, matcher.feed(piece.tokens))
                         if matcher.is_stopped:
-                            await answer.put(index, Finished(FinishReason.STOP, route))
+                            await answer.put(index, Finished(Finish.STOP, route))
                             return
                     case Finished():
                         await _put_tokens(answer, index, matcher.flush())
@@ -218,6 +191,6 @@ class Generations:
         raise GenerationFailed("The answer ended before it was finished.")
 
 
-async def _put_tokens(answer: Answer, index: int, tokens: tuple[Token, ...]) -> None:
+async def _put_tokens(answer: RunningAnswer, index: int, tokens: tuple[Token, ...]) -> None:
     if tokens:
         await answer.put(index, Generated(tokens))

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from statistics import median
 
 from mesh.api.backend import (
-    Alternative,
     ChatMessage,
     Finished,
-    FinishReason,
     Generated,
     GenerateRequest,
-    Hop,
     Piece,
     PromptScored,
     Route,
     Routed,
     ServedModel,
-    Token,
 )
 from mesh.api.errors import BackendBusy, GenerationFailed
-from mesh.client.client import MeshClient, RoutingOptions, Trace
-from mesh.client.client import Piece as ClientPiece
+from mesh.client.client import MeshClient, RoutingOptions
 from mesh.errors import InvalidRequest, MeshError, NoRoute, SessionLost
 from mesh.inference.refusals import RefusalReason
-from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import Finish, Token
 
 REFRESH_S = 5.0
 BUSY_RETRY_S = 5
-SEED_BITS = 64
-MICROSECONDS_PER_MILLISECOND = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +96,8 @@ class MeshBackend:
         for token_id in token_ids:
             if token_id >= self._client.config.vocab_size:
                 raise InvalidRequest("prompt", f"token id {token_id} is not in the vocabulary")
-            described.append(Token(token_id, stream.feed(token_id), self._read_bytes(token_id)))
+            raw = self._read_bytes(token_id)
+            described.append(Token(token_id, text=stream.feed(token_id), raw=raw))
         return tuple(described)
 
     def _read_bytes(self, token_id: int) -> bytes:
@@ -120,16 +112,16 @@ class MeshBackend:
         if request.score_prompt:
             yield await self._score_prompt(request)
         if request.max_new_tokens == 0:
-            yield Finished(FinishReason.LENGTH)
+            yield Finished(Finish.LENGTH)
             return
         answer = self._client.generate(
             request.prompt_ids,
             max_new_tokens=request.max_new_tokens,
-            sampling=_make_sampling(request),
+            sampling=replace(request.sampling, top_logprobs=request.alternatives or 0),
             routing=self._routing,
         )
         with _explained_losses():
-            async with aclosing(self._read_pieces(answer, request)) as pieces:
+            async with aclosing(self._read_tokens(answer, request)) as pieces:
                 async for piece in pieces:
                     yield piece
 
@@ -141,44 +133,34 @@ class MeshBackend:
                 request.prompt_ids, top_logprobs=wanted, routing=self._routing
             )
         scored = [
-            replace(
-                token,
-                logprob=score.logprob,
-                alternatives=self._make_alternatives(score.top[:wanted]),
-            )
+            replace(self._name(score, wanted), text=token.text)
             for token, score in zip(described[1:], scores, strict=True)
         ]
         return PromptScored((described[0], *scored))
 
-    async def _read_pieces(
-        self, answer: AsyncGenerator[ClientPiece, None], request: GenerateRequest
+    async def _read_tokens(
+        self, answer: AsyncGenerator[Token, None], request: GenerateRequest
     ) -> AsyncGenerator[Piece, None]:
         route: Route = ()
         async with aclosing(answer):
-            async for piece in answer:
-                chosen = make_route(piece.trace, with_times=False)
-                if chosen != route:
-                    route = chosen
+            async for token in answer:
+                if token.trace.route != route:
+                    route = token.trace.route
                     yield Routed(route)
-                yield Generated((self._make_token(piece, request.alternatives),))
-                if piece.finish_reason is not None:
-                    reason = FinishReason(piece.finish_reason)
-                    yield Finished(reason, make_route(piece.trace, with_times=True))
+                yield Generated((self._name(token, request.alternatives),))
+                if token.finish is not Finish.NOT_YET:
+                    yield Finished(token.finish, token.trace.measure_route())
 
-    def _make_token(self, piece: ClientPiece, wanted: int | None) -> Token:
-        is_scored = wanted is not None
-        return Token(
-            piece.token_id,
-            piece.text,
-            self._read_bytes(piece.token_id),
-            logprob=piece.logprob if is_scored else None,
-            alternatives=self._make_alternatives(piece.top_logprobs[:wanted]) if is_scored else (),
-            # Stop sequences are not the client's here, so only the model's end token stops it.
-            is_end=piece.finish_reason == FinishReason.STOP,
+    def _name(self, token: Token, wanted: int | None) -> Token:
+        """Add the token's bytes and those of ``wanted`` alternatives; None leaves no score."""
+        raw = self._read_bytes(token.token_id)
+        if wanted is None:
+            return replace(token, raw=raw, logprob=None, top_logprobs=())
+        alternatives = tuple(
+            other._replace(raw=self._read_bytes(other.token_id))
+            for other in token.top_logprobs[:wanted]
         )
-
-    def _make_alternatives(self, top: Sequence[tuple[int, float]]) -> tuple[Alternative, ...]:
-        return tuple(Alternative(self._read_bytes(token_id), logprob) for token_id, logprob in top)
+        return replace(token, raw=raw, top_logprobs=alternatives)
 
 
 @contextmanager
@@ -187,36 +169,6 @@ def _explained_losses() -> Iterator[None]:
     try:
         yield
     except SessionLost as error:
-        if RefusalReason.BUSY in str(error):
+        if error.reason is RefusalReason.BUSY:
             raise BackendBusy(retry_after_s=BUSY_RETRY_S) from error
         raise GenerationFailed("Every route that was tried failed.") from error
-
-
-def _make_sampling(request: GenerateRequest) -> Sampling:
-    wanted = request.sampling
-    return Sampling(
-        temperature=wanted.temperature,
-        top_p=wanted.top_p,
-        top_k=wanted.top_k,
-        repetition_penalty=wanted.repetition_penalty,
-        seed=secrets.randbits(SEED_BITS) if wanted.seed is None else wanted.seed,
-        top_logprobs=request.alternatives or 0,
-    )
-
-
-def make_route(trace: Trace, *, with_times: bool) -> Route:
-    """Return a trace's route; ``with_times`` adds each hop's median time of a step."""
-    times = _compute_step_ms(trace) if with_times else [None] * len(trace.route)
-    return tuple(
-        Hop(str(hop.peer_id), hop.span.start, hop.span.end, step_ms)
-        for hop, step_ms in zip(trace.route, times, strict=True)
-    )
-
-
-def _compute_step_ms(trace: Trace) -> list[float | None]:
-    hops = len(trace.route)
-    # The last entry of a step is the whole of it; steps of an earlier route have other lengths.
-    steps = [step[:hops] for step in trace.hop_times_us if len(step) == hops + 1]
-    if not steps:
-        return [None] * hops
-    return [median(column) / MICROSECONDS_PER_MILLISECOND for column in zip(*steps, strict=True)]

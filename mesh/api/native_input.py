@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
 from mesh.api import parameters
-from mesh.api.backend import Finished, Generated, GenerateRequest, Sampling, ServedModel
+from mesh.api.backend import Finished, Generated, GenerateRequest, ServedModel
 from mesh.api.disconnect import run_while_connected
 from mesh.api.gateway import (
-    SEED_RANGE,
     Gateway,
     check_context,
+    choose_seed,
     find_model,
     get_caller,
     get_gateway,
@@ -28,6 +28,8 @@ from mesh.api.openapi import ERRORS
 from mesh.api.problems import Problem
 from mesh.api.replies import InputReply
 from mesh.api.schemas import InputRequest
+from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import join_texts
 
 DEFAULT_MAX_NEW_TOKENS = 20
 """Transformers' own default."""
@@ -91,7 +93,7 @@ def _choose_max_new_tokens(body: InputRequest, model: ServedModel, *, prompt_tok
 
 def _make_sampling(body: InputRequest) -> Sampling:
     penalty = 1.0 if body.repetition_penalty is None else body.repetition_penalty
-    seed = None if body.seed is None else body.seed % SEED_RANGE
+    seed = choose_seed(body.seed)
     if not body.do_sample:
         # Greedy, as generate does without do_sample, whatever the temperature says.
         return Sampling(temperature=0.0, repetition_penalty=penalty, seed=seed)
@@ -116,7 +118,7 @@ async def _collect(
         async with aclosing(answer.pieces()) as pieces:
             async for index, piece in pieces:
                 if isinstance(piece, Generated):
-                    texts[index] += "".join(token.text for token in piece.tokens)
+                    texts[index] += join_texts(piece.tokens)
                 elif isinstance(piece, Finished):
                     reasons[index] = piece.reason
     return {

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from mesh.api.disconnect import CallerGone
 from mesh.api.errors import BackendBusy, GenerationFailed, KeysFileError
 from mesh.errors import InvalidRequest, MeshError, NoRoute, PeerRefusal
+from mesh.p2p.rpc_guard import Reason
 
 MAX_NAME_LENGTH = 128
 NO_ROUTE_RETRY_S = 15
@@ -104,7 +105,7 @@ def _explain_mesh(error: MeshError) -> Problem:
             )
         case BackendBusy():
             return _overloaded("The swarm is busy; try again.", error.retry_after_s)
-        case PeerRefusal(reason="busy"):
+        case PeerRefusal(reason=Reason.BUSY):
             return _overloaded("The swarm is busy; try again.", BackendBusy().retry_after_s)
         case InvalidRequest():
             text = str(error).removeprefix(f"{error.field}: ")

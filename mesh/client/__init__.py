@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mesh.client.connection import connect as connect
     from mesh.client.http import HttpMeshClient as HttpMeshClient
     from mesh.inference.sampling import Sampling as Sampling
+    from mesh.inference.tokens import Token as Token
+    from mesh.inference.tokens import Trace as Trace
 
 _HOMES = {
     "AutoDistributedModelForCausalLM": "mesh.client.auto",
@@ -27,6 +29,8 @@ _HOMES = {
     "MeshClient": "mesh.client.client",
     "RoutingOptions": "mesh.client.client",
     "Sampling": "mesh.inference.sampling",
+    "Token": "mesh.inference.tokens",
+    "Trace": "mesh.inference.tokens",
     "connect": "mesh.client.connection",
 }
 __all__ = list(_HOMES)

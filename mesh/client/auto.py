@@ -1,4 +1,4 @@
-"""A model of the mesh as transformers knows models: ``from_pretrained`` and ``generate``.
+"""A model served by the mesh, with the interface of transformers' models.
 
     model = AutoDistributedModelForCausalLM.from_pretrained(name, initial_peers=[...])
     output = model.generate(**tokenizer("Hello", return_tensors="pt"), max_new_tokens=50)
@@ -27,7 +27,7 @@ from mesh.client.bridge import LoopBridge, LoopThread
 from mesh.client.cache import MeshCache
 from mesh.client.client import MeshClient
 from mesh.client.connection import Connection, open_connection
-from mesh.client.driven import DrivenText
+from mesh.client.driven_text import DrivenText
 from mesh.client.inference_session import InferenceSession
 from mesh.client.texts import TextBatch
 from mesh.errors import InvalidRequest
@@ -280,7 +280,7 @@ class AutoDistributedModelForCausalLM:
 
 
 def _do_nothing() -> None:
-    """Whoever made the client closes it."""
+    """The caller that made the client closes it."""
 
 
 def _find_saved(name: str) -> MeshConfig | None:

@@ -1,4 +1,4 @@
-"""From synchronous code into an event loop that runs in another thread."""
+"""Calls from synchronous code into an event loop that runs in another thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JOIN_S = 15.0
 
 
 class LoopClosed(RuntimeError):
-    """The loop has ended: nobody would do the work."""
+    """The loop has ended, so the work is not done."""
 
 
 class LoopBridge:
@@ -33,7 +33,7 @@ class LoopBridge:
     def run(self, work: Coroutine[Any, Any, R]) -> R:
         """Wait for ``work``. An interrupt here cancels it there.
 
-        Raises LoopClosed when the loop has ended, or ends meanwhile.
+        Raises LoopClosed when the loop has ended, or ends before the work does.
         """
         if _is_running_here(self._loop):
             work.close()
@@ -49,7 +49,7 @@ class LoopBridge:
             future.cancel()
 
     def post(self, make_work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start work that nobody waits for; nothing where the loop has ended."""
+        """Start work without waiting for it. Does nothing when the loop has ended."""
         self._submit(make_work())
 
     def _submit(self, work: Coroutine[Any, Any, R]) -> Future[R] | None:
@@ -122,7 +122,7 @@ class LoopThread(Generic[T]):
                 raise
             ready.set_exception(error)
         finally:
-            # Tasks that are left are cancelled with the loop, and whoever waits for them is told.
+            # Tasks that are left are cancelled with the loop, and their waiters get an error.
             await bridge.end()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""transformers' idea of a cache, over texts whose keys and values are at the hosters.
+"""A cache with transformers' interface, for texts whose keys and values are at the hosters.
 
 Only token ids are kept here. A closed cache still knows its text: using it again replays it.
 """

@@ -1,37 +1,76 @@
-"""Generating text over the mesh: no model weights here, only the tokenizer.
+"""Generating text over the mesh. No model weights are here, only the tokenizer.
 
-When a hoster fails in the middle of an answer the client plans another route, sends the prompt
-with the tokens that it has, and goes on: the reader sees a pause, never a wrong, repeated or
-lost token.
+Theory of operation: how an answer survives its hosters
+=======================================================
+
+**Parts.** :class:`MeshClient` has a host, a directory of who serves which layers, a tokenizer and
+the model's numbers. Each answer has a :class:`RouteSearch` (which routes are left, and how often
+another was tried) and a :class:`Trace` (what the reader is told of it). A session over one route is
+``route_session.py``; a text that transformers drives token by token is ``driven_text.py``, and
+recovers in the same way.
+
+**The answer is known here.** The prompt and every token so far are kept by the client. Hosters keep
+keys and values, which can be computed again. So a lost hoster costs the time to compute the prompt
+and the tokens so far once more, and nothing else. The reader sees a pause, never a wrong, repeated
+or lost token:
+
+- The new request has the prompt with the tokens so far, and ``first_index`` says how many of them
+  belong to the answer. A draw of the sampler is a function of the seed and of the token's index, so
+  another hoster chooses what the lost one would have chosen (docs/determinism.md says up to what).
+- Each token is checked here: the next index, an id of the vocabulary, finite log probabilities, and
+  an end exactly where the request says. A token that fails the check is not shown.
+
+**Order of events.**
+
+1. Plan a route over what the directory knows. If some layer has no server, ask for the directory
+   again and plan once more.
+2. Connect to the first hop, send the request, and yield its tokens.
+3. If the session fails (:class:`HopFailed`), note who is to blame and go to 1 without that peer.
+
+**Who is blamed.** An ERROR frame names a hop of the route; a broken stream is the first hop's.
+Where no hop is named (no token in time, or a number that is not finite), the hops are asked a short
+question: those that stay silent are left out, or all of the route if all answer. A refusal is no
+reason to give up either, not even one that blames the request: the request was checked here.
+
+**When no peer is left.** If leaving peers out leaves no route, the list is cleared after a pause
+that doubles from ``FIRST_BACKOFF_S`` to ``MAX_BACKOFF_S``: busy hosters may have room, and
+restarted ones may be back.
+
+**What ends an answer.** Its last token; a stop text; a reader that closes the generator, which
+aborts the stream to the first hop, and with it the session on every hop; NoRoute, if some layer has
+no server although no peer was left out; SessionLost after ``max_reroutes`` failures, with the typed
+reason of the last one. InvalidRequest is raised before anything is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 from keys.peer import PeerId
-from mesh.client.session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
-from mesh.client.stops import StopStrings
+from mesh.client.route_session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
+from mesh.client.stops import StopMatcher
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.errors import InvalidRequest, MeshError, NoRoute, PeerError, PeerUnreachable, SessionLost
+from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import MAX_STOP_TOKENS, Sampling
-from mesh.inference.wire import SESSION_ID_SIZE, Finish, Hop, OpenSession, TokenFrame, TokenScore
+from mesh.inference.tokens import Finish, Token, Trace, TracedHop
+from mesh.inference.wire import OpenSession, make_session_id
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory, fetch_info
-from mesh.routing.routing import RouteHop, plan_route
+from mesh.routing.hop import Route
+from mesh.routing.routing import plan_route
 
 MAX_REROUTES = 16
 MAX_DIRECTORY_PEERS = 4
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 4.0
-MAX_TRACED_STEPS = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -42,62 +81,6 @@ class RoutingOptions:
 
     max_layers_per_hop: int | None = None
     max_reroutes: int = MAX_REROUTES
-
-
-@dataclass(slots=True)
-class Trace:
-    """How an answer came about; grows while it streams.
-
-    ``hop_times_us`` holds, for each of the last steps, the time in each range and then the whole
-    step as the first range saw it. ``failures`` are the peers left out, with the reason.
-    """
-
-    route: tuple[RouteHop, ...] = ()
-    reroutes: int = 0
-    failures: list[tuple[PeerId | None, str]] = field(default_factory=list)
-    hop_times_us: list[tuple[int, ...]] = field(default_factory=list)
-    started_s: float = 0.0
-    first_token_s: float | None = None
-    last_token_s: float | None = None
-    tokens: int = 0
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Tokens after the first one, by the time since it; None before the second."""
-        if self.first_token_s is None or self.last_token_s is None or self.tokens < 2:
-            return None
-        elapsed_s = self.last_token_s - self.first_token_s
-        return (self.tokens - 1) / elapsed_s if elapsed_s > 0 else None
-
-    @property
-    def time_to_first_token_s(self) -> float | None:
-        return None if self.first_token_s is None else self.first_token_s - self.started_s
-
-    def count(self, frame: TokenFrame, now_s: float) -> None:
-        """Note one token."""
-        self.tokens += 1
-        self.last_token_s = now_s
-        if self.first_token_s is None:
-            self.first_token_s = now_s
-        if len(self.hop_times_us) < MAX_TRACED_STEPS:
-            self.hop_times_us.append(frame.times_us)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One token of an answer. ``text`` may be empty while a character or a stop is incomplete.
-
-    ``finish_reason`` is ``stop`` or ``length`` on the last piece, else None. An end-of-text token
-    has no text. ``trace`` is one object for the whole answer.
-    """
-
-    token_id: int
-    text: str
-    index: int
-    logprob: float
-    top_logprobs: tuple[tuple[int, float], ...]
-    finish_reason: str | None
-    trace: Trace
 
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
@@ -117,47 +100,41 @@ class MeshClient:
         peers: Sequence[PeerId] = (),
         timeouts: ClientTimeouts | None = None,
     ) -> None:
-        """``peers`` are asked for the directory; without any it is somebody else's to fill."""
-        self._host = host
-        self._directory = directory
-        self._config = config
-        self._tokenizer = tokenizer
+        """``peers`` are asked for the directory; without any, other code fills it."""
+        self.host = host
+        self.directory = directory
+        self.config = config
+        self.tokenizer = tokenizer
         self._peers = tuple(peers)
-        self._timeouts = timeouts or ClientTimeouts()
-
-    @property
-    def tokenizer(self) -> ChatTokenizer:
-        return self._tokenizer
-
-    @property
-    def config(self) -> ModelConfig:
-        return self._config
-
-    @property
-    def host(self) -> Host:
-        return self._host
-
-    @property
-    def timeouts(self) -> ClientTimeouts:
-        return self._timeouts
+        self.timeouts = timeouts or ClientTimeouts()
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the prompt's token ids. Raises InvalidRequest naming what is wrong."""
         if isinstance(prompt, str):
-            token_ids = self._tokenizer.encode(prompt)
+            token_ids = self.tokenizer.encode(prompt)
         else:
             messages = [part for part in prompt if isinstance(part, Mapping)]
             ids = [part for part in prompt if isinstance(part, int)]
             if messages and ids:
                 raise InvalidRequest("prompt", "token ids and messages together")
-            token_ids = self._tokenizer.encode_chat(messages) if messages else tuple(ids)
+            token_ids = self.tokenizer.encode_chat(messages) if messages else tuple(ids)
         if not token_ids:
             raise InvalidRequest("prompt", "is empty")
-        if min(token_ids) < 0 or max(token_ids) >= self._config.vocab_size:
-            raise InvalidRequest(
-                "prompt", f"a token id is outside the vocabulary of {self._config.vocab_size}"
-            )
+        self.check_vocabulary("prompt", token_ids)
         return token_ids
+
+    def check_vocabulary(self, field: str, token_ids: Sequence[int]) -> None:
+        """Raise InvalidRequest that names ``field`` unless the model has these tokens."""
+        size = self.config.vocab_size
+        if min(token_ids) < 0 or max(token_ids) >= size:
+            raise InvalidRequest(field, f"a token id is outside the vocabulary of {size}")
+
+    def check_length(self, field: str, tokens: int, *, max_new_tokens: int = 0) -> None:
+        """Raise InvalidRequest that names ``field`` unless the model's context has room."""
+        room = self.config.max_context
+        if tokens + max_new_tokens > room:
+            new = f" and {max_new_tokens} new ones" if max_new_tokens else ""
+            raise InvalidRequest(field, f"{tokens} tokens{new} do not fit into a context of {room}")
 
     async def generate(
         self,
@@ -167,8 +144,8 @@ class MeshClient:
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         routing: RoutingOptions | None = None,
-    ) -> AsyncGenerator[Piece, None]:
-        """Yield the answer piece by piece; closing the generator frees the cache on every hop.
+    ) -> AsyncGenerator[Token, None]:
+        """Yield the answer token by token; closing the generator frees the cache on every hop.
 
         The model's end tokens stop the answer unless ``sampling`` names stop tokens itself.
         Raises InvalidRequest, NoRoute, or SessionLost after too many failures.
@@ -176,31 +153,21 @@ class MeshClient:
         if max_new_tokens < 1:
             raise InvalidRequest("max_new_tokens", "must be at least 1")
         token_ids = self.encode(prompt)
-        self._check_length(len(token_ids), max_new_tokens)
+        self.check_length("prompt", len(token_ids), max_new_tokens=max_new_tokens)
         sampling = self._complete(sampling or Sampling())
-        stops, text = StopStrings(stop), self._tokenizer.start_stream()
+        stops, text = StopMatcher(stop), self.tokenizer.start_stream()
         trace = Trace(started_s=time.monotonic())
-        frames = self._stream_frames(
+        tokens = self._stream_tokens(
             token_ids, max_new_tokens, sampling, routing or RoutingOptions(), trace
         )
-        async with aclosing(frames):
-            async for frame in frames:
-                shown = stops.feed(text.feed(frame.token_id))
-                reason = _FINISH_REASONS[frame.finish]
-                if stops.is_stopped:
-                    reason = "stop"
-                elif reason is not None:
+        async with aclosing(tokens):
+            async for token in tokens:
+                shown = stops.feed(text.feed(token.token_id))
+                finish = Finish.STOP if stops.is_stopped else token.finish
+                if finish is not Finish.NOT_YET:
                     shown += stops.flush()
-                yield Piece(
-                    token_id=frame.token_id,
-                    text=shown,
-                    index=frame.index,
-                    logprob=frame.logprob,
-                    top_logprobs=frame.top,
-                    finish_reason=reason,
-                    trace=trace,
-                )
-                if reason is not None:
+                yield replace(token, text=shown, finish=finish, trace=trace)
+                if finish is not Finish.NOT_YET:
                     return
 
     async def score(
@@ -209,13 +176,13 @@ class MeshClient:
         *,
         top_logprobs: int = 0,
         routing: RoutingOptions | None = None,
-    ) -> tuple[TokenScore, ...]:
-        """Return the log probability of each token of the prompt after its first.
+    ) -> tuple[Token, ...]:
+        """Return each token of the prompt after its first, with its log probability.
 
         ``top_logprobs`` alternatives come with each. Raises as :meth:`generate` does.
         """
         token_ids = self.encode(prompt)
-        self._check_length(len(token_ids), 0)
+        self.check_length("prompt", len(token_ids))
         if len(token_ids) == 1:
             return ()
         sampling = Sampling(top_logprobs=top_logprobs)
@@ -223,58 +190,49 @@ class MeshClient:
         search = RouteSearch(self, routing or RoutingOptions(), Trace())
         while True:
             route = await search.find(len(token_ids))
-            request = _make_request(route, sampling, token_ids, max_new_tokens=0)
+            request = OpenSession(make_session_id(), route, sampling, token_ids, max_new_tokens=0)
             try:
-                return await fetch_scores(self._host, request, timeouts=self._timeouts)
+                return await fetch_scores(self.host, request, timeouts=self.timeouts)
             except HopFailed as failure:
                 await search.note_failure(failure)
-
-    def _check_length(self, prompt_tokens: int, max_new_tokens: int) -> None:
-        if prompt_tokens + max_new_tokens > self._config.max_context:
-            raise InvalidRequest(
-                "prompt",
-                f"{prompt_tokens} tokens and {max_new_tokens} new ones do not fit into a context "
-                f"of {self._config.max_context}",
-            )
 
     def _complete(self, sampling: Sampling) -> Sampling:
         sampling.check()
         if sampling.stop_token_ids:
             return sampling
-        return replace(sampling, stop_token_ids=self._config.eos_token_ids[:MAX_STOP_TOKENS])
+        return replace(sampling, stop_token_ids=self.config.eos_token_ids[:MAX_STOP_TOKENS])
 
-    async def _stream_frames(
+    async def _stream_tokens(
         self,
         prompt: tuple[int, ...],
         max_new_tokens: int,
         sampling: Sampling,
         routing: RoutingOptions,
         trace: Trace,
-    ) -> AsyncGenerator[TokenFrame, None]:
+    ) -> AsyncGenerator[Token, None]:
         """Yield the answer's tokens over as many routes as it takes."""
         answer: list[int] = []
         search = RouteSearch(self, routing, trace)
         while True:
             route = await search.find(len(prompt) + max_new_tokens)
-            request = _make_request(
+            request = OpenSession(
+                make_session_id(),
                 route,
                 sampling,
                 (*prompt, *answer),
                 max_new_tokens=max_new_tokens - len(answer),
                 first_index=len(answer),
             )
-            frames = stream_tokens(
-                self._host,
-                request,
-                vocab_size=self._config.vocab_size,
-                timeouts=self._timeouts,
+            vocab_size = self.config.vocab_size
+            tokens = stream_tokens(
+                self.host, request, vocab_size=vocab_size, timeouts=self.timeouts
             )
             try:
-                async with aclosing(frames):
-                    async for frame in frames:
-                        answer.append(frame.token_id)
-                        trace.count(frame, time.monotonic())
-                        yield frame
+                async with aclosing(tokens):
+                    async for token in tokens:
+                        answer.append(token.token_id)
+                        trace.count(time.monotonic(), times_us=token.times_us)
+                        yield token
                 return
             except HopFailed as failure:
                 await search.note_failure(failure)
@@ -289,71 +247,39 @@ class MeshClient:
 
         async def ask(peer: PeerId) -> None:
             try:
-                await self._directory.ensure_connected(peer)
-                await self._directory.fetch_from_peer(peer)
+                await self.directory.ensure_connected(peer)
+                await self.directory.fetch_from_peer(peer)
             except PeerError as error:
                 failures.append(error)
 
-        known = (server.peer_id for server in self._directory.list_route_servers())
+        known = (server.peer_id for server in self.directory.list_route_servers())
         asked = tuple(dict.fromkeys((*self._peers, *known)))[:MAX_DIRECTORY_PEERS]
         await asyncio.gather(*(ask(peer) for peer in asked))
         if asked and len(failures) == len(asked):
             raise failures[0]
 
-    def plan(
-        self, routing: RoutingOptions, *, exclude: set[PeerId], cache_tokens: int
-    ) -> tuple[RouteHop, ...]:
+    def plan(self, routing: RoutingOptions, *, exclude: set[PeerId], cache_tokens: int) -> Route:
         """Plan a route over what the directory knows now. Raises NoRoute."""
         return plan_route(
-            self._directory.list_route_servers(),
-            num_layers=self._config.num_layers,
+            self.directory.list_route_servers(),
+            num_layers=self.config.num_layers,
             max_layers_per_hop=routing.max_layers_per_hop,
             exclude=exclude,
             cache_tokens=cache_tokens,
         )
-
-    async def connect(self, peer: PeerId) -> None:
-        """Make sure that a hop can be dialled. Raises PeerUnreachable."""
-        await self._directory.ensure_connected(peer)
-
-    def forget(self, peer: PeerId) -> None:
-        """Dial the peer again before its next use."""
-        self._directory.forget_connection(peer)
 
     async def find_silent(self, peers: Sequence[PeerId]) -> list[PeerId]:
         """Return those of ``peers`` that do not answer a short question."""
 
         async def is_silent(peer: PeerId) -> bool:
             try:
-                await fetch_info(self._host, peer, timeout_s=self._timeouts.probe_s)
+                await fetch_info(self.host, peer, timeout_s=self.timeouts.probe_s)
             except PeerError:
                 return True
             return False
 
         silent = await asyncio.gather(*(is_silent(peer) for peer in peers))
         return [peer for peer, gone in zip(peers, silent, strict=True) if gone]
-
-
-def _make_request(
-    route: Sequence[RouteHop],
-    sampling: Sampling,
-    token_ids: tuple[int, ...],
-    *,
-    max_new_tokens: int,
-    first_index: int = 0,
-) -> OpenSession:
-    """Return a request under a fresh session id."""
-    return OpenSession(
-        session_id=os.urandom(SESSION_ID_SIZE),
-        route=tuple(Hop(hop.peer_id, hop.span) for hop in route),
-        sampling=sampling,
-        token_ids=token_ids,
-        max_new_tokens=max_new_tokens,
-        first_index=first_index,
-    )
-
-
-_FINISH_REASONS = {Finish.NOT_YET: None, Finish.STOP: "stop", Finish.LENGTH: "length"}
 
 
 class RouteSearch:
@@ -363,11 +289,13 @@ class RouteSearch:
         self._client = client
         self._routing = routing
         self._trace = trace
+        self._route: Route = ()
         self._excluded: set[PeerId] = set()
         self._backoff_s = FIRST_BACKOFF_S
+        self._last_reason = RefusalReason.HOP_LOST
 
-    async def find(self, cache_tokens: int) -> tuple[RouteHop, ...]:
-        """Return a route whose hops have been dialled. Raises NoRoute or SessionLost.
+    async def find(self, cache_tokens: int) -> Route:
+        """Return a route whose first hop has been dialled. Raises NoRoute or SessionLost.
 
         Where nothing is left, those that failed get another chance after a pause: they may
         have been busy, or back already.
@@ -375,9 +303,11 @@ class RouteSearch:
         while True:
             try:
                 route = await self._plan(cache_tokens)
-                await self._client.connect(route[0].peer_id)
+                await self._client.directory.ensure_connected(route[0].peer_id)
             except PeerUnreachable as error:
-                await self.note_failure(HopFailed(error.peer_id, "unreachable", str(error)))
+                await self.note_failure(
+                    HopFailed(error.peer_id, RefusalReason.HOP_LOST, str(error))
+                )
                 continue
             except NoRoute:
                 if not self._excluded:
@@ -386,40 +316,45 @@ class RouteSearch:
                 self._count("no route")
                 await self._pause()
                 continue
-            self._trace.route = route
+            self._route = route
+            self._trace.route = tuple(
+                TracedHop(str(hop.peer_id), hop.span.start, hop.span.end) for hop in route
+            )
             return route
 
-    async def _plan(self, cache_tokens: int) -> tuple[RouteHop, ...]:
+    async def _plan(self, cache_tokens: int) -> Route:
+        plan = partial(
+            self._client.plan, self._routing, exclude=self._excluded, cache_tokens=cache_tokens
+        )
         try:
-            return self._client.plan(
-                self._routing, exclude=self._excluded, cache_tokens=cache_tokens
-            )
+            return plan()
         except NoRoute:
             await self._refresh()
-            return self._client.plan(
-                self._routing, exclude=self._excluded, cache_tokens=cache_tokens
-            )
+            return plan()
 
     async def note_failure(self, failure: HopFailed) -> None:
         """Leave the failed peer out from now on. Raises SessionLost after too many failures."""
         self._trace.failures.append((failure.peer_id, failure.reason))
+        self._last_reason = failure.reason
         self._count(str(failure))
         logger.info("re-routing: %s", failure)
         blamed = [failure.peer_id] if failure.peer_id is not None else await self._find_blamed()
         for peer in blamed:
             self._excluded.add(peer)
-            self._client.forget(peer)
+            self._client.directory.forget_connection(peer)
         await self._refresh()
 
     async def _find_blamed(self) -> list[PeerId]:
         """Who is silent; everybody of the route when all of them answer a short question."""
-        peers = [hop.peer_id for hop in self._trace.route]
+        peers = [hop.peer_id for hop in self._route]
         return await self._client.find_silent(peers) or peers
 
-    def _count(self, reason: str) -> None:
+    def _count(self, detail: str) -> None:
         self._trace.reroutes += 1
         if self._trace.reroutes > self._routing.max_reroutes:
-            raise SessionLost(f"gave up after {self._routing.max_reroutes} re-routes: {reason}")
+            raise SessionLost(
+                f"gave up after {self._routing.max_reroutes} re-routes: {detail}", self._last_reason
+            )
 
     async def _refresh(self) -> None:
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from keys.peer import PeerId, PeerKey
 from mesh.client.client import MeshClient
-from mesh.client.session import ClientTimeouts
+from mesh.client.route_session import ClientTimeouts
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.errors import InvalidRequest, ManifestMismatch, PeerError, PeerUnreachable
 from mesh.model.config import ModelConfig, load_config

@@ -1,13 +1,13 @@
 """Generating text over HTTP, from a gateway (``mesh serve``): needs httpx and nothing else.
 
     async with HttpMeshClient("http://127.0.0.1:8000", api_key=key) as client:
-        async for piece in client.generate("Hello", max_new_tokens=50):
-            print(piece.text, end="")
+        async for token in client.generate("Hello", max_new_tokens=50):
+            print(token.text, end="")
 
 The calls are those of ``MeshClient``: other transports, the same loop.
 
 GatewayError
-├── GatewayUnreachable   nobody answers there, or the answer broke off
+├── GatewayUnreachable   nothing answers there, or the answer broke off
 ├── GatewayMisbehaved    an answer that no gateway gives
 └── GatewayRefused       it said no: ``status``, ``code``, ``param``, ``retry_after_s``
 """
@@ -25,6 +25,7 @@ import httpx
 from mesh.client.event_stream import EventReader, EventTooLong
 from mesh.errors import InvalidRequest, MeshError
 from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token, Trace, TracedHop
 
 MAX_REPLY_BYTES = 1 << 20
 MAX_MESSAGE = 500
@@ -39,7 +40,7 @@ class GatewayError(MeshError):
 
 
 class GatewayUnreachable(GatewayError):
-    """Nobody answers there, or the answer broke off."""
+    """Nothing answers there, or the answer broke off."""
 
 
 class GatewayMisbehaved(GatewayError):
@@ -71,43 +72,6 @@ class HttpTimeouts:
 
     connect_s: float = 10.0
     silence_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class HttpHop:
-    """One part of a route; ``step_ms`` is its median time of a step, known at the end."""
-
-    peer_id: str
-    start: int
-    end: int
-    step_ms: float | None
-
-
-@dataclass(slots=True)
-class HttpTrace:
-    """How an answer came about; grows while it streams."""
-
-    route: tuple[HttpHop, ...] = ()
-    reroutes: int = 0
-    time_to_first_token_s: float | None = None
-    tokens_per_second: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HttpPiece:
-    """A part of an answer: a token's text, which may be empty, or the end.
-
-    ``finish_reason`` is ``stop`` or ``length`` on the last piece, else None. ``logprob`` is None
-    unless ``sampling.top_logprobs`` asks for alternatives. ``trace`` is one object for the whole
-    answer.
-    """
-
-    text: str
-    index: int
-    logprob: float | None
-    top_logprobs: tuple[tuple[str, float], ...]
-    finish_reason: str | None
-    trace: HttpTrace
 
 
 class HttpMeshClient:
@@ -158,23 +122,26 @@ class HttpMeshClient:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
-    ) -> AsyncGenerator[HttpPiece, None]:
-        """Yield the answer piece by piece; closing the generator ends it at the gateway too.
+    ) -> AsyncGenerator[Token, None]:
+        """Yield the answer token by token; closing the generator ends it at the gateway too.
+
+        A gateway tells texts instead of token ids, and log probabilities only where
+        ``sampling.top_logprobs`` asks for alternatives. The last token may be a mere end.
 
         Raises InvalidRequest naming what is wrong, or GatewayError.
         """
         path, body = _make_body(prompt, max_new_tokens, sampling or Sampling(), stop)
         body["model"] = await self._choose_model()
-        trace, index = HttpTrace(), 0
+        trace, index = Trace(), 0
         async with self._ask("POST", path, body) as response:
             async with aclosing(_read_events(response)) as events:
                 async for event in events:
-                    piece = _read_piece(event, index, trace)
-                    if piece is None:
+                    token = _read_token(event, index, trace)
+                    if token is None:
                         continue
-                    yield piece
+                    yield token
                     index += 1
-                    if piece.finish_reason is not None:
+                    if token.finish is not Finish.NOT_YET:
                         return
 
     async def _choose_model(self) -> str:
@@ -272,8 +239,8 @@ def _parse(raw: bytes | str) -> dict[str, Any]:
     return value
 
 
-def _read_piece(event: Mapping[str, Any], index: int, trace: HttpTrace) -> HttpPiece | None:
-    """Return the piece in an event, None where it only tells of the way or the usage."""
+def _read_token(event: Mapping[str, Any], index: int, trace: Trace) -> Token | None:
+    """Return the token in an event, None where it only tells of the way or the usage."""
     try:
         _update(trace, event.get("mesh"))
         choices = event["choices"]
@@ -286,31 +253,47 @@ def _read_piece(event: Mapping[str, Any], index: int, trace: HttpTrace) -> HttpP
         if not content and not logprobs and reason is None:
             return None
         logprob, tops = _read_logprobs(logprobs)
-        return HttpPiece(str(content or ""), index, logprob, tops, reason, trace)
+        return Token(
+            NOT_TOLD,
+            logprob,
+            tops,
+            index=index,
+            finish=_FINISHES.get(reason, Finish.STOP),
+            text=str(content or ""),
+            trace=trace,
+        )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise GatewayMisbehaved("an event of another shape") from error
 
 
+_FINISHES = {None: Finish.NOT_YET, "length": Finish.LENGTH}
+"""Other servers know other reasons to stop."""
+
+
 def _read_logprobs(
     logprobs: Mapping[str, Any] | None,
-) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+) -> tuple[float | None, tuple[Alternative, ...]]:
     """Read the last token of either shape, chat's or the legacy one."""
     if not logprobs:
         return None, ()
     if "content" in logprobs:
         token = logprobs["content"][-1]
-        tops = [(top["token"], float(top["logprob"])) for top in token["top_logprobs"]]
-        return float(token["logprob"]), tuple(tops)
-    tops = list((logprobs["top_logprobs"][-1] or {}).items())
-    return float(logprobs["token_logprobs"][-1]), tuple((str(t), float(p)) for t, p in tops)
+        logprob = token["logprob"]
+        tops = [(top["token"], top["logprob"]) for top in token["top_logprobs"]]
+    else:
+        logprob = logprobs["token_logprobs"][-1]
+        tops = list((logprobs["top_logprobs"][-1] or {}).items())
+    return float(logprob), tuple(
+        Alternative(NOT_TOLD, float(value), str(name).encode()) for name, value in tops
+    )
 
 
-def _update(trace: HttpTrace, mesh: Mapping[str, Any] | None) -> None:
+def _update(trace: Trace, mesh: Mapping[str, Any] | None) -> None:
     """Take over what a gateway says of the way; other OpenAI servers say nothing."""
     if mesh is None:
         return
     trace.route = tuple(
-        HttpHop(str(hop["peer_id"]), int(hop["blocks"][0]), int(hop["blocks"][1]), hop["step_ms"])
+        TracedHop(str(hop["peer_id"]), int(hop["blocks"][0]), int(hop["blocks"][1]), hop["step_ms"])
         for hop in mesh.get("route", ())
     )
     trace.reroutes = int(mesh.get("reroutes", trace.reroutes))

@@ -1,4 +1,4 @@
-"""A text that stays at the hosters between calls of ``generate``: a chat without re-reading it."""
+"""A text that stays in the hosters' caches between calls of ``generate``, as a chat needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Stop strings over streamed text: what may be shown, and when the answer is over."""
+"""Stop sequences over streamed text: what may be shown, and when the answer is over.
+
+Text that could still become a stop sequence is held back; the sequence itself is never shown.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from collections.abc import Sequence
 from mesh.errors import InvalidRequest
 
 MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 256
+MAX_STOP_CHARACTERS = 512
 
 
-class StopStrings:
-    """Holds back text that may still become a stop string; the string itself is never shown."""
+class StopMatcher:
+    """Feed it every piece of text; show what it returns. Once ``is_stopped``, nothing follows."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         if len(stops) > MAX_STOPS or any(not 0 < len(s) <= MAX_STOP_CHARACTERS for s in stops):
@@ -44,6 +47,6 @@ class StopStrings:
 def _count_overlap(text: str, stop: str) -> int:
     """Return the length of the longest end of ``text`` that begins ``stop``."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if stop.startswith(text[-length:]):
+        if text.endswith(stop[:length]):
             return length
     return 0

@@ -1,11 +1,11 @@
-"""Several texts that a client drives at once: the rows of a batch, or the beams of a search."""
+"""The texts of one batch that a client drives: its rows, or the beams of a search."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 
-from mesh.client.driven import DrivenText, Logits, count_shared
+from mesh.client.driven_text import DrivenText, Logits, count_shared
 from mesh.errors import InvalidRequest
 
 MAX_ROWS = 16
@@ -15,7 +15,7 @@ MAX_ROWS = 16
 class TextBatch:
     """Keeps one driven text for each row, and finds for each row the one that shares the most.
 
-    Rows may change places, and several may go on from one: that is how beams live.
+    Rows may change places, and several may continue one row, as the beams of a search do.
     """
 
     def __init__(self, make_text: Callable[[], DrivenText]) -> None:

@@ -1,8 +1,9 @@
-"""On whose account a session stands: whom it is counted against, and what it may take.
+"""Which peer's quota a session uses, and which share of a hoster it may take.
 
-A hoster passes on the sessions of many clients, so what it opens as the hop before is not
-counted against it. But anybody may write a route in which it is the hop before: only members,
-the nodes that the chain knows, are believed to be hosters.
+A session at the first hop uses the quota of the client that opens it. At a later hop it uses no
+quota if the hop before is a member (a node that the chain knows), because a hoster passes on the
+sessions of many clients. A peer that is no member may claim to be the hop before, so it is counted
+as a client.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from dataclasses import dataclass
 from keys.peer import PeerId
 
 IsMember = Callable[[PeerId], bool]
-"""Whether a peer is a node that the chain knows; quick, and asked at every session."""
+"""Whether a peer is a node that the chain knows. It is called for every session, so it is fast."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """``client`` is counted against its own limit; None: a hoster passes on others' work.
+    """Which quota a session uses.
 
-    Who is not ``is_member`` leaves a part of the cache and of the sessions to members.
+    ``client`` is the peer whose quota is used; None uses none. A session with ``is_member`` False
+    may not take the part of the cache and of the sessions that is kept for members. A higher
+    ``priority`` computes first.
     """
 
     client: PeerId | None
@@ -29,13 +32,13 @@ class Account:
 
 
 OWN_ACCOUNT = Account(None)
-"""This hoster's own work."""
+"""The account of this hoster's own work."""
 
 
 class Accounts:
-    """Tells accounts apart. Without ``is_member`` everybody is taken for a member.
+    """Finds the account of a new session.
 
-    ``rank`` gives a caller's priority: a higher number computes first.
+    ``rank`` gives a caller's priority. Without ``is_member`` every peer counts as a member.
     """
 
     def __init__(

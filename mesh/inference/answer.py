@@ -1,4 +1,4 @@
-"""What the range that chooses tokens knows of an answer, and an answer of a single range."""
+"""The state of an answer at the range that chooses tokens, and an answer at a single range."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from mesh.errors import MeshError
 from mesh.inference.engine import StepInput, StepOutput
-from mesh.inference.sampler import Sampled, SampleRequest
-from mesh.inference.wire import Finish, OpenSession, TokenFrame, encode_token
+from mesh.inference.sampler import SampleRequest
+from mesh.inference.tokens import Finish, Token
+from mesh.inference.wire import OpenSession, encode_token
 
 
 @dataclass(slots=True)
-class Answer:
-    """What the last range knows of the answer: its length so far, and what a penalty counts."""
+class AnswerState:
+    """The answer so far at the last range: its length, and the tokens that a penalty counts."""
 
     request: OpenSession
     index: int = field(init=False)
@@ -28,19 +29,19 @@ class Answer:
         """Say how to choose the next token."""
         return SampleRequest(self.request.sampling, self.index, self.seen)
 
-    def accept(self, output: StepOutput, times_us: tuple[int, ...]) -> TokenFrame:
-        """Count a chosen token and say whether it ends the answer."""
-        sampled = _get_sampled(output)
-        index = self.index
+    def accept(self, output: StepOutput, times_us: tuple[int, ...]) -> Token:
+        """Count a chosen token; return it with its place, its times and whether it is the last."""
+        chosen = output.sampled
+        if chosen is None:
+            raise ValueError("a token was asked for and none was chosen")
+        token_id, index = chosen.token_id, self.index
         self.index += 1
-        self.seen.append(sampled.token_id)
-        if sampled.token_id in self.request.sampling.stop_token_ids:
+        self.seen.append(token_id)
+        if token_id in self.request.sampling.stop_token_ids:
             self.finish = Finish.STOP
         elif self.index - self.request.first_index >= self.request.max_new_tokens:
             self.finish = Finish.LENGTH
-        return TokenFrame(
-            index, sampled.token_id, sampled.logprob, self.finish, sampled.top, times_us
-        )
+        return Token(token_id, chosen.logprob, chosen.top_logprobs, index, self.finish, times_us)
 
 
 class AnswerAlone:
@@ -49,7 +50,7 @@ class AnswerAlone:
     Nothing waits for a slow reader: the tokens of an answer are few bytes.
     """
 
-    def __init__(self, answer: Answer, send: Callable[[bytes], None]) -> None:
+    def __init__(self, answer: AnswerState, send: Callable[[bytes], None]) -> None:
         self._answer = answer
         self._send = send
         self._failure: MeshError | None = None
@@ -68,12 +69,6 @@ class AnswerAlone:
         return StepInput(1, token_ids=(token.token_id,), sample=sample, follow=self.follow)
 
     def check(self) -> None:
-        """Raise what sending raised."""
+        """Raise the error that sending raised, if any."""
         if self._failure is not None:
             raise self._failure
-
-
-def _get_sampled(output: StepOutput) -> Sampled:
-    if output.sampled is None:
-        raise ValueError("a token was asked for and none was chosen")
-    return output.sampled

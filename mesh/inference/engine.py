@@ -1,8 +1,54 @@
-"""The serving engine: one compute thread, fed from the event loop.
+"""The engine computes the steps of all sessions of one hoster on one compute thread.
 
-Sessions own a stretch of the cache; their steps are batched as they come (continuous
-batching); challenged layers go first. The event loop decides, the thread only computes; a batch
-whose sessions all know their next step goes on there at once while nobody else waits.
+Theory of operation
+===================
+
+**Parts.** The engine has one :class:`ShardRunner` (the weights of a range of layers and a cache
+for keys and values), one compute thread, a :class:`Scheduler` (who computes next) and a
+:class:`CacheLedger` (who owns which slots of the cache).
+
+- The *event loop* owns the scheduler, the ledger and every count of sessions. It admits sessions,
+  queues their steps and starts batches.
+- The *compute thread* owns the weights, the cache's contents, the buffer for hidden states and,
+  while a batch runs, the ``length`` of the batch's sessions. It does not decide what is next.
+
+**A session** is opened by :meth:`Engine.admit`. It reserves a contiguous stretch of cache slots,
+one slot for one token in every layer, for as many tokens as the session may ever have. Leaving
+the block frees the stretch. A step of the session that is still on the thread then writes into the
+stretch before any later owner does, because one thread runs all steps in order.
+
+**A step** is a session's next rows: several rows of a prompt, or one row to decode. A session has
+at most one step waiting or running. The order of events is:
+
+1. ``submit`` puts the step into the scheduler. If the thread is idle, it starts at once, in the
+   same turn of the event loop.
+2. The scheduler chooses a batch: one chunk of a prompt, or one decode row each of many sessions
+   that run through the same layers. Prompt chunks and decode batches take turns. A challenge goes
+   before both, because it has a deadline on chain.
+3. The thread puts the rows of the batch side by side, runs the layers, and chooses tokens or
+   computes logits for the sessions that asked.
+4. If a step has a ``follow`` function, the thread calls it with the output. The function may send
+   the output to a peer from there, and may return the session's next step.
+5. If every session of the batch has supplied its next step and nothing is queued, the thread
+   continues without returning to the loop. Otherwise it returns the batch to the loop, which
+   answers the sessions that wait and queues the steps that follow. So a new session waits for one
+   step at most, not for the end of an answer.
+
+**Rows do not depend on their neighbours** where the engine is opened with ``deterministic``: each
+row then gets the same bits in a batch as alone, whatever else is being served.
+
+**What can fail, and where.**
+
+- ``admit`` raises Refused: the layers are not served here (WRONG_RANGE), the session exceeds the
+  model's context (CONTEXT_OVERFLOW), or there is no place for it (BUSY). Peers that are not members
+  of the subnet leave a part of the sessions and of the cache to members.
+- ``submit`` raises Refused when the rows exceed what was reserved.
+- A batch that raises on the thread is run again, each step alone. A step that raises alone fails
+  its own session with Refused(FAILED); the other sessions get what they would have got without it.
+  Peers decide what hidden states and tokens are, so no step may end the node.
+- A session whose ``follow`` raises fails in the same way.
+- A challenge that raises ends :meth:`Engine.serve`, and with it the node: its input is our own, so
+  the engine itself is broken.
 """
 
 from __future__ import annotations
@@ -11,7 +57,6 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -23,13 +68,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from keys.peer import PeerId
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.refusals import RefusalReason, Refused
-from mesh.inference.sampler import Sampled, SampleRequest, Score, sample_rows, score_rows
+from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
 from mesh.inference.scheduler import CacheLedger, Scheduler, Work
 from mesh.inference.tensors import HiddenBuffer
-from mesh.inference.wire import DTYPE_SIZES, HiddenRows
+from mesh.inference.tokens import Token
+from mesh.inference.wire import DTYPE_SIZES, HiddenRows, StepFrame
 from mesh.model.challenge import run_challenge_head, run_challenge_layer, use_exact_float32
 from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.llama import Segment, ShardRunner
@@ -79,7 +124,7 @@ class EngineSession:
     span: LayerSpan
     slot: int
     capacity: int
-    priority: int
+    account: Account
     length: int = 0
     is_open: bool = True
 
@@ -117,10 +162,16 @@ class StepOutput:
     """
 
     hidden: HiddenRows | None
-    sampled: Sampled | None
-    scores: tuple[Score, ...]
+    sampled: Token | None
+    scores: tuple[Token, ...]
     elapsed_us: int
     logits: Tensor | None = None
+
+    def make_frame(self, position: int, times_us: tuple[int, ...] = ()) -> StepFrame:
+        """Return the hidden states for the next range."""
+        if self.hidden is None:
+            raise ValueError("the last layer's rows do not leave as hidden states")
+        return StepFrame(position, self.hidden, times_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +203,7 @@ class Engine:
         self._ledger = CacheLedger(limits.cache_tokens)
         self._scheduler: Scheduler[_Job, _ChallengeJob] = Scheduler(limits.max_batch_rows)
         self._serials = itertools.count()
-        self._owners: Counter[PeerId] = Counter()
-        self._session_count = 0
-        self._stranger_sessions = 0
-        self._stranger_tokens = 0
+        self._sessions: dict[int, EngineSession] = {}
         self._wake = asyncio.Event()
         self._is_serving = False
         self._running: asyncio.Future[list[_Job]] | None = None
@@ -202,16 +250,12 @@ class Engine:
         return LayerSpan(self._runner.weights.start, self._runner.weights.end)
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self._runner.weights.dtype
-
-    @property
     def free_cache_tokens(self) -> int:
         return self._ledger.free_tokens
 
     @property
     def session_count(self) -> int:
-        return self._session_count
+        return len(self._sessions)
 
     @contextmanager
     def admit(self, span: LayerSpan, *, capacity: int, account: Account) -> Iterator[EngineSession]:
@@ -226,17 +270,10 @@ class Engine:
                 RefusalReason.CONTEXT_OVERFLOW,
                 f"{capacity} tokens do not fit into a context of {self.config.max_context}",
             )
-        if self._session_count >= self.limits.max_sessions:
-            raise Refused(RefusalReason.BUSY, f"{self.limits.max_sessions} sessions are open")
-        client = account.client
-        if client is not None and self._owners[client] >= self.limits.max_sessions_per_peer:
-            raise Refused(RefusalReason.BUSY, "this peer has too many sessions open")
-        if not account.is_member:
-            self._check_strangers(capacity)
+        self._check_quota(account, capacity)
         slot = self._ledger.reserve(capacity)
-        session = EngineSession(next(self._serials), span, slot, capacity, account.priority)
-        self._session_count += 1
-        self._count(account, capacity, 1)
+        session = EngineSession(next(self._serials), span, slot, capacity, account)
+        self._sessions[session.serial] = session
         try:
             yield session
         finally:
@@ -244,29 +281,26 @@ class Engine:
             session.is_open = False
             self._scheduler.discard(session.serial)
             self._ledger.release(slot, capacity)
-            self._session_count -= 1
-            self._count(account, capacity, -1)
+            del self._sessions[session.serial]
 
-    def _check_strangers(self, capacity: int) -> None:
-        """Raise Refused(BUSY) where strangers would take what is kept for members."""
-        limits = self.limits
+    def _check_quota(self, account: Account, capacity: int) -> None:
+        """Raise Refused(BUSY) where another session would exceed what the account may use."""
+        limits, others = self.limits, self._sessions.values()
+        if len(others) >= limits.max_sessions:
+            raise Refused(RefusalReason.BUSY, f"{limits.max_sessions} sessions are open")
+        if account.client is not None:
+            own = sum(other.account.client == account.client for other in others)
+            if own >= limits.max_sessions_per_peer:
+                raise Refused(RefusalReason.BUSY, "this peer has too many sessions open")
+        if account.is_member:
+            return
         sessions = limits.max_sessions - limits.max_sessions // limits.reserved_divisor
         tokens = limits.cache_tokens - limits.cache_tokens // limits.reserved_divisor
-        # One of them may always fill a context, however small the cache is.
+        # One stranger may always fill a context, however small the cache is.
         tokens = max(tokens, self.config.max_context)
-        is_full = self._stranger_sessions >= sessions
-        if is_full or self._stranger_tokens + capacity > tokens:
+        used = [other.capacity for other in others if not other.account.is_member]
+        if len(used) >= sessions or sum(used) + capacity > tokens:
             raise Refused(RefusalReason.BUSY, "the rest is kept for the nodes of the subnet")
-
-    def _count(self, account: Account, capacity: int, change: int) -> None:
-        if not account.is_member:
-            self._stranger_sessions += change
-            self._stranger_tokens += change * capacity
-        client = account.client
-        if client is not None:
-            self._owners[client] += change
-            if not self._owners[client]:
-                del self._owners[client]
 
     def submit(self, session: EngineSession, step: StepInput) -> asyncio.Future[StepOutput]:
         """Queue a session's next rows, one step after the other; ``follow`` may name more.
@@ -281,7 +315,7 @@ class Engine:
 
     def _queue(self, job: _Job) -> None:
         session = job.session
-        work = Work(session.serial, session.span, job.step.rows, session.priority, job)
+        work = Work(session.serial, session.span, job.step.rows, session.account.priority, job)
         self._scheduler.add(work)
         if self._is_serving and self._running is None and not self._scheduler.has_challenge:
             # The thread is idle: it starts now, not when the event loop comes round to serve().
@@ -334,7 +368,7 @@ class Engine:
             raise Refused(RefusalReason.WRONG_SHAPE, "head rows belong to the head and only there")
 
     async def serve(self) -> None:
-        """Hand the thread one batch after the other, for ever: a task of the node's group."""
+        """Hand the thread one batch after the other until cancelled: a task of the node's group."""
         self._is_serving = True
         try:
             while True:
@@ -387,7 +421,7 @@ class Engine:
         loop: asyncio.AbstractEventLoop,
         done: asyncio.Future[list[_Job]],
     ) -> None:
-        """On the compute thread: run a batch, and go on with it while nobody else waits."""
+        """On the compute thread: run a batch, and continue it while nothing else is queued."""
         while True:
             computed = zip(batch, _run_surely(self._runner, self._buffer, batch), strict=True)
             outputs, following = zip(*(_follow(*each) for each in computed), strict=True)
@@ -516,7 +550,7 @@ def _read_rows(runner: ShardRunner, buffer: HiddenBuffer, steps: Sequence[StepIn
 
 def _sample(
     runner: ShardRunner, hidden: Tensor, batch: Sequence[_Job], segments: Sequence[Segment]
-) -> dict[int, Sampled]:
+) -> dict[int, Token]:
     """Return the tokens that were asked for, by their place in the batch."""
     requests = {i: job.step.sample for i, job in enumerate(batch) if job.step.sample is not None}
     if not requests:
@@ -542,7 +576,7 @@ def _compute_wanted_logits(
     return {i: logits[end - wanted[i] : end] for i, end in zip(wanted, ends, strict=True)}
 
 
-def _score(runner: ShardRunner, hidden: Tensor, step: StepInput) -> tuple[Score, ...]:
+def _score(runner: ShardRunner, hidden: Tensor, step: StepInput) -> tuple[Token, ...]:
     """Return the scores that were asked for; several rows at once belong to one prompt."""
     if not step.score_ids:
         return ()

@@ -1,82 +1,64 @@
-"""The first of several ranges: it feeds the others, and the client from what comes back."""
+"""A session at the first of several ranges: it feeds the next one and forwards the answers.
+
+mesh/inference/pipeline.py describes the whole session.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeVar
 
 from mesh.errors import MeshError, StreamClosed
-from mesh.inference.engine import StepInput, StepOutput
-from mesh.inference.hops import Deadline, Departure, NextHop, run_guarded
-from mesh.inference.pipeline import RangeSession
+from mesh.inference.engine import StepInput
+from mesh.inference.hops import Departure, NextHop, TurnLoop, run_guarded
 from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import (
-    BLAMES_NOBODY,
-    Finish,
+    BLAMES_NO_HOP,
     ScoresFrame,
-    TokenFrame,
     decode_scores,
     decode_token,
     encode_scores,
     encode_token,
 )
 
+if TYPE_CHECKING:
+    from mesh.inference.pipeline import GenerationRange
+
+T = TypeVar("T")
 MAX_SCORES_AHEAD = 4
 """Frames of scores that may wait at the first range for the client."""
 NO_TOKEN = "no token in time"
 
 
-class FirstRange(Protocol):
-    """A session at the first of several ranges."""
-
-    async def run(self, next_hop: NextHop) -> None:
-        """Serve it to its end. Raises Refused or PeerError."""
-        ...
-
-    async def put(self, frame: bytes) -> None:
-        """Take what the last range says over its loop stream. Raises Refused."""
-        ...
-
-
-def make_first_range(role: RangeSession) -> FirstRange:
-    """Return what serves this request here."""
-    return ScoresAtFirst(role) if role.request.wants_scores else AnswerAtFirst(role)
-
-
 class AnswerAtFirst:
-    """An answer: a token that comes back is computed in the turn in which it arrives."""
+    """Generates an answer: computes each token that comes back in the turn in which it arrives."""
 
-    def __init__(self, role: RangeSession) -> None:
+    def __init__(self, role: GenerationRange) -> None:
         self._role = role
         self._index = role.request.first_index
         self._next_hop: NextHop | None = None
         self._departure: Departure | None = None
         self._prompt_has_left = False
         self._started = time.perf_counter()
-        self._deadline = Deadline(NO_TOKEN)
-        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns = TurnLoop(self._on_arrival, late=NO_TOKEN)
 
     async def run(self, next_hop: NextHop) -> None:
         """Serve the session to its end. Raises Refused or PeerError."""
         role = self._role
         self._next_hop = next_hop
-        self._deadline.move(_allow_first_s(role))
-        next_hop.watch(self._on_arrival)
-        try:
-            self._on_arrival()
-            await run_guarded(
-                self._deadline.wait_for(self._end, hop_index=BLAMES_NOBODY),
-                role.watch_client(),
-                self._feed_prompt(next_hop),
-            )
-        finally:
-            next_hop.watch(None)
-            self._end.cancel()
+        self._turns.allow(_allow_first_s(role))
+        await run_guarded(
+            self._turns.run(next_hop, blame=BLAMES_NO_HOP),
+            role.watch_client(),
+            self._feed_prompt(next_hop),
+        )
 
     async def put(self, frame: bytes) -> None:
-        """Take a token of the last range; what is wrong with it ends the session."""
+        """Take a token of the last range. A wrong token ends the session."""
         self._take(frame)
 
     async def _feed_prompt(self, next_hop: NextHop) -> None:
@@ -90,36 +72,27 @@ class AnswerAtFirst:
         if self._next_hop is None:
             return
         try:
-            while not self._end.done():
+            while not self._turns.is_over:
                 frame = self._next_hop.receive_now()
                 if frame is None:
                     return
-                if len(self._role.request.route) > 2:
-                    raise Refused(
-                        RefusalReason.MALFORMED, "only the last range sends tokens", hop_index=1
-                    )
+                _check_is_last(self._role)
                 self._take(frame)
         except StreamClosed:
-            self._fail(Refused(RefusalReason.HOP_LOST, "it left", hop_index=1))
+            self._turns.fail(Refused(RefusalReason.HOP_LOST, "it left", hop_index=1))
         except MeshError as error:
-            self._fail(error)
+            self._turns.fail(error)
 
     def _take(self, frame: bytes) -> None:
-        if self._end.done():
+        if self._turns.is_over:
             return
         try:
-            self._accept(self._decode(frame))
+            self._accept(_decode_from_last(self._role, frame, decode_token))
         except MeshError as error:
-            self._fail(error)
+            self._turns.fail(error)
 
-    def _decode(self, frame: bytes) -> TokenFrame:
-        try:
-            return decode_token(frame)
-        except Refused as refused:
-            raise _blame_last(self._role, str(refused)) from refused
-
-    def _accept(self, token: TokenFrame) -> None:
-        """Compute a token at once and tell the client meanwhile."""
+    def _accept(self, token: Token) -> None:
+        """Submit the step after a token, then send the token to the client."""
         if token.index != self._index or not self._may_come():
             raise _blame_last(self._role, "not the next token")
         if token.token_id >= self._role.engine.config.vocab_size:
@@ -130,12 +103,12 @@ class AnswerAtFirst:
         now = time.perf_counter()
         elapsed_us = int((now - self._started) * 1e6)
         self._started = now
-        self._deadline.move(self._role.timeouts.step_s)
+        self._turns.allow(self._role.timeouts.step_s)
         # Nothing waits here for the client: an answer's tokens are few bytes.
         told = replace(token, times_us=(*token.times_us, elapsed_us))
         self._role.upstream.send_now(encode_token(told))
         if token.finish is not Finish.NOT_YET:
-            self._end.set_result(None)
+            self._turns.finish()
 
     def _may_come(self) -> bool:
         """Whether the step that gives the next token has left."""
@@ -149,26 +122,13 @@ class AnswerAtFirst:
         self._departure = departure
         step = StepInput(1, token_ids=(token_id,), follow=departure.follow)
         pending = role.engine.submit(role.session, step)
-        pending.add_done_callback(lambda done: self._on_computed(done, departure))
-
-    def _on_computed(self, done: asyncio.Future[StepOutput], departure: Departure) -> None:
-        if done.cancelled():
-            return
-        try:
-            done.result()
-            departure.check()
-        except MeshError as error:
-            self._fail(error)
-
-    def _fail(self, error: MeshError) -> None:
-        if not self._end.done():
-            self._end.set_exception(error)
+        pending.add_done_callback(lambda done: self._turns.check_step(done, departure))
 
 
 class ScoresAtFirst:
-    """A prompt's own scores: the prompt goes out, the scores come back in frames."""
+    """Scores a prompt: sends it to the next range and forwards the scores that come back."""
 
-    def __init__(self, role: RangeSession) -> None:
+    def __init__(self, role: GenerationRange) -> None:
         self._role = role
         self._back: asyncio.Queue[ScoresFrame] = asyncio.Queue(MAX_SCORES_AHEAD)
 
@@ -184,11 +144,7 @@ class ScoresAtFirst:
 
     async def put(self, frame: bytes) -> None:
         """Take scores of the last range. Raises Refused."""
-        try:
-            scores = decode_scores(frame)
-        except Refused as refused:
-            raise _blame_last(self._role, str(refused)) from refused
-        await self._back.put(scores)
+        await self._back.put(_decode_from_last(self._role, frame, decode_scores))
 
     async def _feed_prompt(self, next_hop: NextHop) -> None:
         async for position, output in self._role.compute_prompt(None):
@@ -196,10 +152,7 @@ class ScoresAtFirst:
 
     async def _collect(self, next_hop: NextHop) -> None:
         while (frame := await next_hop.receive()) is not None:
-            if len(self._role.request.route) > 2:
-                raise Refused(
-                    RefusalReason.MALFORMED, "only the last range sends scores", hop_index=1
-                )
+            _check_is_last(self._role)
             await self.put(frame)
 
     async def _pass_on(self) -> None:
@@ -217,14 +170,27 @@ class ScoresAtFirst:
             async with asyncio.timeout(seconds):
                 return await self._back.get()
         except TimeoutError as error:
-            raise Refused(RefusalReason.TIMEOUT, NO_TOKEN, hop_index=BLAMES_NOBODY) from error
+            raise Refused(RefusalReason.TIMEOUT, NO_TOKEN, hop_index=BLAMES_NO_HOP) from error
 
 
-def _allow_first_s(role: RangeSession) -> float:
+def _allow_first_s(role: GenerationRange) -> float:
     """Return how long the prompt may take through all ranges."""
     timeouts = role.timeouts
     return timeouts.step_s + timeouts.prompt_token_s * len(role.request.token_ids)
 
 
-def _blame_last(role: RangeSession, detail: str) -> Refused:
+def _check_is_last(role: GenerationRange) -> None:
+    """Raise Refused for an answer of the second range where it is not the last."""
+    if len(role.request.route) > 2:
+        raise Refused(RefusalReason.MALFORMED, "only the last range answers", hop_index=1)
+
+
+def _decode_from_last(role: GenerationRange, frame: bytes, decode: Callable[[bytes], T]) -> T:
+    try:
+        return decode(frame)
+    except Refused as refused:
+        raise _blame_last(role, str(refused)) from refused
+
+
+def _blame_last(role: GenerationRange, detail: str) -> Refused:
     return Refused(RefusalReason.HOP_LOST, detail, hop_index=len(role.request.route) - 1)

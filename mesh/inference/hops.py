@@ -1,15 +1,18 @@
-"""What the parts of a session share: the way to the next range, departures, deadlines."""
+"""What both kinds of session share at a range: its role, the way to others, turns, departures."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from mesh.errors import MeshError, PeerError, StreamClosed
-from mesh.inference.engine import StepOutput
-from mesh.inference.refusals import RefusalReason, Refused
-from mesh.inference.wire import FrameType, decode_error
+from mesh.inference.engine import Engine, EngineSession, StepOutput
+from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
+from mesh.inference.wire import FrameType, RouteRequest, decode_error
 from mesh.p2p.interface import Stream
 
 
@@ -26,13 +29,16 @@ class SessionTimeouts:
     prompt_token_s: float = 0.1
 
 
+R = TypeVar("R", bound=RouteRequest)
+T = TypeVar("T")
+IDLE = "the session was idle for too long"
 ERROR_TYPE = bytes((FrameType.ERROR,))
 
 
 class Departure:
-    """Lets what a step gave leave from the compute thread, without a turn of the event loop.
+    """Sends the output of one step from the compute thread, without a turn of the event loop.
 
-    ``send`` runs on that thread; what it raises is raised again where the step is awaited.
+    ``send`` runs on that thread. :meth:`check` raises its error again on the event loop.
     """
 
     def __init__(self, send: Callable[[StepOutput], None]) -> None:
@@ -41,8 +47,8 @@ class Departure:
         self._failure: MeshError | None = None
 
     def follow(self, output: StepOutput) -> None:
-        """Send; the session's next step comes from elsewhere."""
-        # Before it is there, so that the answer to it is not taken for one too early.
+        """Send the output. The session's next step arrives from a peer, so none is returned."""
+        # Set before sending: the answer may arrive before this thread goes on.
         self.has_left = True
         try:
             self._send(output)
@@ -50,7 +56,7 @@ class Departure:
             self._failure = error
 
     def check(self) -> None:
-        """Raise what sending raised."""
+        """Raise the error that sending raised, if any."""
         if self._failure is not None:
             raise self._failure
 
@@ -106,32 +112,113 @@ class NextHop:
         return frame
 
     def _lost(self, error: PeerError) -> Refused:
-        return Refused(RefusalReason.HOP_LOST, str(error), hop_index=self.hop_index)
+        return Refused(find_loss_reason(error), str(error), hop_index=self.hop_index)
 
 
-class Deadline:
-    """A time limit that moves while there is progress.
+@dataclass(frozen=True, slots=True)
+class Links:
+    """How a range reaches the others of its session; leaving a block drops what it opened.
 
-    One timer for a whole session: a timeout around every step costs as much as sealing it.
+    ``open_next`` opens the session at the next range, ``open_loop`` a stream from the last range
+    to the first, and ``take_loop`` lets the last range's loop stream arrive here, frame by frame.
+    All of them raise Refused.
     """
 
-    def __init__(self, detail: str) -> None:
-        self._detail = detail
+    open_next: Callable[[], AbstractAsyncContextManager[NextHop]]
+    open_loop: Callable[[], AbstractAsyncContextManager[Stream]]
+    take_loop: Callable[[Callable[[bytes], Awaitable[None]]], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRole(ABC, Generic[R]):
+    """One session at one range. ``upstream`` is the stream of the client or the range before."""
+
+    engine: Engine
+    session: EngineSession
+    request: R
+    upstream: Stream
+    timeouts: SessionTimeouts
+
+    @abstractmethod
+    async def run(self, links: Links) -> None:
+        """Serve the session to its end. Raises Refused or PeerError."""
+
+    async def wait_for(self, coming: Awaitable[T]) -> T:
+        """Wait for what goes on with the session. Raises Refused(TIMEOUT) when it idles."""
+        try:
+            async with asyncio.timeout(self.timeouts.idle_s):
+                return await coming
+        except TimeoutError as error:
+            raise Refused(RefusalReason.TIMEOUT, IDLE) from error
+
+    def make_position_refusal(self, position: int) -> Refused:
+        """Return the refusal of rows that do not follow what the cache holds."""
+        return Refused(
+            RefusalReason.WRONG_POSITION,
+            f"position {position} does not follow {self.session.length}",
+        )
+
+
+class TurnLoop:
+    """Runs work in the turns of the event loop in which frames arrive; no task waits for a frame.
+
+    ``take_arrivals`` is called whenever something may have arrived, and must not wait. The work
+    ends with :meth:`finish` or :meth:`fail`, or when its deadline passes. One timer serves the
+    whole session: a timeout around every step costs as much as sealing it.
+    """
+
+    def __init__(self, take_arrivals: Callable[[], None], *, late: str) -> None:
+        self._take_arrivals = take_arrivals
+        self._late = late
         self._loop = asyncio.get_running_loop()
-        self._at = 0.0
+        self._deadline_s = 0.0
+        self._end: asyncio.Future[None] = self._loop.create_future()
 
-    def move(self, seconds: float) -> None:
-        """Allow that long from now on."""
-        self._at = self._loop.time() + seconds
+    @property
+    def is_over(self) -> bool:
+        return self._end.done()
 
-    async def wait_for(self, future: asyncio.Future[None], *, hop_index: int | None = None) -> None:
-        """Wait for ``future``. Raises what it raises, or Refused(TIMEOUT) blaming that hop."""
-        while not future.done():
-            remaining = self._at - self._loop.time()
-            if remaining <= 0:
-                raise Refused(RefusalReason.TIMEOUT, self._detail, hop_index=hop_index)
-            await asyncio.wait([future], timeout=remaining)
-        future.result()
+    def allow(self, seconds: float) -> None:
+        """Move the deadline: that long from now on."""
+        self._deadline_s = self._loop.time() + seconds
+
+    def finish(self) -> None:
+        self._end.set_result(None)
+
+    def fail(self, error: MeshError) -> None:
+        """End with an error; the first one counts."""
+        if not self._end.done():
+            self._end.set_exception(error)
+
+    async def run(self, source: Stream | NextHop, *, blame: int | None = None) -> None:
+        """Watch ``source`` until the end. Raises what ended it, or Refused(TIMEOUT) that blames
+        the hop ``blame``.
+        """
+        source.watch(self._take_arrivals)
+        try:
+            self._take_arrivals()
+            while not self._end.done():
+                remaining_s = self._deadline_s - self._loop.time()
+                if remaining_s <= 0:
+                    raise Refused(RefusalReason.TIMEOUT, self._late, hop_index=blame)
+                await asyncio.wait([self._end], timeout=remaining_s)
+            self._end.result()
+        finally:
+            source.watch(None)
+            self._end.cancel()
+
+    def check_step(self, done: asyncio.Future[StepOutput], departure: Departure | None) -> bool:
+        """Say whether a step was computed and has left; end the work with what went wrong."""
+        if self._end.done() or done.cancelled():
+            return False
+        try:
+            done.result()
+            if departure is not None:
+                departure.check()
+        except MeshError as error:
+            self.fail(error)
+            return False
+        return True
 
 
 async def run_guarded(

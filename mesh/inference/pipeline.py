@@ -1,67 +1,132 @@
-"""One session's way through one hoster: as the only range, the first, a middle one or the last.
+"""A generation session at one range: the only one, the first, a middle one or the last.
 
-Tokens enter at the first range, hidden states go from range to range, the last chooses a token
-and sends it straight to the first, which computes it at once and passes it on to the client
-meanwhile. So a step costs as many hops as there are ranges. Between two ranges the token goes
-back on their own stream; in longer routes the last opens a loop stream to the first.
+Theory of operation
+===================
 
-A step is handed to the compute thread in the turn of the event loop in which it arrived, and
-what it gives leaves from that thread: every other hand-over would be a part of the hop.
+A model's layers are divided into ranges, each at one hoster. A session is a chain of streams: the
+client opens one to the first range, and each range opens one to the next. All of them carry the
+same request (OPEN), each with its own place in the route.
+
+::
+
+    client --OPEN--> first --OPEN, STEP--> middle --OPEN, STEP--> last
+    client <-TOKEN-- first <------------- TOKEN (loop stream) ---- last
+
+**The prompt.** The first range cuts the prompt into chunks, computes each, and sends its hidden
+states (STEP) to the second range, which computes them and sends them on. The last range chooses the
+first token after the last row of the prompt. Hidden states of a chunk are many bytes: sending them
+waits for a slow link, and the next chunk is computed after that.
+
+**Each further token.** The last range sends a chosen token straight to the first range: over their
+own stream where there are two ranges, else over a *loop stream* that the last range opens to the
+first and that names the session (BIND). The first range checks that it is the next token, hands it
+to its engine at once, and then tells the client. So a token costs one hop for each range, and a
+distant client slows nothing.
+
+**No task waits for a token.** A frame is taken in the turn of the event loop in which it arrives
+(:class:`TurnLoop`), its step is handed to the compute thread in that turn, and what the step gives
+leaves from the compute thread (:class:`Departure`). Each other hand-over would add to every token.
+Where there is only one range the thread does not even return to the event loop between tokens
+(:class:`AnswerAlone`).
+
+**Scores.** A request for no new tokens asks for the log probabilities of the prompt's own tokens.
+The prompt goes through the ranges in the same way, and the last one sends SCORES instead of TOKEN.
+
+**Who owns what.** The session's stretch of the cache belongs to the ``with`` block of the session
+server; so do the streams to other ranges. A role owns no task beyond its own: ``run_guarded`` ends
+all of them together. The length of the session moves on the compute thread only.
+
+**What ends a session.**
+
+- The last token was sent, or the client closed its stream. Each range aborts the streams that it
+  opened, so the whole chain ends and every cache is freed.
+- A deadline passed. Between two steps a later range waits ``idle_s``. The first range waits
+  ``step_s`` for each token, and blames no hop, because it cannot know which range is slow; the
+  client then asks the hops of its route a short question.
+- A later range sent what it may not send. The first range checks each token (its index, its id, and
+  whether the step that gives it has left) and blames the last range.
+- The stream to the next range broke: that range is blamed (HOP_LOST, or BUSY if it is full).
+- A step could not be computed here (FAILED), or the request makes no sense (MALFORMED and the
+  reasons beside it).
+
+Each of these is a :class:`Refused` with the hop to blame. It travels back as an ERROR frame, from
+range to range, to the client, which plans another route (see mesh/client/client.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 
-from mesh.errors import MeshError
-from mesh.inference.answer import Answer, AnswerAlone
-from mesh.inference.engine import Engine, EngineSession, Follow, StepInput, StepOutput
-from mesh.inference.hops import Deadline, Departure, NextHop, SessionTimeouts, run_guarded
-from mesh.inference.refusals import RefusalReason, Refused
+from mesh.errors import InvalidRequest, MeshError
+from mesh.inference.answer import AnswerAlone, AnswerState
+from mesh.inference.engine import Follow, StepInput, StepOutput
+from mesh.inference.first_range import AnswerAtFirst, ScoresAtFirst
+from mesh.inference.hops import IDLE, Departure, Links, NextHop, RangeRole, TurnLoop, run_guarded
+from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
 from mesh.inference.sampler import SampleRequest
+from mesh.inference.tokens import Finish
 from mesh.inference.wire import (
-    Finish,
-    HiddenRows,
     OpenSession,
     ScoresFrame,
     StepFrame,
-    TokenScore,
     decode_step,
     encode_scores,
     encode_step,
     encode_token,
 )
+from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Stream
 
-IDLE = "the session was idle for too long"
+
+def check_generation(request: OpenSession, config: ModelConfig) -> None:
+    """Raise Refused unless the model can answer the request."""
+    if request.first_index >= len(request.token_ids):
+        raise Refused(RefusalReason.BAD_PARAMETER, "the answer so far stands in the prompt")
+    if request.wants_scores and len(request.token_ids) < 2:
+        raise Refused(RefusalReason.BAD_PARAMETER, "a prompt's first token has no score")
+    if request.capacity > config.max_context:
+        raise Refused(
+            RefusalReason.CONTEXT_OVERFLOW,
+            f"{len(request.token_ids)} tokens and {request.max_new_tokens} new ones do not "
+            f"fit into a context of {config.max_context}",
+        )
+    check_vocabulary(request.token_ids, config)
+    try:
+        request.sampling.check()
+    except InvalidRequest as error:
+        raise Refused(RefusalReason.BAD_PARAMETER, str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
-class RangeSession:
-    """One request at one hoster, with everything that its role needs."""
+class GenerationRange(RangeRole[OpenSession]):
+    """A session that generates tokens, or scores its prompt's, at one range."""
 
-    engine: Engine
-    session: EngineSession
-    request: OpenSession
-    upstream: Stream
-    timeouts: SessionTimeouts
-
-    async def run_only(self) -> None:
-        """Be the only range: compute, choose, tell the client."""
-        work = self._score_alone() if self.request.wants_scores else self._answer_alone()
-        await run_guarded(work, self.watch_client())
-
-    async def run_middle(self, next_hop: NextHop) -> None:
-        """Pass hidden states on until the previous range goes."""
-        await run_guarded(self._pass_on(next_hop), self._watch_next(next_hop))
+    async def run(self, links: Links) -> None:
+        """Serve the session to its end. Raises Refused or PeerError."""
+        request = self.request
+        if request.is_first and request.is_last:
+            work = self._score_alone() if request.wants_scores else self._answer_alone()
+            await run_guarded(work, self.watch_client())
+        elif request.is_first:
+            first = ScoresAtFirst(self) if request.wants_scores else AnswerAtFirst(self)
+            with links.take_loop(first.put):
+                async with links.open_next() as next_hop:
+                    await first.run(next_hop)
+        elif not request.is_last:
+            async with links.open_next() as next_hop:
+                await run_guarded(self._pass_on(next_hop), self._watch_next(next_hop))
+        elif len(request.route) == 2:
+            await self._run_last(self.upstream)
+        else:
+            async with links.open_loop() as back:
+                await self._run_last(back)
 
     async def _pass_on(self, next_hop: NextHop) -> None:
         while self.session.length < len(self.request.token_ids):
             # A prompt's rows are many bytes, so they wait for a slow link.
-            step = await self._receive_step()
-            output = await self.engine.submit(self.session, self.make_following(step))
+            step, output = await self._compute_next()
             await next_hop.send(self.encode_output(step.position, output, step.times_us))
 
         def plan(step: StepFrame) -> Plan:
@@ -69,11 +134,11 @@ class RangeSession:
 
         await Arrivals(self, plan, is_over=lambda: False).run()
 
-    async def run_last(self, back: Stream) -> None:
+    async def _run_last(self, back: Stream) -> None:
         """Choose tokens, or score the prompt's, and send that to the first range over ``back``."""
         if self.request.wants_scores:
             return await self._score_for_others(back)
-        answer = Answer(self.request)
+        answer = AnswerState(self.request)
 
         def plan(step: StepFrame) -> Plan:
             if step.position + step.hidden.rows < len(self.request.token_ids):
@@ -88,7 +153,7 @@ class RangeSession:
         await Arrivals(self, plan, is_over=lambda: answer.finish is not Finish.NOT_YET).run()
 
     async def _answer_alone(self) -> None:
-        answer = Answer(self.request)
+        answer = AnswerState(self.request)
         alone = AnswerAlone(answer, self.upstream.send_now)
         async for _ in self.compute_prompt(answer.next_sample(), alone.follow):
             alone.check()
@@ -99,14 +164,12 @@ class RangeSession:
 
     async def _score_for_others(self, back: Stream) -> None:
         while self.session.length < len(self.request.token_ids):
-            step = await self._receive_step()
-            output = await self.engine.submit(self.session, self.make_following(step))
+            step, output = await self._compute_next()
             await self._send_scores(back, step.position, output)
 
     async def _send_scores(self, stream: Stream, position: int, output: StepOutput) -> None:
-        scores = tuple(TokenScore(logprob, top) for logprob, top in output.scores)
-        if scores:
-            await stream.send(encode_scores(ScoresFrame(position + 1, scores)))
+        if output.scores:
+            await stream.send(encode_scores(ScoresFrame(position + 1, output.scores)))
 
     async def watch_client(self) -> None:
         """A client says nothing after its request; when it goes, the session ends."""
@@ -117,33 +180,24 @@ class RangeSession:
         if await next_hop.receive() is not None:
             raise Refused(RefusalReason.MALFORMED, "no frame is expected from a later range")
 
-    async def _receive_step(self) -> StepFrame:
-        """Return the next hidden states. Raises Refused or PeerError."""
-        try:
-            async with asyncio.timeout(self.timeouts.idle_s):
-                frame = await self.upstream.receive()
-        except TimeoutError as error:
-            raise Refused(RefusalReason.TIMEOUT, IDLE) from error
-        return self.read_step(frame)
+    async def _compute_next(self) -> tuple[StepFrame, StepOutput]:
+        """Wait for the next hidden states and compute them. Raises Refused or PeerError."""
+        step = self.read_step(await self.wait_for(self.upstream.receive()))
+        return step, await self.engine.submit(self.session, self.make_following(step))
 
     def read_step(self, frame: bytes) -> StepFrame:
         """Parse the next hidden states. Raises Refused."""
         step = decode_step(frame, hidden_size=self.engine.config.hidden_size)
         if step.position != self.session.length:
-            raise Refused(
-                RefusalReason.WRONG_POSITION,
-                f"position {step.position} does not follow {self.session.length}",
-            )
+            raise self.make_position_refusal(step.position)
         return step
 
     def make_following(
         self, step: StepFrame, sample: SampleRequest | None = None, follow: Follow | None = None
     ) -> StepInput:
         """Return what the engine is to compute of a step that arrived."""
-        hidden = step.hidden
-        return self._make_step(
-            step.position, hidden.rows, hidden=hidden, sample=sample, follow=follow
-        )
+        rows = StepInput(step.hidden.rows, hidden=step.hidden, sample=sample, follow=follow)
+        return self._ask_scores(step.position, rows)
 
     def depart_to(self, next_hop: NextHop, position: int, times_us: tuple[int, ...]) -> Departure:
         """Return the departure of a step's hidden states to the next range."""
@@ -151,29 +205,13 @@ class RangeSession:
             lambda output: next_hop.send_now(self.encode_output(position, output, times_us))
         )
 
-    def _make_step(
-        self,
-        position: int,
-        rows: int,
-        *,
-        token_ids: Sequence[int] | None = None,
-        hidden: HiddenRows | None = None,
-        sample: SampleRequest | None = None,
-        follow: Follow | None = None,
-    ) -> StepInput:
-        """Return the next rows, with the scores that the last range owes for them."""
-        score_ids: Sequence[int] = ()
-        if self.request.wants_scores and self.request.is_last:
-            score_ids = self.request.token_ids[position + 1 : position + 1 + rows]
-        return StepInput(
-            rows,
-            token_ids=token_ids,
-            hidden=hidden,
-            sample=sample,
-            follow=follow,
-            score_ids=score_ids,
-            score_top=self.request.sampling.top_logprobs,
-        )
+    def _ask_scores(self, position: int, step: StepInput) -> StepInput:
+        """Add the scores that the last range owes for the rows of a step."""
+        request = self.request
+        if not (request.wants_scores and request.is_last):
+            return step
+        score_ids = request.token_ids[position + 1 : position + 1 + step.rows]
+        return replace(step, score_ids=score_ids, score_top=request.sampling.top_logprobs)
 
     async def compute_prompt(
         self, sample: SampleRequest | None, follow: Follow | None = None
@@ -185,21 +223,15 @@ class RangeSession:
         token_ids, chunk = self.request.token_ids, self.engine.limits.prefill_chunk
         for position in range(0, len(token_ids), chunk):
             piece = token_ids[position : position + chunk]
-            is_end = position + len(piece) == len(token_ids)
-            step = self._make_step(
-                position,
-                len(piece),
-                token_ids=piece,
-                sample=sample if is_end else None,
-                follow=follow if is_end else None,
-            )
+            step = StepInput(len(piece), token_ids=piece)
+            if position + len(piece) == len(token_ids):
+                step = replace(step, sample=sample, follow=follow)
+            step = self._ask_scores(position, step)
             yield position, await self.engine.submit(self.session, step)
 
     def encode_output(self, position: int, output: StepOutput, times_us: tuple[int, ...]) -> bytes:
         """Encode a step's hidden states for the next range."""
-        if output.hidden is None:
-            raise ValueError("the last block's rows do not leave as hidden states")
-        return encode_step(StepFrame(position, output.hidden, (*times_us, output.elapsed_us)))
+        return encode_step(output.make_frame(position, (*times_us, output.elapsed_us)))
 
 
 Plan = tuple[SampleRequest | None, Departure | None]
@@ -213,39 +245,35 @@ class Arrivals:
     """
 
     def __init__(
-        self, role: RangeSession, plan: Callable[[StepFrame], Plan], *, is_over: Callable[[], bool]
+        self,
+        role: GenerationRange,
+        plan: Callable[[StepFrame], Plan],
+        *,
+        is_over: Callable[[], bool],
     ) -> None:
         self._role = role
         self._plan = plan
         self._is_over = is_over
         self._is_computing = False
-        self._deadline = Deadline(IDLE)
-        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns = TurnLoop(self._advance, late=IDLE)
 
     async def run(self) -> None:
         """Serve the session to its end. Raises Refused or PeerError."""
-        upstream = self._role.upstream
-        self._deadline.move(self._role.timeouts.idle_s)
-        upstream.watch(self._advance)
-        try:
-            self._advance()
-            await self._deadline.wait_for(self._end)
-        finally:
-            upstream.watch(None)
-            self._end.cancel()
+        self._turns.allow(self._role.timeouts.idle_s)
+        await self._turns.run(self._role.upstream)
 
     def _advance(self) -> None:
         """Take the next step, unless one is being computed."""
-        if self._is_computing or self._end.done():
+        if self._is_computing or self._turns.is_over:
             return
         try:
             frame = self._role.upstream.receive_now()
             if frame is None:
                 return
-            self._deadline.move(self._role.timeouts.idle_s)
+            self._turns.allow(self._role.timeouts.idle_s)
             self._submit(self._role.read_step(frame))
         except MeshError as error:
-            self._end.set_exception(error)
+            self._turns.fail(error)
 
     def _submit(self, step: StepFrame) -> None:
         sample, departure = self._plan(step)
@@ -257,16 +285,9 @@ class Arrivals:
 
     def _on_computed(self, done: asyncio.Future[StepOutput], departure: Departure | None) -> None:
         self._is_computing = False
-        if self._end.done() or done.cancelled():
-            return
-        try:
-            done.result()
-            if departure is not None:
-                departure.check()
-        except MeshError as error:
-            self._end.set_exception(error)
+        if not self._turns.check_step(done, departure):
             return
         if self._is_over():
-            self._end.set_result(None)
+            self._turns.finish()
         else:
             self._advance()

@@ -1,14 +1,19 @@
-"""Why a hoster says no, as short stable words that travel between peers."""
+"""The reasons for which a hoster refuses, as short stable words that travel between peers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, PeerError, PeerRefusal
+from mesh.model.config import ModelConfig
+from mesh.p2p.rpc_guard import Reason
 
 
 class RefusalReason(StrEnum):
-    """The words. The first group may go well elsewhere or later, the second is a mistake."""
+    """Why a hoster refuses. For the first group another hoster or a later time may help; the
+    second group is a mistake in the request.
+    """
 
     BUSY = "busy"
     DRAINING = "draining"
@@ -28,9 +33,9 @@ class RefusalReason(StrEnum):
 
 
 class Refused(MeshError):
-    """A hoster will not do this. It becomes an ERROR frame to the one who asked.
+    """A hoster refuses a request or ends a session. It becomes an ERROR frame to the caller.
 
-    ``hop_index`` is the hop of the route to blame; None is the one who raises it.
+    ``hop_index`` is the hop of the route to blame; None blames the hop that raises it.
     """
 
     def __init__(
@@ -40,3 +45,25 @@ class Refused(MeshError):
         self.reason = str(reason)
         self.detail = detail
         self.hop_index = hop_index
+
+
+def check_vocabulary(token_ids: Sequence[int], config: ModelConfig) -> None:
+    """Raise Refused(TOKEN_OUT_OF_RANGE) unless the model has every one of these tokens."""
+    if max(token_ids) >= config.vocab_size:
+        raise Refused(
+            RefusalReason.TOKEN_OUT_OF_RANGE, f"the vocabulary has {config.vocab_size} tokens"
+        )
+
+
+def read_reason(word: str) -> RefusalReason:
+    """Return the reason that a peer's word names; FAILED for a word of another version."""
+    try:
+        return RefusalReason(word)
+    except ValueError:
+        return RefusalReason.FAILED
+
+
+def find_loss_reason(error: PeerError) -> RefusalReason:
+    """Return why a session over this peer's stream is lost: the peer is full, or it is gone."""
+    is_busy = isinstance(error, PeerRefusal) and error.reason == Reason.BUSY
+    return RefusalReason.BUSY if is_busy else RefusalReason.HOP_LOST

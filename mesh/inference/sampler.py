@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from mesh.inference.sampling import Sampling, compute_draw
-
-Score = tuple[float, tuple[tuple[int, float], ...]]
-"""A log probability and the likeliest alternatives."""
+from mesh.inference.tokens import Alternative, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +21,7 @@ class SampleRequest:
     seen: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A chosen token with its log probability (natural), and the likeliest alternatives."""
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-def sample_rows(logits: Tensor, requests: Sequence[SampleRequest]) -> list[Sampled]:
+def sample_rows(logits: Tensor, requests: Sequence[SampleRequest]) -> list[Token]:
     """Choose one token for each row of float32 ``logits`` [rows, vocabulary]."""
     logits = logits.cpu()
     # Values and places in one pass: faster than argmax.
@@ -43,29 +32,28 @@ def sample_rows(logits: Tensor, requests: Sequence[SampleRequest]) -> list[Sampl
     for row, request in enumerate(requests):
         sampling = request.sampling
         if sampling.is_plain_greedy and not sampling.top_logprobs:
-            chosen.append(Sampled(best_ids[row], best[row] - totals[row]))
+            chosen.append(Token(best_ids[row], best[row] - totals[row]))
             continue
         token_id = best_ids[row] if sampling.is_plain_greedy else _choose(logits[row], request)
         chosen.append(_describe(logits[row], totals[row], token_id, sampling.top_logprobs))
     return chosen
 
 
-def score_rows(logits: Tensor, next_ids: Sequence[int], top_count: int) -> tuple[Score, ...]:
+def score_rows(logits: Tensor, next_ids: Sequence[int], top_count: int) -> tuple[Token, ...]:
     """Return for each row of ``logits`` the log probability of the token that follows it in the
     text, and the likeliest ones. The rows may be one more than the tokens: nothing follows it.
     """
     logits = logits[: len(next_ids)].cpu()
     totals = torch.logsumexp(logits, dim=-1).tolist()
-    described = [
+    return tuple(
         _describe(row, total, token_id, top_count)
         for row, total, token_id in zip(logits, totals, next_ids, strict=True)
-    ]
-    return tuple((sampled.logprob, sampled.top) for sampled in described)
+    )
 
 
 def _choose(row: Tensor, request: SampleRequest) -> int:
     sampling = request.sampling
-    # A range before this one may send what is no number: its session's tokens, nobody else's.
+    # A range before this one may send NaN or infinity; that may spoil its own session only.
     scores = torch.nan_to_num(row.double())
     if sampling.repetition_penalty != 1.0 and request.seen:
         seen = torch.tensor(sorted(set(request.seen)))
@@ -91,10 +79,10 @@ def _choose(row: Tensor, request: SampleRequest) -> int:
     return int(token_ids[min(place, len(cumulative) - 1)])
 
 
-def _describe(row: Tensor, total: float, token_id: int, top_count: int) -> Sampled:
+def _describe(row: Tensor, total: float, token_id: int, top_count: int) -> Token:
     logprob = float(row[token_id]) - total
     if not top_count:
-        return Sampled(token_id, logprob)
+        return Token(token_id, logprob)
     values, token_ids = torch.topk(row, min(top_count, row.shape[0]))
     pairs = zip(token_ids.tolist(), values.tolist(), strict=True)
-    return Sampled(token_id, logprob, tuple((i, value - total) for i, value in pairs))
+    return Token(token_id, logprob, tuple(Alternative(i, value - total) for i, value in pairs))

@@ -1,4 +1,4 @@
-"""How the next token is chosen. No tensors here: a thin client speaks of sampling too.
+"""Sampling parameters and random draws. No tensors here: clients over HTTP use them too.
 
 A draw is a function of (seed, index of the token): a hoster that takes over in the middle of
 an answer draws the same numbers.

@@ -1,8 +1,8 @@
-"""Who computes next, and who gets cache: policy without tensors and without a clock.
+"""The scheduler chooses which work computes next; the ledger says which cache slots are free.
 
-Three kinds of work wait for the one compute thread. Challenges go first: they have a deadline
-on chain. Then prompt chunks and decode steps take turns, so that neither a long prompt stalls
-the others nor a crowd starves a new one.
+Three kinds of work wait for the one compute thread. Challenges go first: they have a deadline on
+chain. Then prompt chunks and decode batches take turns, so that a long prompt does not stall the
+other sessions, and many sessions do not stall a new one. No tensors and no clock are here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hidden states and logits as raw little-endian bytes, and back."""
+"""Conversion of hidden states and logits to raw little-endian bytes, and back."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def view_bytes(rows: Tensor) -> memoryview:
 
 
 class HiddenBuffer:
-    """A tensor on the CPU whose bytes are at hand: hidden states of a batch enter and leave here.
+    """Converts the hidden states of a batch through one tensor on the CPU and a view of its bytes.
 
     Making a tensor of bytes, or bytes of a tensor, takes several calls into torch for every
-    session; a copy into memory that both sides know takes one for the whole batch.
+    session. Copying into memory that both share takes one call for the whole batch.
     """
 
     def __init__(self, hidden_size: int, dtype: torch.dtype) -> None:

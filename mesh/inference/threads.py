@@ -1,4 +1,4 @@
-"""Sharing cores between node processes.
+"""Settings with which node processes on one machine share its cores.
 
 Two processes with two spinning threads each on two cores fight: an idle OpenMP thread spins for
 milliseconds by default. A launcher sets these variables before the process imports torch; the

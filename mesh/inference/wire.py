@@ -1,35 +1,47 @@
-"""The frames of a generation session, as fixed-width little-endian bytes.
+"""The frames of sessions, as fixed-width little-endian bytes.
 
-OPEN    client -> first -> ... -> last    the route, the sampling parameters, the prompt
-STEP    a range -> the next               hidden states of the session's next positions
-TOKEN   last -> first -> client           one chosen token
-ERROR   any range -> back to the client   why the session ends, and which hop it blames
-SCORES  last -> first -> client           log probabilities of the prompt's own tokens
-BIND    last -> first                     whose tokens a loop stream carries
+Sessions in which the hosters choose the tokens:
 
-The frames of sessions that a client drives token by token are in drive_wire.py.
+OPEN         client -> first -> ... -> last   the route, the sampling parameters, the prompt
+STEP         a range -> the next              hidden states of the session's next positions
+TOKEN        last -> first -> client          one chosen token
+SCORES       last -> first -> client          log probabilities of the prompt's own tokens
+BIND         last -> first                    whose answers a loop stream carries
 
-A request for 0 new tokens asks for the prompt's scores; any other one for tokens.
+Sessions that a client drives, choosing the tokens itself:
 
-Sizes are computed from the header and compared before anything is allocated; a frame with a
-byte too many is malformed. No torch here: the thin client speaks these frames too.
+DRIVE        client -> first -> ... -> last   the route, and room for how many tokens
+FEED         client -> first                  token ids from a position on, and what is wanted
+DRIVEN_STEP  a range -> the next              a STEP, and for how many of its rows logits
+LOGITS       last -> ... -> first -> client   float32 logits of some rows
+
+ERROR        any range -> back to the client  why a session ends, and which hop is to blame
+
+A request for 0 new tokens asks for the prompt's scores. Feeding at an earlier position replaces
+what followed it. Sizes are computed from the header and compared before anything is allocated; a
+frame with a byte too many is malformed. No torch here: clients use these frames too.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 from keys.peer import PeerId
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampling import MAX_STOP_TOKENS, MAX_TOP_LOGPROBS, Sampling
+from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token
 from mesh.model.config import MAX_BLOCKS, LayerSpan
+from mesh.p2p.interface import MAX_FRAME_SIZE
+from mesh.routing.hop import Hop, Route
 
 SESSION_METHOD = "mesh.session"
 LOOP_METHOD = "mesh.loop"
+DRIVE_METHOD = "mesh.drive"
 VERSION = 1
 SESSION_ID_SIZE = 16
 MAX_HOPS = 32
@@ -38,7 +50,7 @@ MAX_STEP_ROWS = 512
 """Longer steps would stall the other sessions of a hoster; a prompt comes in chunks."""
 MAX_REASON = 32
 MAX_DETAIL = 256
-BLAMES_NOBODY = 255
+BLAMES_NO_HOP = 255
 
 DTYPE_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DTYPE_CODES = {"float32": 0, "bfloat16": 1, "float16": 2}
@@ -46,7 +58,7 @@ _DTYPE_NAMES = {code: name for name, code in _DTYPE_CODES.items()}
 
 # type, version, session, hop index, hops, stops, prompt length, first index, max new tokens
 _OPEN = struct.Struct("<BB16sBBBIII")
-# temperature, top_p, repetition_penalty, top_k, seed, top_logprobs
+_SAMPLING_FIELDS = ("temperature", "top_p", "repetition_penalty", "top_k", "seed", "top_logprobs")
 _SAMPLING = struct.Struct("<dddIQB")
 _HOP = struct.Struct("<32sHH")
 HOP_SIZE = _HOP.size
@@ -60,6 +72,15 @@ _ERROR = struct.Struct("<BBBH")
 _BIND = struct.Struct("<B16s")
 # type, position, scores, alternatives of each
 _SCORES = struct.Struct("<BIHB")
+# type, version, session, hop index, hops, capacity
+_DRIVE = struct.Struct(f"<BB{SESSION_ID_SIZE}sBBI")
+# type, position, tokens, wanted rows
+_FEED = struct.Struct("<BIII")
+# type, wanted rows; a STEP frame follows
+_DRIVEN_STEP = struct.Struct("<BH")
+# type, position, rows, vocabulary
+_LOGITS = struct.Struct("<BIHI")
+LOGIT_SIZE = 4
 _LOGPROB = struct.Struct("<f")
 _TIMES = [struct.Struct(f"<{count}I") for count in range(MAX_HOPS + 2)]
 _TIME_SIZE = 4
@@ -82,56 +103,64 @@ class FrameType(IntEnum):
     LOGITS = 10
 
 
-class Finish(IntEnum):
-    """Whether an answer ends with this token, and why."""
-
-    NOT_YET = 0
-    STOP = 1
-    LENGTH = 2
-
-
 _FINISHES = tuple(Finish)
+_FINISH_CODES = {finish: code for code, finish in enumerate(_FINISHES)}
+
+
+def make_session_id() -> bytes:
+    """Return a fresh random id."""
+    return os.urandom(SESSION_ID_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
-    """One part of a route: a peer and the layers that it runs."""
+class RouteRequest:
+    """What every request for a session says first: its id, and the way it is to go.
 
-    peer_id: PeerId
-    span: LayerSpan
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSession:
-    """A request. ``token_ids`` are the prompt and, after a re-route, the tokens so far.
-
-    ``first_index`` is the index of the next token within the answer; ``max_new_tokens`` is how
-    many may still come. ``hop_index`` is the place in the route of the one who reads this.
+    ``hop_index`` is the place in the route of the one who reads this.
     """
 
     session_id: bytes
-    route: tuple[Hop, ...]
-    sampling: Sampling
-    token_ids: tuple[int, ...]
-    max_new_tokens: int
-    first_index: int = 0
-    hop_index: int = 0
+    route: Route
+    hop_index: int = field(default=0, kw_only=True)
 
     @property
     def hop(self) -> Hop:
         return self.route[self.hop_index]
 
     @property
+    def is_first(self) -> bool:
+        return self.hop_index == 0
+
+    @property
     def is_last(self) -> bool:
         return self.hop_index == len(self.route) - 1
+
+    def for_next_hop(self) -> Self:
+        return replace(self, hop_index=self.hop_index + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession(RouteRequest):
+    """A request for tokens. ``token_ids`` are the prompt and, after a re-route, the tokens so far.
+
+    ``first_index`` is the index of the next token within the answer; ``max_new_tokens`` is how
+    many may still come. 0 asks for the prompt's log probabilities instead.
+    """
+
+    sampling: Sampling
+    token_ids: tuple[int, ...]
+    max_new_tokens: int
+    first_index: int = 0
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens the caches must hold."""
+        return len(self.token_ids) + self.max_new_tokens
 
     @property
     def wants_scores(self) -> bool:
         """No tokens are wanted, only the prompt's log probabilities."""
         return self.max_new_tokens == 0
-
-    def for_next_hop(self) -> OpenSession:
-        return replace(self, hop_index=self.hop_index + 1)
 
 
 class HiddenRows(NamedTuple):
@@ -151,50 +180,64 @@ class StepFrame(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenFrame:
-    """One chosen token. ``times_us`` has a number for each range, in the route's order; the first
-    range adds the whole step's time as it saw it.
-    """
-
-    index: int
-    token_id: int
-    logprob: float
-    finish: Finish
-    top: tuple[tuple[int, float], ...] = ()
-    times_us: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TokenScore:
-    """The log probability of a prompt's token, and the likeliest tokens in its place."""
-
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class ScoresFrame:
     """Scores of the prompt's tokens from ``position`` on; the first token has none."""
 
     position: int
-    scores: tuple[TokenScore, ...]
+    scores: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DriveSession(RouteRequest):
+    """A client wants to drive a session of at most ``capacity`` tokens."""
+
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedFrame:
+    """The text from ``position`` on; logits of the last ``wanted`` of these tokens come back."""
+
+    position: int
+    token_ids: tuple[int, ...]
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsFrame:
+    """Logits after the tokens from ``position`` on: float32 [rows, vocabulary] as raw bytes."""
+
+    position: int
+    rows: int
+    data: memoryview
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorFrame:
-    """Why a session ends. ``hop_index`` is the hop to blame, or ``BLAMES_NOBODY``."""
+    """Why a session ends. ``hop_index`` is the hop to blame, or ``BLAMES_NO_HOP``."""
 
     reason: str
     detail: str
     hop_index: int
 
 
-def get_frame_type(frame: bytes) -> FrameType:
-    """Return the type byte. Raises Refused(MALFORMED)."""
-    try:
-        return FrameType(frame[0])
-    except (IndexError, ValueError) as error:
-        raise _malformed("unknown frame type") from error
+def read_header(frame: bytes, layout: struct.Struct, kind: FrameType) -> tuple[Any, ...]:
+    """Return the fields of a frame's header, its type byte left out. Raises Refused(MALFORMED)."""
+    if len(frame) < layout.size or frame[0] != kind:
+        raise make_malformed(f"not a {kind.name} frame")
+    return layout.unpack_from(frame)[1:]
+
+
+def check_size(frame: bytes, size: int) -> None:
+    """Raise Refused(MALFORMED) unless the frame has the size that its header announces."""
+    if len(frame) != size:
+        raise make_malformed("the size does not match the counts")
+
+
+def check_version(version: int) -> None:
+    """Raise Refused(MALFORMED) for a request of another protocol."""
+    if version != VERSION:
+        raise make_malformed(f"session protocol {version} is not {VERSION}")
 
 
 def encode_open(request: OpenSession) -> bytes:
@@ -203,55 +246,35 @@ def encode_open(request: OpenSession) -> bytes:
     hops, stops, prompt = request.route, sampling.stop_token_ids, request.token_ids
     if not 0 < len(hops) <= MAX_HOPS or len(stops) > MAX_STOP_TOKENS:
         raise ValueError("too many hops or stop tokens")
+    counts = (request.hop_index, len(hops), len(stops), len(prompt))
+    wanted = (request.first_index, request.max_new_tokens)
     try:
-        return b"".join(
-            (
-                _OPEN.pack(
-                    FrameType.OPEN,
-                    VERSION,
-                    request.session_id,
-                    request.hop_index,
-                    len(hops),
-                    len(stops),
-                    len(prompt),
-                    request.first_index,
-                    request.max_new_tokens,
-                ),
-                _SAMPLING.pack(
-                    sampling.temperature,
-                    sampling.top_p,
-                    sampling.repetition_penalty,
-                    sampling.top_k,
-                    sampling.seed,
-                    sampling.top_logprobs,
-                ),
-                encode_route(hops),
-                struct.pack(f"<{len(stops)}I", *stops),
-                struct.pack(f"<{len(prompt)}I", *prompt),
-            )
+        parts = (
+            _OPEN.pack(FrameType.OPEN, VERSION, request.session_id, *counts, *wanted),
+            _SAMPLING.pack(*[getattr(sampling, name) for name in _SAMPLING_FIELDS]),
+            encode_route(hops),
+            struct.pack(f"<{len(stops)}I", *stops),
+            struct.pack(f"<{len(prompt)}I", *prompt),
         )
     except struct.error as error:
         raise ValueError(f"a field of the request does not fit: {error}") from error
+    return b"".join(parts)
 
 
 def decode_open(frame: bytes) -> OpenSession:
     """Parse a request: sizes first, then the route and the parameters. Raises Refused."""
-    if len(frame) < _OPEN.size + _SAMPLING.size or get_frame_type(frame) is not FrameType.OPEN:
-        raise _malformed("not an OPEN frame")
-    _, version, session_id, hop_index, hops, stops, prompt, first_index, max_new = (
-        _OPEN.unpack_from(frame)
+    version, session_id, hop_index, hops, stops, prompt, first_index, max_new = read_header(
+        frame, _OPEN, FrameType.OPEN
     )
-    if version != VERSION:
-        raise _malformed(f"session protocol {version} is not {VERSION}")
+    check_version(version)
     if not 0 <= hop_index < hops <= MAX_HOPS or stops > MAX_STOP_TOKENS:
-        raise _malformed("impossible number of hops or stop tokens")
+        raise make_malformed("impossible number of hops or stop tokens")
     if not 0 < prompt <= MAX_PROMPT_TOKENS:
         raise Refused(RefusalReason.CONTEXT_OVERFLOW, f"a prompt of {prompt} tokens")
     route_at = _OPEN.size + _SAMPLING.size
     stops_at = route_at + hops * HOP_SIZE
     prompt_at = stops_at + 4 * stops
-    if len(frame) != prompt_at + 4 * prompt:
-        raise _malformed("the size does not match the counts")
+    check_size(frame, prompt_at + 4 * prompt)
     stop_token_ids = struct.unpack_from(f"<{stops}I", frame, stops_at)
     return OpenSession(
         session_id=session_id,
@@ -264,36 +287,28 @@ def decode_open(frame: bytes) -> OpenSession:
     )
 
 
-def encode_route(route: tuple[Hop, ...]) -> bytes:
+def encode_route(route: Route) -> bytes:
     """Encode the hops, one after the other. Raises struct.error for a layer that does not fit."""
     return b"".join(_HOP.pack(h.peer_id.public_key, h.span.start, h.span.end) for h in route)
 
 
-def decode_route(data: bytes) -> tuple[Hop, ...]:
+def decode_route(data: bytes) -> Route:
     """Parse a route: spans without gaps from layer 0, every peer once. Raises Refused."""
     route, layer = [], 0
     for public_key, start, end in _HOP.iter_unpack(data):
         if not start < end <= MAX_BLOCKS or start != layer:
-            raise _malformed(f"the route has no blocks {layer}:{start}")
+            raise make_malformed(f"the route has no blocks {layer}:{start}")
         route.append(Hop(PeerId(public_key), LayerSpan(start, end)))
         layer = end
     if len({hop.peer_id for hop in route}) != len(route):
-        raise _malformed("a peer stands twice in the route")
+        raise make_malformed("a peer stands twice in the route")
     return tuple(route)
 
 
 def _decode_sampling(frame: bytes, stop_token_ids: tuple[int, ...]) -> Sampling:
     values = _SAMPLING.unpack_from(frame, _OPEN.size)
-    temperature, top_p, repetition_penalty, top_k, seed, top_logprobs = values
-    return Sampling(
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop_token_ids=stop_token_ids,
-        top_logprobs=top_logprobs,
-    )
+    fields = dict(zip(_SAMPLING_FIELDS, values, strict=True))
+    return Sampling(stop_token_ids=stop_token_ids, **fields)
 
 
 def encode_step(step: StepFrame) -> bytes:
@@ -310,9 +325,7 @@ def decode_step(frame: bytes, *, hidden_size: int) -> StepFrame:
     Raises Refused: MALFORMED, WRONG_DTYPE, or WRONG_SHAPE when the data is not exactly
     rows x hidden_size values.
     """
-    if len(frame) < _STEP.size or frame[0] != FrameType.STEP:
-        raise _malformed("not a STEP frame")
-    _, position, rows, code, times = _STEP.unpack_from(frame)
+    position, rows, code, times = read_header(frame, _STEP, FrameType.STEP)
     dtype = _DTYPE_NAMES.get(code)
     if dtype is None:
         raise Refused(RefusalReason.WRONG_DTYPE, f"dtype code {code}")
@@ -325,7 +338,7 @@ def decode_step(frame: bytes, *, hidden_size: int) -> StepFrame:
     return StepFrame(position, HiddenRows(rows, dtype, memoryview(frame)[data_at:]), times_us)
 
 
-def encode_token(token: TokenFrame) -> bytes:
+def encode_token(token: Token) -> bytes:
     """Encode one token."""
     times = token.times_us[: MAX_HOPS + 1]
     header = _TOKEN.pack(
@@ -333,54 +346,126 @@ def encode_token(token: TokenFrame) -> bytes:
         token.index,
         token.token_id,
         _fit_float32(token.logprob),
-        token.finish,
-        len(token.top),
+        _FINISH_CODES[token.finish],
+        len(token.top_logprobs),
         len(times),
     )
-    return b"".join((header, *_pack_alternatives(token.top), _pack_times(times)))
+    return b"".join((header, *_pack_alternatives(token), _pack_times(times)))
 
 
-def decode_token(frame: bytes) -> TokenFrame:
+def decode_token(frame: bytes) -> Token:
     """Parse one token. Raises Refused(MALFORMED)."""
-    if len(frame) < _TOKEN.size or frame[0] != FrameType.TOKEN:
-        raise _malformed("not a TOKEN frame")
-    _, index, token_id, logprob, finish, tops, times = _TOKEN.unpack_from(frame)
+    index, token_id, logprob, finish, tops, times = read_header(frame, _TOKEN, FrameType.TOKEN)
     times_at = _TOKEN.size + tops * _ALTERNATIVE.size
     if tops > MAX_TOP_LOGPROBS or times > MAX_HOPS + 1 or finish >= len(_FINISHES):
-        raise _malformed("impossible counts in a TOKEN frame")
-    if len(frame) != times_at + _TIME_SIZE * times:
-        raise _malformed("the size does not match the counts")
-    top = tuple(_ALTERNATIVE.iter_unpack(frame[_TOKEN.size : times_at])) if tops else ()
+        raise make_malformed("impossible counts in a TOKEN frame")
+    check_size(frame, times_at + _TIME_SIZE * times)
+    top = _read_alternatives(frame[_TOKEN.size : times_at]) if tops else ()
     times_us = _TIMES[times].unpack_from(frame, times_at)
-    return TokenFrame(index, token_id, logprob, _FINISHES[finish], top, times_us)
+    return Token(token_id, logprob, top, index, _FINISHES[finish], times_us)
 
 
 def encode_scores(frame: ScoresFrame) -> bytes:
     """Encode scores; all have the same number of alternatives."""
-    tops = len(frame.scores[0].top) if frame.scores else 0
+    tops = len(frame.scores[0].top_logprobs) if frame.scores else 0
     parts = [_SCORES.pack(FrameType.SCORES, frame.position, len(frame.scores), tops)]
     for score in frame.scores:
-        parts.append(_LOGPROB.pack(_fit_float32(score.logprob)))
-        parts += _pack_alternatives(score.top)
+        parts += [_LOGPROB.pack(_fit_float32(score.logprob)), *_pack_alternatives(score)]
     return b"".join(parts)
 
 
 def decode_scores(frame: bytes) -> ScoresFrame:
-    """Parse scores. Raises Refused(MALFORMED)."""
-    if len(frame) < _SCORES.size or get_frame_type(frame) is not FrameType.SCORES:
-        raise _malformed("not a SCORES frame")
-    _, position, count, tops = _SCORES.unpack_from(frame)
+    """Parse scores; the reader knows the tokens' ids. Raises Refused(MALFORMED)."""
+    position, count, tops = read_header(frame, _SCORES, FrameType.SCORES)
     size = _LOGPROB.size + tops * _ALTERNATIVE.size
     if not 0 < count <= MAX_STEP_ROWS or tops > MAX_TOP_LOGPROBS:
-        raise _malformed("impossible counts in a SCORES frame")
-    if len(frame) != _SCORES.size + count * size:
-        raise _malformed("the size does not match the counts")
+        raise make_malformed("impossible counts in a SCORES frame")
+    check_size(frame, _SCORES.size + count * size)
     scores = []
     for start in range(_SCORES.size, len(frame), size):
         (logprob,) = _LOGPROB.unpack_from(frame, start)
-        pairs = _ALTERNATIVE.iter_unpack(frame[start + _LOGPROB.size : start + size])
-        scores.append(TokenScore(logprob, tuple(pairs)))
+        top = _read_alternatives(frame[start + _LOGPROB.size : start + size])
+        scores.append(Token(NOT_TOLD, logprob, top))
     return ScoresFrame(position, tuple(scores))
+
+
+def compute_max_logit_rows(vocab_size: int) -> int:
+    """Return how many rows of logits fit into one frame; 0 for a vocabulary beyond it."""
+    return min(MAX_STEP_ROWS, (MAX_FRAME_SIZE - _LOGITS.size) // (LOGIT_SIZE * vocab_size))
+
+
+def encode_drive(request: DriveSession) -> bytes:
+    """Encode a request. Raises ValueError for fields that do not fit."""
+    if not 0 < len(request.route) <= MAX_HOPS:
+        raise ValueError("too many hops")
+    try:
+        header = _DRIVE.pack(
+            FrameType.DRIVE,
+            VERSION,
+            request.session_id,
+            request.hop_index,
+            len(request.route),
+            request.capacity,
+        )
+        return header + encode_route(request.route)
+    except struct.error as error:
+        raise ValueError(f"a field of the request does not fit: {error}") from error
+
+
+def decode_drive(frame: bytes) -> DriveSession:
+    """Parse a request: sizes first, then the route. Raises Refused."""
+    version, session_id, hop_index, hops, capacity = read_header(frame, _DRIVE, FrameType.DRIVE)
+    check_version(version)
+    if not 0 <= hop_index < hops <= MAX_HOPS:
+        raise make_malformed("impossible number of hops")
+    check_size(frame, _DRIVE.size + hops * HOP_SIZE)
+    route = decode_route(frame[_DRIVE.size :])
+    return DriveSession(session_id, route, capacity, hop_index=hop_index)
+
+
+def encode_feed(feed: FeedFrame) -> bytes:
+    """Encode token ids."""
+    header = _FEED.pack(FrameType.FEED, feed.position, len(feed.token_ids), feed.wanted)
+    return header + struct.pack(f"<{len(feed.token_ids)}I", *feed.token_ids)
+
+
+def decode_feed(frame: bytes) -> FeedFrame:
+    """Parse token ids. Raises Refused(MALFORMED)."""
+    position, count, wanted = read_header(frame, _FEED, FrameType.FEED)
+    if not 0 < wanted <= count <= MAX_PROMPT_TOKENS:
+        raise make_malformed(f"{wanted} rows of {count} tokens")
+    check_size(frame, _FEED.size + 4 * count)
+    return FeedFrame(position, struct.unpack_from(f"<{count}I", frame, _FEED.size), wanted)
+
+
+def encode_driven_step(step: StepFrame, wanted: int) -> bytes:
+    """Encode hidden states and for how many of the last rows logits are wanted."""
+    return _DRIVEN_STEP.pack(FrameType.DRIVEN_STEP, wanted) + encode_step(step)
+
+
+def decode_driven_step(frame: bytes, *, hidden_size: int) -> tuple[StepFrame, int]:
+    """Parse hidden states. Raises Refused as decode_step does."""
+    (wanted,) = read_header(frame, _DRIVEN_STEP, FrameType.DRIVEN_STEP)
+    step = decode_step(frame[_DRIVEN_STEP.size :], hidden_size=hidden_size)
+    if wanted > step.hidden.rows:
+        raise make_malformed(f"{wanted} rows of {step.hidden.rows} are wanted")
+    return step, wanted
+
+
+def encode_logits(frame: LogitsFrame, *, vocab_size: int) -> bytes:
+    """Encode logits; there are at most ``compute_max_logit_rows`` of them."""
+    header = _LOGITS.pack(FrameType.LOGITS, frame.position, frame.rows, vocab_size)
+    return b"".join((header, frame.data))
+
+
+def decode_logits(frame: bytes, *, vocab_size: int) -> LogitsFrame:
+    """Parse logits without copying them. Raises Refused(MALFORMED) or Refused(WRONG_SHAPE)."""
+    position, rows, vocabulary = read_header(frame, _LOGITS, FrameType.LOGITS)
+    if not 0 < rows <= MAX_STEP_ROWS or vocabulary != vocab_size:
+        raise Refused(RefusalReason.WRONG_SHAPE, f"{rows} rows of {vocabulary} logits")
+    if len(frame) != _LOGITS.size + rows * vocab_size * LOGIT_SIZE:
+        raise Refused(RefusalReason.WRONG_SHAPE, f"not {rows} rows of {vocab_size} logits")
+    return LogitsFrame(position, rows, memoryview(frame)[_LOGITS.size :])
 
 
 def encode_error(error: ErrorFrame) -> bytes:
@@ -392,12 +477,11 @@ def encode_error(error: ErrorFrame) -> bytes:
 
 def decode_error(frame: bytes) -> ErrorFrame:
     """Parse a refusal. Raises Refused(MALFORMED)."""
-    if len(frame) < _ERROR.size or get_frame_type(frame) is not FrameType.ERROR:
-        raise _malformed("not an ERROR frame")
-    _, hop_index, reason, detail = _ERROR.unpack_from(frame)
+    hop_index, reason, detail = read_header(frame, _ERROR, FrameType.ERROR)
     detail_at = _ERROR.size + reason
-    if reason > MAX_REASON or detail > MAX_DETAIL or len(frame) != detail_at + detail:
-        raise _malformed("the size does not match the counts")
+    if reason > MAX_REASON or detail > MAX_DETAIL:
+        raise make_malformed("impossible counts in an ERROR frame")
+    check_size(frame, detail_at + detail)
     return ErrorFrame(
         reason=_make_printable(frame[_ERROR.size : detail_at].decode("ascii", "replace")),
         detail=_make_printable(frame[detail_at:].decode("utf-8", "replace")),
@@ -417,22 +501,31 @@ def encode_bind(session_id: bytes) -> bytes:
 
 def decode_bind(frame: bytes) -> bytes:
     """Return the session id. Raises Refused(MALFORMED)."""
-    if len(frame) != _BIND.size or get_frame_type(frame) is not FrameType.BIND:
-        raise _malformed("not a BIND frame")
-    session_id: bytes = _BIND.unpack(frame)[1]
+    session_id: bytes
+    (session_id,) = read_header(frame, _BIND, FrameType.BIND)
+    check_size(frame, _BIND.size)
     return session_id
 
 
-def _pack_alternatives(top: tuple[tuple[int, float], ...]) -> list[bytes]:
-    return [_ALTERNATIVE.pack(token_id, _fit_float32(logprob)) for token_id, logprob in top]
+def _pack_alternatives(token: Token) -> list[bytes]:
+    return [
+        _ALTERNATIVE.pack(other.token_id, _fit_float32(other.logprob))
+        for other in token.top_logprobs
+    ]
 
 
-def _fit_float32(value: float) -> float:
+def _read_alternatives(data: bytes) -> tuple[Alternative, ...]:
+    return tuple(Alternative(*pair) for pair in _ALTERNATIVE.iter_unpack(data))
+
+
+def _fit_float32(value: float | None) -> float:
     """Return the nearest number of 32 bits: differences of extreme logits are beyond them.
 
     Raising would be worse: this is called on the compute thread, where an error ends the whole
     batch, and a hoster before this one decides what the logits are.
     """
+    if value is None:
+        raise ValueError("only a token with a log probability is sent")
     is_fine = abs(value) <= _MAX_FLOAT32 or not math.isfinite(value)
     return value if is_fine else math.copysign(_MAX_FLOAT32, value)
 
@@ -441,5 +534,6 @@ def _pack_times(times_us: tuple[int, ...]) -> bytes:
     return _TIMES[len(times_us)].pack(*[min(time, _MAX_TIME) for time in times_us])
 
 
-def _malformed(detail: str) -> Refused:
+def make_malformed(detail: str) -> Refused:
+    """Return the refusal of bytes that no honest peer sends."""
     return Refused(RefusalReason.MALFORMED, detail)

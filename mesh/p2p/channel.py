@@ -25,10 +25,8 @@ class ChannelClosed(Exception):
 class Channel(Protocol):
     """Reliable ordered bytes in both directions. All but ``put`` belongs to the event loop."""
 
-    @property
-    def peer_id(self) -> PeerId:
-        """The peer at the other end, as the transport authenticated it."""
-        ...
+    peer_id: PeerId
+    """The peer at the other end, as the transport authenticated it."""
 
     def take(self, size: int) -> bytes | None:
         """Return that many bytes once they have arrived, None before. Raises ChannelClosed."""
@@ -44,7 +42,9 @@ class Channel(Protocol):
 
     async def read_exactly(self, size: int) -> bytes:
         """Read that many bytes; a cancelled read consumes nothing. Raises ChannelClosed."""
-        ...
+        while (data := self.take(size)) is None:
+            await self.wait()
+        return data
 
     def open_shortcut(self) -> None:
         """Get ready for other threads that put; without it they are slower."""
@@ -63,7 +63,8 @@ class Channel(Protocol):
 
     async def write(self, data: bytes) -> None:
         """Put, then drain. Raises ChannelClosed."""
-        ...
+        self.put(data)
+        await self.drain()
 
     def close(self) -> None:
         """Close both directions; what was written is still delivered. Idempotent."""
@@ -74,7 +75,30 @@ class Channel(Protocol):
         ...
 
 
-class SocketChannel(asyncio.Protocol):
+class ArrivalSignal:
+    """Wakes the reader of a channel, whether it waits or is called back."""
+
+    def __init__(self) -> None:
+        self._readable = asyncio.Event()
+        self._on_arrival: Callable[[], None] | None = None
+
+    async def wait(self) -> None:
+        """Wait until something arrives after this call."""
+        self._readable.clear()
+        await self._readable.wait()
+
+    def watch(self, on_arrival: Callable[[], None] | None) -> None:
+        """Call back whenever something arrives; None stops that."""
+        self._on_arrival = on_arrival
+
+    def tell(self) -> None:
+        """Say that something has arrived, or that nothing more will."""
+        self._readable.set()
+        if self._on_arrival is not None:
+            self._on_arrival()
+
+
+class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
     """A channel over a connection of the event loop. Use :meth:`adopt`.
 
     asyncio's own streams wake a task for whatever arrives; here a reader may take it in the very
@@ -83,7 +107,8 @@ class SocketChannel(asyncio.Protocol):
     """
 
     def __init__(self, peer_id: PeerId, writer: asyncio.StreamWriter) -> None:
-        self._peer_id = peer_id
+        super().__init__()
+        self.peer_id = peer_id
         # Kept, since its finaliser would close the connection.
         self._writer = writer
         self._transport = cast(asyncio.Transport, writer.transport)
@@ -93,8 +118,6 @@ class SocketChannel(asyncio.Protocol):
         self._wanted = 0
         self._is_paused = False
         self._at_end = False
-        self._readable = asyncio.Event()
-        self._on_arrival: Callable[[], None] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         # Guards everything below, and the order of bytes on the socket.
@@ -119,26 +142,22 @@ class SocketChannel(asyncio.Protocol):
             channel.data_received(await reader.read())
         return channel
 
-    @property
-    def peer_id(self) -> PeerId:
-        return self._peer_id
-
     def data_received(self, data: bytes) -> None:
         self._arrived += data
         if len(self._arrived) >= MAX_UNREAD:
             self._steer()
-        self._tell()
+        self.tell()
 
     def eof_received(self) -> bool:
         self._at_end = True
-        self._tell()
+        self.tell()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._at_end = True
         self._close_shortcut()
         self._writable.set()
-        self._tell()
+        self.tell()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -159,18 +178,6 @@ class SocketChannel(asyncio.Protocol):
         self._wanted = 0
         if self._is_paused:
             self._steer()
-        return data
-
-    async def wait(self) -> None:
-        self._readable.clear()
-        await self._readable.wait()
-
-    def watch(self, on_arrival: Callable[[], None] | None) -> None:
-        self._on_arrival = on_arrival
-
-    async def read_exactly(self, size: int) -> bytes:
-        while (data := self.take(size)) is None:
-            await self.wait()
         return data
 
     def open_shortcut(self) -> None:
@@ -203,10 +210,6 @@ class SocketChannel(asyncio.Protocol):
         if self._is_closed:
             raise ChannelClosed("the connection is closed")
 
-    async def write(self, data: bytes) -> None:
-        self.put(data)
-        await self.drain()
-
     def close(self) -> None:
         self._flush()
         self._close_shortcut()
@@ -214,7 +217,7 @@ class SocketChannel(asyncio.Protocol):
             return
         self._transport.close()
         if self._transport.get_write_buffer_size():
-            # A peer that reads nothing must not keep the descriptor open for ever.
+            # A peer that reads nothing must not keep the descriptor open.
             self._loop.call_later(FLUSH_TIMEOUT_S, self._transport.abort)
 
     def abort(self) -> None:
@@ -225,13 +228,8 @@ class SocketChannel(asyncio.Protocol):
         with suppress(RuntimeError):  # The loop has ended, and the connection with it.
             self._loop.call_soon_threadsafe(call)
 
-    def _tell(self) -> None:
-        self._readable.set()
-        if self._on_arrival is not None:
-            self._on_arrival()
-
     def _steer(self) -> None:
-        """Stop the peer while more waits to be taken than anybody asked for."""
+        """Stop the peer while more waits than a reader asked for."""
         if self._at_end:
             return
         is_full = len(self._arrived) >= max(MAX_UNREAD, self._wanted)

@@ -25,7 +25,7 @@ from hivemind.proto import dht_pb2
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from mesh.errors import MeshError
-from mesh.p2p.rpc_guard import TokenBuckets
+from mesh.p2p.rpc_guard import PeerBuckets
 
 MAX_KEYS_PER_REQUEST = 64
 KEYS_PER_FIND = 3
@@ -59,7 +59,7 @@ class DhtRules:
     ) -> None:
         self._is_member = is_member
         self._clock = clock
-        self._buckets = TokenBuckets(rate=REQUESTS_PER_SECOND, burst=REQUEST_BURST)
+        self._buckets = PeerBuckets(rate=REQUESTS_PER_SECOND, burst=REQUEST_BURST)
 
     def check_request(self, request: Any, remote: PeerId) -> None:
         """Raise DhtRefused or PeerRefusal unless ``remote`` may ask this."""

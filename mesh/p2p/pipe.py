@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from keys.peer import PeerId
-from mesh.p2p.channel import ChannelClosed
+from mesh.p2p.channel import ArrivalSignal, Channel, ChannelClosed
 
 MAX_BUFFERED = 256 << 10
 """A writer waits while more than this is unread, as it does over a socket."""
@@ -18,10 +18,11 @@ def _no_latency() -> float:
     return 0.0
 
 
-class _Pipe:
+class _Pipe(ArrivalSignal):
     """One direction. Chunks arrive in order, each after its own latency."""
 
     def __init__(self, latency_s: Callable[[], float]) -> None:
+        super().__init__()
         self._latency_s = latency_s
         self._in_flight: deque[bytes | None] = deque()
         self._last_arrival = 0.0
@@ -29,18 +30,9 @@ class _Pipe:
         self._unread = 0
         self._at_end = False
         self._closed = False
-        self._readable = asyncio.Event()
-        self._on_arrival: Callable[[], None] | None = None
         self._writable = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-
-    def watch(self, on_arrival: Callable[[], None] | None) -> None:
-        self._on_arrival = on_arrival
-
-    async def wait(self) -> None:
-        self._readable.clear()
-        await self._readable.wait()
 
     def take(self, size: int) -> bytes | None:
         if len(self._buffer) < size:
@@ -87,7 +79,7 @@ class _Pipe:
         self._in_flight.clear()
         self._writable.set()
         # As over a socket, the reader hears of it in a turn of its own.
-        self._loop.call_soon(self._tell)
+        self._loop.call_soon(self.tell)
 
     def _send(self, chunk: bytes | None) -> None:
         loop = asyncio.get_running_loop()
@@ -106,25 +98,16 @@ class _Pipe:
             self._at_end = True
         else:
             self._buffer += chunk
-        self._tell()
-
-    def _tell(self) -> None:
-        self._readable.set()
-        if self._on_arrival is not None:
-            self._on_arrival()
+        self.tell()
 
 
-class PipeChannel:
-    """One end of a pair of pipes; satisfies mesh.p2p.channel.Channel."""
+class PipeChannel(Channel):
+    """One end of a pair of pipes."""
 
     def __init__(self, peer_id: PeerId, *, incoming: _Pipe, outgoing: _Pipe) -> None:
-        self._peer_id = peer_id
+        self.peer_id = peer_id
         self._incoming = incoming
         self._outgoing = outgoing
-
-    @property
-    def peer_id(self) -> PeerId:
-        return self._peer_id
 
     def take(self, size: int) -> bytes | None:
         return self._incoming.take(size)
@@ -135,11 +118,6 @@ class PipeChannel:
     def watch(self, on_arrival: Callable[[], None] | None) -> None:
         self._incoming.watch(on_arrival)
 
-    async def read_exactly(self, size: int) -> bytes:
-        while (data := self.take(size)) is None:
-            await self.wait()
-        return data
-
     def open_shortcut(self) -> None:
         """There is none: the event loop is as near."""
 
@@ -148,10 +126,6 @@ class PipeChannel:
 
     async def drain(self) -> None:
         await self._outgoing.drain()
-
-    async def write(self, data: bytes) -> None:
-        self.put(data)
-        await self.drain()
 
     def close(self) -> None:
         self._outgoing.close()

@@ -1,7 +1,54 @@
-"""Signed unary calls and streams over any byte channel.
+"""Signed calls and signed streams over any byte channel.
 
-hivemind and the in-memory network differ only in how they make a channel; the protocol is here
-and in ``rpc_wire``, the limits in ``rpc_guard``.
+Theory of operation
+===================
+
+hivemind's daemon and the in-memory network differ only in how they make a channel. The protocol is
+here; its bytes are in ``rpc_wire``, its limits in ``rpc_guard``.
+
+**Opening.** Every channel serves one request. The client sends an *opening* of fixed size: who asks
+whom, which method, when, with which nonce, signed by the client. For a call it also binds the hash
+of the payload, for a stream the client's X25519 key of this stream. The server checks it (rate,
+names, network, time, signature, nonce: the cheap checks first), asks the admission policy, and
+answers with an *answer* of fixed size, signed over the hash of the opening. A refusal is an answer
+too, with a reason and a detail.
+
+**A call** sends its payload with the opening, and gets a reply whose hash the answer binds. Then
+the channel is closed.
+
+**A stream** derives one key for each direction from the two X25519 keys and the signed handshake.
+From then on frames go both ways. Each has a header (size, counter, kind), the payload, and a tag by
+the key of its direction, so that no frame can be changed, repeated, left out or moved. Signing each
+frame would cost more than the hop. The last frame of a direction is a signature over all its tags.
+
+::
+
+    open --finish()--> we sent our last frame --their last frame--> closed
+      |                                                               ^
+      +--their last frame--> they finished ------finish()-------------+
+      +--anything wrong, abort(), idle too long--> broken
+
+**Reading.** ``receive_now`` takes a frame if it has arrived whole, ``receive`` waits for one, and
+``watch`` calls back in the turn of the event loop in which bytes arrive. Reading belongs to the
+event loop. A header is judged before anything is allocated for its payload. A cancelled ``receive``
+loses nothing.
+
+**Writing.** ``send`` waits while the peer reads nothing. ``send_now`` waits for nothing and may be
+called from any thread: the compute thread sends hidden states and tokens itself. A lock keeps
+sealing and sending in one order. What a slow peer does not read is bounded by the channel, which
+drops a peer that lets too much wait.
+
+**Ending.** A handler that returns sends the last frame, then lingers until the peer's last frame
+has arrived: closing a connection over unread bytes resets it, and our last frames would be lost.
+``abort`` drops everything at once. One lazy timer for each stream breaks it when no frame passes in
+either direction for ``idle_timeout_s``.
+
+**What can fail.** The client gets a PeerError of the kind that says whose fault it is: PeerTimeout,
+PeerUnreachable (the channel broke before the answer), PeerRefusal (the server's reason), or
+PeerMisbehaved (what no honest server sends). After the handshake everything is StreamBroken;
+StreamClosed is the peer's signed end. A server never raises for what a peer does: it refuses, or
+drops the channel and logs. A handler with a defect ends its own channel only: a call is refused
+with INTERNAL, a stream is dropped.
 """
 
 from __future__ import annotations
@@ -11,8 +58,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from keys.peer import PeerId, PeerKey
@@ -34,7 +81,6 @@ from mesh.p2p.rpc_wire import (
     NO_NETWORK,
     NONCE_SIZE,
     OPENING_SIZE,
-    Answer,
     AnswerStatus,
     EphemeralKey,
     FrameOpener,
@@ -43,6 +89,7 @@ from mesh.p2p.rpc_wire import (
     Opening,
     OpeningKind,
     RandomBytes,
+    RpcAnswer,
     StreamKeys,
     check_payload,
     compute_request_hash,
@@ -96,6 +143,7 @@ class SignedStream:
         outgoing, incoming = keys.client_to_server, keys.server_to_client
         if not is_client:
             outgoing, incoming = incoming, outgoing
+        self.peer_id = channel.peer_id
         self._channel = channel
         self._key = context.key
         self._idle = _IdleTimer(context.limits.idle_timeout_s, self._on_idle)
@@ -111,10 +159,6 @@ class SignedStream:
         self._sent_last = False
         self._received_last = False
         self._broken: str | None = None
-
-    @property
-    def peer_id(self) -> PeerId:
-        return self._channel.peer_id
 
     async def send(self, frame: bytes) -> None:
         """Send one frame. Raises StreamBroken.
@@ -266,6 +310,22 @@ class _IdleTimer:
             self._handle = self._loop.call_at(due, self._check)
 
 
+@asynccontextmanager
+async def _explained_failures(
+    peer: PeerId, method: str, *, timeout_s: float
+) -> AsyncIterator[None]:
+    """Give a request that long; raise the PeerError for what goes wrong with its channel."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as error:
+        raise PeerTimeout(peer, f"no answer to {method} within {timeout_s:g} s") from error
+    except ChannelClosed as error:
+        raise PeerUnreachable(peer, f"{method}: {error}") from error
+    except MalformedMessage as error:
+        raise PeerMisbehaved(peer, f"{method}: {error}") from error
+
+
 class RpcClient:
     """Calls other peers."""
 
@@ -280,45 +340,30 @@ class RpcClient:
         opening = self._seal(
             OpeningKind.UNARY, peer, method, binding=hash_payload(payload), size=len(payload)
         )
-        try:
-            async with asyncio.timeout(timeout_s):
-                channel = await self._dial(peer)
-                try:
-                    with suppress(ChannelClosed):
-                        # A server that refuses early may stop reading, and has answered then.
-                        await channel.write(opening + payload)
-                    _, answer = await _read_answer(channel, compute_request_hash(opening))
-                    reply = await _read_reply(channel, answer)
-                finally:
-                    channel.close()
-        except TimeoutError as error:
-            raise PeerTimeout(peer, f"no answer to {method} within {timeout_s:g} s") from error
-        except ChannelClosed as error:
-            raise PeerUnreachable(peer, f"{method}: {error}") from error
-        except MalformedMessage as error:
-            raise PeerMisbehaved(peer, f"{method}: {error}") from error
-        return reply
+        async with _explained_failures(peer, method, timeout_s=timeout_s):
+            channel = await self._dial(peer)
+            try:
+                with suppress(ChannelClosed):
+                    # A server that refuses early may stop reading, and has answered then.
+                    await channel.write(opening + payload)
+                _, answer = await _read_answer(channel, compute_request_hash(opening))
+                return await _read_reply(channel, answer)
+            finally:
+                channel.close()
 
     async def open_stream(self, peer: PeerId, method: str, *, timeout_s: float) -> SignedStream:
         """Open a stream and finish the handshake. Raises as ``call`` does."""
         ephemeral = EphemeralKey(self._context.random_bytes)
         opening = self._seal(OpeningKind.STREAM, peer, method, binding=ephemeral.public, size=0)
-        try:
-            async with asyncio.timeout(timeout_s):
-                channel = await self._dial(peer)
-                try:
-                    await channel.write(opening)
-                    raw_answer, answer = await _read_answer(channel, compute_request_hash(opening))
-                    shared = ephemeral.agree(answer.binding)
-                except BaseException:
-                    channel.close()
-                    raise
-        except TimeoutError as error:
-            raise PeerTimeout(peer, f"no answer to {method} within {timeout_s:g} s") from error
-        except ChannelClosed as error:
-            raise PeerUnreachable(peer, f"{method}: {error}") from error
-        except MalformedMessage as error:
-            raise PeerMisbehaved(peer, f"{method}: {error}") from error
+        async with _explained_failures(peer, method, timeout_s=timeout_s):
+            channel = await self._dial(peer)
+            try:
+                await channel.write(opening)
+                raw_answer, answer = await _read_answer(channel, compute_request_hash(opening))
+                shared = ephemeral.agree(answer.binding)
+            except BaseException:
+                channel.close()
+                raise
         keys = derive_stream_keys(shared, opening=opening, answer=raw_answer)
         return SignedStream(channel, self._context, keys=keys, is_client=True)
 
@@ -365,15 +410,13 @@ class RpcServer:
         self._guard = RequestGuard(
             context.key.peer_id, limits, started_ms=context.now_ms(), is_member=is_member
         )
-        self._channel_slots = Slots(
-            per_peer=limits.max_channels_per_peer, total=limits.max_channels, is_member=is_member
-        )
-        self._request_slots = Slots(
-            per_peer=limits.max_requests_per_peer, total=limits.max_requests, is_member=is_member
-        )
-        self._stream_slots = Slots(
-            per_peer=limits.max_streams_per_peer, total=limits.max_streams, is_member=is_member
-        )
+
+        def share(per_peer: int, total: int) -> Slots:
+            return Slots(per_peer=per_peer, total=total, is_member=is_member)
+
+        self._channel_slots = share(limits.max_channels_per_peer, limits.max_channels)
+        self._request_slots = share(limits.max_requests_per_peer, limits.max_requests)
+        self._stream_slots = share(limits.max_streams_per_peer, limits.max_streams)
 
     def serve_unary(
         self,
@@ -408,7 +451,7 @@ class RpcServer:
             raw = await channel.read_exactly(OPENING_SIZE)
         unread = 0
         try:
-            opening = _decode(raw, channel.peer_id)
+            opening = decode_opening(raw)
             unread = opening.payload_size
             self._admit(opening, raw, channel.peer_id)
             if opening.kind is OpeningKind.UNARY:
@@ -417,23 +460,30 @@ class RpcServer:
                     unread = 0
                     reply = await self._run_unary(channel.peer_id, opening, payload)
                 async with asyncio.timeout(self._context.limits.answer_timeout_s):
-                    await _send_answer(channel, self._context.key, raw, payload=reply)
+                    await self._answer(channel, raw, AnswerStatus.OK, reply)
                 return
             with self._stream_slots.hold(channel.peer_id):
                 await self._run_stream(channel, opening, raw)
-        except PeerRefusal as refusal:
-            await _send_refusal(channel, self._context.key, raw, refusal)
+        except (PeerRefusal, MalformedMessage) as error:
+            if isinstance(error, MalformedMessage):
+                payload = encode_refusal(Reason.MALFORMED, str(error))
+            else:
+                payload = encode_refusal(error.reason, error.detail)
+            await self._answer(channel, raw, AnswerStatus.REFUSED, payload)
             await _discard(channel, unread)
+
+    async def _answer(
+        self, channel: Channel, raw: bytes, status: AnswerStatus, payload: bytes
+    ) -> None:
+        """Send the signed answer to the opening ``raw``."""
+        binding = hash_payload(payload)
+        answer = RpcAnswer(status, compute_request_hash(raw), binding, len(payload))
+        await channel.write(seal_answer(self._context.key, answer) + payload)
 
     def _admit(self, opening: Opening, raw: bytes, remote: PeerId) -> None:
         """Raise PeerRefusal unless everything about the opening is in order."""
-        self._guard.check(
-            opening,
-            raw,
-            remote=remote,
-            network_ids=self._network_ids(opening),
-            now_ms=self._context.now_ms(),
-        )
+        now_ms, network_ids = self._context.now_ms(), self._network_ids(opening)
+        self._guard.check(opening, raw, remote=remote, network_ids=network_ids, now_ms=now_ms)
         self._check_method(opening, remote)
         if self._admission is not None:
             self._admission(remote, opening.method)
@@ -461,10 +511,7 @@ class RpcServer:
             return await channel.read_exactly(opening.payload_size)
 
     async def _run_unary(self, remote: PeerId, opening: Opening, payload: bytes) -> bytes:
-        try:
-            check_payload(payload, opening.binding)
-        except MalformedMessage as error:
-            raise PeerRefusal(remote, Reason.MALFORMED, str(error)) from error
+        check_payload(payload, opening.binding)
         try:
             async with asyncio.timeout(self._context.limits.handler_timeout_s):
                 reply = await self._unary[opening.method].handler(remote, payload)
@@ -483,11 +530,8 @@ class RpcServer:
 
     async def _run_stream(self, channel: Channel, opening: Opening, raw: bytes) -> None:
         ephemeral = EphemeralKey(self._context.random_bytes)
-        try:
-            shared = ephemeral.agree(opening.binding)
-        except MalformedMessage as error:
-            raise PeerRefusal(channel.peer_id, Reason.MALFORMED, str(error)) from error
-        answer = Answer(AnswerStatus.OK, compute_request_hash(raw), ephemeral.public, 0)
+        shared = ephemeral.agree(opening.binding)
+        answer = RpcAnswer(AnswerStatus.OK, compute_request_hash(raw), ephemeral.public, 0)
         raw_answer = seal_answer(self._context.key, answer)
         await channel.write(raw_answer)
         keys = derive_stream_keys(shared, opening=raw, answer=raw_answer)
@@ -509,13 +553,6 @@ class RpcServer:
             await stream.abort()
 
 
-def _decode(raw: bytes, remote: PeerId) -> Opening:
-    try:
-        return decode_opening(raw)
-    except MalformedMessage as error:
-        raise PeerRefusal(remote, Reason.MALFORMED, str(error)) from error
-
-
 async def _discard(channel: Channel, size: int) -> None:
     """Read what a refused client had already sent, within limits.
 
@@ -528,7 +565,7 @@ async def _discard(channel: Channel, size: int) -> None:
             size -= len(await channel.read_exactly(min(size, DISCARD_CHUNK)))
 
 
-async def _read_answer(channel: Channel, request_hash: bytes) -> tuple[bytes, Answer]:
+async def _read_answer(channel: Channel, request_hash: bytes) -> tuple[bytes, RpcAnswer]:
     """Return a positive answer, raw and parsed. Raises PeerRefusal, MalformedMessage."""
     raw = await channel.read_exactly(ANSWER_SIZE)
     answer = decode_answer(raw, server=channel.peer_id, request_hash=request_hash)
@@ -538,20 +575,7 @@ async def _read_answer(channel: Channel, request_hash: bytes) -> tuple[bytes, An
     return raw, answer
 
 
-async def _read_reply(channel: Channel, answer: Answer) -> bytes:
+async def _read_reply(channel: Channel, answer: RpcAnswer) -> bytes:
     payload = await channel.read_exactly(answer.payload_size)
     check_payload(payload, answer.binding)
     return payload
-
-
-async def _send_answer(channel: Channel, key: PeerKey, raw: bytes, *, payload: bytes) -> None:
-    answer = Answer(AnswerStatus.OK, compute_request_hash(raw), hash_payload(payload), len(payload))
-    await channel.write(seal_answer(key, answer) + payload)
-
-
-async def _send_refusal(channel: Channel, key: PeerKey, raw: bytes, refusal: PeerRefusal) -> None:
-    payload = encode_refusal(refusal.reason, refusal.detail)
-    answer = Answer(
-        AnswerStatus.REFUSED, compute_request_hash(raw), hash_payload(payload), len(payload)
-    )
-    await channel.write(seal_answer(key, answer) + payload)

@@ -1,7 +1,7 @@
-"""What a server asks of a request before any handler runs, and what it lets one peer use.
+"""The checks of a request before its handler runs, and the limits of what one peer may use.
 
-Pure: the clock is an argument. Every table here is bounded, and a full table refuses the
-newcomer instead of forgetting what it must remember.
+Pure: the clock is an argument. Every table is bounded. A full table refuses the new entry instead
+of forgetting an old one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from keys.errors import BadSignature
 from keys.peer import PeerId
 from mesh.errors import PeerRefusal
 from mesh.p2p.rpc_wire import Opening, check_opening
+from mesh.token_bucket import TokenBucket
 
 TIME_WINDOW_MS = 30_000
 MAX_NONCES = 65_536
@@ -25,7 +26,9 @@ RESERVED_DIVISOR = 4
 """One part in so many of every shared limit is kept for members: strangers cost nothing to make."""
 
 IsMember = Callable[[PeerId], bool]
-"""Who has a share of the limits that no stranger can take; quick, and asked at every opening."""
+"""Whether a peer may use the share of the limits that is kept for members. It is called for every
+opening, so it is fast.
+"""
 
 
 class Reason(StrEnum):
@@ -70,33 +73,51 @@ class RpcLimits:
     idle_timeout_s: float = 300.0
 
 
-class SharedLimit:
-    """How much of something all peers hold together, and strangers among them.
+class Slots:
+    """How much of something each peer holds, all peers together, and strangers among them.
 
-    Without ``is_member`` everybody is equal.
+    Without ``is_member`` all peers are equal.
     """
 
-    def __init__(self, total: int, *, is_member: IsMember | None) -> None:
+    def __init__(self, *, per_peer: int, total: int, is_member: IsMember | None = None) -> None:
         self._is_member = is_member
+        self._max_per_peer = per_peer
         self._max_total = total
         self._max_strangers = total - total // RESERVED_DIVISOR
+        self._held: Counter[PeerId] = Counter()
         self._total = 0
         self._strangers = 0
 
-    def take(self, peer: PeerId) -> bool | None:
-        """Take one; return whether it is a stranger's, for ``give_back``. None: there is none."""
+    @contextmanager
+    def hold(self, peer: PeerId) -> Iterator[None]:
+        """Hold one while the block runs. Raises PeerRefusal when none is free."""
+        is_stranger = self.take(peer, "too many at once")
+        try:
+            yield
+        finally:
+            self.give_back(peer, is_stranger=is_stranger)
+
+    def take(self, peer: PeerId, detail: str) -> bool:
+        """Take one; return whether it is a stranger's, for ``give_back``. Raises PeerRefusal."""
         is_stranger = self._is_member is not None and not self._is_member(peer)
-        is_full = is_stranger and self._strangers >= self._max_strangers
-        if is_full or self._total >= self._max_total:
-            return None
+        if (
+            self._held[peer] >= self._max_per_peer
+            or self._total >= self._max_total
+            or (is_stranger and self._strangers >= self._max_strangers)
+        ):
+            raise PeerRefusal(peer, Reason.BUSY, detail)
+        self._held[peer] += 1
         self._total += 1
         self._strangers += is_stranger
         return is_stranger
 
-    def give_back(self, *, is_stranger: bool) -> None:
-        # As it was taken: a peer may become a member, or cease to be one, meanwhile.
+    def give_back(self, peer: PeerId, *, is_stranger: bool) -> None:
+        # By the value of ``take``: a peer may have become a member since, or ceased to be one.
         self._total -= 1
         self._strangers -= is_stranger
+        self._held[peer] -= 1
+        if not self._held[peer]:
+            del self._held[peer]
 
 
 class NonceCache:
@@ -109,23 +130,17 @@ class NonceCache:
         max_per_peer: int = MAX_NONCES_PER_PEER,
         is_member: IsMember | None = None,
     ) -> None:
-        self._limit = SharedLimit(max_nonces, is_member=is_member)
-        self._max_per_peer = max_per_peer
+        self._slots = Slots(per_peer=max_per_peer, total=max_nonces, is_member=is_member)
         self._seen: OrderedDict[tuple[PeerId, bytes], tuple[int, bool]] = OrderedDict()
-        self._per_peer: Counter[PeerId] = Counter()
 
     def remember(self, peer: PeerId, nonce: bytes, *, now_ms: int) -> None:
         """Note a nonce. Raises PeerRefusal when it was seen, or when there is no room."""
         self._forget_expired(now_ms)
         if (peer, nonce) in self._seen:
             raise PeerRefusal(peer, Reason.REPLAYED)
-        is_over = self._per_peer[peer] >= self._max_per_peer
-        is_stranger = None if is_over else self._limit.take(peer)
-        if is_stranger is None:
-            raise PeerRefusal(peer, Reason.BUSY, "too many requests within the time window")
+        is_stranger = self._slots.take(peer, "too many requests within the time window")
         # A request may be dated up to one window ahead, so it stays fresh for two.
         self._seen[peer, nonce] = (now_ms + 2 * TIME_WINDOW_MS, is_stranger)
-        self._per_peer[peer] += 1
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -136,60 +151,30 @@ class NonceCache:
             if expires_ms >= now_ms:
                 return
             del self._seen[peer, nonce]
-            self._limit.give_back(is_stranger=is_stranger)
-            self._per_peer[peer] -= 1
-            if not self._per_peer[peer]:
-                del self._per_peer[peer]
+            self._slots.give_back(peer, is_stranger=is_stranger)
 
 
-class TokenBuckets:
+class PeerBuckets:
     """One token bucket per peer; of too many peers the least recently seen is forgotten."""
 
     def __init__(self, *, rate: float, burst: int, max_peers: int = MAX_TRACKED_PEERS) -> None:
         self._rate = rate
         self._burst = burst
         self._max_peers = max_peers
-        self._buckets: OrderedDict[PeerId, tuple[float, int]] = OrderedDict()
+        self._buckets: OrderedDict[PeerId, TokenBucket] = OrderedDict()
 
     def take(self, peer: PeerId, *, now_ms: int) -> None:
         """Take one token. Raises PeerRefusal when the peer has none left."""
-        tokens, last_ms = self._buckets.pop(peer, (float(self._burst), now_ms))
-        elapsed_s = max(0, now_ms - last_ms) / 1000
-        tokens = min(float(self._burst), tokens + elapsed_s * self._rate)
-        allowed = tokens >= 1.0
-        self._buckets[peer] = (tokens - 1.0 if allowed else tokens, now_ms)
-        while len(self._buckets) > self._max_peers:
+        now_s = now_ms / 1000
+        bucket = self._buckets.pop(peer, None) or TokenBucket(self._rate, self._burst, now_s)
+        self._buckets[peer] = bucket
+        if len(self._buckets) > self._max_peers:
             self._buckets.popitem(last=False)
-        if not allowed:
+        if bucket.take(now_s=now_s):
             raise PeerRefusal(peer, Reason.RATE, f"more than {self._rate:g} requests a second")
 
     def __len__(self) -> int:
         return len(self._buckets)
-
-
-class Slots:
-    """How many of something run at once, per peer and in all."""
-
-    def __init__(self, *, per_peer: int, total: int, is_member: IsMember | None = None) -> None:
-        self._max_per_peer = per_peer
-        self._limit = SharedLimit(total, is_member=is_member)
-        self._held: Counter[PeerId] = Counter()
-
-    @contextmanager
-    def hold(self, peer: PeerId) -> Iterator[None]:
-        """Hold one slot. Raises PeerRefusal when none is free."""
-        is_over = self._held[peer] >= self._max_per_peer
-        is_stranger = None if is_over else self._limit.take(peer)
-        if is_stranger is None:
-            raise PeerRefusal(peer, Reason.BUSY, "too many at once")
-        self._held[peer] += 1
-        try:
-            yield
-        finally:
-            self._limit.give_back(is_stranger=is_stranger)
-            self._held[peer] -= 1
-            if not self._held[peer]:
-                del self._held[peer]
 
 
 class RequestGuard:
@@ -206,7 +191,7 @@ class RequestGuard:
         self._own = own
         self._started_ms = started_ms
         self._nonces = NonceCache(is_member=is_member)
-        self._buckets = TokenBuckets(rate=limits.requests_per_second, burst=limits.burst)
+        self._buckets = PeerBuckets(rate=limits.requests_per_second, burst=limits.burst)
 
     def check(
         self,

@@ -110,7 +110,7 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RpcAnswer:
     """One signed reply: everything but its payload."""
 
     status: AnswerStatus
@@ -145,20 +145,8 @@ def decode_opening(raw: bytes) -> Opening:
     """Parse an opening; its signature is checked by ``check_opening``. Raises MalformedMessage."""
     if len(raw) != OPENING_SIZE:
         raise MalformedMessage(f"an opening has {OPENING_SIZE} bytes")
-    (
-        magic,
-        version,
-        kind,
-        method_size,
-        method,
-        network_id,
-        client,
-        server,
-        time_ms,
-        nonce,
-        binding,
-        payload_size,
-    ) = _OPENING.unpack_from(raw)
+    magic, version, kind, method_size, method, network_id, *rest = _OPENING.unpack_from(raw)
+    client, server, time_ms, nonce, binding, payload_size = rest
     if magic != _OPENING_MAGIC or version != VERSION:
         raise MalformedMessage("not an opening of this version")
     return Opening(
@@ -184,7 +172,7 @@ def compute_request_hash(raw_opening: bytes) -> bytes:
     return hashlib.sha256(_REQUEST_HASH_TAG + raw_opening).digest()
 
 
-def seal_answer(key: PeerKey, answer: Answer) -> bytes:
+def seal_answer(key: PeerKey, answer: RpcAnswer) -> bytes:
     """Return the ``ANSWER_SIZE`` signed bytes."""
     unsigned = _ANSWER.pack(
         _ANSWER_MAGIC,
@@ -197,7 +185,7 @@ def seal_answer(key: PeerKey, answer: Answer) -> bytes:
     return unsigned + key.sign(_ANSWER_TAG + unsigned)
 
 
-def decode_answer(raw: bytes, *, server: PeerId, request_hash: bytes) -> Answer:
+def decode_answer(raw: bytes, *, server: PeerId, request_hash: bytes) -> RpcAnswer:
     """Parse an answer of ``server`` to that request and verify it.
 
     Raises MalformedMessage: another peer's signature, another request's answer, or a size
@@ -214,7 +202,7 @@ def decode_answer(raw: bytes, *, server: PeerId, request_hash: bytes) -> Answer:
         server.check_signature(_ANSWER_TAG + raw[:-SIGNATURE_SIZE], raw[-SIGNATURE_SIZE:])
     except BadSignature as error:
         raise MalformedMessage("the answer is not signed by the peer that was asked") from error
-    answer = Answer(_enum(AnswerStatus, status), answered_hash, binding, payload_size)
+    answer = RpcAnswer(_enum(AnswerStatus, status), answered_hash, binding, payload_size)
     limit = MAX_UNARY_SIZE if answer.status is AnswerStatus.OK else MAX_REFUSAL_SIZE
     if payload_size > limit:
         raise MalformedMessage(f"an answer of {payload_size} bytes is over {limit}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from keys.peer import PeerId
 from mesh.errors import NoRoute
 from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 
 MAX_ROUTE_HOPS = 32
 DEFAULT_HOP_S = 0.001
@@ -32,14 +33,6 @@ class RouteServer:
     hop_s: float = DEFAULT_HOP_S
 
 
-@dataclass(frozen=True, slots=True)
-class RouteHop:
-    """One part of a route."""
-
-    peer_id: PeerId
-    span: LayerSpan
-
-
 @dataclass(order=True, slots=True)
 class _Label:
     """A partial route. ``order`` makes the heap's choice between equals deterministic."""
@@ -47,7 +40,7 @@ class _Label:
     cost_s: float
     order: int
     layer: int = field(compare=False)
-    hops: tuple[RouteHop, ...] = field(compare=False)
+    hops: tuple[Hop, ...] = field(compare=False)
 
 
 def plan_route(
@@ -57,7 +50,7 @@ def plan_route(
     max_layers_per_hop: int | None = None,
     exclude: Collection[PeerId] = (),
     cache_tokens: int = 0,
-) -> tuple[RouteHop, ...]:
+) -> tuple[Hop, ...]:
     """Return the cheapest chain of distinct servers that covers every layer once.
 
     The cost of a hop is its travel time plus its layers' computing time; a server without
@@ -91,7 +84,7 @@ def _extend(
     num_layers: int,
     max_layers_per_hop: int | None,
     cache_tokens: int,
-) -> list[tuple[RouteHop, float]]:
+) -> list[tuple[Hop, float]]:
     """Return every hop that may follow, with its cost in seconds."""
     used = {hop.peer_id for hop in label.hops}
     options = []
@@ -105,7 +98,7 @@ def _extend(
         penalty = FULL_CACHE_PENALTY if server.free_cache_tokens < cache_tokens else 1.0
         for end in range(label.layer + 1, limit + 1):
             cost_s = penalty * (server.hop_s + (end - label.layer) * layer_s)
-            options.append((RouteHop(server.peer_id, LayerSpan(label.layer, end)), cost_s))
+            options.append((Hop(server.peer_id, LayerSpan(label.layer, end)), cost_s))
     return options
 
 

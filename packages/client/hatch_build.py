@@ -15,6 +15,7 @@ MODULES = (
     "mesh/client/http.py",
     "mesh/inference/__init__.py",
     "mesh/inference/sampling.py",
+    "mesh/inference/tokens.py",
 )
 COPIES = "src"
 

@@ -10,8 +10,9 @@ import typer
 from subnet.cli.console import emit, say, say_if_slow
 
 if TYPE_CHECKING:
-    from mesh.client.client import Piece, Prompt, Trace
+    from mesh.client.client import Prompt
     from mesh.inference.sampling import Sampling
+    from mesh.inference.tokens import Token, Trace
     from subnet.run_client import ClientConfig
 
 
@@ -91,7 +92,7 @@ async def _ask(
     max_new_tokens: int,
     max_layers_per_hop: int | None,
     is_streaming: bool,
-) -> list[Piece]:
+) -> list[Token]:
     import sys
     from contextlib import AsyncExitStack
 
@@ -115,7 +116,7 @@ async def _ask(
     return pieces
 
 
-def _finish(pieces: list[Piece], *, as_json: bool, trace: bool) -> None:
+def _finish(pieces: list[Token], *, as_json: bool, trace: bool) -> None:
     import json
 
     last = pieces[-1]
@@ -127,7 +128,7 @@ def _finish(pieces: list[Piece], *, as_json: bool, trace: bool) -> None:
                     "token_ids": [piece.token_id for piece in pieces],
                     "finish_reason": last.finish_reason,
                     "route": [
-                        {"peer_id": str(hop.peer_id), "blocks": [hop.span.start, hop.span.end]}
+                        {"peer_id": hop.peer_id, "blocks": [hop.start, hop.end]}
                         for hop in last.trace.route
                     ],
                     "reroutes": last.trace.reroutes,
@@ -143,7 +144,7 @@ def _finish(pieces: list[Piece], *, as_json: bool, trace: bool) -> None:
 
 def describe_trace(trace: Trace) -> str:
     """Return the route and the speed of an answer in one line."""
-    hops = " → ".join(f"{hop.span} at …{str(hop.peer_id)[-6:]}" for hop in trace.route)
+    hops = " → ".join(f"{hop.start}:{hop.end} at …{hop.peer_id[-6:]}" for hop in trace.route)
     speed = trace.tokens_per_second
     rate = "" if speed is None else f", {speed:.0f} tokens/s"
     return f"route {hops}; {trace.tokens} tokens{rate}; {trace.reroutes} re-routes"

@@ -22,7 +22,7 @@ from consensus.protocol_params import ConsensusParams
 from consensus.types import EpochPosition, LayerRange
 from mesh.inference.accounts import Accounts, IsMember
 from mesh.inference.engine import Engine, EngineLimits
-from mesh.inference.server import SessionServer
+from mesh.inference.session_server import SessionServer
 from mesh.model.abandon import CheckWanted, run_abandonable
 from mesh.model.weights import load_shard
 from mesh.p2p.interface import Host

@@ -87,7 +87,7 @@ async def _ask(config: Message, send: Send) -> None:
                     {
                         "kind": "answered",
                         "route": [
-                            {"peer_id": str(hop.peer_id), "blocks": [hop.span.start, hop.span.end]}
+                            {"peer_id": hop.peer_id, "blocks": [hop.start, hop.end]}
                             for hop in piece.trace.route
                         ],
                         "tokens_per_second": piece.trace.tokens_per_second,

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
 from mesh.api.backend import (
     ChatMessage,
     Finished,
-    FinishReason,
     Generated,
     GenerateRequest,
     PromptScored,
     Routed,
-    Sampling,
 )
 from mesh.api.mesh_backend import MeshBackend
 from mesh.assets import shipped_model_path
 from mesh.errors import InvalidRequest, NoRoute
+from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import Finish
 from tests.mesh.client.conftest import Swarm
 from tests.support.local_backend import LocalBackend
 
@@ -79,7 +80,13 @@ async def collect(backend, request):
 
 
 def tokens_of(pieces):
-    return [token for piece in pieces if isinstance(piece, Generated) for token in piece.tokens]
+    """The tokens without what was measured of them."""
+    return [
+        replace(token, times_us=())
+        for piece in pieces
+        if isinstance(piece, Generated)
+        for token in piece.tokens
+    ]
 
 
 async def test_an_answer_is_routed_generated_finished(open_world):
@@ -87,7 +94,7 @@ async def test_an_answer_is_routed_generated_finished(open_world):
     pieces = await collect(world.backend, await make_request(world.backend))
     assert isinstance(pieces[0], Routed) and isinstance(pieces[-1], Finished)
     assert all(isinstance(piece, Generated) for piece in pieces[1:-1])
-    assert pieces[-1].reason is FinishReason.LENGTH and len(tokens_of(pieces)) == 12
+    assert pieces[-1].reason is Finish.LENGTH and len(tokens_of(pieces)) == 12
     (model,) = await world.backend.list_models()
     for route in (pieces[0].route, pieces[-1].route):
         assert route[0].start == 0 and route[-1].end == model.num_layers
@@ -99,9 +106,9 @@ async def test_the_end_token_is_marked_scored_and_without_text(open_world):
     request = await make_request(world.backend, alternatives=1, max_new_tokens=400)
     pieces = await collect(world.backend, request)
     *before, end = tokens_of(pieces)
-    assert pieces[-1].reason is FinishReason.STOP
-    assert end.is_end and end.text == "" and end.raw and end.logprob is not None
-    assert not any(token.is_end for token in before)
+    assert pieces[-1].reason is Finish.STOP
+    assert end.finish is Finish.STOP and end.text == "" and end.raw and end.logprob is not None
+    assert not any(token.finish is Finish.STOP for token in before)
 
 
 async def test_the_texts_and_the_bytes_of_all_tokens_agree(open_world):
@@ -109,7 +116,7 @@ async def test_the_texts_and_the_bytes_of_all_tokens_agree(open_world):
     request = await make_request(world.backend, max_new_tokens=60)
     tokens = tokens_of(await collect(world.backend, request))
     text = "".join(token.text for token in tokens)
-    raw = b"".join(token.raw for token in tokens if not token.is_end)
+    raw = b"".join(token.raw for token in tokens if token.finish is not Finish.STOP)
     assert text and raw.decode("utf-8", "ignore") == text
 
 
@@ -127,10 +134,10 @@ async def test_scores_come_as_asked_the_likeliest_first(open_world, wanted):
     request = await make_request(world.backend, alternatives=wanted, max_new_tokens=4)
     for token in tokens_of(await collect(world.backend, request)):
         assert (token.logprob is None) == (wanted is None)
-        assert len(token.alternatives) == (wanted or 0)
-        scores = [alternative.logprob for alternative in token.alternatives]
+        assert len(token.top_logprobs) == (wanted or 0)
+        scores = [alternative.logprob for alternative in token.top_logprobs]
         assert scores == sorted(scores, reverse=True)
-        assert not scores or token.alternatives[0].name == token.name
+        assert not scores or token.top_logprobs[0].name == token.name
 
 
 async def test_a_prompt_can_be_scored_with_and_without_an_answer(open_world):
@@ -144,9 +151,9 @@ async def test_a_prompt_can_be_scored_with_and_without_an_answer(open_world):
         assert tuple(token.token_id for token in scored.tokens) == request.prompt_ids
         assert scored.tokens[0].logprob is None
         assert all(token.logprob <= 0 for token in scored.tokens[1:])
-        assert all(len(token.alternatives) == 2 for token in scored.tokens[1:])
+        assert all(len(token.top_logprobs) == 2 for token in scored.tokens[1:])
         assert len(tokens_of(pieces)) == new_tokens
-        assert pieces[-1].reason is FinishReason.LENGTH
+        assert pieces[-1].reason is Finish.LENGTH
 
 
 async def test_closing_frees_everything(open_world):

@@ -10,20 +10,17 @@ from dataclasses import dataclass, field, replace
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mesh.api.backend import (
-    Alternative,
     ChatMessage,
     Finished,
-    FinishReason,
     Generated,
     GenerateRequest,
-    Hop,
     Piece,
     PromptScored,
     Routed,
     ServedModel,
-    Token,
 )
 from mesh.errors import InvalidRequest, NoRoute
+from mesh.inference.tokens import Alternative, Finish, Token, TracedHop
 
 MODEL = "mesh/echo"
 CONTEXT = 512
@@ -33,8 +30,8 @@ ANSWER = (
     "An epoch has four phases: propose, commit, reveal, score. Größe zählt nicht, 数 auch nicht. "
     "Every hoster commits before anyone reveals, so nobody can copy. 🐟 That is all."
 )
-ROUTE = (Hop("12D3KooWFirst", 0, 3, 1.25), Hop("12D3KooWSecond", 3, 6, 2.5))
-OTHER_ROUTE = (Hop("12D3KooWThird", 0, 6, 4.0),)
+ROUTE = (TracedHop("12D3KooWFirst", 0, 3, 1.25), TracedHop("12D3KooWSecond", 3, 6, 2.5))
+OTHER_ROUTE = (TracedHop("12D3KooWThird", 0, 6, 4.0),)
 
 
 def make_tokenizer() -> Tokenizer:
@@ -134,10 +131,10 @@ class LocalBackend:
             await asyncio.sleep(self.delay_s)
             padded = replace(token, text=token.text + " " * self.token_padding)
             yield Generated((padded,))
-        reason = FinishReason.STOP if END in wanted else FinishReason.LENGTH
+        reason = Finish.STOP if END in wanted else Finish.LENGTH
         yield Finished(reason, () if self.alternates_routes else self._final_route())
 
-    def _final_route(self) -> tuple[Hop, ...]:
+    def _final_route(self) -> tuple[TracedHop, ...]:
         return ROUTE if self.reroute_after is None else OTHER_ROUTE
 
     def _choose(self, request: GenerateRequest) -> list[int]:
@@ -160,8 +157,8 @@ class LocalBackend:
             else replace(
                 token,
                 logprob=-0.25,
-                alternatives=tuple(
-                    Alternative(self._raw(wanted), -0.25 - place_of / 4)
+                top_logprobs=tuple(
+                    Alternative(wanted, -0.25 - place_of / 4, self._raw(wanted))
                     for place_of, wanted in enumerate(
                         [token.token_id, 65, 66, 67][: request.alternatives]
                     )
@@ -181,7 +178,8 @@ class LocalBackend:
                 text = ""
             else:
                 pending = b""
-            tokens.append(Token(token_id, text, raw, is_end=token_id == END))
+            finish = Finish.STOP if token_id == END else Finish.NOT_YET
+            tokens.append(Token(token_id, text=text, raw=raw, finish=finish))
         return tuple(tokens)
 
     def _raw(self, token_id: int) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from keys.peer import PeerKey
 from mesh.assets import SHIPPED_MODEL_NAME, shipped_model_path
 from mesh.inference.engine import Engine
-from mesh.inference.server import SessionServer
+from mesh.inference.session_server import SessionServer
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.weights import load_shard

@@ -19,7 +19,7 @@ from mesh.api.errors import (
     UnknownKeyName,
 )
 from mesh.api.keys_file import KEY_PREFIX, create_key, read_keys, revoke_key
-from mesh.api.rate_limit import Bucket, Rate
+from mesh.api.rate_limit import Rate
 from mesh.api.server import ServeConfig, check_bind, is_loopback, open_gateway
 from tests.support.http_checks import check_error
 from tests.support.local_backend import MODEL
@@ -194,7 +194,7 @@ async def test_one_key_cannot_take_every_place(open_api, backend, keys_file):
 
 
 def test_a_bucket_refills_evenly_and_holds_no_more_than_its_burst():
-    bucket = Bucket.full(Rate(per_minute=60, burst=2), now_s=0.0)
+    bucket = Rate(per_minute=60, burst=2).make_bucket(now_s=0.0)
     assert [bucket.take(now_s=0.0) for _ in range(3)] == [0, 0, 1]
     assert bucket.take(now_s=1.0) == 0
     assert [bucket.take(now_s=100.0) for _ in range(3)] == [0, 0, 1]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.api.backend import Token
-from mesh.api.stops import StopMatcher
+from mesh.api.stops import TokenStops
+from mesh.inference.tokens import Token
 
 
 def run(pieces: list[str], stops: tuple[str, ...]) -> tuple[str, bool]:
-    matcher = StopMatcher(stops)
+    matcher = TokenStops(stops)
     shown = ""
     for number, piece in enumerate(pieces):
-        shown += "".join(token.text for token in matcher.feed([Token(number, piece)]))
+        shown += "".join(token.text for token in matcher.feed([Token(number, text=piece)]))
         if matcher.is_stopped:
             return shown, True
     return shown + "".join(token.text for token in matcher.flush()), False
@@ -39,15 +39,15 @@ def test_what_is_shown_is_the_text_before_the_first_stop(pieces, stops):
 
 @given(st.lists(st.text("abc", max_size=3), max_size=12))
 def test_without_stops_nothing_is_held_back(pieces):
-    matcher = StopMatcher(())
+    matcher = TokenStops(())
     for number, piece in enumerate(pieces):
-        assert [token.text for token in matcher.feed([Token(number, piece)])] == [piece]
+        assert [token.text for token in matcher.feed([Token(number, text=piece)])] == [piece]
 
 
 def test_a_beginning_of_a_stop_waits_and_is_shown_if_it_was_none():
-    matcher = StopMatcher(("END",))
-    assert matcher.feed([Token(1, "a E")]) == ()
-    assert [token.text for token in matcher.feed([Token(2, "N"), Token(3, "X")])] == [
+    matcher = TokenStops(("END",))
+    assert matcher.feed([Token(1, text="a E")]) == ()
+    assert [token.text for token in matcher.feed([Token(2, text="N"), Token(3, text="X")])] == [
         "a E",
         "N",
         "X",
@@ -55,13 +55,13 @@ def test_a_beginning_of_a_stop_waits_and_is_shown_if_it_was_none():
 
 
 def test_a_token_across_the_cut_is_shortened_and_keeps_its_score():
-    matcher = StopMatcher(("lo w",))
-    (token,) = matcher.feed([Token(1, "hello world", logprob=-1.0)])
+    matcher = TokenStops(("lo w",))
+    (token,) = matcher.feed([Token(1, text="hello world", logprob=-1.0)])
     assert (token.text, token.logprob, matcher.is_stopped) == ("hel", -1.0, True)
 
 
 def test_the_longest_stop_over_many_tokens_stays_quick():
-    matcher = StopMatcher(("a" * 511 + "b", "a" * 500 + "c"))
+    matcher = TokenStops(("a" * 511 + "b", "a" * 500 + "c"))
     for number in range(2000):
-        matcher.feed([Token(number, "a")])
+        matcher.feed([Token(number, text="a")])
     assert not matcher.is_stopped

@@ -14,11 +14,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from keys.peer import PeerKey
 from mesh.client.client import MeshClient
-from mesh.client.session import ClientTimeouts
+from mesh.client.route_session import ClientTimeouts
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.inference.engine import Engine, EngineLimits
 from mesh.inference.hops import SessionTimeouts
-from mesh.inference.server import SessionServer
+from mesh.inference.session_server import SessionServer
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.weights import load_shard

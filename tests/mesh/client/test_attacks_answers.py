@@ -7,21 +7,19 @@ import math
 
 import pytest
 
-from mesh.client.session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
+from mesh.client.route_session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
 from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import Alternative, Finish, Token
 from mesh.inference.wire import (
     SESSION_METHOD,
-    Finish,
-    Hop,
     OpenSession,
     ScoresFrame,
-    TokenFrame,
-    TokenScore,
     decode_open,
     encode_scores,
     encode_token,
 )
 from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 
 VOCABULARY = 259
 STOP = 2
@@ -59,7 +57,9 @@ async def collect(swarm, *tokens):
 
 
 def say(index, token_id=5, *, finish=Finish.NOT_YET, logprob=-1.0, top=()):
-    return TokenFrame(index, token_id, logprob, finish, top)
+    return Token(
+        token_id, logprob, tuple(Alternative(*pair) for pair in top), index=index, finish=finish
+    )
 
 
 async def test_honest_answers_pass(swarm):
@@ -103,7 +103,9 @@ async def test_impossible_answer_fails_the_hop(swarm, tokens):
 
 
 @pytest.mark.parametrize(
-    "score", [TokenScore(math.nan), TokenScore(-1.0, ((1, math.inf),))], ids=["nan", "alternative"]
+    "score",
+    [Token(7, math.nan), Token(7, -1.0, (Alternative(1, math.inf),))],
+    ids=["nan", "alternative"],
 )
 async def test_scores_that_are_no_numbers_fail_the_hop(swarm, score):
     frames = [encode_scores(ScoresFrame(1, (score, score)))]

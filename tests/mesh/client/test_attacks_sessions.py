@@ -10,23 +10,21 @@ import pytest
 
 from mesh.inference import engine as engine_module
 from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import (
     SESSION_METHOD,
-    Finish,
     FrameType,
     HiddenRows,
-    Hop,
     OpenSession,
     StepFrame,
-    TokenFrame,
     decode_error,
     decode_token,
     encode_open,
     encode_step,
     encode_token,
-    get_frame_type,
 )
 from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 
 HIDDEN = 48
 NUCLEUS = Sampling(temperature=1.0, top_p=0.5, seed=3)
@@ -63,7 +61,7 @@ async def check_serves(swarm, hoster, start):
     async with attack(swarm, hoster, start=start) as stream:
         if start:
             await stream.send(encode_step(make_step(bytes(4 * HIDDEN * 3))))
-        assert get_frame_type(await receive(stream)) is FrameType.TOKEN
+        assert FrameType((await receive(stream))[0]) is FrameType.TOKEN
 
 
 def make_step(data):
@@ -82,7 +80,7 @@ async def test_non_finite_hidden_states_end_their_own_session_only(swarm, sampli
     hoster = await swarm.add_hoster(3, 6)
     async with attack(swarm, hoster, start=3, sampling=sampling) as stream:
         await stream.send(encode_step(make_step(value * HIDDEN * 3)))
-        assert get_frame_type(await receive(stream)) in (FrameType.TOKEN, FrameType.ERROR)
+        assert FrameType((await receive(stream))[0]) in (FrameType.TOKEN, FrameType.ERROR)
     await check_serves(swarm, hoster, 3)
 
 
@@ -145,7 +143,7 @@ async def betray(swarm, hoster, say, *, stays=True):
 
 
 def make_token(index, token_id=7, finish=Finish.NOT_YET):
-    return encode_token(TokenFrame(index, token_id, -1.0, finish, (), (1, 1)))
+    return encode_token(Token(token_id, -1.0, index=index, finish=finish, times_us=(1, 1)))
 
 
 @pytest.mark.parametrize(

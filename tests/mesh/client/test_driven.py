@@ -8,22 +8,25 @@ import contextlib
 import numpy as np
 import pytest
 
-from mesh.client.driven import DrivenText
+from mesh.client.driven_text import DrivenText
 from mesh.client.texts import TextBatch
 from mesh.errors import InvalidRequest, StreamBroken
-from mesh.inference.drive_wire import (
+from mesh.inference.engine import EngineLimits
+from mesh.inference.hops import SessionTimeouts
+from mesh.inference.wire import (
     DRIVE_METHOD,
     DriveSession,
     FeedFrame,
+    HiddenRows,
+    StepFrame,
+    decode_error,
     decode_logits,
     encode_drive,
     encode_driven_step,
     encode_feed,
 )
-from mesh.inference.engine import EngineLimits
-from mesh.inference.hops import SessionTimeouts
-from mesh.inference.wire import HiddenRows, Hop, StepFrame, decode_error
 from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 
 TEXT = [1, 17, 90, 4, 201, 33, 8, 64, 250, 12, 77]
 SPANS = {1: [(0, 6)], 2: [(0, 3), (3, 6)], 3: [(0, 2), (2, 4), (4, 6)]}

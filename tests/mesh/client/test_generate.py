@@ -9,12 +9,15 @@ from contextlib import aclosing
 import pytest
 import torch
 
+from keys.peer import PeerKey
 from mesh.client.client import RoutingOptions
-from mesh.client.session import ClientTimeouts
-from mesh.errors import InvalidRequest, NoRoute, SessionLost
+from mesh.client.route_session import ClientTimeouts
+from mesh.errors import InvalidRequest, NoRoute, PeerRefusal, PeerTimeout, SessionLost
 from mesh.inference.engine import EngineLimits
 from mesh.inference.hops import SessionTimeouts
+from mesh.inference.refusals import RefusalReason, find_loss_reason, read_reason
 from mesh.inference.sampling import Sampling
+from mesh.p2p.rpc_guard import Reason
 from mesh.routing.heartbeat import ServerState
 
 PROMPT = "How does one epoch work?"
@@ -76,7 +79,7 @@ async def test_answer_equals_transformers_over_one_two_and_three_ranges(swarm, r
         assert pieces[-1].finish_reason == "length"
         assert all(piece.finish_reason is None for piece in pieces[:-1])
         trace = pieces[-1].trace
-        assert [len(hop.span) for hop in trace.route] == [e - s for s, e in splits]
+        assert [hop.end - hop.start for hop in trace.route] == [e - s for s, e in splits]
         # One time for each range, and the whole step.
         assert {len(times) for times in trace.hop_times_us} == {len(splits) + 1}
         assert trace.tokens_per_second > 0
@@ -145,7 +148,7 @@ async def test_dead_hop_re_routes_with_the_exact_same_text(swarm, dying):
     assert "".join(p.text for p in pieces) == "".join(p.text for p in expected)
     trace = pieces[-1].trace
     assert trace.reroutes >= 1
-    assert trace.route[dying].peer_id == swarm.hosters[3].key.peer_id
+    assert trace.route[dying].peer_id == str(swarm.hosters[3].key.peer_id)
     assert swarm.hosters[dying].key.peer_id in [peer for peer, _ in trace.failures]
 
 
@@ -167,9 +170,9 @@ async def test_stalled_hop_is_found_out_and_left_out(swarm):
                     # It keeps its streams open and neither computes nor answers.
                     others = [h.key.peer_id for h in swarm.hosters if h is not stalled]
                     stalled.engine._scheduler.take_batch = lambda: ()
-                    swarm.network.partition([*others, client._host.peer_id])
+                    swarm.network.partition([*others, client.host.peer_id])
     assert tokens_of(pieces) == expected
-    assert pieces[-1].trace.route[1].peer_id == swarm.hosters[2].key.peer_id
+    assert pieces[-1].trace.route[1].peer_id == str(swarm.hosters[2].key.peer_id)
 
 
 async def test_cancel_frees_the_cache_on_every_hop(swarm):
@@ -196,7 +199,7 @@ async def test_busy_hoster_is_left_for_another(swarm):
     async with contextlib.AsyncExitStack() as stack:
         client = await swarm.open_client(stack)
         pieces = await collect(client)
-        assert pieces[-1].trace.route[0].peer_id == swarm.hosters[1].key.peer_id
+        assert pieces[-1].trace.route[0].peer_id == str(swarm.hosters[1].key.peer_id)
 
 
 async def test_draining_hoster_finishes_its_answers_and_takes_no_new_ones(swarm):
@@ -210,9 +213,9 @@ async def test_draining_hoster_finishes_its_answers_and_takes_no_new_ones(swarm)
             async for piece in answer:
                 routes.append(piece.trace.route[0].peer_id)
                 old.server.drain()
-        assert routes == [old.key.peer_id] * 12
+        assert routes == [str(old.key.peer_id)] * 12
         pieces = await collect(client)
-        assert pieces[-1].trace.route[0].peer_id != old.key.peer_id
+        assert pieces[-1].trace.route[0].peer_id != str(old.key.peer_id)
 
 
 async def test_uncovered_layers_are_named(swarm):
@@ -241,6 +244,32 @@ async def test_retries_are_bounded(swarm):
         client = await swarm.open_client(stack)
         with pytest.raises(SessionLost, match="gave up after 3"):
             await collect(client, routing=RoutingOptions(max_reroutes=3))
+
+
+@pytest.mark.parametrize("max_reroutes", [2, 3])
+async def test_a_lost_session_carries_its_typed_reason(swarm, max_reroutes):
+    """Whether the last thing that was counted is the refusal, or that no other route is left."""
+    hoster = await swarm.add_hoster(0, 6, limits=EngineLimits(cache_tokens=8))
+    async with contextlib.AsyncExitStack() as stack:
+        client = await swarm.open_client(stack)
+        routing = RoutingOptions(max_reroutes=max_reroutes)
+        with pytest.raises(SessionLost) as lost:
+            await collect(client, routing=routing)
+        assert lost.value.reason is RefusalReason.BUSY
+        await hoster.stop()
+        swarm.hosters.clear()
+        with pytest.raises(SessionLost) as lost:
+            await collect(client, routing=routing)
+        assert lost.value.reason is RefusalReason.HOP_LOST
+
+
+def test_a_peers_full_limits_are_busy_and_words_of_another_version_are_a_failure():
+    peer = PeerKey(b"\1" * 32).peer_id
+    assert find_loss_reason(PeerRefusal(peer, Reason.BUSY)) is RefusalReason.BUSY
+    assert find_loss_reason(PeerRefusal(peer, Reason.RATE, "busy")) is RefusalReason.HOP_LOST
+    assert find_loss_reason(PeerTimeout(peer, "busy")) is RefusalReason.HOP_LOST
+    assert read_reason("wrong_range") is RefusalReason.WRONG_RANGE
+    assert read_reason("tired") is RefusalReason.FAILED
 
 
 @pytest.mark.parametrize(
@@ -284,7 +313,10 @@ async def test_logprobs_travel_with_the_tokens(swarm):
         client = await swarm.open_client(stack)
         for piece in await collect(client, sampling=sampling, count=5):
             assert len(piece.top_logprobs) == 3
-            assert piece.top_logprobs[0] == (piece.token_id, pytest.approx(piece.logprob, abs=1e-4))
+            assert piece.top_logprobs[0][:2] == (
+                piece.token_id,
+                pytest.approx(piece.logprob, abs=1e-4),
+            )
 
 
 @pytest.mark.parametrize("splits", [[(0, 6)], [(0, 3), (3, 6)], [(0, 2), (2, 4), (4, 6)]])
@@ -305,8 +337,9 @@ async def test_prompt_scores_equal_transformers(swarm, load_reference, chat_chec
         assert score.logprob == pytest.approx(
             float(expected[place, token_ids[place + 1]]), abs=1e-4
         )
-        assert score.top[0][0] == int(expected[place].argmax())
-        assert len(score.top) == 2
+        assert score.token_id == token_ids[place + 1]
+        assert score.top_logprobs[0].token_id == int(expected[place].argmax())
+        assert len(score.top_logprobs) == 2
 
 
 async def test_slow_reader_holds_up_only_its_own_answer(swarm):

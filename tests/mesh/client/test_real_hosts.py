@@ -15,7 +15,7 @@ from keys.peer import PeerKey
 from mesh.client.client import MeshClient, RoutingOptions
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.inference.engine import Engine
-from mesh.inference.server import SessionServer
+from mesh.inference.session_server import SessionServer
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.weights import load_shard
@@ -126,5 +126,5 @@ async def test_shipped_model_answers_exactly_over_two_real_hosters():
     assert "".join(piece.text for piece in pieces) == question["answer"]
     assert pieces[-1].finish_reason == "stop"
     trace = pieces[-1].trace
-    assert [hop.peer_id for hop in trace.route] == [first.peer_id, second.peer_id]
+    assert [hop.peer_id for hop in trace.route] == [str(first.peer_id), str(second.peer_id)]
     print(f"{trace.tokens} tokens, {trace.tokens_per_second:.0f} a second")

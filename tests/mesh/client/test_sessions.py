@@ -15,7 +15,6 @@ from mesh.inference.wire import (
     SESSION_METHOD,
     FrameType,
     HiddenRows,
-    Hop,
     OpenSession,
     StepFrame,
     decode_error,
@@ -24,9 +23,9 @@ from mesh.inference.wire import (
     encode_open,
     encode_step,
     encode_token,
-    get_frame_type,
 )
 from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 
 ROW = bytes(48 * 4)
 
@@ -195,7 +194,7 @@ async def test_not_a_number_ends_in_an_answer_not_in_a_crash(swarm):
         nans = memoryview(b"\xff" * (48 * 4 * 3))
         await stream.send(step(rows=3, data=nans))
         frame = await stream.receive()
-        assert get_frame_type(frame) in (FrameType.TOKEN, FrameType.ERROR)
+        assert FrameType(frame[0]) in (FrameType.TOKEN, FrameType.ERROR)
 
 
 async def test_client_that_talks_on_loses_its_session(swarm):
@@ -204,6 +203,6 @@ async def test_client_that_talks_on_loses_its_session(swarm):
         await stream.send(encode_open(request_for([hoster], max_new_tokens=250)))
         await stream.send(b"more")
         async with asyncio.timeout(5):
-            while get_frame_type(frame := await stream.receive()) is FrameType.TOKEN:
+            while (frame := await stream.receive())[0] == FrameType.TOKEN:
                 pass
         assert decode_error(frame).reason == "malformed"

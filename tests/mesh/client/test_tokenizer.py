@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mesh.client.stops import StopStrings
+from mesh.client.stops import StopMatcher
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.errors import InvalidRequest, ModelError, ModelFilesMissing
 
@@ -77,11 +77,11 @@ def test_model_without_template_or_tokenizer_says_so(chat_checkpoint, tmp_path):
 
 
 def test_stop_strings_across_pieces():
-    stops = StopStrings(["END", "N!"])
+    stops = StopMatcher(["END", "N!"])
     shown = [stops.feed(text) for text in ("aE", "N", "xEN", "D tail")]
     assert shown == ["a", "", "ENx", ""]
     assert stops.is_stopped
-    other = StopStrings(["END"])
+    other = StopMatcher(["END"])
     assert other.feed("the EN") + other.flush() == "the EN"
 
 

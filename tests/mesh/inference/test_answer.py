@@ -8,23 +8,24 @@ import pytest
 
 from keys.peer import PeerKey
 from mesh.errors import StreamBroken
-from mesh.inference.answer import Answer, AnswerAlone
+from mesh.inference.answer import AnswerAlone, AnswerState
 from mesh.inference.engine import StepOutput
-from mesh.inference.sampler import Sampled
 from mesh.inference.sampling import Sampling
-from mesh.inference.wire import Finish, Hop, OpenSession, decode_token
+from mesh.inference.tokens import Finish, Token
+from mesh.inference.wire import OpenSession, decode_token
 from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 
 WANTED = 20
 
 
 def make_output(token_id):
-    return StepOutput(None, Sampled(token_id, -0.5), (), 100)
+    return StepOutput(None, Token(token_id, -0.5), (), 100)
 
 
 def make_answer():
     route = (Hop(PeerKey(b"\1" * 32).peer_id, LayerSpan(0, 6)),)
-    return Answer(OpenSession(bytes(16), route, Sampling(), (1, 2, 3), WANTED))
+    return AnswerState(OpenSession(bytes(16), route, Sampling(), (1, 2, 3), WANTED))
 
 
 def run_to_the_end(alone):

@@ -9,10 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keys.peer import PeerId
-from mesh.inference.drive_wire import (
+from mesh.inference.refusals import Refused
+from mesh.inference.wire import (
     DriveSession,
     FeedFrame,
+    FrameType,
+    HiddenRows,
     LogitsFrame,
+    StepFrame,
     compute_max_logit_rows,
     decode_drive,
     decode_driven_step,
@@ -23,10 +27,9 @@ from mesh.inference.drive_wire import (
     encode_feed,
     encode_logits,
 )
-from mesh.inference.refusals import Refused
-from mesh.inference.wire import FrameType, HiddenRows, Hop, StepFrame
 from mesh.model.config import LayerSpan
 from mesh.p2p.interface import MAX_FRAME_SIZE
+from mesh.routing.hop import Hop
 
 ROUTE = (
     Hop(PeerId(b"a" * 32), LayerSpan(0, 3)),

@@ -71,7 +71,7 @@ def test_logprobs_are_of_the_model_not_of_the_sampler():
     (chosen,) = sample_rows(LOGITS[:1], [SampleRequest(sampling, 0)])
     expected = torch.log_softmax(LOGITS[0], dim=-1)
     assert chosen.logprob == pytest.approx(float(expected[chosen.token_id]), abs=1e-5)
-    assert [token for token, _ in chosen.top] == expected.topk(5).indices.tolist()
+    assert [other.token_id for other in chosen.top_logprobs] == expected.topk(5).indices.tolist()
 
 
 @pytest.mark.parametrize(

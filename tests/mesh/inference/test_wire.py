@@ -13,17 +13,14 @@ import pytest
 from keys.peer import PeerKey
 from mesh.inference.refusals import Refused
 from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token
 from mesh.inference.wire import (
     MAX_HOPS,
     ErrorFrame,
-    Finish,
     HiddenRows,
-    Hop,
     OpenSession,
     ScoresFrame,
     StepFrame,
-    TokenFrame,
-    TokenScore,
     decode_bind,
     decode_error,
     decode_open,
@@ -38,6 +35,7 @@ from mesh.inference.wire import (
     encode_token,
 )
 from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 
 PEERS = [PeerKey(bytes([i]) * 32).peer_id for i in range(1, 4)]
 ROUTE = (Hop(PEERS[0], LayerSpan(0, 2)), Hop(PEERS[1], LayerSpan(2, 6)))
@@ -51,8 +49,15 @@ OPEN = OpenSession(
     hop_index=1,
 )
 STEP = StepFrame(7, HiddenRows(2, "float32", bytes(range(64))), (5, 6))
-TOKEN = TokenFrame(9, 130, -1.5, Finish.STOP, ((3, -0.5), (4, -2.0)), (100, 200, 400))
-SCORES = ScoresFrame(4, (TokenScore(-0.5, ((1, -0.5),)), TokenScore(-2.0, ((9, -0.25),))))
+
+
+def score(logprob, *top):
+    return Token(NOT_TOLD, logprob, tuple(Alternative(*pair) for pair in top))
+
+
+TOP = (Alternative(3, -0.5), Alternative(4, -2.0))
+TOKEN = Token(130, -1.5, TOP, index=9, finish=Finish.STOP, times_us=(100, 200, 400))
+SCORES = ScoresFrame(4, (score(-0.5, (1, -0.5)), score(-2.0, (9, -0.25))))
 ERROR = ErrorFrame("busy", "64 sessions are open", 1)
 
 
@@ -70,9 +75,11 @@ def test_extreme_log_probabilities_end_no_batch(value):
     """A hoster before this one decides what the logits are."""
     largest = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
     expected = value if math.isinf(value) else math.copysign(largest, value)
-    token = decode_token(encode_token(replace(TOKEN, logprob=value, top=((3, value),))))
-    assert (token.logprob, token.top) == (expected, ((3, expected),))
-    scores = ScoresFrame(4, (TokenScore(value, ((1, value),)),))
+    token = decode_token(
+        encode_token(replace(TOKEN, logprob=value, top_logprobs=(Alternative(3, value),)))
+    )
+    assert (token.logprob, token.top_logprobs) == (expected, (Alternative(3, expected),))
+    scores = ScoresFrame(4, (score(value, (1, value)),))
     assert decode_scores(encode_scores(scores)).scores[0].logprob == expected
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from mesh.errors import PeerRefusal
-from mesh.p2p.rpc_guard import TIME_WINDOW_MS, NonceCache, Slots, TokenBuckets
+from mesh.p2p.rpc_guard import TIME_WINDOW_MS, NonceCache, PeerBuckets, Slots
 from tests.support.p2p import make_key
 
 ALICE, BOB, CAROL = (make_key(name).peer_id for name in ("alice", "bob", "carol"))
@@ -54,7 +54,7 @@ def test_a_full_nonce_cache_refuses_instead_of_forgetting() -> None:
 
 
 def test_a_bucket_refills_with_time_up_to_its_burst() -> None:
-    buckets = TokenBuckets(rate=2.0, burst=3)
+    buckets = PeerBuckets(rate=2.0, burst=3)
     for _ in range(3):
         buckets.take(ALICE, now_ms=0)
     with pytest.raises(PeerRefusal, match="rate"):
@@ -70,14 +70,14 @@ def test_a_bucket_refills_with_time_up_to_its_burst() -> None:
 
 
 def test_a_clock_that_steps_back_grants_nothing() -> None:
-    buckets = TokenBuckets(rate=1.0, burst=1)
+    buckets = PeerBuckets(rate=1.0, burst=1)
     buckets.take(ALICE, now_ms=10_000)
     with pytest.raises(PeerRefusal, match="rate"):
         buckets.take(ALICE, now_ms=0)
 
 
 def test_the_buckets_of_many_peers_are_bounded() -> None:
-    buckets = TokenBuckets(rate=1.0, burst=1, max_peers=2)
+    buckets = PeerBuckets(rate=1.0, burst=1, max_peers=2)
     for peer in (ALICE, BOB, CAROL):
         buckets.take(peer, now_ms=0)
     assert len(buckets) == 2

@@ -19,7 +19,6 @@ from mesh.p2p.rpc_wire import (
     MAX_DETAIL_SIZE,
     OPENING_SIZE,
     TAG_SIZE,
-    Answer,
     AnswerStatus,
     EphemeralKey,
     FrameOpener,
@@ -27,6 +26,7 @@ from mesh.p2p.rpc_wire import (
     MalformedMessage,
     Opening,
     OpeningKind,
+    RpcAnswer,
     check_opening,
     compute_request_hash,
     decode_answer,
@@ -54,7 +54,7 @@ OPENING = Opening(
 )
 RAW_OPENING = seal_opening(CLIENT, OPENING)
 REQUEST_HASH = compute_request_hash(RAW_OPENING)
-ANSWER = Answer(AnswerStatus.OK, REQUEST_HASH, hash_payload(b"reply"), 5)
+ANSWER = RpcAnswer(AnswerStatus.OK, REQUEST_HASH, hash_payload(b"reply"), 5)
 KEY, TRANSCRIPT = b"k" * 32, b"t" * 32
 BUDGET = 10 * MAX_FRAME_SIZE
 
@@ -96,7 +96,7 @@ def test_decoding_noise_raises_malformed_message_and_nothing_else(raw: bytes) ->
             decode(raw.ljust(ANSWER_SIZE, b"\0")[:ANSWER_SIZE])
 
 
-def _decode_answer(raw: bytes) -> Answer:
+def _decode_answer(raw: bytes) -> RpcAnswer:
     return decode_answer(raw, server=SERVER.peer_id, request_hash=REQUEST_HASH)
 
 

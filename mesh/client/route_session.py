@@ -1,32 +1,30 @@
-"""One generation session as the client sees it: a request out, tokens in, failures named."""
+"""A session over one route as the client sees it: a request out, answers in, failures named."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from keys.peer import PeerId
 from mesh.errors import MeshError, PeerError
-from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason, read_reason
+from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import (
     SESSION_METHOD,
     ErrorFrame,
-    Finish,
     FrameType,
-    Hop,
     OpenSession,
-    TokenFrame,
-    TokenScore,
+    RouteRequest,
     decode_error,
     decode_scores,
     decode_token,
     encode_open,
 )
 from mesh.p2p.interface import Host, Stream
+from mesh.routing.hop import Route
 
 T = TypeVar("T")
 
@@ -45,9 +43,9 @@ class ClientTimeouts:
 
 
 class HopFailed(MeshError):
-    """A hop of the route ended the session. ``peer_id`` None: nobody in particular is known."""
+    """A hop of the route ended the session. ``peer_id`` None: which one is unknown."""
 
-    def __init__(self, peer_id: PeerId | None, reason: str, detail: str = "") -> None:
+    def __init__(self, peer_id: PeerId | None, reason: RefusalReason, detail: str = "") -> None:
         super().__init__(f"{reason} at {peer_id or 'some hop'}: {detail}")
         self.peer_id = peer_id
         self.reason = reason
@@ -55,12 +53,13 @@ class HopFailed(MeshError):
 
 async def stream_tokens(
     host: Host, request: OpenSession, *, vocab_size: int, timeouts: ClientTimeouts
-) -> AsyncGenerator[TokenFrame, None]:
+) -> AsyncGenerator[Token, None]:
     """Open the session and yield its tokens in order; closing drops it on every hop.
 
     Raises HopFailed naming the hop, where it is known.
     """
-    async with _open_session(host, request, timeouts) as stream:
+    stream = await open_session(host, SESSION_METHOD, request, encode_open(request), timeouts)
+    try:
         index = request.first_index
         timeout_s = _first_timeout(request, timeouts)
         while True:
@@ -69,61 +68,70 @@ async def stream_tokens(
             token = decode_from(stream.peer_id, frame, decode_token)
             if not _is_possible(token, request, index=index, vocab_size=vocab_size):
                 raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "an impossible token")
-            _check_numbers((token.logprob, *(logprob for _, logprob in token.top)))
+            _check_numbers(token)
             yield token
             index += 1
             if token.finish is not Finish.NOT_YET:
                 return
+    finally:
+        await stream.abort()
 
 
 async def fetch_scores(
     host: Host, request: OpenSession, *, timeouts: ClientTimeouts
-) -> tuple[TokenScore, ...]:
+) -> tuple[Token, ...]:
     """Return the scores of the prompt's tokens after the first. Raises HopFailed."""
-    scores: list[TokenScore] = []
-    async with _open_session(host, request, timeouts) as stream:
+    scores: list[Token] = []
+    stream = await open_session(host, SESSION_METHOD, request, encode_open(request), timeouts)
+    try:
         while len(scores) < len(request.token_ids) - 1:
             frame = await receive_frame(stream, request.route, _first_timeout(request, timeouts))
             part = decode_from(stream.peer_id, frame, decode_scores)
             if part.position != len(scores) + 1:
                 raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "impossible scores")
             for score in part.scores:
-                _check_numbers((score.logprob, *(logprob for _, logprob in score.top)))
+                _check_numbers(score)
             scores += part.scores
-    return tuple(scores[: len(request.token_ids) - 1])
+    finally:
+        await stream.abort()
+    return tuple(
+        replace(score, token_id=token_id)
+        for score, token_id in zip(scores, request.token_ids[1:], strict=False)
+    )
 
 
-def _is_possible(token: TokenFrame, request: OpenSession, *, index: int, vocab_size: int) -> bool:
+def _is_possible(token: Token, request: OpenSession, *, index: int, vocab_size: int) -> bool:
     """Whether the token is the next one and ends the answer exactly where the request says."""
     finish = Finish.NOT_YET
     if token.token_id in request.sampling.stop_token_ids:
         finish = Finish.STOP
     elif index + 1 - request.first_index >= request.max_new_tokens:
         finish = Finish.LENGTH
-    token_ids = (token.token_id, *(token_id for token_id, _ in token.top))
+    token_ids = (token.token_id, *[other.token_id for other in token.top_logprobs])
     return token.index == index and token.finish is finish and max(token_ids) < vocab_size
 
 
-def _check_numbers(logprobs: Sequence[float]) -> None:
+def _check_numbers(token: Token) -> None:
     """Raise HopFailed for what is no number; which range spoilt it, the first cannot know."""
+    logprobs = (token.logprob or 0.0, *[other.logprob for other in token.top_logprobs])
     if not all(map(math.isfinite, logprobs)):
         raise HopFailed(None, RefusalReason.MALFORMED, "a log probability is not finite")
 
 
-@asynccontextmanager
-async def _open_session(
-    host: Host, request: OpenSession, timeouts: ClientTimeouts
-) -> AsyncIterator[Stream]:
-    """Send the request to the first range; leaving drops the session on every hop."""
+async def open_session(
+    host: Host, method: str, request: RouteRequest, frame: bytes, timeouts: ClientTimeouts
+) -> Stream:
+    """Send the request ``frame`` to the first range. Aborting the stream drops the session on
+    every hop. Raises HopFailed.
+    """
     first = request.route[0].peer_id
-    stream = await blame_peer(
-        first, host.open_stream(first, SESSION_METHOD, timeout_s=timeouts.open_s)
-    )
+    stream = await blame_peer(first, host.open_stream(first, method, timeout_s=timeouts.open_s))
     try:
-        await blame_peer(first, stream.send(encode_open(request)))
-        yield stream
-    finally:
+        await blame_peer(first, stream.send(frame))
+    except BaseException:
         await stream.abort()
+        raise
+    return stream
 
 
 def _first_timeout(request: OpenSession, timeouts: ClientTimeouts) -> float:
@@ -135,10 +143,10 @@ async def blame_peer(peer: PeerId, action: Awaitable[T]) -> T:
     try:
         return await action
     except PeerError as error:
-        raise HopFailed(peer, RefusalReason.HOP_LOST, str(error)) from error
+        raise HopFailed(peer, find_loss_reason(error), str(error)) from error
 
 
-async def receive_frame(stream: Stream, route: Sequence[Hop], timeout_s: float) -> bytes:
+async def receive_frame(stream: Stream, route: Route, timeout_s: float) -> bytes:
     """Return the next frame that is no error. Raises HopFailed."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -158,11 +166,11 @@ def decode_from(peer: PeerId, frame: bytes, decode: Callable[[bytes], T]) -> T:
         raise HopFailed(peer, RefusalReason.MALFORMED, str(refused)) from refused
 
 
-def _explain(error: ErrorFrame, route: Sequence[Hop]) -> HopFailed:
+def _explain(error: ErrorFrame, route: Route) -> HopFailed:
     """Say which hop is to blame. The request was checked here, so even a refusal that blames
     the request is a reason to try another hop.
     """
     blamed = None
     if error.hop_index < len(route):
         blamed = route[error.hop_index].peer_id
-    return HopFailed(blamed, error.reason, error.detail)
+    return HopFailed(blamed, read_reason(error.reason), error.detail)

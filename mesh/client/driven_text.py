@@ -1,12 +1,11 @@
-"""One text that the client drives through the swarm: token ids out, logits back.
+"""A text that the client drives through the swarm: it sends token ids and gets logits.
 
-The text is known here, so a lost route costs a replay and nothing else. Only what differs from
-the text before is sent: the swarm still holds the rest in its caches.
+The client keeps the text, so after a lost route it sends the text again over another one. Only
+what differs from the text before is sent: the hosters hold the rest in their caches.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mesh.client.client import MeshClient, RouteSearch, RoutingOptions, Trace
-from mesh.client.session import (
+from mesh.client.client import MeshClient, RouteSearch, RoutingOptions
+from mesh.client.route_session import (
     ClientTimeouts,
     HopFailed,
     blame_peer,
     decode_from,
+    open_session,
     receive_frame,
 )
 from mesh.errors import InvalidRequest
-from mesh.inference.drive_wire import (
+from mesh.inference.refusals import RefusalReason
+from mesh.inference.tokens import Trace
+from mesh.inference.wire import (
     DRIVE_METHOD,
     DriveSession,
     FeedFrame,
@@ -31,11 +33,10 @@ from mesh.inference.drive_wire import (
     decode_logits,
     encode_drive,
     encode_feed,
+    make_session_id,
 )
-from mesh.inference.refusals import RefusalReason
-from mesh.inference.wire import SESSION_ID_SIZE, Hop
-from mesh.p2p.interface import Host, Stream
-from mesh.routing.routing import RouteHop
+from mesh.p2p.interface import Stream
+from mesh.routing.hop import Route
 
 Logits = NDArray[np.float32]
 """[rows, vocabulary]."""
@@ -49,7 +50,7 @@ class _Link:
     """An open session on one route, and what its hops hold in their caches."""
 
     stream: Stream
-    route: tuple[Hop, ...]
+    route: Route
     capacity: int
     fed: list[int]
     used_s: float
@@ -71,7 +72,7 @@ class DrivenText:
         self._routing = routing or RoutingOptions()
         self._timeouts = timeouts or client.timeouts
         self._link: _Link | None = None
-        self.route: tuple[RouteHop, ...] = ()
+        self.route: Route = ()
         self.reroutes = 0
 
     @property
@@ -87,9 +88,11 @@ class DrivenText:
         A new session reserves ``capacity`` tokens, or what the text needs. Raises InvalidRequest,
         NoRoute, or SessionLost after too many failures.
         """
-        self._check(token_ids, wanted)
-        trace = Trace(started_s=time.monotonic())
-        search = RouteSearch(self._client, self._routing, trace)
+        if not 0 < wanted <= len(token_ids):
+            raise InvalidRequest("input_ids", f"{wanted} rows of {len(token_ids)} tokens")
+        self._client.check_length("input_ids", len(token_ids))
+        self._client.check_vocabulary("input_ids", token_ids)
+        search = RouteSearch(self._client, self._routing, Trace())
         while True:
             try:
                 await self._ensure_link(search, max(capacity, len(token_ids)), len(token_ids))
@@ -98,22 +101,6 @@ class DrivenText:
                 self.reroutes += 1
                 await self.close()
                 await search.note_failure(failure)
-            finally:
-                self.route = trace.route or self.route
-
-    def _check(self, token_ids: Sequence[int], wanted: int) -> None:
-        config = self._client.config
-        if not 0 < wanted <= len(token_ids):
-            raise InvalidRequest("input_ids", f"{wanted} rows of {len(token_ids)} tokens")
-        if len(token_ids) > config.max_context:
-            raise InvalidRequest(
-                "input_ids",
-                f"{len(token_ids)} tokens do not fit into a context of {config.max_context}",
-            )
-        if min(token_ids) < 0 or max(token_ids) >= config.vocab_size:
-            raise InvalidRequest(
-                "input_ids", f"a token id is outside the vocabulary of {config.vocab_size}"
-            )
 
     async def _ensure_link(self, search: RouteSearch, capacity: int, needed: int) -> None:
         """Have an open session with room for ``needed`` tokens. Raises HopFailed."""
@@ -123,9 +110,11 @@ class DrivenText:
                 return
             await self.close()
         capacity = min(capacity, self._client.config.max_context)
-        route = tuple(Hop(hop.peer_id, hop.span) for hop in await search.find(capacity))
-        request = DriveSession(os.urandom(SESSION_ID_SIZE), route, capacity)
-        stream = await _open_stream(self._client.host, request, self._timeouts)
+        self.route = route = await search.find(capacity)
+        request = DriveSession(make_session_id(), route, capacity)
+        stream = await open_session(
+            self._client.host, DRIVE_METHOD, request, encode_drive(request), self._timeouts
+        )
         self._link = _Link(stream, route, capacity, [], time.monotonic())
 
     async def _feed(self, token_ids: Sequence[int], wanted: int) -> Logits:
@@ -145,7 +134,7 @@ class DrivenText:
             is_done = True
         finally:
             if not is_done:
-                # Cancelled or failed: nobody knows what the hops hold now.
+                # Cancelled or failed: what the hops hold now is unknown.
                 await self.close()
         link.fed[position:] = new
         link.used_s = time.monotonic()
@@ -174,21 +163,6 @@ class DrivenText:
         link, self._link = self._link, None
         if link is not None:
             await link.stream.abort()
-
-
-async def _open_stream(host: Host, request: DriveSession, timeouts: ClientTimeouts) -> Stream:
-    first = request.route[0].peer_id
-    stream = await blame_peer(
-        first, host.open_stream(first, DRIVE_METHOD, timeout_s=timeouts.open_s)
-    )
-    is_done = False
-    try:
-        await blame_peer(first, stream.send(encode_drive(request)))
-        is_done = True
-    finally:
-        if not is_done:
-            await stream.abort()
-    return stream
 
 
 def _check_place(frame: LogitsFrame, stream: Stream, *, expected: int, left: int) -> None:

@@ -1,9 +1,9 @@
-"""A session that its client drives, at one range: tokens in, logits of the last range out.
+"""A session in which the client chooses the tokens, at one range.
 
-Here the client chooses the tokens: transformers' logits processors, beams and assistants run on
-its side. Hidden states go from range to range as in other sessions; logits come back along the
-same streams. A position before the end forgets what followed it, so that beams and assistants
-may change their minds.
+The client sends token ids to the first range, and gets logits of the last range. transformers'
+logits processors, beams and assistants run at the client. Hidden states go from range to range as
+in generation sessions; logits come back along the same streams. Rows at a position before the end
+replace what followed it: beams and assistants go back in this way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mesh.inference.drive_wire import (
+from mesh.inference.engine import StepInput
+from mesh.inference.hops import Links, NextHop, RangeRole, run_guarded
+from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
+from mesh.inference.tensors import view_bytes
+from mesh.inference.wire import (
     DriveSession,
     FeedFrame,
     LogitsFrame,
@@ -24,42 +28,39 @@ from mesh.inference.drive_wire import (
     encode_driven_step,
     encode_logits,
 )
-from mesh.inference.engine import Engine, EngineSession, StepInput, StepOutput
-from mesh.inference.hops import NextHop, SessionTimeouts, run_guarded
-from mesh.inference.refusals import RefusalReason, Refused
-from mesh.inference.tensors import view_bytes
-from mesh.inference.wire import StepFrame
-from mesh.p2p.interface import Stream
+from mesh.model.config import ModelConfig
 
 MAX_FEEDS_AHEAD = 2
 """Feeds that may wait at the first range; a client waits for its logits before the next."""
 
 
+def check_drive(request: DriveSession, config: ModelConfig) -> None:
+    """Raise Refused for a model whose logits do not fit into a frame."""
+    if not compute_max_logit_rows(config.vocab_size):
+        raise Refused(
+            RefusalReason.WRONG_SHAPE, f"{config.vocab_size} logits do not fit into a frame"
+        )
+
+
 @dataclass(frozen=True, slots=True)
-class DrivenRange:
-    """One driven session at one hoster."""
+class DrivenRange(RangeRole[DriveSession]):
+    """A session that its client drives, at one range."""
 
-    engine: Engine
-    session: EngineSession
-    request: DriveSession
-    upstream: Stream
-    timeouts: SessionTimeouts
+    async def run(self, links: Links) -> None:
+        """Compute what the client or the range before sends, until it goes."""
+        if self.request.is_last:
+            await self._compute(None)
+            return
+        async with links.open_next() as next_hop:
+            await self._compute(next_hop)
 
-    async def run_first(self, next_hop: NextHop | None) -> None:
-        """Compute what the client feeds until it goes; ``next_hop`` None is the only range."""
+    async def _compute(self, next_hop: NextHop | None) -> None:
+        guards = [] if next_hop is None else [self._pass_logits_back(next_hop)]
+        if not self.request.is_first:
+            await run_guarded(self._compute_steps(next_hop), *guards)
+            return
         inbox: asyncio.Queue[FeedFrame] = asyncio.Queue(MAX_FEEDS_AHEAD)
-        guards = [self._collect_feeds(inbox)]
-        if next_hop is not None:
-            guards.append(self._pass_logits_back(next_hop))
-        await run_guarded(self._compute_feeds(inbox, next_hop), *guards)
-
-    async def run_middle(self, next_hop: NextHop) -> None:
-        """Pass hidden states on and logits back until the previous range goes."""
-        await run_guarded(self._compute_steps(next_hop), self._pass_logits_back(next_hop))
-
-    async def run_last(self) -> None:
-        """Answer with logits until the previous range goes."""
-        await self._compute_steps(None)
+        await run_guarded(self._compute_feeds(inbox, next_hop), self._collect_feeds(inbox), *guards)
 
     async def _collect_feeds(self, inbox: asyncio.Queue[FeedFrame]) -> None:
         while True:
@@ -69,22 +70,14 @@ class DrivenRange:
         self, inbox: asyncio.Queue[FeedFrame], next_hop: NextHop | None
     ) -> None:
         while True:
-            try:
-                async with asyncio.timeout(self.timeouts.idle_s):
-                    feed = await inbox.get()
-            except TimeoutError as error:
-                raise Refused(RefusalReason.TIMEOUT, "the session was idle for too long") from error
+            feed = await self.wait_for(inbox.get())
             self._check(feed)
             await self._compute_feed(feed, next_hop)
 
     def _check(self, feed: FeedFrame) -> None:
-        config = self.engine.config
         if feed.position + len(feed.token_ids) > self.session.capacity:
             raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than were reserved")
-        if max(feed.token_ids) >= config.vocab_size:
-            raise Refused(
-                RefusalReason.TOKEN_OUT_OF_RANGE, f"the vocabulary has {config.vocab_size} tokens"
-            )
+        check_vocabulary(feed.token_ids, self.engine.config)
 
     async def _compute_feed(self, feed: FeedFrame, next_hop: NextHop | None) -> None:
         """Compute the new text in chunks."""
@@ -98,18 +91,12 @@ class DrivenRange:
 
     async def _compute_steps(self, next_hop: NextHop | None) -> None:
         while True:
-            step, wanted = await self._receive_step()
+            frame = await self.wait_for(self.upstream.receive())
+            hidden_size = self.engine.config.hidden_size
+            step, wanted = decode_driven_step(frame, hidden_size=hidden_size)
             hidden = step.hidden
             rows = StepInput(hidden.rows, hidden=hidden, logit_rows=self._count_own(wanted))
             await self._run_step(step.position, rows, wanted, next_hop)
-
-    async def _receive_step(self) -> tuple[StepFrame, int]:
-        try:
-            async with asyncio.timeout(self.timeouts.idle_s):
-                frame = await self.upstream.receive()
-        except TimeoutError as error:
-            raise Refused(RefusalReason.TIMEOUT, "the session was idle for too long") from error
-        return decode_driven_step(frame, hidden_size=self.engine.config.hidden_size)
 
     def _count_own(self, wanted: int) -> int:
         """Return how many rows of logits this range owes: the last one all, another none."""
@@ -119,15 +106,12 @@ class DrivenRange:
         self, position: int, step: StepInput, wanted: int, next_hop: NextHop | None
     ) -> None:
         if position > self.session.length:
-            raise Refused(
-                RefusalReason.WRONG_POSITION,
-                f"position {position} does not follow {self.session.length}",
-            )
+            raise self.make_position_refusal(position)
         # What followed is forgotten: its cache slots are written again before they are read.
         self.session.length = position
         output = await self.engine.submit(self.session, step)
         if next_hop is not None:
-            await next_hop.send(encode_driven_step(_make_step(position, output), wanted))
+            await next_hop.send(encode_driven_step(output.make_frame(position), wanted))
         elif output.logits is not None:
             await self._send_logits(position + step.rows - wanted, output.logits)
 
@@ -151,9 +135,3 @@ class DrivenRange:
                 ) from refused
             await self.upstream.send(frame)
         raise Refused(RefusalReason.HOP_LOST, "it left", hop_index=next_hop.hop_index)
-
-
-def _make_step(position: int, output: StepOutput) -> StepFrame:
-    if output.hidden is None:
-        raise ValueError("the last block's rows do not leave as hidden states")
-    return StepFrame(position, output.hidden)

@@ -1,0 +1,225 @@
+"""The hoster's side of sessions, of both kinds: who is let in, and how ranges reach each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+from keys.peer import PeerId
+from mesh.errors import PeerError, StreamClosed
+from mesh.inference.accounts import Accounts
+from mesh.inference.driven_range import DrivenRange, check_drive
+from mesh.inference.engine import Engine, EngineSession
+from mesh.inference.hops import Links, NextHop, RangeRole, SessionTimeouts
+from mesh.inference.pipeline import GenerationRange, check_generation
+from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
+from mesh.inference.wire import (
+    DRIVE_METHOD,
+    LOOP_METHOD,
+    SESSION_METHOD,
+    DriveSession,
+    ErrorFrame,
+    OpenSession,
+    RouteRequest,
+    decode_bind,
+    decode_drive,
+    decode_open,
+    encode_bind,
+    encode_drive,
+    encode_error,
+    encode_open,
+)
+from mesh.model.config import ModelConfig
+from mesh.p2p.interface import Host, Stream
+
+R = TypeVar("R", OpenSession, DriveSession)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKind(Generic[R]):
+    """One kind of session: its method, its request, and the role of a range in it.
+
+    ``check`` raises Refused for a request that the model cannot serve.
+    """
+
+    method: str
+    decode: Callable[[bytes], R]
+    encode: Callable[[R], bytes]
+    check: Callable[[R, ModelConfig], None]
+    role: Callable[[Engine, EngineSession, R, Stream, SessionTimeouts], RangeRole[R]]
+
+
+GENERATION = SessionKind(
+    SESSION_METHOD, decode_open, encode_open, check_generation, GenerationRange
+)
+"""The hosters choose the tokens."""
+DRIVEN = SessionKind(DRIVE_METHOD, decode_drive, encode_drive, check_drive, DrivenRange)
+"""The client chooses the tokens, from the logits that the hosters send."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LoopPort:
+    """Where the last range's answers arrive at the first one."""
+
+    last_peer: PeerId
+    put: Callable[[bytes], Awaitable[None]]
+
+
+class SessionServer:
+    """Serves sessions of one engine on one host.
+
+    ``accounts`` say whom a session is counted against. ``connect`` makes sure that a peer can be
+    dialled before a stream to it is opened (``Directory.ensure_connected``).
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        engine: Engine,
+        *,
+        timeouts: SessionTimeouts | None = None,
+        accounts: Accounts | None = None,
+        connect: Callable[[PeerId], Awaitable[None]] | None = None,
+    ) -> None:
+        self._host = host
+        self._engine = engine
+        self._timeouts = timeouts or SessionTimeouts()
+        self._accounts = accounts or Accounts()
+        self._connect = connect
+        self._ports: dict[bytes, _LoopPort] = {}
+        self._is_draining = False
+
+    def register(self) -> None:
+        """Offer the session methods on the host."""
+        self._host.serve_stream(SESSION_METHOD, partial(self._handle, GENERATION))
+        self._host.serve_stream(DRIVE_METHOD, partial(self._handle, DRIVEN))
+        self._host.serve_stream(LOOP_METHOD, self._handle_loop)
+
+    def drain(self) -> None:
+        """Refuse new sessions from now on; the open ones go on."""
+        self._is_draining = True
+
+    async def _handle(self, kind: SessionKind[R], stream: Stream) -> None:
+        """Serve one session until it ends; a refusal leaves as an ERROR frame."""
+        own_hop = 0
+        try:
+            try:
+                async with asyncio.timeout(self._timeouts.open_s):
+                    frame = await stream.receive()
+            except TimeoutError as error:
+                raise Refused(RefusalReason.TIMEOUT, "no request came") from error
+            request = kind.decode(frame)
+            self._check(request, stream.peer_id)
+            kind.check(request, self._engine.config)
+            own_hop = request.hop_index
+            await self._serve(kind, request, stream)
+        except Refused as refused:
+            await _send_refusal(stream, refused, own_hop)
+
+    def _check(self, request: RouteRequest, caller: PeerId) -> None:
+        """Raise Refused unless the request's route makes sense at this hoster."""
+        num_layers = self._engine.config.num_layers
+        if self._is_draining:
+            raise Refused(RefusalReason.DRAINING, hop_index=request.hop_index)
+        if request.hop.peer_id != self._host.peer_id:
+            raise Refused(RefusalReason.MALFORMED, "this hop of the route is another peer")
+        if not request.is_first and request.route[request.hop_index - 1].peer_id != caller:
+            raise Refused(RefusalReason.MALFORMED, "the caller is not the hop before")
+        if request.route[-1].span.end != num_layers:
+            raise Refused(RefusalReason.WRONG_RANGE, f"the model has {num_layers} blocks")
+
+    async def _serve(self, kind: SessionKind[R], request: R, upstream: Stream) -> None:
+        account = self._accounts.find(upstream.peer_id, is_first=request.is_first)
+        with self._engine.admit(
+            request.hop.span, capacity=request.capacity, account=account
+        ) as session:
+            role = kind.role(self._engine, session, request, upstream, self._timeouts)
+            await role.run(
+                Links(
+                    open_next=lambda: self._open_next(kind, request),
+                    open_loop=lambda: self._open_loop(request),
+                    take_loop=lambda put: self._take_loop(request, put),
+                )
+            )
+
+    @asynccontextmanager
+    async def _open_next(self, kind: SessionKind[R], request: R) -> AsyncIterator[NextHop]:
+        """Open the session at the next range; leaving drops it there too."""
+        following = request.for_next_hop()
+        async with self._open_stream(
+            following, following.hop_index, kind.method, kind.encode(following)
+        ) as stream:
+            yield NextHop(stream, following.hop_index)
+
+    @asynccontextmanager
+    async def _open_loop(self, request: RouteRequest) -> AsyncIterator[Stream]:
+        """Open the way from the last range back to the first."""
+        async with self._open_stream(
+            request, 0, LOOP_METHOD, encode_bind(request.session_id)
+        ) as stream:
+            yield stream
+            await self._finish_loop(stream)
+
+    @asynccontextmanager
+    async def _open_stream(
+        self, request: RouteRequest, hop_index: int, method: str, frame: bytes
+    ) -> AsyncIterator[Stream]:
+        """Open a stream to a hop and send its first frame. Raises Refused that blames the hop."""
+        peer = request.route[hop_index].peer_id
+        async with AsyncExitStack() as stack:
+            try:
+                if self._connect is not None:
+                    await self._connect(peer)
+                stream = await self._host.open_stream(peer, method, timeout_s=self._timeouts.open_s)
+                stack.push_async_callback(stream.abort)
+                await stream.send(frame)
+            except PeerError as error:
+                raise Refused(find_loss_reason(error), str(error), hop_index=hop_index) from error
+            yield stream
+
+    async def _finish_loop(self, stream: Stream) -> None:
+        """Let the last token arrive: aborting at once could overtake it."""
+        try:
+            async with asyncio.timeout(self._timeouts.open_s):
+                await stream.finish()
+                await stream.receive()
+        except (PeerError, TimeoutError):
+            return
+
+    @contextmanager
+    def _take_loop(
+        self, request: RouteRequest, put: Callable[[bytes], Awaitable[None]]
+    ) -> Iterator[None]:
+        """Let the last range of a session open its loop stream, and ``put`` take its frames."""
+        if request.session_id in self._ports:
+            raise Refused(RefusalReason.MALFORMED, "the session id is in use")
+        self._ports[request.session_id] = _LoopPort(request.route[-1].peer_id, put)
+        try:
+            yield
+        finally:
+            del self._ports[request.session_id]
+
+    async def _handle_loop(self, stream: Stream) -> None:
+        """Take the answers to a session that this hoster is the first range of."""
+        try:
+            async with asyncio.timeout(self._timeouts.open_s):
+                frame = await stream.receive()
+            port = self._ports.get(decode_bind(frame))
+            if port is None or port.last_peer != stream.peer_id:
+                raise Refused(RefusalReason.UNKNOWN_SESSION)
+            while True:
+                await port.put(await stream.receive())
+        except (TimeoutError, StreamClosed):
+            return
+        except Refused as refused:
+            await _send_refusal(stream, refused, 0)
+
+
+async def _send_refusal(stream: Stream, refused: Refused, own_hop: int) -> None:
+    """Tell the caller why, and which hop is to blame: this one unless the refusal names another."""
+    hop_index = own_hop if refused.hop_index is None else refused.hop_index
+    await stream.send(encode_error(ErrorFrame(refused.reason, refused.detail, hop_index)))
