@@ -21,6 +21,7 @@ from consensus.types import BlockNumber
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.interfaces import Receipt
 from subnet.errors import ExtrinsicFailed, JournalCorrupt
+from subnet.journal.disk import is_disk_full, make_write_failure, migrate, open_private
 
 if TYPE_CHECKING:
     from subnet.chain.session import SignedExtrinsic
@@ -43,6 +44,8 @@ CREATE TABLE IF NOT EXISTS extrinsics (
     block_number INTEGER
 ) STRICT
 """
+_STEPS = {0: (_SCHEMA,)}
+"""Statements that leave a version; a new file has version 0."""
 
 
 class State(Enum):
@@ -78,20 +81,21 @@ class ExtrinsicJournal:
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[Self]:
-        """Open or create the journal, readable by its owner only. Raises JournalCorrupt."""
+        """Open or create the journal, readable by its owner only.
+
+        Raises ConfigError, JournalCorrupt or JournalFailed.
+        """
         # Before SQLite sees it: it would create the file, and its log beside it, for everybody.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        os.close(open_private(path))
         with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as db:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
                 # An entry must outlive a power cut, since the extrinsic does.
                 db.execute("PRAGMA synchronous = FULL")
-                (version,) = db.execute("PRAGMA user_version").fetchone()
-                if version not in (0, SCHEMA_VERSION):
-                    raise JournalCorrupt(f"{path} was written by another version ({version})")
-                db.execute(_SCHEMA)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                migrate(db, what=str(path), newest=SCHEMA_VERSION, steps=_STEPS)
             except sqlite3.DatabaseError as error:
+                if is_disk_full(error):
+                    raise make_write_failure(error, str(path)) from error
                 raise JournalCorrupt(f"{path} is not a journal of extrinsics: {error}") from error
             yield cls(db)
 
@@ -165,7 +169,10 @@ class ExtrinsicJournal:
 
     def _execute(self, statement: str, values: Sequence[object]) -> None:
         with self._lock:
-            self._connection.execute(statement, values)
+            try:
+                self._connection.execute(statement, values)
+            except sqlite3.OperationalError as error:
+                raise make_write_failure(error, "the journal of extrinsics") from error
 
 
 async def settle(chain: SubstrateChain, journal: ExtrinsicJournal) -> tuple[JournalEntry, ...]:
