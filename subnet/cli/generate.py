@@ -12,7 +12,7 @@ from subnet.cli.console import emit, say
 if TYPE_CHECKING:
     from mesh.client.client import Piece, Prompt, Trace
     from mesh.inference.sampling import Sampling
-    from subnet.run_client import ClientConfig
+    from subnet.gateway import ClientConfig
 
 
 def generate(
@@ -49,7 +49,7 @@ def generate(
 
     from keys.identity_file import load_identity_file
     from mesh.inference.sampling import Sampling
-    from subnet.run_client import ClientConfig
+    from subnet.gateway import ClientConfig
 
     config = ClientConfig(
         initial_peers=tuple(initial_peers),
@@ -95,7 +95,7 @@ async def _ask(
     import sys
 
     from mesh.client.client import RoutingOptions
-    from subnet.run_client import open_client
+    from subnet.gateway import open_client
 
     pieces = []
     async with open_client(config) as client:

@@ -12,6 +12,7 @@ from mesh.api.server import ServeConfig
 from mesh.client.client import MeshClient, RoutingOptions
 from mesh.errors import NoRoute
 from subnet.epoch.observer import EpochScored, NodeEvent, log_event
+from subnet.gateway import ClientConfig, open_client, run_gateway
 from subnet.localnet.chain_setup import derive_account
 from subnet.localnet.processes import Message, Send
 from subnet.node import Ready, run_node
@@ -19,8 +20,6 @@ from subnet.operator.config import NodeConfig
 from subnet.operator.interrupts import run_interruptible
 from subnet.operator.logs import configure_logs
 from subnet.operator.preflight import prepare
-from subnet.run_client import ClientConfig, open_client
-from subnet.run_gateway import run_gateway
 
 ROUTE_RETRY_S = 0.5
 ROUTE_TIMEOUT_S = 90.0
