@@ -39,8 +39,7 @@ from consensus.scoring import (
 )
 from consensus.submission import Submission
 from consensus.types import Epoch, NodeClass, Score, SubnetNodeId
-from keys.envelope import Envelope
-from subnet.epoch.publisher import Author
+from subnet.epoch.author import Author
 from subnet.epoch.reports import EpochReport, build_report
 from subnet.journal.journal import Journal
 from subnet.thread_runner import Runner
@@ -71,8 +70,8 @@ class Validator:
         self._run = run
         self._reports: dict[Epoch, EpochReport] = {}
 
-    async def list_seen(self, roster: Roster) -> Envelope:
-        """Return the record that says which commits and reveals of others this node saw."""
+    async def list_seen(self, roster: Roster) -> bytes:
+        """Return the body of the record that lists the commits and reveals of others seen here."""
         current = dict(self._journal.get_sightings(roster.epoch))
         previous = dict(self._journal.get_sightings(Epoch(roster.epoch - 1)))
         own = self._author.node_id
@@ -80,22 +79,19 @@ class Validator:
         def hash_bodies() -> bytes:
             return encode_seen_records(list_seen_records(current, previous, own=own))
 
-        body = await self._run(hash_bodies)
-        return self._author.seal(RecordKind.SIGHTING, roster, body)
+        return await self._run(hash_bodies)
 
-    async def commit_scores(self, roster: Roster) -> tuple[Envelope, Envelope]:
-        """Score the epoch's hosters; return commit and reveal, both complete."""
+    async def commit_scores(self, roster: Roster) -> tuple[bytes, bytes]:
+        """Score the epoch's hosters; return the bodies of commit and reveal."""
         facts = self._gather(roster)
         _, scored, _ = await self._run(score_outputs, facts, self._terms.params)
         scores = tuple(sorted(scored.scores.items()))
         salt = self._author.derive_salt(RecordKind.SCORE_COMMIT, roster.epoch)
         context = self._author.make_context(roster.epoch)
         commitment = compute_score_commitment(context, salt=salt, scores=scores)
-        commit = encode_score_commit(ScoreCommit(commitment))
-        reveal = encode_score_reveal(ScoreReveal(salt, scores))
         return (
-            self._author.seal(RecordKind.SCORE_COMMIT, roster, commit),
-            self._author.seal(RecordKind.SCORE_REVEAL, roster, reveal),
+            encode_score_commit(ScoreCommit(commitment)),
+            encode_score_reveal(ScoreReveal(salt, scores)),
         )
 
     async def score_epoch(self, epoch: Epoch) -> EpochReport:
