@@ -1,14 +1,13 @@
-"""A node without a role: a first peer to dial, a relay, and a place that keeps records.
+"""Runs a bootstrap: a node without a role, to dial first, to relay, and to keep records.
 
-It follows the chain as every node does, because it must keep the same records for others that
-they keep: signed, on time, and of the roster's nodes.
+It follows the chain as every node does, because its store must admit the same records: signed, on
+time, and of the roster's nodes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +19,22 @@ from consensus.phases import phase_at
 from consensus.roster import Roster
 from consensus.types import Epoch, SubnetId
 from keys.peer import PeerKey
-from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
-from mesh.p2p.quic import modernise
 from mesh.routing.directory import Directory
 from subnet.account.registration import find_subnet
 from subnet.chain.substrate import SubstrateChain
-from subnet.epoch.heads import follow_heads, make_head_filter
+from subnet.epoch.heads import follow_heads
 from subnet.epoch.observer import log_event
 from subnet.epoch.terms import SubnetTerms
 from subnet.errors import ChainUnavailable
 from subnet.known_peers import find_subnet_of_bootnode
-from subnet.network import SubnetState, fetch_subnet_on_chain, open_subnet_state
+from subnet.network import (
+    OnReady,
+    SubnetState,
+    fetch_subnet_on_chain,
+    make_relay_config,
+    open_subnet_state,
+)
 from subnet.operator.interrupts import Service
 from subnet.operator.status import StatusFile
 
@@ -39,8 +42,6 @@ ROLE = "bootstrap"
 PLACE_RETRY_S = 10.0
 
 logger = structlog.get_logger(__name__)
-
-OnReady = Callable[[tuple[str, ...]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,12 @@ class _Bootstrap:
         self._config = config
         self._service = service
         self._on_ready = on_ready
+        self._relay = make_relay_config(
+            config.key,
+            host_maddrs=config.host_maddrs,
+            announce_maddrs=config.announce_maddrs,
+            initial_peers=config.initial_peers,
+        )
         self._terms: SubnetTerms | None = None
         self._addresses: tuple[str, ...] = ()
         directory = config.data_dir / f"{ROLE}-{config.key.peer_id}"
@@ -100,14 +107,7 @@ class _Bootstrap:
             return None
 
     async def _relay_until_registered(self) -> SubnetId:
-        config = self._config
-        relay = HostConfig(
-            key=config.key,
-            host_maddrs=modernise(config.host_maddrs),
-            announce_maddrs=modernise(config.announce_maddrs),
-            initial_peers=modernise(config.initial_peers),
-        )
-        async with HivemindHost.open(relay) as host, asyncio.TaskGroup() as tasks:
+        async with HivemindHost.open(self._relay) as host, asyncio.TaskGroup() as tasks:
             helpers = [tasks.create_task(host.watch()), tasks.create_task(self._go_online(host))]
             logger.warning("relaying only: no subnet on the chain names this peer as a bootnode")
             subnet_id = None
@@ -125,14 +125,8 @@ class _Bootstrap:
         async with open_subnet_state(
             chain, subnet.terms, key=config.key, data_dir=data_dir
         ) as state:
-            host_config = state.configure_host(
-                config.key,
-                host_maddrs=config.host_maddrs,
-                announce_maddrs=config.announce_maddrs,
-                initial_peers=config.initial_peers,
-            )
             logger.info("joining the swarm", initial_peers=len(config.initial_peers))
-            async with HivemindHost.open(host_config) as host:
+            async with HivemindHost.open(state.configure_host(self._relay)) as host:
                 self._terms = subnet.terms
                 directory = Directory(host, network_id=subnet.terms.network_id)
                 # It has no model; clients ask a node with a role for its name.
@@ -157,7 +151,8 @@ class _Bootstrap:
         rosters = state.rosters
         heads = follow_heads(
             chain,
-            make_head_filter(state.terms, rosters.get_newest_roster()),
+            state.terms,
+            newest=rosters.get_newest_roster(),
             get_wall_time_s=time.time,
             observe=log_event,
         )

@@ -8,9 +8,8 @@ list is also the proof of stake: the chain registers no node without the subnet'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from consensus.roster import Roster
 from consensus.types import BlockNumber, SubnetId
@@ -156,21 +155,10 @@ def _read(session: Session, subnet_id: SubnetId, *, at: str) -> PeerLists:
     for item in ("SubnetNodesData", "RegisteredSubnetNodesData"):
         for _, node in session.read_map(f"Network.{item}", subnet_id, at=at):
             for place, name in enumerate(_PEER_FIELDS):
-                peer = _parse_peer(node[name])
+                info = node[name]
+                peer = None if info is None else parsing.parse_peer_id(info["peer_id"])
                 if peer is not None:
                     (others if place else nodes).add(peer)
     bootnodes = session.read("Network.SubnetBootnodes", subnet_id, at=at, default=True)
-    for text, _ in bootnodes or ():
-        others.update(_parse_text(parsing.parse_text(text)))
+    others.update(filter(None, (parsing.parse_peer_id(text) for text, _ in bootnodes or ())))
     return PeerLists(frozenset(nodes), frozenset(others - nodes))
-
-
-def _parse_peer(info: Mapping[str, Any] | None) -> PeerId | None:
-    return None if info is None else parsing.parse_peer_id(info["peer_id"])
-
-
-def _parse_text(text: str) -> tuple[PeerId, ...]:
-    try:
-        return (PeerId.from_base58(text),)
-    except BadPeerId:
-        return ()

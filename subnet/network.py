@@ -7,9 +7,9 @@ the known peers, and configures the host with them.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -39,6 +39,9 @@ from subnet.thread_runner import open_thread_runner
 from subnet.version import SOFTWARE
 
 JOURNAL_FILE = "journal.sqlite"
+
+OnReady = Callable[[tuple[str, ...]], None]
+"""Called with the addresses that others dial, once the process serves."""
 
 logger = structlog.get_logger(__name__)
 
@@ -73,24 +76,18 @@ class SubnetState:
     known_peers: KnownPeers
 
     def configure_host(
-        self,
-        key: PeerKey,
-        *,
-        host_maddrs: tuple[str, ...],
-        announce_maddrs: tuple[str, ...],
-        initial_peers: tuple[str, ...],
-        admission: AdmissionPolicy | None = None,
+        self, relay: HostConfig, *, admission: AdmissionPolicy | None = None
     ) -> HostConfig:
-        """Return a host that admits records of the rosters and heartbeats of known nodes."""
+        """Return ``relay`` with what makes it one of this subnet.
+
+        It admits records of the rosters' nodes and heartbeats of known nodes.
+        """
         network_id = self.terms.network_id
         heartbeats = make_heartbeat_policy(
             network_id, is_member=self.known_peers.is_node, clock=time.time
         )
-        return HostConfig(
-            key=key,
-            host_maddrs=modernise(host_maddrs),
-            announce_maddrs=modernise(announce_maddrs),
-            initial_peers=modernise(initial_peers),
+        return replace(
+            relay,
             network_id=network_id,
             record_policy=ConsensusRecordPolicy(
                 lambda: self.rosters.table, admit_heartbeat=heartbeats
@@ -98,6 +95,22 @@ class SubnetState:
             is_member=self.known_peers.is_known,
             admission=admission,
         )
+
+
+def make_relay_config(
+    key: PeerKey,
+    *,
+    host_maddrs: tuple[str, ...],
+    announce_maddrs: tuple[str, ...],
+    initial_peers: tuple[str, ...],
+) -> HostConfig:
+    """Return a host that only introduces and relays: it keeps no records."""
+    return HostConfig(
+        key=key,
+        host_maddrs=modernise(host_maddrs),
+        announce_maddrs=modernise(announce_maddrs),
+        initial_peers=modernise(initial_peers),
+    )
 
 
 async def fetch_subnet_on_chain(

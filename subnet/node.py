@@ -1,6 +1,6 @@
-"""One node, put together: chain, journal, host, engine and epoch loop in one task group.
+"""Opens and runs one node: chain, journal, host, engine and epoch loop in one task group.
 
-Crash-only: an unexpected error cancels the group and ends the process; a supervisor
+The node is crash-only: an unexpected error cancels the group and ends the process. A supervisor
 starts it again, and the journal makes that safe.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,9 +40,11 @@ from subnet.hosting.layer_choice import Placement
 from subnet.hosting.serving import LayerServer, ServedModel
 from subnet.known_peers import fetch_bootnode_addresses
 from subnet.network import (
+    OnReady,
     SubnetOnChain,
     SubnetState,
     fetch_subnet_on_chain,
+    make_relay_config,
     open_subnet_state,
 )
 from subnet.operator.access import AccessGate
@@ -60,23 +62,17 @@ EXTRINSICS_FILE = "extrinsics.sqlite"
 logger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The node serves: its peers can dial it at ``addresses``."""
-
-    addresses: tuple[str, ...]
-
-
 async def run_node(
     prepared: PreparedNode,
     *,
     params: ConsensusParams = MAINNET,
     observe: Observe = log_event,
-    on_ready: Callable[[Ready], None] | None = None,
+    on_ready: OnReady | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain. SIGHUP reads the access lists again.
 
-    Raises what ended it otherwise.
+    ``on_ready`` gets the addresses that others dial, once the node serves. Raises what ended it
+    otherwise.
     """
     service = Service()
 
@@ -133,16 +129,14 @@ async def open_node(
         gate = AccessGate(config.allow_file, config.deny_file, is_member=state.known_peers.is_node)
         initial_peers = await find_initial_peers(chain, prepared)
         logger.info("joining the swarm", initial_peers=len(initial_peers))
+        relay = make_relay_config(
+            prepared.key,
+            host_maddrs=config.get_host_maddrs(),
+            announce_maddrs=config.get_announce_maddrs(),
+            initial_peers=initial_peers,
+        )
         host = await stack.enter_async_context(
-            HivemindHost.open(
-                state.configure_host(
-                    prepared.key,
-                    host_maddrs=config.get_host_maddrs(),
-                    announce_maddrs=config.get_announce_maddrs(),
-                    initial_peers=initial_peers,
-                    admission=gate.check,
-                )
-            )
+            HivemindHost.open(state.configure_host(relay, admission=gate.check))
         )
         yield Node(
             NodeParts(
@@ -226,7 +220,7 @@ class Node:
             )
         )
 
-    async def serve(self, on_ready: Callable[[Ready], None] | None) -> None:
+    async def serve(self, on_ready: OnReady | None) -> None:
         """Serve until cancelled. Raises, in a group, whatever ends a part.
 
         What the journal holds is published while the model still loads.
@@ -264,7 +258,7 @@ class Node:
             is_member=self._known_peers.is_node,
         )
 
-    def _go_online(self, on_ready: Callable[[Ready], None] | None) -> None:
+    def _go_online(self, on_ready: OnReady | None) -> None:
         self._state = ServerState.ONLINE
         self._announcer.notify()
         logger.info(
@@ -276,7 +270,7 @@ class Node:
             addresses=list(self._addresses),
         )
         if on_ready is not None:
-            on_ready(Ready(self._addresses))
+            on_ready(self._addresses)
 
     async def drain(self) -> None:
         """Refuse new sessions, say so, and give the open ones a moment."""

@@ -103,25 +103,25 @@ class HeadFilter:
         return ahead >= -MAX_BLOCKS_BACK and unexplained * self._block_time_s <= passed_s
 
 
-def make_head_filter(terms: SubnetTerms, newest: Roster | None) -> HeadFilter:
-    """Return a filter that starts from the first block of the newest roster, if there is one."""
-    return HeadFilter(
+async def follow_heads(
+    reader: ChainReader,
+    terms: SubnetTerms,
+    *,
+    newest: Roster | None,
+    get_wall_time_s: Callable[[], float],
+    observe: Observe,
+) -> AsyncGenerator[BlockInfo, None]:
+    """Yield each accepted head, starting from the first block of the ``newest`` roster.
+
+    An outage or an implausible head is observed, and the chain is asked again.
+    """
+    heads = HeadFilter(
         block_time_s=terms.block_time_s,
         known=None
         if newest is None
         else BlockInfo(newest.first_block, newest.block_hash, newest.timestamp_s),
         known_ahead=KNOWN_AHEAD_EPOCHS * terms.epoch_length,
     )
-
-
-async def follow_heads(
-    reader: ChainReader,
-    heads: HeadFilter,
-    *,
-    get_wall_time_s: Callable[[], float],
-    observe: Observe,
-) -> AsyncGenerator[BlockInfo, None]:
-    """Yield each accepted head. An outage or an implausible head is observed and asked again."""
     while True:
         pause_s = HEADS_RETRY_S
         try:

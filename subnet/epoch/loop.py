@@ -27,7 +27,7 @@ from consensus.watch import is_urgent_watch
 from mesh.errors import TransportError
 from subnet.epoch.collector import Collector
 from subnet.epoch.context import NodeContext
-from subnet.epoch.heads import follow_heads, is_clock_right, make_head_filter
+from subnet.epoch.heads import follow_heads, is_clock_right
 from subnet.epoch.interfaces import BlockInfo
 from subnet.epoch.observer import DutyDone, DutyFailed, HeadHandled, Unavailable
 from subnet.epoch.performer import Performer
@@ -49,7 +49,7 @@ class EpochLoop:
         self._collector = Collector(context)
         self._snapshot = Snapshot(context)
         self._performer = Performer(context, get_position=self._get_newest)
-        self._heads = make_head_filter(context.terms, context.rosters.get_newest_roster())
+        self._head: BlockInfo | None = None
         self._handled: BlockNumber | None = None
         self._position: EpochPosition | None = None
         self._is_clock_right = True
@@ -63,24 +63,24 @@ class EpochLoop:
             tasks.create_task(self._work(tasks))
 
     async def _follow_heads(self) -> None:
-        get_wall_time_s = self._context.get_wall_time_s
+        context = self._context
         heads = follow_heads(
-            self._context.reader,
-            self._heads,
-            get_wall_time_s=get_wall_time_s,
+            context.reader,
+            self._terms,
+            newest=self._rosters.get_newest_roster(),
+            get_wall_time_s=context.get_wall_time_s,
             observe=self._observe,
         )
         async with aclosing(heads):
             async for head in heads:
-                self._is_clock_right = is_clock_right(
-                    head, now_s=get_wall_time_s(), params=self._terms.params
-                )
+                self._head, now_s = head, context.get_wall_time_s()
+                self._is_clock_right = is_clock_right(head, now_s=now_s, params=self._terms.params)
                 self._news.set()
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             has_news = await self._wait_for_news()
-            head = self._heads.head
+            head = self._head
             is_new = head is not None and head.number != self._handled
             if head is not None and is_new:
                 await self._take_snapshot(head)
@@ -154,7 +154,7 @@ class EpochLoop:
         )
 
     def _get_newest(self) -> EpochPosition | None:
-        head = self._heads.head
+        head = self._head
         return None if head is None else self._rosters.get_position(head.number)
 
     def _start(self, duty: Duty, tasks: asyncio.TaskGroup) -> None:

@@ -1,4 +1,4 @@
-"""What the epoch loop tells the world: logs, the status file, a local network's display."""
+"""Events of the epoch loop, for logs, the status file and a local network's display."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The rows of the journal on disk: append-only, chained, checked when opened.
-
-Each row holds the checksum of all before it, and the head row names the last one, so a
-flipped byte, a lost row or a lost tail is found when the file is opened.
-"""
+"""The rows of the journal on disk: append-only, chained by checksums, checked when opened."""
 
 from __future__ import annotations
 
@@ -183,7 +179,7 @@ class Log:
         )
         events, checksum, seq = [], bytes(base), first_seq
         for row_seq, epoch, kind, slot, payload, row_checksum in rows:
-            event = Event(epoch, _decode_type(kind), bytes(payload), slot)
+            event = Event(epoch, EventType(kind), bytes(payload), slot)
             checksum = _compute_row_checksum(seq, event, checksum)
             if row_seq != seq or checksum != row_checksum:
                 raise JournalCorrupt(f"row {seq} of the journal is damaged")
@@ -297,10 +293,3 @@ def _compute_head_checksum(
 
 def _compute_report_checksum(epoch: int, body: bytes) -> bytes:
     return hashlib.sha256(_REPORT_TAG + struct.pack("<q", epoch) + body).digest()
-
-
-def _decode_type(value: int) -> EventType:
-    try:
-        return EventType(value)
-    except ValueError as error:
-        raise JournalCorrupt(f"{value} is no type of row") from error

@@ -15,7 +15,7 @@ from subnet.epoch.observer import EpochScored, NodeEvent, log_event
 from subnet.gateway import ClientConfig, open_client, run_gateway
 from subnet.localnet.chain_setup import derive_account
 from subnet.localnet.processes import Message, Send
-from subnet.node import Ready, run_node
+from subnet.node import run_node
 from subnet.operator.config import NodeConfig
 from subnet.operator.interrupts import run_interruptible
 from subnet.operator.logs import configure_logs
@@ -54,8 +54,8 @@ async def _run_node(config: Message, send: Send) -> None:
         if isinstance(event, EpochScored):
             send({"kind": "scored", "report": event.report.to_json()})
 
-    def on_ready(ready: Ready) -> None:
-        send({"kind": "ready", "addresses": list(ready.addresses)})
+    def on_ready(addresses: tuple[str, ...]) -> None:
+        send({"kind": "ready", "addresses": list(addresses)})
 
     await run_node(prepared, observe=observe, on_ready=on_ready)
 

@@ -1,9 +1,9 @@
-"""What a running process says of itself to the operator beside it: one small file, replaced whole.
+"""The status file of a running process: ``mesh status`` and the container's health check read it.
 
-The process writes it at every head and every PERIOD_S, so an old file means a process that is
-dead or hangs. A head that has not moved for MAX_HEAD_AGE_BLOCKS is said apart: then the chain or
-the way to it is at fault. The file holds no secret. It is best effort: a disk that refuses it
-never ends the process.
+The process replaces the file at every head and every PERIOD_S, so an old file means that the
+process is dead or hangs. If the head has not moved for MAX_HEAD_AGE_BLOCKS, the chain or the
+connection to it is at fault. The file holds no secret. It is best effort: a failed write never
+ends the process.
 """
 
 from __future__ import annotations
