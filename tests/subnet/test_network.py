@@ -9,33 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
-from devchain.runtime import LedgerConfig
+from devchain.config import BlockMode, DevChainConfig
 from devchain.server import DevChain
-from devchain.values import ActivationMode
-from keys.account import AccountKey
 from keys.peer import PeerKey
-from subnet.account import registration
 from subnet.bootstrap import BootstrapConfig, run_bootstrap
-from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError
-from tests.support.chain_rigs import COLDKEYS, OWNER, make_node, make_seed, make_subnet
+from tests.support.chain_rigs import OWNER, WireRig, make_subnet
 
 KEY = PeerKey(b"\7" * 32)
-RULES = LedgerConfig(activation_mode=ActivationMode.AUTOMATIC, balances=fund_development_accounts())
 
 
 @asynccontextmanager
 async def run_chain(seed: bytes) -> AsyncIterator[str]:
-    """Run a chain with one active subnet, the first of its chain."""
-    config = DevChainConfig(ledger=RULES, mode=BlockMode.INSTANT, seed=seed)
-    async with DevChain.open(config) as devchain, SubstrateChain.open(devchain.url) as chain:
-        subnet = make_subnet("mesh")
-        subnet_id = (await registration.register_subnet(chain, subnet, owner=OWNER)).subnet_id
-        for coldkey in COLDKEYS[:3]:
-            node = make_node(subnet_id, AccountKey(make_seed()))
-            await registration.register_node(chain, node, coldkey=coldkey)
-        await registration.activate_subnet(chain, subnet_id=subnet_id, owner=OWNER)
+    """Run a chain with one subnet; the genesis hash depends on ``seed``."""
+    config = DevChainConfig(mode=BlockMode.INSTANT, seed=seed)
+    async with DevChain.open(config) as devchain, WireRig.connect(devchain.url) as rig:
+        await rig.register_subnet(make_subnet("mesh"), OWNER)
         yield devchain.url
 
 
