@@ -1,44 +1,44 @@
-"""A node without a role: a first peer to dial, a relay, and a place that keeps records.
+"""Runs a bootstrap: a node without a role, to dial first, to relay, and to keep records.
 
-It follows the chain as every node does, because what it keeps for others must be what
-they would keep: records of the roster, signed and on time.
+It follows the chain as every node does, because its store must admit the same records: signed, on
+time, and of the roster's nodes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
-from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
-from consensus.protocol_params import MAINNET
-from consensus.roster import Roster, compute_network_id
+from consensus.phases import phase_at
+from consensus.roster import Roster
 from consensus.types import Epoch, SubnetId
 from keys.peer import PeerKey
-from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
-from mesh.p2p.quic import modernise
 from mesh.routing.directory import Directory
-from mesh.routing.heartbeat import make_heartbeat_policy
-from mesh.routing.info import NetworkInfo
 from subnet.account.registration import find_subnet
-from subnet.chain.block_time import fetch_block_time_ms
-from subnet.chain.manifest_hash import parse_manifest_hash
 from subnet.chain.substrate import SubstrateChain
-from subnet.epoch.record_policy import ConsensusRecordPolicy
-from subnet.epoch.rosters import Membership, SubnetTerms
-from subnet.errors import ChainUnavailable, UnknownSubnet
-from subnet.journal.journal import open_journal
-from subnet.known_peers import Members, find_subnet_of_bootnode, read_membership
-from subnet.operator.preflight import make_private_directory
-from subnet.thread_runner import open_thread_runner
-from subnet.version import SOFTWARE
+from subnet.epoch.heads import follow_heads
+from subnet.epoch.observer import log_event
+from subnet.epoch.terms import SubnetTerms
+from subnet.errors import ChainUnavailable
+from subnet.known_peers import find_subnet_of_bootnode
+from subnet.network import (
+    OnReady,
+    SubnetState,
+    fetch_subnet_on_chain,
+    make_relay_config,
+    open_subnet_state,
+)
+from subnet.operator.interrupts import Service
+from subnet.operator.status import StatusFile
 
-HEADS_RETRY_S = 1.0
+ROLE = "bootstrap"
 PLACE_RETRY_S = 10.0
 
 logger = structlog.get_logger(__name__)
@@ -60,156 +60,131 @@ class BootstrapConfig:
     data_dir: Path
 
 
-async def run_bootstrap(
-    config: BootstrapConfig, *, on_ready: Callable[[tuple[str, ...]], None]
-) -> None:
+async def run_bootstrap(config: BootstrapConfig, *, on_ready: OnReady) -> None:
     """Run until SIGTERM or SIGINT. ``on_ready`` gets the addresses that others dial.
 
     Until the chain names this peer as a bootnode of a subnet, it only introduces and relays:
     a subnet cannot be registered before its bootnodes have addresses.
     """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(_run(config, on_ready))
-        await stopping.wait()
-        running.cancel()
+    service = Service()
+    await service.run(_Bootstrap(config, service, on_ready).run())
 
 
-async def _run(config: BootstrapConfig, on_ready: Callable[[tuple[str, ...]], None]) -> None:
-    subnet = await _find_place(config)
-    if subnet is None:
-        subnet = await _relay_until_registered(config, on_ready)
-    async with SubstrateChain.open(config.chain_url) as chain:
-        await _serve_subnet(chain, subnet, config, on_ready)
+class _Bootstrap:
+    """One bootstrap: what it follows, and what its status file says."""
 
+    def __init__(self, config: BootstrapConfig, service: Service, on_ready: OnReady) -> None:
+        self._config = config
+        self._service = service
+        self._on_ready = on_ready
+        self._relay = make_relay_config(
+            config.key,
+            host_maddrs=config.host_maddrs,
+            announce_maddrs=config.announce_maddrs,
+            initial_peers=config.initial_peers,
+        )
+        self._terms: SubnetTerms | None = None
+        self._addresses: tuple[str, ...] = ()
+        directory = config.data_dir / f"{ROLE}-{config.key.peer_id}"
+        self._status = StatusFile(directory, self._get_facts)
 
-async def _find_place(config: BootstrapConfig) -> SubnetId | None:
-    """Return the subnet to serve; None while the chain is away or names none."""
-    try:
-        async with SubstrateChain.open(config.chain_url) as chain:
-            if config.subnet is not None:
-                return await find_subnet(chain, config.subnet)
-            return await find_subnet_of_bootnode(chain, config.key.peer_id)
-    except ChainUnavailable as error:
-        logger.warning("chain unavailable", detail=str(error))
-        return None
+    async def run(self) -> None:
+        logger.info("connecting to the chain", url=self._config.chain_url)
+        subnet_id = await self._find_place() or await self._relay_until_registered()
+        async with SubstrateChain.open(self._config.chain_url) as chain:
+            await self._serve_subnet(chain, subnet_id)
 
-
-async def _relay_until_registered(
-    config: BootstrapConfig, on_ready: Callable[[tuple[str, ...]], None]
-) -> SubnetId:
-    relay = HostConfig(
-        key=config.key,
-        host_maddrs=modernise(config.host_maddrs),
-        announce_maddrs=modernise(config.announce_maddrs),
-        initial_peers=modernise(config.initial_peers),
-    )
-    async with HivemindHost.open(relay) as host, asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(host.watch())
-        on_ready(tuple(await host.list_addresses()))
-        logger.warning("relaying only: no subnet on the chain names this peer as a bootnode")
-        subnet = await _wait_for_place(config)
-        watching.cancel()
-    return subnet
-
-
-async def _wait_for_place(config: BootstrapConfig) -> SubnetId:
-    while True:
-        subnet = await _find_place(config)
-        if subnet is not None:
-            return subnet
-        await asyncio.sleep(PLACE_RETRY_S)
-
-
-async def _serve_subnet(
-    chain: SubstrateChain,
-    subnet_id: SubnetId,
-    config: BootstrapConfig,
-    on_ready: Callable[[tuple[str, ...]], None],
-) -> None:
-    terms, manifest_hash = await _fetch_terms(chain, subnet_id)
-    members = Members(chain, subnet_id)
-    data_dir = config.data_dir / f"{subnet_id}-bootstrap"
-    make_private_directory(data_dir)
-    owner = config.key.peer_id.public_key
-    with (
-        open_thread_runner("journal") as run,
-        open_journal(data_dir / "journal.sqlite", owner=owner, run=run) as journal,
-    ):
-        membership = Membership(terms, reader=chain, journal=journal)
-        await read_membership(chain, membership, members)
-        async with HivemindHost.open(_configure(config, terms, membership, members)) as host:
-            directory = Directory(host, network_id=terms.network_id)
-            directory.serve(lambda: _describe(terms, manifest_hash))
-            on_ready(tuple(await host.list_addresses()))
-            logger.info("serving", subnet_id=subnet_id, peer_id=str(host.peer_id))
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(host.watch())
-                tasks.create_task(directory.keep_fresh(members.list_nodes))
-                tasks.create_task(_follow_chain(chain, membership, members))
-
-
-async def _fetch_terms(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[SubnetTerms, bytes]:
-    subnet = await chain.fetch_subnet(subnet_id)
-    if subnet is None:
-        raise UnknownSubnet(f"subnet {subnet_id} is gone from the chain")
-    info = await chain.fetch_info()
-    manifest_hash = parse_manifest_hash(subnet.misc, subnet_id=subnet_id)
-    terms = SubnetTerms(
-        subnet_id=subnet_id,
-        network_id=compute_network_id(info.genesis_hash, subnet_id, manifest_hash),
-        epoch_length=info.epoch_length,
-        block_time_ms=await fetch_block_time_ms(chain),
-        params=MAINNET,
-    )
-    return terms, manifest_hash
-
-
-def _configure(
-    config: BootstrapConfig, terms: SubnetTerms, membership: Membership, members: Members
-) -> HostConfig:
-    heartbeats = make_heartbeat_policy(terms.network_id, is_member=members.is_node, clock=time.time)
-    return HostConfig(
-        key=config.key,
-        host_maddrs=modernise(config.host_maddrs),
-        announce_maddrs=modernise(config.announce_maddrs),
-        initial_peers=modernise(config.initial_peers),
-        network_id=terms.network_id,
-        record_policy=ConsensusRecordPolicy(lambda: membership.table, admit_heartbeat=heartbeats),
-        is_member=members.is_known,
-    )
-
-
-def _describe(terms: SubnetTerms, manifest_hash: bytes) -> NetworkInfo:
-    # A bootstrap node has no model; clients ask a node with a role for its name.
-    return NetworkInfo(
-        network_id=terms.network_id,
-        manifest_hash=manifest_hash,
-        model_name="",
-        num_layers=0,
-        max_context=0,
-        vocab_size=0,
-        software=SOFTWARE,
-    )
-
-
-async def _follow_chain(chain: SubstrateChain, membership: Membership, members: Members) -> None:
-    """Keep rosters and members fresh; an outage keeps the last ones."""
-    followed: tuple[Epoch, Roster | None] | None = None
-    while True:
+    async def _find_place(self) -> SubnetId | None:
+        """Return the subnet to serve; None while the chain is away or names none."""
+        config = self._config
         try:
-            async for head in chain.heads():
-                position = await membership.locate(head)
-                if position is None:
-                    continue
-                await membership.refresh(position)
-                roster = membership.get_newest_roster()
-                if (position.epoch, roster) != followed:
-                    await members.follow(roster)
-                    followed = (position.epoch, roster)
+            async with SubstrateChain.open(config.chain_url) as chain:
+                if config.subnet is not None:
+                    return await find_subnet(chain, config.subnet)
+                return await find_subnet_of_bootnode(chain, config.key.peer_id)
         except ChainUnavailable as error:
-            logger.warning("chain lost", detail=str(error))
-        await asyncio.sleep(HEADS_RETRY_S)
+            logger.warning("chain unavailable", detail=str(error))
+            return None
+
+    async def _relay_until_registered(self) -> SubnetId:
+        async with HivemindHost.open(self._relay) as host, asyncio.TaskGroup() as tasks:
+            helpers = [tasks.create_task(host.watch()), tasks.create_task(self._go_online(host))]
+            logger.warning("relaying only: no subnet on the chain names this peer as a bootnode")
+            subnet_id = None
+            while subnet_id is None:
+                await asyncio.sleep(PLACE_RETRY_S)
+                subnet_id = await self._find_place()
+            for helper in helpers:
+                helper.cancel()
+        return subnet_id
+
+    async def _serve_subnet(self, chain: SubstrateChain, subnet_id: SubnetId) -> None:
+        config = self._config
+        subnet = await fetch_subnet_on_chain(chain, subnet_id)
+        data_dir = config.data_dir / f"{subnet_id}-{ROLE}"
+        async with open_subnet_state(
+            chain, subnet.terms, key=config.key, data_dir=data_dir
+        ) as state:
+            logger.info("joining the swarm", initial_peers=len(config.initial_peers))
+            async with HivemindHost.open(state.configure_host(self._relay)) as host:
+                self._terms = subnet.terms
+                directory = Directory(host, network_id=subnet.terms.network_id)
+                # It has no model; clients ask a node with a role for its name.
+                directory.serve(subnet.describe)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._go_online(host))
+                    tasks.create_task(host.watch())
+                    tasks.create_task(directory.keep_fresh(state.known_peers.list_nodes))
+                    tasks.create_task(self._follow_chain(chain, state))
+                    logger.info("serving", subnet_id=subnet_id, peer_id=str(host.peer_id))
+
+    async def _go_online(self, host: HivemindHost) -> None:
+        """Tell the addresses, then keep the status file fresh until cancelled."""
+        self._addresses = tuple(await host.list_addresses())
+        self._service.note_started(_drain)
+        self._on_ready(self._addresses)
+        await self._status.keep_fresh()
+
+    async def _follow_chain(self, chain: SubstrateChain, state: SubnetState) -> None:
+        """Keep rosters and known peers fresh; an outage keeps the last ones."""
+        followed: tuple[Epoch, Roster | None] | None = None
+        rosters = state.rosters
+        heads = follow_heads(
+            chain,
+            state.terms,
+            newest=rosters.get_newest_roster(),
+            get_wall_time_s=time.time,
+            observe=log_event,
+        )
+        async with aclosing(heads):
+            async for head in heads:
+                try:
+                    position = await rosters.locate(head)
+                    if position is None:
+                        continue
+                    self._status.note_head(position, phase_at(position, state.terms.schedule))
+                    await rosters.refresh(position)
+                    roster = rosters.get_newest_roster()
+                    if (position.epoch, roster) != followed:
+                        await state.known_peers.follow(roster)
+                        followed = (position.epoch, roster)
+                except ChainUnavailable as error:
+                    logger.warning("chain unavailable", detail=str(error))
+
+    def _get_facts(self) -> dict[str, Any]:
+        """Return what the status file says beside the head."""
+        terms = self._terms
+        return {
+            "peer_id": str(self._config.key.peer_id),
+            "subnet_id": None if terms is None else terms.subnet_id,
+            "subnet_node_id": None,
+            "role": ROLE,
+            "blocks": None,
+            "block_time_s": None if terms is None else terms.block_time_s,
+            "taking_part": "relaying only" if terms is None else "no role",
+            "addresses": self._addresses,
+        }
+
+
+async def _drain() -> None:
+    """Nothing is open that others wait for."""

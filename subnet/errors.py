@@ -10,8 +10,9 @@ SubnetError
 ├── DutyPostponed(reason)        a duty that could not be done now; it stays owed
 ├── NotRegistered                the node id does not belong to this node's keys
 │   └── UnknownSubnet            the chain has no such subnet
-├── JournalCorrupt               the journal cannot be trusted; the node must not sign
-├── JournalFailed                the journal could not be written; nothing may be published
+├── JournalError(message, hint)
+│   ├── JournalCorrupt           a journal cannot be trusted; the node must not sign
+│   └── JournalFailed            a journal could not be written; nothing may be published
 └── AlreadySigned                the journal holds another body for this slot
 """
 
@@ -75,11 +76,26 @@ class UnknownSubnet(NotRegistered):
     """The chain has no subnet by this id or name."""
 
 
-class JournalCorrupt(SubnetError):
+class JournalError(SubnetError):
+    """Base of what can be wrong with a journal. ``hint`` is the one fix."""
+
+    def __init__(self, message: str, hint: str = "check the disk of --data-dir") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class JournalCorrupt(JournalError):
     """The journal cannot be trusted, so the node must not sign."""
 
+    def __init__(
+        self,
+        message: str,
+        hint: str = "restore the journal from a backup; do not delete it in the middle of an epoch",
+    ) -> None:
+        super().__init__(message, hint)
 
-class JournalFailed(SubnetError):
+
+class JournalFailed(JournalError):
     """The journal could not be written, so what it should have held must not be published."""
 
 

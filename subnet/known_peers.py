@@ -1,17 +1,15 @@
-"""Every peer that the chain knows in the subnet: who may hold a place in the DHT and heartbeat.
+"""The peers that the chain names in the subnet, and the addresses that it gives to dial.
 
-Wider than an epoch's roster: queued nodes, bootnodes and client identities count too. It
-decides about connections and heartbeats only; consensus records need the roster. Both are read
-from the state of one block, the epoch's first, so that a peer is never known to one policy and
-strange to the other. The lists are the proof of stake as well: the chain admits nobody to them
-without the subnet's minimum stake.
+A known peer may hold a place in the DHT and send heartbeats. The list is wider than an epoch's
+roster: it has queued nodes, bootnodes and client identities too. Consensus records need the
+roster. Both are read from the state of one block, so that they never disagree about a peer. The
+list is also the proof of stake: the chain registers no node without the subnet's minimum stake.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from consensus.roster import Roster
 from consensus.types import BlockNumber, SubnetId
@@ -23,48 +21,47 @@ from subnet.chain.substrate import SubstrateChain
 
 if TYPE_CHECKING:
     from subnet.chain.chain_session import ChainSession
-    from subnet.epoch.rosters import Membership
+    from subnet.epoch.rosters import Rosters
 
 MAX_BOOTNODES = 64
 _PEER_FIELDS = ("peer_info", "bootnode_peer_info", "client_peer_info")
 
 
 @dataclass(frozen=True, slots=True)
-class KnownPeers:
+class PeerLists:
     """``nodes`` serve under their main peer id; ``others`` are bootnodes and clients."""
 
-    nodes: frozenset[PeerId]
-    others: frozenset[PeerId]
+    nodes: frozenset[PeerId] = frozenset()
+    others: frozenset[PeerId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
     """The peers in the state of one block."""
 
-    block: BlockNumber
-    block_hash: bytes
-    known: KnownPeers
+    block: BlockNumber = BlockNumber(0)
+    block_hash: bytes = b""
+    peers: PeerLists = PeerLists()
 
 
-class Members:
-    """The latest word of the chain. An outage keeps the last one; it never opens the door."""
+class KnownPeers:
+    """The peers in the newest state that was read. They stay while the chain does not answer."""
 
     def __init__(self, chain: SubstrateChain, subnet_id: SubnetId) -> None:
         self._chain = chain
         self._subnet_id = subnet_id
-        self._state = _State(BlockNumber(0), b"", KnownPeers(frozenset(), frozenset()))
+        self._state = _State()
 
     @property
     def block_hash(self) -> bytes:
-        """The block whose state is known here; empty before the first reading."""
+        """The block whose state was read; empty before the first reading."""
         return self._state.block_hash
 
     async def follow(self, roster: Roster | None) -> None:
-        """Read the peers from the state that ``roster`` was read from. Raises ChainUnavailable.
+        """Read the peers from the state of ``roster``'s block. Raises ChainUnavailable.
 
-        A process begins with the head's state if others joined or left since that block, and
-        goes on with the next roster's: whoever registers and starts at once finds the others who
-        did so, and nobody waits for an epoch to begin.
+        The first call uses the head's state if the peers changed since the roster's block, so a
+        node that just registered can connect at once. Later calls use the newest roster's state.
         """
         if roster is None or not self._state.block_hash:
             self._state = await self._chain.query(lambda session: self._read_start(session, roster))
@@ -73,43 +70,45 @@ class Members:
 
     def _read_start(self, session: ChainSession, roster: Roster | None) -> _State:
         header, at = session.read_head()
-        known = _read(session, self._subnet_id, at=at)
+        peers = _read(session, self._subnet_id, at=at)
         if roster is not None:
             state = self._read(session, roster)
-            if state.known == known:
+            if state.peers == peers:
                 return state
-        return _State(BlockNumber(header.number), bytes.fromhex(at[2:]), known)
+        return _State(BlockNumber(header.number), bytes.fromhex(at[2:]), peers)
 
     def _read(self, session: ChainSession, roster: Roster) -> _State:
-        known = _read(session, self._subnet_id, at=f"0x{roster.block_hash.hex()}")
-        return _State(roster.first_block, roster.block_hash, known)
+        peers = _read(session, self._subnet_id, at=f"0x{roster.block_hash.hex()}")
+        return _State(roster.first_block, roster.block_hash, peers)
 
     def list_nodes(self) -> tuple[PeerId, ...]:
         """Return the main peer ids, sorted."""
-        return tuple(sorted(self._state.known.nodes))
+        return tuple(sorted(self._state.peers.nodes))
 
     def is_node(self, peer: PeerId) -> bool:
-        """Whether a registered node, queued or active, serves under this key."""
-        return peer in self._state.known.nodes
+        """Return whether a registered node, queued or active, serves under this key."""
+        return peer in self._state.peers.nodes
 
     def is_known(self, peer: PeerId) -> bool:
-        """Whether the chain names this key in any place of the subnet."""
-        return peer in self._state.known.nodes or peer in self._state.known.others
+        """Return whether the chain names this key anywhere in the subnet."""
+        return peer in self._state.peers.nodes or peer in self._state.peers.others
 
 
-async def read_membership(chain: SubstrateChain, membership: Membership, members: Members) -> None:
-    """Read the epoch's roster and, from the same block, who is known. Raises ChainUnavailable."""
-    position = await membership.locate(await chain.fetch_head())
+async def read_known_peers(
+    chain: SubstrateChain, rosters: Rosters, known_peers: KnownPeers
+) -> None:
+    """Read the epoch's roster, and the peers from the same block. Raises ChainUnavailable."""
+    position = await rosters.locate(await chain.fetch_head())
     if position is not None:
-        await membership.refresh(position)
-    await members.follow(membership.get_newest_roster())
+        await rosters.refresh(position)
+    await known_peers.follow(rosters.get_newest_roster())
 
 
 async def fetch_bootnode_addresses(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[str, ...]:
-    """Return the addresses, each with its peer id, that the chain gives a newcomer to dial.
+    """Return the addresses, each with its peer id, that the chain gives to dial.
 
-    First the subnet's own bootnodes, then those that nodes registered for themselves. What is
-    not an address of an Ed25519 peer is left out: strangers wrote it.
+    The subnet's bootnodes come first, then the addresses that nodes registered for themselves.
+    Strangers wrote them: what is not an address of an Ed25519 peer is left out.
     """
     return await chain.query(lambda session: _read_addresses(session, subnet_id))
 
@@ -150,27 +149,16 @@ async def find_subnet_of_bootnode(chain: SubstrateChain, peer: PeerId) -> Subnet
     return await chain.query(work)
 
 
-def _read(session: ChainSession, subnet_id: SubnetId, *, at: str) -> KnownPeers:
+def _read(session: ChainSession, subnet_id: SubnetId, *, at: str) -> PeerLists:
     nodes: set[PeerId] = set()
     others: set[PeerId] = set()
     for item in ("SubnetNodesData", "RegisteredSubnetNodesData"):
         for _, node in session.read_map(f"Network.{item}", subnet_id, at=at):
             for place, name in enumerate(_PEER_FIELDS):
-                peer = _parse_peer(node[name])
+                info = node[name]
+                peer = None if info is None else parsing.parse_peer_id(info["peer_id"])
                 if peer is not None:
                     (others if place else nodes).add(peer)
     bootnodes = session.read("Network.SubnetBootnodes", subnet_id, at=at, default=True)
-    for text, _ in bootnodes or ():
-        others.update(_parse_text(parsing.parse_text(text)))
-    return KnownPeers(frozenset(nodes), frozenset(others - nodes))
-
-
-def _parse_peer(info: Mapping[str, Any] | None) -> PeerId | None:
-    return None if info is None else parsing.parse_peer_id(info["peer_id"])
-
-
-def _parse_text(text: str) -> tuple[PeerId, ...]:
-    try:
-        return (PeerId.from_base58(text),)
-    except BadPeerId:
-        return ()
+    others.update(filter(None, (parsing.parse_peer_id(text) for text, _ in bootnodes or ())))
+    return PeerLists(frozenset(nodes), frozenset(others - nodes))

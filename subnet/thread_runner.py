@@ -1,4 +1,4 @@
-"""Where blocking work runs: beside the event loop, or inline under a virtual clock."""
+"""Runs blocking functions in a thread, or inline in tests where time is virtual."""
 
 from __future__ import annotations
 

@@ -23,9 +23,10 @@ from consensus.types import BlockNumber
 from subnet.chain.extrinsics import SignedExtrinsic
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.interfaces import Receipt
-from subnet.errors import ExtrinsicFailed, JournalCorrupt, JournalFailed
+from subnet.errors import ExtrinsicFailed, JournalCorrupt
+from subnet.journal.disk import is_disk_full, make_write_failure, migrate, open_private
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_LISTED = 1000
 KEPT_EPOCHS = 8
 
@@ -47,6 +48,8 @@ CREATE TABLE IF NOT EXISTS extrinsics (
 """
 # Every epoch asks for the few open ones, and deletes the oldest of the others.
 _INDEX = "CREATE INDEX IF NOT EXISTS extrinsics_by_state ON extrinsics (state, until)"
+_STEPS = {0: (_SCHEMA,), 1: (_INDEX,)}
+"""Statements that leave a version; a new file has version 0."""
 
 
 class State(Enum):
@@ -85,21 +88,21 @@ class ExtrinsicJournal:
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[Self]:
-        """Open or create the journal, readable by its owner only. Raises JournalCorrupt."""
-        # SQLite would create the file, and its log beside it, readable by every user.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        """Open or create the journal, readable by its owner only.
+
+        Raises ConfigError, JournalCorrupt or JournalFailed.
+        """
+        # Before SQLite sees it: it would create the file, and its log beside it, for everybody.
+        os.close(open_private(path))
         with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as db:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
                 # An entry must outlive a power cut, since the extrinsic does.
                 db.execute("PRAGMA synchronous = FULL")
-                (version,) = db.execute("PRAGMA user_version").fetchone()
-                if version not in (0, SCHEMA_VERSION):
-                    raise JournalCorrupt(f"{path} was written by another version ({version})")
-                db.execute(_SCHEMA)
-                db.execute(_INDEX)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                migrate(db, what=str(path), newest=SCHEMA_VERSION, steps=_STEPS)
             except sqlite3.DatabaseError as error:
+                if is_disk_full(error):
+                    raise make_write_failure(error, str(path)) from error
                 raise JournalCorrupt(f"{path} is not a journal of extrinsics: {error}") from error
             yield cls(db)
 
@@ -161,9 +164,7 @@ class ExtrinsicJournal:
             try:
                 self._connection.execute(statement, values)
             except sqlite3.OperationalError as error:
-                raise JournalFailed(
-                    f"the journal of extrinsics could not be written: {error}"
-                ) from error
+                raise make_write_failure(error, "the journal of extrinsics") from error
 
 
 async def settle(chain: SubstrateChain, journal: ExtrinsicJournal) -> tuple[JournalEntry, ...]:

@@ -53,7 +53,7 @@ from subnet.errors import (
     ChainUnavailable,
     ConfigError,
     ExtrinsicFailed,
-    JournalCorrupt,
+    JournalError,
     NotRegistered,
     SubnetError,
     UnknownSubnet,
@@ -85,10 +85,6 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
         "or register the node with `mesh chain register-node`",
     ),
     (ExtrinsicFailed, "run `mesh chain show` to see the state that the chain refers to"),
-    (
-        JournalCorrupt,
-        "restore the journal from a backup; do not delete it in the middle of an epoch",
-    ),
     (ModelFilesMissing, "name a complete model folder, or a Hugging Face model that is at hand"),
     (UnknownArchitecture, "name a model of a supported architecture"),
     (
@@ -122,7 +118,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 def explain(error: Exception) -> tuple[str, str]:
     """Return the sentence and the fix for an error that a person can act on."""
     message = str(error) or type(error).__name__
-    if isinstance(error, ConfigError | DevchainUnusable):
+    if isinstance(error, ConfigError | JournalError | DevchainUnusable):
         return message, error.hint
     for kind, hint in _HINTS:
         if isinstance(error, kind):

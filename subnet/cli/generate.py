@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mesh.client.client import Prompt
     from mesh.inference.sampling import Sampling
     from mesh.inference.tokens import Token, Trace
-    from subnet.run_client import ClientConfig
+    from subnet.gateway import ClientConfig
 
 
 def generate(
@@ -50,7 +50,7 @@ def generate(
 
     from keys.identity_file import load_identity_file
     from mesh.inference.sampling import Sampling
-    from subnet.run_client import ClientConfig
+    from subnet.gateway import ClientConfig
 
     config = ClientConfig(
         initial_peers=tuple(initial_peers),
@@ -97,7 +97,7 @@ async def _ask(
     from contextlib import AsyncExitStack
 
     from mesh.client.client import RoutingOptions
-    from subnet.run_client import open_client
+    from subnet.gateway import open_client
 
     pieces = []
     async with AsyncExitStack() as stack:

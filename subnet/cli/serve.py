@@ -13,7 +13,7 @@ from subnet.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from mesh.api.server import ServeConfig
-    from subnet.run_client import ClientConfig
+    from subnet.gateway import ClientConfig
 
 
 def serve(
@@ -86,7 +86,7 @@ def _make_client_config(
     initial_peers: list[str], *, model: str | None, identity_path: Path | None
 ) -> ClientConfig:
     from keys.identity_file import load_identity_file
-    from subnet.run_client import ClientConfig
+    from subnet.gateway import ClientConfig
 
     return ClientConfig(
         initial_peers=tuple(initial_peers),
@@ -128,9 +128,9 @@ def _run(
     import asyncio
 
     from mesh.api.errors import PortInUse
+    from subnet.gateway import run_gateway
     from subnet.operator.interrupts import run_interruptible
     from subnet.operator.logs import configure_logs
-    from subnet.run_gateway import run_gateway
 
     configure_logs()
     gateway = run_gateway(

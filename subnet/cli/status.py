@@ -22,7 +22,7 @@ def status(
     ] = MAX_AGE_S,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per node.")] = False,
 ) -> None:
-    """Show the nodes of this machine; exit 1 if one of them has been silent for too long."""
+    """Show this machine's nodes; exit 1 if one is silent or its chain's head stands still."""
     import time
 
     from platformdirs import user_data_path
@@ -30,7 +30,7 @@ def status(
     from subnet.errors import ConfigError
     from subnet.operator.status import read_statuses
 
-    directory = data_dir or user_data_path("mesh")
+    directory, now_s = data_dir or user_data_path("mesh"), time.time()
     statuses = read_statuses(directory)
     if not statuses:
         raise ConfigError(
@@ -38,18 +38,6 @@ def status(
             "start one with mesh-test, or give --data-dir",
         )
     for node in statuses:
-        age = time.time() - node.written_at
-        if as_json:
-            emit(node.model_dump_json())
-        else:
-            blocks = "" if node.blocks is None else f" blocks {node.blocks[0]}:{node.blocks[1]}"
-            emit(
-                f"node {node.subnet_node_id} of subnet {node.subnet_id}: {node.role}{blocks}, "
-                f"head {node.head}, epoch {node.epoch}, {node.phase}, {node.taking_part}, "
-                f"{age:.0f} s ago"
-            )
-        if age > max_age:
-            raise ConfigError(
-                f"node {node.subnet_node_id} has been silent for {age:.0f} s",
-                "look at its log, then start it again",
-            )
+        emit(node.model_dump_json() if as_json else node.describe(now_s=now_s))
+    for node in statuses:
+        node.check(now_s=now_s, max_age_s=max_age)

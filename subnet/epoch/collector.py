@@ -1,7 +1,7 @@
-"""Reads what the others published, and journals what it saw and when.
+"""Reads the other nodes' records and journals each with the head at which it was first seen.
 
-A record says who and what, never when: the time is the head at which this node first
-saw it.
+A record does not say when it was published. Whether it is on time is decided by the head at which
+this node first saw it.
 """
 
 from __future__ import annotations
@@ -22,37 +22,27 @@ from consensus.records import RecordKind
 from consensus.roster import Roster
 from consensus.types import BlockNumber, Epoch, EpochPosition
 from keys.envelope import Envelope, compute_record_key
-from subnet.epoch.interfaces import RecordStore
-from subnet.epoch.observer import Observe, RecordDropped, RecordSeen
-from subnet.epoch.rosters import Membership, SubnetTerms
-from subnet.journal.journal import Journal
+from subnet.epoch.context import NodeContext
+from subnet.epoch.observer import RecordDropped, RecordSeen
 
 MAX_KEYS_PER_READ = 256
 MAX_READ_TIMEOUT_S = 5.0
 
 
 class Collector:
-    """Fills the journal with sightings; one reading at a time."""
+    """Reads records into the journal; one reading at a time."""
 
-    def __init__(
-        self,
-        terms: SubnetTerms,
-        *,
-        store: RecordStore,
-        journal: Journal,
-        membership: Membership,
-        observe: Observe,
-    ) -> None:
-        self._terms = terms
-        self._store = store
-        self._journal = journal
-        self._membership = membership
-        self._observe = observe
+    def __init__(self, context: NodeContext) -> None:
+        self._terms = context.terms
+        self._store = context.store
+        self._journal = context.journal
+        self._rosters = context.rosters
+        self._observe = context.observe
         self._challenge_seen: Epoch | None = None
 
     def list_wanted(self, position: EpochPosition) -> tuple[Wanted, ...]:
-        """Return the slots that are worth reading at this head."""
-        roster = self._membership.get_roster(position.epoch)
+        """Return the record slots that are still missing and may count at this head."""
+        roster = self._rosters.get_roster(position.epoch)
         if roster is None:
             return ()
         previous = Epoch(position.epoch - 1)
@@ -62,15 +52,15 @@ class Collector:
                 schedule=self._terms.schedule,
                 roster=roster,
                 sightings=self._journal.get_sightings(position.epoch),
-                previous_roster=self._membership.get_roster(previous),
+                previous_roster=self._rosters.get_roster(previous),
                 previous_sightings=self._journal.get_sightings(previous),
                 is_challenge_seen=self.is_challenge_seen(roster),
             )
         )
 
     def is_challenge_seen(self, roster: Roster) -> bool:
-        """Whether somebody published the challenge that the chain decides."""
-        # What is journaled stays; a record that was found need not be looked for again.
+        """Whether any node published the challenge that the chain decides."""
+        # Journaled records stay, so one that was found is not looked for again.
         if self._challenge_seen != roster.epoch:
             seed = self._terms.compute_challenge(roster).seed
             if find_challenge(self._journal.get_sightings(roster.epoch), seed) is None:
@@ -81,18 +71,18 @@ class Collector:
     async def read(
         self, position: EpochPosition, *, get_position: Callable[[], EpochPosition | None]
     ) -> None:
-        """Read what is missing at ``position`` and journal it with the heads it took.
+        """Read the missing records at ``position`` and journal them.
 
-        ``get_position`` tells the newest head, which may have moved on meanwhile.
+        A reading takes time: ``get_position`` returns the newest head when it has ended.
         """
-        if self._membership.get_roster(position.epoch) is None:
+        if self._rosters.get_roster(position.epoch) is None:
             return
         wanted = self.list_wanted(position)
         envelopes: list[Envelope] = []
         for start in range(0, len(wanted), MAX_KEYS_PER_READ):
             envelopes += await self._fetch(wanted[start : start + MAX_KEYS_PER_READ])
         ended = get_position() or position
-        # A reading that outlasts its epoch brings what it brings after the epoch's last block.
+        # Records of a reading that outlasts its epoch were seen after the epoch's last block.
         ended_at = ended.offset if ended.epoch == position.epoch else position.length
         sightings = [self._stamp(envelope, position, ended_at=ended_at) for envelope in envelopes]
         await self._journal.record_reading(
@@ -119,7 +109,7 @@ class Collector:
             if slot is None:
                 continue
             try:
-                envelopes.append(check_fetched(key, value, slot, self._membership.table))
+                envelopes.append(check_fetched(key, value, slot, self._rosters.table))
             except InvalidRecord as error:
                 self._observe(RecordDropped(slot.kind, slot.node_id, error))
         return envelopes
@@ -134,7 +124,7 @@ class Collector:
 def check_fetched(key: bytes, value: bytes, slot: Wanted, table: EpochTable) -> Envelope:
     """Return the record that a store answered with. Raises InvalidRecord.
 
-    Stores belong to strangers: what they answer is admitted like what they store.
+    Stores belong to strangers, so their answers pass the same checks as records to store.
     """
     entry = table.entries.get(slot.epoch)
     if entry is None:

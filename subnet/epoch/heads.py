@@ -1,29 +1,41 @@
-"""Which heads to believe: the chain cannot outrun its own pace, and seldom goes back far.
+"""Follows the chain's heads, and rejects implausible ones.
 
-One endpoint that tells of a block far in the future, by fault or by malice, must not carry the
-node out of the present. A head counts at once if it is in line with the last one: no further
-ahead than time allows, no further behind than a chain reorganises. What is out of line counts
-once several answers in a row agree on it, so that no mistake, of an endpoint, of this filter or
-of the machine's clock, outlasts a few questions.
+A head is implausible if it is too far ahead for the time that has passed, or more than
+MAX_BLOCKS_BACK blocks behind the newest one. Without this check one endpoint that reports a block
+far in the future, by fault or on purpose, would move the node into epochs that do not exist yet.
+CONFIRMATIONS consistent answers in a row override the rejection, so that neither a mistake of this
+filter nor a wrong clock stops the node.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
-from subnet.epoch.interfaces import BlockInfo
+from consensus.protocol_params import ConsensusParams
+from consensus.roster import Roster
+from subnet.epoch.interfaces import BlockInfo, ChainReader
+from subnet.epoch.observer import Observe, Unavailable
+from subnet.epoch.terms import SubnetTerms
+from subnet.errors import ChainUnavailable
 
 MAX_BLOCKS_AHEAD = 10
-"""Beyond what time allows: clocks differ, and blocks that were held up arrive together."""
+"""Blocks beyond what the time allows: clocks differ, and delayed blocks arrive together."""
 MAX_BLOCKS_BACK = 10
-"""How far a chain reorganises before it counts as another story."""
+"""Depth of a reorganisation that is followed at once."""
 CONFIRMATIONS = 3
-"""So many answers in a row, none below the one before, make what is out of line believed."""
+"""Consistent answers in a row, none below the one before, that override a rejection."""
+KNOWN_AHEAD_EPOCHS = 2
+"""How far ahead of its newest roster a node may find the chain when it starts."""
+HEADS_RETRY_S = 1.0
+DOUBT_RETRY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A head, when it came (seconds of the wall clock), and by how much it may be surpassed."""
+    """A head, when it came (wall clock), and how many blocks further the next one may be."""
 
     head: BlockInfo
     at_s: float
@@ -31,10 +43,10 @@ class _Seen:
 
 
 class HeadFilter:
-    """Keeps the head that is believed.
+    """Keeps the newest accepted head.
 
-    ``known`` is a block of the past to begin with. The first head may be ``known_ahead`` blocks
-    further ahead of it than time allows, because nobody has seen yet how fast this chain is.
+    ``known`` is a block of the past to start from. The first head may be ``known_ahead`` blocks
+    further ahead of it than the time allows, because the pace of this chain is not known yet.
     """
 
     def __init__(
@@ -47,15 +59,15 @@ class HeadFilter:
         self._doubted: _Seen | None = None
         self._confirmations = 0
         self.head: BlockInfo | None = None
-        """The newest head that is believed; None before the first."""
+        """The newest accepted head; None before the first."""
 
     def take(self, head: BlockInfo, *, now_s: float) -> bool:
-        """Return whether ``head`` is to be worked with: believed, and above the one before."""
+        """Return whether ``head`` is accepted and above the one before."""
         seen = _Seen(head, now_s)
         if self._believed is not None and not self._is_in_line(seen, self._believed):
             return self._doubt(seen)
         self._doubted = None
-        # A head a little lower is a chain that reorganises; phases do not run backwards for that.
+        # A head that is a little lower is a reorganisation; phases never run backwards.
         if self.head is not None and head.number <= self.head.number:
             return False
         self._believe(seen)
@@ -63,7 +75,7 @@ class HeadFilter:
 
     @property
     def is_doubting(self) -> bool:
-        """Whether the last head taken was out of line."""
+        """Whether the last head was rejected as implausible."""
         return self._doubted is not None
 
     def _doubt(self, seen: _Seen) -> bool:
@@ -84,8 +96,51 @@ class HeadFilter:
         self._believed, self._doubted, self.head = seen, None, seen.head
 
     def _is_in_line(self, seen: _Seen, earlier: _Seen) -> bool:
-        # The earlier head may itself be old: an endpoint that was behind catches up in a leap.
+        # The earlier head may itself be old: an endpoint that was behind catches up at once.
         passed_s = max(0.0, seen.at_s - earlier.at_s, seen.at_s - earlier.head.timestamp_s)
         ahead = seen.head.number - earlier.head.number
         unexplained = max(0, ahead - earlier.max_ahead)
         return ahead >= -MAX_BLOCKS_BACK and unexplained * self._block_time_s <= passed_s
+
+
+async def follow_heads(
+    reader: ChainReader,
+    terms: SubnetTerms,
+    *,
+    newest: Roster | None,
+    get_wall_time_s: Callable[[], float],
+    observe: Observe,
+) -> AsyncGenerator[BlockInfo, None]:
+    """Yield each accepted head, starting from the first block of the ``newest`` roster.
+
+    An outage or an implausible head is observed, and the chain is asked again.
+    """
+    heads = HeadFilter(
+        block_time_s=terms.block_time_s,
+        known=None
+        if newest is None
+        else BlockInfo(newest.first_block, newest.block_hash, newest.timestamp_s),
+        known_ahead=KNOWN_AHEAD_EPOCHS * terms.epoch_length,
+    )
+    while True:
+        pause_s = HEADS_RETRY_S
+        try:
+            async with aclosing(reader.heads()) as answers:
+                async for head in answers:
+                    if heads.take(head, now_s=get_wall_time_s()):
+                        yield head
+                    elif heads.is_doubting:
+                        detail = f"block {head.number} is out of line with the blocks before"
+                        observe(Unavailable("chain", f"{detail}; asking again"))
+                        # A chain that runs faster than it says, or that this machine has not
+                        # followed for a while, is implausible too, and its phases do not wait.
+                        pause_s = DOUBT_RETRY_S
+                        break
+        except ChainUnavailable as error:
+            observe(Unavailable("chain", str(error)))
+        await asyncio.sleep(pause_s)
+
+
+def is_clock_right(head: BlockInfo, *, now_s: float, params: ConsensusParams) -> bool:
+    """Return whether this machine's clock and the chain's agree well enough to take part."""
+    return abs(now_s - head.timestamp_s) <= params.max_clock_skew_s

@@ -1,4 +1,4 @@
-"""The hoster's work: answer the challenge with the weights that are served."""
+"""Answers the epoch's challenge with the weights that a hoster serves."""
 
 from __future__ import annotations
 
@@ -27,44 +27,31 @@ from consensus.records import (
 )
 from consensus.roster import Roster
 from consensus.types import LayerRange
-from keys.envelope import Envelope
+from subnet.epoch.author import Author
 from subnet.epoch.interfaces import Inference, LayerTask
-from subnet.epoch.publisher import Author
 
 
-class Hoster:
-    """Runs the epoch's challenge through the serving engine and seals the answer."""
-
-    def __init__(self, author: Author, shape: ModelShape) -> None:
-        self._author = author
-        self._shape = shape
-
-    async def answer(self, roster: Roster, inference: Inference) -> tuple[Envelope, Envelope]:
-        """Return commit and reveal of the roster's epoch, both complete, neither published."""
-        terms, layers = self._author.terms, inference.layers
-        seed = terms.compute_challenge(roster).seed
-        tasks = build_tasks(seed, layers, self._shape, terms.params)
-        outputs = await inference.run_tasks(tasks)
-        vectors = encode_outputs(tasks, outputs, seed=seed, shape=self._shape, params=terms.params)
-        return self._seal(roster, seed=seed, layers=layers, vectors=vectors)
-
-    def _seal(
-        self, roster: Roster, *, seed: bytes, layers: LayerRange, vectors: tuple[bytes, ...]
-    ) -> tuple[Envelope, Envelope]:
-        salt = self._author.derive_salt(RecordKind.OUTPUT_COMMIT, roster.epoch)
-        commitment = compute_output_commitment(
-            self._author.make_context(roster.epoch),
-            seed=seed,
-            layers=layers,
-            salt=salt,
-            root=compute_vectors_root(layers, vectors, self._shape.num_layers),
-        )
-        commit = encode_output_commit(OutputCommit(seed, layers, commitment))
-        reveal = encode_output_reveal(OutputReveal(salt, layers, vectors))
-        return (
-            self._author.seal(RecordKind.OUTPUT_COMMIT, roster, commit),
-            self._author.seal(RecordKind.OUTPUT_REVEAL, roster, reveal),
-        )
+async def answer_challenge(
+    author: Author, shape: ModelShape, roster: Roster, inference: Inference
+) -> tuple[bytes, bytes]:
+    """Run the challenge of the roster's epoch; return the bodies of commit and reveal."""
+    params, layers = author.terms.params, inference.layers
+    seed = author.terms.compute_challenge(roster).seed
+    tasks = build_tasks(seed, layers, shape, params)
+    outputs = await inference.run_tasks(tasks)
+    vectors = encode_outputs(tasks, outputs, seed=seed, shape=shape, params=params)
+    salt = author.derive_salt(RecordKind.OUTPUT_COMMIT, roster.epoch)
+    commitment = compute_output_commitment(
+        author.make_context(roster.epoch),
+        seed=seed,
+        layers=layers,
+        salt=salt,
+        root=compute_vectors_root(layers, vectors, shape.num_layers),
+    )
+    return (
+        encode_output_commit(OutputCommit(seed, layers, commitment)),
+        encode_output_reveal(OutputReveal(salt, layers, vectors)),
+    )
 
 
 def build_tasks(

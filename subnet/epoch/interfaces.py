@@ -1,7 +1,7 @@
-"""What the node needs from the world, as narrow protocols that the consumer owns.
+"""The protocols through which the epoch loop reaches chain, record store and model.
 
-The Substrate client, the peer-to-peer host and the simulator satisfy them, and
-all pass the contract tests in tests/contract.
+The Substrate client, the peer-to-peer host, the engine and the simulator satisfy them; the
+contract tests in tests/contract run against each.
 """
 
 from __future__ import annotations

@@ -24,8 +24,7 @@ from consensus.report import EpochReport
 from consensus.roster import Roster
 from consensus.scoring import ScoreRows
 from consensus.types import Epoch
-from keys.envelope import Envelope
-from subnet.epoch.publisher import Author
+from subnet.epoch.author import Author
 from subnet.journal.journal import Journal
 from subnet.thread_runner import Runner
 
@@ -43,8 +42,8 @@ class Judge:
         self._run = run
         self._reports: dict[Epoch, EpochReport] = {}
 
-    async def list_seen(self, roster: Roster) -> Envelope:
-        """Return the record that says which commits and reveals of others this node saw."""
+    async def list_seen(self, roster: Roster) -> bytes:
+        """Return the body of the record that lists the commits and reveals of others seen here."""
         current = dict(self._journal.get_sightings(roster.epoch))
         previous = dict(self._journal.get_sightings(Epoch(roster.epoch - 1)))
         own = self._author.node_id
@@ -52,21 +51,18 @@ class Judge:
         def hash_bodies() -> bytes:
             return encode_seen_records(list_seen_records(current, previous, own=own))
 
-        body = await self._run(hash_bodies)
-        return self._author.seal(RecordKind.SIGHTING, roster, body)
+        return await self._run(hash_bodies)
 
-    async def commit_scores(self, roster: Roster) -> tuple[Envelope, Envelope]:
-        """Score the epoch's hosters; return commit and reveal, both complete."""
+    async def commit_scores(self, roster: Roster) -> tuple[bytes, bytes]:
+        """Score the epoch's hosters; return the bodies of commit and reveal."""
         facts = self._gather(roster)
         scores = await self._run(compute_committed_scores, facts, self._terms.params)
         salt = self._author.derive_salt(RecordKind.SCORE_COMMIT, roster.epoch)
         context = self._author.make_context(roster.epoch)
         commitment = compute_score_commitment(context, salt=salt, scores=scores)
-        commit = encode_score_commit(ScoreCommit(commitment))
-        reveal = encode_score_reveal(ScoreReveal(salt, scores))
         return (
-            self._author.seal(RecordKind.SCORE_COMMIT, roster, commit),
-            self._author.seal(RecordKind.SCORE_REVEAL, roster, reveal),
+            encode_score_commit(ScoreCommit(commitment)),
+            encode_score_reveal(ScoreReveal(salt, scores)),
         )
 
     async def score_epoch(self, epoch: Epoch) -> EpochReport:

@@ -1,10 +1,11 @@
-"""What the epoch loop tells the world: logs, the status file, a local network's display."""
+"""Events of the epoch loop, for logs, the status file and a local network's display."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import structlog
 
 from consensus.duties import Duty
 from consensus.errors import InvalidRecord
@@ -16,7 +17,7 @@ from consensus.types import BlockNumber, Epoch, EpochPosition, SubnetNodeId
 from consensus.view import EpochStatus
 from subnet.journal.journal import Extrinsic
 
-logger = logging.getLogger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,45 +116,33 @@ def log_event(event: NodeEvent) -> None:
     """Write one log line; ids, kinds and reasons only."""
     match event:
         case HeadHandled(position, status):
-            logger.debug(
-                "head handled",
-                extra={"epoch": position.epoch, "offset": position.offset, "status": status.name},
-            )
+            epoch, offset = position.epoch, position.offset
+            logger.debug("head handled", epoch=epoch, offset=offset, status=status.name)
         case RecordSeen(sighting):
             envelope = sighting.envelope
             logger.debug(
                 "record seen",
-                extra={
-                    "kind": RecordKind(envelope.kind).name,
-                    "epoch": envelope.epoch,
-                    "node_id": envelope.node_id,
-                    "seen_at": sighting.seen_at,
-                },
+                kind=RecordKind(envelope.kind).name,
+                epoch=envelope.epoch,
+                node_id=envelope.node_id,
+                seen_at=sighting.seen_at,
             )
         case RecordDropped(kind, node_id, error):
-            logger.warning(
-                "record dropped",
-                extra={"kind": kind.name, "node_id": node_id, "reason": str(error.reason)},
-            )
+            reason = str(error.reason)
+            logger.warning("record dropped", kind=kind.name, node_id=node_id, reason=reason)
         case DutyDone(duty):
-            logger.info("duty done", extra={"duty": str(duty)})
+            logger.info("duty done", duty=str(duty))
         case DutyFailed(duty, reason):
-            logger.warning("duty failed", extra={"duty": str(duty), "reason": reason})
+            logger.warning("duty failed", duty=str(duty), reason=reason)
         case ExtrinsicLanded(extrinsic, epoch, block):
-            logger.info(
-                "extrinsic landed",
-                extra={"extrinsic": extrinsic.value, "epoch": epoch, "block": block},
-            )
+            logger.info("extrinsic landed", extrinsic=extrinsic.value, epoch=epoch, block=block)
         case AttestationRefused(epoch, detail):
-            logger.warning("attestation refused", extra={"epoch": epoch, "detail": detail})
+            logger.warning("attestation refused", epoch=epoch, detail=detail)
         case EpochScored(report):
             rows = {str(node_id): str(score) for node_id, score in report.rows}
-            logger.info("epoch scored", extra={"epoch": report.epoch, "rows": rows})
+            logger.info("epoch scored", epoch=report.epoch, rows=rows)
         case EpochSettled(epoch, elected, submission):
             attested = [] if submission is None else sorted(submission.attested)
-            logger.info(
-                "epoch settled",
-                extra={"epoch": epoch, "elected": elected, "attested": attested},
-            )
+            logger.info("epoch settled", epoch=epoch, elected=elected, attested=attested)
         case Unavailable(what, detail):
-            logger.warning("unavailable", extra={"what": what, "detail": detail})
+            logger.warning("unavailable", what=what, detail=detail)

@@ -1,11 +1,9 @@
-"""Doing what is owed. Each duty is idempotent: what is done stands in the journal."""
+"""Performs duties. Each one can be repeated: what is done stands in the journal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from consensus.challenge import ModelShape
 from consensus.duties import (
     Attest,
     CommitOutput,
@@ -19,83 +17,37 @@ from consensus.duties import (
     RevealScores,
     ScoreEpoch,
 )
-from consensus.records import RecordKind
-from consensus.types import Epoch, EpochPosition, Role, SubnetNodeId
-from keys.peer import PeerKey
-from subnet.epoch.hoster import Hoster
-from subnet.epoch.interfaces import ChainReader, ChainWriter, Inference, RecordStore
+from consensus.records import RecordKind, encode_challenge
+from consensus.types import Epoch, EpochPosition
+from subnet.epoch.context import NodeContext
+from subnet.epoch.hoster import answer_challenge
 from subnet.epoch.judge import Judge
-from subnet.epoch.observer import EpochScored, Observe
-from subnet.epoch.publisher import Author, Publisher
-from subnet.epoch.rosters import SubnetTerms
+from subnet.epoch.observer import EpochScored
+from subnet.epoch.publisher import Publisher
 from subnet.epoch.submitter import Submitter
 from subnet.errors import DutyPostponed
-from subnet.journal.journal import Journal
-from subnet.thread_runner import Runner
 
 GetPosition = Callable[[], EpochPosition | None]
 """Tells where the newest head stands."""
 
 
-@dataclass(frozen=True, slots=True)
-class Participant:
-    """Which node this is, and the shape of the model that it serves or judges.
-
-    One that is not ``is_paid`` watches: it owes nothing and publishes nothing.
-    """
-
-    key: PeerKey
-    node_id: SubnetNodeId
-    role: Role
-    shape: ModelShape
-    is_paid: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What the node acts on.
-
-    ``writer`` is None without a hotkey. ``get_inference`` returns None while the model loads:
-    what the journal holds is published meanwhile. ``get_wall_time_s`` is this machine's clock.
-    """
-
-    reader: ChainReader
-    writer: ChainWriter | None
-    store: RecordStore
-    get_inference: Callable[[], Inference | None]
-    get_wall_time_s: Callable[[], float]
-
-
 class Performer:
     """Performs one duty at a time per call; raises DutyPostponed where it cannot be done now."""
 
-    def __init__(
-        self,
-        terms: SubnetTerms,
-        participant: Participant,
-        world: World,
-        *,
-        journal: Journal,
-        run: Runner,
-        get_position: GetPosition,
-        observe: Observe,
-    ) -> None:
-        author = Author(terms, participant.key, participant.node_id)
-        self._terms = terms
-        self._world = world
-        self._journal = journal
+    def __init__(self, context: NodeContext, *, get_position: GetPosition) -> None:
+        self._context = context
+        self._terms = context.terms
+        self._journal = context.journal
         self._get_position = get_position
-        self._observe = observe
-        self._publisher = Publisher(author, store=world.store, journal=journal)
-        self._hoster = Hoster(author, participant.shape)
-        self._judge = Judge(author, participant.shape, journal=journal, run=run)
-        self._submitter = _build_submitter(terms, participant, world, journal, observe)
+        self._publisher = Publisher(context)
+        self._judge = Judge(context.author, context.shape, journal=context.journal, run=context.run)
+        self._submitter = None if context.writer is None else Submitter(context, context.writer)
 
     async def perform(self, duty: Duty) -> None:
-        """Do it. Raises DutyPostponed, ChainUnavailable or TransportError: it stays owed."""
+        """Perform ``duty``. It stays due on DutyPostponed, ChainUnavailable and TransportError."""
         match duty:
             case PublishChallenge(epoch):
-                await self._publisher.publish_challenge(self._journal.rosters[epoch])
+                await self._publish_challenge(epoch)
             case CommitOutput(epoch):
                 await self._commit_output(epoch)
             case PublishSighting(epoch):
@@ -113,36 +65,47 @@ class Performer:
             case Propose() | Attest():
                 await self._submit(duty)
 
+    async def _publish_challenge(self, epoch: Epoch) -> None:
+        roster = self._journal.rosters[epoch]
+        body = encode_challenge(self._terms.compute_challenge(roster))
+        await self._publisher.issue(roster, RecordKind.CHALLENGE, body)
+
     async def _commit_output(self, epoch: Epoch) -> None:
-        inference = self._world.get_inference()
+        inference, roster = self._context.get_inference(), self._journal.rosters[epoch]
         if inference is None:
             raise DutyPostponed("the model is still loading")
-        commit, reveal = await self._hoster.answer(self._journal.rosters[epoch], inference)
+        commit, reveal = await answer_challenge(
+            self._context.author, self._context.shape, roster, inference
+        )
         offset = self._get_offset(epoch)
         if offset is None or not self._terms.schedule.is_departure(
             RecordKind.OUTPUT_COMMIT, offset
         ):
             raise DutyPostponed("the answer was ready too late to commit to it")
-        await self._journal.record_signed(commit, reveal)
-        await self._publisher.publish(RecordKind.OUTPUT_COMMIT, epoch)
+        await self._publisher.issue(
+            roster, RecordKind.OUTPUT_COMMIT, commit, reveal=(RecordKind.OUTPUT_REVEAL, reveal)
+        )
 
     async def _publish_sighting(self, epoch: Epoch) -> None:
-        sighting = await self._judge.list_seen(self._journal.rosters[epoch])
-        await self._journal.record_signed(sighting)
-        await self._publisher.publish(RecordKind.SIGHTING, epoch)
+        roster = self._journal.rosters[epoch]
+        await self._publisher.issue(
+            roster, RecordKind.SIGHTING, await self._judge.list_seen(roster)
+        )
 
     async def _commit_scores(self, epoch: Epoch) -> None:
-        commit, reveal = await self._judge.commit_scores(self._journal.rosters[epoch])
+        roster = self._journal.rosters[epoch]
+        commit, reveal = await self._judge.commit_scores(roster)
         offset = self._get_offset(epoch)
         if offset is None or not self._terms.schedule.is_departure(RecordKind.SCORE_COMMIT, offset):
             raise DutyPostponed("the scores were ready too late to commit to them")
-        await self._journal.record_signed(commit, reveal)
-        await self._publisher.publish(RecordKind.SCORE_COMMIT, epoch)
+        await self._publisher.issue(
+            roster, RecordKind.SCORE_COMMIT, commit, reveal=(RecordKind.SCORE_REVEAL, reveal)
+        )
 
     async def _score_epoch(self, epoch: Epoch) -> None:
         report = await self._judge.score_epoch(epoch)
         await self._journal.record_report(epoch, report.to_json().encode())
-        self._observe(EpochScored(report))
+        self._context.observe(EpochScored(report))
 
     async def _submit(self, duty: Propose | Attest) -> None:
         position = self._get_position()
@@ -158,22 +121,3 @@ class Performer:
         """Return the newest head's offset in ``epoch``; None once that is over."""
         position = self._get_position()
         return position.offset if position is not None and position.epoch == epoch else None
-
-
-def _build_submitter(
-    terms: SubnetTerms,
-    participant: Participant,
-    world: World,
-    journal: Journal,
-    observe: Observe,
-) -> Submitter | None:
-    if world.writer is None:
-        return None
-    return Submitter(
-        subnet_id=terms.subnet_id,
-        node_id=participant.node_id,
-        reader=world.reader,
-        writer=world.writer,
-        journal=journal,
-        observe=observe,
-    )

@@ -1,4 +1,4 @@
-"""Which records this node's store keeps: consensus records by admission, heartbeats by theirs."""
+"""Decides which records this node's store keeps: admitted consensus records and heartbeats."""
 
 from __future__ import annotations
 

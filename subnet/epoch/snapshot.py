@@ -1,48 +1,31 @@
-"""What the node knows at one head: the chain's word of the epoch, and the view built from it."""
+"""Reads the chain's state at one head and builds the view that duties are computed from."""
 
 from __future__ import annotations
 
 from consensus.submission import Submission
-from consensus.types import Epoch, EpochPosition, Role, SubnetNodeId
+from consensus.types import Epoch, EpochPosition
 from consensus.view import EpochView, OwnRecord, SubmissionSeen
-from keys.peer import PeerId
-from subnet.epoch.interfaces import ChainReader
-from subnet.epoch.observer import EpochSettled, Observe
-from subnet.epoch.rosters import Membership, SubnetTerms
-from subnet.journal.journal import Extrinsic, Journal
+from subnet.epoch.context import NodeContext
+from subnet.epoch.observer import EpochSettled
+from subnet.journal.journal import Extrinsic
 
 
 class Snapshot:
     """Reads what a head may have changed, and builds the view that duties are computed from."""
 
-    def __init__(
-        self,
-        terms: SubnetTerms,
-        *,
-        node_id: SubnetNodeId,
-        peer_id: PeerId,
-        role: Role,
-        has_hotkey: bool,
-        reader: ChainReader,
-        journal: Journal,
-        membership: Membership,
-        observe: Observe,
-    ) -> None:
-        self._terms = terms
-        self._node_id = node_id
-        self._peer_id = peer_id
-        self._role = role
-        self._has_hotkey = has_hotkey
-        self._reader = reader
-        self._journal = journal
-        self._membership = membership
-        self._observe = observe
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._terms = context.terms
+        self._journal = context.journal
+        self._rosters = context.rosters
+        self._node_id = context.author.node_id
+        self._has_hotkey = context.writer is not None
         self._submission_epoch: Epoch | None = None
         self._submission: Submission | None = None
 
     async def refresh(self, position: EpochPosition) -> None:
         """Ask the chain what it may have changed. Raises ChainUnavailable."""
-        await self._membership.refresh(position)
+        await self._rosters.refresh(position)
         await self._settle(Epoch(position.epoch - 1))
         await self._refresh_submission(position.epoch)
 
@@ -55,15 +38,15 @@ class Snapshot:
         return EpochView(
             position=position,
             schedule=self._terms.schedule,
-            role=self._role,
+            role=self._context.role,
             node_id=self._node_id,
-            peer_id=self._peer_id,
+            peer_id=self._context.author.key.peer_id,
             has_hotkey=self._has_hotkey,
             is_clock_right=is_clock_right,
             is_stale=journal.is_stale(epoch),
             roster=journal.rosters.get(epoch),
             previous_roster=journal.rosters.get(previous),
-            elections=self._membership.elections,
+            elections=self._rosters.elections,
             is_challenge_seen=is_challenge_seen,
             own_records=tuple(
                 OwnRecord(kind, signed_epoch, own.is_acknowledged)
@@ -87,12 +70,12 @@ class Snapshot:
 
     async def _settle(self, epoch: Epoch) -> None:
         """Read the final proposal of an epoch that is over, once."""
-        elected = self._membership.elections.get(epoch)
+        elected = self._rosters.elections.get(epoch)
         if elected is None or epoch in self._journal.submissions:
             return
         submission = await self._fetch_submission(epoch)
         await self._journal.record_submission(epoch, submission)
-        self._observe(EpochSettled(epoch, elected, submission))
+        self._context.observe(EpochSettled(epoch, elected, submission))
 
     async def _refresh_submission(self, epoch: Epoch) -> None:
         """Read the epoch's proposal until this node has nothing more to do with it."""
@@ -104,4 +87,4 @@ class Snapshot:
         self._submission_epoch = epoch
 
     async def _fetch_submission(self, epoch: Epoch) -> Submission | None:
-        return await self._reader.fetch_submission(self._terms.subnet_id, epoch)
+        return await self._context.reader.fetch_submission(self._terms.subnet_id, epoch)

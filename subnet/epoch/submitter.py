@@ -1,4 +1,4 @@
-"""The two extrinsics of an epoch: each is looked up on chain, written down, then sent."""
+"""Sends the two extrinsics of an epoch; each is looked up on chain and journaled first."""
 
 from __future__ import annotations
 
@@ -9,32 +9,24 @@ from consensus.duties import Attest, Propose
 from consensus.errors import ProposalMismatch
 from consensus.scoring import ScoreRows
 from consensus.submission import Submission
-from consensus.types import BlockNumber, Epoch, NodeClass, SubnetId, SubnetNodeId
-from subnet.epoch.interfaces import ChainReader, ChainWriter, Receipt
-from subnet.epoch.observer import AttestationRefused, ExtrinsicLanded, Observe
+from consensus.types import BlockNumber, Epoch, NodeClass
+from subnet.epoch.context import NodeContext
+from subnet.epoch.interfaces import ChainWriter, Receipt
+from subnet.epoch.observer import AttestationRefused, ExtrinsicLanded
 from subnet.errors import DutyPostponed, ExtrinsicFailed
-from subnet.journal.journal import Extrinsic, Journal
+from subnet.journal.journal import Extrinsic
 
 
 class Submitter:
     """Sends a proposal or an attestation at most once, as far as the chain shows it."""
 
-    def __init__(
-        self,
-        *,
-        subnet_id: SubnetId,
-        node_id: SubnetNodeId,
-        reader: ChainReader,
-        writer: ChainWriter,
-        journal: Journal,
-        observe: Observe,
-    ) -> None:
-        self._subnet_id = subnet_id
-        self._node_id = node_id
-        self._reader = reader
+    def __init__(self, context: NodeContext, writer: ChainWriter) -> None:
+        self._subnet_id = context.terms.subnet_id
+        self._node_id = context.author.node_id
+        self._reader = context.reader
         self._writer = writer
-        self._journal = journal
-        self._observe = observe
+        self._journal = context.journal
+        self._observe = context.observe
 
     async def propose(self, duty: Propose, rows: ScoreRows, head: BlockNumber) -> None:
         """Propose ``rows`` unless the epoch has a proposal. Raises DutyPostponed."""

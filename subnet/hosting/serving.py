@@ -62,7 +62,9 @@ async def open_engine(
     config, model = prepared.config, prepared.model
     form = get_format(config, model)
     if not config.unpaid:
+        logger.info("checking the weights", layers=str(layers))
         await run_abandonable(lambda check: _check_weights(prepared, served, layers, check))
+    logger.info("loading the weights", layers=str(layers))
     weights = await run_abandonable(
         lambda check: load_shard(
             prepared.folder,

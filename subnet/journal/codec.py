@@ -1,4 +1,4 @@
-"""What the rows of the journal hold, as bytes."""
+"""Encodes and decodes what the rows of the journal hold."""
 
 from __future__ import annotations
 

@@ -1,12 +1,53 @@
-"""The journal: what this node signed, saw and sent, on disk before it acts on it.
+"""The journal: what this node signed, saw and sent, on disk before the node acts on it.
 
-One append-only log in SQLite (``journal_log``), checked row by row when it is opened: a
-node that cannot trust it must not sign. The rows are folded into plain dictionaries
-that the node reads without waiting.
+Theory of operation
+-------------------
 
-What a commit promises is complete before it is published: commit and reveal are one
-transaction, and a slot (kind, epoch) is unique in the table, which makes signing twice
-impossible rather than merely wrong.
+What it is for. A node may be killed between any two lines of its code. Afterwards it must still
+be able to open every commitment that it published, must not sign a second record for a slot (two
+records for one slot score 0), must not send an extrinsic twice, and must compute the same scores
+as before from what it saw. Everything that these need is in the journal; nothing else is.
+
+Parts. ``Log`` (log.py) owns the SQLite file: rows that are only appended, and pruned from the
+oldest. ``codec`` turns values into the bytes of a row and back. ``Journal`` owns the dictionaries
+that the node reads: rosters, elections, sightings, own records and so on. They are the result of
+applying all rows in order, when the file is opened and after each write. So reading is instant,
+and memory never holds what the disk does not.
+
+Order of a write. One write at a time (``_writing``):
+
+1. ``Log.append`` runs in the journal's thread: one transaction holds the new rows and the head
+   row. Rows that hold signatures are also moved out of SQLite's write-ahead file at once.
+2. The rows are applied to the dictionaries, in the event loop.
+3. The caller goes on, and may publish. Nothing is published before this point.
+
+A commit and the reveal that opens it are written in one transaction, so a commit on disk can
+always be opened. Salts are derived from the key, so they are not secrets of the journal.
+
+Trust. Each row holds the SHA-256 of all rows before it; the head row holds the checksum of the
+last row and the owner. A flipped byte, a lost row, a lost tail and a file of another node are
+therefore found when the file is opened, and the node refuses to start (JournalCorrupt). A slot
+(kind, epoch) is unique in the table, so SQLite itself refuses a second signature. One process
+has the file at a time: a lock file beside it is held with flock, which the kernel releases when
+the process dies. The owner is the public key and the network id; a chain that starts anew is
+another network, so its node does not use the epochs of the dead chain.
+
+What can fail, and what happens then.
+
+- The process dies before step 1 ends: the transaction is not there, and the node does the duty
+  again. It dies after: the row is there, and the node publishes the same bytes again.
+- A write fails or is cancelled: what the disk holds is unknown. ``_is_broken`` makes every later
+  write raise JournalFailed, so nothing more is signed; the process ends and the next one reads
+  the file.
+- The disk is full: JournalFailed says so. When it was full while the file was created, the file
+  holds no table or no byte, so nothing was ever signed with it, and the next start makes the
+  tables. A file that was cut off anywhere else is JournalCorrupt.
+- The schema is of another version: an older one is migrated in one transaction a step; a newer one
+  is refused with the fix.
+
+Growth. Rows of epochs that are KEPT_EPOCHS old are deleted when a roster is recorded: their
+records have expired. Signing for them is refused from then on, because the proof that nothing was
+signed has gone with the rows. Reports for people are kept longer (log.py: KEPT_REPORTS).
 """
 
 from __future__ import annotations
@@ -21,6 +62,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from consensus.evidence import Sighting, Sightings
 from consensus.records import RecordKind
@@ -63,11 +105,7 @@ class SignedRecord:
 
 
 class Journal:
-    """What the node remembers. Reading is instant; writing returns when it is on disk.
-
-    After a failed or interrupted write nobody knows what the disk holds, so every later
-    write raises JournalFailed: the process ends and the next one reads the file.
-    """
+    """What the node remembers. Reading is instant; writing returns when it is on disk."""
 
     def __init__(self, log: Log, run: Runner) -> None:
         self._log = log
@@ -77,14 +115,24 @@ class Journal:
         self._oldest = Epoch(0)
         self._own: dict[tuple[RecordKind, Epoch], SignedRecord] = {}
         self._sightings: dict[Epoch, dict[tuple[RecordKind, SubnetNodeId], Sighting]] = {}
-        self._observed: frozenset[tuple[Epoch, Window]] = frozenset()
         self._rosters: dict[Epoch, Roster] = {}
         self._elections: dict[Epoch, SubnetNodeId | None] = {}
-        self._stale: set[Epoch] = set()
+        self._stale: dict[Epoch, bool] = {}
         self._attempts: dict[tuple[Extrinsic, Epoch], Attempts] = {}
         self._refused: dict[Epoch, str] = {}
         self._submissions: dict[Epoch, Submission | None] = {}
         self._reports: dict[Epoch, bytes] = {}
+        self.observed: frozenset[tuple[Epoch, Window]] = frozenset()
+        self.own_records: Mapping[tuple[RecordKind, Epoch], SignedRecord] = MappingProxyType(
+            self._own
+        )
+        self.rosters: Mapping[Epoch, Roster] = MappingProxyType(self._rosters)
+        self.elections: Mapping[Epoch, SubnetNodeId | None] = MappingProxyType(self._elections)
+        self.submissions: Mapping[Epoch, Submission | None] = MappingProxyType(self._submissions)
+        """Proposals of finished epochs; None where there was none."""
+        self.refused: Mapping[Epoch, str] = MappingProxyType(self._refused)
+        """Epochs whose proposal differs from what this node computed, and how."""
+        self.reports: Mapping[Epoch, bytes] = MappingProxyType(self._reports)
 
     @classmethod
     def load(cls, connection: sqlite3.Connection, *, owner: bytes, run: Runner) -> Journal:
@@ -100,7 +148,7 @@ class Journal:
                 journal._apply(event)
             except (ValueError, KeyError, TypeError, struct.error, KeysError) as error:
                 raise JournalCorrupt(f"a row of the journal makes no sense: {error}") from error
-        journal._reports = log.read_reports()
+        journal._reports |= log.read_reports()
         if journal._rosters:
             journal._forget(Epoch(max(journal._rosters) + 1 - KEPT_EPOCHS))
         return journal
@@ -109,36 +157,6 @@ class Journal:
         """Close the file; a write that a thread is in the middle of ends first."""
         self._is_broken = True
         self._log.close()
-
-    @property
-    def own_records(self) -> Mapping[tuple[RecordKind, Epoch], SignedRecord]:
-        return MappingProxyType(self._own)
-
-    @property
-    def rosters(self) -> Mapping[Epoch, Roster]:
-        return MappingProxyType(self._rosters)
-
-    @property
-    def elections(self) -> Mapping[Epoch, SubnetNodeId | None]:
-        return MappingProxyType(self._elections)
-
-    @property
-    def submissions(self) -> Mapping[Epoch, Submission | None]:
-        """Proposals of finished epochs; None where there was none."""
-        return MappingProxyType(self._submissions)
-
-    @property
-    def refused(self) -> Mapping[Epoch, str]:
-        """Epochs whose proposal differs from what this node computed, and how."""
-        return MappingProxyType(self._refused)
-
-    @property
-    def reports(self) -> Mapping[Epoch, bytes]:
-        return MappingProxyType(self._reports)
-
-    @property
-    def observed(self) -> frozenset[tuple[Epoch, Window]]:
-        return self._observed
 
     def get_sightings(self, epoch: Epoch) -> Sightings:
         """Return what was seen of one epoch's records."""
@@ -189,7 +207,7 @@ class Journal:
         events += [
             Event(epoch, EventType.OBSERVED, window.value.encode())
             for window in sorted(windows, key=lambda window: window.value)
-            if (epoch, window) not in self._observed
+            if (epoch, window) not in self.observed
         ]
         await self._record(*events)
 
@@ -291,20 +309,20 @@ class Journal:
                 seen = self._sightings.setdefault(epoch, {})
                 seen.setdefault(_get_slot(sighting.envelope), sighting)
             case EventType.OBSERVED:
-                self._observed |= {(epoch, Window(payload.decode()))}
+                self.observed |= {(epoch, Window(payload.decode()))}
             case EventType.ROSTER:
                 self._rosters[epoch] = decode_roster(payload)
             case EventType.ELECTED:
                 self._elections[epoch] = json.loads(payload)
             case EventType.STALE:
-                self._stale.add(epoch)
+                self._stale[epoch] = True
             case EventType.SENT:
                 body = json.loads(payload)
                 extrinsic = Extrinsic(body["extrinsic"])
                 count = self.get_attempts(extrinsic, epoch).count + 1
                 self._attempts[extrinsic, epoch] = Attempts(count, BlockNumber(body["head"]))
             case EventType.ANSWERED:
-                pass  # For people; whether it landed is read from the chain.
+                pass  # For people. Whether the extrinsic landed is read from the chain.
             case EventType.REFUSED:
                 self._refused[epoch] = payload.decode()
             case EventType.SUBMISSION:
@@ -312,19 +330,22 @@ class Journal:
 
     def _forget(self, before: Epoch) -> None:
         self._oldest = max(self._oldest, before)
-        self._own = {slot: own for slot, own in self._own.items() if slot[1] >= before}
-        self._attempts = {key: tried for key, tried in self._attempts.items() if key[1] >= before}
-        self._observed = frozenset(key for key in self._observed if key[0] >= before)
-        self._stale = {epoch for epoch in self._stale if epoch >= before}
-        for table in (
+        self.observed = frozenset(key for key in self.observed if key[0] >= before)
+        by_epoch: tuple[dict[Epoch, Any], ...] = (
             self._sightings,
             self._rosters,
             self._elections,
+            self._stale,
             self._refused,
             self._submissions,
-        ):
+        )
+        for table in by_epoch:
             for epoch in [epoch for epoch in table if epoch < before]:
                 del table[epoch]
+        by_slot: tuple[dict[Any, Any], ...] = (self._own, self._attempts)
+        for slots in by_slot:
+            for slot in [slot for slot in slots if slot[1] < before]:
+                del slots[slot]
 
 
 @contextmanager
@@ -332,7 +353,7 @@ def open_journal(path: Path, *, owner: bytes, run: Runner) -> Iterator[Journal]:
     """Open the journal file for this process alone.
 
     Raises ConfigError if another process has it or it is another node's, JournalCorrupt if it
-    cannot be trusted.
+    cannot be trusted and JournalFailed if the disk is full.
     """
     with open_connection(path) as connection:
         journal = Journal.load(connection, owner=owner, run=run)

@@ -1,8 +1,4 @@
-"""The rows of the journal on disk: append-only, chained, checked when opened.
-
-Each row holds the checksum of all before it, and the head row names the last one, so a
-flipped byte, a lost row or a lost tail is found when the file is opened.
-"""
+"""The rows of the journal on disk: append-only, chained by checksums, checked when opened."""
 
 from __future__ import annotations
 
@@ -14,13 +10,14 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from consensus.types import Epoch
 from subnet.errors import AlreadySigned, ConfigError, JournalCorrupt, JournalFailed
+from subnet.journal.disk import is_disk_full, make_write_failure, migrate, open_private
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4D455348
@@ -37,6 +34,8 @@ _SCHEMA = (
     "CREATE TABLE reports (epoch INTEGER PRIMARY KEY, body BLOB NOT NULL, checksum BLOB NOT NULL) "
     "STRICT",
 )
+_STEPS: dict[int, tuple[str, ...]] = {}
+"""Statements that leave an older version; version 1 is the first."""
 _ROW_TAG = b"mesh/journal/row"
 _HEAD_TAG = b"mesh/journal/head"
 _REPORT_TAG = b"mesh/journal/report"
@@ -44,7 +43,7 @@ _ROW_HEADER = struct.Struct("<QqB")
 
 
 class EventType(Enum):
-    """What one row of the log says. Numbers are for ever."""
+    """What one row of the log says. Numbers are on disk and never change."""
 
     SIGNED = 1
     ACKNOWLEDGED = 2
@@ -86,7 +85,10 @@ class Log:
             self._connection.close()
 
     def load(self) -> list[Event]:
-        """Create the tables or read and check every row. Raises JournalCorrupt, ConfigError."""
+        """Create the tables, or read and check every row.
+
+        Raises JournalCorrupt, JournalFailed or ConfigError.
+        """
         try:
             if not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                 self._create()
@@ -94,7 +96,7 @@ class Log:
             self._check_schema()
             return self._read()
         except (sqlite3.DatabaseError, ValueError, TypeError, OverflowError, struct.error) as error:
-            raise JournalCorrupt(f"the journal cannot be read: {error}") from error
+            raise _make_read_failure(error) from error
 
     def append(self, events: Sequence[Event], *, is_signing: bool) -> None:
         """Write the rows in one transaction that is on disk when this returns.
@@ -108,18 +110,11 @@ class Log:
             kind = event.type.value
             rows.append((last_seq, event.epoch, kind, event.slot, event.payload, checksum))
         try:
-            with self._busy:
-                with self._transaction():
-                    self._connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", rows)
-                    self._write_head(self._first_seq, self._base, last_seq, checksum)
-                if is_signing:
-                    # The write-ahead file is cut at its first bad byte without a word; what
-                    # was signed must not sit in there.
-                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            with self._transaction(is_signing=is_signing):
+                self._connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", rows)
+                self._write_head(self._first_seq, self._base, last_seq, checksum)
         except sqlite3.IntegrityError as error:
             raise AlreadySigned("the journal holds another record for this slot") from error
-        except sqlite3.Error as error:
-            raise JournalFailed(f"the journal could not be written: {error}") from error
         self._last_seq, self._checksum = last_seq, checksum
         self._epochs.extend((row[1], row[5]) for row in rows)
 
@@ -132,27 +127,18 @@ class Log:
             first_seq += 1
         if first_seq == self._first_seq:
             return
-        try:
-            with self._busy, self._transaction():
-                self._connection.execute("DELETE FROM log WHERE seq < ?", (first_seq,))
-                self._write_head(first_seq, base, self._last_seq, self._checksum)
-        except sqlite3.Error as error:
-            raise JournalFailed(f"the journal could not be written: {error}") from error
+        with self._transaction():
+            self._connection.execute("DELETE FROM log WHERE seq < ?", (first_seq,))
+            self._write_head(first_seq, base, self._last_seq, self._checksum)
         self._first_seq, self._base, self._epochs = first_seq, base, kept
 
     def write_report(self, epoch: Epoch, body: bytes) -> None:
         """Keep a report for people; only the newest ``KEPT_REPORTS`` stay."""
         checksum = _compute_report_checksum(epoch, body)
-        try:
-            with self._busy, self._transaction():
-                self._connection.execute(
-                    "INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", (epoch, body, checksum)
-                )
-                self._connection.execute(
-                    "DELETE FROM reports WHERE epoch <= ?", (epoch - KEPT_REPORTS,)
-                )
-        except sqlite3.Error as error:
-            raise JournalFailed(f"the journal could not be written: {error}") from error
+        row, oldest = (epoch, body, checksum), (epoch - KEPT_REPORTS,)
+        with self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", row)
+            self._connection.execute("DELETE FROM reports WHERE epoch <= ?", oldest)
 
     def read_reports(self) -> dict[Epoch, bytes]:
         """Return the reports by epoch. Raises JournalCorrupt."""
@@ -174,9 +160,9 @@ class Log:
     def _check_schema(self) -> None:
         connection = self._connection
         (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if (application, version) != (APPLICATION_ID, SCHEMA_VERSION):
-            raise JournalCorrupt(f"not a journal of version {SCHEMA_VERSION}")
+        if application != APPLICATION_ID:
+            raise JournalCorrupt("the file is not a journal of this program")
+        migrate(connection, what="the journal", newest=SCHEMA_VERSION, steps=_STEPS)
         tables = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table'")
         if sorted(sql for (sql,) in tables) != sorted(_SCHEMA):
             raise JournalCorrupt("the tables are not those of a journal")
@@ -193,7 +179,7 @@ class Log:
         )
         events, checksum, seq = [], bytes(base), first_seq
         for row_seq, epoch, kind, slot, payload, row_checksum in rows:
-            event = Event(epoch, _decode_type(kind), bytes(payload), slot)
+            event = Event(epoch, EventType(kind), bytes(payload), slot)
             checksum = _compute_row_checksum(seq, event, checksum)
             if row_seq != seq or checksum != row_checksum:
                 raise JournalCorrupt(f"row {seq} of the journal is damaged")
@@ -206,7 +192,7 @@ class Log:
         if owner != self._owner:
             raise ConfigError(
                 "the journal belongs to another node or network",
-                "give every node its own data directory",
+                "give every node, and every chain that starts anew, its own --data-dir",
             )
         self._first_seq, self._base, self._last_seq, self._checksum = (
             first_seq,
@@ -224,70 +210,68 @@ class Log:
         )
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+    def _transaction(self, *, is_signing: bool = False) -> Iterator[None]:
+        """Commit what the block writes, or nothing. Raises IntegrityError or JournalFailed."""
+        connection = self._connection
         try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            with self._busy:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+                if is_signing:
+                    # SQLite cuts the write-ahead file at its first bad byte without an error, so
+                    # signed records must not stay in it.
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.IntegrityError:
             raise
+        except sqlite3.Error as error:
+            raise make_write_failure(error, "the journal") from error
 
 
 @contextmanager
 def open_connection(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the file for this process alone, 0600, every commit on disk when it returns.
 
-    Raises ConfigError if another process has it, JournalCorrupt if it is no database.
+    Raises ConfigError if another process has it, JournalCorrupt if it is no database and
+    JournalFailed if the disk is full.
     """
     with _lock(path.with_name(path.name + ".lock")):
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            path.chmod(0o600)
-        except OSError as error:
-            raise ConfigError(
-                f"the journal {path} cannot be opened: {error.strerror}",
-                "choose a data directory that this user may write",
-            ) from error
+        os.close(open_private(path))
         if 0 < path.stat().st_size < SQLITE_HEADER_SIZE:
             # SQLite would take so short a file for an empty one and start afresh.
             raise JournalCorrupt("the journal is cut off in its first bytes")
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        try:
-            _prepare(connection)
-            yield connection
-        finally:
-            # Harmless where the journal has closed it already.
-            connection.close()
+        with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as db:
+            try:
+                db.execute("PRAGMA journal_mode = WAL").fetchone()
+                db.execute("PRAGMA synchronous = FULL")
+            except (sqlite3.DatabaseError, ValueError) as error:
+                raise _make_read_failure(error) from error
+            # Closing it twice does no harm.
+            yield db
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    try:
-        connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        connection.execute("PRAGMA synchronous = FULL")
-    except (sqlite3.DatabaseError, ValueError) as error:
-        raise JournalCorrupt(f"the journal cannot be read: {error}") from error
+def _make_read_failure(error: Exception) -> JournalCorrupt | JournalFailed:
+    if is_disk_full(error):
+        return make_write_failure(error, "the journal")
+    return JournalCorrupt(f"the journal cannot be read: {error}")
 
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
+    descriptor = open_private(path)
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(
-            f"the journal's lock {path} cannot be opened: {error.strerror}",
-            "choose a data directory that this user may write",
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ConfigError(
-            "another process uses this journal",
-            "stop the other node, or give this one its own data directory",
-        ) from error
-    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                "another process uses this journal",
+                "stop the other node, or give this one its own data directory",
+            ) from error
         yield
     finally:
         os.close(descriptor)
@@ -309,10 +293,3 @@ def _compute_head_checksum(
 
 def _compute_report_checksum(epoch: int, body: bytes) -> bytes:
     return hashlib.sha256(_REPORT_TAG + struct.pack("<q", epoch) + body).digest()
-
-
-def _decode_type(value: int) -> EventType:
-    try:
-        return EventType(value)
-    except ValueError as error:
-        raise JournalCorrupt(f"{value} is no type of row") from error

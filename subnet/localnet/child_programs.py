@@ -12,15 +12,14 @@ from mesh.api.server import ServeConfig
 from mesh.client.client import MeshClient, RoutingOptions
 from mesh.errors import NoRoute
 from subnet.epoch.observer import EpochScored, NodeEvent, log_event
+from subnet.gateway import ClientConfig, open_client, run_gateway
 from subnet.localnet.chain_setup import derive_account
 from subnet.localnet.processes import Message, Send
-from subnet.node import Ready, run_node
+from subnet.node import run_node
 from subnet.operator.config import NodeConfig
 from subnet.operator.interrupts import run_interruptible
 from subnet.operator.logs import configure_logs
 from subnet.operator.preflight import prepare
-from subnet.run_client import ClientConfig, open_client
-from subnet.run_gateway import run_gateway
 
 ROUTE_RETRY_S = 0.5
 ROUTE_TIMEOUT_S = 90.0
@@ -55,8 +54,8 @@ async def _run_node(config: Message, send: Send) -> None:
         if isinstance(event, EpochScored):
             send({"kind": "scored", "report": event.report.to_json()})
 
-    def on_ready(ready: Ready) -> None:
-        send({"kind": "ready", "addresses": list(ready.addresses)})
+    def on_ready(addresses: tuple[str, ...]) -> None:
+        send({"kind": "ready", "addresses": list(addresses)})
 
     await run_node(prepared, observe=observe, on_ready=on_ready)
 

@@ -1,4 +1,4 @@
-"""Whom an operator serves, and whom first: lists of peer ids, and a rank for callers.
+"""Allow and deny lists of peer ids, and the order in which callers are served.
 
 A list is a text file with one peer id a line; ``#`` starts a comment. With an allow list only its
 peers are served, with a deny list all others; both together serve the allowed who are not denied.

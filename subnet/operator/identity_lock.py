@@ -1,7 +1,7 @@
-"""One process a machine for each identity and network, whatever their data folders are.
+"""Allows one process per identity and network on a machine, in any data folder.
 
-Two nodes with one key sign two records for one slot, and score 0 for it. The journal's lock
-only protects one data folder; a copied folder has a lock of its own.
+Two nodes with one key would sign two records for one slot and score 0. The journal's lock covers
+one data folder only; a copied folder has its own lock.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _TAG = b"mesh/identity-lock"
 
 @contextmanager
 def hold_identity(key: PeerKey, network_id: bytes) -> Iterator[None]:
-    """Hold the identity until the block ends, or the process in whatever way.
+    """Hold the lock. It is released at the end of the ``with`` block or when the process dies.
 
-    Raises ConfigError if another process holds it. The lock is the name of a socket in the
-    kernel: no file is left behind or cleaned away, and other users and data folders see it. Who
-    does not hold the key cannot know the name before it is taken.
+    The lock is the name of a socket in the kernel: it leaves no file, and processes of other users
+    and data folders see it. The name is derived from the key, so that a process without it cannot
+    take it first. Raises ConfigError if another process holds it.
     """
     name = b"\0mesh/" + key.derive_secret(_TAG + network_id).hex().encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
@@ -39,6 +39,6 @@ def hold_identity(key: PeerKey, network_id: bytes) -> Iterator[None]:
                     f"another process runs as {key.peer_id} on this machine",
                     "stop it, or make an identity of its own for this node with `mesh keygen`",
                 ) from error
-            # Elsewhere than on Linux sockets have no such names: the journal's lock remains.
+            # Only Linux has such names; elsewhere the journal's lock is the only one.
             logger.warning("the identity is not locked", reason=error.strerror)
         yield

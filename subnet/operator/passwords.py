@@ -1,4 +1,4 @@
-"""Where a keystore's password comes from: a file that only its owner can read, or the person."""
+"""Reads a keystore's password from a private file, or asks the person."""
 
 from __future__ import annotations
 

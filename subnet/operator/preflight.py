@@ -1,8 +1,7 @@
-"""Everything about a node that can be wrong and is cheap to check, before anything slow.
+"""Checks everything about a node that is cheap to check, before anything slow starts.
 
-The order is part of the promise: identity file, other local files, ports, device,
-chain, registration, model files, layer range. The first thing that is wrong is said in one
-sentence with one fix, and nothing is half started.
+The order is fixed: identity file, other local files, ports, device, chain, registration, model
+files, layer range. The first error ends the start with one sentence and one fix.
 """
 
 from __future__ import annotations

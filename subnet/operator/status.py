@@ -1,42 +1,145 @@
-"""What a node says of itself to the operator beside it: one small file, replaced whole.
+"""The status file of a running process: ``mesh status`` and the container's health check read it.
 
-Written at every head, so its age says whether the node lives. It holds no secret.
+The process replaces the file at every head and every PERIOD_S, so an old file means that the
+process is dead or hangs. If the head has not moved for MAX_HEAD_AGE_BLOCKS, the chain or the
+connection to it is at fault. The file holds no secret. It is best effort: a failed write never
+ends the process.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from consensus.phases import Phase
+from consensus.types import EpochPosition
 from subnet.errors import ConfigError
 
 STATUS_FILE = "status.json"
+STATUS_VERSION = 2
 MAX_STATUS_SIZE = 64 * 1024
+PERIOD_S = 10.0
+MAX_HEAD_AGE_BLOCKS = 20
+DEFAULT_BLOCK_TIME_S = 6.0
+
+logger = structlog.get_logger(__name__)
 
 
 class NodeStatus(BaseModel):
-    """The state of one node at one head. Times are seconds since 1970."""
+    """The state of one process. Times are seconds since 1970.
+
+    A bootstrap has no ``subnet_node_id``. While no subnet names it, it has no ``subnet_id``, and
+    follows no ``head`` either.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    version: int = STATUS_VERSION
     peer_id: str
-    subnet_id: int
-    subnet_node_id: int
+    subnet_id: int | None
+    subnet_node_id: int | None
     role: str
     blocks: tuple[int, int] | None
     written_at: float
-    head: int
-    epoch: int
-    phase: str
+    head: int | None
+    head_moved_at: float | None
+    block_time_s: float | None
+    epoch: int | None
+    phase: str | None
     taking_part: str
     addresses: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Return whose status it is, in words."""
+        node = self.role if self.subnet_node_id is None else f"node {self.subnet_node_id}"
+        return node if self.subnet_id is None else f"{node} of subnet {self.subnet_id}"
+
+    def describe(self, *, now_s: float) -> str:
+        """Return one line for people."""
+        facts = [self.taking_part, f"{now_s - self.written_at:.0f} s ago"]
+        if self.head is not None:
+            facts = [f"head {self.head}", f"epoch {self.epoch}", f"{self.phase}", *facts]
+        if self.subnet_node_id is not None:
+            blocks = "" if self.blocks is None else f" blocks {self.blocks[0]}:{self.blocks[1]}"
+            facts = [f"{self.role}{blocks}", *facts]
+        return f"{self.name}: {', '.join(facts)}"
+
+    def check(self, *, now_s: float, max_age_s: float) -> None:
+        """Raise ConfigError if the process is silent or its head stands still."""
+        silent_s = now_s - self.written_at
+        if silent_s > max_age_s:
+            raise ConfigError(
+                f"{self.name} has been silent for {silent_s:.0f} s",
+                "look at its log, then start it again",
+            )
+        if self.head_moved_at is None or self.block_time_s is None:
+            return
+        stands_s = now_s - self.head_moved_at
+        if stands_s > MAX_HEAD_AGE_BLOCKS * self.block_time_s:
+            raise ConfigError(
+                f"the head of {self.name} has stood at block {self.head} for {stands_s:.0f} s",
+                "check that the chain makes blocks and that --chain names a synchronised endpoint",
+            )
+
+
+class StatusFile:
+    """Keeps the status file of this process up to date.
+
+    ``get_facts`` returns the fields of NodeStatus that this class does not know: all but times,
+    head, epoch and phase.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        get_facts: Callable[[], Mapping[str, Any]],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._directory = directory
+        self._get_facts = get_facts
+        self._clock = clock
+        self._head: dict[str, Any] = dict.fromkeys(("head", "head_moved_at", "epoch", "phase"))
+        self._is_failing = False
+
+    def note_head(self, position: EpochPosition, phase: Phase) -> None:
+        """Write down which block this process has come to."""
+        if position.block != self._head["head"]:
+            self._head |= {"head": position.block, "head_moved_at": self._clock()}
+        self._head |= {"epoch": position.epoch, "phase": phase.value}
+        self.write()
+
+    def write(self) -> None:
+        """Replace the file. A first failure is logged, and the next write is the next attempt."""
+        status = NodeStatus(**self._get_facts(), **self._head, written_at=self._clock())
+        try:
+            write_status(self._directory, status)
+        except OSError as error:
+            if not self._is_failing:
+                logger.warning("the status file cannot be written", reason=error.strerror)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    async def keep_fresh(self) -> None:
+        """Write it every PERIOD_S until cancelled."""
+        while True:
+            self.write()
+            await asyncio.sleep(PERIOD_S)
 
 
 def write_status(directory: Path, status: NodeStatus) -> None:
     """Replace the status file. Raises OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / STATUS_FILE
     temporary = path.with_suffix(".json.new")
     temporary.unlink(missing_ok=True)
@@ -47,16 +150,32 @@ def write_status(directory: Path, status: NodeStatus) -> None:
 
 
 def read_statuses(data_dir: Path) -> tuple[NodeStatus, ...]:
-    """Return the status of every node that keeps its journal below ``data_dir``.
+    """Return the status of every process that keeps its data below ``data_dir``.
 
-    Raises ConfigError for a file that is not a status.
+    Raises ConfigError for a file that is not a status of a version up to STATUS_VERSION.
     """
-    statuses = []
-    for path in sorted(data_dir.glob(f"*/{STATUS_FILE}")):
-        if path.stat().st_size > MAX_STATUS_SIZE:
-            raise ConfigError(f"{path} is too large for a status file", "remove it")
-        try:
-            statuses.append(NodeStatus.model_validate(json.loads(path.read_bytes())))
-        except (OSError, ValueError, ValidationError) as error:
-            raise ConfigError(f"{path} is not a status file", "remove it") from error
-    return tuple(statuses)
+    return tuple(_read(path) for path in sorted(data_dir.glob(f"*/{STATUS_FILE}")))
+
+
+def _read(path: Path) -> NodeStatus:
+    if path.stat().st_size > MAX_STATUS_SIZE:
+        raise ConfigError(f"{path} is too large for a status file", "remove it")
+    try:
+        body = _migrate(json.loads(path.read_bytes()))
+        if body["version"] != STATUS_VERSION:
+            raise ConfigError(
+                f"the status file {path} is of version {body['version']!r}, "
+                f"not {STATUS_VERSION} as this program writes it",
+                "run the program that wrote it, or remove the file",
+            )
+        return NodeStatus.model_validate(body)
+    except (OSError, ValueError, TypeError, KeyError, ValidationError) as error:
+        raise ConfigError(f"{path} is not a status file", "remove it") from error
+
+
+def _migrate(body: dict[str, Any]) -> dict[str, Any]:
+    """Bring version 1, which named no version, to version 2."""
+    if "version" in body:
+        return body
+    added = {"head_moved_at": body["written_at"], "block_time_s": DEFAULT_BLOCK_TIME_S}
+    return body | added | {"version": STATUS_VERSION}

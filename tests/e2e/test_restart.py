@@ -153,7 +153,9 @@ class Swarm:
     def _is_handled(self, block: int) -> bool:
         living = [node for node in self.network.nodes if node.name in self.commands]
         statuses = [status for node in living for status in read_statuses(node.data_dir)]
-        return len(statuses) == len(living) and all(status.head >= block for status in statuses)
+        return len(statuses) == len(living) and all(
+            (status.head or 0) >= block for status in statuses
+        )
 
 
 @asynccontextmanager

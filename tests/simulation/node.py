@@ -19,6 +19,8 @@ from consensus.types import Epoch
 from keys.envelope import Envelope
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
+from subnet.epoch.author import Author
+from subnet.epoch.context import NodeContext
 from subnet.epoch.loop import EpochLoop
 from subnet.epoch.observer import (
     AttestationRefused,
@@ -33,9 +35,9 @@ from subnet.epoch.observer import (
     RecordSeen,
     Unavailable,
 )
-from subnet.epoch.performer import Participant, World
 from subnet.epoch.record_policy import ConsensusRecordPolicy
-from subnet.epoch.rosters import Membership, SubnetTerms
+from subnet.epoch.rosters import Rosters
+from subnet.epoch.terms import SubnetTerms
 from subnet.journal.journal import Journal
 from subnet.thread_runner import run_inline
 from tests.simulation.byzantine import (
@@ -164,24 +166,15 @@ class SimNode:
         before = None if self.journal is None else self.journal.own_records
         self.setting.invariants.restarted(self.node_id, before, journal)
         self.journal = journal
-        membership = Membership(
+        rosters = Rosters(
             self.terms, reader=Guard(self.endpoint, switch), journal=journal, shape=SHAPE
         )
         self.replica.start(
-            ConsensusRecordPolicy(lambda: membership.table, admit_heartbeat=_refuse_heartbeat)
+            ConsensusRecordPolicy(lambda: rosters.table, admit_heartbeat=_refuse_heartbeat)
         )
-        loop = EpochLoop(
-            self.terms,
-            Participant(self.key, self.spec.node_id, self.spec.role, SHAPE),
-            self._build_world(switch),
-            journal=journal,
-            membership=membership,
-            run=run_inline,
-            observe=self._observe,
-        )
-        await loop.run()
+        await EpochLoop(self._build_context(switch, journal, rosters)).run()
 
-    def _build_world(self, switch: Switch) -> World:
+    def _build_context(self, switch: Switch, journal: Journal, rosters: Rosters) -> NodeContext:
         writer: Any = _WatchedWriter(self)
         store: Any = self.store
         if not self.spec.is_honest:
@@ -196,10 +189,17 @@ class SimNode:
             is_loaded = asyncio.get_running_loop().time() >= started_s + MODEL_LOAD_S
             return inference if is_loaded else None
 
-        return World(
+        return NodeContext(
+            author=Author(self.terms, self.key, self.spec.node_id),
+            role=self.spec.role,
+            shape=SHAPE,
+            journal=journal,
+            rosters=rosters,
+            store=Guard(store, switch),
             reader=Guard(self.endpoint, switch),
             writer=Guard(writer, switch),
-            store=Guard(store, switch),
+            run=run_inline,
+            observe=self._observe,
             get_inference=get_inference,
             get_wall_time_s=lambda: self.setting.get_wall_time_s() + self.skew_s,
         )

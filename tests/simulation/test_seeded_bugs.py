@@ -18,7 +18,7 @@ from consensus.phases import Schedule
 from consensus.records import RecordKind
 from keys.envelope import Envelope
 from subnet.epoch import submitter
-from subnet.epoch.performer import Performer
+from subnet.epoch.publisher import Publisher
 from subnet.journal.journal import Journal
 from tests.simulation.__main__ import main
 from tests.simulation.byzantine import Behaviour
@@ -103,13 +103,13 @@ def test_a_commitment_that_binds_no_author_is_caught(monkeypatch):
 
 
 def test_a_commit_that_is_published_before_it_is_journaled_is_caught(monkeypatch):
-    async def commit_output(self, epoch):
-        roster = self._journal.rosters[epoch]
-        commit, reveal = await self._hoster.answer(roster, self._world.get_inference())
-        await self._world.store.publish(commit.key, commit.to_bytes(), commit.expires_at)
-        await self._journal.record_signed(commit, reveal)
+    async def issue(self, roster, kind, body, *, reveal=None):
+        record = self._author.seal(kind, roster, body)
+        await self._store.publish(record.key, record.to_bytes(), record.expires_at)
+        opening = None if reveal is None else self._author.seal(reveal[0], roster, reveal[1])
+        await self._journal.record_signed(record, opening)
 
-    monkeypatch.setattr(Performer, "_commit_output", commit_output)
+    monkeypatch.setattr(Publisher, "issue", issue)
     assert "before it is in the journal" in catch()
 
 

@@ -18,9 +18,10 @@ from keys.account import AccountKey
 from keys.peer import PeerId
 from subnet.account import registration
 from subnet.chain.substrate import SubstrateChain
-from subnet.epoch.rosters import Membership, SubnetTerms
+from subnet.epoch.rosters import Rosters
+from subnet.epoch.terms import SubnetTerms
 from subnet.journal.journal import Journal
-from subnet.known_peers import Members, read_membership
+from subnet.known_peers import KnownPeers, read_known_peers
 from subnet.thread_runner import run_inline
 from tests.support.chain_rigs import BOOTNODE, COLDKEYS, OWNER, make_node, make_seed, make_subnet
 
@@ -43,25 +44,25 @@ class Rig:
 
     async def turn_epoch(self) -> None:
         """Build until the first block of the subnet's next epoch is final."""
-        membership = self.make_membership()
-        position = await membership.locate(await self.chain.fetch_head())
+        rosters = self.make_rosters()
+        position = await rosters.locate(await self.chain.fetch_head())
         assert position is not None
         first = position.first_block + EPOCH_LENGTH
         while await self.chain.fetch_finalised_number() < first:
             self.devchain.build(1)
 
-    def make_membership(self) -> Membership:
+    def make_rosters(self) -> Rosters:
         disk = sqlite3.connect(":memory:", isolation_level=None)
         journal = Journal.load(disk, owner=b"owner", run=run_inline)
         terms = SubnetTerms(self.subnet_id, bytes(32), EPOCH_LENGTH, 6_000, MAINNET)
-        return Membership(terms, reader=self.chain, journal=journal)
+        return Rosters(terms, reader=self.chain, journal=journal)
 
-    async def read(self) -> tuple[Membership, Members]:
+    async def read(self) -> tuple[Rosters, KnownPeers]:
         """Read what a process reads when it starts."""
-        membership = self.make_membership()
-        members = Members(self.chain, self.subnet_id)
-        await read_membership(self.chain, membership, members)
-        return membership, members
+        rosters = self.make_rosters()
+        known_peers = KnownPeers(self.chain, self.subnet_id)
+        await read_known_peers(self.chain, rosters, known_peers)
+        return rosters, known_peers
 
 
 @pytest.fixture
@@ -80,59 +81,59 @@ async def rig() -> AsyncIterator[Rig]:
         yield rig
 
 
-async def test_members_and_roster_are_read_from_one_block(rig: Rig) -> None:
-    membership, members = await rig.read()
-    roster = membership.get_newest_roster()
+async def test_known_peers_and_roster_are_read_from_one_block(rig: Rig) -> None:
+    rosters, known_peers = await rig.read()
+    roster = rosters.get_newest_roster()
     assert roster is not None
-    assert members.block_hash == roster.block_hash
-    assert members.list_nodes() == tuple(sorted(rig.peers))
-    assert {node.peer_id for node in roster.nodes} == set(members.list_nodes())
+    assert known_peers.block_hash == roster.block_hash
+    assert known_peers.list_nodes() == tuple(sorted(rig.peers))
+    assert {node.peer_id for node in roster.nodes} == set(known_peers.list_nodes())
 
 
 async def test_who_registers_within_an_epoch_is_known_from_the_next_snapshot_on(rig: Rig) -> None:
-    membership, members = await rig.read()
+    rosters, known_peers = await rig.read()
     newcomer = await rig.register()
-    await read_membership(rig.chain, membership, members)
-    assert not members.is_known(newcomer)
+    await read_known_peers(rig.chain, rosters, known_peers)
+    assert not known_peers.is_known(newcomer)
     await rig.turn_epoch()
-    await read_membership(rig.chain, membership, members)
-    roster = membership.get_newest_roster()
+    await read_known_peers(rig.chain, rosters, known_peers)
+    roster = rosters.get_newest_roster()
     assert roster is not None
-    assert members.is_node(newcomer)
-    assert members.block_hash == roster.block_hash
+    assert known_peers.is_node(newcomer)
+    assert known_peers.block_hash == roster.block_hash
 
 
 async def test_a_process_that_starts_knows_who_registered_since_the_epochs_first_block(
     rig: Rig,
 ) -> None:
     newcomer = await rig.register()
-    membership, members = await rig.read()
-    roster = membership.get_newest_roster()
+    rosters, known_peers = await rig.read()
+    roster = rosters.get_newest_roster()
     assert roster is not None
-    assert members.is_node(newcomer)
-    assert members.block_hash == (await rig.chain.fetch_head()).block_hash != roster.block_hash
-    await read_membership(rig.chain, membership, members)
-    assert members.is_node(newcomer), "the snapshot went back to an older block"
+    assert known_peers.is_node(newcomer)
+    assert known_peers.block_hash == (await rig.chain.fetch_head()).block_hash != roster.block_hash
+    await read_known_peers(rig.chain, rosters, known_peers)
+    assert known_peers.is_node(newcomer), "the snapshot went back to an older block"
     await rig.turn_epoch()
-    await read_membership(rig.chain, membership, members)
-    roster = membership.get_newest_roster()
+    await read_known_peers(rig.chain, rosters, known_peers)
+    roster = rosters.get_newest_roster()
     assert roster is not None
-    assert members.block_hash == roster.block_hash
+    assert known_peers.block_hash == roster.block_hash
 
 
 async def test_a_bootnode_of_the_subnet_is_known_and_is_no_node(rig: Rig) -> None:
-    _, members = await rig.read()
-    assert members.is_known(BOOTNODE)
-    assert not members.is_node(BOOTNODE)
+    _, known_peers = await rig.read()
+    assert known_peers.is_known(BOOTNODE)
+    assert not known_peers.is_node(BOOTNODE)
 
 
-async def test_members_are_read_once_for_each_snapshot(
+async def test_known_peers_are_read_once_for_each_snapshot(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    membership, members = await rig.read()
+    rosters, known_peers = await rig.read()
 
     async def refuse(*_arguments: object) -> None:
         raise AssertionError("the snapshot was read before")
 
     monkeypatch.setattr(rig.chain, "query", refuse)
-    await members.follow(membership.get_newest_roster())
+    await known_peers.follow(rosters.get_newest_roster())

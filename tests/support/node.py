@@ -9,10 +9,12 @@ from consensus.roster import RosterNode, compute_network_id
 from consensus.types import LayerRange, NodeClass, Role
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
+from subnet.epoch.author import Author
+from subnet.epoch.context import NodeContext
 from subnet.epoch.loop import EpochLoop
-from subnet.epoch.performer import Participant, World
 from subnet.epoch.record_policy import ConsensusRecordPolicy
-from subnet.epoch.rosters import Membership, SubnetTerms
+from subnet.epoch.rosters import Rosters
+from subnet.epoch.terms import SubnetTerms
 from subnet.journal.journal import Journal
 from subnet.thread_runner import run_inline
 from tests.support.fakes import (
@@ -43,6 +45,31 @@ def make_terms(chain) -> SubnetTerms:
     return SubnetTerms(SUBNET_ID, NETWORK_ID, chain.epoch_length, chain.block_time_s * 1000, PARAMS)
 
 
+def make_journal() -> Journal:
+    disk = sqlite3.connect(":memory:", isolation_level=None)
+    return Journal.load(disk, owner=b"owner", run=run_inline)
+
+
+def make_context(chain, node_id, *, journal, **changes) -> NodeContext:
+    """Build what the loop's classes share; a test names only what it looks at."""
+    terms, reader = make_terms(chain), FakeReader(chain)
+    parts = {
+        "author": Author(terms, make_key(node_id), node_id),
+        "role": Role.HOSTER,
+        "shape": SHAPE,
+        "journal": journal,
+        "rosters": changes.get("rosters") or Rosters(terms, reader=reader, journal=journal),
+        "store": None,
+        "reader": reader,
+        "writer": None,
+        "run": run_inline,
+        "observe": lambda event: None,
+        "get_inference": lambda: None,
+        "get_wall_time_s": lambda: 0.0,
+    }
+    return NodeContext(**parts | changes)
+
+
 def refuse_heartbeat(value, expires_at):
     raise RecordRefused("wrong_kind")
 
@@ -59,6 +86,7 @@ class FakeNode:
         self.network = network
         self.key = make_key(node_id)
         self.disk = sqlite3.connect(":memory:", isolation_level=None)
+        self.reader = FakeReader(chain)
         self.writer = FakeWriter(chain, node_id) if has_hotkey else None
         self.inference = FakeInference(layers or LayerRange(0, SHAPE.num_layers), seed=node_id)
         self.events = []
@@ -76,31 +104,27 @@ class FakeNode:
     def build(self) -> EpochLoop:
         """Build the production loop, as a process does when it starts."""
         terms = make_terms(self.chain)
-        reader = FakeReader(self.chain)
+        reader = self.reader
         self.journal = self.load_journal()
-        self.membership = Membership(terms, reader=reader, journal=self.journal, shape=SHAPE)
-        policy = ConsensusRecordPolicy(
-            lambda: self.membership.table, admit_heartbeat=refuse_heartbeat
-        )
-        store = self.wrap_store(FakeRecordStore(self.network, policy))
-        world = World(
+        self.rosters = Rosters(terms, reader=reader, journal=self.journal, shape=SHAPE)
+        policy = ConsensusRecordPolicy(lambda: self.rosters.table, admit_heartbeat=refuse_heartbeat)
+        context = make_context(
+            self.chain,
+            self.node_id,
+            role=self.role,
+            journal=self.journal,
+            rosters=self.rosters,
+            store=self.wrap_store(FakeRecordStore(self.network, policy)),
             reader=reader,
             writer=self.writer,
-            store=store,
+            observe=self.events.append,
             get_inference=lambda: self.inference,
             get_wall_time_s=lambda: (
                 self.chain.get_block(self.chain.height).timestamp_s + self.wall_offset_s
             ),
+            is_paid=self.is_paid,
         )
-        return EpochLoop(
-            terms,
-            Participant(self.key, self.node_id, self.role, SHAPE, is_paid=self.is_paid),
-            world,
-            journal=self.journal,
-            membership=self.membership,
-            run=run_inline,
-            observe=self.events.append,
-        )
+        return EpochLoop(context)
 
 
 @asynccontextmanager

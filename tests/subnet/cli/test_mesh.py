@@ -141,6 +141,14 @@ class TestKeygen:
             assert (tmp_path / name).read_bytes()[4:36].hex() not in out
 
 
+def fails_after_output(*arguments: str) -> tuple[str, str]:
+    """Run a line that shows something and then fails; return the sentence and the fix."""
+    code, out, err = run(*arguments)
+    assert code == 1 and out
+    sentence, fix = err.splitlines()
+    return sentence.removeprefix("error: "), fix.removeprefix("hint: ")
+
+
 def make_status(**changes: Any) -> NodeStatus:
     fields: dict[str, Any] = {
         "peer_id": "12D3KooWLaunchPeer",
@@ -150,6 +158,8 @@ def make_status(**changes: Any) -> NodeStatus:
         "blocks": (0, 8),
         "written_at": time.time(),
         "head": 41,
+        "head_moved_at": time.time(),
+        "block_time_s": 6.0,
         "epoch": 2,
         "phase": "commit",
         "taking_part": "active",
@@ -183,10 +193,30 @@ class TestStatus:
 
     def test_a_silent_node_fails_the_check(self, tmp_path: Path) -> None:
         keep_status(tmp_path, "128001-3", written_at=time.time() - 1000)
+        keep_status(tmp_path, "128001-4", subnet_node_id=4)
         code, out, err = run("status", "--data-dir", str(tmp_path))
-        assert code == 1 and "node 3 of subnet 128001" in out
-        assert "silent for 1000 s" in err
+        assert code == 1
+        assert "node 3 of subnet 128001" in out and "node 4 of subnet 128001" in out
+        assert "error: node 3 of subnet 128001 has been silent for 10" in err
         assert run("status", "--data-dir", str(tmp_path), "--max-age", "2000")[0] == 0
+
+    def test_a_head_that_stands_still_fails_the_check(self, tmp_path: Path) -> None:
+        keep_status(tmp_path, "128001-3", head_moved_at=time.time() - 168)
+        sentence, fix = fails_after_output("status", "--data-dir", str(tmp_path))
+        assert sentence.startswith("the head of node 3 of subnet 128001 has stood at block 41 for")
+        assert "--chain" in fix
+
+    def test_a_bootstrap_is_shown_before_and_after_a_subnet_names_it(self, tmp_path: Path) -> None:
+        nothing = dict.fromkeys(("head", "head_moved_at", "epoch", "phase", "block_time_s"))
+        bootstrap = {"role": "bootstrap", "blocks": None, "subnet_node_id": None}
+        relaying = {"subnet_id": None, "taking_part": "relaying only"}
+        keep_status(tmp_path, "bootstrap-1", **bootstrap, **relaying, **nothing)
+        keep_status(tmp_path, "bootstrap-2", **bootstrap, taking_part="no role")
+        code, out, _ = run("status", "--data-dir", str(tmp_path))
+        first, second = out.splitlines()
+        assert code == 0
+        assert first.startswith("bootstrap: relaying only, ")
+        assert second.startswith("bootstrap of subnet 128001: head 41, epoch 2, commit, no role, ")
 
     def test_nothing_there_is_a_failure(self, tmp_path: Path) -> None:
         assert "no node has run" in fails("status", "--data-dir", str(tmp_path))[0]

@@ -1,7 +1,5 @@
 """What stores answer is judged like what they store, and journaled with the head it took."""
 
-import sqlite3
-
 import pytest
 
 from consensus import records
@@ -14,11 +12,14 @@ from mesh.errors import RecordRefused
 from subnet.epoch.collector import Collector
 from subnet.epoch.observer import RecordDropped, RecordSeen
 from subnet.epoch.record_policy import ConsensusRecordPolicy
-from subnet.epoch.rosters import Membership
-from subnet.journal.journal import Journal
-from subnet.thread_runner import run_inline
-from tests.support.fakes import FakeChain, FakeReader
-from tests.support.node import NETWORK_ID, make_key, make_roster_node, make_terms
+from tests.support.fakes import FakeChain
+from tests.support.node import (
+    NETWORK_ID,
+    make_context,
+    make_journal,
+    make_key,
+    make_roster_node,
+)
 
 KIND = RecordKind.OUTPUT_COMMIT
 BODY = records.encode_output_commit(OutputCommit(b"s" * 32, LayerRange(0, 2), b"c" * 32))
@@ -42,22 +43,15 @@ class AnsweringStore:
 class Scene:
     async def setup(self):
         self.chain = FakeChain((make_roster_node(1), make_roster_node(2)), height=6)
-        self.journal = Journal.load(
-            sqlite3.connect(":memory:", isolation_level=None), owner=b"o", run=run_inline
-        )
-        self.terms = make_terms(self.chain)
-        reader = FakeReader(self.chain)
-        self.membership = Membership(self.terms, reader=reader, journal=self.journal)
-        await self.membership.locate(self.chain.get_block(6))
-        await self.membership.refresh(self.chain.position)
+        self.journal = make_journal()
         self.store, self.events = AnsweringStore(), []
-        self.collector = Collector(
-            self.terms,
-            store=self.store,
-            journal=self.journal,
-            membership=self.membership,
-            observe=self.events.append,
+        context = make_context(
+            self.chain, 1, journal=self.journal, store=self.store, observe=self.events.append
         )
+        self.rosters = context.rosters
+        await self.rosters.locate(self.chain.get_block(6))
+        await self.rosters.refresh(self.chain.position)
+        self.collector = Collector(context)
         return self
 
     def make_record(self, author=1, **changes):
@@ -65,7 +59,7 @@ class Scene:
             "kind": KIND,
             "network_id": NETWORK_ID,
             "epoch": 0,
-            "expires_at": self.membership.table.entries[0].expires_at,
+            "expires_at": self.rosters.table.entries[0].expires_at,
             "node_id": author,
             "body": BODY,
         }
@@ -158,12 +152,9 @@ async def test_what_was_seen_is_not_read_again(scene):
 
 def test_the_policy_names_the_reason_and_delegates_heartbeats():
     chain = FakeChain((make_roster_node(1),))
-    journal = Journal.load(
-        sqlite3.connect(":memory:", isolation_level=None), owner=b"o", run=run_inline
-    )
-    membership = Membership(make_terms(chain), reader=FakeReader(chain), journal=journal)
+    rosters = make_context(chain, 1, journal=make_journal()).rosters
     policy = ConsensusRecordPolicy(
-        lambda: membership.table, admit_heartbeat=lambda value, expires_at: b"heartbeat key"
+        lambda: rosters.table, admit_heartbeat=lambda value, expires_at: b"heartbeat key"
     )
     record = {"network_id": NETWORK_ID, "epoch": 0, "expires_at": 9, "node_id": 1, "body": b""}
     heartbeat = seal(make_key(1), kind=RecordKind.HEARTBEAT, **record).to_bytes()

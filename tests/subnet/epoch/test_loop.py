@@ -6,7 +6,7 @@ import pytest
 
 from consensus.records import RecordKind
 from consensus.types import SCORE_ONE, LayerRange, Role
-from subnet.epoch import loop
+from subnet.epoch import heads
 from subnet.epoch.observer import (
     AttestationRefused,
     DutyDone,
@@ -16,7 +16,7 @@ from subnet.epoch.observer import (
     HeadHandled,
     Unavailable,
 )
-from tests.support.fakes import FakeChain, FakeNetwork
+from tests.support.fakes import FakeChain, FakeNetwork, FakeReader
 from tests.support.node import FakeNode, advance, advance_to, make_roster_node, run_nodes
 
 HOSTERS = (1, 2, 3, 4)
@@ -106,7 +106,7 @@ async def test_a_node_without_a_hotkey_commits_and_reveals_but_neither_proposes_
 
 
 async def test_a_chain_outage_is_survived(subnet, monkeypatch):
-    monkeypatch.setattr(loop, "HEADS_RETRY_S", 0)
+    monkeypatch.setattr(heads, "HEADS_RETRY_S", 0)
     async with subnet.run():
         await advance_to(subnet.chain, 1, 14)
         subnet.chain.is_down = True
@@ -270,21 +270,28 @@ async def test_a_node_without_pay_publishes_nothing_and_the_others_score_as_ever
     assert subnet.chain.submissions[2].attested == set(HOSTERS + VALIDATORS) - {4}
 
 
-async def test_an_inflated_head_is_refused_and_the_epoch_worked_to_its_end(subnet):
-    """One node's endpoint tells of a block of a year hence, once."""
-    liar, build = subnet.nodes[1], subnet.nodes[1].build
-    far_off = []
+class InflatingReader(FakeReader):
+    """Tells once, when asked to, of a block of a year hence."""
 
-    def build_with_liar():
-        loop = build()
-        far_off.append(lambda: loop._take_head(subnet.chain.get_block(5_000_000)))
-        return loop
+    is_lying = False
 
-    liar.build = build_with_liar
+    async def heads(self):
+        async for head in super().heads():
+            if self.is_lying:
+                self.is_lying = False
+                yield self._chain.get_block(5_000_000)
+            yield head
+
+
+async def test_an_inflated_head_is_refused_and_the_epoch_worked_to_its_end(subnet, monkeypatch):
+    monkeypatch.setattr(heads, "DOUBT_RETRY_S", 0)
+    liar = subnet.nodes[1]
+    liar.reader = InflatingReader(subnet.chain)
     async with subnet.run():
         await advance_to(subnet.chain, 1, 4)
-        far_off[0]()
+        liar.reader.is_lying = True
         await advance_to(subnet.chain, 2, 10)
+    assert not liar.reader.is_lying
     (doubt,) = liar.list_events(Unavailable)
     assert "block 5000000 is out of line" in doubt.detail
     assert liar.list_events(HeadHandled)[-1].position.block == subnet.chain.height

@@ -1,7 +1,5 @@
 """A proposal and an attestation are looked up, written down, sent once, or explained."""
 
-import sqlite3
-
 import pytest
 
 from consensus.duties import Attest, Propose
@@ -9,10 +7,9 @@ from consensus.types import NodeClass
 from subnet.epoch.observer import AttestationRefused, ExtrinsicLanded
 from subnet.epoch.submitter import Submitter
 from subnet.errors import ChainUnavailable, DutyPostponed, ExtrinsicFailed
-from subnet.journal.journal import Extrinsic, Journal
-from subnet.thread_runner import run_inline
-from tests.support.fakes import SUBNET_ID, FakeChain, FakeReader, FakeWriter
-from tests.support.node import make_roster_node
+from subnet.journal.journal import Extrinsic
+from tests.support.fakes import SUBNET_ID, FakeChain, FakeWriter
+from tests.support.node import make_context, make_journal, make_roster_node
 
 ROWS = ((1, 10), (2, 20))
 PROPOSE, ATTEST = Propose(1, 0, False), Attest(1, 0, False)
@@ -22,21 +19,15 @@ class Scene:
     def __init__(self):
         nodes = (make_roster_node(1), make_roster_node(2))
         self.chain = FakeChain(nodes, elect=lambda epoch: 1, height=25)
-        self.journal = Journal.load(
-            sqlite3.connect(":memory:", isolation_level=None), owner=b"o", run=run_inline
-        )
+        self.journal = make_journal()
         self.events = []
         self.writers = {node_id: FakeWriter(self.chain, node_id) for node_id in (1, 2)}
 
     def make_submitter(self, node_id, writer=None):
-        return Submitter(
-            subnet_id=SUBNET_ID,
-            node_id=node_id,
-            reader=FakeReader(self.chain),
-            writer=writer or self.writers[node_id],
-            journal=self.journal,
-            observe=self.events.append,
+        context = make_context(
+            self.chain, node_id, journal=self.journal, observe=self.events.append
         )
+        return Submitter(context, writer or self.writers[node_id])
 
     async def propose(self, rows=ROWS):
         await self.make_submitter(1).propose(PROPOSE, rows, 25)

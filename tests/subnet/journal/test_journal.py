@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -17,9 +18,11 @@ from consensus.types import NodeClass
 from consensus.view import Attempts, Window
 from keys.envelope import seal
 from keys.peer import PeerKey
+from subnet.chain.extrinsic_journal import ExtrinsicJournal, State
 from subnet.errors import AlreadySigned, ConfigError, JournalCorrupt, JournalFailed
+from subnet.journal.disk import migrate
 from subnet.journal.journal import KEPT_EPOCHS, Extrinsic, Journal, open_journal
-from subnet.journal.log import KEPT_REPORTS
+from subnet.journal.log import KEPT_REPORTS, SCHEMA_VERSION
 from subnet.thread_runner import open_thread_runner, run_inline
 
 KEY = PeerKey(b"\1" * 32)
@@ -44,6 +47,23 @@ def make_roster(epoch):
 
 def reopen(path, owner=OWNER):
     return open_journal(path, owner=owner, run=run_inline)
+
+
+def fill_disk(disk, *, free=0, name="fill"):
+    space = os.statvfs(disk)
+    (disk / name).write_bytes(bytes(space.f_bavail * space.f_bsize - free))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 128 KiB; only root may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
 
 async def fill(journal):
@@ -165,6 +185,57 @@ async def test_a_failed_write_raises_and_nothing_is_signed_after_it(tmp_path):
     assert not journal.own_records
 
 
+async def test_a_full_disk_is_named_and_nothing_is_signed_on_it(tmp_path):
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    journal = Journal.load(connection, owner=OWNER, run=run_inline)
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(JournalFailed, match="the disk is full") as failure:
+        await journal.record_signed(make_record(body=bytes(10_000)))
+    assert "free some space" in failure.value.hint
+    assert not journal.own_records
+
+
+@pytest.mark.parametrize("free", range(0, 48 * 1024, 4096))
+async def test_a_disk_that_is_full_when_the_journal_is_made_is_named_and_recovered(
+    small_disk, free
+):
+    path = small_disk / "journal"
+    fill_disk(small_disk, free=free)
+    with pytest.raises(JournalFailed, match="the disk is full") as failure, reopen(path):
+        pass
+    assert "free some space" in failure.value.hint
+    with pytest.raises(JournalFailed, match="the disk is full"):
+        with ExtrinsicJournal.open(small_disk / "extrinsics"):
+            pass
+    (small_disk / "fill").unlink()
+    with reopen(path) as journal:
+        assert not journal.own_records
+    path.unlink()
+    with ExtrinsicJournal.open(small_disk / "extrinsics") as extrinsics:
+        assert not extrinsics.list_entries(*State)
+
+
+async def test_a_full_journal_is_read_again_once_the_disk_has_space(small_disk):
+    path = small_disk / "journal"
+    with reopen(path) as journal:
+        await journal.record_signed(COMMIT, REVEAL)
+        fill_disk(small_disk)
+        with pytest.raises(JournalFailed, match="the disk is full"):
+            await journal.record_signed(make_record(epoch=6, body=bytes(10_000)))
+    # What the journal had open beside the file is free again.
+    fill_disk(small_disk, name="more")
+    with pytest.raises(JournalFailed, match="the disk is full"), reopen(path):
+        pass
+    for name in ("fill", "more"):
+        (small_disk / name).unlink()
+    with reopen(path) as journal:
+        assert set(journal.own_records) == {
+            (RecordKind.OUTPUT_COMMIT, 5),
+            (RecordKind.OUTPUT_REVEAL, 5),
+        }
+
+
 async def test_every_flipped_byte_is_noticed_or_changes_nothing(tmp_path):
     path = tmp_path / "journal"
     with reopen(path) as journal:
@@ -220,6 +291,33 @@ async def test_a_changed_table_is_noticed(tmp_path, statement):
     connection.close()
     with pytest.raises(JournalCorrupt), reopen(path):
         pass
+
+
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1])
+def test_a_journal_of_an_unknown_version_is_refused_with_a_fix(tmp_path, version):
+    path = tmp_path / "journal"
+    with reopen(path):
+        pass
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(JournalCorrupt, match=f"of version {version}") as refusal, reopen(path):
+        pass
+    assert "the release that wrote it" in refusal.value.hint
+
+
+def test_an_older_version_is_migrated_step_by_step():
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    steps = {1: ("CREATE TABLE a (x)",), 2: ("INSERT INTO a VALUES (7)", "DROP TABLE b")}
+    connection.execute("PRAGMA user_version = 1")
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        migrate(connection, what="the file", newest=3, steps=steps)
+    connection.execute("ROLLBACK")
+    # A step that fails changes nothing; the steps before it stand.
+    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    connection.execute("CREATE TABLE b (x)")
+    migrate(connection, what="the file", newest=3, steps=steps)
+    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    assert connection.execute("SELECT x FROM a").fetchall() == [(7,)]
 
 
 async def test_a_truncated_journal_is_noticed(tmp_path):

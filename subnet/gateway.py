@@ -1,0 +1,87 @@
+"""The client and the HTTP gateway, opened as an operator configures them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keys.peer import PeerKey
+from mesh.client.client import MeshClient, RoutingOptions
+from mesh.client.connection import open_connection
+from subnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mesh.api.server import ServeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """Whom a client dials, and as whom. ``model`` None means the model that the first peer names.
+
+    Without a ``key`` a fresh identity is made for this run.
+    """
+
+    initial_peers: tuple[str, ...]
+    key: PeerKey | None = None
+    model: str | None = None
+
+
+@asynccontextmanager
+async def open_client(config: ClientConfig) -> AsyncIterator[MeshClient]:
+    """Dial the initial peers, learn the network, and open a client.
+
+    Raises ConfigError, ModelError, PeerError or TransportError.
+    """
+    async with open_named_client(config) as (client, _):
+        yield client
+
+
+@asynccontextmanager
+async def open_named_client(config: ClientConfig) -> AsyncIterator[tuple[MeshClient, str]]:
+    """Open a client as open_client does, and say which model the network serves."""
+    if not config.initial_peers:
+        raise ConfigError("a client needs a peer to dial", "give --initial-peers ADDR")
+    async with open_connection(config.initial_peers, model=config.model, key=config.key) as found:
+        yield found.client, found.model_name
+
+
+async def run_gateway(
+    client_config: ClientConfig,
+    serve_config: ServeConfig,
+    *,
+    max_layers_per_hop: int | None = None,
+    on_start: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a network's model over HTTP until cancelled; ``on_start`` gets the URL.
+
+    Raises what open_client and mesh.api.server.serve raise.
+    """
+    from mesh.api.mesh_backend import MeshBackend
+    from mesh.api.server import serve
+
+    async with open_named_client(client_config) as (client, model_name):
+        backend = MeshBackend(
+            client,
+            model_id=_make_model_id(model_name),
+            created_s=int(time.time()),
+            routing=RoutingOptions(max_layers_per_hop=max_layers_per_hop),
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                refreshing = tasks.create_task(backend.keep_fresh())
+                await serve(serve_config, backend, on_start=on_start)
+                refreshing.cancel()
+        except ExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise
+
+
+def _make_model_id(model_name: str) -> str:
+    """Return the name that callers use: of a local folder only the last part."""
+    return Path(model_name).name if Path(model_name).is_absolute() else model_name
