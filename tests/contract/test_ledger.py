@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.devchain.test_wire_format import sign_with
 
 from consensus.types import NodeClass
 from devchain import calls, items
@@ -32,6 +31,7 @@ from devchain.values import (
     SwapToSubnetDelegateStake,
 )
 from keys.account import AccountKey, derive_development_account
+from tests.devchain.test_wire_format import sign_with
 from tests.support import chopsticks, ledger_world
 from tests.support.ledger_world import (
     FIRST_SUBNET,

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.devchain.test_wire_format import sign_with
 from websockets.exceptions import ConnectionClosed
 
 from devchain import items, server, session
@@ -20,6 +19,7 @@ from devchain.server import DevChain
 from devchain.storage_keys import hash_key
 from devchain.values import TENSOR
 from keys.account import derive_development_account
+from tests.devchain.test_wire_format import sign_with
 from tests.support.ledger_world import Wire, serve_in_thread
 
 ALITH, BALTATHAR = derive_development_account(0), derive_development_account(1)

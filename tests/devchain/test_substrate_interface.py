@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from substrateinterface import Keypair, KeypairType, SubstrateInterface
 from substrateinterface.exceptions import SubstrateRequestException
-from tests.devchain.test_wire_format import sign_with
 
 from devchain.calls import RegisterSubnet
 from devchain.config import BlockMode, DevChainConfig
@@ -16,6 +15,7 @@ from devchain.extrinsics import encode_signed
 from devchain.server import DevChain
 from devchain.values import TENSOR
 from keys.account import DEVELOPMENT_MNEMONIC, derive_development_account
+from tests.devchain.test_wire_format import sign_with
 from tests.support.ledger_world import (
     FIRST_SUBNET,
     multiaddr,
