@@ -15,7 +15,7 @@ from typing import Any
 from consensus.protocol_params import MINIMAL
 from consensus.records import RecordKind
 from consensus.roster import compute_network_id
-from consensus.types import Epoch
+from consensus.types import Epoch, SubnetNodeId
 from keys.envelope import Envelope
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
@@ -172,7 +172,7 @@ class SimNode:
         )
         loop = EpochLoop(
             self.terms,
-            Participant(self.key, self.spec.node_id, self.spec.role, SHAPE),
+            Participant(self.key, SubnetNodeId(self.spec.node_id), self.spec.role, SHAPE),
             self._build_world(switch),
             journal=journal,
             membership=membership,

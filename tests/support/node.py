@@ -2,24 +2,29 @@
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from consensus.challenge import ModelShape
 from consensus.roster import RosterNode, compute_network_id
-from consensus.types import BlockRange, NodeClass, Role
+from consensus.types import BlockRange, Epoch, NodeClass, Role, SubnetNodeId
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
+from subnet.epoch.interfaces import RecordStore
 from subnet.epoch.loop import EpochLoop
 from subnet.epoch.performer import Participant, World
 from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Membership, SubnetTerms
 from subnet.journal.journal import Journal
-from subnet.thread_runner import run_inline
+from subnet.thread_runner import Runner, run_inline
 from tests.support.fakes import (
     GENESIS,
     PARAMS,
     SUBNET_ID,
+    FakeChain,
     FakeInference,
+    FakeNetwork,
     FakeReader,
     FakeRecordStore,
     FakeWriter,
@@ -28,22 +33,24 @@ from tests.support.fakes import (
 SHAPE = ModelShape(num_blocks=4, hidden_size=32, vocab_size=50)
 NETWORK_ID = compute_network_id(GENESIS, SUBNET_ID, b"m" * 32)
 QUIET_ROUNDS = 60
+Event = TypeVar("Event")
 
 
 def make_key(node_id: int) -> PeerKey:
     return PeerKey(bytes([node_id]) * 32)
 
 
-def make_roster_node(node_id: int, node_class=NodeClass.VALIDATOR) -> RosterNode:
+def make_roster_node(node_id: int, node_class: NodeClass = NodeClass.VALIDATOR) -> RosterNode:
     cold, hot = bytes([node_id]) * 20, bytes([128 + node_id]) * 20
-    return RosterNode(node_id, make_key(node_id).peer_id, cold, hot, node_class, 0)
+    peer_id = make_key(node_id).peer_id
+    return RosterNode(SubnetNodeId(node_id), peer_id, cold, hot, node_class, Epoch(0))
 
 
-def make_terms(chain) -> SubnetTerms:
+def make_terms(chain: FakeChain) -> SubnetTerms:
     return SubnetTerms(SUBNET_ID, NETWORK_ID, chain.epoch_length, chain.block_time_s * 1000, PARAMS)
 
 
-def refuse_heartbeat(value, expires_at):
+def refuse_heartbeat(value: bytes, expires_at: float) -> bytes:
     raise RecordRefused("wrong_kind")
 
 
@@ -51,9 +58,16 @@ class FakeNode:
     """A node whose process can be killed and started again; its journal is the disk."""
 
     def __init__(
-        self, node_id, chain, network, *, role=Role.HOSTER, blocks=None, has_hotkey=True
+        self,
+        node_id: int,
+        chain: FakeChain,
+        network: FakeNetwork,
+        *,
+        role: Role = Role.HOSTER,
+        blocks: BlockRange | None = None,
+        has_hotkey: bool = True,
     ) -> None:
-        self.node_id = node_id
+        self.node_id = SubnetNodeId(node_id)
         self.role = role
         self.chain = chain
         self.network = network
@@ -61,16 +75,16 @@ class FakeNode:
         self.disk = sqlite3.connect(":memory:", isolation_level=None)
         self.writer = FakeWriter(chain, node_id) if has_hotkey else None
         self.inference = FakeInference(blocks or BlockRange(0, SHAPE.num_blocks), seed=node_id)
-        self.events = []
+        self.events: list[Any] = []
         self.wall_offset_s = 0
-        self.run_journal = run_inline
-        self.wrap_store = lambda store: store
+        self.run_journal: Runner = run_inline
+        self.wrap_store: Callable[[RecordStore], RecordStore] = lambda store: store
         self.is_paid = True
 
     def load_journal(self) -> Journal:
         return Journal.load(self.disk, owner=self.key.peer_id.public_key, run=self.run_journal)
 
-    def list_events(self, event_type):
+    def list_events(self, event_type: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, event_type)]
 
     def build(self) -> EpochLoop:
@@ -104,7 +118,7 @@ class FakeNode:
 
 
 @asynccontextmanager
-async def run_nodes(*nodes):
+async def run_nodes(*nodes: FakeNode) -> AsyncIterator[None]:
     """Run the nodes' loops; an unexpected error of one ends the test."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(node.build().run()) for node in nodes]
@@ -122,14 +136,14 @@ async def let_settle() -> None:
         await asyncio.sleep(0)
 
 
-async def advance(chain, blocks=1) -> None:
+async def advance(chain: FakeChain, blocks: int = 1) -> None:
     """Make blocks one by one, and let every node finish with each."""
     for _ in range(blocks):
         chain.advance()
         await let_settle()
 
 
-async def advance_to(chain, epoch, offset) -> None:
+async def advance_to(chain: FakeChain, epoch: int, offset: int) -> None:
     """Make blocks until the head stands at this offset of the epoch."""
     target = chain.slot + epoch * chain.epoch_length + offset
     assert target >= chain.height
