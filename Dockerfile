@@ -1,5 +1,6 @@
-# A node in a container. The RUN steps are what `make` does on a bare machine.
-#   docker build -t mesh .
+# A node in a container. The RUN steps are what `make` does on a bare machine, and `make fresh`
+# runs them on one.
+#   docker build -t mesh --build-arg MESH_COMMIT="$(git rev-parse --short=12 HEAD)" .
 #   docker run -v mesh-keys:/keys -v mesh-data:/data mesh --help
 FROM python:3.11-slim
 
@@ -11,12 +12,14 @@ RUN useradd --create-home --uid 10001 mesh \
  && install -d -o mesh -g mesh -m 0700 /keys /data /models
 
 WORKDIR /opt/mesh
-COPY pyproject.toml constraints.txt Makefile README.md LICENSE ./
+COPY pyproject.toml constraints.txt requirements.lock hatch_build.py Makefile README.md LICENSE ./
 COPY keys keys
 COPY consensus consensus
 COPY mesh mesh
 COPY devchain devchain
 COPY subnet subnet
+# What `mesh --version` names; the folder has no git here.
+ARG MESH_COMMIT=unknown
 RUN make install-node
 
 ENV PATH=/opt/mesh/.venv/bin:$PATH \

@@ -1,54 +1,116 @@
-# Everything a fresh Debian or Ubuntu with Python 3.11 needs: `make demo`, `make test`.
-PYTHON ?= python3.11
+# What a person does with this repository; `make` alone lists it. See "Two commands" in README.md.
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+QUIET := --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install $(QUIET)
+
+# The newest Python that is supported and can make a virtual environment; PYTHON=... overrides.
+HAS_VENV := -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
+	$$python $(HAS_VENV) 2>/dev/null && echo $$python && break; done)
+
+# Exactly this torch, from an index whose build has no CUDA; PyPI's build brings gigabytes of it.
+TORCH := $(shell grep '^torch==' constraints.txt)
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= $(CPU_INDEX)
+
 NETWORKS := tests/e2e
 SEEDS := tests/simulation/test_seeds.py
 WORKERS := -n logical --maxprocesses 8 --dist worksteal
+QUICK := tests/ --ignore $(NETWORKS) --ignore $(SEEDS) $(WORKERS)
+RELEASE ?= bookworm
 
-.PHONY: install install-node install-js demo test test-networks test-seeds lint clean
+.PHONY: help install install-node install-js demo test test-quick test-networks test-seeds \
+	lint lock count fresh clean
 
-install: $(VENV)/.installed
+help: ## List what make can do
+	@grep --no-filename --extended-regexp '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) \
+	  | awk -F ' ## ' '{ sub(":.*", "", $$1); printf "  make %-14s %s\n", $$1, $$2 }'
+	@echo
+	@echo "  PYTHON=python3.12     which Python; else the newest of 3.11 to 3.13 that is there"
+	@echo "  TORCH_INDEX=https://download.pytorch.org/whl/cu130"
+	@echo "                        torch with CUDA; else PyTorch's CPU build, or PyPI's where that"
+	@echo "                        index cannot be reached"
 
-# torch first and by name: a range pulls gigabytes of CUDA packages.
-$(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) "torch==2.13.0"
-	$(PIP) --editable ".[dev]"
-	touch $@
+install: $(VENV)/.installed ## Make .venv with all that development needs, as pinned in the lock
 
-# A node without the tools of development, as the Dockerfile installs it.
-install-node:
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) "torch==2.13.0"
-	$(PIP) .
+# pip takes no hashes and an editable install in one call, and torch's builds differ by machine:
+# so first what the lock names, then torch, then the project.
+$(VENV)/.installed: pyproject.toml constraints.txt requirements-dev.lock
+	$(make-venv)
+	$(PIP) --require-hashes --no-deps --requirement requirements-dev.lock
+	$(install-torch)
+	$(PIP) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
+	@touch $@
 
-# Strangers' clients that some tests start; Node.js comes from the system.
+install-node: ## Make .venv with a node alone, as the container does
+	$(make-venv)
+	$(PIP) --require-hashes --no-deps --requirement requirements.lock
+	$(install-torch)
+	$(PIP) --no-deps --no-build-isolation .
+	$(BIN)/python -m pip check
+
+define make-venv
+	@[ -n "$(PYTHON)" ] && $(PYTHON) $(HAS_VENV) 2>/dev/null || { \
+	  echo "make: $(or $(PYTHON),no python3.11 to python3.13) can make no virtual environment of Python 3.11 to 3.13." >&2; \
+	  echo "Fix: apt-get install python3-venv, or name one: make PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+endef
+
+# Only the index that nobody asked for may be missing.
+define install-torch
+	@if [ "$(TORCH_INDEX)" != "$(CPU_INDEX)" ] || timeout 10 $(BIN)/python -c \
+	  'import urllib.request as u; u.urlopen("$(TORCH_INDEX)/torch/", timeout=5)' 2>/dev/null; then \
+	  set -x; $(PIP) --index-url "$(TORCH_INDEX)" --constraint constraints.txt "$(TORCH)"; else \
+	  set -x; $(PIP) --constraint constraints.txt "$(TORCH)"; fi
+endef
+
+# Other people's clients that some tests start; Node.js comes from the system.
 # polkadot.js, and chopsticks that runs the real runtime; NPM_FLAGS=--omit=dev leaves that out.
-install-js:
+install-js: ## Install the JavaScript clients that some tests start
 	cd tests/js && npm ci --no-audit --no-fund $(NPM_FLAGS)
 
-demo: install
+demo: install ## A whole subnet on this machine: chain, four hosters, two validators, one answer
 	$(BIN)/mesh localnet --hosters 4 --validators 2 --epochs 2
 
-test: install
-	$(BIN)/python -m pytest tests/ --ignore $(NETWORKS) --ignore $(SEEDS) $(WORKERS)
-	$(MAKE) --no-print-directory --jobs 2 test-networks test-seeds
+test: test-quick ## Every test
+	@$(MAKE) --no-print-directory --jobs 2 test-networks test-seeds
+
+test-quick: install ## All tests but the networks of real processes and the search through seeds
+	$(BIN)/python -m pytest $(QUICK)
 
 # Networks of real processes, one at a time. They wait more than they compute, so the search
 # through simulated networks runs beside them.
-test-networks: install
+test-networks: install ## The tests that start networks of real processes
 	$(BIN)/python -m pytest $(NETWORKS)
 
-test-seeds: install
+test-seeds: install ## The search through 200 simulated networks
 	$(BIN)/python -m pytest $(SEEDS)
 
-lint: install
+lint: install ## Format, rules, types, direction of imports, declared dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry keys consensus mesh devchain subnet
+	$(BIN)/deptry tests tools benchmarks examples packages --ignore DEP002,DEP004
 
-clean:
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-package torch --no-annotate --custom-compile-command 'make lock' \
+	--constraint constraints.txt pyproject.toml
+
+lock: ## Write requirements*.lock anew, after an edit of pyproject.toml or constraints.txt
+	@test -x $(BIN)/uv || { echo "make: uv is not installed. Fix: make install" >&2; exit 1; }
+	$(COMPILE) --extra build --output-file requirements.lock
+	$(COMPILE) --extra dev --output-file requirements-dev.lock
+
+count: ## Count lines of code, without blank lines, comments and docstrings
+	@$(or $(PYTHON),python3) tools/count_lines.py
+
+fresh: ## As root: prove README's two commands and the Dockerfile on a new Debian (RELEASE=trixie)
+	python3 tools/fresh_machine.py --release $(RELEASE)
+
+clean: ## Remove .venv and what was built
 	rm -rf $(VENV) build dist *.egg-info

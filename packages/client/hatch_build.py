@@ -10,6 +10,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 MODULES = (
     "mesh/__init__.py",
     "mesh/errors.py",
+    "mesh/py.typed",
     "mesh/client/__init__.py",
     "mesh/client/event_stream.py",
     "mesh/client/http.py",

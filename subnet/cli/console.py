@@ -19,7 +19,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -154,6 +154,23 @@ def fail(message: str, hint: str, *, code: int = EXIT_FAILURE) -> NoReturn:
     """End the command with one sentence and one fix."""
     say(f"error: {message}\nhint: {hint}")
     raise SystemExit(code)
+
+
+def _show_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        from subnet.version import describe_version
+
+        emit(f"{context.info_name} {describe_version()}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_show_version, is_eager=True, help="Print version and commit."
+    ),
+]
+"""``--version`` of a command line."""
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoReturn:

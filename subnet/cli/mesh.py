@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import typer
 
@@ -20,7 +19,7 @@ from subnet.cli import (
 )
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain.app import app as chain_app
-from subnet.cli.console import emit, run_app
+from subnet.cli.console import VersionOption, run_app
 
 MULTI_VALUE = frozenset({"--initial-peers", "--host-maddrs", "--announce-maddrs"})
 
@@ -33,21 +32,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        emit(f"mesh {version('mesh-subnet')}")
-        raise typer.Exit
-
-
 @app.callback()
-def mesh(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
+def mesh(version: VersionOption = False) -> None:
     """Options of every command."""
 
 

@@ -10,7 +10,7 @@ import typer
 
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.arguments import normalise_arguments
-from subnet.cli.console import run_app
+from subnet.cli.console import VersionOption, run_app
 
 MULTI_VALUE = frozenset({"--host-maddrs", "--announce-maddrs", "--initial-peers"})
 
@@ -113,6 +113,7 @@ def mesh_test(
             envvar="MESH_HOME", help="Where the journal lives; the user's data folder if absent."
         ),
     ] = None,
+    version: VersionOption = False,
 ) -> None:
     """Run one node of a subnet, as a hoster or as a validator.
 

@@ -182,7 +182,9 @@ class EvilStore:
         if any(record.kind == EQUIVOCATED.get(behaviour) for behaviour in does):
             return await self._publish_two(record, expires_at)
         if is_commit and Behaviour.EARLY in does:
-            await self._send(self._knowledge.find_own(RecordKind.OUTPUT_REVEAL, record.epoch))
+            await self._send(
+                self._knowledge.find_own(RecordKind.OUTPUT_REVEAL, Epoch(record.epoch))
+            )
         if Behaviour.LIE_SCORES in does and record.kind in _SCORE_KINDS:
             return await self._send(self._lie(record))
         return await self._send(record)

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+from subnet.thread_runner import Runner
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class Guard:
             yield head
 
 
-def make_runner(switch: Switch) -> Callable[..., Awaitable[Any]]:
+def make_runner(switch: Switch) -> Runner:
     """Run the journal's blocking writes inline, between two points."""
 
     async def run(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -49,8 +49,8 @@ class FakeModel:
         size = len(mixed)
         if task.head_rows is None:
             weights = np.roll(self._rows, task.layer, axis=0)[:size, :size]
-            return (mixed + mixed @ weights).astype(np.float32)
-        return (self._rows[task.head_rows, :size] @ mixed).astype(np.float32)
+            return np.asarray(mixed + mixed @ weights, dtype=np.float32)
+        return np.asarray(self._rows[task.head_rows, :size] @ mixed, dtype=np.float32)
 
 
 Distort = Callable[[Vector, LayerTask], Vector]

@@ -25,7 +25,7 @@ from consensus.records import (
 from consensus.report import EpochReport
 from consensus.scoring import LayerReason, ScoreRows
 from consensus.submission import Submission
-from consensus.types import SCORE_ONE, Epoch, Role
+from consensus.types import SCORE_ONE, Epoch, Role, SubnetNodeId
 from keys.envelope import Envelope, decode_envelope
 from subnet.journal.journal import KEPT_EPOCHS, Journal, SignedRecord
 from tests.simulation.byzantine import SPLITTING, WORTHLESS, Behaviour
@@ -261,17 +261,17 @@ class Invariants:
                 is_proven = self._has_honest_majority(report, spec.node_id)
             else:
                 is_proven = True
-            score = dict(report.rows).get(spec.node_id, 0)
+            score = dict(report.rows).get(SubnetNodeId(spec.node_id), 0)
             self.require(not is_proven or score == 0, f"{name}: {spec} earns {score}")
 
     def _check_equivocators(self, name: str, report: EpochReport) -> None:
         """Whose records honest nodes saw in two versions has a row, and earns nothing."""
         epochs = dict.fromkeys(OUTPUT_KINDS, report.epoch)
-        epochs |= dict.fromkeys(SCORE_KINDS, report.epoch - 1)
+        epochs |= dict.fromkeys(SCORE_KINDS, Epoch(report.epoch - 1))
         for (node_id, kind, epoch), versions in self._versions.items():
             if len(versions) < 2 or epochs.get(RecordKind(kind)) != epoch:
                 continue
-            rows = dict(report.rows)
+            rows: dict[int, int] = dict(report.rows)
             self.require(
                 rows.get(node_id) == 0,
                 f"{name}: {self._specs[node_id]} equivocated and gets {rows.get(node_id)}",
@@ -304,7 +304,8 @@ class Invariants:
     def _check_everybody(self, name: str, report: EpochReport, elected: int | None) -> None:
         """All honest nodes are connected: each has a row, and a hoster's is not 0."""
         for node_id in sorted(self._scenario.honest):
-            spec, rows = self._specs[node_id], dict(report.rows)
+            spec = self._specs[node_id]
+            rows: dict[int, int] = dict(report.rows)
             self.require(node_id in rows, f"{name}: honest {spec} has no row")
             if spec.role is Role.HOSTER:
                 self.require(rows.get(node_id, 0) > 0, f"{name}: honest {spec} earns nothing")
@@ -371,7 +372,8 @@ def _read_signed(connection: sqlite3.Connection, kind: int, epoch: int) -> bytes
 
 
 def _opens(commit: Envelope, reveal: Envelope) -> bool:
-    context = CommitContext(commit.network_id, commit.epoch, commit.node_id, commit.author)
+    epoch, node_id = Epoch(commit.epoch), SubnetNodeId(commit.node_id)
+    context = CommitContext(commit.network_id, epoch, node_id, commit.author)
     try:
         if commit.kind == RecordKind.SCORE_COMMIT:
             opened = decode_score_reveal(reveal.body)

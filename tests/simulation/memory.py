@@ -10,9 +10,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from unittest import mock
 
 from consensus import scoring
-from consensus.agreement import Answer, LayerScores
+from consensus.agreement import Answer, LayerScores, compute_layer_scores
 from consensus.protocol_params import ConsensusParams
 from keys.errors import BadSignature
 from keys.peer import PeerId
@@ -42,11 +43,8 @@ def remember_signatures() -> Iterator[None]:
         if not _verified[known]:
             raise BadSignature("the signature does not verify")
 
-    PeerId.check_signature = check
-    try:
+    with mock.patch.object(PeerId, "check_signature", check):
         yield
-    finally:
-        PeerId.check_signature = original
 
 
 def _is_verified(
@@ -62,7 +60,6 @@ def _is_verified(
 @contextmanager
 def remember_scores() -> Iterator[None]:
     """Judge the same answers to one layer once, and now and then again in reverse order."""
-    original = scoring.compute_layer_scores
     known: dict[tuple[object, ...], LayerScores] = {}
     num_hits = 0
 
@@ -70,20 +67,17 @@ def remember_scores() -> Iterator[None]:
         nonlocal num_hits
         key = (length, *(_describe(answer) for answer in answers))
         if key not in known:
-            known[key] = original(answers, length=length, params=params)
+            known[key] = compute_layer_scores(answers, length=length, params=params)
             return known[key]
         num_hits += 1
         if num_hits % REPEAT_EVERY == 0:
-            again = original(list(reversed(answers)), length=length, params=params)
+            again = compute_layer_scores(list(reversed(answers)), length=length, params=params)
             if again != known[key]:
                 raise Unstable(f"{again} and {known[key]}")
         return known[key]
 
-    scoring.compute_layer_scores = compute
-    try:
+    with mock.patch.object(scoring, "compute_layer_scores", compute):
         yield
-    finally:
-        scoring.compute_layer_scores = original
 
 
 def _describe(answer: Answer) -> tuple[object, ...]:

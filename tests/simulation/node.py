@@ -15,7 +15,7 @@ from typing import Any
 from consensus.protocol_params import MINIMAL
 from consensus.records import RecordKind
 from consensus.roster import compute_network_id
-from consensus.types import Epoch
+from consensus.types import Epoch, SubnetNodeId
 from keys.envelope import Envelope
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
@@ -190,7 +190,7 @@ class SimNode:
             return inference if is_loaded else None
 
         return NodeContext(
-            author=Author(self.terms, self.key, self.spec.node_id),
+            author=Author(self.terms, self.key, SubnetNodeId(self.spec.node_id)),
             role=self.spec.role,
             shape=SHAPE,
             journal=journal,

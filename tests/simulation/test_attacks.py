@@ -5,19 +5,22 @@ The invariants are checked in every run; these scenarios make sure that each att
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Set
+
 import pytest
 
 from consensus.types import LayerRange, Role
 from tests.simulation.byzantine import Behaviour
 from tests.simulation.inference import SHAPE
 from tests.simulation.scenario import Fault, NodeSpec, Scenario
-from tests.simulation.world import run_scenario
+from tests.simulation.world import Result, run_scenario
 
 EPOCHS = 5
+Lies = Mapping[int, Set[Behaviour]]
 WHOLE = LayerRange(0, SHAPE.num_layers)
 
 
-def make_scenario(lies: dict[int, set[Behaviour]], *, seed: int = 1, faults=()) -> Scenario:
+def make_scenario(lies: Lies, *, seed: int = 1, faults: Collection[Fault] = ()) -> Scenario:
     """Five hosters of everything, two validators; ``lies`` says who is dishonest."""
     nodes = tuple(
         NodeSpec(
@@ -32,66 +35,66 @@ def make_scenario(lies: dict[int, set[Behaviour]], *, seed: int = 1, faults=()) 
     return Scenario(seed, EPOCHS, nodes, frozenset(faults), origin)
 
 
-def run_with(lies: dict[int, set[Behaviour]], **options):
-    scenario = make_scenario(lies, faults={Fault.BYZANTINE}, **options)
+def run_with(lies: Lies, *, seed: int = 1) -> Result:
+    scenario = make_scenario(lies, seed=seed, faults={Fault.BYZANTINE})
     print(scenario.seed, *map(str, scenario.nodes), sep="\n")
     return run_scenario(scenario)
 
 
-def test_all_honest_and_connected_nodes_attest_every_epoch():
+def test_all_honest_and_connected_nodes_attest_every_epoch() -> None:
     result = run_scenario(make_scenario({}))
     assert result.num_attested == EPOCHS
 
 
-def test_copied_commitment_scores_zero():
+def test_copied_commitment_scores_zero() -> None:
     result = run_with({4: {Behaviour.COPY}})
     assert result.num_attested == EPOCHS
 
 
-def test_two_garbage_hosters_of_five_take_nothing_from_the_honest():
+def test_two_garbage_hosters_of_five_take_nothing_from_the_honest() -> None:
     run_with({4: {Behaviour.GARBAGE}, 5: {Behaviour.GARBAGE}})
 
 
-def test_not_a_number_poisons_nobody():
+def test_not_a_number_poisons_nobody() -> None:
     run_with({4: {Behaviour.NAN}, 5: {Behaviour.HUGE}})
 
 
-def test_int8_weights_score_zero():
+def test_int8_weights_score_zero() -> None:
     run_with({5: {Behaviour.INT8}})
 
 
-def test_two_colluders_of_five_score_zero():
+def test_two_colluders_of_five_score_zero() -> None:
     run_with({4: {Behaviour.COLLUDE}, 5: {Behaviour.COLLUDE}})
 
 
-def test_late_records_score_zero():
+def test_late_records_score_zero() -> None:
     result = run_with({4: {Behaviour.LATE}, 5: {Behaviour.LATE_REVEAL}})
     assert result.num_attested == EPOCHS
 
 
-def test_a_commit_without_reveal_scores_zero():
+def test_a_commit_without_reveal_scores_zero() -> None:
     run_with({4: {Behaviour.NO_REVEAL}, 5: {Behaviour.SILENT}})
 
 
-def test_an_early_reveal_helps_no_copier():
+def test_an_early_reveal_helps_no_copier() -> None:
     run_with({4: {Behaviour.EARLY}, 5: {Behaviour.COPY}})
 
 
-def test_a_validator_that_names_nobody_is_not_near_the_others():
+def test_a_validator_that_names_nobody_is_not_near_the_others() -> None:
     run_with({7: {Behaviour.LIE_SCORES}})
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_bent_proposal_is_attested_by_no_honest_node(seed):
+def test_a_bent_proposal_is_attested_by_no_honest_node(seed: int) -> None:
     run_with({1: {Behaviour.BAD_PROPOSAL}, 7: {Behaviour.BAD_PROPOSAL}}, seed=seed)
 
 
-def test_forged_records_are_kept_by_no_replica():
+def test_forged_records_are_kept_by_no_replica() -> None:
     result = run_with({4: {Behaviour.FORGE}, 7: {Behaviour.FORGE}})
     assert result.num_attested == EPOCHS
 
 
-def test_lying_replicas_hide_nothing():
+def test_lying_replicas_hide_nothing() -> None:
     result = run_with({4: {Behaviour.WITHHOLD}, 7: {Behaviour.TAMPER}})
     assert result.num_attested == EPOCHS
 
@@ -106,16 +109,18 @@ def test_lying_replicas_hide_nothing():
     ],
     ids=lambda value: getattr(value, "value", None),
 )
-def test_two_records_for_one_slot_earn_nothing_and_split_no_honest_views(liar, behaviour, seed):
+def test_two_records_for_one_slot_earn_nothing_and_split_no_honest_views(
+    liar: int, behaviour: Behaviour, seed: int
+) -> None:
     scenario = make_scenario({liar: {behaviour}}, seed=seed, faults={Fault.SPLIT})
     assert run_scenario(scenario).num_equivocations > 0
 
 
-def test_two_equivocators_at_once_split_no_honest_views():
+def test_two_equivocators_at_once_split_no_honest_views() -> None:
     lies = {4: {Behaviour.EQUIVOCATE}, 7: {Behaviour.EQUIVOCATE_SCORES}}
     assert run_scenario(make_scenario(lies, seed=5, faults={Fault.SPLIT})).num_equivocations > 0
 
 
-def test_two_versions_of_what_a_node_saw_split_no_honest_views():
+def test_two_versions_of_what_a_node_saw_split_no_honest_views() -> None:
     lies = {4: {Behaviour.EQUIVOCATE_SIGHTING}, 5: {Behaviour.EQUIVOCATE}}
     assert run_scenario(make_scenario(lies, seed=6, faults={Fault.SPLIT})).num_equivocations > 0

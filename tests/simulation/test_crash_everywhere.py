@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.types import LayerRange, Role
+from consensus.types import Epoch, LayerRange, Role
 from tests.simulation.inference import SHAPE
 from tests.simulation.scenario import Fault, NodeSpec, Scenario
 from tests.simulation.windows import EPOCH_LENGTH
@@ -44,14 +44,17 @@ class Watch:
         self.elected: int | None = None
 
     def __call__(self, world: World) -> None:
-        world.faults.step = lambda block, *, is_quiet: self._look(world, block)
+        def step(block: int, *, is_quiet: bool) -> None:
+            self._look(world, block)
+
+        world.faults.step = step  # type: ignore[method-assign]
 
     def _look(self, world: World, block: int) -> None:
         epoch, offset = divmod(block - world.slot, EPOCH_LENGTH)
         if offset == 0:
             self.passed[epoch] = world.nodes[self.node_id].switch.passed
             if epoch == CRASH_EPOCH:
-                self.elected = world.chain.read_elected(epoch)
+                self.elected = world.chain.read_elected(Epoch(epoch))
 
 
 class Kill:
@@ -65,19 +68,20 @@ class Kill:
     def __call__(self, world: World) -> None:
         self.world = world
         world.nodes[self.node_id].next_fire_at = self.point
-        world.faults.step = lambda block, *, is_quiet: None
+        world.faults.step = lambda block, *, is_quiet: None  # type: ignore[method-assign]
 
     def check(self) -> None:
         assert self.world is not None
         chain, node = self.world.chain, self.world.nodes[self.node_id]
         assert node.lives == 2, "the node was not killed"
         for epoch in range(1, EPOCHS + 1):
-            submission = chain.read_submission(epoch)
+            submission = chain.read_submission(Epoch(epoch))
             where = f"killed {node.last_words}, epoch {epoch}: {submission}"
             assert submission is not None, where
             assert submission.attested == {1, 2, 3, 4}, where
         # The scores of the epoch in which it died, proposed in the next one.
-        rows = dict(submission.scores)
+        assert submission is not None
+        rows: dict[int, int] = dict(submission.scores)
         assert rows[self.node_id] > 0, where
 
 
@@ -91,16 +95,16 @@ def walk(node_id: int, seed: int, *, step: int) -> Watch:
     return watch
 
 
-def test_a_hoster_killed_at_any_await_of_an_epoch_loses_nothing():
+def test_a_hoster_killed_at_any_await_of_an_epoch_loses_nothing() -> None:
     watch = walk(HOSTER, SEED_ELECTING_VALIDATOR, step=1)
     assert watch.elected != HOSTER
 
 
-def test_an_elected_hoster_killed_while_it_proposes_loses_nothing():
+def test_an_elected_hoster_killed_while_it_proposes_loses_nothing() -> None:
     watch = walk(HOSTER, SEED_ELECTING_HOSTER, step=4)
     assert watch.elected == HOSTER
 
 
-def test_a_validator_killed_in_any_phase_loses_nothing():
+def test_a_validator_killed_in_any_phase_loses_nothing() -> None:
     watch = walk(VALIDATOR, SEED_ELECTING_HOSTER, step=4)
     assert watch.elected != VALIDATOR

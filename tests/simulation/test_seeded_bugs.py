@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import random
 import shlex
+from collections.abc import Callable, Collection, Sequence
+from sqlite3 import Connection
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from consensus import admission, agreement, epoch
+from consensus import admission, agreement, epoch, scoring
 from consensus.commitment import CommitContext
 from consensus.phases import Schedule
+from consensus.protocol_params import ConsensusParams
 from consensus.records import RecordKind
+from consensus.roster import Roster
 from keys.envelope import Envelope
 from subnet.epoch import submitter
 from subnet.epoch.publisher import Publisher
 from subnet.journal.journal import Journal
+from subnet.thread_runner import Runner
 from tests.simulation.__main__ import main
 from tests.simulation.byzantine import Behaviour
 from tests.simulation.invariants import Violation
 from tests.simulation.scenario import Fault
-from tests.simulation.test_attacks import make_scenario
+from tests.simulation.test_attacks import Lies, make_scenario
 from tests.simulation.world import run_scenario
 
 MAX_SEEDS = 8
 
 
-def catch(lies=None, *, faults=()) -> str:
+def catch(lies: Lies | None = None, *, faults: Collection[Fault] = ()) -> str:
     """Return what the first of a few seeds says that breaks an invariant."""
     for seed in range(MAX_SEEDS):
         try:
@@ -41,19 +48,24 @@ def catch(lies=None, *, faults=()) -> str:
     pytest.fail(f"{MAX_SEEDS} seeds have not noticed")
 
 
-def change_reveal_departure(monkeypatch, get_first):
+def change_reveal_departure(
+    monkeypatch: pytest.MonkeyPatch, get_first: Callable[[Schedule], int]
+) -> None:
     """Let output reveals leave from another offset on."""
     is_departure = Schedule.is_departure
 
-    def is_changed_departure(self, kind, offset):
+    def is_changed_departure(self: Schedule, kind: RecordKind, offset: int) -> bool:
         if kind is not RecordKind.OUTPUT_REVEAL:
             return is_departure(self, kind, offset)
-        return get_first(self) <= offset < self.windows[kind].leaves_until
+        first, closed = get_first(self), self.windows[kind].leaves_until
+        return bool(first <= offset < closed)
 
     monkeypatch.setattr(Schedule, "is_departure", is_changed_departure)
 
 
-def change_last_block(monkeypatch, changed, get_last):
+def change_last_block(
+    monkeypatch: pytest.MonkeyPatch, changed: RecordKind, get_last: Callable[[Schedule], int]
+) -> None:
     """Let records of one kind count if they are first seen at another block or before."""
     is_on_time = Schedule.is_on_time
     monkeypatch.setattr(
@@ -65,7 +77,9 @@ def change_last_block(monkeypatch, changed, get_last):
     )
 
 
-def test_a_failing_seed_prints_the_line_that_replays_it(monkeypatch, capsys):
+def test_a_failing_seed_prints_the_line_that_replays_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     change_reveal_departure(monkeypatch, lambda schedule: 9)
     first = ["--seed", "5", "--epochs", "3", "--quiet"]
     assert main(first) == 1
@@ -77,33 +91,46 @@ def test_a_failing_seed_prints_the_line_that_replays_it(monkeypatch, capsys):
     assert capsys.readouterr().err == said
 
 
-def test_a_commit_window_that_is_one_block_too_long_is_caught(monkeypatch):
+def test_a_commit_window_that_is_one_block_too_long_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     change_last_block(monkeypatch, RecordKind.OUTPUT_COMMIT, lambda schedule: schedule.reveal_start)
     assert "counts with a commit of block" in catch({4: {Behaviour.LATE}})
 
 
-def test_a_reveal_window_that_never_closes_is_caught(monkeypatch):
+def test_a_reveal_window_that_never_closes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     change_last_block(monkeypatch, RecordKind.OUTPUT_REVEAL, lambda schedule: schedule.length)
     assert "counts with a reveal of block" in catch({4: {Behaviour.LATE_REVEAL}})
 
 
 @pytest.mark.parametrize("blocks_early", [1, 3])
-def test_reveals_that_leave_while_commits_may_arrive_are_caught(monkeypatch, blocks_early):
+def test_reveals_that_leave_while_commits_may_arrive_are_caught(
+    monkeypatch: pytest.MonkeyPatch, blocks_early: int
+) -> None:
     change_reveal_departure(
         monkeypatch, lambda schedule: schedule.reveal_start + schedule.grace - blocks_early
     )
     assert "commits are open" in catch()
 
 
-def test_a_commitment_that_binds_no_author_is_caught(monkeypatch):
+def test_a_commitment_that_binds_no_author_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         CommitContext, "to_bytes", lambda self: self.network_id + self.epoch.to_bytes(4, "little")
     )
     assert "copy earns" in catch({4: {Behaviour.COPY}})
 
 
-def test_a_commit_that_is_published_before_it_is_journaled_is_caught(monkeypatch):
-    async def issue(self, roster, kind, body, *, reveal=None):
+def test_a_commit_that_is_published_before_it_is_journaled_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def issue(
+        self: Any,
+        roster: Roster,
+        kind: RecordKind,
+        body: bytes,
+        *,
+        reveal: tuple[RecordKind, bytes] | None = None,
+    ) -> None:
         record = self._author.seal(kind, roster, body)
         await self._store.publish(record.key, record.to_bytes(), record.expires_at)
         opening = None if reveal is None else self._author.seal(reveal[0], roster, reveal[1])
@@ -113,7 +140,7 @@ def test_a_commit_that_is_published_before_it_is_journaled_is_caught(monkeypatch
     assert "before it is in the journal" in catch()
 
 
-def test_a_reveal_that_is_kept_in_memory_only_is_caught(monkeypatch):
+def test_a_reveal_that_is_kept_in_memory_only_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     record_signed = Journal.record_signed
     monkeypatch.setattr(
         Journal, "record_signed", lambda self, record, reveal=None: record_signed(self, record)
@@ -121,30 +148,36 @@ def test_a_reveal_that_is_kept_in_memory_only_is_caught(monkeypatch):
     assert "the journal cannot open it" in catch()
 
 
-def test_a_journal_that_is_not_read_after_a_restart_is_caught(monkeypatch):
-    load = Journal.load.__func__
+def test_a_journal_that_is_not_read_after_a_restart_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = Journal.load
 
-    def forgetful_load(cls, connection, *, owner, run):
-        journal = load(cls, connection, owner=owner, run=run)
+    def forgetful_load(connection: Connection, *, owner: bytes, run: Runner) -> Journal:
+        journal = load(connection, owner=owner, run=run)
         journal._own.clear()
         return journal
 
-    monkeypatch.setattr(Journal, "load", classmethod(forgetful_load))
+    monkeypatch.setattr(Journal, "load", forgetful_load)
     assert "lost its record" in catch(faults={Fault.CRASH})
 
 
-def test_rows_in_another_order_are_caught(monkeypatch):
-    compute = epoch.compute_proposal_rows
+def test_rows_in_another_order_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = scoring.compute_proposal_rows
     monkeypatch.setattr(
         epoch, "compute_proposal_rows", lambda *a, **kw: tuple(reversed(compute(*a, **kw)))
     )
     assert "are not sorted by id" in catch()
 
 
-def test_a_mean_of_floats_in_the_order_of_a_machine_is_caught(monkeypatch):
+def test_a_mean_of_floats_in_the_order_of_a_machine_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order = random.Random(1)
 
-    def compute_distances(residuals, votes, params):
+    def compute_distances(
+        residuals: NDArray[np.int64], votes: Sequence[int], params: ConsensusParams
+    ) -> dict[int, int]:
         valid = agreement.compute_valid_rows(residuals, votes, params)
         rows = [row for row in votes if valid[row]]
         order.shuffle(rows)  # What threads, vector units and libraries do.
@@ -162,7 +195,7 @@ def test_a_mean_of_floats_in_the_order_of_a_machine_is_caught(monkeypatch):
     assert "Unstable" in violation or "unlike another" in violation
 
 
-def test_a_plain_mean_that_a_minority_can_steer_is_caught(monkeypatch):
+def test_a_plain_mean_that_a_minority_can_steer_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         agreement,
         "compute_valid_rows",
@@ -171,17 +204,19 @@ def test_a_plain_mean_that_a_minority_can_steer_is_caught(monkeypatch):
     assert "int8 earns" in catch({4: {Behaviour.INT8}})
 
 
-def test_attesting_without_looking_is_caught(monkeypatch):
+def test_attesting_without_looking_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submitter, "check_proposal", lambda _own, _proposed: None)
     liars = {1: {Behaviour.BAD_PROPOSAL}, 7: {Behaviour.BAD_PROPOSAL}}
     assert "what it did not compute" in catch(liars)
 
 
-def test_replicas_that_let_a_later_expiry_replace_a_record_are_caught(monkeypatch):
+def test_replicas_that_let_a_later_expiry_replace_a_record_are_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(admission, "_check_expiry", lambda *_: None)
     assert "was replaced" in catch({4: {Behaviour.FORGE}, 7: {Behaviour.FORGE}})
 
 
-def test_signatures_that_nobody_verifies_are_caught(monkeypatch):
+def test_signatures_that_nobody_verifies_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Envelope, "check_signature", lambda self: None)
     assert "is not what node" in catch({4: {Behaviour.FORGE}, 7: {Behaviour.FORGE}})

@@ -43,7 +43,7 @@ def run_share(index: int, num_processes: int) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.timeout(3600)
-def test_200_seeds_of_20_epochs_keep_every_invariant():
+def test_200_seeds_of_20_epochs_keep_every_invariant() -> None:
     num_processes = max(1, min(MAX_PROCESSES, len(os.sched_getaffinity(0))))
     with ThreadPoolExecutor(num_processes) as pool:
         shares = list(pool.map(lambda index: run_share(index, num_processes), range(num_processes)))
@@ -63,7 +63,7 @@ def test_200_seeds_of_20_epochs_keep_every_invariant():
     assert sum(result["attested"] for result in results) > 0.7 * NUM_SEEDS * NUM_EPOCHS
 
 
-def test_the_same_seed_gives_the_same_trace():
+def test_the_same_seed_gives_the_same_trace() -> None:
     """Also where Python hashes, and therefore orders sets, in another way."""
     arguments = ("--seed", "3", "--epochs", "6", "--faults", "crash", "byzantine", "loss", "chain")
     first, second = (run_simulation(*arguments, hash_seed=seed) for seed in (1, 2))
@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_trace():
     assert json.loads(first.stdout) == json.loads(second.stdout)
 
 
-def test_another_seed_gives_another_trace():
+def test_another_seed_gives_another_trace() -> None:
     shares = [run_simulation("--seed", str(seed), "--epochs", "3") for seed in (1, 2)]
     first, second = (json.loads(share.stdout) for share in shares)
     assert first["trace"] != second["trace"]

@@ -138,12 +138,13 @@ class World:
         main = asyncio.current_task()
         try:
             await self._run_nodes()
-        except* (_Stopped, Violation):
-            pass
-        except* Exception:
-            # The invariants know of an honest node that ended; anything else is the simulator's.
-            self.invariants.raise_any()
-            raise
+        except ExceptionGroup as errors:
+            # Not except*: before Python 3.11.4 it puts what it raises into a group.
+            _, unexpected = errors.split((_Stopped, Violation))
+            if unexpected is not None:
+                # The invariants know of an honest node that ended; the rest is the simulator's.
+                self.invariants.raise_any()
+                raise
         self.invariants.stopped(task for task in asyncio.all_tasks() if task is not main)
         self.invariants.raise_any()
 

@@ -75,7 +75,7 @@ class Command:
             assert self.process.poll() is None, f"ended before {text!r}:\n{self.stderr[-4000:]}"
             return False
 
-        wait_until(is_said, f"{text!r} from {self.process.args}", timeout_s=timeout_s)
+        wait_until(is_said, f"{text!r} from {self.process.args!r}", timeout_s=timeout_s)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

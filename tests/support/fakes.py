@@ -6,20 +6,33 @@ rules that the node relies on.
 
 import asyncio
 import hashlib
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from consensus.protocol_params import MINIMAL
 from consensus.roster import RosterNode
 from consensus.submission import Submission
-from consensus.types import LayerRange, compute_epoch_position
+from consensus.types import (
+    BlockNumber,
+    Epoch,
+    EpochPosition,
+    LayerRange,
+    Score,
+    SubnetId,
+    SubnetNodeId,
+    compute_epoch_position,
+)
 from mesh.errors import RecordRefused
-from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
+from mesh.p2p.interface import RecordPolicy
+from subnet.epoch.interfaces import BlockInfo, ChainInfo, LayerTask, Receipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
 
-SUBNET_ID = 1
+SUBNET_ID = SubnetId(1)
 GENESIS = b"g" * 32
+Vector = NDArray[np.float32]
 START_S = 1_700_000_000
 
 
@@ -31,7 +44,7 @@ class FakeChain:
     """
 
     nodes: tuple[RosterNode, ...]
-    elect: object = None
+    elect: Callable[[int], int | None] | None = None
     epoch_length: int = 20
     slot: int = 0
     finality_lag: int = 2
@@ -49,14 +62,16 @@ class FakeChain:
         return self.height
 
     @property
-    def position(self):
-        return compute_epoch_position(self.height, slot=self.slot, epoch_length=self.epoch_length)
+    def position(self) -> EpochPosition:
+        return compute_epoch_position(
+            BlockNumber(self.height), slot=self.slot, epoch_length=self.epoch_length
+        )
 
-    def get_block(self, number) -> BlockInfo:
+    def get_block(self, number: int) -> BlockInfo:
         block_hash = hashlib.sha256(b"block" + number.to_bytes(4, "little")).digest()
-        return BlockInfo(number, block_hash, START_S + number * self.block_time_s)
+        return BlockInfo(BlockNumber(number), block_hash, START_S + number * self.block_time_s)
 
-    def get_elected(self, epoch):
+    def get_elected(self, epoch: int) -> int | None:
         if self.elect is None:
             return self.nodes[epoch % len(self.nodes)].node_id
         return self.elect(epoch)
@@ -71,40 +86,47 @@ class FakeReader:
     def __init__(self, chain: FakeChain) -> None:
         self._chain = chain
 
-    async def fetch_info(self):
+    async def fetch_info(self) -> ChainInfo:
         return ChainInfo(GENESIS, self._chain.epoch_length)
 
-    async def heads(self):
+    async def heads(self) -> AsyncGenerator[BlockInfo, None]:
         while True:
             self._check_up()
             yield self._chain.get_block(self._chain.height)
             await self._chain.wait()
 
-    async def fetch_finalised_number(self):
+    async def fetch_finalised_number(self) -> BlockNumber:
         self._check_up()
-        return max(0, self._chain.height - self._chain.finality_lag)
+        return BlockNumber(max(0, self._chain.height - self._chain.finality_lag))
 
-    async def fetch_block(self, number):
+    async def fetch_block(self, number: BlockNumber) -> BlockInfo:
         self._check_up()
         return self._chain.get_block(number)
 
-    async def fetch_subnet(self, subnet_id, *, at_block=None):
+    async def fetch_subnet(
+        self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
+    ) -> SubnetInfo:
         self._check_up()
         return SubnetInfo(subnet_id, "fake", True, self._chain.slot, 0, "")
 
-    async def fetch_nodes(self, subnet_id, *, at_block=None):
+    async def fetch_nodes(
+        self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
+    ) -> tuple[RosterNode, ...]:
         self._check_up()
         return self._chain.nodes
 
-    async def fetch_elected_validator(self, subnet_id, epoch):
+    async def fetch_elected_validator(
+        self, subnet_id: SubnetId, epoch: Epoch
+    ) -> SubnetNodeId | None:
         self._check_up()
-        return self._chain.get_elected(epoch) if epoch <= self._chain.position.epoch else None
+        elected = self._chain.get_elected(epoch) if epoch <= self._chain.position.epoch else None
+        return None if elected is None else SubnetNodeId(elected)
 
-    async def fetch_submission(self, subnet_id, epoch):
+    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
         self._check_up()
         return self._chain.submissions.get(epoch)
 
-    def _check_up(self):
+    def _check_up(self) -> None:
         if self._chain.is_down:
             raise ChainUnavailable("the chain is down")
 
@@ -114,10 +136,12 @@ class FakeWriter:
 
     def __init__(self, chain: FakeChain, node_id: int) -> None:
         self._chain = chain
-        self._node_id = node_id
+        self._node_id = SubnetNodeId(node_id)
         self.sent: list[tuple[str, int]] = []
 
-    async def propose(self, subnet_id, scores, args):
+    async def propose(
+        self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
+    ) -> Receipt:
         epoch = self._send("propose")
         if self._chain.get_elected(epoch) != self._node_id:
             raise ExtrinsicFailed("InvalidValidator")
@@ -125,14 +149,14 @@ class FakeWriter:
             raise ExtrinsicFailed("SubnetRewardsAlreadySubmitted")
         self._chain.submissions[epoch] = Submission(
             self._node_id,
-            self._chain.height,
+            BlockNumber(self._chain.height),
             tuple(sorted(scores)),
             frozenset({self._node_id}),
             args,
         )
         return self._receipt()
 
-    async def attest(self, subnet_id):
+    async def attest(self, subnet_id: SubnetId) -> Receipt:
         epoch = self._send("attest")
         submission = self._chain.submissions.get(epoch)
         if submission is None:
@@ -144,14 +168,14 @@ class FakeWriter:
         )
         return self._receipt()
 
-    def _send(self, call):
+    def _send(self, call: str) -> Epoch:
         if self._chain.is_down:
             raise ChainUnavailable("the chain is down")
         epoch = self._chain.position.epoch
         self.sent.append((call, epoch))
         return epoch
 
-    def _receipt(self):
+    def _receipt(self) -> Receipt:
         block = self._chain.get_block(self._chain.height)
         return Receipt(b"x" * 32, block.block_hash, block.number)
 
@@ -164,18 +188,18 @@ class FakeNetwork:
     """
 
     values: dict[bytes, bytes] = field(default_factory=dict)
-    refuse: object = None
+    refuse: Callable[[bytes], bool] | None = None
     published: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 class FakeRecordStore:
     """Satisfies RecordStore: one node's door to the network, guarded by its record policy."""
 
-    def __init__(self, network: FakeNetwork, policy) -> None:
+    def __init__(self, network: FakeNetwork, policy: RecordPolicy) -> None:
         self._network = network
         self._policy = policy
 
-    async def publish(self, key, value, expires_at):
+    async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool:
         if self._policy.admit(value, float(expires_at)) != key:
             raise RecordRefused("wrong_key")
         self._network.published.append((key, value))
@@ -183,7 +207,7 @@ class FakeRecordStore:
             return False
         return self._network.values.setdefault(key, value) == value
 
-    async def fetch(self, keys, *, timeout_s):
+    async def fetch(self, keys: Collection[bytes], *, timeout_s: float) -> dict[bytes, bytes]:
         values = self._network.values
         return {key: values[key] for key in keys if key in values}
 
@@ -200,18 +224,18 @@ class FakeInference:
         self._noise = noise
         self.runs = 0
 
-    async def run_tasks(self, tasks):
+    async def run_tasks(self, tasks: Sequence[LayerTask]) -> tuple[Vector, ...]:
         self.runs += 1
         return tuple(self._run(task) for task in tasks)
 
-    def _run(self, task):
-        output = task.hidden[-1] + np.float32(task.layer)
+    def _run(self, task: LayerTask) -> Vector:
+        output: Vector = task.hidden[-1] + np.float32(task.layer)
         if task.token_ids is not None:
             output = output + np.float32(task.token_ids.sum() % 7)
         if task.head_rows is not None:
             output = np.sin(task.head_rows.astype(np.float32)) + output[0]
         noise = self._random.standard_normal(len(output)).astype(np.float32)
-        scale = self._noise * np.linalg.norm(output) / max(1.0, np.linalg.norm(noise))
+        scale = self._noise * np.linalg.norm(output) / max(1.0, float(np.linalg.norm(noise)))
         return (output + noise * np.float32(scale)).astype(np.float32)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import httpx
 
+from mesh.api.backend import Backend
 from mesh.api.limits import Limits
 from mesh.api.server import ServeConfig, open_gateway
 
@@ -15,7 +17,7 @@ QUICK = Limits(drain_s=0.2, sse_comment_s=30.0)
 
 
 @asynccontextmanager
-async def open_client(backend, **options) -> AsyncIterator[httpx.AsyncClient]:
+async def open_client(backend: Backend, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Run a gateway; ``limits`` are changes to QUICK, other options are ServeConfig's."""
     limits = replace(QUICK, **options.pop("limits", {}))
     async with open_gateway(ServeConfig(port=0, limits=limits, **options), backend) as gateway:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from consensus.roster import RosterNode
 from consensus.submission import Submission
@@ -85,7 +85,7 @@ class LedgerChain:
     async def fetch_info(self) -> ChainInfo:
         return ChainInfo(GENESIS_HASH, self._blocks.ledger.config.epoch_length)
 
-    async def heads(self) -> AsyncIterator[BlockInfo]:
+    async def heads(self) -> AsyncGenerator[BlockInfo, None]:
         while True:
             head = self._blocks.get_block(self._blocks.ledger.block)
             yield head

@@ -184,4 +184,5 @@ class LocalBackend:
 
     def _raw(self, token_id: int) -> bytes:
         name = self.tokenizer.id_to_token(token_id)
+        assert name is not None
         return name.encode() if token_id == END else bytes(_BYTES[char] for char in name)

@@ -2,26 +2,31 @@
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from consensus.challenge import ModelShape
 from consensus.roster import RosterNode, compute_network_id
-from consensus.types import LayerRange, NodeClass, Role
+from consensus.types import Epoch, LayerRange, NodeClass, Role, SubnetNodeId
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
 from subnet.epoch.author import Author
 from subnet.epoch.context import NodeContext
+from subnet.epoch.interfaces import RecordStore
 from subnet.epoch.loop import EpochLoop
 from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Rosters
 from subnet.epoch.terms import SubnetTerms
 from subnet.journal.journal import Journal
-from subnet.thread_runner import run_inline
+from subnet.thread_runner import Runner, run_inline
 from tests.support.fakes import (
     GENESIS,
     PARAMS,
     SUBNET_ID,
+    FakeChain,
     FakeInference,
+    FakeNetwork,
     FakeReader,
     FakeRecordStore,
     FakeWriter,
@@ -30,18 +35,20 @@ from tests.support.fakes import (
 SHAPE = ModelShape(num_layers=4, hidden_size=32, vocab_size=50)
 NETWORK_ID = compute_network_id(GENESIS, SUBNET_ID, b"m" * 32)
 QUIET_ROUNDS = 60
+Event = TypeVar("Event")
 
 
 def make_key(node_id: int) -> PeerKey:
     return PeerKey(bytes([node_id]) * 32)
 
 
-def make_roster_node(node_id: int, node_class=NodeClass.VALIDATOR) -> RosterNode:
+def make_roster_node(node_id: int, node_class: NodeClass = NodeClass.VALIDATOR) -> RosterNode:
     cold, hot = bytes([node_id]) * 20, bytes([128 + node_id]) * 20
-    return RosterNode(node_id, make_key(node_id).peer_id, cold, hot, node_class, 0)
+    peer_id = make_key(node_id).peer_id
+    return RosterNode(SubnetNodeId(node_id), peer_id, cold, hot, node_class, Epoch(0))
 
 
-def make_terms(chain) -> SubnetTerms:
+def make_terms(chain: FakeChain) -> SubnetTerms:
     return SubnetTerms(SUBNET_ID, NETWORK_ID, chain.epoch_length, chain.block_time_s * 1000, PARAMS)
 
 
@@ -50,11 +57,13 @@ def make_journal() -> Journal:
     return Journal.load(disk, owner=b"owner", run=run_inline)
 
 
-def make_context(chain, node_id, *, journal, **changes) -> NodeContext:
+def make_context(
+    chain: FakeChain, node_id: int, *, journal: Journal, **changes: Any
+) -> NodeContext:
     """Build what the loop's classes share; a test names only what it looks at."""
     terms, reader = make_terms(chain), FakeReader(chain)
-    parts = {
-        "author": Author(terms, make_key(node_id), node_id),
+    parts: dict[str, Any] = {
+        "author": Author(terms, make_key(node_id), SubnetNodeId(node_id)),
         "role": Role.HOSTER,
         "shape": SHAPE,
         "journal": journal,
@@ -70,7 +79,7 @@ def make_context(chain, node_id, *, journal, **changes) -> NodeContext:
     return NodeContext(**parts | changes)
 
 
-def refuse_heartbeat(value, expires_at):
+def refuse_heartbeat(value: bytes, expires_at: float) -> bytes:
     raise RecordRefused("wrong_kind")
 
 
@@ -78,9 +87,16 @@ class FakeNode:
     """A node whose process can be killed and started again; its journal is the disk."""
 
     def __init__(
-        self, node_id, chain, network, *, role=Role.HOSTER, layers=None, has_hotkey=True
+        self,
+        node_id: int,
+        chain: FakeChain,
+        network: FakeNetwork,
+        *,
+        role: Role = Role.HOSTER,
+        layers: LayerRange | None = None,
+        has_hotkey: bool = True,
     ) -> None:
-        self.node_id = node_id
+        self.node_id = SubnetNodeId(node_id)
         self.role = role
         self.chain = chain
         self.network = network
@@ -89,16 +105,16 @@ class FakeNode:
         self.reader = FakeReader(chain)
         self.writer = FakeWriter(chain, node_id) if has_hotkey else None
         self.inference = FakeInference(layers or LayerRange(0, SHAPE.num_layers), seed=node_id)
-        self.events = []
+        self.events: list[Any] = []
         self.wall_offset_s = 0
-        self.run_journal = run_inline
-        self.wrap_store = lambda store: store
+        self.run_journal: Runner = run_inline
+        self.wrap_store: Callable[[RecordStore], RecordStore] = lambda store: store
         self.is_paid = True
 
     def load_journal(self) -> Journal:
         return Journal.load(self.disk, owner=self.key.peer_id.public_key, run=self.run_journal)
 
-    def list_events(self, event_type):
+    def list_events(self, event_type: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, event_type)]
 
     def build(self) -> EpochLoop:
@@ -128,7 +144,7 @@ class FakeNode:
 
 
 @asynccontextmanager
-async def run_nodes(*nodes):
+async def run_nodes(*nodes: FakeNode) -> AsyncIterator[None]:
     """Run the nodes' loops; an unexpected error of one ends the test."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(node.build().run()) for node in nodes]
@@ -146,14 +162,14 @@ async def let_settle() -> None:
         await asyncio.sleep(0)
 
 
-async def advance(chain, blocks=1) -> None:
+async def advance(chain: FakeChain, blocks: int = 1) -> None:
     """Make blocks one by one, and let every node finish with each."""
     for _ in range(blocks):
         chain.advance()
         await let_settle()
 
 
-async def advance_to(chain, epoch, offset) -> None:
+async def advance_to(chain: FakeChain, epoch: int, offset: int) -> None:
     """Make blocks until the head stands at this offset of the epoch."""
     target = chain.slot + epoch * chain.epoch_length + offset
     assert target >= chain.height

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from mesh.errors import DaemonFailed, DeviceUnavailable, ModelError, NoRoute, Tr
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import explain, find_expected, run_app
 from subnet.cli.mesh import MULTI_VALUE, app
+from subnet.cli.mesh_test import app as node_app
 from subnet.errors import ChainUnavailable, ConfigError, SubnetError, UsageError
 from subnet.operator.status import NodeStatus, write_status
 
@@ -86,8 +88,22 @@ def test_every_command_has_help(command: str) -> None:
     assert "--help" in out
 
 
-def test_the_version_is_that_of_the_package() -> None:
-    assert run("--version")[1].startswith("mesh 0.")
+@pytest.mark.parametrize("tool", [app, node_app])
+def test_version_names_package_and_commit(tool: typer.Typer) -> None:
+    code, out, _ = run("--version", tool=tool)
+    assert code == 0
+    assert re.fullmatch(r"mesh \d+\.\d+\.\d+ \(commit ([0-9a-f]{12}(-dirty)?|unknown)\)\n", out)
+
+
+@pytest.mark.parametrize("module", ["subnet.cli.mesh", "subnet.cli.mesh_test"])
+def test_help_does_not_look_for_the_commit(module: str) -> None:
+    script = (
+        "import os, sys\n"
+        "sys.addaudithook(lambda event, _: event == 'subprocess.Popen' and os._exit(9))\n"
+        f"from {module} import main\nsys.argv[1:] = ['--help']\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize(
