@@ -108,7 +108,11 @@ class _Bootstrap:
 
     async def _relay_until_registered(self) -> SubnetId:
         async with HivemindHost.open(self._relay) as host, asyncio.TaskGroup() as tasks:
-            helpers = [tasks.create_task(host.watch()), tasks.create_task(self._go_online(host))]
+            helpers = [
+                tasks.create_task(host.watch()),
+                tasks.create_task(self._status.keep_fresh()),
+            ]
+            await self._go_online(host)
             logger.warning("relaying only: no subnet on the chain names this peer as a bootnode")
             subnet_id = None
             while subnet_id is None:
@@ -131,19 +135,20 @@ class _Bootstrap:
                 directory = Directory(host, network_id=subnet.terms.network_id)
                 # It has no model; clients ask a node with a role for its name.
                 directory.serve(subnet.describe)
+                await self._go_online(host)
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._go_online(host))
+                    tasks.create_task(self._status.keep_fresh())
                     tasks.create_task(host.watch())
                     tasks.create_task(directory.keep_fresh(state.known_peers.list_nodes))
                     tasks.create_task(self._follow_chain(chain, state))
                     logger.info("serving", subnet_id=subnet_id, peer_id=str(host.peer_id))
 
     async def _go_online(self, host: HivemindHost) -> None:
-        """Tell the addresses, then keep the status file fresh until cancelled."""
+        """Tell the addresses to the caller and to the status file."""
         self._addresses = tuple(await host.list_addresses())
         self._service.note_started(_drain)
         self._on_ready(self._addresses)
-        await self._status.keep_fresh()
+        self._status.write()
 
     async def _follow_chain(self, chain: SubstrateChain, state: SubnetState) -> None:
         """Keep rosters and known peers fresh; an outage keeps the last ones."""

@@ -13,6 +13,7 @@ import pytest
 from devchain.config import BlockMode, DevChainConfig
 from devchain.server import DevChain
 from keys.identity_file import create_identity_file
+from subnet.operator.status import read_statuses
 from tests.support.chain_rigs import OWNER, WireRig, make_subnet
 from tests.support.commands import MESH, run_command
 
@@ -36,6 +37,8 @@ async def test_it_relays_until_a_subnet_names_it_and_serves_that_one(
     with run_command([*line, "--chain", devchain.url], tmp_path) as command:
         await asyncio.to_thread(command.wait_for, "relaying only")
         assert not list(data_dir.glob("*/journal.sqlite"))
+        (relaying,) = read_statuses(data_dir)
+        assert (relaying.peer_id, relaying.subnet_id) == (str(peer_id), None)
         addresses = command.stdout.split()
         assert {address.split("/")[3] for address in addresses} == {"tcp", "udp"}
         assert all(address.endswith(f"/p2p/{peer_id}") for address in addresses)
@@ -46,6 +49,9 @@ async def test_it_relays_until_a_subnet_names_it_and_serves_that_one(
         await asyncio.to_thread(command.wait_for, '"event": "serving"')
         (journal,) = data_dir.glob("*-bootstrap/journal.sqlite")
         assert stat.S_IMODE(journal.stat().st_mode) == 0o600
+        (serving,) = read_statuses(data_dir)
+        assert serving.subnet_id is not None
+        serving.check(now_s=serving.written_at, max_age_s=1)
 
         command.send(signal.SIGTERM)
         assert await asyncio.to_thread(command.wait) == 0
