@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from consensus.evidence import EpochFacts, Sightings
+from consensus.evidence import EpochFacts, TimedRecords
 from consensus.records import (
     MAX_DIGESTS,
     OUTPUT_KINDS,
@@ -33,7 +33,7 @@ _Slot = tuple[RecordKind, SubnetNodeId]
 
 
 def list_seen_records(
-    sightings: Sightings, previous_sightings: Sightings, *, own: SubnetNodeId
+    sightings: TimedRecords, previous_sightings: TimedRecords, *, own: SubnetNodeId
 ) -> SeenRecords:
     """Return what a node says that it saw: outputs of this epoch, scores of the one before."""
     digests = _list_digests(sightings, OUTPUT_KINDS)
@@ -62,7 +62,7 @@ def find_equivocators(
     )
 
 
-def _list_digests(sightings: Sightings, kinds: Collection[RecordKind]) -> list[RecordDigest]:
+def _list_digests(sightings: TimedRecords, kinds: Collection[RecordKind]) -> list[RecordDigest]:
     digests = []
     for (kind, node_id), sighting in sightings.items():
         if kind in kinds:

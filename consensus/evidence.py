@@ -31,14 +31,14 @@ from keys.envelope import Envelope
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class TimedRecord:
     """An admitted record, and the head at which this node first saw it."""
 
     envelope: Envelope
     seen_at: BlockNumber
 
 
-Sightings = Mapping[tuple[RecordKind, SubnetNodeId], Sighting]
+TimedRecords = Mapping[tuple[RecordKind, SubnetNodeId], TimedRecord]
 """What a node saw of one epoch: the first record of each slot."""
 
 
@@ -57,10 +57,10 @@ class EpochFacts:
     seed: bytes
     shape: ModelShape
     expires_at: int
-    sightings: Sightings
+    sightings: TimedRecords
     submission: Submission | None = None
 
-    def is_on_time(self, sighting: Sighting) -> bool:
+    def is_on_time(self, sighting: TimedRecord) -> bool:
         """Whether a record was first seen inside its window of this epoch.
 
         Score reveals of the epoch before are seen in this one.
@@ -95,7 +95,7 @@ class OutputEvidence:
         return frozenset(hoster.node_id for hoster in self.hosters)
 
 
-def find_challenge(sightings: Sightings, seed: bytes) -> SubnetNodeId | None:
+def find_challenge(sightings: TimedRecords, seed: bytes) -> SubnetNodeId | None:
     """Return the node that published the challenge with this seed; others are ignored."""
     for (kind, node_id), sighting in sightings.items():
         if kind is RecordKind.CHALLENGE and decode_challenge(sighting.envelope.body).seed == seed:
@@ -170,7 +170,7 @@ def find_present(
     return outputs.accepted | committed | revealed
 
 
-def _accept_commit(commit: Sighting, facts: EpochFacts) -> OutputCommit:
+def _accept_commit(commit: TimedRecord, facts: EpochFacts) -> OutputCommit:
     if not facts.is_on_time(commit):
         raise InvalidRecord(Reason.LATE)
     promise = decode_output_commit(commit.envelope.body)
@@ -185,8 +185,8 @@ def _open_outputs(
     node: RosterNode,
     promise: OutputCommit,
     *,
-    commit: Sighting,
-    reveal: Sighting | None,
+    commit: TimedRecord,
+    reveal: TimedRecord | None,
     facts: EpochFacts,
 ) -> HosterEvidence:
     evidence = HosterEvidence(
@@ -204,7 +204,7 @@ def _open_outputs(
 
 
 def _check_outputs(
-    promise: OutputCommit, reveal: Sighting | None, facts: EpochFacts
+    promise: OutputCommit, reveal: TimedRecord | None, facts: EpochFacts
 ) -> tuple[bytes, ...]:
     envelope = _accept_reveal(reveal, facts)
     opened = decode_output_reveal(envelope.body)
@@ -223,7 +223,7 @@ def _check_outputs(
 
 
 def _open_scores(
-    node: RosterNode, *, commit: Sighting, reveal: Sighting | None, revealing: EpochFacts
+    node: RosterNode, *, commit: TimedRecord, reveal: TimedRecord | None, revealing: EpochFacts
 ) -> ValidatorEvidence:
     evidence = ValidatorEvidence(
         node.node_id,
@@ -245,7 +245,7 @@ def _open_scores(
     return replace(evidence, scores=opened.scores)
 
 
-def _accept_reveal(reveal: Sighting | None, facts: EpochFacts) -> Envelope:
+def _accept_reveal(reveal: TimedRecord | None, facts: EpochFacts) -> Envelope:
     if reveal is None:
         raise InvalidRecord(Reason.NOT_REVEALED)
     if not facts.is_on_time(reveal):

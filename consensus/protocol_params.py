@@ -52,7 +52,6 @@ class ConsensusParams:
     """MinAttestationPercentage of the pallet: a proposal with fewer attestations does not count."""
 
     max_clock_skew_s: int = 30
-    max_roster_age_epochs: int = 2
     max_layer_range: int = 1024
 
 

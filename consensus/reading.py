@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consensus.evidence import Sightings
+from consensus.evidence import TimedRecords
 from consensus.phases import Schedule
 from consensus.records import RecordKind
 from consensus.roster import Roster
@@ -46,9 +46,9 @@ class ReadingView:
     offset: int
     schedule: Schedule
     roster: Roster
-    sightings: Sightings
+    sightings: TimedRecords
     previous_roster: Roster | None
-    previous_sightings: Sightings
+    previous_sightings: TimedRecords
     is_challenge_seen: bool
 
 
@@ -134,5 +134,5 @@ def _list_authors(view: ReadingView, kind: RecordKind) -> frozenset[SubnetNodeId
     }
 
 
-def _list_seen(sightings: Sightings, kind: RecordKind) -> frozenset[SubnetNodeId]:
+def _list_seen(sightings: TimedRecords, kind: RecordKind) -> frozenset[SubnetNodeId]:
     return frozenset(node_id for seen_kind, node_id in sightings if seen_kind is kind)

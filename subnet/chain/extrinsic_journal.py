@@ -92,7 +92,7 @@ class ExtrinsicJournal:
 
         Raises ConfigError, JournalCorrupt or JournalFailed.
         """
-        # Before SQLite sees it: it would create the file, and its log beside it, for everybody.
+        # SQLite would create the file, and its log beside it, readable by every user.
         os.close(open_private(path))
         with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as db:
             try:

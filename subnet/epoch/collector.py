@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from consensus.admission import EpochTable, admit
 from consensus.errors import InvalidRecord, Reason
-from consensus.evidence import Sighting, find_challenge
+from consensus.evidence import TimedRecord, find_challenge
 from consensus.reading import (
     ReadingView,
     Wanted,
@@ -51,9 +51,9 @@ class Collector:
                 offset=position.offset,
                 schedule=self._terms.schedule,
                 roster=roster,
-                sightings=self._journal.get_sightings(position.epoch),
+                sightings=self._journal.get_timed_records(position.epoch),
                 previous_roster=self._rosters.get_roster(previous),
-                previous_sightings=self._journal.get_sightings(previous),
+                previous_sightings=self._journal.get_timed_records(previous),
                 is_challenge_seen=self.is_challenge_seen(roster),
             )
         )
@@ -63,7 +63,7 @@ class Collector:
         # Journaled records stay, so one that was found is not looked for again.
         if self._challenge_seen != roster.epoch:
             seed = self._terms.compute_challenge(roster).seed
-            if find_challenge(self._journal.get_sightings(roster.epoch), seed) is None:
+            if find_challenge(self._journal.get_timed_records(roster.epoch), seed) is None:
                 return False
             self._challenge_seen = roster.epoch
         return True
@@ -114,11 +114,11 @@ class Collector:
                 self._observe(RecordDropped(slot.kind, slot.node_id, error))
         return envelopes
 
-    def _stamp(self, envelope: Envelope, position: EpochPosition, *, ended_at: int) -> Sighting:
+    def _stamp(self, envelope: Envelope, position: EpochPosition, *, ended_at: int) -> TimedRecord:
         offset = compute_seen_offset(
             RecordKind(envelope.kind), began_at=position.offset, ended_at=ended_at
         )
-        return Sighting(envelope, BlockNumber(position.first_block + offset))
+        return TimedRecord(envelope, BlockNumber(position.first_block + offset))
 
 
 def check_fetched(key: bytes, value: bytes, slot: Wanted, table: EpochTable) -> Envelope:

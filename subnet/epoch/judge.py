@@ -44,8 +44,8 @@ class Judge:
 
     async def list_seen(self, roster: Roster) -> bytes:
         """Return the body of the record that lists the commits and reveals of others seen here."""
-        current = dict(self._journal.get_sightings(roster.epoch))
-        previous = dict(self._journal.get_sightings(Epoch(roster.epoch - 1)))
+        current = dict(self._journal.get_timed_records(roster.epoch))
+        previous = dict(self._journal.get_timed_records(Epoch(roster.epoch - 1)))
         own = self._author.node_id
 
         def hash_bodies() -> bytes:
@@ -92,6 +92,6 @@ class Judge:
             shape=self._shape,
             expires_at=self._terms.compute_expiry(roster.timestamp_s),
             # A copy: the arithmetic runs in a thread while the loop goes on journaling.
-            sightings=dict(self._journal.get_sightings(roster.epoch)),
+            sightings=dict(self._journal.get_timed_records(roster.epoch)),
             submission=self._journal.submissions.get(roster.epoch),
         )

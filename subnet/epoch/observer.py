@@ -9,7 +9,7 @@ import structlog
 
 from consensus.duties import Duty
 from consensus.errors import InvalidRecord
-from consensus.evidence import Sighting
+from consensus.evidence import TimedRecord
 from consensus.records import RecordKind
 from consensus.report import EpochReport
 from consensus.submission import Submission
@@ -32,7 +32,7 @@ class HeadHandled:
 class RecordSeen:
     """A record was seen for the first time."""
 
-    sighting: Sighting
+    sighting: TimedRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from consensus.duties import (
     ScoreEpoch,
 )
 from consensus.records import RecordKind, encode_challenge
+from consensus.roster import Roster
 from consensus.types import Epoch, EpochPosition
 from subnet.epoch.context import NodeContext
 from subnet.epoch.hoster import answer_challenge
@@ -74,33 +75,30 @@ class Performer:
         inference, roster = self._context.get_inference(), self._journal.rosters[epoch]
         if inference is None:
             raise DutyPostponed("the model is still loading")
-        commit, reveal = await answer_challenge(
+        bodies = await answer_challenge(
             self._context.author, self._context.shape, roster, inference
         )
-        offset = self._get_offset(epoch)
-        if offset is None or not self._terms.schedule.is_departure(
-            RecordKind.OUTPUT_COMMIT, offset
-        ):
-            raise DutyPostponed("the answer was ready too late to commit to it")
-        await self._publisher.issue(
-            roster, RecordKind.OUTPUT_COMMIT, commit, reveal=(RecordKind.OUTPUT_REVEAL, reveal)
-        )
+        await self._commit(roster, RecordKind.OUTPUT_COMMIT, RecordKind.OUTPUT_REVEAL, bodies)
 
     async def _publish_sighting(self, epoch: Epoch) -> None:
         roster = self._journal.rosters[epoch]
-        await self._publisher.issue(
-            roster, RecordKind.SIGHTING, await self._judge.list_seen(roster)
-        )
+        body = await self._judge.list_seen(roster)
+        await self._publisher.issue(roster, RecordKind.SIGHTING, body)
 
     async def _commit_scores(self, epoch: Epoch) -> None:
         roster = self._journal.rosters[epoch]
-        commit, reveal = await self._judge.commit_scores(roster)
-        offset = self._get_offset(epoch)
-        if offset is None or not self._terms.schedule.is_departure(RecordKind.SCORE_COMMIT, offset):
-            raise DutyPostponed("the scores were ready too late to commit to them")
-        await self._publisher.issue(
-            roster, RecordKind.SCORE_COMMIT, commit, reveal=(RecordKind.SCORE_REVEAL, reveal)
-        )
+        bodies = await self._judge.commit_scores(roster)
+        await self._commit(roster, RecordKind.SCORE_COMMIT, RecordKind.SCORE_REVEAL, bodies)
+
+    async def _commit(
+        self, roster: Roster, kind: RecordKind, reveal: RecordKind, bodies: tuple[bytes, bytes]
+    ) -> None:
+        """Publish a commit unless its window has closed while it was computed."""
+        offset = self._get_offset(roster.epoch)
+        if offset is None or not self._terms.schedule.is_departure(kind, offset):
+            raise DutyPostponed(f"the {kind.name} was ready too late")
+        commit_body, reveal_body = bodies
+        await self._publisher.issue(roster, kind, commit_body, reveal=(reveal, reveal_body))
 
     async def _score_epoch(self, epoch: Epoch) -> None:
         report = await self._judge.score_epoch(epoch)

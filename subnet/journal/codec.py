@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 
-from consensus.evidence import Sighting
+from consensus.evidence import TimedRecord
 from consensus.roster import Roster, RosterNode
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetNodeId
@@ -21,14 +21,14 @@ def encode_signed(envelope: Envelope) -> Event:
     return Event(envelope.epoch, EventType.SIGNED, envelope.to_bytes(), slot)
 
 
-def encode_sighting(sighting: Sighting) -> Event:
+def encode_timed_record(sighting: TimedRecord) -> Event:
     payload = _SEEN_AT.pack(sighting.seen_at) + sighting.envelope.to_bytes()
     return Event(sighting.envelope.epoch, EventType.SIGHTED, payload)
 
 
-def decode_sighting(payload: bytes) -> Sighting:
+def decode_timed_record(payload: bytes) -> TimedRecord:
     (seen_at,) = _SEEN_AT.unpack_from(payload)
-    return Sighting(decode_envelope(payload[_SEEN_AT.size :]), BlockNumber(seen_at))
+    return TimedRecord(decode_envelope(payload[_SEEN_AT.size :]), BlockNumber(seen_at))
 
 
 def encode_roster(roster: Roster) -> bytes:

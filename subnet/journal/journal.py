@@ -64,7 +64,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from consensus.evidence import Sighting, Sightings
+from consensus.evidence import TimedRecord, TimedRecords
 from consensus.records import RecordKind
 from consensus.roster import Roster
 from consensus.submission import Submission
@@ -75,12 +75,12 @@ from keys.errors import KeysError
 from subnet.errors import AlreadySigned, JournalCorrupt, JournalFailed
 from subnet.journal.codec import (
     decode_roster,
-    decode_sighting,
     decode_submission,
+    decode_timed_record,
     encode_roster,
-    encode_sighting,
     encode_signed,
     encode_submission,
+    encode_timed_record,
 )
 from subnet.journal.log import KEPT_REPORTS, Event, EventType, Log, open_connection
 from subnet.thread_runner import Runner
@@ -114,7 +114,7 @@ class Journal:
         self._is_broken = False
         self._oldest = Epoch(0)
         self._own: dict[tuple[RecordKind, Epoch], SignedRecord] = {}
-        self._sightings: dict[Epoch, dict[tuple[RecordKind, SubnetNodeId], Sighting]] = {}
+        self._sightings: dict[Epoch, dict[tuple[RecordKind, SubnetNodeId], TimedRecord]] = {}
         self._rosters: dict[Epoch, Roster] = {}
         self._elections: dict[Epoch, SubnetNodeId | None] = {}
         self._stale: dict[Epoch, bool] = {}
@@ -158,7 +158,7 @@ class Journal:
         self._is_broken = True
         self._log.close()
 
-    def get_sightings(self, epoch: Epoch) -> Sightings:
+    def get_timed_records(self, epoch: Epoch) -> TimedRecords:
         """Return what was seen of one epoch's records."""
         return MappingProxyType(self._sightings.get(epoch, {}))
 
@@ -194,7 +194,7 @@ class Journal:
         self,
         epoch: Epoch,
         *,
-        sightings: Sequence[Sighting],
+        sightings: Sequence[TimedRecord],
         windows: frozenset[Window],
     ) -> None:
         """Write what one reading brought, and the windows that it observed, if that is news.
@@ -202,7 +202,7 @@ class Journal:
         The first record of a slot stays; a second one is ignored.
         """
         events = [
-            encode_sighting(sighting) for sighting in sightings if not self._has_seen(sighting)
+            encode_timed_record(sighting) for sighting in sightings if not self._has_seen(sighting)
         ]
         events += [
             Event(epoch, EventType.OBSERVED, window.value.encode())
@@ -263,7 +263,7 @@ class Journal:
             raise AlreadySigned(f"another {slot[0].name} of epoch {slot[1]} was signed")
         return stored.envelope
 
-    def _has_seen(self, sighting: Sighting) -> bool:
+    def _has_seen(self, sighting: TimedRecord) -> bool:
         return _get_slot(sighting.envelope) in self._sightings.get(
             Epoch(sighting.envelope.epoch), {}
         )
@@ -305,7 +305,7 @@ class Journal:
                 if slot in self._own:
                     self._own[slot] = replace(self._own[slot], is_acknowledged=True)
             case EventType.SIGHTED:
-                sighting = decode_sighting(payload)
+                sighting = decode_timed_record(payload)
                 seen = self._sightings.setdefault(epoch, {})
                 seen.setdefault(_get_slot(sighting.envelope), sighting)
             case EventType.OBSERVED:

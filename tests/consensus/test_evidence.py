@@ -16,7 +16,7 @@ from consensus.errors import Reason
 from consensus.evidence import (
     EpochFacts,
     Refusal,
-    Sighting,
+    TimedRecord,
     collect_output_evidence,
     collect_score_evidence,
     find_challenge,
@@ -74,7 +74,7 @@ def see(kind, author, body, *, seen_at, epoch=EPOCH):
         node_id=author,
         body=body,
     )
-    return {(kind, author): Sighting(envelope, seen_at)}
+    return {(kind, author): TimedRecord(envelope, seen_at)}
 
 
 def see_commit(author, commitment=None, *, seen_at=COMMITTED, seed=SEED, layers=BLOCKS):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from consensus.evidence import Sighting
+from consensus.evidence import TimedRecord
 from consensus.phases import compute_schedule
 from consensus.protocol_params import MAINNET
 from consensus.reading import (
@@ -37,7 +37,7 @@ def see(kind, node_id, *, epoch=5, offset=5):
     envelope = seal(
         KEY, kind=kind, network_id=bytes(32), epoch=epoch, expires_at=9, node_id=node_id, body=b""
     )
-    return {(kind, node_id): Sighting(envelope, 20 * epoch + offset)}
+    return {(kind, node_id): TimedRecord(envelope, 20 * epoch + offset)}
 
 
 def list_wanted(offset, sightings=None, previous=None, *, is_challenge_seen=True):

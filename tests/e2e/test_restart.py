@@ -30,7 +30,7 @@ from mesh.model.files import resolve_model_folder
 from subnet.account.registration import hex_account
 from subnet.chain.substrate import SubstrateChain
 from subnet.hosting.manifest import build_own_manifest
-from subnet.journal.codec import decode_sighting
+from subnet.journal.codec import decode_timed_record
 from subnet.journal.log import EventType
 from subnet.localnet.node_plan import plan_nodes
 from subnet.operator.status import read_statuses
@@ -231,7 +231,7 @@ def read_journal(node: NodeFiles, scratch: Path) -> JournalRows:
             assert slot not in signed
             signed[slot] = envelope.to_bytes()
         elif number == EventType.SIGHTED.value:
-            envelope = decode_sighting(payload).envelope
+            envelope = decode_timed_record(payload).envelope
             slot = (RecordKind(envelope.kind), envelope.epoch)
             seen.setdefault(envelope.node_id, {}).setdefault(slot, envelope.to_bytes())
     return JournalRows(signed, seen)

@@ -430,6 +430,6 @@ def _describe_sightings(epoch: Epoch, journal: Journal, chain: Chain) -> frozens
     }
     return frozenset(
         (kind, node_id, sighting.envelope.signature, sighting.seen_at - first < ends[kind])
-        for (kind, node_id), sighting in journal.get_sightings(epoch).items()
+        for (kind, node_id), sighting in journal.get_timed_records(epoch).items()
         if kind is not RecordKind.CHALLENGE
     )

@@ -30,7 +30,7 @@ from consensus.commitment import (
 )
 from consensus.epoch import compute_first_rows, score_epoch
 from consensus.errors import InvalidVector, Reason
-from consensus.evidence import EpochFacts, Sighting
+from consensus.evidence import EpochFacts, TimedRecord
 from consensus.phases import compute_schedule, phase_at
 from consensus.protocol_params import MAINNET, MINIMAL
 from consensus.records import RecordKind
@@ -320,7 +320,7 @@ def read_facts(
             node_id=node_id,
             body=unhex(body),
         )
-        sightings[RecordKind(kind), node_id] = Sighting(envelope, first_block + offset)
+        sightings[RecordKind(kind), node_id] = TimedRecord(envelope, first_block + offset)
     return EpochFacts(
         network_id=unhex(network_id),
         roster=Roster(epoch, first_block, unhex(block_hash), 0, read_nodes(nodes)),

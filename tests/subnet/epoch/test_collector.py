@@ -70,7 +70,7 @@ class Scene:
 
     async def read(self):
         await self.collector.read(self.chain.position, get_position=lambda: self.chain.position)
-        return self.journal.get_sightings(0)
+        return self.journal.get_timed_records(0)
 
 
 @pytest.fixture

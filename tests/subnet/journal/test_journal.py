@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from consensus.evidence import Sighting
+from consensus.evidence import TimedRecord
 from consensus.records import RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.submission import Submission
@@ -74,7 +74,7 @@ async def fill(journal):
     await journal.record_election(4, None)
     await journal.record_stale(3)
     await journal.record_reading(
-        5, sightings=[Sighting(COMMIT, 103)], windows=frozenset({Window.COMMITS})
+        5, sightings=[TimedRecord(COMMIT, 103)], windows=frozenset({Window.COMMITS})
     )
     await journal.record_sent(Extrinsic.ATTEST, 5, 101)
     await journal.record_answered(Extrinsic.ATTEST, 5, "0xab")
@@ -90,7 +90,7 @@ def describe(journal):
         dict(journal.rosters),
         dict(journal.elections),
         journal.is_stale(3),
-        dict(journal.get_sightings(5)),
+        dict(journal.get_timed_records(5)),
         journal.observed,
         journal.get_attempts(Extrinsic.ATTEST, 5),
         dict(journal.refused),
@@ -426,9 +426,9 @@ async def test_the_first_sighting_of_a_slot_stays(tmp_path):
     with reopen(tmp_path / "journal") as journal:
         for record, seen_at in ((COMMIT, 103), (make_record(body=b"other"), 104)):
             await journal.record_reading(
-                5, sightings=[Sighting(record, seen_at)], windows=frozenset()
+                5, sightings=[TimedRecord(record, seen_at)], windows=frozenset()
             )
-        assert journal.get_sightings(5)[RecordKind.OUTPUT_COMMIT, 1] == Sighting(COMMIT, 103)
+        assert journal.get_timed_records(5)[RecordKind.OUTPUT_COMMIT, 1] == TimedRecord(COMMIT, 103)
 
 
 async def test_the_journal_writes_beside_the_event_loop(tmp_path):
