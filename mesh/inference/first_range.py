@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.errors import MeshError, StreamClosed
@@ -105,7 +104,7 @@ class AnswerAtFirst:
         self._started = now
         self._turns.allow(self._role.timeouts.step_s)
         # Nothing waits here for the client: an answer's tokens are few bytes.
-        told = replace(token, times_us=(*token.times_us, elapsed_us))
+        told = token.with_times((*token.times_us, elapsed_us))
         self._role.upstream.send_now(encode_token(told))
         if token.finish is not Finish.NOT_YET:
             self._turns.finish()

@@ -131,6 +131,12 @@ class Token:
     raw: bytes = b""
     trace: Trace = field(default=_UNTRACED, repr=False, compare=False)
 
+    def with_times(self, times_us: tuple[int, ...]) -> Token:
+        """Return the token with other times; faster than ``replace``, since each step waits."""
+        return Token(
+            self.token_id, self.logprob, self.top_logprobs, self.index, self.finish, times_us
+        )
+
     @property
     def finish_reason(self) -> str | None:
         """``stop`` or ``length`` on an answer's last token, else None."""

@@ -104,7 +104,6 @@ class FrameType(IntEnum):
 
 
 _FINISHES = tuple(Finish)
-_FINISH_CODES = {finish: code for code, finish in enumerate(_FINISHES)}
 
 
 def make_session_id() -> bytes:
@@ -346,7 +345,7 @@ def encode_token(token: Token) -> bytes:
         token.index,
         token.token_id,
         _fit_float32(token.logprob),
-        _FINISH_CODES[token.finish],
+        _FINISHES.index(token.finish),
         len(token.top_logprobs),
         len(times),
     )
