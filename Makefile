@@ -21,7 +21,7 @@ QUICK := tests/ --ignore $(NETWORKS) --ignore $(SEEDS) $(WORKERS)
 RELEASE ?= bookworm
 
 .PHONY: help install install-node install-js demo test test-quick test-networks test-seeds \
-	lint lock count fresh clean
+	lint lock picture count fresh clean
 
 help: ## List what make can do
 	@grep --no-filename --extended-regexp '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) \
@@ -89,13 +89,15 @@ test-networks: install ## The tests that start networks of real processes
 test-seeds: install ## The search through 200 simulated networks
 	$(BIN)/python -m pytest $(SEEDS)
 
-lint: install ## Format, rules, types, direction of imports, declared dependencies
+lint: install ## Format, rules, types, direction of imports, declared dependencies, documents
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry keys consensus mesh devchain subnet
 	$(BIN)/deptry tests tools benchmarks examples packages --ignore DEP002,DEP004
+	$(BIN)/python tools/draw_architecture.py --check
+	$(BIN)/python tools/check_docs.py
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-package torch --no-annotate --custom-compile-command 'make lock' \
@@ -105,6 +107,9 @@ lock: ## Write requirements*.lock anew, after an edit of pyproject.toml or const
 	@test -x $(BIN)/uv || { echo "make: uv is not installed. Fix: make install" >&2; exit 1; }
 	$(COMPILE) --extra build --output-file requirements.lock
 	$(COMPILE) --extra dev --output-file requirements-dev.lock
+
+picture: install ## Draw docs/images/architecture.svg from today's imports
+	$(BIN)/python tools/draw_architecture.py
 
 count: ## Count lines of code, without blank lines, comments and docstrings
 	@$(or $(PYTHON),python3) tools/count_lines.py
