@@ -128,7 +128,8 @@ def main() -> None:
     for row in rows:
         limit = row.max_layers_per_hop or "any"
         print(
-            f"{row.hosters:4} hosters of {row.swarm:14}  at most {limit:>3} a hop: {row.planner_ms:6.1f} ms, networkx {row.networkx_ms:6.1f} ms, "
+            f"{row.hosters:4} hosters of {row.swarm:14}  at most {limit:>3} a hop: "
+            f"{row.planner_ms:6.1f} ms, networkx {row.networkx_ms:6.1f} ms, "
             f"{row.ratio:.1f} times ({row.lowest:.1f} to {row.highest:.1f})"
         )
 
