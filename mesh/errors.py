@@ -13,6 +13,7 @@ MeshError
 ├── NoRoute                 some layer is served by nobody
 ├── SessionLost             the session cannot be continued
 ├── InvalidRequest(field)   a request that names an impossible thing (the caller's fault)
+│   └── SessionTooLong      no hoster has cache for so many tokens
 └── ModelError              the model files cannot be used
     ├── UnknownArchitecture
     ├── ModelFilesMissing
@@ -101,6 +102,17 @@ class InvalidRequest(MeshError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class SessionTooLong(InvalidRequest):
+    """Prompt and answer together need more cache than the hosters have."""
+
+    def __init__(self, tokens: int, room: int) -> None:
+        super().__init__(
+            "max_new_tokens",
+            f"prompt and answer take {tokens} cache tokens, and the hosters have room for {room}; "
+            "ask for a shorter answer",
+        )
 
 
 class ModelError(MeshError):

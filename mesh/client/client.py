@@ -19,13 +19,22 @@ from keys.peer import PeerId
 from mesh.client.session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
 from mesh.client.stops import StopStrings
 from mesh.client.tokenizer import ChatTokenizer
-from mesh.errors import InvalidRequest, MeshError, NoRoute, PeerError, PeerUnreachable, SessionLost
+from mesh.errors import (
+    InvalidRequest,
+    MeshError,
+    NoRoute,
+    PeerError,
+    PeerUnreachable,
+    SessionLost,
+    SessionTooLong,
+)
+from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import MAX_STOP_TOKENS, Sampling
 from mesh.inference.wire import SESSION_ID_SIZE, Finish, Hop, OpenSession, TokenFrame, TokenScore
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory, fetch_info
-from mesh.routing.routing import RouteHop, plan_route
+from mesh.routing.routing import RouteHop, compute_room, plan_route
 
 MAX_REROUTES = 16
 MAX_DIRECTORY_PEERS = 4
@@ -312,6 +321,12 @@ class MeshClient:
             cache_tokens=cache_tokens,
         )
 
+    def check_room(self, cache_tokens: int) -> None:
+        """Raise SessionTooLong if no way through the hosters announces so many free tokens."""
+        room = compute_room(self._directory.list_route_servers(), self._config.num_layers)
+        if room < cache_tokens:
+            raise SessionTooLong(cache_tokens, room)
+
     async def connect(self, peer: PeerId) -> None:
         """Make sure that a hop can be dialled. Raises PeerUnreachable."""
         await self._directory.ensure_connected(peer)
@@ -364,6 +379,7 @@ class RouteSearch:
         self._routing = routing
         self._trace = trace
         self._excluded: set[PeerId] = set()
+        self._cache_tokens = 0
         self._backoff_s = FIRST_BACKOFF_S
 
     async def find(self, cache_tokens: int) -> tuple[RouteHop, ...]:
@@ -372,6 +388,7 @@ class RouteSearch:
         Where nothing is left, those that failed get another chance after a pause: they may
         have been busy, or back already.
         """
+        self._cache_tokens = cache_tokens
         while True:
             try:
                 route = await self._plan(cache_tokens)
@@ -401,8 +418,13 @@ class RouteSearch:
             )
 
     async def note_failure(self, failure: HopFailed) -> None:
-        """Leave the failed peer out from now on. Raises SessionLost after too many failures."""
+        """Leave the failed peer out from now on.
+
+        Raises SessionLost after too many failures, SessionTooLong where none has cache for it.
+        """
         self._trace.failures.append((failure.peer_id, failure.reason))
+        if failure.reason == RefusalReason.CONTEXT_OVERFLOW:
+            self._client.check_room(self._cache_tokens)
         self._count(str(failure))
         logger.info("re-routing: %s", failure)
         blamed = [failure.peer_id] if failure.peer_id is not None else await self._find_blamed()

@@ -226,6 +226,11 @@ class Engine:
                 RefusalReason.CONTEXT_OVERFLOW,
                 f"{capacity} tokens do not fit into a context of {self.config.max_context}",
             )
+        if capacity > self.limits.cache_tokens:
+            raise Refused(
+                RefusalReason.CONTEXT_OVERFLOW,
+                f"{capacity} tokens do not fit into a cache of {self.limits.cache_tokens}",
+            )
         if self._session_count >= self.limits.max_sessions:
             raise Refused(RefusalReason.BUSY, f"{self.limits.max_sessions} sessions are open")
         client = account.client

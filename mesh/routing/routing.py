@@ -37,7 +37,7 @@ class RouteServer:
     """A live server as the planner sees it.
 
     ``throughput`` is in rows through one layer per second; ``hop_s`` is the measured or assumed
-    time of one hop to it. ``capacity`` is the most cache tokens that it has announced.
+    time of one hop to it.
     """
 
     peer_id: PeerId
@@ -45,7 +45,6 @@ class RouteServer:
     throughput: float
     free_cache_tokens: int
     hop_s: float = DEFAULT_HOP_S
-    capacity: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +109,16 @@ def find_uncovered(servers: Sequence[RouteServer], num_layers: int) -> tuple[tup
     return tuple(gaps)
 
 
-def compute_capacity(servers: Sequence[RouteServer], num_layers: int) -> int:
-    """Return the tokens that the cache of the roomiest route holds for one session."""
-    return min(
-        max((server.capacity for server in servers if layer in server.span), default=0)
-        for layer in range(num_layers)
-    )
-
-
 _Candidate = tuple[float, int, int]
 """The cost of a hop and the bound after it, the server, the cut where the hop ends."""
+
+
+def compute_room(servers: Sequence[RouteServer], num_layers: int) -> int:
+    """Return the most cache tokens that a session can get everywhere on its way; 0 if no way."""
+    return min(
+        max((server.free_cache_tokens for server in servers if layer in server.span), default=0)
+        for layer in range(num_layers)
+    )
 
 
 class _Graph:
