@@ -2,6 +2,8 @@
 
 MeshError
 ├── TransportError          our own daemon or socket failed
+│   └── DaemonUnresponsive  our p2pd runs and does not answer
+├── NoPeerAnswers(failures) none of the peers to dial tells about the network
 ├── RecordRefused           a record that the policy does not admit (the author's fault)
 ├── PeerError(peer_id)      another peer's fault, or its absence
 │   ├── PeerUnreachable
@@ -26,6 +28,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     # Clients over HTTP know these errors and install no cryptography.
     from keys.peer import PeerId
 
@@ -36,6 +40,10 @@ class MeshError(Exception):
 
 class TransportError(MeshError):
     """Our own p2p daemon or socket failed."""
+
+
+class DaemonUnresponsive(TransportError):
+    """Our own p2pd runs and does not answer: it is stopped, or the machine is overloaded."""
 
 
 class RecordRefused(MeshError):
@@ -73,6 +81,14 @@ class PeerRefusal(PeerError):
 
 class PeerMisbehaved(PeerError):
     """The peer sent something that an honest peer does not send."""
+
+
+class NoPeerAnswers(MeshError):
+    """None of the peers to dial tells about the network. ``failures`` has one error for each."""
+
+    def __init__(self, failures: Sequence[PeerError]) -> None:
+        super().__init__("; ".join(str(failure) for failure in failures))
+        self.failures = tuple(failures)
 
 
 class StreamBroken(PeerError):

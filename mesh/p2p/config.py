@@ -36,4 +36,5 @@ class HostConfig:
     nat_port_map: bool = False
     limits: RpcLimits = field(default_factory=RpcLimits)
     startup_timeout_s: float = 60.0
+    connect_timeout_s: float = 15.0
     probe_interval_s: float = 15.0

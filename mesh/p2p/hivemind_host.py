@@ -16,7 +16,7 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from keys.errors import BadPeerId
 from keys.peer import PeerId
-from mesh.errors import PeerUnreachable, TransportError
+from mesh.errors import DaemonUnresponsive, PeerUnreachable, TransportError
 from mesh.p2p.addresses import split_peer_address, with_peer_id
 from mesh.p2p.channel import Channel, SocketChannel
 from mesh.p2p.config import HostConfig
@@ -30,7 +30,6 @@ from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
 from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
 
 RPC_PROTOCOL = "/mesh/rpc/1"
-CONNECT_TIMEOUT_S = 15.0
 RETRY_S = 0.5
 PROBE_TIMEOUT_S = 10.0
 
@@ -59,7 +58,7 @@ class HivemindHost:
         self._initial_peers = [
             text for text in config.initial_peers if split_peer_address(text)[1] != self.peer_id
         ]
-        self._waiting_for = "p2pd does not answer"
+        self._waiting_for = ""
 
     @classmethod
     @asynccontextmanager
@@ -67,7 +66,7 @@ class HivemindHost:
         """Run a host for the length of the block; ``watch`` belongs in the caller's TaskGroup.
 
         Raises TransportError when the daemon does not start, or when no initial peer of this
-        network answers within the start-up timeout.
+        network answers within the start-up timeout, and DaemonUnresponsive.
         """
         _check(config)
         _quiet_hivemind()
@@ -81,9 +80,10 @@ class HivemindHost:
                     stack.push_async_callback(host._close)
                     await host._start()
             except TimeoutError as error:
-                problem = "p2pd is silent" if host is None else host._waiting_for
-                seconds = f"{config.startup_timeout_s:g} s"
-                raise TransportError(f"the host did not start in {seconds}: {problem}") from error
+                detail = f"the host did not start in {config.startup_timeout_s:g} s"
+                if host is None or not host._waiting_for:
+                    raise DaemonUnresponsive(f"{detail}: p2pd does not answer") from error
+                raise TransportError(f"{detail}: {host._waiting_for}") from error
             yield host
 
     @property
@@ -137,10 +137,12 @@ class HivemindHost:
             by_peer[split_peer_address(text)[1]].append(text)
         for peer, texts in by_peer.items():
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                async with asyncio.timeout(self._config.connect_timeout_s):
                     await self._daemon.connect(peer, texts)
             except TimeoutError as error:
-                detail = f"no connection within {CONNECT_TIMEOUT_S:g} s"
+                # A daemon that is frozen would make every peer look absent.
+                await self._probe()
+                detail = f"no connection within {self._config.connect_timeout_s:g} s"
                 raise PeerUnreachable(peer, detail) from error
 
     def serve_unary(
@@ -194,8 +196,7 @@ class HivemindHost:
                 raise result
         if not results or None in results:
             return True
-        # libp2p lists the failed dials line by line; a message is one sentence.
-        self._waiting_for = f"no initial peer answers: {' '.join(str(results[0]).split())}"
+        self._waiting_for = f"no initial peer answers: {results[0]}"
         return False
 
     async def _dial(self, peer: PeerId) -> Channel:
@@ -225,7 +226,10 @@ class HivemindHost:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self._daemon.fetch_addresses()
         except TimeoutError as error:
-            raise TransportError(f"p2pd hangs: no answer in {PROBE_TIMEOUT_S:g} s") from error
+            raise DaemonUnresponsive(
+                f"p2pd (process {self.daemon_pid}) runs and does not answer for "
+                f"{PROBE_TIMEOUT_S:g} s"
+            ) from error
 
     async def _stay_in_touch(self) -> None:
         await self._dial_initial_peers()

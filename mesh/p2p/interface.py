@@ -127,7 +127,7 @@ class Host(Protocol):
         ...
 
     async def connect(self, addresses: Sequence[str]) -> None:
-        """Dial a peer. Raises PeerUnreachable."""
+        """Dial a peer. Raises PeerUnreachable or TransportError."""
         ...
 
     def serve_unary(

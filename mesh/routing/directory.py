@@ -20,6 +20,8 @@ from keys.peer import PeerId
 from mesh.errors import (
     InvalidRequest,
     MeshError,
+    NoPeerAnswers,
+    PeerError,
     PeerMisbehaved,
     PeerUnreachable,
     RecordRefused,
@@ -145,6 +147,16 @@ class Directory:
             self._add_all(split_envelopes(raw))
         except ValueError as error:
             raise PeerMisbehaved(peer, f"a malformed directory: {error}") from error
+
+    async def fetch_from_first(self, peers: Sequence[PeerId]) -> None:
+        """Ask one peer after the other until one answers. Raises NoPeerAnswers."""
+        failures = []
+        for peer in peers:
+            try:
+                return await self.fetch_from_peer(peer)
+            except PeerError as error:
+                failures.append(error)
+        raise NoPeerAnswers(failures)
 
     def _add_all(self, envelopes: Iterable[bytes]) -> None:
         for raw in envelopes:

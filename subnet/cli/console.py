@@ -19,12 +19,14 @@ from keys.errors import (
     WrongPassword,
 )
 from mesh.errors import (
+    DaemonUnresponsive,
     InvalidRequest,
     LayerRangeOutsideModel,
     ManifestMismatch,
     MeshError,
     ModelError,
     ModelFilesMissing,
+    NoPeerAnswers,
     NoRoute,
     PeerRefusal,
     PeerUnreachable,
@@ -80,6 +82,11 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     ),
     (LayerRangeOutsideModel, "give --block-indices within the model"),
     (ModelError, "get the model's files again"),
+    (NoPeerAnswers, "check --initial-peers, and that one of these peers runs and can be reached"),
+    (
+        DaemonUnresponsive,
+        "start the command again; if this comes back, look whether the machine is overloaded",
+    ),
     (PeerUnreachable, "check --initial-peers and that the peer is running"),
     (
         TransportError,

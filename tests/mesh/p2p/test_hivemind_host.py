@@ -25,7 +25,7 @@ from hivemind.utils import MSGPackSerializer
 from hivemind.utils import logging as hivemind_logging
 
 from keys.peer import PeerKey
-from mesh.errors import PeerUnreachable, TransportError
+from mesh.errors import DaemonUnresponsive, PeerUnreachable, TransportError
 from mesh.p2p import dht_records
 from mesh.p2p.config import HostConfig
 from mesh.p2p.dht_binding import compute_node_id
@@ -136,8 +136,23 @@ async def test_a_hung_daemon_is_a_transport_error(monkeypatch: pytest.MonkeyPatc
     async with HivemindHost.open(config) as host:
         os.kill(host.daemon_pid, signal.SIGSTOP)
         try:
-            with pytest.raises(TransportError, match="hangs"):
+            with pytest.raises(DaemonUnresponsive, match="does not answer"):
                 await asyncio.wait_for(host.watch(), TIMEOUT_S)
+        finally:
+            os.kill(host.daemon_pid, signal.SIGCONT)
+
+
+async def test_a_frozen_daemon_is_blamed_itself_and_no_peer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mesh.p2p.hivemind_host.PROBE_TIMEOUT_S", 0.2)
+    somebody = f"/ip4/127.0.0.1/tcp/9/p2p/{PeerKey.generate().peer_id}"
+    config = HostConfig(key=PeerKey.generate(), connect_timeout_s=0.2)
+    async with HivemindHost.open(config) as host:
+        os.kill(host.daemon_pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(DaemonUnresponsive, match=f"process {host.daemon_pid}"):
+                await host.connect([somebody])
         finally:
             os.kill(host.daemon_pid, signal.SIGCONT)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from subnet.hosting.layer_choice import Placement, choose_length, get_format
 
 from consensus.phases import compute_schedule
 from consensus.protocol_params import MAINNET
@@ -33,6 +32,7 @@ from mesh.routing.heartbeat import (
 )
 from subnet.errors import ConfigError
 from subnet.hosting import serving
+from subnet.hosting.layer_choice import Placement, choose_length, get_format
 from subnet.hosting.manifest import build_own_manifest
 from subnet.hosting.serving import LayerServer, ServedModel
 from subnet.operator.config import NodeConfig
@@ -225,9 +225,8 @@ async def test_as_many_layers_as_fit(tmp_path):
 
 def find_turn(rig: Rig, own: LayerRange, first: int = 0) -> int:
     """Return an epoch in which it is this node's turn to move."""
-    from subnet.hosting.layer_choice import list_placed
-
     from mesh.routing.placement import PlacedServer, draw_mover
+    from subnet.hosting.layer_choice import list_placed
 
     span = LayerSpan(own.start, own.end)
     swarm = [*list_placed(rig.directory), PlacedServer(OWN.peer_id, span, 1000)]
