@@ -16,8 +16,10 @@ MeshError
 ├── SessionLost             the session cannot be continued
 ├── InvalidRequest(field)   a request that names an impossible thing (the caller's fault)
 │   └── SessionTooLong      no hoster has cache for so many tokens
+├── DeviceUnavailable       the device to compute on is not there
 └── ModelError              the model files cannot be used
     ├── UnknownArchitecture
+    ├── QuantisedCheckpoint the weights are stored in a type that is not computed with
     ├── ModelFilesMissing
     ├── ManifestMismatch    other weights or numbers than the subnet's
     └── LayerRangeOutsideModel
@@ -131,12 +133,20 @@ class SessionTooLong(InvalidRequest):
         )
 
 
+class DeviceUnavailable(MeshError):
+    """The device to compute on is not there, or cannot be used."""
+
+
 class ModelError(MeshError):
     """The model files cannot be used."""
 
 
 class UnknownArchitecture(ModelError):
     """config.json names an architecture that is not supported."""
+
+
+class QuantisedCheckpoint(ModelError):
+    """The checkpoint stores numbers in another type than float32, bfloat16 or float16."""
 
 
 class ModelFilesMissing(ModelError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesh.errors import ModelError
+from mesh.errors import DeviceUnavailable, ModelError
 from mesh.model.config import LayerSpan, ModelConfig
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -179,11 +179,17 @@ def get_runtime_bytes(device: str) -> int:
     return RUNTIME_BYTES["cpu" if device == "cpu" else "cuda"]
 
 
+def check_device(device: str) -> None:
+    """Raise DeviceUnavailable unless weights can be held on ``device``: cpu, cuda or cuda:N."""
+    if device != "cpu":
+        _measure_gpu_memory(device)
+
+
 def measure_free_memory(device: str) -> int:
     """Return the bytes that a node may use on ``device`` now, its own process not counted.
 
     On the CPU that is the memory available on the machine or in the control group, whichever is
-    less. Raises ModelError when the device is not there.
+    less. Raises DeviceUnavailable.
     """
     free = _measure_host_memory() if device == "cpu" else _measure_gpu_memory(device)
     return max(0, free - get_runtime_bytes(device))
@@ -215,5 +221,10 @@ def _measure_gpu_memory(device: str) -> int:
     try:
         free, _ = torch.cuda.mem_get_info(torch.device(device))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError(f"device {device} cannot be used: {error}") from error
+        raise make_device_error(device, error) from error
     return int(free)
+
+
+def make_device_error(device: str, error: Exception) -> DeviceUnavailable:
+    """Return what torch says about a device, in one line."""
+    return DeviceUnavailable(f"device {device} cannot be used: {str(error).partition(chr(10))[0]}")

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mesh.errors import LayerRangeOutsideModel, ModelError, ModelFilesMissing, UnknownArchitecture
+from mesh.errors import (
+    LayerRangeOutsideModel,
+    ModelError,
+    ModelFilesMissing,
+    QuantisedCheckpoint,
+    UnknownArchitecture,
+)
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_BLOCKS = 1024
@@ -128,13 +134,17 @@ def parse_config(
 ) -> ModelConfig:
     """Turn the fields of config.json into a ModelConfig.
 
-    Raises UnknownArchitecture naming what is not supported, or ModelError.
+    Raises UnknownArchitecture naming what is not supported, QuantisedCheckpoint or ModelError.
     """
     architecture = _architecture(fields)
     adapter = ADAPTERS.get(architecture)
     if adapter is None:
         known = ", ".join(sorted(ADAPTERS))
         raise UnknownArchitecture(f"{architecture} is not supported; supported are {known}")
+    quantisation = fields.get("quantization_config")
+    if quantisation:
+        method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
+        raise QuantisedCheckpoint(f"config.json says that the weights are quantised ({method})")
     if fields.get("hidden_act", "silu") != "silu":
         raise UnknownArchitecture(f"{architecture} with activation {fields['hidden_act']}")
     num_heads = _positive(fields, "num_attention_heads", MAX_WIDTH)

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from mesh.errors import ModelError
 from mesh.model.capacity import (
     ServingFormat,
     compute_cache_bytes,
     compute_head_bytes,
     compute_layer_bytes,
+    make_device_error,
 )
 from mesh.model.config import LayerSpan, ModelConfig
 
@@ -46,7 +46,7 @@ def estimate_tokens_per_second(
 
 
 def measure_bandwidth(device: str, *, threads: int) -> float:
-    """Return the bytes a second that ``device`` reads from its memory. Raises ModelError."""
+    """Return the bytes a second that ``device`` reads from its memory. Raises DeviceUnavailable."""
     if device == "cpu":
         return _measure_host_bandwidth(threads)
     return _measure_gpu_bandwidth(device)
@@ -79,5 +79,5 @@ def _measure_gpu_bandwidth(device: str) -> float:
             torch.cuda.synchronize(device)
             elapsed_s.append(time.perf_counter() - started)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError(f"device {device} cannot be used: {error}") from error
+        raise make_device_error(device, error) from error
     return float(buffer.nbytes / min(elapsed_s))

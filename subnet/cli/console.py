@@ -20,6 +20,7 @@ from keys.errors import (
 )
 from mesh.errors import (
     DaemonUnresponsive,
+    DeviceUnavailable,
     InvalidRequest,
     LayerRangeOutsideModel,
     ManifestMismatch,
@@ -30,6 +31,7 @@ from mesh.errors import (
     NoRoute,
     PeerRefusal,
     PeerUnreachable,
+    QuantisedCheckpoint,
     TransportError,
     UnknownArchitecture,
 )
@@ -74,6 +76,15 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
         "restore the journal from a backup; do not delete it in the middle of an epoch",
     ),
     (ModelFilesMissing, "name a complete model folder, or a Hugging Face model that is at hand"),
+    (
+        QuantisedCheckpoint,
+        "name the model's checkpoint in bfloat16, float16 or float32; "
+        "--quant-type int8 quantises it when it is loaded",
+    ),
+    (
+        DeviceUnavailable,
+        "give --device cpu, or a device that `nvidia-smi` lists, with a torch built for CUDA",
+    ),
     (UnknownArchitecture, "name a model of a supported architecture"),
     (
         ManifestMismatch,

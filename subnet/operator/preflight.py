@@ -1,7 +1,7 @@
 """Everything about a node that can be wrong and is cheap to check, before anything slow.
 
 The order is part of the promise: identity file, other local files, ports, chain,
-registration, model files, layer range. The first thing that is wrong is said in one
+registration, model files, device, layer range. The first thing that is wrong is said in one
 sentence with one fix, and nothing is half started.
 """
 
@@ -16,6 +16,7 @@ from consensus.types import LayerRange, Role, SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from keys.identity_file import load_identity_file
 from keys.peer import PeerId, PeerKey
+from mesh.model.capacity import check_device
 from mesh.model.config import ModelConfig, load_config
 from mesh.model.files import ModelFolder, check_has_weights, resolve_known_model
 from mesh.p2p.ports import PortInUse, check_ports_free
@@ -62,7 +63,7 @@ class PreparedNode:
 async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> PreparedNode:
     """Check ``config`` in the promised order. ``hotkey`` stands in for its keystore file.
 
-    Raises KeysError, ConfigError, ChainError, NotRegistered or ModelError.
+    Raises KeysError, ConfigError, ChainError, NotRegistered, ModelError or DeviceUnavailable.
     """
     key = load_identity_file(config.identity_path)
     hotkey = hotkey or _load_hotkey(config)
@@ -76,6 +77,7 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     model = load_config(folder.path)
     if config.role is Role.HOSTER:
         check_has_weights(folder)
+        check_device(config.device)
     return PreparedNode(
         config=config,
         key=key,
