@@ -41,8 +41,8 @@ from subnet.epoch.performer import Participant, World
 from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Membership, SubnetTerms
 from subnet.errors import ChainUnavailable, ConfigError, UnknownSubnet
-from subnet.hosting.layer_choice import Placement
-from subnet.hosting.serving import LayerServer, ServedModel
+from subnet.hosting.layer_choice import LayerChoice
+from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
 from subnet.journal.journal import Journal, open_journal
 from subnet.known_peers import Members, fetch_bootnode_addresses, read_membership
 from subnet.operator.access import AccessGate
@@ -314,11 +314,11 @@ class Node:
     def _make_server(self) -> LayerServer:
         prepared, terms = self._prepared, self._network.terms
         return LayerServer(
-            prepared,
+            LocalModel(prepared.config, prepared.folder, prepared.model, prepared.data_dir),
             ServedModel(self._network.manifest_hash, terms.params, terms.schedule),
             host=self._host,
             directory=self._directory,
-            placement=Placement(
+            choice=LayerChoice(
                 prepared.config,
                 prepared.model,
                 self._directory,
@@ -326,6 +326,8 @@ class Node:
                 list_nodes=self._members.list_nodes,
             ),
             announce=self._announcer.notify,
+            layers=prepared.layers,
+            rank=prepared.rank,
             is_member=self._members.is_node,
         )
 
