@@ -26,7 +26,7 @@ class Bucket:
 
     @classmethod
     def full(cls, rate: Rate, *, now_s: float) -> Bucket:
-        """Return a bucket that nobody has drawn from."""
+        """Return a full bucket."""
         return cls(rate, float(rate.burst), now_s)
 
     def take(self, *, now_s: float) -> int:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from keys.peer import PeerId
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampling import MAX_STOP_TOKENS, MAX_TOP_LOGPROBS, Sampling
-from mesh.model.config import MAX_BLOCKS, LayerSpan
+from mesh.model.config import MAX_LAYERS, LayerSpan
 
 SESSION_METHOD = "mesh.session"
 LOOP_METHOD = "mesh.loop"
@@ -273,7 +273,7 @@ def decode_route(data: bytes) -> tuple[Hop, ...]:
     """Parse a route: spans without gaps from layer 0, every peer once. Raises Refused."""
     route, layer = [], 0
     for public_key, start, end in _HOP.iter_unpack(data):
-        if not start < end <= MAX_BLOCKS or start != layer:
+        if not start < end <= MAX_LAYERS or start != layer:
             raise _malformed(f"the route has no blocks {layer}:{start}")
         route.append(Hop(PeerId(public_key), LayerSpan(start, end)))
         layer = end

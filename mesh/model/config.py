@@ -22,7 +22,7 @@ from mesh.errors import (
 )
 
 MAX_CONFIG_BYTES = 1 << 20
-MAX_BLOCKS = 1024
+MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 20
 MAX_VOCABULARY = 1 << 24
 MAX_CONTEXT = 1 << 24
@@ -85,7 +85,6 @@ class ModelConfig:
     out_bias: bool
     mlp_bias: bool
     qk_norm: bool
-    bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     stored_dtype: str
 
@@ -158,7 +157,7 @@ def parse_config(
     parts = adapter(fields)
     return ModelConfig(
         architecture=architecture,
-        num_layers=_positive(fields, "num_hidden_layers", MAX_BLOCKS),
+        num_layers=_positive(fields, "num_hidden_layers", MAX_LAYERS),
         hidden_size=hidden_size,
         intermediate_size=_positive(fields, "intermediate_size", MAX_WIDTH),
         num_heads=num_heads,
@@ -173,7 +172,6 @@ def parse_config(
         out_bias=parts.out_bias,
         mlp_bias=parts.mlp_bias,
         qk_norm=parts.qk_norm,
-        bos_token_id=_optional_token(fields.get("bos_token_id")),
         eos_token_ids=_eos(fields, generation or {}),
         stored_dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
     )

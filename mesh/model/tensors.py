@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mesh.errors import ModelError, ModelFilesMissing, QuantisedCheckpoint
-from mesh.model.config import MAX_CONFIG_BYTES, ModelConfig, read_json_object
+from mesh.model.config import ModelConfig, read_json_object
 from mesh.model.files import ModelFolder, fetch_files
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MAX_HEADER_BYTES = 16 << 20
-MAX_INDEX_BYTES = 16 * MAX_CONFIG_BYTES
 
 STORED_DTYPES = ("F32", "BF16", "F16")
 """What safetensors calls the types that weights may be stored in."""

@@ -114,7 +114,7 @@ class ShardWeights:
     def get_layer(self, layer: int) -> LayerWeights:
         """Return a served layer by its number in the model."""
         if not self.start <= layer < self.end:
-            raise ValueError(f"block {layer} is not in {self.start}:{self.end}")
+            raise ValueError(f"layer {layer} is not in {self.start}:{self.end}")
         return self.layers[layer - self.start]
 
 

@@ -18,8 +18,8 @@ class HostConfig:
     Without a ``network_id`` there is no record store: that is for clients, which learn it from
     their first peer. Without a ``record_policy`` no record is admitted. ``is_member`` says who
     may hold a place in the DHT and store there, and for whom a share of the RPC limits is kept;
-    None means everybody. ``client_mode`` neither
-    stores records for others nor listens unless told where.
+    None means all peers. A host in
+    ``client_mode`` stores no records for others and listens only where it is told to.
     """
 
     key: PeerKey

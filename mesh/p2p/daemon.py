@@ -205,7 +205,7 @@ async def run_daemon(config: HostConfig) -> AsyncIterator[Daemon]:
             yield Daemon(directory, process)
         finally:
             await process.stop()
-            # Retrieved, so that a failed start that nobody awaited is not reported as lost.
+            # Retrieved, so that asyncio does not report a failed start as a lost exception.
             process.ready.cancel() if not process.ready.done() else process.ready.exception()
 
 

@@ -116,7 +116,7 @@ class HivemindHost:
     async def watch(self) -> None:
         """Run until the daemon dies or hangs, then raise TransportError; it never returns.
 
-        Meanwhile it finds lost neighbours again.
+        At each probe it dials lost neighbours again.
         """
         while True:
             try:
@@ -169,7 +169,7 @@ class HivemindHost:
     async def _start(self) -> None:
         config = self._config
         await self._p2p.add_binary_stream_handler(RPC_PROTOCOL, self._on_channel)
-        # The caller's timeout ends the tries; whoever starts a network starts its nodes at once.
+        # The caller's timeout ends the tries; the nodes of a network may start together.
         await _retry(self._dial_initial_peers)
         if config.network_id is None:
             return
@@ -284,7 +284,7 @@ def _check(config: HostConfig) -> None:
 def _quiet_hivemind() -> None:
     """Let hivemind speak through our handlers, and only of what an operator can act on.
 
-    On import it installs a handler of its own and renames the level WARNING for everybody.
+    On import it installs a handler of its own and renames the level WARNING of the whole process.
     """
     use_hivemind_log_handler("nowhere")
     logging.addLevelName(logging.WARNING, "WARNING")

@@ -36,8 +36,8 @@ MAX_TRIES_PER_CUT = 64
 class RouteServer:
     """A live server as the planner sees it.
 
-    ``throughput`` is in rows through one layer per second; ``hop_s`` is the measured or assumed
-    time of one hop to it.
+    ``throughput`` is in rows through one layer per second; ``hop_s`` is the assumed time
+    of one hop to it.
     """
 
     peer_id: PeerId

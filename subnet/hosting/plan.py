@@ -34,8 +34,8 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)", re.IGNORECASE)
 class ServingPlan:
     """A range and what it takes. ``tokens_per_second`` is an estimate for one session.
 
-    ``fitting_layers`` is how many would fit; ``uncovered`` lists the layers that nobody of the
-    known swarm serves, this plan not counted.
+    ``fitting_layers`` is how many would fit; ``uncovered`` lists the layers that no known
+    hoster serves, this plan not counted.
     """
 
     span: LayerSpan

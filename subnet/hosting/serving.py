@@ -27,13 +27,14 @@ from mesh.inference.server import SessionServer
 from mesh.model.abandon import CheckWanted, run_abandonable
 from mesh.model.config import ModelConfig
 from mesh.model.files import ModelFolder
+from mesh.model.manifest import check_manifest
 from mesh.model.weights import load_shard
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerState
 from subnet.epoch.interfaces import Inference
 from subnet.hosting.layer_choice import LayerChoice, get_format
-from subnet.hosting.manifest import check_served_weights, find_manifest
+from subnet.hosting.manifest import describe_constants, find_manifest
 from subnet.operator.access import Rank
 from subnet.operator.config import NodeConfig
 
@@ -73,8 +74,8 @@ async def open_engine(
 ) -> AsyncIterator[Engine]:
     """Check the weights against the manifest and load them. Raises ModelError.
 
-    Cancelled meanwhile, it ends after the piece that is being read.
-    A node without pay may serve other values, and says so; nobody compares them.
+    When cancelled, it ends after the piece that is being read. The weights of a node without pay
+    are not checked.
     """
     config, model = local.config, local.model
     form = get_format(config, model)
@@ -114,14 +115,14 @@ def _check_weights(
         quant_type=form.quant_type,
         check_wanted=check_wanted,
     )
-    check_served_weights(
+    check_manifest(
         manifest,
         local.folder,
         local.model,
         start=layers.start,
         end=layers.end,
         served_dtype=form.dtype,
-        params=served.params,
+        constants=describe_constants(served.params),
         quant_type=form.quant_type,
         check_wanted=check_wanted,
     )
@@ -143,7 +144,7 @@ class LayerServer:
     """One hoster's layers over its life. ``announce`` is called whenever what it says changed.
 
     ``layers`` are those that the operator names; None: ``choice`` finds them. ``rank`` gives a
-    caller's priority. ``is_member`` says who may pass on sessions of others; None: everybody.
+    caller's priority. ``is_member`` says who may pass on sessions of others; None: all peers.
     """
 
     def __init__(
