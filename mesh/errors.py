@@ -3,6 +3,7 @@
 MeshError
 ├── TransportError          the peer-to-peer network cannot be used from here
 │   └── DaemonFailed        our own p2pd ended, hangs or cannot be started
+├── NoPeerAnswers(failures) none of the peers to dial tells about the network
 ├── RecordRefused           a record that the policy does not admit (the author's fault)
 ├── PeerError(peer_id)      another peer's fault, or its absence
 │   ├── PeerUnreachable
@@ -14,8 +15,10 @@ MeshError
 ├── NoRoute                 some layer is served by nobody
 ├── SessionLost(reason)     the session cannot be continued
 ├── InvalidRequest(field)   a request that names an impossible thing (the caller's fault)
+│   └── SessionTooLong      no hoster has cache for so many tokens
 └── ModelError              the model files cannot be used
     ├── UnknownArchitecture
+    ├── QuantisedCheckpoint the weights are stored in a type that is not computed with
     ├── ModelFilesMissing
     ├── DeviceUnavailable   this machine cannot compute on the device that was named
     ├── ManifestMismatch    other weights or numbers than the subnet's
@@ -27,6 +30,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     # Clients over HTTP know these errors and install no cryptography.
     from keys.peer import PeerId
     from mesh.inference.refusals import RefusalReason
@@ -81,6 +86,15 @@ class PeerMisbehaved(PeerError):
     """The peer sent something that an honest peer does not send."""
 
 
+class NoPeerAnswers(MeshError):
+    """None of the peers to dial tells about the network. ``failures`` has one error for each."""
+
+    def __init__(self, failures: Sequence[PeerError]) -> None:
+        listed = "; ".join(str(failure) for failure in failures)
+        super().__init__(f"no initial peer answers: {listed}")
+        self.failures = tuple(failures)
+
+
 class StreamBroken(PeerError):
     """The stream ended in the middle."""
 
@@ -114,12 +128,27 @@ class InvalidRequest(MeshError):
         self.field = field
 
 
+class SessionTooLong(InvalidRequest):
+    """Prompt and answer together need more cache than the hosters have."""
+
+    def __init__(self, tokens: int, room: int) -> None:
+        super().__init__(
+            "max_new_tokens",
+            f"prompt and answer take {tokens} cache tokens, and the hosters have room for {room}; "
+            "ask for a shorter answer",
+        )
+
+
 class ModelError(MeshError):
     """The model files cannot be used."""
 
 
 class UnknownArchitecture(ModelError):
     """config.json names an architecture that is not supported."""
+
+
+class QuantisedCheckpoint(ModelError):
+    """The checkpoint stores numbers in another type than float32, bfloat16 or float16."""
 
 
 class ModelFilesMissing(ModelError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from keys.peer import PeerKey
 from mesh.client.client import MeshClient, RoutingOptions
-from mesh.client.connection import open_connection
+from mesh.client.connection import OnWait, ignore_wait, open_connection
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,21 +32,28 @@ class ClientConfig:
 
 
 @asynccontextmanager
-async def open_client(config: ClientConfig) -> AsyncIterator[MeshClient]:
+async def open_client(
+    config: ClientConfig, *, on_wait: OnWait = ignore_wait
+) -> AsyncIterator[MeshClient]:
     """Dial the initial peers, learn the network, and open a client.
 
-    Raises ConfigError, ModelError, PeerError or TransportError.
+    ``on_wait`` hears what takes time. Raises ConfigError, ModelError, NoPeerAnswers, PeerError or
+    TransportError.
     """
-    async with open_named_client(config) as (client, _):
+    async with open_named_client(config, on_wait=on_wait) as (client, _):
         yield client
 
 
 @asynccontextmanager
-async def open_named_client(config: ClientConfig) -> AsyncIterator[tuple[MeshClient, str]]:
+async def open_named_client(
+    config: ClientConfig, *, on_wait: OnWait = ignore_wait
+) -> AsyncIterator[tuple[MeshClient, str]]:
     """Open a client as open_client does, and say which model the network serves."""
     if not config.initial_peers:
         raise ConfigError("a client needs a peer to dial", "give --initial-peers ADDR")
-    async with open_connection(config.initial_peers, model=config.model, key=config.key) as found:
+    async with open_connection(
+        config.initial_peers, model=config.model, key=config.key, on_wait=on_wait
+    ) as found:
         yield found.client, found.model_name
 
 

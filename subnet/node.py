@@ -36,8 +36,8 @@ from subnet.epoch.context import NodeContext
 from subnet.epoch.loop import EpochLoop
 from subnet.epoch.observer import HeadHandled, NodeEvent, Observe, log_event
 from subnet.errors import ChainUnavailable, ConfigError
-from subnet.hosting.layer_choice import Placement
-from subnet.hosting.serving import LayerServer, ServedModel
+from subnet.hosting.layer_choice import LayerChoice
+from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
 from subnet.known_peers import fetch_bootnode_addresses
 from subnet.network import (
     OnReady,
@@ -243,11 +243,11 @@ class Node:
     def _make_server(self) -> LayerServer:
         prepared, terms = self._prepared, self._terms
         return LayerServer(
-            prepared,
+            LocalModel(prepared.config, prepared.folder, prepared.model, prepared.data_dir),
             ServedModel(self._parts.subnet.manifest_hash, terms.params, terms.schedule),
             host=self._host,
             directory=self._directory,
-            placement=Placement(
+            choice=LayerChoice(
                 prepared.config,
                 prepared.model,
                 self._directory,
@@ -255,6 +255,8 @@ class Node:
                 list_nodes=self._known_peers.list_nodes,
             ),
             announce=self._announcer.notify,
+            layers=prepared.layers,
+            rank=prepared.rank,
             is_member=self._known_peers.is_node,
         )
 

@@ -77,7 +77,7 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
     )
     for module in (chat, completions, models, native_input, health, page):
         api.include_router(module.router)
-    # The last is what nobody foresaw: 500, and the outermost layer logs where it happened.
+    # The last is any other error: 500, and the outermost layer logs where it happened.
     for kind in (Problem, MeshError, RequestValidationError, HTTPException, CallerGone, Exception):
         api.add_exception_handler(kind, _handle)
     application = Application(_wrap(api, config))

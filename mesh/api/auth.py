@@ -1,4 +1,4 @@
-"""Who is calling, and whether they may call again now."""
+"""Callers: which key a request comes with, and whether it may make another one now."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class KeyRing:
             )
 
     def _reload(self) -> None:
-        # Forgotten first: if the file cannot be read, nobody gets in.
+        # Forgotten first: if the file cannot be read, no key is valid.
         self._active, self._version = {}, None
         version = self._read_version()
         keys = read_keys(self.path)

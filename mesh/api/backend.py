@@ -1,4 +1,4 @@
-"""What the gateway needs from whoever generates text.
+"""The interface between the gateway and what generates text.
 
 The gateway owns this interface. ``mesh_backend.py`` satisfies it with the swarm's client, the
 tests with a deterministic local generator. Everything is in tokens of the model's own tokenizer;
@@ -20,7 +20,7 @@ MAX_ALTERNATIVES = 20
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model of the swarm. ``uncovered`` are half-open ranges of layers that nobody serves.
+    """One model of the swarm. ``uncovered`` are half-open ranges of layers without a server.
 
     ``max_context`` is in tokens, prompt and answer together; ``created_s`` is a Unix time.
     """
@@ -34,7 +34,7 @@ class ServedModel:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every layer is served by somebody."""
+        """Whether every layer has a server."""
         return not self.uncovered
 
 

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 class CallerGone(Exception):
-    """The caller closed the connection; nobody reads an answer."""
+    """The caller closed the connection; an answer has no reader."""
 
 
 async def run_while_connected(request: Request, work: Awaitable[Result]) -> Result:

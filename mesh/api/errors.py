@@ -3,7 +3,7 @@
 GatewayError
 ├── BackendBusy(retry_after_s)  the swarm has no free place now
 ├── GenerationFailed            the swarm lost this answer
-├── PublicBindWithoutKey        the operator would open the gateway to everybody
+├── PublicBindWithoutKey        the gateway would be open to the network without a key
 ├── PortInUse                   another process listens there
 └── KeysFileError               the file of API keys
     ├── KeysFileMissing

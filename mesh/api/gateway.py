@@ -12,7 +12,7 @@ from starlette.requests import Request
 from mesh.api.auth import ANONYMOUS
 from mesh.api.backend import Backend, GenerateRequest, Route, ServedModel
 from mesh.api.generation import Generations, Job
-from mesh.api.limits import Limits
+from mesh.api.limits import DEFAULT_ANSWER_TOKENS, Limits
 from mesh.api.problems import Problem, quote_name
 from mesh.api.schemas import SamplingFields
 from mesh.errors import NoRoute
@@ -90,7 +90,7 @@ def choose_seed(wanted: int | None) -> int:
 def check_context(
     model: ServedModel, prompt_tokens: int, max_new_tokens: int | None, *, field: str, param: str
 ) -> int:
-    """Return how many tokens may be generated.
+    """Return how many tokens may be generated: DEFAULT_ANSWER_TOKENS at most if none are named.
 
     Raises Problem 400 ``context_length_exceeded``; ``field`` names the limit of new tokens and
     ``param`` the prompt, whichever is at fault.
@@ -104,7 +104,7 @@ def check_context(
             code="context_length_exceeded",
         )
     if max_new_tokens is None:
-        return room
+        return min(room, DEFAULT_ANSWER_TOKENS)
     if max_new_tokens > room:
         raise Problem(
             400,

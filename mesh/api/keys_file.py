@@ -94,7 +94,7 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
 
 
 def create_key(path: Path, name: str, *, rate: Rate = DEFAULT_RATE, now_s: int) -> str:
-    """Add a key and return it: the only time that anybody sees it. Raises KeysFileError."""
+    """Add a key and return it: it is shown only here. Raises KeysFileError."""
     if not _NAME.fullmatch(name):
         raise UnknownKeyName("a key's name has 1 to 64 letters, digits, dots, dashes, underscores")
     key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)

@@ -11,6 +11,8 @@ MAX_CHOICES = 8
 MAX_GENERATIONS_PER_REQUEST = 32
 MAX_MESSAGES = 2048
 MAX_TEMPERATURE = 2.0
+DEFAULT_ANSWER_TOKENS = 1024
+"""Longest chat answer where the caller names none: hosters reserve their cache for all of it."""
 MAX_HEAD_BYTES = 32 << 10
 MAX_KEYS = 1024
 

@@ -60,7 +60,7 @@ class MeshBackend:
                 logger.warning("the directory could not be refreshed: %s", type(error).__name__)
 
     async def list_models(self) -> Sequence[ServedModel]:
-        """Return the network's model, with the layers that nobody serves now."""
+        """Return the network's model, with the layers that have no server now."""
         config, tokenizer = self._client.config, self._client.tokenizer
         return (
             ServedModel(

@@ -21,7 +21,7 @@ router = APIRouter(tags=["models"])
     "/v1/models", response_model=ModelList, responses=ERRORS, summary="List the served models"
 )
 async def list_models(request: Request) -> Response:
-    """Return the models of which every layer is served by somebody."""
+    """Return the models of which every layer has a server."""
     models = await get_gateway(request).backend.list_models()
     data = [_make_model(model) for model in models if model.is_complete]
     return JSONResponse({"object": "list", "data": data})
@@ -35,7 +35,7 @@ async def list_models(request: Request) -> Response:
     summary="Describe one model",
 )
 async def get_model(model_id: str, request: Request) -> Response:
-    """Return one model, 404 if it is unknown, 503 if some of its layers are served by nobody."""
+    """Return one model, 404 if it is unknown, 503 if some of its layers have no server."""
     model = await find_model(get_gateway(request).backend, model_id)
     return JSONResponse(_make_model(model))
 

@@ -12,108 +12,78 @@ from typing import Any
 from mesh.api.problems import Problem
 
 _Neutral = tuple[Any, ...]
+_NONE: _Neutral = (None,)
 _OFF: _Neutral = (None, False)
 _EMPTY: _Neutral = (None, [], {}, "")
 _ZERO: _Neutral = (None, 0)
 _ONE: _Neutral = (None, 1)
 
-COMMON: Mapping[str, _Neutral] = {
-    "frequency_penalty": _ZERO,
-    "presence_penalty": _ZERO,
-    "logit_bias": _EMPTY,
-    "min_p": _ZERO,
-    "typical_p": _ONE,
-    "min_tokens": _ZERO,
-    "ignore_eos": _OFF,
-    "use_beam_search": _OFF,
-    "length_penalty": _ONE,
-    "best_of": _ONE,
-    "guided_json": _EMPTY,
-    "guided_regex": _EMPTY,
-    "guided_choice": _EMPTY,
-    "guided_grammar": _EMPTY,
-    "stop_token_ids": _EMPTY,
-}
+
+def _make_table(*groups: tuple[_Neutral, str]) -> Mapping[str, _Neutral]:
+    """Return each name of the groups with its neutral values."""
+    return {name: neutral for neutral, names in groups for name in names.split()}
+
+
+COMMON = _make_table(
+    (_ZERO, "frequency_penalty presence_penalty min_p min_tokens"),
+    (_ONE, "typical_p length_penalty best_of"),
+    (_OFF, "ignore_eos use_beam_search"),
+    (_EMPTY, "logit_bias stop_token_ids guided_json guided_regex guided_choice guided_grammar"),
+)
 
 CHAT: Mapping[str, _Neutral] = {
     **COMMON,
-    "tools": _EMPTY,
+    **_make_table(
+        (_EMPTY, "tools functions audio prediction"),
+        (_OFF, "store"),
+        (_NONE, "web_search_options"),
+    ),
     "tool_choice": (None, "none", "auto"),
-    "functions": _EMPTY,
     "function_call": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
-    "audio": _EMPTY,
-    "prediction": _EMPTY,
-    "web_search_options": (None,),
     "reasoning_effort": (None, "none"),
-    "store": _OFF,
 }
 
 COMPLETION: Mapping[str, _Neutral] = {**COMMON, "suffix": _EMPTY}
 
 TRANSFORMERS: Mapping[str, _Neutral] = {
-    "num_beams": _ONE,
-    "num_beam_groups": _ONE,
-    "diversity_penalty": _ZERO,
-    "length_penalty": _ONE,
-    "early_stopping": _OFF,
-    "penalty_alpha": _ZERO,
-    "dola_layers": (None,),
-    "guidance_scale": _ONE,
-    "min_length": _ZERO,
-    "min_new_tokens": _ZERO,
-    "max_time": (None,),
-    "min_p": _ZERO,
-    "typical_p": _ONE,
-    "top_h": (None,),
-    "epsilon_cutoff": _ZERO,
-    "eta_cutoff": _ZERO,
-    "encoder_repetition_penalty": _ONE,
-    "no_repeat_ngram_size": _ZERO,
-    "encoder_no_repeat_ngram_size": _ZERO,
-    "bad_words_ids": _EMPTY,
-    "force_words_ids": _EMPTY,
-    "constraints": _EMPTY,
-    "sequence_bias": _EMPTY,
-    "suppress_tokens": _EMPTY,
-    "begin_suppress_tokens": _EMPTY,
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "exponential_decay_length_penalty": (None,),
-    "renormalize_logits": _OFF,
-    "remove_invalid_values": _OFF,
-    "token_healing": _OFF,
-    "watermarking_config": (None,),
-    "output_attentions": _OFF,
-    "output_hidden_states": _OFF,
-    "output_scores": _OFF,
-    "output_logits": _OFF,
-    "return_dict_in_generate": _OFF,
-    "prompt_lookup_num_tokens": (None,),
-    "num_assistant_tokens": (None,),
-    "num_assistant_tokens_schedule": (None,),
-    "assistant_confidence_threshold": (None,),
-    "assistant_early_exit": (None,),
-    "assistant_lookbehind": (None,),
-    "assistant_ensemble_weight": (None,),
-    "speculation_type": (None,),
-    "use_mtp": _OFF,
-    "target_lookbehind": (None,),
-    "max_matching_ngram_size": (None,),
-    "decoder_start_token_id": (None,),
-    "bos_token_id": (None,),
-    "eos_token_id": (None,),
-    "pad_token_id": (None,),
+    **_make_table(
+        (
+            _NONE,
+            "dola_layers max_time top_h forced_bos_token_id forced_eos_token_id "
+            "exponential_decay_length_penalty watermarking_config prompt_lookup_num_tokens "
+            "num_assistant_tokens num_assistant_tokens_schedule "
+            "assistant_confidence_threshold assistant_early_exit assistant_lookbehind "
+            "assistant_ensemble_weight speculation_type target_lookbehind "
+            "max_matching_ngram_size decoder_start_token_id bos_token_id eos_token_id "
+            "pad_token_id cache_implementation cache_config max_cache_len prefill_chunk_size "
+            "continuous_batching_config compile_config",
+        ),
+        (
+            _ZERO,
+            "diversity_penalty penalty_alpha min_length min_new_tokens min_p epsilon_cutoff "
+            "eta_cutoff no_repeat_ngram_size encoder_no_repeat_ngram_size",
+        ),
+        (
+            _ONE,
+            "num_beams num_beam_groups length_penalty guidance_scale typical_p "
+            "encoder_repetition_penalty",
+        ),
+        (
+            _OFF,
+            "early_stopping renormalize_logits remove_invalid_values token_healing "
+            "output_attentions output_hidden_states output_scores output_logits "
+            "return_dict_in_generate use_mtp low_memory",
+        ),
+        (
+            _EMPTY,
+            "bad_words_ids force_words_ids constraints sequence_bias suppress_tokens "
+            "begin_suppress_tokens",
+        ),
+    ),
     "use_cache": (None, True),
-    "cache_implementation": (None,),
-    "cache_config": (None,),
-    "max_cache_len": (None,),
-    "prefill_chunk_size": (None,),
-    "continuous_batching_config": (None,),
-    "low_memory": _OFF,
     "disable_compile": (None, False, True),
-    "compile_config": (None,),
 }
 
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from mesh.api.disconnect import CallerGone
 from mesh.api.errors import BackendBusy, GenerationFailed, KeysFileError
-from mesh.errors import InvalidRequest, MeshError, NoRoute, PeerRefusal
+from mesh.errors import InvalidRequest, MeshError, NoRoute, PeerRefusal, SessionTooLong
 from mesh.p2p.rpc_guard import Reason
 
 MAX_NAME_LENGTH = 128
@@ -107,6 +107,9 @@ def _explain_mesh(error: MeshError) -> Problem:
             return _overloaded("The swarm is busy; try again.", error.retry_after_s)
         case PeerRefusal(reason=Reason.BUSY):
             return _overloaded("The swarm is busy; try again.", BackendBusy().retry_after_s)
+        case SessionTooLong():
+            text = str(error).removeprefix(f"{error.field}: ")
+            return Problem(400, text, param="max_tokens", code="context_length_exceeded")
         case InvalidRequest():
             text = str(error).removeprefix(f"{error.field}: ")
             return Problem(400, text, param=error.field, code="invalid_value")

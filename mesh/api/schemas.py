@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mesh.api.backend import MAX_ALTERNATIVES
 from mesh.api.limits import (
+    DEFAULT_ANSWER_TOKENS,
     MAX_CHOICES,
     MAX_GENERATIONS_PER_REQUEST,
     MAX_MESSAGES,
@@ -97,10 +98,22 @@ class Message(Body):
         return "".join(part.text for part in self.content)
 
 
+AnswerLength = Annotated[
+    TokenCount | None,
+    Field(
+        description=(
+            "Longest answer in tokens; `max_completion_tokens` counts before `max_tokens`. Without "
+            f"either: {DEFAULT_ANSWER_TOKENS}, or what the context leaves if that is less. An "
+            "answer that reaches it has the finish reason `length`."
+        )
+    ),
+]
+
+
 class ChatRequest(SamplingFields):
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_tokens: TokenCount | None = None
-    max_completion_tokens: TokenCount | None = None
+    max_tokens: AnswerLength = None
+    max_completion_tokens: AnswerLength = None
     logprobs: bool | None = None
     top_logprobs: Integer | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
 

@@ -147,7 +147,7 @@ def _make_uvicorn_config(app: Application, limits: Limits) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, leaving signals to whoever runs the process."""
+    """uvicorn, which leaves signals to the process that runs it."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

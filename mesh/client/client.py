@@ -56,7 +56,15 @@ from keys.peer import PeerId
 from mesh.client.route_session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
 from mesh.client.stops import StopMatcher
 from mesh.client.tokenizer import ChatTokenizer
-from mesh.errors import InvalidRequest, MeshError, NoRoute, PeerError, PeerUnreachable, SessionLost
+from mesh.errors import (
+    InvalidRequest,
+    MeshError,
+    NoRoute,
+    PeerError,
+    PeerUnreachable,
+    SessionLost,
+    SessionTooLong,
+)
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import MAX_STOP_TOKENS, Sampling
 from mesh.inference.tokens import Finish, Token, Trace, TracedHop
@@ -65,7 +73,7 @@ from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory, fetch_info
 from mesh.routing.hop import Route
-from mesh.routing.routing import plan_route
+from mesh.routing.routing import compute_room, plan_route
 
 MAX_REROUTES = 16
 MAX_DIRECTORY_PEERS = 4
@@ -268,6 +276,12 @@ class MeshClient:
             cache_tokens=cache_tokens,
         )
 
+    def check_room(self, cache_tokens: int) -> None:
+        """Raise SessionTooLong if no way through the hosters announces so many free tokens."""
+        room = compute_room(self.directory.list_route_servers(), self.config.num_layers)
+        if room < cache_tokens:
+            raise SessionTooLong(cache_tokens, room)
+
     async def find_silent(self, peers: Sequence[PeerId]) -> list[PeerId]:
         """Return those of ``peers`` that do not answer a short question."""
 
@@ -291,6 +305,7 @@ class RouteSearch:
         self._trace = trace
         self._route: Route = ()
         self._excluded: set[PeerId] = set()
+        self._cache_tokens = 0
         self._backoff_s = FIRST_BACKOFF_S
         self._last_reason = RefusalReason.HOP_LOST
 
@@ -300,6 +315,7 @@ class RouteSearch:
         Where nothing is left, those that failed get another chance after a pause: they may
         have been busy, or back already.
         """
+        self._cache_tokens = cache_tokens
         while True:
             try:
                 route = await self._plan(cache_tokens)
@@ -333,9 +349,14 @@ class RouteSearch:
             return plan()
 
     async def note_failure(self, failure: HopFailed) -> None:
-        """Leave the failed peer out from now on. Raises SessionLost after too many failures."""
+        """Leave the failed peer out from now on.
+
+        Raises SessionLost after too many failures, SessionTooLong where none has cache for it.
+        """
         self._trace.failures.append((failure.peer_id, failure.reason))
         self._last_reason = failure.reason
+        if failure.reason is RefusalReason.CONTEXT_OVERFLOW:
+            self._client.check_room(self._cache_tokens)
         self._count(str(failure))
         logger.info("re-routing: %s", failure)
         blamed = [failure.peer_id] if failure.peer_id is not None else await self._find_blamed()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -17,11 +17,18 @@ from keys.peer import PeerId, PeerKey
 from mesh.client.client import MeshClient
 from mesh.client.route_session import ClientTimeouts
 from mesh.client.tokenizer import ChatTokenizer
-from mesh.errors import InvalidRequest, ManifestMismatch, PeerError, PeerUnreachable
+from mesh.errors import (
+    InvalidRequest,
+    ManifestMismatch,
+    MeshError,
+    NoPeerAnswers,
+    PeerError,
+    PeerUnreachable,
+)
 from mesh.model.config import ModelConfig, load_config
 from mesh.model.files import ModelFolder, resolve_known_model
 from mesh.p2p.addresses import split_peer_address
-from mesh.p2p.config import CLIENT_STARTUP_TIMEOUT_S, HostConfig
+from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import Host
 from mesh.p2p.quic import modernise
@@ -29,6 +36,19 @@ from mesh.routing.directory import Directory, fetch_info
 from mesh.routing.info import NetworkInfo
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+
+DIAL_TIMEOUT_S = 8.0
+START_TIMEOUT_S = 20.0
+MODEL_SEARCH_S = 20.0
+MODEL_RETRY_S = 1.0
+MAX_ASKED_HOSTERS = 4
+
+OnWait = Callable[[str], None]
+"""Hears, in a few words, what a connection waits for."""
+
+
+def ignore_wait(what: str) -> None:
+    """Wait without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +61,17 @@ class Connection:
     folder: ModelFolder
 
 
+def make_client_host_config(key: PeerKey | None = None) -> HostConfig:
+    """Return the host of a client: it listens nowhere, and its peers are dialled afterwards."""
+    return HostConfig(
+        key=key or PeerKey.generate(),
+        host_maddrs=(),
+        client_mode=True,
+        startup_timeout_s=START_TIMEOUT_S,
+        connect_timeout_s=DIAL_TIMEOUT_S,
+    )
+
+
 @asynccontextmanager
 async def connect(
     initial_peers: Sequence[str],
@@ -48,13 +79,17 @@ async def connect(
     model: str | None = None,
     key: PeerKey | None = None,
     timeouts: ClientTimeouts | None = None,
+    on_wait: OnWait = ignore_wait,
 ) -> AsyncIterator[MeshClient]:
     """Dial the initial peers, learn the network, and open a client.
 
     ``model`` None means the model that the first peer names; without a ``key`` a fresh identity
-    is made. Raises InvalidRequest, ModelError, PeerError or TransportError.
+    is made; ``on_wait`` hears what takes time. Raises InvalidRequest, ModelError, NoPeerAnswers,
+    PeerError or TransportError.
     """
-    async with open_connection(initial_peers, model=model, key=key, timeouts=timeouts) as found:
+    async with open_connection(
+        initial_peers, model=model, key=key, timeouts=timeouts, on_wait=on_wait
+    ) as found:
         yield found.client
 
 
@@ -66,6 +101,7 @@ async def open_connection(
     revision: str | None = None,
     key: PeerKey | None = None,
     timeouts: ClientTimeouts | None = None,
+    on_wait: OnWait = ignore_wait,
 ) -> AsyncIterator[Connection]:
     """Open a client as :func:`connect` does, and say what it learnt.
 
@@ -75,15 +111,8 @@ async def open_connection(
         raise InvalidRequest("initial_peers", "name at least one peer to dial")
     initial = modernise(initial_peers)
     peers = tuple(split_peer_address(address)[1] for address in initial)
-    host_config = HostConfig(
-        key=key or PeerKey.generate(),
-        host_maddrs=(),
-        initial_peers=initial,
-        client_mode=True,
-        startup_timeout_s=CLIENT_STARTUP_TIMEOUT_S,
-    )
-    async with HivemindHost.open(host_config) as host:
-        info = await _ask_first(host, peers)
+    async with HivemindHost.open(make_client_host_config(key)) as host:
+        info = await learn_network(host, initial, on_wait=on_wait)
         host.set_network_id(info.network_id)
         name = model or check_named_model(info.model_name)
         folder = await asyncio.to_thread(resolve_known_model, name, revision)
@@ -135,11 +164,76 @@ def check_named_model(name: str) -> str:
     return name
 
 
-async def _ask_first(host: Host, peers: tuple[PeerId, ...]) -> NetworkInfo:
-    failure: PeerError | None = None
-    for peer in peers:
+async def learn_network(
+    host: Host, addresses: Sequence[str], *, on_wait: OnWait = ignore_wait
+) -> NetworkInfo:
+    """Dial all peers at once; return what the first of them tells about network and model.
+
+    A peer without a model, such as a bootstrap, names hosters, and these are asked. Raises
+    NoPeerAnswers, or TransportError.
+    """
+    texts: dict[PeerId, list[str]] = {}
+    for address in addresses:
+        texts.setdefault(split_peer_address(address)[1], []).append(address)
+    on_wait(f"dialling {', '.join(map(str, texts))}")
+    failures: list[PeerError] = []
+
+    async def learn(peer: PeerId) -> NetworkInfo | MeshError:
         try:
+            return await _learn_from(host, peer, texts[peer], on_wait)
+        except MeshError as error:
+            return error
+
+    async with asyncio.TaskGroup() as tasks:
+        started = [tasks.create_task(learn(peer)) for peer in texts]
+        for task in asyncio.as_completed(started):
+            learnt = await task
+            if not isinstance(learnt, PeerError):
+                break
+            failures.append(learnt)
+        for unneeded in started:
+            unneeded.cancel()
+    if isinstance(learnt, PeerError):
+        raise NoPeerAnswers(failures)
+    if isinstance(learnt, MeshError):
+        raise learnt
+    return learnt
+
+
+async def _learn_from(
+    host: Host, peer: PeerId, addresses: Sequence[str], on_wait: OnWait
+) -> NetworkInfo:
+    await host.connect(addresses)
+    info = await fetch_info(host, peer)
+    if info.num_layers:
+        return info
+    on_wait(f"{peer} has no model itself: asking the hosters that it knows")
+    directory = Directory(host, network_id=info.network_id)
+    try:
+        async with asyncio.timeout(MODEL_SEARCH_S):
+            while True:
+                await directory.fetch_from_peer(peer)
+                found = await _ask_hosters(host, directory, info)
+                if found is not None:
+                    return found
+                await asyncio.sleep(MODEL_RETRY_S)
+    except TimeoutError as error:
+        raise PeerUnreachable(peer, "it knows no hoster that names the model") from error
+
+
+async def _ask_hosters(host: Host, directory: Directory, info: NetworkInfo) -> NetworkInfo | None:
+    """Return what a hoster of the same network says; None if none of them answers."""
+
+    async def ask(peer: PeerId) -> NetworkInfo | None:
+        try:
+            await directory.ensure_connected(peer)
             return await fetch_info(host, peer)
-        except PeerError as error:
-            failure = error
-    raise failure or PeerUnreachable(peers[0], "no initial peer answers")
+        except PeerError:
+            return None
+
+    known = [server.peer_id for server in directory.list_servers() if server.info.span is not None]
+    for answer in await asyncio.gather(*(ask(peer) for peer in known[:MAX_ASKED_HOSTERS])):
+        theirs = None if answer is None else (answer.network_id, answer.manifest_hash)
+        if answer and answer.num_layers and theirs == (info.network_id, info.manifest_hash):
+            return answer
+    return None

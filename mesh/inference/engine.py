@@ -270,6 +270,11 @@ class Engine:
                 RefusalReason.CONTEXT_OVERFLOW,
                 f"{capacity} tokens do not fit into a context of {self.config.max_context}",
             )
+        if capacity > self.limits.cache_tokens:
+            raise Refused(
+                RefusalReason.CONTEXT_OVERFLOW,
+                f"{capacity} tokens do not fit into a cache of {self.limits.cache_tokens}",
+            )
         self._check_quota(account, capacity)
         slot = self._ledger.reserve(capacity)
         session = EngineSession(next(self._serials), span, slot, capacity, account)

@@ -35,7 +35,7 @@ from keys.peer import PeerId
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampling import MAX_STOP_TOKENS, MAX_TOP_LOGPROBS, Sampling
 from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token
-from mesh.model.config import MAX_BLOCKS, LayerSpan
+from mesh.model.config import MAX_LAYERS, LayerSpan
 from mesh.p2p.interface import MAX_FRAME_SIZE
 from mesh.routing.hop import Hop, Route
 
@@ -295,7 +295,7 @@ def decode_route(data: bytes) -> Route:
     """Parse a route: spans without gaps from layer 0, every peer once. Raises Refused."""
     route, layer = [], 0
     for public_key, start, end in _HOP.iter_unpack(data):
-        if not start < end <= MAX_BLOCKS or start != layer:
+        if not start < end <= MAX_LAYERS or start != layer:
             raise make_malformed(f"the route has no blocks {layer}:{start}")
         route.append(Hop(PeerId(public_key), LayerSpan(start, end)))
         layer = end

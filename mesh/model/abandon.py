@@ -16,11 +16,11 @@ from mesh.errors import ModelError
 T = TypeVar("T")
 
 CheckWanted = Callable[[], None]
-"""Raises Abandoned once nobody wants the result any more."""
+"""Raises Abandoned once the result is no longer wanted."""
 
 
 class Abandoned(ModelError):
-    """The work was given up: whoever wanted its result has gone."""
+    """The work was given up, because its result is no longer wanted."""
 
 
 def always_wanted() -> None:
@@ -33,13 +33,13 @@ async def run_abandonable(work: Callable[[CheckWanted], T]) -> T:
 
     def check_wanted() -> None:
         if is_unwanted.is_set():
-            raise Abandoned("nobody waits for the weights any more")
+            raise Abandoned("the weights are no longer wanted")
 
     running = asyncio.get_running_loop().run_in_executor(None, work, check_wanted)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         is_unwanted.set()
-        # Whatever it ends with, nobody is there to hear it.
+        # Its result and its error have no receiver any more.
         await asyncio.gather(running, return_exceptions=True)
         raise

@@ -179,6 +179,12 @@ def get_runtime_bytes(device: str) -> int:
     return RUNTIME_BYTES["cpu" if device == "cpu" else "cuda"]
 
 
+def check_device(device: str) -> None:
+    """Raise DeviceUnavailable unless weights can be held on ``device``: cpu, cuda or cuda:N."""
+    if device != "cpu":
+        _measure_gpu_memory(device)
+
+
 def measure_free_memory(device: str) -> int:
     """Return the bytes that a node may use on ``device`` now, its own process not counted.
 

@@ -34,7 +34,7 @@ def run_challenge_layer(
     x = hidden.to(weights.device, torch.float32)
     if token_ids is not None:
         if weights.embedding is None:
-            raise ValueError("token ids are challenged where the range starts at block 0")
+            raise ValueError("token ids are challenged where the range starts at layer 0")
         x = x + F.embedding(token_ids.to(weights.device), weights.embedding).float()
     positions = x.shape[0]
     short = replace(config, max_context=positions)
@@ -52,7 +52,7 @@ def run_challenge_layer(
 def run_challenge_head(weights: ShardWeights, hidden: Tensor, rows: Tensor) -> Tensor:
     """Final norm and the logits ``rows`` of the last position of float32 ``hidden``."""
     if weights.final_norm is None or weights.head is None:
-        raise ValueError("the head is challenged where the range ends at the last block")
+        raise ValueError("the head is challenged where the range ends at the last layer")
     x = hidden[-1:].to(weights.device, torch.float32)
     normed = rms_norm(x, weights.final_norm.float(), weights.config.norm_epsilon)
     head_rows = weights.head[rows.to(weights.device)].float()

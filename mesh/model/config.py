@@ -13,10 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mesh.errors import LayerRangeOutsideModel, ModelError, ModelFilesMissing, UnknownArchitecture
+from mesh.errors import (
+    LayerRangeOutsideModel,
+    ModelError,
+    ModelFilesMissing,
+    QuantisedCheckpoint,
+    UnknownArchitecture,
+)
 
 MAX_CONFIG_BYTES = 1 << 20
-MAX_BLOCKS = 1024
+MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 20
 MAX_VOCABULARY = 1 << 24
 MAX_CONTEXT = 1 << 24
@@ -79,7 +85,6 @@ class ModelConfig:
     out_bias: bool
     mlp_bias: bool
     qk_norm: bool
-    bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     stored_dtype: str
 
@@ -128,13 +133,17 @@ def parse_config(
 ) -> ModelConfig:
     """Turn the fields of config.json into a ModelConfig.
 
-    Raises UnknownArchitecture naming what is not supported, or ModelError.
+    Raises UnknownArchitecture naming what is not supported, QuantisedCheckpoint or ModelError.
     """
     architecture = _architecture(fields)
     adapter = ADAPTERS.get(architecture)
     if adapter is None:
         known = ", ".join(sorted(ADAPTERS))
         raise UnknownArchitecture(f"{architecture} is not supported; supported are {known}")
+    quantisation = fields.get("quantization_config")
+    if quantisation:
+        method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
+        raise QuantisedCheckpoint(f"config.json says that the weights are quantised ({method})")
     if fields.get("hidden_act", "silu") != "silu":
         raise UnknownArchitecture(f"{architecture} with activation {fields['hidden_act']}")
     num_heads = _positive(fields, "num_attention_heads", MAX_WIDTH)
@@ -148,7 +157,7 @@ def parse_config(
     parts = adapter(fields)
     return ModelConfig(
         architecture=architecture,
-        num_layers=_positive(fields, "num_hidden_layers", MAX_BLOCKS),
+        num_layers=_positive(fields, "num_hidden_layers", MAX_LAYERS),
         hidden_size=hidden_size,
         intermediate_size=_positive(fields, "intermediate_size", MAX_WIDTH),
         num_heads=num_heads,
@@ -163,7 +172,6 @@ def parse_config(
         out_bias=parts.out_bias,
         mlp_bias=parts.mlp_bias,
         qk_norm=parts.qk_norm,
-        bos_token_id=_optional_token(fields.get("bos_token_id")),
         eos_token_ids=_eos(fields, generation or {}),
         stored_dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
     )

@@ -183,7 +183,7 @@ class ShardRunner:
     def embed(self, token_ids: Sequence[int]) -> Tensor:
         """Return the embedding rows [tokens, hidden] of the first range."""
         if self.weights.embedding is None:
-            raise ValueError("this range does not start at block 0")
+            raise ValueError("this range does not start at layer 0")
         index = torch.tensor(token_ids, dtype=torch.long, device=self.weights.device)
         return F.embedding(index, self.weights.embedding)
 
@@ -214,7 +214,7 @@ class ShardRunner:
         """
         final_norm, head = self.weights.final_norm, self.weights.head
         if final_norm is None or head is None:
-            raise ValueError("this range does not end at the last block")
+            raise ValueError("this range does not end at the last layer")
         normed = rms_norm(x, final_norm, self.weights.config.norm_epsilon)
         return self._choose_product(x.shape[0], are_decodes)(normed, head, None).float()
 

@@ -102,7 +102,7 @@ def encode_canonical_json(value: Mapping[str, Any]) -> bytes:
 def describe_architecture(config: ModelConfig) -> dict[str, Any]:
     """Return the numbers that change a layer's output; floats as their shortest exact text."""
     fields = dataclasses.asdict(config)
-    for name in ("stored_dtype", "bos_token_id", "eos_token_ids"):
+    for name in ("stored_dtype", "eos_token_ids"):
         del fields[name]
     # The name that manifests on chain were hashed with.
     fields["num_blocks"] = fields.pop("num_layers")

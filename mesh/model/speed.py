@@ -21,7 +21,7 @@ from mesh.model.capacity import (
 )
 from mesh.model.config import LayerSpan, ModelConfig
 
-BLOCK_OVERHEAD_S = 0.0001
+LAYER_OVERHEAD_S = 0.0001
 """Time of a layer that is not reading weights: kernels being started, norms, attention."""
 TYPICAL_CONTEXT = 512
 """Cached tokens that the estimated step attends to."""
@@ -42,7 +42,7 @@ def estimate_tokens_per_second(
 ) -> float:
     """Return the tokens a second that ``span`` could decode for one session."""
     reading_s = compute_bytes_per_token(config, form, span) / bytes_per_second
-    return 1.0 / (reading_s + len(span) * BLOCK_OVERHEAD_S)
+    return 1.0 / (reading_s + len(span) * LAYER_OVERHEAD_S)
 
 
 def measure_bandwidth(device: str, *, threads: int) -> float:

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mesh.errors import ModelError, ModelFilesMissing
-from mesh.model.config import MAX_CONFIG_BYTES, ModelConfig, read_json_object
+from mesh.errors import ModelError, ModelFilesMissing, QuantisedCheckpoint
+from mesh.model.config import ModelConfig, read_json_object
 from mesh.model.files import ModelFolder, fetch_files
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MAX_HEADER_BYTES = 16 << 20
-MAX_INDEX_BYTES = 16 * MAX_CONFIG_BYTES
+
+STORED_DTYPES = ("F32", "BF16", "F16")
+"""What safetensors calls the types that weights may be stored in."""
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -82,7 +84,7 @@ def is_layer_matrix(entry: TensorEntry) -> bool:
 def locate_tensors(folder: ModelFolder, names: Iterable[str]) -> dict[str, TensorEntry]:
     """Find these tensors, downloading only the files that hold them.
 
-    Raises ModelFilesMissing or ModelError.
+    Raises ModelFilesMissing, QuantisedCheckpoint or ModelError.
     """
     wanted = tuple(names)
     files = _file_of_each(folder, wanted)
@@ -93,6 +95,8 @@ def locate_tensors(folder: ModelFolder, names: Iterable[str]) -> dict[str, Tenso
         entry = headers[files[name]].get(name)
         if entry is None:
             raise ModelFilesMissing(f"{files[name]} has no tensor {name}; the checkpoint is broken")
+        if entry.dtype not in STORED_DTYPES:
+            raise QuantisedCheckpoint(f"{name} is stored as {entry.dtype}")
         entries[name] = entry
     return entries
 

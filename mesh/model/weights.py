@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mesh.errors import ModelError
 from mesh.model.abandon import CheckWanted, always_wanted
+from mesh.model.capacity import check_device
 from mesh.model.config import ModelConfig
 from mesh.model.files import ModelFolder
 from mesh.model.quantise import Int8Matrix, Matrix, hash_int8, join_rows, quantise
@@ -113,7 +114,7 @@ class ShardWeights:
     def get_layer(self, layer: int) -> LayerWeights:
         """Return a served layer by its number in the model."""
         if not self.start <= layer < self.end:
-            raise ValueError(f"block {layer} is not in {self.start}:{self.end}")
+            raise ValueError(f"layer {layer} is not in {self.start}:{self.end}")
         return self.layers[layer - self.start]
 
 
@@ -130,9 +131,10 @@ def load_shard(
 ) -> ShardWeights:
     """Load layers ``[start, end)``, quantised as they are read if ``quant_type`` says so.
 
-    Raises LayerRangeOutsideModel, ModelFilesMissing or ModelError, and Abandoned between two
-    tensors once ``check_wanted`` does.
+    Raises DeviceUnavailable before anything is read, LayerRangeOutsideModel, ModelFilesMissing or
+    ModelError, and Abandoned between two tensors once ``check_wanted`` does.
     """
+    check_device(device)
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype} is not one of {', '.join(DTYPES)}")
     if quant_type not in QUANT_TYPES:
@@ -210,8 +212,6 @@ class _TensorReader:
         if entry.shape != shape:
             raise ModelError(f"{name} has shape {entry.shape}; config.json says {shape}")
         tensor: Tensor = self._files[entry.file].get_tensor(name)
-        if not tensor.is_floating_point():
-            raise ModelError(f"{name} is stored as {entry.dtype}, not as floating point")
         return tensor
 
 

@@ -9,9 +9,6 @@ from keys.peer import PeerId, PeerKey
 from mesh.p2p.interface import AdmissionPolicy, RecordPolicy
 from mesh.p2p.rpc_guard import RpcLimits
 
-CLIENT_STARTUP_TIMEOUT_S = 20.0
-"""A person waits for a client, so it gives up sooner than a node, which waits for its network."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
@@ -21,8 +18,8 @@ class HostConfig:
     Without a ``network_id`` there is no record store: that is for clients, which learn it from
     their first peer. Without a ``record_policy`` no record is admitted. ``is_member`` says who
     may hold a place in the DHT and store there, and for whom a share of the RPC limits is kept;
-    None means everybody. ``client_mode`` neither
-    stores records for others nor listens unless told where.
+    None means all peers. A host in
+    ``client_mode`` stores no records for others and listens only where it is told to.
     """
 
     key: PeerKey
@@ -39,4 +36,5 @@ class HostConfig:
     nat_port_map: bool = False
     limits: RpcLimits = field(default_factory=RpcLimits)
     startup_timeout_s: float = 60.0
+    connect_timeout_s: float = 15.0
     probe_interval_s: float = 15.0

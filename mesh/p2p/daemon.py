@@ -92,7 +92,8 @@ class Daemon:
         response, (_, writer) = await self._request(request)
         writer.close()
         if response.type == p2pd_pb2.Response.ERROR:
-            raise PeerUnreachable(peer, str(response.error.msg))
+            # libp2p lists the failed dials line by line; a message is one sentence.
+            raise PeerUnreachable(peer, " ".join(str(response.error.msg).split()))
 
     async def open_channel(self, peer: PeerId, protocol: str) -> SocketChannel:
         """Open a stream to a peer. Raises PeerUnreachable or DaemonFailed."""
@@ -204,7 +205,7 @@ async def run_daemon(config: HostConfig) -> AsyncIterator[Daemon]:
             yield Daemon(directory, process)
         finally:
             await process.stop()
-            # Retrieved, so that a failed start that nobody awaited is not reported as lost.
+            # Retrieved, so that asyncio does not report a failed start as a lost exception.
             process.ready.cancel() if not process.ready.done() else process.ready.exception()
 
 

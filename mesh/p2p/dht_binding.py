@@ -1,8 +1,8 @@
 """Who may claim which place in the DHT, and what may be said there at all.
 
-A node's place is the SHA-1 of its public key, so nobody can settle next to a key of their
-choice. hivemind's authorizer hooks do not see who is at the other end of a connection, and a
-signed request could be relayed by somebody else; so the check stands one layer lower, where
+A node's place is the SHA-1 of its public key, so a peer cannot settle next to a key of its
+choice. hivemind's authorizer hooks do not see which peer is at the other end of a connection, and
+a signed request could be relayed by another peer; so the check stands one layer lower, where
 libp2p's authenticated peer id is known, on every request and every answer. It costs no
 signature.
 
@@ -29,7 +29,7 @@ from mesh.p2p.rpc_guard import PeerBuckets
 
 MAX_KEYS_PER_REQUEST = 64
 KEYS_PER_FIND = 3
-"""As many records of the largest size as fit one 4 MiB answer: anybody may ask, and an answer is
+"""As many records of the largest size as fit one 4 MiB answer: any peer may ask, and an answer is
 put together in memory before hivemind looks at its size."""
 MAX_NEIGHBOURS = 64
 MAX_STORE_REQUEST = 3 << 20
@@ -78,7 +78,7 @@ class DhtRules:
                 _clean_result(result)
 
     def _check_claim(self, node_id: bytes, remote: PeerId) -> None:
-        # Clients claim no place, so that nobody adds them to a routing table.
+        # Clients claim no place, so that no peer adds them to a routing table.
         if not node_id:
             return
         if node_id != compute_node_id(remote):

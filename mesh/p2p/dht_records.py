@@ -135,7 +135,7 @@ class Neighbourhood:
     """Keeps us in touch with the DHT.
 
     hivemind drops a neighbour at its first failure and never calls again, so two nodes that
-    lose each other for a moment would stay apart for ever.
+    lose each other for a moment would stay apart.
     """
 
     def __init__(self, node: DHTNode, initial_peers: Sequence[PeerId]) -> None:

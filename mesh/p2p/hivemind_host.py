@@ -30,7 +30,6 @@ from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
 from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
 
 RPC_PROTOCOL = "/mesh/rpc/1"
-CONNECT_TIMEOUT_S = 15.0
 RETRY_S = 0.5
 PROBE_TIMEOUT_S = 10.0
 
@@ -118,7 +117,7 @@ class HivemindHost:
     async def watch(self) -> None:
         """Run until the daemon dies or hangs, then raise DaemonFailed; it never returns.
 
-        Meanwhile it finds lost neighbours again.
+        At each probe it dials lost neighbours again.
         """
         while True:
             try:
@@ -139,10 +138,12 @@ class HivemindHost:
             by_peer[split_peer_address(text)[1]].append(text)
         for peer, texts in by_peer.items():
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                async with asyncio.timeout(self._config.connect_timeout_s):
                     await self._daemon.connect(peer, texts)
             except TimeoutError as error:
-                detail = f"no connection within {CONNECT_TIMEOUT_S:g} s"
+                # A daemon that is frozen would make every peer look absent.
+                await self._probe()
+                detail = f"no connection within {self._config.connect_timeout_s:g} s"
                 raise PeerUnreachable(peer, detail) from error
 
     def serve_unary(
@@ -170,7 +171,7 @@ class HivemindHost:
         config = self._config
         await self._p2p.add_binary_stream_handler(RPC_PROTOCOL, self._on_channel)
         self._waiting_for = "no initial peer answers"
-        # The caller's timeout ends the tries; whoever starts a network starts its nodes at once.
+        # The caller's timeout ends the tries; the nodes of a network may start together.
         await _retry(self._dial_initial_peers)
         if config.network_id is None:
             return
@@ -197,8 +198,7 @@ class HivemindHost:
                 raise result
         if not results or None in results:
             return True
-        # libp2p lists the failed dials line by line; a message is one sentence.
-        self._waiting_for = f"no initial peer answers: {' '.join(str(results[0]).split())}"
+        self._waiting_for = f"no initial peer answers: {results[0]}"
         return False
 
     async def _dial(self, peer: PeerId) -> Channel:
@@ -228,7 +228,10 @@ class HivemindHost:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self._daemon.fetch_addresses()
         except TimeoutError as error:
-            raise DaemonFailed(f"p2pd hangs: no answer in {PROBE_TIMEOUT_S:g} s") from error
+            raise DaemonFailed(
+                f"p2pd (process {self.daemon_pid}) hangs: it runs and does not answer for "
+                f"{PROBE_TIMEOUT_S:g} s"
+            ) from error
 
     async def _stay_in_touch(self) -> None:
         await self._dial_initial_peers()
@@ -283,7 +286,7 @@ def _check(config: HostConfig) -> None:
 def _quiet_hivemind() -> None:
     """Let hivemind speak through our handlers, and only of what an operator can act on.
 
-    On import it installs a handler of its own and renames the level WARNING for everybody.
+    On import it installs a handler of its own and renames the level WARNING of the whole process.
     """
     use_hivemind_log_handler("nowhere")
     logging.addLevelName(logging.WARNING, "WARNING")

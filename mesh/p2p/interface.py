@@ -41,7 +41,7 @@ class RecordStore(Protocol):
         ...
 
     async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
-        """Read the newest value of each key; keys that nobody answers for are left out."""
+        """Read the newest value of each key; keys without an answer are left out."""
         ...
 
 
@@ -62,7 +62,7 @@ class Stream(Protocol):
     def send_now(self, frame: bytes) -> None:
         """Send one frame without waiting, from any thread. Raises StreamBroken.
 
-        For whoever sends a next frame only after an answer: nothing else slows it down.
+        For callers that wait for an answer before the next frame: nothing else slows them down.
         """
         ...
 
@@ -127,7 +127,7 @@ class Host(Protocol):
         ...
 
     async def connect(self, addresses: Sequence[str]) -> None:
-        """Dial a peer. Raises PeerUnreachable."""
+        """Dial a peer. Raises PeerUnreachable or TransportError."""
         ...
 
     def serve_unary(

@@ -75,7 +75,7 @@ class MemoryNetwork:
             await host.close()
 
     def partition(self, *groups: Sequence[PeerId]) -> None:
-        """Let peers reach only their own group; who is in none reaches everybody."""
+        """Let peers reach only their own group; a peer of no group reaches all."""
         self._groups = tuple(frozenset(group) for group in groups)
 
     def heal(self) -> None:

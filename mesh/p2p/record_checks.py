@@ -31,7 +31,7 @@ def is_admitted(
 
 
 def derive_key(policy: RecordPolicy | None, *, value: bytes, expires_at: float) -> bytes | None:
-    """Return the key of a record that somebody else offers, or None when it is refused.
+    """Return the key of a record that another peer offers, or None when it is refused.
 
     A defect in the policy refuses too: it runs inside the library that carries our records,
     and one peer's bytes must not be able to stop the others'.

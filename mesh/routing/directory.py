@@ -20,6 +20,8 @@ from keys.peer import PeerId
 from mesh.errors import (
     InvalidRequest,
     MeshError,
+    NoPeerAnswers,
+    PeerError,
     PeerMisbehaved,
     PeerUnreachable,
     RecordRefused,
@@ -32,7 +34,7 @@ from mesh.routing.heartbeat import (
     open_heartbeat,
 )
 from mesh.routing.info import INFO_METHOD, NetworkInfo, decode_info, encode_info
-from mesh.routing.routing import DEFAULT_HOP_S, RouteServer
+from mesh.routing.routing import RouteServer
 
 DIRECTORY_METHOD = "mesh.directory"
 MAX_SERVERS = 1024
@@ -69,7 +71,6 @@ class Directory:
         self._clock = clock
         self._servers: dict[PeerId, KnownServer] = {}
         self._connected: set[PeerId] = set()
-        self._hop_s: dict[PeerId, float] = {}
 
     def add(self, raw: bytes) -> None:
         """Keep a heartbeat unless a later one is known. Raises RecordRefused."""
@@ -103,16 +104,10 @@ class Directory:
                 server.info.span,
                 server.info.throughput,
                 server.info.free_cache_tokens,
-                self._hop_s.get(server.peer_id, DEFAULT_HOP_S),
             )
             for server in self.list_servers()
             if server.info.span is not None and server.info.takes_sessions
         )
-
-    def note_hop(self, peer: PeerId, hop_s: float) -> None:
-        """Remember how long a hop to ``peer`` takes, smoothed."""
-        if len(self._hop_s) < MAX_SERVERS or peer in self._hop_s:
-            self._hop_s[peer] = 0.7 * self._hop_s.get(peer, hop_s) + 0.3 * hop_s
 
     async def ensure_connected(self, peer: PeerId) -> None:
         """Dial a known server at its announced addresses, once. Raises PeerUnreachable."""
@@ -146,6 +141,16 @@ class Directory:
         except ValueError as error:
             raise PeerMisbehaved(peer, f"a malformed directory: {error}") from error
 
+    async def fetch_from_first(self, peers: Sequence[PeerId]) -> None:
+        """Ask one peer after the other until one answers. Raises NoPeerAnswers."""
+        failures = []
+        for peer in peers:
+            try:
+                return await self.fetch_from_peer(peer)
+            except PeerError as error:
+                failures.append(error)
+        raise NoPeerAnswers(failures)
+
     def _add_all(self, envelopes: Iterable[bytes]) -> None:
         for raw in envelopes:
             try:
@@ -154,7 +159,7 @@ class Directory:
                 logger.debug("a heartbeat was refused: %s", refused)
 
     def serve(self, info: Callable[[], NetworkInfo]) -> None:
-        """Answer ``mesh.directory`` and ``mesh.info``, also to who does not know the network."""
+        """Answer ``mesh.directory`` and ``mesh.info``, also for peers of no network."""
 
         async def answer_directory(caller: PeerId, payload: bytes) -> bytes:
             servers = self.list_servers()[:MAX_ANSWER_SERVERS]

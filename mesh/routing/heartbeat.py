@@ -15,7 +15,7 @@ from keys.envelope import Envelope, decode_envelope, seal
 from keys.errors import BadEnvelope, BadSignature
 from keys.peer import PeerId, PeerKey
 from mesh.errors import RecordRefused
-from mesh.model.config import MAX_BLOCKS, LayerSpan
+from mesh.model.config import MAX_LAYERS, LayerSpan
 
 HEARTBEAT_KIND = 1
 HEARTBEAT_EPOCH = 0
@@ -138,8 +138,8 @@ def _parse_server_info(body: bytes) -> ServerInfo:
         raise ValueError("trailing bytes")
     if not "".join((software, *addresses)).isprintable():
         raise ValueError("a name or an address is not printable")
-    if (start, end) != (0, 0) and not start < end <= MAX_BLOCKS:
-        raise ValueError("an impossible block range")
+    if (start, end) != (0, 0) and not start < end <= MAX_LAYERS:
+        raise ValueError("an impossible range of layers")
     return ServerInfo(
         role=ServerRole(role),
         state=ServerState(state),

@@ -4,7 +4,7 @@ A swarm answers as fast as its weakest layer, so a newcomer takes the adjacent l
 served worst. The idea is Petals' (Borzunov et al., 2023, "Distributed Inference and Fine-tuning
 of Large Language Models Over The Internet": balance by the throughput of each layer,
 and move when the whole swarm gains enough). Here it is integer arithmetic without draws, so that
-everybody who knows the same heartbeats comes to the same answer:
+all nodes that know the same heartbeats come to the same answer:
 
 - a server gives each of its layers ``throughput / layers``: rows a second through its range;
 - a newcomer compares ranges by their sorted layer rates, weakest first; between equals the
@@ -13,7 +13,7 @@ everybody who knows the same heartbeats comes to the same answer:
   weakest layer of the swarm gains a quarter (or fewer layers stay unserved), and if it is its turn:
   of those whose layers are all served by others too, one an epoch, drawn by hash.
 
-Heartbeats are unproven words. A server that boasts would keep others away from its layers, so a
+Heartbeats are unproven claims. A server that boasts would keep others away from its layers, so a
 rate counts at most ``MAX_BOAST`` times the median one.
 """
 
@@ -55,7 +55,7 @@ def choose_span(servers: Sequence[PlacedServer], *, num_layers: int, length: int
     ValueError if ``length`` is not from 1 to ``num_layers``.
     """
     if not 0 < length <= num_layers:
-        raise ValueError(f"{length} of {num_layers} blocks cannot be served")
+        raise ValueError(f"{length} of {num_layers} layers cannot be served")
     rates = compute_layer_rates(servers, num_layers=num_layers)
     starts = range(num_layers - length + 1)
     start = min(starts, key=lambda start: (sorted(rates[start : start + length]), start))
@@ -104,7 +104,7 @@ def choose_move(
 
 
 def draw_mover(servers: Sequence[PlacedServer], *, epoch: int) -> PeerId | None:
-    """Return whose turn to move it is in ``epoch``, so that a gap does not draw everybody.
+    """Return whose turn to move it is in ``epoch``, so that a gap does not draw all hosters.
 
     Drawn among those whose layers would all stay served without them; None if there are none.
     """

@@ -41,9 +41,11 @@ from mesh.errors import (
     MeshError,
     ModelError,
     ModelFilesMissing,
+    NoPeerAnswers,
     NoRoute,
     PeerRefusal,
     PeerUnreachable,
+    QuantisedCheckpoint,
     TransportError,
     UnknownArchitecture,
 )
@@ -86,6 +88,11 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     ),
     (ExtrinsicFailed, "run `mesh chain show` to see the state that the chain refers to"),
     (ModelFilesMissing, "name a complete model folder, or a Hugging Face model that is at hand"),
+    (
+        QuantisedCheckpoint,
+        "name the model's checkpoint in bfloat16, float16 or float32; "
+        "--quant-type int8 quantises it when it is loaded",
+    ),
     (UnknownArchitecture, "name a model of a supported architecture"),
     (
         ManifestMismatch,
@@ -98,6 +105,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
         "give --device cpu, or install a torch that is built for this machine's GPU and driver",
     ),
     (ModelError, "get the model's files again"),
+    (NoPeerAnswers, "check --initial-peers, and that one of these peers runs and can be reached"),
     (PeerUnreachable, "check --initial-peers and that the peer is running"),
     (
         DaemonFailed,

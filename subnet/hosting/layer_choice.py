@@ -54,8 +54,8 @@ def choose_length(
     return fitting
 
 
-class Placement:
-    """Chooses a range at the start, and another when the swarm needs it."""
+class LayerChoice:
+    """Chooses this hoster's layers at the start, and others when the swarm needs it."""
 
     def __init__(
         self,
@@ -99,26 +99,27 @@ class Placement:
 
     async def _refresh(self) -> None:
         """Read the heartbeats of the swarm; what cannot be read counts as not there."""
-        for address in self._config.initial_peers:
-            try:
-                peer = PeerId.from_base58(address.rpartition("/p2p/")[2])
-                await self._directory.fetch_from_peer(peer)
-                break
-            except MeshError as error:
-                logger.warning("an initial peer tells nothing: %s", error)
+        peers = [
+            PeerId.from_base58(text.rpartition("/p2p/")[2]) for text in self._config.initial_peers
+        ]
+        try:
+            if peers:
+                await self._directory.fetch_from_first(peers)
+        except MeshError as error:
+            logger.warning("no initial peer tells of the hosters: %s", error)
         try:
             await self._directory.fetch_from_records(self._list_nodes())
         except MeshError as error:
             logger.warning("the heartbeats cannot be read: %s", error)
 
     def _list_placed(self) -> list[PlacedServer]:
-        """Leave out whom the chain does not know: a peer's directory may name anybody."""
+        """Leave out peers that the chain does not know: a peer's directory may name any."""
         known = {self._own, *self._list_nodes()}
         return [server for server in list_placed(self._directory) if server.peer_id in known]
 
 
 def list_placed(directory: Directory) -> list[PlacedServer]:
-    """Return the hosters that serve, or load what they will serve; who drains is leaving."""
+    """Return the hosters that serve, or load what they will serve; those that drain are leaving."""
     return [
         PlacedServer(
             server.peer_id,

@@ -14,7 +14,6 @@ from mesh.model.manifest import (
     MAX_MANIFEST_BYTES,
     ModelManifest,
     build_manifest,
-    check_manifest,
     decode_manifest,
 )
 
@@ -83,32 +82,6 @@ def find_manifest(
             f"its manifest is {manifest.manifest_hash.hex()}, on chain stands {manifest_hash.hex()}"
         )
     return manifest
-
-
-def check_served_weights(
-    manifest: ModelManifest,
-    folder: ModelFolder,
-    model: ModelConfig,
-    *,
-    start: int,
-    end: int,
-    served_dtype: str,
-    params: ConsensusParams,
-    quant_type: str = "none",
-    check_wanted: CheckWanted = always_wanted,
-) -> None:
-    """Raise ManifestMismatch naming the first difference of what would be served."""
-    check_manifest(
-        manifest,
-        folder,
-        model,
-        start=start,
-        end=end,
-        served_dtype=served_dtype,
-        constants=describe_constants(params),
-        quant_type=quant_type,
-        check_wanted=check_wanted,
-    )
 
 
 def _name_quantisation(quant_type: str) -> str:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keys.peer import PeerKey
 from mesh.errors import ManifestMismatch
 from mesh.model.capacity import (
     MemoryNeed,
@@ -35,8 +34,8 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)", re.IGNORECASE)
 class ServingPlan:
     """A range and what it takes. ``tokens_per_second`` is an estimate for one session.
 
-    ``fitting_layers`` is how many would fit; ``uncovered`` lists the layers that nobody of the
-    known swarm serves, this plan not counted.
+    ``fitting_layers`` is how many would fit; ``uncovered`` lists the layers that no known
+    hoster serves, this plan not counted.
     """
 
     span: LayerSpan
@@ -90,29 +89,21 @@ def parse_size(text: str, *, option: str) -> int:
 
 
 async def fetch_swarm(initial_peers: Sequence[str], config: ModelConfig) -> list[PlacedServer]:
-    """Ask a running peer for the hosters of its network.
+    """Ask running peers for the hosters of their network.
 
-    Raises InvalidRequest, PeerError, ManifestMismatch when they serve a model of another size, or
-    TransportError.
+    Raises InvalidRequest, NoPeerAnswers, PeerError, ManifestMismatch when they serve a model of
+    another size, or TransportError.
     """
+    from mesh.client.connection import learn_network, make_client_host_config
     from mesh.p2p.addresses import split_peer_address
-    from mesh.p2p.config import CLIENT_STARTUP_TIMEOUT_S, HostConfig
     from mesh.p2p.hivemind_host import HivemindHost
     from mesh.p2p.quic import modernise
-    from mesh.routing.directory import Directory, fetch_info
+    from mesh.routing.directory import Directory
     from subnet.hosting.layer_choice import list_placed
 
     initial = modernise(tuple(initial_peers))
-    peer = split_peer_address(initial[0])[1]
-    host_config = HostConfig(
-        key=PeerKey.generate(),
-        host_maddrs=(),
-        initial_peers=initial,
-        client_mode=True,
-        startup_timeout_s=CLIENT_STARTUP_TIMEOUT_S,
-    )
-    async with HivemindHost.open(host_config) as host:
-        info = await fetch_info(host, peer)
+    async with HivemindHost.open(make_client_host_config()) as host:
+        info = await learn_network(host, initial)
         if info.num_layers != config.num_layers:
             raise ManifestMismatch(
                 f"the network serves {info.model_name} with {info.num_layers} blocks; "
@@ -120,5 +111,5 @@ async def fetch_swarm(initial_peers: Sequence[str], config: ModelConfig) -> list
             )
         host.set_network_id(info.network_id)
         directory = Directory(host, network_id=info.network_id)
-        await directory.fetch_from_peer(peer)
+        await directory.fetch_from_first([split_peer_address(text)[1] for text in initial])
         return list_placed(directory)

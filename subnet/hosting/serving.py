@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -24,14 +25,18 @@ from mesh.inference.accounts import Accounts, IsMember
 from mesh.inference.engine import Engine, EngineLimits
 from mesh.inference.session_server import SessionServer
 from mesh.model.abandon import CheckWanted, run_abandonable
+from mesh.model.config import ModelConfig
+from mesh.model.files import ModelFolder
+from mesh.model.manifest import check_manifest
 from mesh.model.weights import load_shard
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerState
 from subnet.epoch.interfaces import Inference
-from subnet.hosting.layer_choice import Placement, get_format
-from subnet.hosting.manifest import check_served_weights, find_manifest
-from subnet.operator.preflight import PreparedNode
+from subnet.hosting.layer_choice import LayerChoice, get_format
+from subnet.hosting.manifest import describe_constants, find_manifest
+from subnet.operator.access import Rank
+from subnet.operator.config import NodeConfig
 
 MIN_STAY_S = 900.0
 """A range is kept at least this long before a move: loading costs the swarm a hoster."""
@@ -50,24 +55,37 @@ class ServedModel:
     schedule: Schedule
 
 
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """The model at hand and how the operator serves it.
+
+    ``config`` names device, types and cache; ``kept_in`` is where a manifest may lie.
+    """
+
+    config: NodeConfig
+    folder: ModelFolder
+    model: ModelConfig
+    kept_in: Path
+
+
 @asynccontextmanager
 async def open_engine(
-    prepared: PreparedNode, served: ServedModel, layers: LayerRange
+    local: LocalModel, served: ServedModel, layers: LayerRange
 ) -> AsyncIterator[Engine]:
     """Check the weights against the manifest and load them. Raises ModelError.
 
-    Cancelled meanwhile, it ends after the piece that is being read.
-    A node without pay may serve other values, and says so; nobody compares them.
+    When cancelled, it ends after the piece that is being read. The weights of a node without pay
+    are not checked.
     """
-    config, model = prepared.config, prepared.model
+    config, model = local.config, local.model
     form = get_format(config, model)
     if not config.unpaid:
         logger.info("checking the weights", layers=str(layers))
-        await run_abandonable(lambda check: _check_weights(prepared, served, layers, check))
+        await run_abandonable(lambda check: _check_weights(local, served, layers, check))
     logger.info("loading the weights", layers=str(layers))
     weights = await run_abandonable(
         lambda check: load_shard(
-            prepared.folder,
+            local.folder,
             model,
             start=layers.start,
             end=layers.end,
@@ -87,26 +105,26 @@ async def open_engine(
 
 
 def _check_weights(
-    prepared: PreparedNode, served: ServedModel, layers: LayerRange, check_wanted: CheckWanted
+    local: LocalModel, served: ServedModel, layers: LayerRange, check_wanted: CheckWanted
 ) -> None:
-    form = get_format(prepared.config, prepared.model)
+    form = get_format(local.config, local.model)
     manifest = find_manifest(
-        prepared.folder,
-        prepared.model,
+        local.folder,
+        local.model,
         manifest_hash=served.manifest_hash,
         params=served.params,
-        kept_in=prepared.data_dir,
+        kept_in=local.kept_in,
         quant_type=form.quant_type,
         check_wanted=check_wanted,
     )
-    check_served_weights(
+    check_manifest(
         manifest,
-        prepared.folder,
-        prepared.model,
+        local.folder,
+        local.model,
         start=layers.start,
         end=layers.end,
         served_dtype=form.dtype,
-        params=served.params,
+        constants=describe_constants(served.params),
         quant_type=form.quant_type,
         check_wanted=check_wanted,
     )
@@ -127,26 +145,31 @@ class EngineInference:
 class LayerServer:
     """One hoster's layers over its life. ``announce`` is called whenever what it says changed.
 
-    ``is_member`` says who may pass on sessions of others; None: everybody.
+    ``layers`` are those that the operator names; None: ``choice`` finds them. ``rank`` gives a
+    caller's priority. ``is_member`` says who may pass on sessions of others; None: all peers.
     """
 
     def __init__(
         self,
-        prepared: PreparedNode,
+        local: LocalModel,
         served: ServedModel,
         *,
         host: Host,
         directory: Directory,
-        placement: Placement,
+        choice: LayerChoice,
         announce: Callable[[], None],
+        layers: LayerRange | None = None,
+        rank: Rank | None = None,
         is_member: IsMember | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._prepared = prepared
+        self._local = local
+        self._fixed_layers = layers
+        self._rank = rank
         self._served = served
         self._host = host
         self._directory = directory
-        self._placement = placement
+        self._choice = choice
         self._announce = announce
         self._is_member = is_member
         self._clock = clock
@@ -156,7 +179,7 @@ class LayerServer:
         self._news = asyncio.Event()
         self._since_s = 0.0
         self.state = ServerState.JOINING
-        self.layers = prepared.layers
+        self.layers = layers
         self.throughput = 0
 
     @property
@@ -168,7 +191,7 @@ class LayerServer:
         """What a heartbeat says about the weights; nothing while they load."""
         if self._engine is None:
             return ""
-        return get_format(self._prepared.config, self._prepared.model).served_dtype
+        return get_format(self._local.config, self._local.model).served_dtype
 
     def get_inference(self) -> Inference | None:
         """Return the engine for challenges; None while layers load."""
@@ -183,7 +206,7 @@ class LayerServer:
 
     async def run(self, on_online: Callable[[], None]) -> None:
         """Serve until cancelled. Raises ConfigError or ModelError."""
-        layers = self._prepared.layers or await self._placement.choose_first()
+        layers = self._fixed_layers or await self._choice.choose_first()
         while True:
             layers = await self._serve(layers, on_online)
 
@@ -192,7 +215,7 @@ class LayerServer:
         self.layers, self.state, self.throughput = layers, ServerState.JOINING, 0
         # Before anything is loaded, so that the next newcomer counts on it.
         self._announce()
-        async with open_engine(self._prepared, self._served, layers) as engine:
+        async with open_engine(self._local, self._served, layers) as engine:
             async with asyncio.TaskGroup() as tasks:
                 computing = tasks.create_task(engine.serve())
                 self.throughput = await engine.measure_throughput()
@@ -210,7 +233,7 @@ class LayerServer:
         self._sessions = SessionServer(
             self._host,
             engine,
-            accounts=Accounts(rank=self._prepared.rank, is_member=self._is_member),
+            accounts=Accounts(rank=self._rank, is_member=self._is_member),
             connect=self._directory.ensure_connected,
         )
         self._sessions.register()
@@ -227,7 +250,7 @@ class LayerServer:
             if position is None or position.epoch == asked_in or not self._may_move(position):
                 continue
             asked_in = position.epoch
-            target = await self._placement.choose_move(
+            target = await self._choice.choose_move(
                 layers, throughput=self.throughput, epoch=position.epoch
             )
             if target is None:
@@ -239,7 +262,7 @@ class LayerServer:
             self._offer(engine)
 
     def _may_move(self, position: EpochPosition) -> bool:
-        is_placed = self._prepared.layers is None
+        is_placed = self._fixed_layers is None
         is_settled = self._clock() - self._since_s >= MIN_STAY_S
         return (
             is_placed and is_settled and phase_at(position, self._served.schedule) is Phase.PROPOSE

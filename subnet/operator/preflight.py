@@ -15,7 +15,7 @@ from consensus.types import LayerRange, Role, SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from keys.identity_file import load_identity_file
 from keys.peer import PeerId, PeerKey
-from mesh.model.capacity import measure_free_memory
+from mesh.model.capacity import check_device
 from mesh.model.config import ModelConfig, load_config
 from mesh.model.files import ModelFolder, check_has_weights, resolve_known_model
 from mesh.p2p.ports import PortInUse, check_ports_free
@@ -62,7 +62,7 @@ class PreparedNode:
 async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> PreparedNode:
     """Check ``config`` in the promised order. ``hotkey`` stands in for its keystore file.
 
-    Raises KeysError, ConfigError, ChainError, NotRegistered or ModelError.
+    Raises KeysError, ConfigError, ChainError, NotRegistered, ModelError or DeviceUnavailable.
     """
     key = load_identity_file(config.identity_path)
     hotkey = hotkey or _load_hotkey(config)
@@ -70,8 +70,8 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     rank = None if config.priority is None else load_priority(config.priority)
     check_private_directory(get_data_dir(config))
     _check_ports(config)
-    if config.role is Role.HOSTER and config.device != "cpu":
-        measure_free_memory(config.device)
+    if config.role is Role.HOSTER:
+        check_device(config.device)
     subnet_id, node = await _find_registration(config, key.peer_id)
     notices = _collect_notices(config, node, hotkey)
     folder = resolve_known_model(config.model)

@@ -77,6 +77,7 @@ class LocalBackend:
     is_endless: bool = False
     answer: str = ANSWER
     token_padding: int = 0
+    context: int = CONTEXT
     tokenizer: Tokenizer = field(default_factory=make_tokenizer)
     running: int = 0
     peak: int = 0
@@ -84,7 +85,7 @@ class LocalBackend:
     chats: list[Sequence[ChatMessage]] = field(default_factory=list)
 
     async def list_models(self) -> Sequence[ServedModel]:
-        return (ServedModel(MODEL, 1_700_000_000, CONTEXT, 6, self.uncovered),)
+        return (ServedModel(MODEL, 1_700_000_000, self.context, 6, self.uncovered),)
 
     async def encode(self, model_id: str, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text).ids)

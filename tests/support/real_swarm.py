@@ -34,7 +34,7 @@ class _Hoster:
     address: str
 
 
-class _HeartbeatsOnly:
+class HeartbeatsOnly:
     """The record policy of a network without consensus."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ async def _open_hoster(
             HostConfig(
                 key=key,
                 network_id=NETWORK_ID,
-                record_policy=_HeartbeatsOnly(),
+                record_policy=HeartbeatsOnly(),
                 initial_peers=tuple(initial_peers),
             )
         )

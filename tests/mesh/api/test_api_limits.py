@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from mesh.api.limits import DEFAULT_ANSWER_TOKENS
 from tests.support.local_backend import MODEL
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
@@ -176,3 +177,16 @@ async def test_a_gateway_that_must_stop_says_so_in_the_stream(make_backend):
     last = answer.result().text.split("\n\n")[-2]
     assert json.loads(last.removeprefix("data: "))["error"]["message"] == "The gateway is stopping."
     assert backend.running == 0
+
+
+async def test_an_answer_without_a_length_ends_at_the_default_one(open_api, make_backend):
+    backend = make_backend(context=32_768, is_endless=True)
+    api = await open_api(backend)
+    reply = (await api.post(PATH, json=CHAT)).json()
+    assert backend.requests[0].max_new_tokens == DEFAULT_ANSWER_TOKENS == 1024
+    assert reply["choices"][0]["finish_reason"] == "length"
+    assert reply["usage"]["completion_tokens"] == DEFAULT_ANSWER_TOKENS
+    schema = (await api.get("/openapi.json")).json()["components"]["schemas"]["ChatRequest"]
+    for name in ("max_tokens", "max_completion_tokens"):
+        assert str(DEFAULT_ANSWER_TOKENS) in schema["properties"][name]["description"]
+    assert f'placeholder="{DEFAULT_ANSWER_TOKENS}"' in (await api.get("/")).text

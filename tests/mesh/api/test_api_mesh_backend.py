@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 
 import openai
 import pytest
@@ -179,6 +180,24 @@ async def test_a_swarm_without_a_free_place_is_overloaded_not_broken(swarm):
         reply = await http.post("/v1/chat/completions", json=ask("Hello"))
         assert reply.status_code == 502
         assert reply.json()["error"]["message"] == "Every route that was tried failed."
+
+
+async def test_a_request_longer_than_any_cache_is_refused_at_once_with_the_limit(swarm):
+    await swarm.add_hoster(0, 8, limits=EngineLimits(cache_tokens=1500))
+    async with contextlib.AsyncExitStack() as stack:
+        client = await swarm.open_client(stack)
+        backend = MeshBackend(client, model_id=MODEL, created_s=1)
+        http = await stack.enter_async_context(open_client(backend))
+        started = time.monotonic()
+        for options in ({"max_tokens": 1900}, {"max_tokens": 1900, "stream": True}):
+            reply = await http.post("/v1/chat/completions", json={**ask("Hello"), **options})
+            error = reply.json()["error"]
+            assert reply.status_code == 400 and error["code"] == "context_length_exceeded"
+            assert error["param"] == "max_tokens" and "room for 1500" in error["message"]
+        assert time.monotonic() - started < 5
+        # Without a length the answer does not reserve the context of 2,048 tokens.
+        reply = await http.post("/v1/chat/completions", json=ask("Hello"))
+        assert reply.status_code == 200, reply.text
 
 
 async def test_a_prompts_scores_are_those_of_transformers(open_swarm):

@@ -107,6 +107,17 @@ def test_what_the_document_forbids_is_refused(schema, method, path):
     make_check(schema[path][method], GenerationMode.NEGATIVE)()
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_streams_are_documented_event_by_event(schema, path):
+    words = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+    case = schema[path]["POST"].Case(
+        body={"model": MODEL, "stream": True, "max_tokens": 3, **words},
+        media_type="application/json",
+    )
+    response = case.call_and_validate(timeout=10, excluded_checks=[positive_data_acceptance])
+    assert response.status_code == 200
+
+
 def test_no_operation_is_left_out(schema):
     documented = {
         (method.upper(), path)

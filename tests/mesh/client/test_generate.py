@@ -12,11 +12,20 @@ import torch
 from keys.peer import PeerKey
 from mesh.client.client import RoutingOptions
 from mesh.client.route_session import ClientTimeouts
-from mesh.errors import InvalidRequest, NoRoute, PeerRefusal, PeerTimeout, SessionLost
+from mesh.errors import (
+    InvalidRequest,
+    NoRoute,
+    PeerRefusal,
+    PeerTimeout,
+    SessionLost,
+    SessionTooLong,
+)
+from mesh.inference.accounts import OWN_ACCOUNT
 from mesh.inference.engine import EngineLimits
 from mesh.inference.hops import SessionTimeouts
 from mesh.inference.refusals import RefusalReason, find_loss_reason, read_reason
 from mesh.inference.sampling import Sampling
+from mesh.model.config import LayerSpan
 from mesh.p2p.rpc_guard import Reason
 from mesh.routing.heartbeat import ServerState
 
@@ -239,11 +248,29 @@ async def test_offline_servers_are_not_planned_with(swarm):
 
 
 async def test_retries_are_bounded(swarm):
+    hoster = await swarm.add_hoster(0, 6, limits=EngineLimits(max_sessions=1))
+    async with contextlib.AsyncExitStack() as stack:
+        client = await swarm.open_client(stack)
+        stack.enter_context(hoster.engine.admit(LayerSpan(0, 6), capacity=8, account=OWN_ACCOUNT))
+        with pytest.raises(SessionLost, match="gave up after 3"):
+            await collect(client, routing=RoutingOptions(max_reroutes=3))
+
+
+async def test_a_session_too_long_for_every_cache_is_refused_with_the_limit(swarm):
     await swarm.add_hoster(0, 6, limits=EngineLimits(cache_tokens=8))
     async with contextlib.AsyncExitStack() as stack:
         client = await swarm.open_client(stack)
-        with pytest.raises(SessionLost, match="gave up after 3"):
-            await collect(client, routing=RoutingOptions(max_reroutes=3))
+        with pytest.raises(SessionTooLong, match="room for 8"):
+            await collect(client)
+
+
+async def test_a_hoster_with_a_larger_cache_takes_the_longer_session(swarm):
+    await swarm.add_hoster(0, 6, limits=EngineLimits(cache_tokens=8), throughput=5000)
+    large = await swarm.add_hoster(0, 6)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await swarm.open_client(stack)
+        pieces = await collect(client)
+        assert pieces[-1].trace.route[0].peer_id == large.key.peer_id
 
 
 @pytest.mark.parametrize("max_reroutes", [2, 3])

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from mesh.errors import ModelError
+from mesh.errors import DeviceUnavailable, ModelError
 from mesh.model import capacity
 from mesh.model.capacity import (
     ServingFormat,
@@ -135,7 +135,7 @@ def test_a_control_group_bounds_what_is_free(tmp_path, monkeypatch):
 
 
 def test_an_absent_device_and_an_unknown_type_are_refused_by_name():
-    with pytest.raises(ModelError, match="cuda:63"):
+    with pytest.raises(DeviceUnavailable, match="cuda:63"):
         measure_free_memory("cuda:63")
     with pytest.raises(ModelError, match="int3"):
         _ = ServingFormat("int3").value_bytes

@@ -14,6 +14,7 @@ from mesh.errors import (
     LayerRangeOutsideModel,
     ModelError,
     ModelFilesMissing,
+    QuantisedCheckpoint,
     UnknownArchitecture,
 )
 from mesh.model.config import load_config, parse_config
@@ -57,6 +58,12 @@ def test_unknown_model_architecture_is_refused_by_name():
         parse_config({**FIELDS, "architectures": ["GPT2LMHeadModel"]})
     with pytest.raises(UnknownArchitecture, match="yarn"):
         parse_config({**FIELDS, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}})
+
+
+def test_a_quantised_checkpoint_is_refused_by_its_method():
+    with pytest.raises(QuantisedCheckpoint, match="fp8"):
+        parse_config({**FIELDS, "quantization_config": {"quant_method": "fp8"}})
+    assert parse_config({**FIELDS, "quantization_config": None}).num_layers == 4
 
 
 def test_sliding_window_shortens_the_context():

@@ -7,11 +7,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mesh.assets import shipped_model_path
-from mesh.errors import LayerRangeOutsideModel, ManifestMismatch, ModelError, ModelFilesMissing
+from mesh.errors import (
+    DeviceUnavailable,
+    LayerRangeOutsideModel,
+    ManifestMismatch,
+    ModelError,
+    ModelFilesMissing,
+    QuantisedCheckpoint,
+)
 from mesh.model import weights
 from mesh.model.config import load_config
 from mesh.model.files import resolve_known_model, resolve_model_folder
@@ -91,6 +99,34 @@ def test_range_dtype_and_shape_are_checked(make_checkpoint):
         load_shard(located, config, start=0, end=7)
     with pytest.raises(ModelError, match="int3"):
         load_shard(located, config, start=0, end=1, dtype="int3")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.float8_e4m3fn, "F8_E4M3"), (torch.float64, "F64"), (torch.int8, "I8")],
+)
+def test_weights_stored_in_another_type_are_refused_by_name(make_checkpoint, tmp_path, dtype, name):
+    folder = tmp_path / "other"
+    shutil.copytree(make_checkpoint(), folder)
+    tensors = load_file(folder / "model.safetensors")
+    changed = "model.layers.2.mlp.up_proj.weight"
+    tensors[changed] = tensors[changed].to(dtype)
+    save_file(tensors, folder / "model.safetensors")
+    located, config = resolve_model_folder(str(folder)), load_config(folder)
+    with pytest.raises(QuantisedCheckpoint, match=f"{changed} is stored as {name}"):
+        load_shard(located, config, start=2, end=3)
+    with pytest.raises(QuantisedCheckpoint, match=name):
+        build_manifest(located, config, model_name="x", revision="local", constants=CONSTANTS)
+    load_shard(located, config, start=0, end=1)
+
+
+def test_a_device_that_is_not_there_is_said_before_weights_are_read(make_checkpoint, tmp_path):
+    folder = tmp_path / "empty"
+    shutil.copytree(make_checkpoint(), folder)
+    (folder / "model.safetensors").unlink()
+    located, config = resolve_model_folder(str(folder)), load_config(folder)
+    with pytest.raises(DeviceUnavailable, match="cuda:63"):
+        load_shard(located, config, start=0, end=1, device="cuda:63")
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 20])

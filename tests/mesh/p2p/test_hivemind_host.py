@@ -153,6 +153,21 @@ async def test_a_daemon_that_never_answers_is_not_blamed_on_the_peers(
             pass
 
 
+async def test_a_frozen_daemon_is_blamed_itself_and_no_peer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mesh.p2p.hivemind_host.PROBE_TIMEOUT_S", 0.2)
+    somebody = f"/ip4/127.0.0.1/tcp/9/p2p/{PeerKey.generate().peer_id}"
+    config = HostConfig(key=PeerKey.generate(), connect_timeout_s=0.2)
+    async with HivemindHost.open(config) as host:
+        os.kill(host.daemon_pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(DaemonFailed, match=f"process {host.daemon_pid}"):
+                await host.connect([somebody])
+        finally:
+            os.kill(host.daemon_pid, signal.SIGCONT)
+
+
 async def test_the_daemon_dies_with_a_killed_parent_and_its_sockets_are_swept() -> None:
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _ORPHAN_SCRIPT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL

@@ -92,7 +92,7 @@ def test_the_order_of_heartbeats_does_not_matter():
 
 @pytest.mark.parametrize("length", [0, -1, 9])
 def test_an_impossible_length_is_refused(length):
-    with pytest.raises(ValueError, match="8 blocks"):
+    with pytest.raises(ValueError, match="8 layers"):
         choose_span([], num_layers=8, length=length)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from consensus.phases import compute_schedule
 from consensus.protocol_params import MAINNET
-from consensus.types import BlockNumber, Epoch, EpochPosition, LayerRange, Role, SubnetNodeId
+from consensus.types import BlockNumber, Epoch, EpochPosition, LayerRange, Role
 from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
 from mesh.errors import ManifestMismatch
@@ -32,11 +32,10 @@ from mesh.routing.heartbeat import (
 )
 from subnet.errors import ConfigError
 from subnet.hosting import serving
-from subnet.hosting.layer_choice import Placement, choose_length, get_format
+from subnet.hosting.layer_choice import LayerChoice, choose_length, get_format
 from subnet.hosting.manifest import build_own_manifest
-from subnet.hosting.serving import LayerServer, ServedModel
+from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
 from subnet.operator.config import NodeConfig
-from subnet.operator.preflight import PreparedNode
 
 NETWORK = b"n" * 32
 FOLDER = resolve_model_folder(str(shipped_model_path()))
@@ -55,7 +54,7 @@ class Policy:
         )
 
 
-def make_prepared(directory: Path, **changes) -> PreparedNode:
+def make_config(directory: Path, **changes) -> NodeConfig:
     values = {
         "model": str(FOLDER.path),
         "role": Role.HOSTER,
@@ -64,19 +63,7 @@ def make_prepared(directory: Path, **changes) -> PreparedNode:
         "threads": 1,
         "attn_cache_tokens": 64,
     }
-    config = NodeConfig(**values | changes)
-    return PreparedNode(
-        config=config,
-        key=OWN,
-        hotkey=None,
-        subnet_id=1,
-        node_id=SubnetNodeId(1),
-        folder=FOLDER,
-        model=MODEL,
-        layers=config.layer_indices,
-        data_dir=directory,
-        notices=(),
-    )
+    return NodeConfig(**values | changes)
 
 
 @dataclass
@@ -130,14 +117,14 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def open_rig(directory: Path, *, quant_manifest: str = "none", measure=None, **changes):
-    prepared = make_prepared(directory, **changes)
+    config = make_config(directory, **changes)
     manifest = build_own_manifest(FOLDER, MODEL, params=MAINNET, quant_type=quant_manifest)
-    config = HostConfig(key=OWN, network_id=NETWORK, record_policy=Policy())
-    async with MemoryNetwork(clock=lambda: NOW_S).open(config) as host:
+    host_config = HostConfig(key=OWN, network_id=NETWORK, record_policy=Policy())
+    async with MemoryNetwork(clock=lambda: NOW_S).open(host_config) as host:
         heard = Directory(host, network_id=NETWORK, clock=lambda: NOW_S)
         options = {} if measure is None else {"measure": measure}
-        placement = Placement(
-            prepared.config,
+        choice = LayerChoice(
+            config,
             MODEL,
             heard,
             own=OWN.peer_id,
@@ -146,12 +133,13 @@ async def open_rig(directory: Path, *, quant_manifest: str = "none", measure=Non
         )
         rig = Rig.__new__(Rig)
         server = LayerServer(
-            prepared,
+            LocalModel(config, FOLDER, MODEL, directory),
             ServedModel(manifest.manifest_hash, MAINNET, SCHEDULE),
             host=host,
             directory=heard,
-            placement=placement,
+            choice=choice,
             announce=lambda: rig.announced.append((rig.server.state, rig.server.layers)),
+            layers=config.layer_indices,
             clock=lambda: rig.now_s,
         )
         rig.__init__(server, heard)
@@ -214,9 +202,9 @@ async def test_who_drains_is_leaving_and_who_loads_is_coming(tmp_path):
 
 
 async def test_as_many_layers_as_fit(tmp_path):
-    form = get_format(make_prepared(tmp_path).config, MODEL)
+    form = get_format(make_config(tmp_path), MODEL)
     room = compute_memory(MODEL, form, LayerSpan(0, BLOCKS), cache_tokens=64).total - 1
-    config = make_prepared(tmp_path).config
+    config = make_config(tmp_path)
     assert choose_length(config, MODEL, measure=lambda device: room) == BLOCKS - 1
     assert choose_length(config, MODEL, measure=lambda device: room + 1) == BLOCKS
     with pytest.raises(ConfigError, match="not one block"):
@@ -389,7 +377,7 @@ async def test_the_operators_rank_and_the_members_reach_the_sessions(tmp_path, m
         def rank(caller):
             return 7
 
-        rig.server._prepared = replace(rig.server._prepared, rank=rank)
+        rig.server._rank = rank
         rig.server._is_member = lambda peer: peer == OWN.peer_id
         async with running(rig):
             await rig.wait_until(lambda: rig.online)
@@ -412,11 +400,11 @@ async def test_a_node_that_is_stopped_while_weights_load_does_not_wait_for_them(
             threading.Event().wait(0.001)
 
     monkeypatch.setattr(serving, "load_shard", load_for_ever)
-    prepared = make_prepared(tmp_path, layer_indices=LayerRange(0, BLOCKS), unpaid=True)
+    local = LocalModel(make_config(tmp_path, unpaid=True), FOLDER, MODEL, tmp_path)
     served = ServedModel(b"", MAINNET, SCHEDULE)
 
     async def serve():
-        async with serving.open_engine(prepared, served, prepared.layers):
+        async with serving.open_engine(local, served, LayerRange(0, BLOCKS)):
             raise AssertionError("nothing was loaded")
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
