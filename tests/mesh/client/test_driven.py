@@ -11,6 +11,7 @@ import pytest
 from mesh.client.driven_text import DrivenText
 from mesh.client.texts import TextBatch
 from mesh.errors import InvalidRequest, StreamBroken
+from mesh.inference.accounts import OWN_ACCOUNT
 from mesh.inference.engine import EngineLimits
 from mesh.inference.hops import SessionTimeouts
 from mesh.inference.wire import (
@@ -257,6 +258,7 @@ async def test_client_that_feeds_without_reading_gets_every_answer(swarm):
 
 
 async def test_full_hoster_is_busy_for_driven_sessions_too(swarm):
-    hoster = await swarm.add_hoster(0, 6, limits=EngineLimits(cache_tokens=30))
-    error = await refusal_of(swarm, hoster, encode_drive(request_for([hoster])))
+    hoster = await swarm.add_hoster(0, 6, limits=EngineLimits(max_sessions=1))
+    with hoster.engine.admit(LayerSpan(0, 6), capacity=8, account=OWN_ACCOUNT):
+        error = await refusal_of(swarm, hoster, encode_drive(request_for([hoster])))
     assert error.reason == "busy"

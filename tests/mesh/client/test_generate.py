@@ -270,15 +270,16 @@ async def test_a_hoster_with_a_larger_cache_takes_the_longer_session(swarm):
     async with contextlib.AsyncExitStack() as stack:
         client = await swarm.open_client(stack)
         pieces = await collect(client)
-        assert pieces[-1].trace.route[0].peer_id == large.key.peer_id
+        assert pieces[-1].trace.route[0].peer_id == str(large.key.peer_id)
 
 
 @pytest.mark.parametrize("max_reroutes", [2, 3])
 async def test_a_lost_session_carries_its_typed_reason(swarm, max_reroutes):
     """Whether the last thing that was counted is the refusal, or that no other route is left."""
-    hoster = await swarm.add_hoster(0, 6, limits=EngineLimits(cache_tokens=8))
+    hoster = await swarm.add_hoster(0, 6, limits=EngineLimits(max_sessions=1))
     async with contextlib.AsyncExitStack() as stack:
         client = await swarm.open_client(stack)
+        stack.enter_context(hoster.engine.admit(LayerSpan(0, 6), capacity=8, account=OWN_ACCOUNT))
         routing = RoutingOptions(max_reroutes=max_reroutes)
         with pytest.raises(SessionLost) as lost:
             await collect(client, routing=routing)
