@@ -45,10 +45,6 @@ class Roster:
     timestamp_s: int
     nodes: tuple[RosterNode, ...]
 
-    def get_by_peer(self, peer_id: PeerId) -> RosterNode | None:
-        """Return the node that speaks with this key, if there is one."""
-        return next((node for node in self.nodes if node.peer_id == peer_id), None)
-
     def get_by_id(self, node_id: SubnetNodeId) -> RosterNode | None:
         """Return the node with this id, if there is one."""
         return next((node for node in self.nodes if node.node_id == node_id), None)

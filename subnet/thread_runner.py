@@ -1,4 +1,4 @@
-"""Runs blocking functions in a thread, or inline in tests where time is virtual."""
+"""Run blocking functions in a thread of their own."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ class Runner(Protocol):
     async def __call__(
         self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T: ...
-
-
-async def run_inline(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run in the event loop's own thread: for tests, where time is virtual."""
-    return function(*args, **kwargs)
 
 
 @contextmanager

@@ -39,7 +39,6 @@ from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Rosters
 from subnet.epoch.terms import SubnetTerms
 from subnet.journal.journal import Journal
-from subnet.thread_runner import run_inline
 from tests.simulation.byzantine import (
     Behaviour,
     EvilStore,
@@ -56,6 +55,7 @@ from tests.simulation.network import Network, SimRecordStore
 from tests.simulation.scenario import NodeSpec
 from tests.simulation.trace import Trace
 from tests.simulation.windows import EPOCH_LENGTH
+from tests.support.inline_runner import run_inline
 
 MODEL_LOAD_S = 9.0
 """What the journal holds must not wait for the model: it takes longer than a block."""

@@ -13,7 +13,7 @@ from keys.errors import KeysError
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
 from mesh.p2p.config import HostConfig
-from mesh.p2p.memory import MemoryNetwork
+from tests.support.memory_network import MemoryNetwork
 
 NETWORK_ID = bytes(range(32))
 KINDS = ("memory", "hivemind")

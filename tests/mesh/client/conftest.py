@@ -23,11 +23,11 @@ from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.weights import load_shard
 from mesh.p2p.config import HostConfig
-from mesh.p2p.memory import MemoryNetwork
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
 from mesh.routing.info import NetworkInfo
+from tests.support.memory_network import MemoryNetwork
 
 NETWORK_ID = b"n" * 32
 

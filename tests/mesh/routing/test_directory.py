@@ -12,7 +12,6 @@ from mesh.errors import PeerUnreachable, RecordRefused
 from mesh.model.config import LayerSpan
 from mesh.p2p.addresses import BadAddress
 from mesh.p2p.config import HostConfig
-from mesh.p2p.memory import MemoryNetwork
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory, fetch_info, join_envelopes, split_envelopes
 from mesh.routing.heartbeat import (
@@ -23,6 +22,7 @@ from mesh.routing.heartbeat import (
     seal_heartbeat,
 )
 from mesh.routing.info import NetworkInfo, decode_info, encode_info
+from tests.support.memory_network import MemoryNetwork
 
 NETWORK = b"n" * 32
 KEYS = [PeerKey(bytes([i]) * 32) for i in range(1, 4)]

@@ -21,7 +21,6 @@ from mesh.model.capacity import compute_memory
 from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder
 from mesh.p2p.config import HostConfig
-from mesh.p2p.memory import MemoryNetwork
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import (
     ServerInfo,
@@ -36,6 +35,7 @@ from subnet.hosting.layer_choice import LayerChoice, choose_length, get_format
 from subnet.hosting.manifest import build_own_manifest
 from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
 from subnet.operator.config import NodeConfig
+from tests.support.memory_network import MemoryNetwork
 
 NETWORK = b"n" * 32
 FOLDER = resolve_model_folder(str(shipped_model_path()))

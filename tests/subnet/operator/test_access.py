@@ -10,12 +10,12 @@ import pytest
 from keys.peer import PeerKey
 from mesh.errors import PeerRefusal
 from mesh.p2p.config import HostConfig
-from mesh.p2p.memory import MemoryNetwork
 from mesh.routing.directory import DIRECTORY_METHOD
 from mesh.routing.info import INFO_METHOD
 from subnet.errors import ConfigError
 from subnet.operator import access
 from subnet.operator.access import AccessGate, load_peer_list, load_priority, make_safe_rank
+from tests.support.memory_network import MemoryNetwork
 
 KEYS = [PeerKey(bytes([number]) * 32) for number in range(1, 6)]
 FRIEND, STRANGER, MEMBER, OTHER, SERVER = (key.peer_id for key in KEYS)
