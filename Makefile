@@ -18,10 +18,12 @@ NETWORKS := tests/e2e
 SEEDS := tests/simulation/test_seeds.py
 WORKERS := -n logical --maxprocesses 8 --dist worksteal
 QUICK := tests/ --ignore $(NETWORKS) --ignore $(SEEDS) $(WORKERS)
+# The percentage of lines that the quick tests must run, in each package; COVERAGE= counts none.
+COVERAGE := 90
 RELEASE ?= bookworm
 
 .PHONY: help install install-node install-js demo test test-quick test-networks test-seeds \
-	lint lock picture count fresh clean
+	coverage lint lock picture count fresh clean
 
 help: ## List what make can do
 	@grep --no-filename --extended-regexp '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) \
@@ -79,7 +81,15 @@ test: test-quick ## Every test
 	@$(MAKE) --no-print-directory --jobs 2 test-networks test-seeds
 
 test-quick: install ## All tests but the networks of real processes and the search through seeds
-	$(BIN)/python -m pytest $(QUICK)
+	$(BIN)/python -m pytest $(QUICK) $(if $(COVERAGE),--cov --cov-report=)
+	@$(if $(COVERAGE),for package in keys consensus mesh devchain subnet; do \
+	  echo "$$package: $$($(BIN)/coverage report --include "$$package/*" --format total) % of lines"; \
+	  $(BIN)/coverage report --include "$$package/*" --fail-under $(COVERAGE) >/dev/null || { \
+	    echo "make: $$package is below $(COVERAGE) %. Fix: test it; make coverage shows where" >&2; \
+	    exit 1; }; done)
+
+coverage: install ## Which lines the last quick tests did not run
+	$(BIN)/coverage report --show-missing
 
 # Networks of real processes, one at a time. They wait more than they compute, so the search
 # through simulated networks runs beside them.

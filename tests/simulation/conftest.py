@@ -1,0 +1,18 @@
+"""Coverage is not counted here: the simulation runs the same lines thousands of times.
+
+Counting would make it half as fast again, and what only a simulated network reaches is missing
+from the tests of its own package.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker("no_cover")
