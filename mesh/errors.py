@@ -12,7 +12,7 @@ MeshError
 │   ├── PeerMisbehaved      a bad signature, an oversized or malformed answer
 │   └── StreamBroken        the stream ended in the middle
 │       └── StreamClosed    the peer finished it in good order
-├── NoRoute                 some layer is served by nobody
+├── NoRoute                 no server covers some layer
 ├── SessionLost(reason)     the session cannot be continued
 ├── InvalidRequest(field)   a request that names an impossible thing (the caller's fault)
 │   └── SessionTooLong      no hoster has cache for so many tokens

@@ -129,7 +129,7 @@ class PipeChannel(Channel):
 
     def close(self) -> None:
         self._outgoing.close()
-        # Nobody reads what the other end still sends, so its writes fail from now on.
+        # What the other end still sends is not read, so its writes fail from now on.
         self._incoming.abort()
 
     def abort(self) -> None:

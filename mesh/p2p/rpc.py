@@ -172,7 +172,7 @@ class SignedStream:
         try:
             self._put(lambda: self._seal(frame))
         except ChannelClosed as error:
-            # Whoever reads the stream finds the same, and drops it on the event loop.
+            # The reader of the stream finds the same, and drops it on the event loop.
             raise StreamBroken(self.peer_id, str(error)) from error
 
     async def receive(self) -> bytes:

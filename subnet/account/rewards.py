@@ -27,7 +27,7 @@ WEIGHTS_OFFSET = 2
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """Why an epoch paid nobody but, at most, its proposer, and what to do about it."""
+    """Why an epoch paid at most its proposer, and what to do about it."""
 
     reason: str
     fix: str
