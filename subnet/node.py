@@ -268,7 +268,7 @@ class Node:
             pid=os.getpid(),
             peer_id=str(self._host.peer_id),
             role=self._prepared.config.role.value,
-            layers=None if self._server is None else str(self._server.layers),
+            blocks=None if self._server is None else str(self._server.layers),
             addresses=list(self._addresses),
         )
         if on_ready is not None:

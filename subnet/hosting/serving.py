@@ -80,9 +80,9 @@ async def open_engine(
     config, model = local.config, local.model
     form = get_format(config, model)
     if not config.unpaid:
-        logger.info("checking the weights", layers=str(layers))
+        logger.info("checking the weights", blocks=str(layers))
         await run_abandonable(lambda check: _check_weights(local, served, layers, check))
-    logger.info("loading the weights", layers=str(layers))
+    logger.info("loading the weights", blocks=str(layers))
     weights = await run_abandonable(
         lambda check: load_shard(
             local.folder,
@@ -226,7 +226,7 @@ class LayerServer:
                 target = await self._wait_for_move(engine, layers)
                 self._engine = None
                 computing.cancel()
-        logger.info("moving", layers=str(layers), target=str(target))
+        logger.info("moving", blocks=str(layers), target=str(target))
         return target
 
     def _offer(self, engine: Engine) -> None:
