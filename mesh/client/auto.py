@@ -179,12 +179,15 @@ class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ig
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
+        inputs_embeds: None = None,
+        cache_position: Tensor | None = None,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Return float32 logits [batch, positions, vocabulary] of the last ``logits_to_keep``
         positions, 0 for all. Logits of masked positions are zero.
 
         A cache is returned only where ``use_cache`` or ``past_key_values`` ask for one: it occupies
-        the hosters until it is closed or forgotten. Raises InvalidRequest, NoRoute or SessionLost.
+        the hosters until it is closed or forgotten. Transformers before 5.4 passes the last two,
+        which say nothing new. Raises InvalidRequest, NoRoute or SessionLost.
         """
         if input_ids is None:
             raise InvalidRequest("input_ids", "is needed: the embeddings are at the hosters")

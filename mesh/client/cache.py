@@ -119,11 +119,9 @@ class MeshCache(Cache):  # type: ignore[misc]
     def activate_past_recording(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: every earlier state can be gone back to."""
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last ``-tokens_to_remove`` columns, as transformers counts them."""
-        if tokens_to_remove > 0:
-            raise ValueError("crop takes a negative number")
-        kept = max(0, self.get_seq_length() + tokens_to_remove)
+    def crop(self, columns: int) -> None:
+        """Remove the last ``-columns``, or keep the first ``columns`` as older transformers ask."""
+        kept = columns if columns > 0 else max(0, self.get_seq_length() + columns)
         if self.token_ids is not None and self.mask is not None:
             self.token_ids, self.mask = self.token_ids[:, :kept], self.mask[:, :kept]
 
