@@ -21,7 +21,7 @@ QUICK := tests/ --ignore $(NETWORKS) --ignore $(SEEDS) $(WORKERS)
 # The least percentage of lines that the quick tests run, of all packages together and of each;
 # COVERAGE= counts none. Node, bootstrap and localnet are run as processes, by other tests.
 COVERAGE := 90
-FLOORS := keys=95 consensus=95 mesh=90 devchain=90 subnet=84
+FLOORS := keys=98 consensus=98 mesh=95 devchain=95 subnet=87
 RELEASE ?= bookworm
 
 .PHONY: help install install-node install-js demo test test-quick test-networks test-seeds \
