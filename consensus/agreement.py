@@ -4,7 +4,8 @@ Honest machines differ by a few millionths, so answers are compared by distance.
 A single peer could move a plain mean to any point, so an answer is *valid* only if
 it lies within tau of more than half of the votes (one per coldkey), and its score
 is the distance to the mean of the valid votes. No minority can bring an honest
-hoster's score to 0, or below about two thirds.
+hoster's score to 0, or below about two thirds. On layers that validators compute too
+(``consensus.audit``) their reference rows are votes like the hosters'.
 
 The same answers give the same numbers on every machine, in any order: after
 quantisation every number is an integer. The one float operation, a float64 matrix
@@ -15,7 +16,7 @@ count and order of summation.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -35,8 +36,6 @@ class Verdict(Enum):
     """What the votes on one layer amount to."""
 
     OK = "ok"
-    LOW_REDUNDANCY = "low_redundancy"
-    """Fewer votes than can settle a dispute; shares are halved."""
     ABSTAIN = "abstain"
     """No vote has a majority near it: the layer pays nothing."""
     EMPTY = "empty"
@@ -72,11 +71,17 @@ class AnswerScore:
 
 @dataclass(frozen=True, slots=True)
 class LayerScores:
-    """The judgement of one layer; ``answers`` are sorted by node id."""
+    """The judgement of one layer; ``answers`` are the hosters', sorted by node id.
+
+    ``backed`` are the validators whose reference row agrees with more than half of the reference
+    rows. ``refuted`` are the hosters that contradict what the votes and the references agree on.
+    """
 
     verdict: Verdict
     num_votes: int
     answers: tuple[AnswerScore, ...]
+    backed: frozenset[SubnetNodeId] = frozenset()
+    refuted: frozenset[SubnetNodeId] = frozenset()
 
     @property
     def num_valid(self) -> int:
@@ -85,31 +90,55 @@ class LayerScores:
 
 
 def compute_layer_scores(
-    answers: Sequence[Answer], *, length: int, params: ConsensusParams
+    answers: Sequence[Answer],
+    *,
+    length: int,
+    params: ConsensusParams,
+    references: Sequence[Answer] = (),
+    voiceless: Collection[SubnetNodeId] = (),
 ) -> LayerScores:
     """Judge all answers to one layer whose vectors have ``length`` coordinates.
 
-    Raises ValueError for two answers of one node, or for numbers at which the
+    ``references`` are the validators' answers to a drawn layer. Nodes in ``voiceless`` are judged
+    and have no vote. Raises ValueError for two answers of one node, or for numbers at which the
     arithmetic would not be exact: ours, never a peer's.
     """
     _check_exactness(length, params)
     ordered = sorted(answers, key=lambda answer: answer.node_id)
-    if len({answer.node_id for answer in ordered}) != len(ordered):
+    if len({answer.node_id for answer in (*ordered, *references)}) != len(answers) + len(
+        references
+    ):
         raise ValueError("a node answers a layer once")
-    candidates = [answer for answer in ordered if is_valid_structure(answer, length, params)]
-    votes = choose_votes([answer.coldkey for answer in candidates])
-    distances: dict[int, int] = {}
-    if candidates:
-        outputs = np.stack([quantise(answer, params) for answer in candidates])
-        residuals = compute_residuals(outputs, votes, params)
-        distances = compute_distances(residuals, votes, params)
-    verdict = _compute_verdict(len(votes), is_settled=bool(distances), params=params)
-    scored = {
-        answer.node_id: _score_candidate(answer, distances.get(row), verdict, params)
-        for row, answer in enumerate(candidates)
-    }
-    rows = tuple(scored.get(answer.node_id) or _score_invalid(answer) for answer in ordered)
-    return LayerScores(verdict, len(votes), rows)
+    sound = [answer for answer in ordered if is_valid_structure(answer, length, params)]
+    reviewed = [answer for answer in references if is_valid_structure(answer, length, params)]
+    # The references come first, so a coldkey that has one votes with it.
+    rows = sorted(reviewed, key=lambda answer: answer.node_id) + sound
+    votes = choose_votes(rows, voiceless)
+    if not votes:
+        judged = tuple(_score_invalid(answer) for answer in ordered)
+        return LayerScores(Verdict.EMPTY, 0, judged)
+    outputs = np.stack([quantise(answer, params) for answer in rows])
+    residuals = compute_residuals(outputs, votes, params)
+    speakers = [row for row in votes if row < len(reviewed)]
+    agreement = _Agreement(residuals, votes, speakers, params)
+    distances = compute_distances(residuals, agreement.valid, votes, params)
+    verdict = Verdict.OK if distances else Verdict.ABSTAIN
+    places = {answer.node_id: row for row, answer in enumerate(rows)}
+    scored = tuple(
+        _score_candidate(answer, distances.get(places[answer.node_id]), verdict, params)
+        if answer.node_id in places
+        else _score_invalid(answer)
+        for answer in ordered
+    )
+    return LayerScores(
+        verdict,
+        len(votes),
+        scored,
+        frozenset(rows[row].node_id for row in find_backed(outputs, speakers, params)),
+        frozenset(
+            answer.node_id for answer in ordered if agreement.is_refuted(places.get(answer.node_id))
+        ),
+    )
 
 
 def is_valid_structure(answer: Answer, length: int, params: ConsensusParams) -> bool:
@@ -124,12 +153,24 @@ def is_valid_structure(answer: Answer, length: int, params: ConsensusParams) -> 
     )
 
 
-def choose_votes(coldkeys: Sequence[bytes]) -> list[int]:
-    """Return one row per coldkey, its first; rows are sorted by node id."""
+def choose_votes(answers: Sequence[Answer], voiceless: Collection[SubnetNodeId]) -> list[int]:
+    """Return one row per coldkey, its first that is not of a node in ``voiceless``."""
     first_of_coldkey: dict[bytes, int] = {}
-    for row, coldkey in enumerate(coldkeys):
-        first_of_coldkey.setdefault(coldkey, row)
-    return list(first_of_coldkey.values())
+    for row, answer in enumerate(answers):
+        if answer.node_id not in voiceless:
+            first_of_coldkey.setdefault(answer.coldkey, row)
+    return sorted(first_of_coldkey.values())
+
+
+def find_backed(
+    outputs: NDArray[np.int64], references: Sequence[int], params: ConsensusParams
+) -> list[int]:
+    """Return the reference rows within tau of more than half of them, whatever the hosters say."""
+    if len(references) < params.min_references:
+        return []
+    residuals = compute_residuals(outputs, references, params)
+    valid = _Agreement(residuals, references, references, params).valid
+    return [row for row in references if valid[row]]
 
 
 def quantise(answer: Answer, params: ConsensusParams) -> NDArray[np.int64]:
@@ -157,14 +198,16 @@ def compute_residuals(
 
 
 def compute_distances(
-    residuals: NDArray[np.int64], votes: Sequence[int], params: ConsensusParams
+    residuals: NDArray[np.int64],
+    valid: NDArray[np.bool_],
+    votes: Sequence[int],
+    params: ConsensusParams,
 ) -> dict[int, int]:
     """Return row -> distance to the mean of the valid votes, for each valid row.
 
     Empty if no vote is valid: a row between two camps is near both, but no majority stands
     behind a mean.
     """
-    valid = compute_valid_rows(residuals, votes, params)
     valid_votes = [row for row in votes if valid[row]]
     if not valid_votes:
         return {}
@@ -178,28 +221,53 @@ def compute_distances(
     return distances
 
 
-def compute_valid_rows(
-    residuals: NDArray[np.int64], votes: Sequence[int], params: ConsensusParams
-) -> NDArray[np.bool_]:
-    """Return for each row whether it lies within tau of more than half of the votes."""
-    radius = _compute_radius(params)
-    # A valid row agrees with a majority of the votes, and in each coordinate a majority has a
-    # member on either side of the median: no residual of a valid row passes the radius, and none
-    # of a vote that agrees with it passes twice that. Farther rows decide nothing, and without
-    # them every number below is an integer that float64 holds exactly.
-    near = np.flatnonzero((np.abs(residuals) <= 2 * radius).all(axis=1))
-    near_votes = np.intersect1d(near, np.asarray(votes, dtype=np.intp))
-    rows = residuals[near].astype(np.float64)
-    references = residuals[near_votes].astype(np.float64)
-    squared = (
-        (rows * rows).sum(axis=1)[:, None]
-        + (references * references).sum(axis=1)[None, :]
-        - 2.0 * (rows @ references.T)
-    )
-    agreeing = (squared <= float(radius**2)).sum(axis=1)
-    valid = np.zeros(len(residuals), dtype=np.bool_)
-    valid[near] = 2 * agreeing > len(votes)
-    return valid
+class _Agreement:
+    """Which rows of one layer lie within tau of each other.
+
+    ``votes`` and ``references`` are rows; the references are those votes that are validators'.
+    """
+
+    def __init__(
+        self,
+        residuals: NDArray[np.int64],
+        votes: Sequence[int],
+        references: Sequence[int],
+        params: ConsensusParams,
+    ) -> None:
+        radius = _compute_radius(params)
+        # A valid row agrees with a majority of the votes, and in each coordinate a majority has
+        # a member on either side of the median: no residual of a valid row passes the radius, and
+        # none of a row that agrees with it passes twice that. Farther rows decide nothing, and
+        # without them every number below is an integer that float64 holds exactly.
+        near = np.flatnonzero((np.abs(residuals) <= 2 * radius).all(axis=1))
+        rows = residuals[near].astype(np.float64)
+        norms = (rows * rows).sum(axis=1)
+        squared = norms[:, None] + norms[None, :] - 2.0 * (rows @ rows.T)
+        self._near = near
+        self._agrees = squared <= float(radius**2)
+        self._references = references
+        self._is_enough = len(references) >= params.min_references
+        self._by_votes = self._has_majority(votes)
+        self._by_references = self._has_majority(references)
+        self.valid = np.zeros(len(residuals), dtype=np.bool_)
+        """Whether each row lies within tau of more than half of the votes, bool [rows]."""
+        self.valid[near] = self._by_votes
+
+    def is_refuted(self, row: int | None) -> bool:
+        """Whether a row is far from all that both majorities agree with; None is no vector."""
+        truth = self._by_votes & self._by_references
+        if not self._is_enough or not truth.any():
+            return False
+        if row is None:
+            return True
+        agreeing = self._agrees[self._near == row]
+        return not bool(agreeing[:, truth].any())
+
+    def _has_majority(self, voters: Sequence[int]) -> NDArray[np.bool_]:
+        """Return for each near row whether more than half of ``voters`` agree with it."""
+        columns = np.isin(self._near, np.asarray(voters, dtype=np.intp))
+        majority: NDArray[np.bool_] = 2 * self._agrees[:, columns].sum(axis=1) > len(voters)
+        return majority
 
 
 def sum_squares(values: NDArray[np.int64]) -> int:
@@ -228,16 +296,6 @@ def _score_candidate(
 
 def _score_invalid(answer: Answer) -> AnswerScore:
     return AnswerScore(answer.node_id, answer.refusal or Reason.INVALID_VECTOR, None, Score(0))
-
-
-def _compute_verdict(num_votes: int, *, is_settled: bool, params: ConsensusParams) -> Verdict:
-    if num_votes == 0:
-        return Verdict.EMPTY
-    if not is_settled:
-        return Verdict.ABSTAIN
-    if num_votes < params.min_representatives:
-        return Verdict.LOW_REDUNDANCY
-    return Verdict.OK
 
 
 def _compute_radius(params: ConsensusParams) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from consensus.errors import ProposalMismatch
+from consensus.naming import Naming
 from consensus.protocol_params import ConsensusParams
+from consensus.report import EpochReport
 from consensus.roster import Roster
 from consensus.submission import Submission
 from consensus.types import NodeClass, Score, SubnetNodeId
@@ -30,6 +32,19 @@ def check_proposal(
             raise ProposalMismatch(
                 f"node {node_id}: proposed {_describe(theirs.get(node_id))}, "
                 f"computed {_describe(ours.get(node_id))}"
+            )
+
+
+def check_naming(own: EpochReport, named: Naming) -> None:
+    """Raise ProposalMismatch unless unpaid hosters and probation are those of ``own``."""
+    if named.unpaid != own.unpaid:
+        nodes = sorted(named.unpaid ^ own.unpaid)
+        raise ProposalMismatch(f"args: nodes {nodes} are unpaid in one of proposal and own report")
+    for node_id in sorted(named.probation.keys() | own.probation.keys()):
+        theirs, ours = named.probation.get(node_id, 0), own.probation.get(node_id, 0)
+        if theirs != ours:
+            raise ProposalMismatch(
+                f"args: node {node_id} has {theirs} epochs of probation left, computed {ours}"
             )
 
 

@@ -100,7 +100,7 @@ def compute_token_ids(seed: bytes, shape: ModelShape, params: ConsensusParams) -
 def compute_head_rows(seed: bytes, shape: ModelShape, params: ConsensusParams) -> NDArray[np.int64]:
     """Return the vocabulary rows whose logits the head owes, int64, in the order drawn."""
     wanted = min(params.head_rows, shape.vocab_size)
-    return _draw_distinct(_HEAD_ROWS_TAG, seed, modulus=shape.vocab_size, wanted=wanted)
+    return draw_distinct(_HEAD_ROWS_TAG, seed, modulus=shape.vocab_size, wanted=wanted)
 
 
 def compute_vector_length(layer: int, shape: ModelShape, params: ConsensusParams) -> int:
@@ -118,7 +118,7 @@ def compute_sampled_coordinates(
     wanted = params.max_vector_coordinates
     if length <= wanted:
         return None
-    return _draw_distinct(_COORDINATES_TAG, seed, layer, modulus=length, wanted=wanted)
+    return draw_distinct(_COORDINATES_TAG, seed, layer, modulus=length, wanted=wanted)
 
 
 def sample_vector(
@@ -182,7 +182,7 @@ def _as_u32(stream: bytes) -> NDArray[np.int64]:
     return np.frombuffer(stream, dtype="<u4").astype(np.int64)
 
 
-def _draw_distinct(
+def draw_distinct(
     tag: bytes, seed: bytes, *numbers: int, modulus: int, wanted: int
 ) -> NDArray[np.int64]:
     """Draw u32 modulo ``modulus``, skip repeats, and stop at ``wanted`` different values."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from consensus.challenge import compute_owed_layers
 from consensus.errors import CommitmentMismatch
-from consensus.types import Epoch, LayerRange, Score, SubnetNodeId
-from keys.envelope import HASH_SIZE
+from consensus.records import TAG_SIZE, ScoreRow, encode_score_rows
+from consensus.types import Epoch, LayerRange, SubnetNodeId
+from keys.envelope import HASH_SIZE, Envelope
 from keys.peer import PeerId, PeerKey
 
 SALT_SIZE = 32
@@ -25,6 +26,7 @@ _LEAF_TAG = b"mesh/leaf"
 _ROOT_TAG = b"mesh/root"
 _OUTPUT_TAG = b"mesh/commit"
 _SCORES_TAG = b"mesh/score-commit"
+_AUDIT_TAG = b"mesh/audit-commit"
 _SALT_TAG = b"mesh/salt"
 
 
@@ -44,6 +46,16 @@ class CommitContext:
     def to_bytes(self) -> bytes:
         """Return ``network_id || epoch || node_id || public key``, 72 bytes."""
         return self.network_id + _u32(self.epoch) + _u32(self.node_id) + self.author.public_key
+
+
+def make_commit_context(envelope: Envelope) -> CommitContext:
+    """Return what the commitment is bound to that the record in ``envelope`` opens."""
+    return CommitContext(
+        envelope.network_id,
+        Epoch(envelope.epoch),
+        SubnetNodeId(envelope.node_id),
+        envelope.author,
+    )
 
 
 def derive_salt(
@@ -97,24 +109,44 @@ def compute_output_commitment(
 
 
 def compute_score_commitment(
-    context: CommitContext, *, salt: bytes, scores: Sequence[tuple[SubnetNodeId, Score]]
+    context: CommitContext, *, salt: bytes, rows: Sequence[ScoreRow]
 ) -> bytes:
-    """Return the 32 bytes that a validator publishes during SCORE."""
+    """Return the 32 bytes that a validator publishes in its sighting."""
     if len(salt) != SALT_SIZE:
         raise ValueError("a salt has 32 bytes")
-    digest = hashlib.sha256(encode_scores(scores)).digest()
+    digest = hashlib.sha256(encode_score_rows(rows)).digest()
     return hashlib.sha256(_SCORES_TAG + context.to_bytes() + salt + digest).digest()
 
 
-def encode_scores(scores: Sequence[tuple[SubnetNodeId, Score]]) -> bytes:
-    """Return 20 bytes a row: node id u32, score u128. Raises ValueError if ids do not ascend."""
-    ids = [node_id for node_id, _ in scores]
-    if any(left >= right for left, right in zip(ids, ids[1:], strict=False)):
-        raise ValueError("scores are sorted by node id, without repeats")
-    try:
-        return b"".join(_u32(node) + score.to_bytes(16, "little") for node, score in scores)
-    except OverflowError as error:
-        raise ValueError("a node id is a u32 and a score a u128") from error
+def compute_audit_commitment(
+    context: CommitContext,
+    *,
+    draw: bytes,
+    salt: bytes,
+    layers: Sequence[int],
+    vectors: Sequence[bytes],
+) -> bytes:
+    """Return the 32 bytes that a validator publishes during AUDIT.
+
+    ``draw`` is the hash of the block that drew ``layers``; ``vectors`` answer them in order.
+    """
+    if len(draw) != HASH_SIZE or len(salt) != SALT_SIZE:
+        raise ValueError("draw and salt have 32 bytes")
+    if len(vectors) != len(layers):
+        raise ValueError(f"{len(layers)} drawn layers have as many vectors, not {len(vectors)}")
+    leaves = [compute_leaf(layer, raw) for layer, raw in zip(layers, vectors, strict=True)]
+    message = _AUDIT_TAG + context.to_bytes() + draw + salt + b"".join(leaves)
+    return hashlib.sha256(message).digest()
+
+
+def compute_tag(validator: SubnetNodeId, reveal_hash: bytes) -> bytes:
+    """Return what proves that ``validator`` had the reveal of this hash: 8 bytes of SHA-256.
+
+    Sightings show the first 16 bytes of the hash only, so the tag cannot be computed from one.
+    """
+    if len(reveal_hash) != HASH_SIZE:
+        raise ValueError("a record hash has 32 bytes")
+    return hashlib.sha256(_u32(validator) + reveal_hash).digest()[:TAG_SIZE]
 
 
 def check_output_reveal(
@@ -144,19 +176,35 @@ def check_output_reveal(
 
 
 def check_score_reveal(
-    commitment: bytes,
-    context: CommitContext,
-    *,
-    salt: bytes,
-    scores: Sequence[tuple[SubnetNodeId, Score]],
+    commitment: bytes, context: CommitContext, *, salt: bytes, rows: Sequence[ScoreRow]
 ) -> None:
-    """Raise CommitmentMismatch unless salt and scores open ``commitment``."""
+    """Raise CommitmentMismatch unless salt and rows open ``commitment``."""
     try:
-        expected = compute_score_commitment(context, salt=salt, scores=scores)
+        expected = compute_score_commitment(context, salt=salt, rows=rows)
     except ValueError as error:
         raise CommitmentMismatch(str(error)) from error
     if not hmac.compare_digest(expected, commitment):
         raise CommitmentMismatch("the scores do not open the commitment")
+
+
+def check_audit_reveal(
+    commitment: bytes,
+    context: CommitContext,
+    *,
+    draw: bytes,
+    salt: bytes,
+    layers: Sequence[int],
+    vectors: Sequence[bytes],
+) -> None:
+    """Raise CommitmentMismatch unless salt and vectors open ``commitment`` for this draw."""
+    try:
+        expected = compute_audit_commitment(
+            context, draw=draw, salt=salt, layers=layers, vectors=vectors
+        )
+    except ValueError as error:
+        raise CommitmentMismatch(str(error)) from error
+    if not hmac.compare_digest(expected, commitment):
+        raise CommitmentMismatch("the reference rows do not open the commitment")
 
 
 def _u32(number: int) -> bytes:

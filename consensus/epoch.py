@@ -1,36 +1,35 @@
 """Scoring one epoch: the first page of the protocol.
 
-At the end of an epoch every node scores it, alone, from the records that it saw. The elected
-validator proposes its rows on chain in the next epoch; the other nodes attest them if theirs are
-equal. So this is one pure function: the same facts give the same bytes on every node.
+The elected validator of epoch e+1 proposes the scores of epoch e; the other nodes recompute them
+and attest the proposal if theirs are equal. What an honest node saw itself plays no part: the
+proposal names sightings, the sightings decide which records are accepted, and from there on this
+is one pure function. The same facts give the same bytes on every node.
 
 What goes in
-    ``facts`` of the epoch: its roster (the chain's nodes at its first block), the seed of its
-    challenge, its schedule, the first record of each slot with the block at which this node first
-    saw it, and the proposal that the chain held at its end, with its attestations.
-    ``previous``: the facts of the epoch before it; None if the chain elected no validator in that
-    one, so no work was scored in it.
+    ``facts`` of epoch e: its roster (the chain's nodes at its first block) and that of the epoch
+    before, the seed of its challenge, the block that drew the audited layers, the named sightings,
+    the accepted records (naming.py), and who is on probation.
+    ``next_roster``: the roster of epoch e+1, whose nodes get rows.
 
 The steps, in order
-    1. Equivocators of outputs: nodes that signed two commits or two reveals (equivocation.py).
-       Their outputs count for nothing.
-    2. Output evidence: commits and reveals in time; the reveals that open their commits
-       (evidence.py, phases.py, commitment.py).
-    3. Hoster scores: for each layer, the distance of each answer to the mean of the valid ones
-       (agreement.py); the layer's pool is divided among them (scoring.py).
-    4. Score evidence: the validators' scores of the previous epoch, committed in it and revealed
-       in this one. Nodes that hosted in the previous epoch have none that count, and nodes
-       that equivocated in either score 0.
-    5. Attested rows: the hosters' rows of this epoch's proposal, which scores the previous one, if
-       two thirds of the nodes of class Validator attested it. They are the centre where too few
-       validators reveal.
-    6. Validator scores: the distance of each one's scores to those of all (scoring.py).
-    7. Rows: one for each node with an accepted record. A node is paid as a hoster if it committed
-       to outputs, else as a validator; an equivocator keeps its row, with 0. Nodes without a row
-       are absent for the chain.
+    1. Unpaid: hosters whose probes failed by more than half of the named sightings (naming.py).
+    2. Output evidence: accepted commits, and the accepted reveals that open them (evidence.py,
+       commitment.py).
+    3. References: the validators' own answers to the drawn layers (audit.py).
+    4. Hoster scores: for each layer, the distance of each answer to the mean of the valid ones
+       (agreement.py); the layer's pool is divided among those that are paid (scoring.py). Drawn
+       layers come first: who contradicts them is refuted and has no vote on any layer.
+    5. Validator accuracies: the share of each one's score rows of epoch e-1 that are right. The
+       rows were committed to in the accepted sightings of e-1 and revealed in e.
+    6. Validators' pay: a quarter of what hosters are paid, half for scores, half for audits.
+    7. Probation: what was left, one epoch less, and who was refuted or withheld a drawn layer.
+    8. Rows (rows.py): one for each Included or Validator node of e+1, but for silent validators
+       and those on probation. A node is paid as a hoster if it committed to outputs, else as a
+       validator.
 
 What comes out
-    An ``EpochReport``: the rows, sorted by node id, and the reason of every number.
+    An ``EpochReport``: rows, unpaid hosters and probation, which the proposal carries, and the
+    reason of every number.
 
 What is exact
     Everything. Scores are integers at 10**18; outputs are rounded to integers before they are
@@ -40,103 +39,160 @@ What is exact
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 
-from consensus.attestation import is_attested
-from consensus.equivocation import find_equivocators
+from consensus.agreement import Answer
+from consensus.audit import Reference, collect_references
+from consensus.commitment import compute_tag
+from consensus.errors import Reason
 from consensus.evidence import (
     EpochFacts,
-    OutputEvidence,
     collect_output_evidence,
     collect_score_evidence,
     find_present,
+    find_reveal_hashes,
 )
+from consensus.naming import carry_probation, continue_probation, find_unpaid
 from consensus.protocol_params import ConsensusParams
-from consensus.records import OUTPUT_KINDS, SCORE_KINDS
+from consensus.records import RecordKind, ScoreRow
 from consensus.report import EpochReport
 from consensus.roster import Roster
-from consensus.scoring import (
-    ScoreRows,
-    ValidatorEvidence,
-    ValidatorScores,
-    compute_hoster_scores,
-    compute_proposal_rows,
-    compute_validator_scores,
-)
-from consensus.types import NodeClass, Score, SubnetNodeId
+from consensus.rows import compute_rows
+from consensus.scoring import compute_accuracies, compute_hoster_scores, pay_validators
+from consensus.types import Score, SubnetNodeId
 
 
-def score_epoch(
-    facts: EpochFacts, previous: EpochFacts | None, params: ConsensusParams
-) -> EpochReport:
-    """Score the epoch of ``facts``; ``previous`` is the epoch before it, None if not scored."""
-    # Steps 1 to 3: this epoch's outputs.
-    outputs = open_outputs(facts)
-    hosters = compute_hoster_scores(outputs.hosters, shape=facts.shape, params=params)
-    # Steps 4 to 6: the scores of the epoch before.
-    equivocators = outputs.equivocators
-    evidence: tuple[ValidatorEvidence, ...] = ()
-    validators = ValidatorScores(())
-    if previous is not None:
-        hosted = open_outputs(previous)
-        equivocators |= find_equivocators(facts, SCORE_KINDS, signed_in=previous)
-        evidence = collect_score_evidence(
-            previous,
-            revealing=facts,
-            hosters=hosted.accepted,
-            equivocators=hosted.equivocators | equivocators,
-        )
-        validators = compute_validator_scores(
-            evidence,
-            node_ids=[node.node_id for node in previous.roster.with_class(NodeClass.INCLUDED)],
-            attested=find_attested_rows(facts, hosters=hosted.accepted, params=params),
-            params=params,
-        )
-    # Step 7.
-    rows = compute_proposal_rows(
+def score_epoch(facts: EpochFacts, next_roster: Roster, params: ConsensusParams) -> EpochReport:
+    """Score the epoch of ``facts`` for the proposal of the next one."""
+    unpaid = find_unpaid(facts.named.values(), facts.roster)
+    outputs = collect_output_evidence(facts)
+    references = _collect_references(facts, outputs.accepted, params)
+    hosters = compute_hoster_scores(
+        outputs.hosters,
+        shape=facts.shape,
+        params=params,
+        references=_group_by_layer(references),
+        probation=facts.probation,
+        unpaid=unpaid,
+    )
+    evidence = collect_score_evidence(facts, hosters=outputs.accepted)
+    validators = pay_validators(
+        compute_accuracies(evidence, reveal_hashes=find_reveal_hashes(facts), params=params),
+        coldkeys=_map_coldkeys(facts),
+        audits=_judge_audits(references, hosters.backed),
+        paid_to_hosters=Score(sum(hosters.scores.values())),
+        params=params,
+    )
+    probation = continue_probation(
+        facts.probation,
         facts.roster,
-        present=find_present(facts, outputs, evidence) | equivocators,
-        hosters=outputs.accepted,
-        hoster_scores=hosters.scores | dict.fromkeys(equivocators, Score(0)),
-        validator_scores=validators.scores,
+        refuted=hosters.refuted,
+        withheld=hosters.withheld,
+        params=params,
+    )
+    rows = compute_rows(
+        facts.roster,
+        next_roster,
+        present=find_present(facts, outputs, evidence),
+        left_out=facts.probation.keys() | hosters.refuted,
+        scores={report.node_id: report.score for report in validators} | hosters.scores,
     )
     return EpochReport(
-        epoch=facts.roster.epoch,
+        epoch=facts.epoch,
         seed=facts.seed,
         hosters=hosters.reports,
-        validators=validators.reports,
+        validators=validators,
         refusals=outputs.refusals,
+        unpaid=unpaid,
+        probation=probation,
         rows=rows,
     )
 
 
-def compute_first_rows(roster: Roster) -> ScoreRows:
-    """Return the rows after an epoch that was not scored: every node of the roster, with 0.
+def score_nothing(
+    roster: Roster,
+    next_roster: Roster,
+    *,
+    probation: Mapping[SubnetNodeId, int],
+    seed: bytes,
+) -> EpochReport:
+    """Return the report of an epoch of which no work can be scored: every row is 0.
 
-    The chain elected no validator in that epoch, so no work was asked for.
+    The chain elected no validator in it, or too few of its sightings can be had. Nobody counts as
+    silent, and ``probation`` goes on: the epochs left before the roster's epoch, by node.
     """
-    nodes = sorted(node.node_id for node in roster.with_class(NodeClass.INCLUDED))
-    return tuple((node_id, Score(0)) for node_id in nodes)
+    everybody = {node.node_id for node in next_roster.nodes}
+    return EpochReport(
+        epoch=roster.epoch,
+        seed=seed,
+        probation=carry_probation(probation, epochs=1),
+        rows=compute_rows(
+            roster, next_roster, present=everybody, left_out=probation.keys(), scores={}
+        ),
+    )
 
 
-def compute_committed_scores(facts: EpochFacts, params: ConsensusParams) -> ScoreRows:
-    """Return the hosters' scores that a validator commits to before the epoch ends."""
-    hosters = open_outputs(facts).hosters
-    scores = compute_hoster_scores(hosters, shape=facts.shape, params=params).scores
-    return tuple(sorted(scores.items()))
+def compute_score_rows(
+    facts: EpochFacts, *, validator: SubnetNodeId, params: ConsensusParams
+) -> tuple[ScoreRow, ...]:
+    """Return what a validator commits to in its sighting: its scores of the epoch's hosters.
+
+    ``facts`` are what it saw itself. The totals are those before shares are divided, because they
+    move little when validators saw different records.
+    """
+    outputs = collect_output_evidence(facts)
+    references = _collect_references(facts, outputs.accepted, params)
+    hosters = compute_hoster_scores(
+        outputs.hosters,
+        shape=facts.shape,
+        params=params,
+        references=_group_by_layer(references),
+        probation=facts.probation,
+    )
+    rows = []
+    for report in hosters.reports:
+        reveal = facts.records.get((RecordKind.OUTPUT_REVEAL, facts.epoch, report.node_id))
+        if reveal is not None:
+            tag = compute_tag(validator, reveal.record_hash)
+            rows.append(ScoreRow(report.node_id, report.total, tag))
+    return tuple(rows)
 
 
-def open_outputs(facts: EpochFacts) -> OutputEvidence:
-    """Return what counts of the hosters' work, without that of equivocators."""
-    equivocators = find_equivocators(facts, OUTPUT_KINDS, signed_in=facts)
-    return collect_output_evidence(facts, equivocators=equivocators)
+def _collect_references(
+    facts: EpochFacts, hosters: frozenset[SubnetNodeId], params: ConsensusParams
+) -> tuple[Reference, ...]:
+    """Return the reference rows of the validators that are not on probation."""
+    if facts.draw is None:
+        return ()
+    return collect_references(
+        facts.records,
+        facts.roster,
+        draw=facts.draw,
+        hosters=hosters | facts.probation.keys(),
+        shape=facts.shape,
+        params=params,
+    )
 
 
-def find_attested_rows(
-    facts: EpochFacts, *, hosters: Collection[SubnetNodeId], params: ConsensusParams
-) -> Mapping[SubnetNodeId, Score] | None:
-    """Return the hosters' rows of the epoch's proposal, None unless enough nodes attested it."""
-    submission = facts.submission
-    if submission is None or not is_attested(submission, facts.roster, params):
-        return None
-    return {node_id: score for node_id, score in submission.scores if node_id in hosters}
+def _group_by_layer(references: Sequence[Reference]) -> dict[int, list[Answer]]:
+    grouped: dict[int, list[Answer]] = {}
+    for reference in references:
+        for layer, answer in reference.answers.items():
+            grouped.setdefault(layer, []).append(answer)
+    return grouped
+
+
+def _judge_audits(
+    references: Sequence[Reference], backed: frozenset[SubnetNodeId]
+) -> dict[SubnetNodeId, Reason | None]:
+    """Return why each validator's reference rows are not paid, None where they are."""
+    judged: dict[SubnetNodeId, Reason | None] = {}
+    for reference in references:
+        is_wrong = reference.refusal is None and reference.node_id not in backed
+        judged[reference.node_id] = Reason.OUTSIDE_TOLERANCE if is_wrong else reference.refusal
+    return judged
+
+
+def _map_coldkeys(facts: EpochFacts) -> dict[SubnetNodeId, bytes]:
+    rosters = (facts.roster,) if facts.previous is None else (facts.previous, facts.roster)
+    return {node.node_id: node.coldkey for roster in rosters for node in roster.nodes}

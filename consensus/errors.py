@@ -4,7 +4,7 @@ ConsensusError
 ├── InvalidRecord(reason)   a record that does not count (the author's fault)
 │   ├── InvalidVector       an output that is not a bounded vector of the right length
 │   └── CommitmentMismatch  a reveal that does not open its commitment
-└── ProposalMismatch        the elected validator proposed other rows than ours
+└── ProposalMismatch        the elected validator proposed other than this node computed
 
 ``reason`` has one stable name per cause, the same in logs, tests and on status pages.
 """
@@ -38,7 +38,12 @@ class Reason(StrEnum):
     OUTSIDE_TOLERANCE = "outside_tolerance"
     NO_MAJORITY = "no_majority"
     INVALID_SCORES = "invalid_scores"
-    NO_CENTRE = "no_centre"
+    WRONG_TAG = "wrong_tag"
+    WRONG_DRAW = "wrong_draw"
+    REFUTED = "refuted"
+    WITHHELD = "withheld"
+    ON_PROBATION = "on_probation"
+    NOT_SERVING = "not_serving"
 
 
 class ConsensusError(Exception):
@@ -69,4 +74,4 @@ class CommitmentMismatch(InvalidRecord):
 
 
 class ProposalMismatch(ConsensusError):
-    """The elected validator proposed other rows than this node computed."""
+    """A proposal that this node does not attest; the text says why."""

@@ -1,31 +1,33 @@
-"""From the records that a node saw, and when, to what counts.
+"""From the accepted records of an epoch to what counts.
 
-Late records, reveals that open nothing and commits to another challenge are dropped
-here, each with its reason; what remains is scored. A pure rule: the same facts give
-the same evidence on every node.
+Reveals that open nothing and commits to another challenge are dropped here, each with its reason;
+what remains is scored. Which records are accepted is decided before (``consensus.naming``). A pure
+rule: the same facts give the same evidence on every node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from consensus.challenge import ModelShape
-from consensus.commitment import CommitContext, check_output_reveal, check_score_reveal
+from consensus.commitment import check_output_reveal, check_score_reveal, make_commit_context
 from consensus.errors import InvalidRecord, Reason
-from consensus.phases import Schedule
+from consensus.naming import Slot
 from consensus.records import (
+    NO_SCORES,
     OutputCommit,
     RecordKind,
+    ScoreRow,
+    Sighting,
     decode_challenge,
     decode_output_commit,
     decode_output_reveal,
-    decode_score_commit,
     decode_score_reveal,
+    decode_sighting,
 )
-from consensus.roster import Roster, RosterNode
+from consensus.roster import Roster
 from consensus.scoring import HosterEvidence, ValidatorEvidence
-from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, NodeClass, SubnetNodeId
 from keys.envelope import Envelope
 
@@ -39,34 +41,34 @@ class TimedRecord:
 
 
 TimedRecords = Mapping[tuple[RecordKind, SubnetNodeId], TimedRecord]
-"""What a node saw of one epoch: the first record of each slot."""
+"""What a node saw of one epoch: the first record of each kind and author."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpochFacts:
-    """Everything that one node knows of one epoch when it scores it.
+    """Everything that the score of one epoch depends on.
 
-    ``seed`` is that of the epoch's challenge, ``expires_at`` the expiry that its authors sign,
-    in seconds since 1970. ``submission`` is the final proposal of the epoch, which scores the
-    epoch before it; None if there was none.
+    ``roster`` is that of the epoch and ``previous`` that of the epoch before it; None if the chain
+    elected no validator in that one, so no work was scored in it. ``seed`` is that of the epoch's
+    challenge. ``draw`` is the hash of AUDIT's first block, which drew the audited layers; None
+    where it is not known, so nothing is audited. ``records`` are the accepted ones. ``named`` are
+    the named sightings. ``probation`` holds how many epochs nodes stay unpaid, this one included.
+    ``seen_at`` is when this node saw a record; only reports show it.
     """
 
-    network_id: bytes
     roster: Roster
-    schedule: Schedule
+    previous: Roster | None
     seed: bytes
+    draw: bytes | None
     shape: ModelShape
-    expires_at: int
-    sightings: TimedRecords
-    submission: Submission | None = None
+    records: Mapping[Slot, Envelope]
+    named: Mapping[SubnetNodeId, Sighting] = field(default_factory=dict)
+    probation: Mapping[SubnetNodeId, int] = field(default_factory=dict)
+    seen_at: Mapping[Slot, BlockNumber] = field(default_factory=dict)
 
-    def is_on_time(self, sighting: TimedRecord) -> bool:
-        """Whether a record was first seen inside its window of this epoch.
-
-        Score reveals of the epoch before are seen in this one.
-        """
-        kind = RecordKind(sighting.envelope.kind)
-        return self.schedule.is_on_time(kind, sighting.seen_at - self.roster.first_block)
+    @property
+    def epoch(self) -> Epoch:
+        return self.roster.epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,11 @@ class Refusal:
 class OutputEvidence:
     """What counts of the hosters' work in one epoch.
 
-    ``hosters`` have an accepted output commit: on time, to this epoch's challenge, for layers
-    that exist.
+    ``hosters`` have an accepted output commit to this epoch's challenge, for layers that exist.
     """
 
     hosters: tuple[HosterEvidence, ...]
     refusals: tuple[Refusal, ...]
-    equivocators: frozenset[SubnetNodeId]
 
     @property
     def accepted(self) -> frozenset[SubnetNodeId]:
@@ -103,53 +103,61 @@ def find_challenge(sightings: TimedRecords, seed: bytes) -> SubnetNodeId | None:
     return None
 
 
-def collect_output_evidence(
-    facts: EpochFacts, *, equivocators: frozenset[SubnetNodeId]
-) -> OutputEvidence:
-    """Open every hoster's reveal; say why where it does not open.
-
-    Ignore an equivocator's records: nodes hold different versions, so scores would diverge.
-    """
+def collect_output_evidence(facts: EpochFacts) -> OutputEvidence:
+    """Open every hoster's reveal; say why where it does not open."""
     hosters, refusals = [], []
     for node in facts.roster.with_class(NodeClass.INCLUDED):
-        commit = facts.sightings.get((RecordKind.OUTPUT_COMMIT, node.node_id))
-        reveal = facts.sightings.get((RecordKind.OUTPUT_REVEAL, node.node_id))
-        if node.node_id in equivocators:
-            refusals.append(Refusal(RecordKind.OUTPUT_COMMIT, node.node_id, Reason.EQUIVOCATION))
-        elif commit is not None:
+        commit_slot = (RecordKind.OUTPUT_COMMIT, facts.epoch, node.node_id)
+        reveal_slot = (RecordKind.OUTPUT_REVEAL, facts.epoch, node.node_id)
+        commit, reveal = facts.records.get(commit_slot), facts.records.get(reveal_slot)
+        if commit is not None:
             try:
                 promise = _accept_commit(commit, facts)
             except InvalidRecord as error:
                 refusals.append(Refusal(RecordKind.OUTPUT_COMMIT, node.node_id, error.reason))
                 continue
-            hosters.append(_open_outputs(node, promise, commit=commit, reveal=reveal, facts=facts))
+            evidence = HosterEvidence(
+                node.node_id,
+                node.coldkey,
+                promise.layers,
+                committed_at=facts.seen_at.get(commit_slot),
+                revealed_at=facts.seen_at.get(reveal_slot),
+            )
+            hosters.append(_open_outputs(evidence, promise, reveal, facts))
         elif reveal is not None:
             refusals.append(Refusal(RecordKind.OUTPUT_REVEAL, node.node_id, Reason.NO_COMMIT))
-    return OutputEvidence(tuple(hosters), tuple(refusals), equivocators)
+    return OutputEvidence(tuple(hosters), tuple(refusals))
 
 
 def collect_score_evidence(
-    scored: EpochFacts,
-    *,
-    revealing: EpochFacts,
-    hosters: frozenset[SubnetNodeId],
-    equivocators: frozenset[SubnetNodeId],
+    facts: EpochFacts, *, hosters: frozenset[SubnetNodeId]
 ) -> tuple[ValidatorEvidence, ...]:
-    """Open the score reveals of one epoch, which leave in the REVEAL phase of the next.
+    """Open the score reveals of the epoch before, which leave in the REVEAL phase of this one.
 
-    ``hosters`` have an accepted output commit in the scored epoch and are paid for that role
-    only. Scores of ``equivocators`` do not count.
+    Their commitments stand in the accepted sightings of the epoch before. ``hosters`` committed to
+    outputs in this epoch and are paid for that role only.
     """
-    evidence = []
-    for node in scored.roster.with_class(NodeClass.INCLUDED):
-        commit = scored.sightings.get((RecordKind.SCORE_COMMIT, node.node_id))
-        if commit is None or node.node_id in hosters or not scored.is_on_time(commit):
+    if facts.previous is None:
+        return ()
+    before, evidence = facts.previous.epoch, []
+    for node in facts.previous.with_class(NodeClass.INCLUDED):
+        sighting_slot = (RecordKind.SIGHTING, before, node.node_id)
+        reveal_slot = (RecordKind.SCORE_REVEAL, before, node.node_id)
+        sighting = facts.records.get(sighting_slot)
+        if sighting is None or node.node_id in hosters:
             continue
-        reveal = scored.sightings.get((RecordKind.SCORE_REVEAL, node.node_id))
-        opened = _open_scores(node, commit=commit, reveal=reveal, revealing=revealing)
-        if node.node_id in equivocators:
-            opened = replace(opened, scores=(), refusal=Reason.EQUIVOCATION)
-        evidence.append(opened)
+        opened = ValidatorEvidence(
+            node.node_id,
+            node.coldkey,
+            committed_at=facts.seen_at.get(sighting_slot),
+            revealed_at=facts.seen_at.get(reveal_slot),
+        )
+        try:
+            rows = _check_scores(sighting, facts.records.get(reveal_slot), facts)
+        except InvalidRecord as error:
+            evidence.append(replace(opened, refusal=error.reason))
+        else:
+            evidence.append(replace(opened, rows=rows))
     return tuple(evidence)
 
 
@@ -158,22 +166,30 @@ def find_present(
 ) -> frozenset[SubnetNodeId]:
     """Return the nodes with at least one accepted record in the epoch.
 
-    Those are output commits, score commits, and score reveals of the epoch before it. A
-    challenge is no work, and nodes stop looking for it once they have seen one.
+    Those are named sightings, output commits, audit commits, and score reveals of the epoch
+    before it. A challenge is no work.
     """
-    committed = {
+    audited = {
         node_id
-        for (kind, node_id), sighting in facts.sightings.items()
-        if kind is RecordKind.SCORE_COMMIT and facts.is_on_time(sighting)
+        for kind, epoch, node_id in facts.records
+        if kind is RecordKind.AUDIT_COMMIT and epoch == facts.epoch
     }
     revealed = {validator.node_id for validator in validators if validator.refusal is None}
-    return outputs.accepted | committed | revealed
+    return outputs.accepted | audited | revealed | facts.named.keys()
 
 
-def _accept_commit(commit: TimedRecord, facts: EpochFacts) -> OutputCommit:
-    if not facts.is_on_time(commit):
-        raise InvalidRecord(Reason.LATE)
-    promise = decode_output_commit(commit.envelope.body)
+def find_reveal_hashes(facts: EpochFacts) -> dict[SubnetNodeId, bytes]:
+    """Return the whole hash of each accepted output reveal of the epoch before."""
+    before = None if facts.previous is None else facts.previous.epoch
+    return {
+        node_id: envelope.record_hash
+        for (kind, epoch, node_id), envelope in facts.records.items()
+        if kind is RecordKind.OUTPUT_REVEAL and epoch == before
+    }
+
+
+def _accept_commit(commit: Envelope, facts: EpochFacts) -> OutputCommit:
+    promise = decode_output_commit(commit.body)
     if promise.seed != facts.seed:
         raise InvalidRecord(Reason.WRONG_SEED)
     if promise.layers.end > facts.shape.num_layers:
@@ -182,20 +198,8 @@ def _accept_commit(commit: TimedRecord, facts: EpochFacts) -> OutputCommit:
 
 
 def _open_outputs(
-    node: RosterNode,
-    promise: OutputCommit,
-    *,
-    commit: TimedRecord,
-    reveal: TimedRecord | None,
-    facts: EpochFacts,
+    evidence: HosterEvidence, promise: OutputCommit, reveal: Envelope | None, facts: EpochFacts
 ) -> HosterEvidence:
-    evidence = HosterEvidence(
-        node.node_id,
-        node.coldkey,
-        promise.layers,
-        committed_at=commit.seen_at,
-        revealed_at=None if reveal is None else reveal.seen_at,
-    )
     try:
         vectors = _check_outputs(promise, reveal, facts)
     except InvalidRecord as error:
@@ -204,15 +208,16 @@ def _open_outputs(
 
 
 def _check_outputs(
-    promise: OutputCommit, reveal: TimedRecord | None, facts: EpochFacts
+    promise: OutputCommit, reveal: Envelope | None, facts: EpochFacts
 ) -> tuple[bytes, ...]:
-    envelope = _accept_reveal(reveal, facts)
-    opened = decode_output_reveal(envelope.body)
+    if reveal is None:
+        raise InvalidRecord(Reason.NOT_REVEALED)
+    opened = decode_output_reveal(reveal.body)
     if opened.layers != promise.layers:
         raise InvalidRecord(Reason.WRONG_RANGE)
     check_output_reveal(
         promise.commitment,
-        _make_commit_context(envelope),
+        make_commit_context(reveal),
         seed=facts.seed,
         layers=opened.layers,
         salt=opened.salt,
@@ -222,41 +227,14 @@ def _check_outputs(
     return opened.vectors
 
 
-def _open_scores(
-    node: RosterNode, *, commit: TimedRecord, reveal: TimedRecord | None, revealing: EpochFacts
-) -> ValidatorEvidence:
-    evidence = ValidatorEvidence(
-        node.node_id,
-        node.coldkey,
-        committed_at=commit.seen_at,
-        revealed_at=None if reveal is None else reveal.seen_at,
-    )
-    try:
-        envelope = _accept_reveal(reveal, revealing)
-        opened = decode_score_reveal(envelope.body)
-        check_score_reveal(
-            decode_score_commit(commit.envelope.body).commitment,
-            _make_commit_context(envelope),
-            salt=opened.salt,
-            scores=opened.scores,
-        )
-    except InvalidRecord as error:
-        return replace(evidence, refusal=error.reason)
-    return replace(evidence, scores=opened.scores)
-
-
-def _accept_reveal(reveal: TimedRecord | None, facts: EpochFacts) -> Envelope:
+def _check_scores(
+    sighting: Envelope, reveal: Envelope | None, facts: EpochFacts
+) -> tuple[ScoreRow, ...]:
+    commitment = decode_sighting(sighting.body).commitment
+    if commitment == NO_SCORES:
+        raise InvalidRecord(Reason.NO_COMMIT)
     if reveal is None:
         raise InvalidRecord(Reason.NOT_REVEALED)
-    if not facts.is_on_time(reveal):
-        raise InvalidRecord(Reason.LATE)
-    return reveal.envelope
-
-
-def _make_commit_context(envelope: Envelope) -> CommitContext:
-    return CommitContext(
-        envelope.network_id,
-        Epoch(envelope.epoch),
-        SubnetNodeId(envelope.node_id),
-        envelope.author,
-    )
+    opened = decode_score_reveal(reveal.body)
+    check_score_reveal(commitment, make_commit_context(reveal), salt=opened.salt, rows=opened.rows)
+    return opened.rows

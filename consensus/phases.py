@@ -20,6 +20,7 @@ from consensus.types import EpochPosition
 class Phase(Enum):
     PROPOSE = "propose"
     COMMIT = "commit"
+    AUDIT = "audit"
     REVEAL = "reveal"
     SCORE = "score"
 
@@ -48,8 +49,10 @@ class Schedule:
     challenge_fallback: int
     finality_deadline: int
     commit_start: int
+    audit_start: int
     reveal_start: int
     score_start: int
+    attestation_deadline: int
     windows: Mapping[RecordKind, RecordWindow]
 
     def is_departure(self, kind: RecordKind, offset: int) -> bool:
@@ -79,6 +82,7 @@ def compute_schedule(length: int, params: ConsensusParams) -> Schedule:
     """
     grace = compute_grace(length)
     commit_start = compute_boundary(params.commit_start_percent, length)
+    audit_start = compute_boundary(params.audit_start_percent, length)
     reveal_start = compute_boundary(params.reveal_start_percent, length)
     score_start = compute_boundary(params.score_start_percent, length)
     return Schedule(
@@ -87,33 +91,40 @@ def compute_schedule(length: int, params: ConsensusParams) -> Schedule:
         challenge_fallback=compute_boundary(params.challenge_fallback_percent, length),
         finality_deadline=compute_boundary(params.finality_deadline_percent, length),
         commit_start=commit_start,
+        audit_start=audit_start,
         reveal_start=reveal_start,
         score_start=score_start,
-        windows=_compute_windows(commit_start, reveal_start, score_start, g=grace, end=length),
+        attestation_deadline=compute_boundary(params.attestation_deadline_percent, length),
+        windows=_compute_windows(
+            commit_start, audit_start, reveal_start, score_start, g=grace, end=length
+        ),
     )
 
 
 def _compute_windows(
-    c: int, b: int, r: int, *, g: int, end: int
+    c: int, a: int, b: int, r: int, *, g: int, end: int
 ) -> Mapping[RecordKind, RecordWindow]:
     """Return the table of section 1 of docs/protocol.md.
 
-    COMMIT is ``[c, b)``, REVEAL is ``[b, r)``, the epoch ends at ``end``, and ``g`` is the grace.
-    A record that leaves a grace before its cut-off is in time at every node. Commits and reveals
+    COMMIT is ``[c, a)``, AUDIT ``[a, b)``, REVEAL ``[b, r)``, the epoch ends at ``end``, and ``g``
+    is the grace. A record that leaves a grace before its cut-off is in time at every node. Records
     that come too late are read for a grace too, so that reports can say so. No commit that counts
-    can be later than any reveal's departure. Sightings have two graces to arrive before scores
-    are committed.
+    can be later than the draw of the audited layers, and no audit commit that counts later than
+    any reveal's departure. A sighting that comes late can still be named; only its score
+    commitment does not count.
     """
-    last = end - 1
     # fmt: off
     times = {
-        #                          leaves from, until     counts until  is read from, until
-        RecordKind.CHALLENGE:     (0,           b - g,    b,            0,            b),
-        RecordKind.OUTPUT_COMMIT: (c,           b - g,    b,            c,            b + g),
-        RecordKind.OUTPUT_REVEAL: (b + g,       r + 1,    r + g,        b + g,        r + 2 * g),
-        RecordKind.SCORE_REVEAL:  (b + g,       r + 1,    r + g,        b + g,        r + 2 * g),
-        RecordKind.SIGHTING:      (r + g,       last - g, last,         r + g,        end),
-        RecordKind.SCORE_COMMIT:  (r + 3 * g,   last - g, last,         r + g,        end),
+        #                          leaves from, until    counts until  is read from, until
+        RecordKind.CHALLENGE:     (0,           a - g,   a,            0,            a),
+        RecordKind.OUTPUT_COMMIT: (c,           a - g,   a,            c,            a + g),
+        RecordKind.AUDIT_COMMIT:  (a + 1,       b - g,   b,            a + 1,        b + g),
+        RecordKind.OUTPUT_REVEAL: (b + g,       r + 1,   r + g,        b + g,        r + 2 * g),
+        RecordKind.AUDIT_REVEAL:  (b + g,       r + 1,   r + g,        b + g,        r + 2 * g),
+        RecordKind.SCORE_REVEAL:  (b + g,       r + 1,   r + g,        b + g,        r + 2 * g),
+        RecordKind.SIGHTING:      (r + g,       end - g, r + 3 * g,    r + g,        end),
+        # Fetched when the proposal names it.
+        RecordKind.NAMED_LIST:    (0,           end,     end,          end,          end),
     }
     # fmt: on
     return {kind: RecordWindow(*offsets) for kind, offsets in times.items()}
@@ -123,8 +134,10 @@ def phase_at(position: EpochPosition, schedule: Schedule) -> Phase:
     """Return the phase that ``position`` falls in."""
     if position.offset < schedule.commit_start:
         return Phase.PROPOSE
-    if position.offset < schedule.reveal_start:
+    if position.offset < schedule.audit_start:
         return Phase.COMMIT
+    if position.offset < schedule.reveal_start:
+        return Phase.AUDIT
     if position.offset < schedule.score_start:
         return Phase.REVEAL
     return Phase.SCORE

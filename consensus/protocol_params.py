@@ -18,10 +18,13 @@ class ConsensusParams:
     """One preset. Percentages are of the epoch's blocks; pools are fixed point."""
 
     commit_start_percent: int = 15
-    reveal_start_percent: int = 50
-    score_start_percent: int = 60
+    audit_start_percent: int = 40
+    reveal_start_percent: int = 60
+    score_start_percent: int = 70
     challenge_fallback_percent: int = 10
     finality_deadline_percent: int = 30
+    attestation_deadline_percent: int = 80
+    """A proposal whose records cannot be had until then is refused."""
     record_life_epochs: int = 3
     """A record expires this many epochs after its epoch's first block."""
 
@@ -33,9 +36,23 @@ class ConsensusParams:
     """Rows of the output head that are challenged, at most the vocabulary."""
 
     hoster_pool: int = 4 * SCORE_ONE // 10
-    validator_pool: int = 6 * SCORE_ONE // 10
-    validator_base: int = 3 * SCORE_ONE // 10
-    validator_gate_divisor: int = 10
+    validator_pool_divisor: int = 4
+    """Validators share a quarter of what hosters are paid in the epoch."""
+    total_tolerance_bits: int = 8
+    """A validator's total of a hoster is right within 2**-8 of the median of all."""
+    min_score_votes: int = 3
+    """With fewer score reveals a median is one of them, and only their tags count."""
+
+    audit_layers: int = 1
+    """Layers drawn in each epoch, which validators compute too."""
+    min_references: int = 2
+    """Fewer coldkeys with reference rows refute nobody."""
+    probation_epochs: int = 8
+    """A refuted node is unpaid in so many epochs more."""
+    withheld_epochs: int = 2
+    """So is one that did not reveal a drawn layer."""
+    probes: int = 4
+    """Hosters that each Validator-class node probes in an epoch."""
 
     fixed_point_bits: int = 20
     """Outputs are quantised to integers at 2**-20."""
@@ -45,8 +62,6 @@ class ConsensusParams:
     """A value at or above 2**11 in magnitude makes its vector invalid."""
     tolerance_bits: int = 12
     """tau = d0 = 2**-12: validity radius and half-score distance."""
-    min_representatives: int = 3
-    """Fewer votes on a layer than this is low redundancy: shares are halved."""
 
     min_attestation_percent: int = 66
     """MinAttestationPercentage of the pallet: a proposal with fewer attestations does not count."""

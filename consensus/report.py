@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from consensus.agreement import DISTANCE_ONE
 from consensus.evidence import Refusal
-from consensus.scoring import HosterReport, ScoreRows, ValidatorReport
-from consensus.types import Epoch
+from consensus.rows import ScoreRows
+from consensus.scoring import HosterReport, ValidatorReport
+from consensus.types import Epoch, SubnetNodeId
 
 
 @dataclass(frozen=True, slots=True)
 class EpochReport:
-    """How this node scored one epoch.
+    """The score of one epoch.
 
-    ``validators`` are judged by their scores of the epoch before; ``refusals`` are records
-    that were dropped; ``rows`` are what this node proposes or attests.
+    ``validators`` are judged by their scores of the epoch before and their audits of this one;
+    ``refusals`` are accepted records that do not count. ``rows`` are what is proposed or attested;
+    ``unpaid`` and ``probation`` (epochs left after this one) go with them into the proposal.
     """
 
     epoch: Epoch
     seed: bytes
-    hosters: tuple[HosterReport, ...]
-    validators: tuple[ValidatorReport, ...]
-    refusals: tuple[Refusal, ...]
-    rows: ScoreRows
+    hosters: tuple[HosterReport, ...] = ()
+    validators: tuple[ValidatorReport, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    unpaid: frozenset[SubnetNodeId] = frozenset()
+    probation: Mapping[SubnetNodeId, int] = field(default_factory=dict)
+    rows: ScoreRows = ()
 
     def to_json(self) -> str:
         """Return one line of JSON. Scores are decimal strings of integers at 10**18."""
@@ -41,6 +46,8 @@ class EpochReport:
                 [refusal.kind.name, refusal.node_id, str(refusal.reason)]
                 for refusal in self.refusals
             ],
+            "unpaid": sorted(self.unpaid),
+            "probation": [[node_id, left] for node_id, left in sorted(self.probation.items())],
             "rows": [[node_id, str(score)] for node_id, score in self.rows],
         }
         return json.dumps(body)
@@ -54,8 +61,10 @@ def _describe_hoster(hoster: HosterReport) -> dict[str, Any]:
         "committed_at": hoster.committed_at,
         "revealed_at": hoster.revealed_at,
         "refusal": hoster.refusal,
+        "penalty": hoster.penalty,
         "distance": None if distance is None else distance / DISTANCE_ONE,
         "score": str(hoster.score),
+        "total": str(hoster.total),
         "reasons": [
             {
                 "block": reason.layer,
@@ -71,13 +80,24 @@ def _describe_hoster(hoster: HosterReport) -> dict[str, Any]:
 
 
 def _describe_validator(validator: ValidatorReport, *, scored_epoch: int) -> dict[str, Any]:
-    distance = validator.distance
     return {
         "subnet_node_id": validator.node_id,
         "scored_epoch": scored_epoch,
         "committed_at": validator.committed_at,
         "revealed_at": validator.revealed_at,
         "refusal": validator.refusal,
-        "distance": None if distance is None else str(distance),
+        "accuracy": str(validator.accuracy),
+        "audit_refusal": validator.audit_refusal,
+        "score_share": str(validator.score_share),
+        "audit_share": str(validator.audit_share),
         "score": str(validator.score),
+        "rows": [
+            {
+                "subnet_node_id": row.hoster,
+                "total": None if row.total is None else str(row.total),
+                "expected": None if row.expected is None else str(row.expected),
+                "refusal": row.refusal,
+            }
+            for row in validator.rows
+        ],
     }

@@ -1,22 +1,20 @@
-"""From what was seen in an epoch to one score per node, in exact integers.
+"""From what counts of an epoch to the score of each node, in exact integers.
 
-Layers share the hosters' pool equally, so an under-served layer pays more per hoster.
-The scale is absolute, so bad work does not inherit what it displaces, and a layer
-that no hoster serves pays nothing. Each score comes with the reasons that made it.
+Layers share the hosters' pool equally, so an under-served layer pays more per hoster. The scale is
+absolute, so bad work does not inherit what it displaces, and a layer that no hoster serves pays
+nothing. Validators share a quarter of what hosters are paid: for scores that agree with those of
+the others, and for audits. Each score comes with the reasons that made it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from consensus.agreement import (
     Answer,
     LayerScores,
     Verdict,
-    choose_votes,
     compute_layer_scores,
 )
 from consensus.challenge import (
@@ -25,31 +23,20 @@ from consensus.challenge import (
     compute_vector_length,
     decode_vector,
 )
+from consensus.commitment import compute_tag
 from consensus.errors import InvalidVector, Reason
 from consensus.protocol_params import ConsensusParams
-from consensus.roster import Roster
-from consensus.types import (
-    SCORE_ONE,
-    BlockNumber,
-    LayerRange,
-    NodeClass,
-    Score,
-    SubnetNodeId,
-)
-
-ScoreRows = tuple[tuple[SubnetNodeId, Score], ...]
-"""Sorted by node id, without repeats."""
-MAX_VOTES_WITHOUT_CENTRE = 2
-"""With so few score reveals a median is one of them, and the attested proposal is the centre."""
+from consensus.records import ScoreRow
+from consensus.types import SCORE_ONE, BlockNumber, LayerRange, Score, SubnetNodeId
 
 
 @dataclass(frozen=True, slots=True)
 class HosterEvidence:
-    """What this node saw of one hoster with an output commit.
+    """What counts of one hoster with an accepted output commit.
 
     ``vectors`` are the encoded vectors of a reveal that opened its commitment, one for each
     owed layer; empty if ``refusal`` says why there is none. ``committed_at`` and
-    ``revealed_at`` are the heads at which the records were first seen.
+    ``revealed_at`` are the heads at which this node first saw the records.
     """
 
     node_id: SubnetNodeId
@@ -79,8 +66,9 @@ class LayerReason:
 class HosterReport:
     """What one hoster's work is worth: ``score`` is the sum of the shares of its layers.
 
-    ``distance`` is the largest one of its layers, None if no layer of it could be measured.
-    ``refusal`` says why its reveal does not count.
+    ``total`` is the sum of its layers' scores before they are divided among those that share a
+    layer. ``distance`` is the largest one of its layers, None if no layer of it could be measured.
+    ``refusal`` says why its reveal does not count, ``penalty`` why it is not paid at all.
     """
 
     node_id: SubnetNodeId
@@ -90,15 +78,23 @@ class HosterReport:
     refusal: Reason | None
     distance: int | None
     score: Score
+    total: Score
     reasons: tuple[LayerReason, ...]
+    penalty: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HosterScores:
-    """One report for each hoster, sorted by node id, and the verdict on each layer."""
+    """One report for each hoster, sorted by node id.
+
+    ``refuted`` contradict the audits, ``withheld`` did not reveal a drawn layer, and the reference
+    rows of ``backed`` agree with those of the others on every drawn layer.
+    """
 
     reports: tuple[HosterReport, ...]
-    verdicts: Mapping[int, Verdict]
+    refuted: frozenset[SubnetNodeId] = frozenset()
+    withheld: frozenset[SubnetNodeId] = frozenset()
+    backed: frozenset[SubnetNodeId] = frozenset()
 
     @property
     def scores(self) -> dict[SubnetNodeId, Score]:
@@ -107,74 +103,111 @@ class HosterScores:
 
 @dataclass(frozen=True, slots=True)
 class ValidatorEvidence:
-    """What this node saw of one validator's scores; ``refusal`` if they do not count."""
+    """What counts of one validator's scores of the epoch before; ``refusal`` if they do not."""
 
     node_id: SubnetNodeId
     coldkey: bytes
     committed_at: BlockNumber | None = None
     revealed_at: BlockNumber | None = None
-    scores: ScoreRows = ()
+    rows: tuple[ScoreRow, ...] = ()
     refusal: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class RowReason:
+    """What one validator's row about one hoster is worth: ``refusal`` is None if it is right."""
+
+    hoster: SubnetNodeId
+    total: Score | None
+    expected: Score | None
+    refusal: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
 class ValidatorReport:
-    """Why one validator's scores are worth ``score``; ``distance`` is L2 to the centre."""
+    """What one validator's work is worth.
+
+    ``accuracy`` is the share of its score rows that are right, at 10**18. ``score_share`` and
+    ``audit_share`` are what it is paid for each; ``audit_refusal`` says why its reference rows do
+    not count, None too where it owed none.
+    """
 
     node_id: SubnetNodeId
     committed_at: BlockNumber | None
     revealed_at: BlockNumber | None
     refusal: Reason | None
-    distance: int | None
-    score: Score
-
-
-@dataclass(frozen=True, slots=True)
-class ValidatorScores:
-    """One report for each validator with a score commit, sorted by node id."""
-
-    reports: tuple[ValidatorReport, ...]
+    accuracy: Score
+    rows: tuple[RowReason, ...] = ()
+    score_share: Score = Score(0)
+    audit_share: Score = Score(0)
+    audit_refusal: Reason | None = None
 
     @property
-    def scores(self) -> dict[SubnetNodeId, Score]:
-        return {report.node_id: report.score for report in self.reports}
+    def score(self) -> Score:
+        return Score(self.score_share + self.audit_share)
 
 
 def compute_hoster_scores(
-    evidence: Sequence[HosterEvidence], *, shape: ModelShape, params: ConsensusParams
+    evidence: Sequence[HosterEvidence],
+    *,
+    shape: ModelShape,
+    params: ConsensusParams,
+    references: Mapping[int, Sequence[Answer]] | None = None,
+    probation: Collection[SubnetNodeId] = (),
+    unpaid: Collection[SubnetNodeId] = (),
 ) -> HosterScores:
     """Score every hoster of an epoch: the sum of its shares over the layers it serves.
 
-    Raises ValueError if one node appears twice, or with another number of vectors than it owes.
+    ``references`` are the validators' answers to each drawn layer. Nodes on ``probation`` have no
+    vote and no pay; ``unpaid`` hosters have no pay. Raises ValueError if one node appears twice,
+    or with another number of vectors than it owes.
     """
     _check_evidence(evidence, shape)
+    drawn = references or {}
+    voiceless = frozenset(probation)
+    first = {
+        layer: _judge_layer(evidence, layer, shape, params, answers, voiceless)
+        for layer, answers in drawn.items()
+    }
+    refuted = frozenset(
+        node_id
+        for judged in first.values()
+        for node_id in judged.refuted
+        if not _is_withheld(evidence, node_id)
+    )
+    withheld = frozenset(
+        hoster.node_id
+        for hoster in evidence
+        if hoster.refusal is not None and set(_compute_owed(hoster, shape)) & drawn.keys()
+    )
+    penalties = (
+        dict.fromkeys(unpaid, Reason.NOT_SERVING)
+        | dict.fromkeys(withheld, Reason.WITHHELD)
+        | dict.fromkeys(refuted, Reason.REFUTED)
+        | dict.fromkeys(voiceless, Reason.ON_PROBATION)
+    )
+    # Refuted nodes have no vote on any layer, the drawn ones included.
+    voiceless |= refuted
     pool = compute_layer_pool(shape, params)
-    verdicts: dict[int, Verdict] = {}
     reasons: dict[SubnetNodeId, list[LayerReason]] = {hoster.node_id: [] for hoster in evidence}
     for layer in shape.challenged_layers:
-        answers = [
-            _decode_answer(hoster, layer, shape, params)
-            for hoster in evidence
-            if layer in _compute_owed(hoster, shape)
-        ]
-        length = compute_vector_length(layer, shape, params)
-        judged = compute_layer_scores(answers, length=length, params=params)
-        verdicts[layer] = judged.verdict
-        for answer in judged.answers:
-            reasons[answer.node_id].append(
-                LayerReason(
-                    node_id=answer.node_id,
-                    layer=layer,
-                    verdict=judged.verdict,
-                    refusal=answer.refusal,
-                    distance=answer.distance,
-                    score=answer.score,
-                    share=compute_share(answer.score, judged, pool),
-                )
-            )
+        judged = first.get(layer)
+        if judged is None or refuted:
+            answers = drawn.get(layer, ())
+            judged = _judge_layer(evidence, layer, shape, params, answers, voiceless)
+        for reason in _divide_layer(judged, layer, pool, penalties):
+            reasons[reason.node_id].append(reason)
     ordered = sorted(evidence, key=lambda hoster: hoster.node_id)
-    reports = tuple(_report_hoster(hoster, reasons[hoster.node_id]) for hoster in ordered)
-    return HosterScores(reports, verdicts)
+    reports = tuple(
+        replace(
+            _report_hoster(hoster, reasons[hoster.node_id]), penalty=penalties.get(hoster.node_id)
+        )
+        for hoster in ordered
+    )
+    backed = [judged.backed for judged in first.values()]
+    return HosterScores(
+        reports, refuted, withheld, frozenset.intersection(*backed) if backed else frozenset()
+    )
 
 
 def compute_layer_pool(shape: ModelShape, params: ConsensusParams) -> Score:
@@ -182,73 +215,83 @@ def compute_layer_pool(shape: ModelShape, params: ConsensusParams) -> Score:
     return Score(params.hoster_pool // len(shape.challenged_layers))
 
 
-def compute_share(score: Score, judged: LayerScores, pool: Score) -> Score:
+def compute_share(score: Score, num_valid: int, pool: Score) -> Score:
     """Return what one answer of this score earns of its layer's pool."""
-    if judged.num_valid == 0:
-        return Score(0)
-    share = pool * score // (judged.num_valid * SCORE_ONE)
-    return Score(share // 2 if judged.verdict is Verdict.LOW_REDUNDANCY else share)
+    return Score(pool * score // (num_valid * SCORE_ONE)) if num_valid else Score(0)
 
 
-def compute_validator_scores(
+def compute_accuracies(
     evidence: Sequence[ValidatorEvidence],
     *,
-    node_ids: Collection[SubnetNodeId],
-    attested: Mapping[SubnetNodeId, Score] | None,
+    reveal_hashes: Mapping[SubnetNodeId, bytes],
     params: ConsensusParams,
-) -> ValidatorScores:
-    """Score every validator by how near its scores of an epoch are to those of all validators.
+) -> tuple[ValidatorReport, ...]:
+    """Return how many of each validator's rows are right, sorted by node id; nothing is paid yet.
 
-    ``node_ids`` are the Included and Validator nodes of that epoch; a vector covers them all,
-    with 0 where a validator names none, so an empty list is far from the others and not near.
-    ``attested`` are the hoster rows of the attested proposal that scores that epoch, None if
-    there is none.
-    ``evidence`` is of nodes in the role validator only: a node that is paid as a hoster would
-    thin the validators' pool. Raises ValueError if one node appears twice.
+    ``reveal_hashes`` are those of the accepted output reveals that the scores are about. A row is
+    expected for each hoster with a non-zero median of the totals, one vote per coldkey; with fewer
+    than ``min_score_votes`` votes, for each accepted reveal. It is right if its tag names the
+    accepted reveal and its total is near the median. A non-zero row that nobody expects is wrong.
+    Raises ValueError if one validator appears twice.
     """
     ordered = sorted(evidence, key=lambda validator: validator.node_id)
     if len({validator.node_id for validator in ordered}) != len(ordered):
         raise ValueError("a validator reveals its scores once")
-    ids = sorted(node_ids)
-    refusals = {validator.node_id: _find_refusal(validator, ids, params) for validator in ordered}
-    ballots = [
-        _Ballot(validator.node_id, validator.coldkey, _as_vector(dict(validator.scores), ids))
-        for validator in ordered
-        if refusals[validator.node_id] is None
-    ]
-    centre = None if attested is None else _as_vector(attested, ids)
-    judged = _judge_ballots(ballots, centre, params)
-    reports = [
+    votes = _choose_score_votes(ordered)
+    if len(votes) < params.min_score_votes:
+        expected: dict[SubnetNodeId, Score | None] = dict.fromkeys(sorted(reveal_hashes))
+    else:
+        expected = dict(_compute_medians(votes))
+    return tuple(
         ValidatorReport(
             validator.node_id,
             validator.committed_at,
             validator.revealed_at,
-            *judged.get(validator.node_id, _Judgement(refusals[validator.node_id])),
+            validator.refusal,
+            *_judge_rows(validator, expected, reveal_hashes, params),
         )
         for validator in ordered
-    ]
-    return ValidatorScores(tuple(reports))
+    )
 
 
-def compute_proposal_rows(
-    roster: Roster,
+def pay_validators(
+    reports: Sequence[ValidatorReport],
     *,
-    present: Collection[SubnetNodeId],
-    hosters: Collection[SubnetNodeId],
-    hoster_scores: Mapping[SubnetNodeId, Score],
-    validator_scores: Mapping[SubnetNodeId, Score],
-) -> ScoreRows:
-    """Return what the elected validator proposes for the roster's epoch, sorted by node id.
+    coldkeys: Mapping[SubnetNodeId, bytes],
+    audits: Mapping[SubnetNodeId, Reason | None],
+    paid_to_hosters: Score,
+    params: ConsensusParams,
+) -> tuple[ValidatorReport, ...]:
+    """Return the reports with what each validator is paid, sorted by node id.
 
-    ``present`` have at least one accepted record in the epoch; the chain counts the others
-    absent. ``hosters`` have an accepted output commit and are paid for that role only.
+    Validators share a quarter of what hosters are paid, half of it for scores and half for audits,
+    each divided among the coldkeys that earned it; a coldkey's part goes to its first node.
+    ``audits`` holds the validators with an audit commit: None where the reference rows count.
+    Where fewer than two coldkeys have such rows, all of it is for scores.
     """
-    rows = []
-    for node in sorted(roster.with_class(NodeClass.INCLUDED), key=lambda node: node.node_id):
-        if node.node_id in present:
-            scores = hoster_scores if node.node_id in hosters else validator_scores
-            rows.append((node.node_id, scores.get(node.node_id, Score(0))))
-    return tuple(rows)
+    by_node = {report.node_id: report for report in reports}
+    for node_id, refusal in audits.items():
+        report = by_node.get(node_id) or ValidatorReport(
+            node_id, None, None, Reason.NO_COMMIT, Score(0)
+        )
+        by_node[node_id] = replace(report, audit_refusal=refusal)
+    pool = paid_to_hosters // params.validator_pool_divisor
+    auditors = _find_first_of_coldkeys(
+        (node_id for node_id, refusal in audits.items() if refusal is None), coldkeys
+    )
+    opened = {coldkeys[node_id] for node_id, refusal in audits.items() if _has_opened(refusal)}
+    audit_pool = pool // 2 if len(opened) >= params.min_references else 0
+    scorers = _find_first_of_coldkeys(
+        (report.node_id for report in reports if report.accuracy), coldkeys
+    )
+    for node_id in scorers:
+        accuracy = by_node[node_id].accuracy
+        share = (pool - audit_pool) * accuracy // (len(scorers) * SCORE_ONE)
+        by_node[node_id] = replace(by_node[node_id], score_share=Score(share))
+    for node_id in auditors:
+        share = audit_pool // len(auditors)
+        by_node[node_id] = replace(by_node[node_id], audit_share=Score(share))
+    return tuple(by_node[node_id] for node_id in sorted(by_node))
 
 
 def _check_evidence(evidence: Sequence[HosterEvidence], shape: ModelShape) -> None:
@@ -265,6 +308,55 @@ def _compute_owed(hoster: HosterEvidence, shape: ModelShape) -> range:
         # A commit to layers that do not exist: its author earns 0, and scoring goes on.
         return range(0)
     return compute_owed_layers(hoster.layers, shape.num_layers)
+
+
+def _is_withheld(evidence: Sequence[HosterEvidence], node_id: SubnetNodeId) -> bool:
+    return any(hoster.node_id == node_id and hoster.refusal is not None for hoster in evidence)
+
+
+def _judge_layer(
+    evidence: Sequence[HosterEvidence],
+    layer: int,
+    shape: ModelShape,
+    params: ConsensusParams,
+    references: Sequence[Answer],
+    voiceless: Collection[SubnetNodeId],
+) -> LayerScores:
+    answers = [
+        _decode_answer(hoster, layer, shape, params)
+        for hoster in evidence
+        if layer in _compute_owed(hoster, shape)
+    ]
+    return compute_layer_scores(
+        answers,
+        length=compute_vector_length(layer, shape, params),
+        params=params,
+        references=references,
+        voiceless=voiceless,
+    )
+
+
+def _divide_layer(
+    judged: LayerScores, layer: int, pool: Score, penalties: Mapping[SubnetNodeId, Reason]
+) -> list[LayerReason]:
+    """Divide a layer's pool among the valid answers of nodes that are paid."""
+    num_paid = sum(
+        answer.refusal is None and answer.node_id not in penalties for answer in judged.answers
+    )
+    return [
+        LayerReason(
+            node_id=answer.node_id,
+            layer=layer,
+            verdict=judged.verdict,
+            refusal=answer.refusal,
+            distance=answer.distance,
+            score=answer.score,
+            share=Score(0)
+            if answer.node_id in penalties
+            else compute_share(answer.score, num_paid, pool),
+        )
+        for answer in judged.answers
+    ]
 
 
 def _decode_answer(
@@ -290,97 +382,76 @@ def _report_hoster(hoster: HosterEvidence, reasons: Sequence[LayerReason]) -> Ho
         refusal=hoster.refusal,
         distance=max(distances, default=None),
         score=Score(sum(reason.share for reason in reasons)),
+        total=Score(sum(reason.score for reason in reasons)),
         reasons=tuple(reasons),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Ballot:
-    """A validator's scores as a vector over all ids."""
-
-    node_id: SubnetNodeId
-    coldkey: bytes
-    vector: tuple[int, ...]
-
-
-class _Judgement(NamedTuple):
-    refusal: Reason | None
-    distance: int | None = None
-    score: Score = Score(0)
+def _choose_score_votes(ordered: Sequence[ValidatorEvidence]) -> list[ValidatorEvidence]:
+    """Return one opened reveal per coldkey, its first."""
+    votes: dict[bytes, ValidatorEvidence] = {}
+    for validator in ordered:
+        if validator.refusal is None:
+            votes.setdefault(validator.coldkey, validator)
+    return list(votes.values())
 
 
-def _find_refusal(
-    validator: ValidatorEvidence, ids: Sequence[SubnetNodeId], params: ConsensusParams
-) -> Reason | None:
-    if validator.refusal is not None:
-        return validator.refusal
-    named = [node_id for node_id, _ in validator.scores]
-    values = [score for _, score in validator.scores]
-    is_sound = (
-        len(set(named)) == len(named)
-        and set(named) <= set(ids)
-        and all(value >= 0 for value in values)
-        and sum(values) <= params.hoster_pool
-    )
-    return None if is_sound else Reason.INVALID_SCORES
+def _compute_medians(
+    votes: Sequence[ValidatorEvidence],
+) -> dict[SubnetNodeId, Score]:
+    """Return the lower median of the totals of each hoster that has one above 0."""
+    tables = [{row.node_id: row.total for row in vote.rows} for vote in votes]
+    named = sorted({node_id for table in tables for node_id in table})
+    middle = (len(votes) - 1) // 2
+    medians = {
+        node_id: sorted(table.get(node_id, Score(0)) for table in tables)[middle]
+        for node_id in named
+    }
+    return {node_id: median for node_id, median in medians.items() if median}
 
 
-def _as_vector(
-    scores: Mapping[SubnetNodeId, Score], ids: Sequence[SubnetNodeId]
-) -> tuple[int, ...]:
-    return tuple(scores.get(node_id, 0) for node_id in ids)
+def _judge_rows(
+    validator: ValidatorEvidence,
+    expected: Mapping[SubnetNodeId, Score | None],
+    reveal_hashes: Mapping[SubnetNodeId, bytes],
+    params: ConsensusParams,
+) -> tuple[Score, tuple[RowReason, ...]]:
+    """Return the accuracy, and why each row is right or wrong."""
+    own = {row.node_id: row for row in validator.rows}
+    claimed = {row.node_id for row in validator.rows if row.total}
+    reasons = []
+    for node_id in sorted(expected.keys() | claimed):
+        row, median = own.get(node_id), expected.get(node_id)
+        reveal_hash = reveal_hashes.get(node_id)
+        refusal = None
+        if node_id not in expected:
+            refusal = Reason.OUTSIDE_TOLERANCE
+        elif row is None:
+            refusal = Reason.NOT_REVEALED
+        elif reveal_hash is None or row.tag != compute_tag(validator.node_id, reveal_hash):
+            refusal = Reason.WRONG_TAG
+        elif median is not None and not _is_near(row.total, median, params):
+            refusal = Reason.OUTSIDE_TOLERANCE
+        total = None if row is None else row.total
+        reasons.append(RowReason(node_id, total, median, refusal))
+    num_right = sum(reason.refusal is None for reason in reasons)
+    is_scored = bool(expected) and validator.refusal is None
+    return Score(SCORE_ONE * num_right // len(reasons) if is_scored else 0), tuple(reasons)
 
 
-def _judge_ballots(
-    ballots: Sequence[_Ballot], attested: tuple[int, ...] | None, params: ConsensusParams
-) -> dict[SubnetNodeId, _Judgement]:
-    """Gate by the distance to the centre, then score by the distance to the mean behind it."""
-    gate = params.hoster_pool // params.validator_gate_divisor
-    votes = [ballots[row] for row in choose_votes([ballot.coldkey for ballot in ballots])]
-    has_quorum = len(votes) > MAX_VOTES_WITHOUT_CENTRE
-    centre = _compute_lower_median(votes) if has_quorum else attested
-    if centre is None:
-        return {ballot.node_id: _Judgement(Reason.NO_CENTRE) for ballot in ballots}
-    distances = {ballot.node_id: _compute_error(ballot, centre, weight=1) for ballot in ballots}
-    # The mean stays a sum with its weight, so that nothing is rounded before the last step.
-    total, weight = centre, 1
-    if has_quorum:
-        near = [vote for vote in votes if distances[vote.node_id] <= gate]
-        total, weight = _sum_votes(near, size=len(centre)), len(near)
-    num_accepted = sum(distance <= gate for distance in distances.values())
-    judged = {}
-    for ballot in ballots:
-        distance = distances[ballot.node_id]
-        if distance > gate:
-            judged[ballot.node_id] = _Judgement(Reason.OUTSIDE_TOLERANCE, distance)
-        elif weight == 0:
-            # Near the median, yet no vote is: there is no mean to be scored against.
-            judged[ballot.node_id] = _Judgement(Reason.NO_CENTRE, distance)
-        else:
-            error = _compute_error(ballot, total, weight=weight)
-            score = _compute_validator_score(error, gate * weight, num_accepted, params)
-            judged[ballot.node_id] = _Judgement(None, distance, score)
-    return judged
+def _is_near(total: Score, median: Score, params: ConsensusParams) -> bool:
+    return abs(total - median) << params.total_tolerance_bits <= median
 
 
-def _compute_lower_median(votes: Sequence[_Ballot]) -> tuple[int, ...]:
-    columns = zip(*(vote.vector for vote in votes), strict=True)
-    return tuple(sorted(column)[(len(votes) - 1) // 2] for column in columns)
+def _has_opened(refusal: Reason | None) -> bool:
+    """Whether an audit's reference rows were revealed, be they right or wrong."""
+    return refusal in (None, Reason.OUTSIDE_TOLERANCE)
 
 
-def _sum_votes(votes: Sequence[_Ballot], *, size: int) -> tuple[int, ...]:
-    return tuple(sum(vote.vector[column] for vote in votes) for column in range(size))
-
-
-def _compute_error(ballot: _Ballot, total: Sequence[int], *, weight: int) -> int:
-    """Return ``weight`` times the L2 distance to ``total / weight``, rounded down."""
-    pairs = zip(ballot.vector, total, strict=True)
-    return math.isqrt(sum((weight * own - summed) ** 2 for own, summed in pairs))
-
-
-def _compute_validator_score(
-    error: int, scaled_gate: int, num_accepted: int, params: ConsensusParams
-) -> Score:
-    base = params.validator_base
-    raw = base * max(0, scaled_gate - error) // scaled_gate
-    return Score(params.validator_pool * raw // (num_accepted * base))
+def _find_first_of_coldkeys(
+    node_ids: Iterable[SubnetNodeId], coldkeys: Mapping[SubnetNodeId, bytes]
+) -> list[SubnetNodeId]:
+    first: dict[bytes, SubnetNodeId] = {}
+    for node_id in sorted(node_ids):
+        first.setdefault(coldkeys[node_id], node_id)
+    return list(first.values())
