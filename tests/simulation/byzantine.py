@@ -13,20 +13,22 @@ from enum import Enum
 from random import Random
 from typing import Any
 
-from consensus.commitment import CommitContext, compute_score_commitment
+from consensus.audit import draw_layers
+from consensus.challenge import compute_owed_layers
+from consensus.commitment import compute_score_commitment, make_commit_context
+from consensus.protocol_params import MINIMAL
 from consensus.records import (
     OutputCommit,
     RecordKind,
-    ScoreCommit,
     ScoreReveal,
-    SeenRecords,
     decode_output_commit,
     decode_output_reveal,
+    decode_score_reveal,
+    decode_sighting,
     encode_output_commit,
     encode_output_reveal,
-    encode_score_commit,
     encode_score_reveal,
-    encode_seen_records,
+    encode_sighting,
 )
 from consensus.types import Epoch, Score, SubnetId, SubnetNodeId
 from keys.envelope import Envelope, compute_record_key, decode_envelope, seal
@@ -36,6 +38,7 @@ from tests.simulation.chain import Endpoint
 from tests.simulation.inference import (
     HONEST_NOISE,
     INT8_NOISE,
+    SHAPE,
     Distort,
     collude,
     give_huge,
@@ -70,9 +73,16 @@ class Behaviour(Enum):
     EQUIVOCATE_REVEAL = "equivocate-reveal"
     EQUIVOCATE_SCORES = "equivocate-scores"
     EQUIVOCATE_SIGHTING = "equivocate-sighting"
+    EDGE = "edge"
+    WITHHOLD_DRAWN = "withhold-drawn"
+    SEE_NOTHING = "see-nothing"
+    SEE_WRONG = "see-wrong"
+    ACCUSE = "accuse"
+    HIDE_LIST = "hide-list"
+    CENSOR = "censor"
 
 
-_SCORE_KINDS = (RecordKind.SCORE_COMMIT, RecordKind.SCORE_REVEAL)
+_SCORE_KINDS = (RecordKind.SIGHTING, RecordKind.SCORE_REVEAL)
 _DEADLINES = {
     RecordKind.OUTPUT_COMMIT: (COMMIT_END, 0.05),
     RecordKind.OUTPUT_REVEAL: (REVEAL_END + GRACE, 3.0),
@@ -81,11 +91,12 @@ _DEADLINES = {
 EQUIVOCATED = {
     Behaviour.EQUIVOCATE: RecordKind.OUTPUT_COMMIT,
     Behaviour.EQUIVOCATE_REVEAL: RecordKind.OUTPUT_REVEAL,
-    Behaviour.EQUIVOCATE_SCORES: RecordKind.SCORE_COMMIT,
+    Behaviour.EQUIVOCATE_SCORES: RecordKind.SCORE_REVEAL,
     Behaviour.EQUIVOCATE_SIGHTING: RecordKind.SIGHTING,
 }
 """Of which record different nodes are shown different versions."""
 SPLITTING = frozenset(EQUIVOCATED)
+SEEING = frozenset({Behaviour.SEE_NOTHING, Behaviour.SEE_WRONG, Behaviour.ACCUSE})
 WORTHLESS = frozenset(
     {
         Behaviour.GARBAGE,
@@ -138,6 +149,8 @@ class Knowledge:
     """Virtual seconds until the block at an offset of an epoch."""
     find_own: Callable[[RecordKind, Epoch], Envelope]
     """What the program's own journal holds."""
+    find_draw: Callable[[Epoch], bytes]
+    """The hash of the block that draws an epoch's audited layers."""
     note_copy: Callable[[Epoch], None]
     spawn: Callable[[Coroutine[Any, Any, Any]], None]
 
@@ -158,7 +171,12 @@ class EvilStore:
         self._random = random
 
     async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
-        return await self._inner.fetch(keys, timeout_s=timeout_s)
+        values = await self._inner.fetch(keys, timeout_s=timeout_s)
+        if Behaviour.CENSOR not in self._behaviours:
+            return values
+        # What it does not read, it neither lists nor names.
+        victim = self._knowledge.victim
+        return {k: value for k, value in values.items() if decode_envelope(value).author != victim}
 
     async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool:
         record = decode_envelope(value)
@@ -179,6 +197,15 @@ class EvilStore:
                 return True
             if Behaviour.COPY in does:
                 return await self._publish_copy(record, expires_at)
+        if is_reveal and Behaviour.WITHHOLD_DRAWN in does and self._is_drawn(record):
+            return False
+        if is_reveal and Behaviour.EDGE in does:
+            self._knowledge.spawn(self._send_late(record, -self._random.uniform(0.0, 3.0)))
+            return True
+        if record.kind == RecordKind.NAMED_LIST and Behaviour.HIDE_LIST in does:
+            return True
+        if record.kind == RecordKind.SIGHTING and does & SEEING:
+            return await self._send(self._see(record))
         if any(record.kind == EQUIVOCATED.get(behaviour) for behaviour in does):
             return await self._publish_two(record, expires_at)
         if is_commit and Behaviour.EARLY in does:
@@ -192,25 +219,43 @@ class EvilStore:
     async def _send(self, record: Envelope) -> bool:
         return await self._inner.send(record.key, record.to_bytes(), float(record.expires_at))
 
-    async def _send_late(self, record: Envelope) -> None:
+    async def _send_late(self, record: Envelope, after_s: float | None = None) -> None:
         """Leave just after the deadline's block: as early as can be, and too late for everybody.
 
         A reveal counts by the head at which a reading began, so it waits for those to end.
         """
         epoch, kind = Epoch(record.epoch), RecordKind(record.kind)
-        deadline, after_s = _DEADLINES[kind]
+        deadline, late_s = _DEADLINES[kind]
+        after_s = late_s if after_s is None else after_s
         await asyncio.sleep(self._knowledge.compute_delay_s(epoch, deadline) + after_s)
         await self._send(record)
 
     def _lie(self, record: Envelope) -> Envelope:
         """Say that nobody worked, and open that commitment as promised."""
-        salt, epoch = bytes(32), Epoch(record.epoch)
         if record.kind == RecordKind.SCORE_REVEAL:
-            return self._seal_like(record, encode_score_reveal(ScoreReveal(salt, ())))
-        context = CommitContext(
-            record.network_id, epoch, SubnetNodeId(record.node_id), record.author
-        )
-        return self._seal_like(record, compute_score_commitment(context, salt=salt, scores=()))
+            return self._seal_like(record, encode_score_reveal(ScoreReveal(bytes(32), ())))
+        commitment = compute_score_commitment(make_commit_context(record), salt=bytes(32), rows=())
+        sighting = replace(decode_sighting(record.body), commitment=commitment)
+        return self._seal_like(record, encode_sighting(sighting))
+
+    def _see(self, record: Envelope) -> Envelope:
+        """Say that one saw nothing, or other records than there are, or that nobody serves."""
+        sighting = decode_sighting(record.body)
+        if Behaviour.ACCUSE in self._behaviours:
+            sighting = replace(sighting, failed_probes=frozenset(range(sighting.num_nodes)))
+        elif Behaviour.SEE_NOTHING in self._behaviours:
+            sighting = replace(sighting, seen=())
+        else:
+            seen = [row._replace(name=self._random.randbytes(16)) for row in sighting.seen]
+            sighting = replace(sighting, seen=tuple(seen))
+        return self._seal_like(record, encode_sighting(sighting))
+
+    def _is_drawn(self, record: Envelope) -> bool:
+        """Whether a reveal covers a layer that is audited."""
+        reveal = decode_output_reveal(record.body)
+        owed = compute_owed_layers(reveal.layers, SHAPE.num_layers)
+        draw = self._knowledge.find_draw(Epoch(record.epoch))
+        return bool(set(draw_layers(draw, SHAPE, MINIMAL)) & set(owed))
 
     async def _publish_copy(self, record: Envelope, expires_at: int) -> bool:
         """Publish what the victim published, as one's own; wait for it if it is not there."""
@@ -280,8 +325,9 @@ def _say_otherwise(record: Envelope) -> bytes:
             reveal = decode_output_reveal(record.body)
             return encode_output_reveal(replace(reveal, salt=bytes(32)))
         case RecordKind.SIGHTING:
-            return encode_seen_records(SeenRecords(()))
-    return encode_score_commit(ScoreCommit(bytes(32)))
+            return encode_sighting(replace(decode_sighting(record.body), seen=()))
+    rows = decode_score_reveal(record.body).rows
+    return encode_score_reveal(ScoreReveal(bytes(32), rows))
 
 
 class EvilWriter:

@@ -43,16 +43,10 @@ from tests.simulation.windows import (
 
 _REVEAL_OF = {
     RecordKind.OUTPUT_COMMIT: RecordKind.OUTPUT_REVEAL,
-    RecordKind.SCORE_COMMIT: RecordKind.SCORE_REVEAL,
+    RecordKind.AUDIT_COMMIT: RecordKind.AUDIT_REVEAL,
+    RecordKind.SIGHTING: RecordKind.SCORE_REVEAL,
 }
-_LAST_DEPARTURES = {
-    RecordKind.OUTPUT_COMMIT: COMMIT_END - GRACE,
-    RecordKind.OUTPUT_REVEAL: REVEAL_END,
-    RecordKind.SCORE_COMMIT: SCORE_COMMIT_END - GRACE,
-    RecordKind.SCORE_REVEAL: REVEAL_END,
-    RecordKind.SIGHTING: SCORE_COMMIT_END - GRACE,
-}
-"""From these offsets on, on the best chain, a record is on its way when its window closes."""
+_REVEALS = frozenset(_REVEAL_OF.values())
 _LATE = {Behaviour.LATE, Behaviour.LATE_REVEAL}
 _VOTES = (None, Reason.OUTSIDE_TOLERANCE, Reason.NO_MAJORITY)
 """Refusals that say: the answer was opened, is a sound vector, and had a vote."""
@@ -110,35 +104,18 @@ class Invariants:
         first = self._published.setdefault(slot, record.to_bytes())
         self.require(first == record.to_bytes(), f"{name} is published in two versions")
         self._check_departure(name, kind, record.epoch, best_block)
-        self._note_contested(kind, record.epoch, best_block)
         self._check_durable(name, record, journal)
 
     def _check_departure(self, name: str, kind: RecordKind, epoch: int, best_block: int) -> None:
         is_score = kind is RecordKind.SCORE_REVEAL
         offset = best_block - self._chain.first_block(epoch + is_score)
-        if kind in (RecordKind.OUTPUT_REVEAL, RecordKind.SCORE_REVEAL):
-            is_closed = offset >= COMMIT_END + GRACE
-            self.require(is_closed, f"{name} leaves at offset {offset}, commits are open")
+        left = f"{name} leaves at offset {offset}"
+        if kind in _REVEALS:
+            self.require(offset >= AUDIT_END + GRACE, f"{left}, commits are open")
+        if kind is RecordKind.AUDIT_COMMIT:
+            self.require(offset > COMMIT_END, f"{left}, output commits are open")
         if kind is RecordKind.SIGHTING:
-            self.require(
-                offset >= REVEAL_END + GRACE, f"{name} leaves at offset {offset}, reveals are open"
-            )
-        if kind is RecordKind.SCORE_COMMIT:
-            self.require(
-                offset >= SIGHTING_END, f"{name} leaves at offset {offset}, before sightings came"
-            )
-
-    def _note_contested(self, kind: RecordKind, epoch: int, best_block: int) -> None:
-        """A record that leaves in the last block before its cut-off is seen in time by some only.
-
-        Nobody can tell when it left, so nodes may differ about it; only dying makes one so late.
-        """
-        of_previous = kind is RecordKind.SCORE_REVEAL
-        offset = best_block - self._chain.first_block(epoch + of_previous)
-        last = _LAST_DEPARTURES.get(kind)
-        if last is not None and offset >= last:
-            # The next epoch's validators are judged by this one's commits.
-            self._contested |= {epoch, epoch + 1}
+            self.require(offset >= REVEAL_END + GRACE, f"{left}, reveals are open")
 
     def _check_durable(self, name: str, record: Envelope, journal: sqlite3.Connection) -> None:
         """What is published stands in the journal's file, and a commit with what opens it."""
@@ -147,7 +124,7 @@ class Invariants:
             stored == record.to_bytes(), f"{name} is published before it is in the journal"
         )
         reveal_kind = _REVEAL_OF.get(RecordKind(record.kind))
-        if reveal_kind is not None:
+        if reveal_kind is not None and not _promises_nothing(record):
             reveal = _read_signed(journal, reveal_kind, record.epoch)
             self.require(
                 reveal is not None and _opens(record, decode_envelope(reveal)),
@@ -371,14 +348,29 @@ def _read_signed(connection: sqlite3.Connection, kind: int, epoch: int) -> bytes
     return None if row is None else bytes(row[0])
 
 
+def _promises_nothing(record: Envelope) -> bool:
+    """Whether this is the sighting of a node without scores."""
+    is_sighting = record.kind == RecordKind.SIGHTING
+    return is_sighting and decode_sighting(record.body).commitment == NO_SCORES
+
+
 def _opens(commit: Envelope, reveal: Envelope) -> bool:
-    epoch, node_id = Epoch(commit.epoch), SubnetNodeId(commit.node_id)
-    context = CommitContext(commit.network_id, epoch, node_id, commit.author)
+    context = make_commit_context(commit)
     try:
-        if commit.kind == RecordKind.SCORE_COMMIT:
-            opened = decode_score_reveal(reveal.body)
-            promise = decode_score_commit(commit.body).commitment
-            check_score_reveal(promise, context, salt=opened.salt, scores=opened.scores)
+        if commit.kind == RecordKind.SIGHTING:
+            scores = decode_score_reveal(reveal.body)
+            promise = decode_sighting(commit.body).commitment
+            check_score_reveal(promise, context, salt=scores.salt, rows=scores.rows)
+        elif commit.kind == RecordKind.AUDIT_COMMIT:
+            audit, drawn = decode_audit_reveal(reveal.body), decode_audit_commit(commit.body)
+            check_audit_reveal(
+                drawn.commitment,
+                context,
+                draw=drawn.draw,
+                salt=audit.salt,
+                layers=draw_layers(drawn.draw, SHAPE, MINIMAL),
+                vectors=audit.vectors,
+            )
         else:
             output, said = decode_output_reveal(reveal.body), decode_output_commit(commit.body)
             check_output_reveal(

@@ -8,13 +8,15 @@ order, which must give the same bytes.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from unittest import mock
 
 from consensus import scoring
 from consensus.agreement import Answer, LayerScores, compute_layer_scores
 from consensus.protocol_params import ConsensusParams
+from consensus.types import SubnetNodeId
 from keys.errors import BadSignature
 from keys.peer import PeerId
 
@@ -63,15 +65,30 @@ def remember_scores() -> Iterator[None]:
     known: dict[tuple[object, ...], LayerScores] = {}
     num_hits = 0
 
-    def compute(answers: Sequence[Answer], *, length: int, params: ConsensusParams) -> LayerScores:
+    def compute(
+        answers: Sequence[Answer],
+        *,
+        length: int,
+        params: ConsensusParams,
+        references: Sequence[Answer] = (),
+        voiceless: Collection[SubnetNodeId] = (),
+    ) -> LayerScores:
         nonlocal num_hits
-        key = (length, *(_describe(answer) for answer in answers))
+        judge = partial(
+            compute_layer_scores, length=length, params=params, voiceless=frozenset(voiceless)
+        )
+        key = (
+            length,
+            frozenset(voiceless),
+            tuple(_describe(answer) for answer in references),
+            *(_describe(answer) for answer in answers),
+        )
         if key not in known:
-            known[key] = compute_layer_scores(answers, length=length, params=params)
+            known[key] = judge(answers, references=references)
             return known[key]
         num_hits += 1
         if num_hits % REPEAT_EVERY == 0:
-            again = compute_layer_scores(list(reversed(answers)), length=length, params=params)
+            again = judge(answers[::-1], references=references[::-1])
             if again != known[key]:
                 raise Unstable(f"{again} and {known[key]}")
         return known[key]

@@ -16,6 +16,7 @@ from random import Random
 from keys.envelope import Envelope, decode_envelope
 from keys.errors import BadEnvelope
 from keys.peer import PeerId
+from mesh.errors import PeerTimeout
 from mesh.p2p.interface import RecordPolicy
 from mesh.p2p.record_checks import check_own_record, is_admitted
 
@@ -46,6 +47,10 @@ Tamper = Callable[[bytes, bytes], bytes | None]
 """What a lying replica answers for (key, value); None withholds it."""
 
 
+Lookup = Callable[[bytes], bytes | None]
+"""Returns the record of a name, the first bytes of its hash; None if it is not held."""
+
+
 @dataclass
 class Replica:
     """What one node's host keeps. It is lost when the process ends."""
@@ -55,6 +60,8 @@ class Replica:
     policy: RecordPolicy | None = None
     """None while the node is down: nothing is stored and nothing answered."""
     tamper: Tamper | None = None
+    lookup: Lookup | None = None
+    """What the node answers to those who ask for a record by its hash; None while it is down."""
     on_stored: Callable[[bytes | None, bytes], None] = lambda _old, _new: None
     """Called with what is replaced and what is kept now."""
     held: dict[bytes, tuple[float, bytes]] = field(default_factory=dict)
@@ -65,6 +72,7 @@ class Replica:
 
     def stop(self) -> None:
         self.policy = None
+        self.lookup = None
         self.held.clear()
         self._admitted.clear()
 
@@ -217,6 +225,30 @@ class SimRecordStore:
             return False
         now_s = asyncio.get_running_loop().time()
         return self._network.is_hidden(self._node, author, now_s)
+
+
+class SimPeerRecords:
+    """Satisfies PeerRecords for one node: asks another node for records by hash."""
+
+    def __init__(self, network: Network, node: int, nodes: Mapping[PeerId, int]) -> None:
+        self._network = network
+        self._node = node
+        self._nodes = nodes
+
+    async def fetch_by_hash(
+        self, peer: PeerId, hashes: Sequence[bytes], *, timeout_s: float
+    ) -> Sequence[bytes]:
+        network, other = self._network, self._nodes.get(peer)
+        latency_s = 2 * network.draw_latency_s()
+        is_lost = other is None or not (
+            network.is_delivered(self._node, other) and network.is_delivered(other, self._node)
+        )
+        lookup = None if other is None else network.replicas[other].lookup
+        if is_lost or lookup is None or latency_s > timeout_s:
+            await asyncio.sleep(timeout_s)
+            raise PeerTimeout("no answer")
+        await asyncio.sleep(latency_s)
+        return [value for value in map(lookup, hashes) if value is not None]
 
 
 def _hash_position(raw: bytes) -> int:

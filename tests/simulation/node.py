@@ -15,7 +15,7 @@ from typing import Any
 from consensus.protocol_params import MINIMAL
 from consensus.records import RecordKind
 from consensus.roster import compute_network_id
-from consensus.types import Epoch, SubnetNodeId
+from consensus.types import Epoch, Role, SubnetNodeId
 from keys.envelope import Envelope
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
@@ -51,10 +51,10 @@ from tests.simulation.chain import BLOCK_TIME_S, SUBNET_ID, Account, Endpoint, S
 from tests.simulation.crash import Guard, Switch, make_runner
 from tests.simulation.inference import SHAPE, FakeInference, FakeModel
 from tests.simulation.invariants import Invariants, read_report_rows
-from tests.simulation.network import Network, SimRecordStore
+from tests.simulation.network import Network, SimPeerRecords, SimRecordStore
 from tests.simulation.scenario import NodeSpec
 from tests.simulation.trace import Trace
-from tests.simulation.windows import EPOCH_LENGTH
+from tests.simulation.windows import COMMIT_END, EPOCH_LENGTH
 from tests.support.inline_runner import run_inline
 
 MODEL_LOAD_S = 9.0
@@ -113,6 +113,8 @@ class SimNode:
             setting.invariants.stored(spec.node_id, old, new) if spec.is_honest else None
         )
         self.store = SimRecordStore(setting.network, spec.node_id, setting.authors)
+        nodes = {peer: node_id for node_id, peer in setting.peers.items()}
+        self.peers = SimPeerRecords(setting.network, spec.node_id, nodes)
         distort = choose_distortion(spec.behaviours, self.random.randrange(1 << 32))
         self.inference = FakeInference(setting.model, spec.layers, distort=distort)
         self.switch = Switch()
@@ -172,6 +174,7 @@ class SimNode:
         self.replica.start(
             ConsensusRecordPolicy(lambda: rosters.table, admit_heartbeat=_refuse_heartbeat)
         )
+        self.replica.lookup = self._look_up
         await EpochLoop(self._build_context(switch, journal, rosters)).run()
 
     def _build_context(self, switch: Switch, journal: Journal, rosters: Rosters) -> NodeContext:
@@ -196,13 +199,27 @@ class SimNode:
             journal=journal,
             rosters=rosters,
             store=Guard(store, switch),
+            peers=Guard(self.peers, switch),
             reader=Guard(self.endpoint, switch),
             writer=Guard(writer, switch),
             run=run_inline,
             observe=self._observe,
             get_inference=get_inference,
+            get_auditor=get_inference if self.spec.role is Role.VALIDATOR else lambda: None,
+            list_failed_probes=lambda _roster: frozenset(),
             get_wall_time_s=lambda: self.setting.get_wall_time_s() + self.skew_s,
         )
+
+    def _look_up(self, name: bytes) -> bytes | None:
+        """Answer a peer that asks for a record by its hash."""
+        assert self.journal is not None
+        envelope = self.journal.find_by_name(name)
+        is_hidden = (
+            envelope is not None
+            and envelope.kind == RecordKind.NAMED_LIST
+            and Behaviour.HIDE_LIST in self.spec.behaviours
+        )
+        return None if envelope is None or is_hidden else envelope.to_bytes()
 
     def _know(self) -> Knowledge:
         setting = self.setting
@@ -216,12 +233,17 @@ class SimNode:
             assert self.journal is not None
             return self.journal.own_records[kind, epoch].envelope
 
+        def chain_hash(epoch: Epoch, offset: int) -> bytes:
+            block = setting.chain.slot + epoch * EPOCH_LENGTH + offset
+            return setting.chain.get_header(block).block_hash
+
         return Knowledge(
             key=self.key,
             victim=setting.peers[victim],
             peers=setting.peers,
             compute_delay_s=compute_delay_s,
             find_own=find_own,
+            find_draw=lambda epoch: chain_hash(epoch, COMMIT_END),
             note_copy=lambda epoch: setting.invariants.copied(self.node_id, epoch),
             spawn=setting.spawn,
         )
