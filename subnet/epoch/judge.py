@@ -55,6 +55,7 @@ from keys.peer import PeerId
 from subnet.epoch.context import NodeContext
 from subnet.epoch.gatherer import Gatherer
 from subnet.epoch.hoster import build_layer_tasks, encode_outputs
+from subnet.epoch.observer import ProposalScored
 from subnet.epoch.probation import ProbationReader
 from subnet.errors import DutyPostponed
 
@@ -167,6 +168,7 @@ class Judge:
         list_hash = self._author.compute_hash(
             RecordKind.NAMED_LIST, self._journal.rosters[duty.epoch], list_body
         )
+        self._context.observe(ProposalScored(report, list_hash))
         accepted_hash = hash_accepted(basis.records, basis.accepted)
         naming = Naming(list_hash, accepted_hash, report.unpaid, report.probation)
         return Proposal(report, encode_args(naming, roster), list_body)
@@ -198,6 +200,7 @@ class Judge:
             if hash_accepted(basis.records, basis.accepted) != naming.accepted_hash:
                 raise ProposalMismatch("args: the accepted records are others")
             report = await self._score(duty, basis)
+            self._context.observe(ProposalScored(report, naming.list_hash))
         check_naming(report, naming)
         return report
 

@@ -80,6 +80,17 @@ class EpochScored:
 
 
 @dataclass(frozen=True, slots=True)
+class ProposalScored:
+    """This node has scored an epoch from the records that a proposal names, its own or another's.
+
+    ``list_hash`` is the hash of the named list; the same list gives the same report everywhere.
+    """
+
+    report: EpochReport
+    list_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class EpochSettled:
     """A chain epoch is over: who was elected, what was proposed, who attested."""
 
@@ -105,6 +116,7 @@ NodeEvent = (
     | ExtrinsicLanded
     | AttestationRefused
     | EpochScored
+    | ProposalScored
     | EpochSettled
     | Unavailable
 )
@@ -141,6 +153,8 @@ def log_event(event: NodeEvent) -> None:
         case EpochScored(report):
             rows = {str(node_id): str(score) for node_id, score in report.rows}
             logger.info("epoch scored", epoch=report.epoch, rows=rows)
+        case ProposalScored(report, list_hash):
+            logger.info("proposal scored", epoch=report.epoch, named_list=list_hash.hex())
         case EpochSettled(epoch, elected, submission):
             attested = [] if submission is None else sorted(submission.attested)
             logger.info("epoch settled", epoch=epoch, elected=elected, attested=attested)
