@@ -17,6 +17,7 @@ from consensus.epoch import compute_score_rows, score_epoch, score_nothing
 from consensus.errors import InvalidRecord, ProposalMismatch
 from consensus.evidence import EpochFacts
 from consensus.naming import (
+    NOTHING_NAMED,
     Naming,
     Slot,
     check_named_list,
@@ -232,6 +233,7 @@ class Judge:
         seed = self._terms.compute_challenge(roster).seed
         report = score_nothing(roster, next_roster, probation=probation, seed=seed)
         self._remember(report)
+        self._context.observe(ProposalScored(report, NOTHING_NAMED))
         return report
 
     def _get_scored(self, duty: Propose | Attest) -> Epoch:
