@@ -11,34 +11,41 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from consensus.commitment import CommitContext, check_output_reveal, check_score_reveal
+from consensus.audit import draw_layers
+from consensus.commitment import (
+    check_audit_reveal,
+    check_output_reveal,
+    check_score_reveal,
+    make_commit_context,
+)
 from consensus.errors import InvalidRecord, Reason
+from consensus.protocol_params import MINIMAL
 from consensus.records import (
-    OUTPUT_KINDS,
-    SCORE_KINDS,
+    NO_SCORES,
     RecordKind,
+    decode_audit_commit,
+    decode_audit_reveal,
     decode_output_commit,
     decode_output_reveal,
-    decode_score_commit,
     decode_score_reveal,
+    decode_sighting,
 )
 from consensus.report import EpochReport
-from consensus.scoring import LayerReason, ScoreRows
+from consensus.scoring import LayerReason
 from consensus.submission import Submission
 from consensus.types import SCORE_ONE, Epoch, Role, SubnetNodeId
 from keys.envelope import Envelope, decode_envelope
 from subnet.journal.journal import KEPT_EPOCHS, Journal, SignedRecord
-from tests.simulation.byzantine import SPLITTING, WORTHLESS, Behaviour
+from tests.simulation.byzantine import WORTHLESS, Behaviour
 from tests.simulation.inference import SHAPE
 from tests.simulation.scenario import Scenario
 from tests.simulation.windows import (
+    AUDIT_END,
     COMMIT_END,
     EPOCH_LENGTH,
     GRACE,
     MIN_HONEST_SCORE,
     REVEAL_END,
-    SCORE_COMMIT_END,
-    SIGHTING_END,
 )
 
 _REVEAL_OF = {
@@ -74,14 +81,10 @@ class Invariants:
         self._chain = Chain(slot)
         self._specs = {spec.node_id: spec for spec in scenario.nodes}
         self._published: dict[tuple[int, int, int], bytes] = {}
-        self._rows_of: dict[tuple[object, ...], object] = {}
-        self._agreed: dict[Epoch, tuple[int, ScoreRows]] = {}
-        self._contested: set[int] = set()
+        self._said_of: dict[tuple[Epoch, bytes], object] = {}
         self._copied: set[tuple[int, int]] = set()
-        self._versions: dict[tuple[int, int, int], set[bytes]] = {}
         self.violations: list[str] = []
         self.num_checks = 0
-        self.num_equivocations = 0
 
     def require(self, holds: bool, sentence: str) -> None:
         self.num_checks += 1
@@ -166,64 +169,24 @@ class Invariants:
         """A dishonest node published another's commitment or reveal as its own."""
         self._copied.add((node, epoch))
 
-    def saw(self, record: Envelope) -> None:
-        """An honest node saw a record."""
-        slot = (record.node_id, record.kind, record.epoch)
-        self._versions.setdefault(slot, set()).add(record.record_hash)
-
-    def scored(self, node: int, report: EpochReport, journal: Journal) -> None:
-        """An honest node scored an epoch."""
+    def scored(self, node: int, report: EpochReport, list_hash: bytes) -> None:
+        """An honest node scored an epoch from what a proposal names."""
         name = f"node {node}'s scores of epoch {report.epoch}"
         ids = [node_id for node_id, _ in report.rows]
         self.require(ids == sorted(set(ids)), f"{name} are not sorted by id: {ids}")
         total = sum(score for _, score in report.rows)
         self.require(0 <= total <= SCORE_ONE, f"{name} sum up to {total}")
-        self._check_same_bytes(node, report, journal)
-        self._check_windows(name, report)
+        said = (report.rows, report.unpaid, report.probation)
+        known = self._said_of.setdefault((report.epoch, list_hash), said)
+        self.require(
+            known == said,
+            f"node {node} scored epoch {report.epoch} unlike another with the same records: "
+            f"{said} and {known}",
+        )
         self._check_cheats(name, report)
         self._check_honest_hosters(name, report)
-        if self._scenario.is_network_sound:
-            self._check_agreement(node, report)
         if self._scenario.is_connected:
-            self._check_everybody(name, report, journal.elections.get(report.epoch))
-            self._check_equivocators(name, report)
-
-    def _check_same_bytes(self, node: int, report: EpochReport, journal: Journal) -> None:
-        evidence = _describe_evidence(report.epoch, journal, self._chain)
-        rows = (report.rows, tuple(report.validators and [v.score for v in report.validators]))
-        known = self._rows_of.setdefault(evidence, rows)
-        self.require(
-            known == rows,
-            f"node {node} scored epoch {report.epoch} unlike another with the same records: "
-            f"{rows} and {known}",
-        )
-
-    def _check_agreement(self, node: int, report: EpochReport) -> None:
-        """Nodes die, but nothing is lost on its way: whoever scores an epoch scores it alike."""
-        if report.epoch in self._contested:
-            return
-        known_node, rows = self._agreed.setdefault(report.epoch, (node, report.rows))
-        self.require(
-            rows == report.rows,
-            f"nodes {known_node} and {node} score epoch {report.epoch} differently: "
-            f"{rows} and {report.rows}",
-        )
-
-    def _check_windows(self, name: str, report: EpochReport) -> None:
-        first = self._chain.first_block(report.epoch)
-        for hoster in report.hosters:
-            who = f"{name}: hoster {hoster.node_id}"
-            committed = hoster.committed_at
-            self.require(
-                committed is not None and committed - first < COMMIT_END,
-                f"{who} counts with a commit of block {committed}",
-            )
-            if hoster.refusal is None:
-                revealed = hoster.revealed_at
-                self.require(
-                    revealed is not None and revealed - first < REVEAL_END + GRACE,
-                    f"{who} counts with a reveal of block {revealed}",
-                )
+            self._check_everybody(name, report)
 
     def _check_cheats(self, name: str, report: EpochReport) -> None:
         for spec in self._specs.values():
@@ -240,20 +203,6 @@ class Invariants:
                 is_proven = True
             score = dict(report.rows).get(SubnetNodeId(spec.node_id), 0)
             self.require(not is_proven or score == 0, f"{name}: {spec} earns {score}")
-
-    def _check_equivocators(self, name: str, report: EpochReport) -> None:
-        """Whose records honest nodes saw in two versions has a row, and earns nothing."""
-        epochs = dict.fromkeys(OUTPUT_KINDS, report.epoch)
-        epochs |= dict.fromkeys(SCORE_KINDS, Epoch(report.epoch - 1))
-        for (node_id, kind, epoch), versions in self._versions.items():
-            if len(versions) < 2 or epochs.get(RecordKind(kind)) != epoch:
-                continue
-            rows: dict[int, int] = dict(report.rows)
-            self.require(
-                rows.get(node_id) == 0,
-                f"{name}: {self._specs[node_id]} equivocated and gets {rows.get(node_id)}",
-            )
-            self.num_equivocations += 1
 
     def _has_honest_majority(self, report: EpochReport, node_id: int) -> bool:
         hoster = next((h for h in report.hosters if h.node_id == node_id), None)
@@ -278,22 +227,16 @@ class Invariants:
                         f"({vote.refusal}) on block {block}",
                     )
 
-    def _check_everybody(self, name: str, report: EpochReport, elected: int | None) -> None:
-        """All honest nodes are connected: each has a row, and a hoster's is not 0."""
+    def _check_everybody(self, name: str, report: EpochReport) -> None:
+        """All honest nodes are connected: each has a row, and none earns nothing."""
+        rows: dict[int, int] = dict(report.rows)
+        is_paid = any(hoster.score for hoster in report.hosters)
         for node_id in sorted(self._scenario.honest):
             spec = self._specs[node_id]
-            rows: dict[int, int] = dict(report.rows)
             self.require(node_id in rows, f"{name}: honest {spec} has no row")
-            if spec.role is Role.HOSTER:
+            self.require(node_id not in report.unpaid, f"{name}: honest {spec} is not paid")
+            if spec.role is Role.HOSTER or (is_paid and report.epoch >= 2):
                 self.require(rows.get(node_id, 0) > 0, f"{name}: honest {spec} earns nothing")
-        # Where validators are few, they are judged by the epoch's attested proposal.
-        if report.epoch >= 2 and elected is not None and self._is_proposal_due(elected):
-            for validator in report.validators:
-                if validator.node_id in self._scenario.honest:
-                    self.require(
-                        validator.score > 0,
-                        f"{name}: honest validator {validator.node_id} earns nothing: {validator}",
-                    )
 
     # What the chain holds.
 
@@ -306,20 +249,16 @@ class Invariants:
         )
 
     def _is_proposal_due(self, elected: int) -> bool:
-        """Whether what this node proposes is what honest nodes compute.
-
-        An equivocator may be the only one that saw its second record, and propose by it.
-        """
-        return not self._specs[elected].behaviours & {Behaviour.BAD_PROPOSAL, *SPLITTING}
+        """Whether this node proposes what honest nodes compute, and lets them have it."""
+        harms = {Behaviour.BAD_PROPOSAL, Behaviour.HIDE_LIST}
+        return not self._specs[elected].behaviours & harms
 
     def epoch_over(
         self, epoch: int, elected: int | None, submission: Submission | None, *, is_quiet: bool
     ) -> None:
         """The last block of a chain epoch: what had to be attested is."""
         is_due = epoch >= 1 and (self._scenario.is_connected or is_quiet)
-        if not is_due or elected is None:
-            return
-        if not self._is_proposal_due(elected):
+        if not is_due or elected is None or not self._is_proposal_due(elected):
             return
         attested = frozenset() if submission is None else submission.attested
         missing = sorted(self._scenario.honest - attested)
@@ -396,32 +335,3 @@ def _list_votes(report: EpochReport, layer: int) -> list[LayerReason]:
         and reason.refusal in _VOTES
         and (reason.refusal is None or reason.refusal is not Reason.INVALID_VECTOR)
     ]
-
-
-def _describe_evidence(epoch: Epoch, journal: Journal, chain: Chain) -> tuple[object, ...]:
-    """Everything that an epoch's scores may depend on, as one comparable value."""
-    before = Epoch(epoch - 1)
-    return (
-        epoch,
-        _describe_sightings(epoch, journal, chain),
-        _describe_sightings(before, journal, chain),
-        journal.elections.get(before),
-        journal.rosters[epoch].nodes,
-        journal.submissions.get(epoch),
-    )
-
-
-def _describe_sightings(epoch: Epoch, journal: Journal, chain: Chain) -> frozenset[object]:
-    first = chain.first_block(epoch)
-    ends = {
-        RecordKind.OUTPUT_COMMIT: COMMIT_END,
-        RecordKind.OUTPUT_REVEAL: REVEAL_END + GRACE,
-        RecordKind.SCORE_COMMIT: SCORE_COMMIT_END,
-        RecordKind.SCORE_REVEAL: EPOCH_LENGTH + REVEAL_END + GRACE,
-        RecordKind.SIGHTING: SCORE_COMMIT_END,
-    }
-    return frozenset(
-        (kind, node_id, sighting.envelope.signature, sighting.seen_at - first < ends[kind])
-        for (kind, node_id), sighting in journal.get_timed_records(epoch).items()
-        if kind is not RecordKind.CHALLENGE
-    )

@@ -31,6 +31,7 @@ from subnet.epoch.observer import (
     ExtrinsicLanded,
     HeadHandled,
     NodeEvent,
+    ProposalScored,
     RecordDropped,
     RecordSeen,
     Unavailable,
@@ -50,7 +51,7 @@ from tests.simulation.byzantine import (
 from tests.simulation.chain import BLOCK_TIME_S, SUBNET_ID, Account, Endpoint, SimChain
 from tests.simulation.crash import Guard, Switch, make_runner
 from tests.simulation.inference import SHAPE, FakeInference, FakeModel
-from tests.simulation.invariants import Invariants, read_report_rows
+from tests.simulation.invariants import Invariants
 from tests.simulation.network import Network, SimPeerRecords, SimRecordStore
 from tests.simulation.scenario import NodeSpec
 from tests.simulation.trace import Trace
@@ -119,6 +120,8 @@ class SimNode:
         self.inference = FakeInference(setting.model, spec.layers, distort=distort)
         self.switch = Switch()
         self.journal: Journal | None = None
+        self.judged: dict[Epoch, object] = {}
+        """Rows by scored epoch, as this node computed them last for a proposal."""
         self.skew_s = 0.0
         self.lives = 0
         self.last_words = ""
@@ -151,11 +154,7 @@ class SimNode:
         chain, invariants = self.setting.chain, self.setting.invariants
         epoch = Epoch((chain.best.number - chain.slot) // EPOCH_LENGTH)
         submission, before = chain.read_submission(epoch), Epoch(epoch - 1)
-        assert self.journal is not None
-        rows = read_report_rows(self.journal, before)
-        if chain.read_elected(before) is None:
-            rows = tuple((node.node_id, 0) for node in chain.read_nodes(chain.best.number))
-        invariants.attesting(self.node_id, epoch, rows, submission)
+        invariants.attesting(self.node_id, epoch, self.judged.get(before), submission)
 
     def close(self) -> None:
         self.endpoint.close()
@@ -250,17 +249,15 @@ class SimNode:
 
     def _observe(self, event: NodeEvent) -> None:
         trace = self.setting.trace
-        if isinstance(event, RecordSeen) and self.spec.is_honest:
-            self.setting.invariants.saw(event.sighting.envelope)
         if isinstance(event, RecordSeen | HeadHandled):
             # By far the most; and what was seen decides what is computed, which is traced.
             if trace.is_watched:
                 trace.note(self.name, _describe(event))
         else:
             trace.add(self.name, _describe(event))
-        if isinstance(event, EpochScored) and self.spec.is_honest and not self.switch.is_dead:
-            assert self.journal is not None
-            self.setting.invariants.scored(self.node_id, event.report, self.journal)
+        if isinstance(event, ProposalScored) and self.spec.is_honest and not self.switch.is_dead:
+            self.judged[event.report.epoch] = event.report.rows
+            self.setting.invariants.scored(self.node_id, event.report, event.list_hash)
 
 
 class _WatchedWriter:
@@ -299,6 +296,9 @@ def _describe(event: NodeEvent) -> str:
         case EpochScored(report):
             rows = " ".join(f"{node_id}:{score}" for node_id, score in report.rows)
             return f"scores {report.epoch}: {rows}"
+        case ProposalScored(report, list_hash):
+            rows = " ".join(f"{node_id}:{score}" for node_id, score in report.rows)
+            return f"judges {report.epoch} by {list_hash[:4].hex()}: {rows}"
         case EpochSettled(epoch, elected, submission):
             attested = None if submission is None else sorted(submission.attested)
             return f"settles {epoch}: elected {elected}, attested {attested}"

@@ -36,8 +36,6 @@ class Result:
     num_checks: int
     num_attested: int
     num_deaths: int
-    num_equivocations: int
-    """Judgements of nodes that two honest nodes saw contradict themselves."""
     num_points: int
     """Await points that the nodes' last lives passed."""
 
@@ -216,7 +214,6 @@ class World:
             num_checks=self.invariants.num_checks,
             num_attested=self._num_attested,
             num_deaths=sum(node.lives - 1 for node in self.nodes.values()),
-            num_equivocations=self.invariants.num_equivocations,
             num_points=sum(node.switch.passed for node in self.nodes.values()),
         )
 

@@ -1,0 +1,1 @@
+"""Simulated networks: the production code and rules between simulated machines and cheats."""

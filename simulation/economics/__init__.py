@@ -1,0 +1,1 @@
+"""What each strategy earns: epochs of real records, scored by the production rules."""
