@@ -22,6 +22,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from consensus.challenge import is_below_bound
 from consensus.errors import Reason
 from consensus.protocol_params import ConsensusParams
 from consensus.types import SCORE_ONE, Score, SubnetNodeId
@@ -85,9 +86,11 @@ class LayerScores:
 
 
 def compute_layer_scores(
-    answers: Sequence[Answer], *, length: int, params: ConsensusParams
+    answers: Sequence[Answer], *, length: int, params: ConsensusParams, scale: int = 0
 ) -> LayerScores:
     """Judge all answers to one layer whose vectors have ``length`` coordinates.
+
+    ``scale`` is the layer's: vectors are multiplied by ``2**scale`` before they are quantised.
 
     Raises ValueError for two answers of one node, or for numbers at which the
     arithmetic would not be exact: ours, never a peer's.
@@ -96,11 +99,11 @@ def compute_layer_scores(
     ordered = sorted(answers, key=lambda answer: answer.node_id)
     if len({answer.node_id for answer in ordered}) != len(ordered):
         raise ValueError("a node answers a layer once")
-    candidates = [answer for answer in ordered if is_valid_structure(answer, length, params)]
+    candidates = [answer for answer in ordered if is_valid_structure(answer, length, params, scale)]
     votes = choose_votes([answer.coldkey for answer in candidates])
     distances: dict[int, int] = {}
     if candidates:
-        outputs = np.stack([quantise(answer, params) for answer in candidates])
+        outputs = np.stack([quantise(answer, params, scale) for answer in candidates])
         residuals = compute_residuals(outputs, votes, params)
         distances = compute_distances(residuals, votes, params)
     verdict = _compute_verdict(len(votes), is_settled=bool(distances), params=params)
@@ -112,15 +115,17 @@ def compute_layer_scores(
     return LayerScores(verdict, len(votes), rows)
 
 
-def is_valid_structure(answer: Answer, length: int, params: ConsensusParams) -> bool:
-    """Whether the answer is a vector of the right length, finite and below the bound."""
+def is_valid_structure(
+    answer: Answer, length: int, params: ConsensusParams, scale: int = 0
+) -> bool:
+    """Whether the answer is a vector of the right length, finite and, scaled, below the bound."""
     vector = answer.vector
     return (
         vector is not None
         and vector.dtype == np.float32
         and vector.shape == (length,)
         and bool(np.isfinite(vector).all())
-        and bool((np.abs(vector) < 2.0**params.value_bound_bits).all())
+        and is_below_bound(vector, params, scale)
     )
 
 
@@ -132,11 +137,14 @@ def choose_votes(coldkeys: Sequence[bytes]) -> list[int]:
     return list(first_of_coldkey.values())
 
 
-def quantise(answer: Answer, params: ConsensusParams) -> NDArray[np.int64]:
-    """Return the vector in units of ``2**-fixed_point_bits``, ties to even, int64 [length]."""
+def quantise(answer: Answer, params: ConsensusParams, scale: int = 0) -> NDArray[np.int64]:
+    """Return the vector in units of ``2**-(fixed_point_bits + scale)``, int64 [length].
+
+    Ties go to even. What the layer adds may be small: its scale makes the unit small beside it.
+    """
     assert answer.vector is not None
     # A power-of-two scale is exact in float64, and so is rounding to an integer below 2**31.
-    scaled = answer.vector.astype(np.float64) * 2.0**params.fixed_point_bits
+    scaled = answer.vector.astype(np.float64) * 2.0 ** (params.fixed_point_bits + scale)
     return np.rint(scaled).astype(np.int64)
 
 

@@ -18,8 +18,8 @@ from consensus.protocol_params import MAINNET
 from consensus.types import SCORE_ONE, BlockNumber, LayerRange, Score, SubnetNodeId
 from keys.envelope import HASH_SIZE, MAX_BODY_SIZE
 
-MAX_VECTOR_SIZE = 8 << 10
-"""Bytes of one revealed vector: 2,048 float32 values."""
+MAX_VECTOR_SIZE = FLOAT_SIZE * MAINNET.max_vector_coordinates
+"""Bytes of one revealed vector: 256 float32 values."""
 MAX_SCORE_ROWS = 4096
 MAX_DIGESTS = 2048
 """Rows of one sighting: both commits and reveals of 512 nodes; the chain knows 256 a subnet."""

@@ -158,7 +158,9 @@ def compute_hoster_scores(
             if layer in _compute_owed(hoster, shape)
         ]
         length = compute_vector_length(layer, shape, params)
-        judged = compute_layer_scores(answers, length=length, params=params)
+        judged = compute_layer_scores(
+            answers, length=length, params=params, scale=shape.scale_of(layer)
+        )
         verdicts[layer] = judged.verdict
         for answer in judged.answers:
             reasons[answer.node_id].append(
@@ -274,7 +276,8 @@ def _decode_answer(
         return Answer(hoster.node_id, hoster.coldkey, refusal=hoster.refusal)
     raw = hoster.vectors[layer - hoster.layers.start]
     try:
-        vector = decode_vector(raw, compute_vector_length(layer, shape, params), params)
+        length = compute_vector_length(layer, shape, params)
+        vector = decode_vector(raw, length, params, shape.scale_of(layer))
     except InvalidVector as error:
         return Answer(hoster.node_id, hoster.coldkey, refusal=error.reason)
     return Answer(hoster.node_id, hoster.coldkey, vector)
