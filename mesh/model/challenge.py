@@ -11,15 +11,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mesh.model.config import ModelConfig
 from mesh.model.llama import Attend, Multiply, RotaryTable, compute_addition, rms_norm
 from mesh.model.quantise import multiply_rows
 from mesh.model.weights import LayerWeights, ShardWeights
+
+
+class ChallengeTask(Protocol):
+    """One challenged layer, as the node hands it over.
+
+    ``hidden`` is float32 [positions, hidden_size]; ``token_ids`` come with layer 0 only and
+    ``head_rows`` with the layer after the last one only.
+    """
+
+    @property
+    def layer(self) -> int: ...
+    @property
+    def hidden(self) -> NDArray[np.float32]: ...
+    @property
+    def token_ids(self) -> NDArray[np.int64] | None: ...
+    @property
+    def head_rows(self) -> NDArray[np.int64] | None: ...
 
 
 def use_exact_float32() -> None:
@@ -91,7 +111,13 @@ def run_challenge_head(weights: ShardWeights, hidden: Tensor, rows: Tensor) -> T
     """Final norm and the logits ``rows`` of the last position of float32 ``hidden``."""
     if weights.final_norm is None or weights.head is None:
         raise ValueError("the head is challenged where the range ends at the last layer")
-    x = hidden[-1:].to(weights.device, torch.float32)
-    normed = rms_norm(x, weights.final_norm.float(), weights.config.norm_epsilon)
+    x = hidden.to(weights.device, torch.float32)
     head_rows = weights.head[rows.to(weights.device)].float()
-    return F.linear(normed, head_rows)[0]
+    return compute_last_logits(weights.config, weights.final_norm.float(), head_rows, x)
+
+
+def compute_last_logits(
+    config: ModelConfig, final_norm: Tensor, head_rows: Tensor, x: Tensor
+) -> Tensor:
+    """Return the logits of ``head_rows`` [rows, hidden] at the last position of ``x``."""
+    return F.linear(rms_norm(x[-1:], final_norm, config.norm_epsilon), head_rows)[0]
