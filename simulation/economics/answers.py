@@ -18,7 +18,7 @@ from consensus.challenge import (
     sample_vector,
 )
 from consensus.protocol_params import ConsensusParams
-from mesh.model.challenge import run_challenge_head, run_challenge_layer
+from mesh.model.challenge import compute_last_addition, run_challenge_head, run_challenge_layer
 from mesh.model.quantise import Matrix, quantise
 from mesh.model.weights import LayerWeights, ShardWeights
 
@@ -41,7 +41,7 @@ class ModelAnswers:
             "honest": lambda seed, layer: self._run(weights, seed, layer),
             "int8": self._with(_change_weights(weights, _to_int8)),
             "int4": self._with(_change_weights(weights, _to_int4)),
-            "bf16": self._with(_change_weights(weights, _to_bfloat16)),
+            "bf16": self._run_narrow,
             "wrong weights": self._with(self._wrong),
             "skipped layer": self._skip,
             "perturbed relay": self._perturb,
@@ -76,6 +76,20 @@ class ModelAnswers:
                 weights, layer, torch.from_numpy(hidden), token_ids=token_ids
             )
             return output.numpy()
+
+    def _run_narrow(self, seed: bytes, layer: int) -> Vector:
+        """Compute in bfloat16, as a hoster serves its clients."""
+        if layer == self.shape.head:
+            return self._run(self._weights, seed, layer)
+        x = torch.from_numpy(compute_layer_input(seed, layer, self.shape, self.params))
+        if layer == 0:
+            token_ids = torch.from_numpy(compute_token_ids(seed, self.shape, self.params))
+            assert self._weights.embedding is not None
+            x = x + self._weights.embedding[token_ids].float()
+        narrow = self._weights.get_layer(layer).cast(torch.bfloat16)
+        with torch.inference_mode():
+            added = compute_last_addition(self._weights.config, narrow, x.to(torch.bfloat16))
+        return added.float().numpy()
 
     def _skip(self, seed: bytes, layer: int) -> Vector:
         """Answer every layer with the work of the layer before it."""
@@ -133,12 +147,6 @@ def _to_int4(matrix: torch.Tensor) -> Matrix:
     """Round to 15 levels a row: the coarsest of the formats that people serve."""
     scales = matrix.abs().amax(dim=1, keepdim=True) / 7
     return torch.round(matrix / scales).clamp(-7, 7) * scales
-
-
-def _to_bfloat16(matrix: torch.Tensor) -> Matrix:
-    """Drop what bfloat16 arithmetic drops: one more bit than the checkpoint's own values have."""
-    spread = 1 + torch.rand(matrix.shape, generator=torch.Generator().manual_seed(1)) * 2**-8
-    return (matrix * spread).to(torch.bfloat16).float()
 
 
 def _blur(matrix: torch.Tensor) -> Matrix:
