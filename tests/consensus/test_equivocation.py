@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-
 from consensus.equivocation import find_equivocators, list_seen_records
+
 from consensus.errors import InvalidRecord, Reason
 from consensus.evidence import collect_output_evidence, collect_score_evidence
 from consensus.records import (

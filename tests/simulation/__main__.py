@@ -7,9 +7,9 @@ import json
 import sys
 import time
 
-from tests.simulation.invariants import Violation
-from tests.simulation.scenario import MIN_NODES, Fault, draw_scenario
-from tests.simulation.world import run_scenario
+from subnet.simulation.invariants import Violation
+from subnet.simulation.scenario import MIN_NODES, Fault, draw_scenario
+from subnet.simulation.world import run_scenario
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

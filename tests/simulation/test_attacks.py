@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping, Set
 import pytest
 
 from consensus.types import LayerRange, Role
-from tests.simulation.byzantine import Behaviour
-from tests.simulation.inference import SHAPE
-from tests.simulation.scenario import Fault, NodeSpec, Scenario
-from tests.simulation.world import Result, run_scenario
+from subnet.simulation.byzantine import Behaviour
+from subnet.simulation.inference import SHAPE
+from subnet.simulation.scenario import Fault, NodeSpec, Scenario
+from subnet.simulation.world import Result, run_scenario
 
 EPOCHS = 5
 Lies = Mapping[int, Set[Behaviour]]

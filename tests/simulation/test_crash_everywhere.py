@@ -9,10 +9,10 @@ from __future__ import annotations
 import pytest
 
 from consensus.types import Epoch, LayerRange, Role
-from tests.simulation.inference import SHAPE
-from tests.simulation.scenario import Fault, NodeSpec, Scenario
-from tests.simulation.windows import EPOCH_LENGTH
-from tests.simulation.world import World, run_scenario
+from subnet.simulation.inference import SHAPE
+from subnet.simulation.scenario import Fault, NodeSpec, Scenario
+from subnet.simulation.windows import EPOCH_LENGTH
+from subnet.simulation.world import World, run_scenario
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -26,13 +26,13 @@ from keys.envelope import Envelope
 from subnet.epoch import submitter
 from subnet.epoch.publisher import Publisher
 from subnet.journal.journal import Journal
+from subnet.simulation.byzantine import Behaviour
+from subnet.simulation.invariants import Violation
+from subnet.simulation.scenario import Fault
+from subnet.simulation.world import run_scenario
 from subnet.thread_runner import Runner
 from tests.simulation.__main__ import main
-from tests.simulation.byzantine import Behaviour
-from tests.simulation.invariants import Violation
-from tests.simulation.scenario import Fault
 from tests.simulation.test_attacks import Lies, make_scenario
-from tests.simulation.world import run_scenario
 
 MAX_SEEDS = 8
 

@@ -22,8 +22,8 @@ from subnet.epoch.rosters import Rosters
 from subnet.epoch.terms import SubnetTerms
 from subnet.journal.journal import Journal
 from subnet.known_peers import KnownPeers, read_known_peers
+from subnet.simulation.inline_runner import run_inline
 from tests.support.chain_rigs import BOOTNODE, COLDKEYS, OWNER, make_node, make_seed, make_subnet
-from tests.support.inline_runner import run_inline
 
 EPOCH_LENGTH = 20
 

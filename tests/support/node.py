@@ -19,6 +19,7 @@ from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Rosters
 from subnet.epoch.terms import SubnetTerms
 from subnet.journal.journal import Journal
+from subnet.simulation.inline_runner import run_inline
 from subnet.thread_runner import Runner
 from tests.support.fakes import (
     GENESIS,
@@ -31,7 +32,6 @@ from tests.support.fakes import (
     FakeRecordStore,
     FakeWriter,
 )
-from tests.support.inline_runner import run_inline
 
 SHAPE = ModelShape(num_layers=4, hidden_size=32, vocab_size=50)
 NETWORK_ID = compute_network_id(GENESIS, SUBNET_ID, b"m" * 32)

@@ -9,8 +9,8 @@ from subnet.epoch.heads import is_clock_right
 from subnet.epoch.rosters import Rosters
 from subnet.errors import ChainUnavailable
 from subnet.journal.journal import Journal
+from subnet.simulation.inline_runner import run_inline
 from tests.support.fakes import PARAMS, START_S, FakeChain, FakeReader
-from tests.support.inline_runner import run_inline
 from tests.support.node import NETWORK_ID, make_key, make_roster_node, make_terms
 
 NODES = (make_roster_node(1), make_roster_node(2, NodeClass.IDLE))

@@ -23,8 +23,8 @@ from subnet.errors import AlreadySigned, ConfigError, JournalCorrupt, JournalFai
 from subnet.journal.disk import migrate
 from subnet.journal.journal import KEPT_EPOCHS, Extrinsic, Journal, open_journal
 from subnet.journal.log import KEPT_REPORTS, SCHEMA_VERSION
+from subnet.simulation.inline_runner import run_inline
 from subnet.thread_runner import open_thread_runner
-from tests.support.inline_runner import run_inline
 
 KEY = PeerKey(b"\1" * 32)
 OWNER = b"owner"

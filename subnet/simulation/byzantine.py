@@ -34,8 +34,8 @@ from consensus.types import Epoch, Score, SubnetId, SubnetNodeId
 from keys.envelope import Envelope, compute_record_key, decode_envelope, seal
 from keys.peer import PeerId, PeerKey
 from subnet.epoch.interfaces import Receipt
-from tests.simulation.chain import Endpoint
-from tests.simulation.inference import (
+from subnet.simulation.chain import Endpoint
+from subnet.simulation.inference import (
     HONEST_NOISE,
     INT8_NOISE,
     SHAPE,
@@ -46,8 +46,8 @@ from tests.simulation.inference import (
     make_garbage,
     make_noise,
 )
-from tests.simulation.network import SimRecordStore, Tamper
-from tests.simulation.windows import COMMIT_END, GRACE, REVEAL_END
+from subnet.simulation.network import SimRecordStore, Tamper
+from subnet.simulation.windows import COMMIT_END, GRACE, REVEAL_END
 
 
 class Behaviour(Enum):

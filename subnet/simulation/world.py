@@ -10,17 +10,17 @@ from typing import Any
 
 from consensus.types import Epoch
 from keys.envelope import Envelope
-from tests.simulation.chain import BLOCK_TIME_S, SimChain
-from tests.simulation.faults import FaultDriver
-from tests.simulation.inference import FakeModel
-from tests.simulation.invariants import Invariants, Violation
-from tests.simulation.memory import pause_collection, remember_scores, remember_signatures
-from tests.simulation.network import Network
-from tests.simulation.node import Setting, SimNode, make_account
-from tests.simulation.scenario import QUIET_EPOCHS, Scenario
-from tests.simulation.trace import Trace
-from tests.simulation.virtual_time import run_virtual
-from tests.simulation.windows import EPOCH_LENGTH
+from subnet.simulation.chain import BLOCK_TIME_S, SimChain
+from subnet.simulation.faults import FaultDriver
+from subnet.simulation.inference import FakeModel
+from subnet.simulation.invariants import Invariants, Violation
+from subnet.simulation.memory import pause_collection, remember_scores, remember_signatures
+from subnet.simulation.network import Network
+from subnet.simulation.node import Setting, SimNode, make_account
+from subnet.simulation.scenario import QUIET_EPOCHS, Scenario
+from subnet.simulation.trace import Trace
+from subnet.simulation.virtual_time import run_virtual
+from subnet.simulation.windows import EPOCH_LENGTH
 
 WARM_UP_OFFSET = 16
 """Nodes start at this offset of epoch 0, in which the chain elects nobody yet."""

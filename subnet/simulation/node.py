@@ -40,7 +40,7 @@ from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Rosters
 from subnet.epoch.terms import SubnetTerms
 from subnet.journal.journal import Journal
-from tests.simulation.byzantine import (
+from subnet.simulation.byzantine import (
     Behaviour,
     EvilStore,
     EvilWriter,
@@ -48,15 +48,15 @@ from tests.simulation.byzantine import (
     choose_distortion,
     choose_tampering,
 )
-from tests.simulation.chain import BLOCK_TIME_S, SUBNET_ID, Account, Endpoint, SimChain
-from tests.simulation.crash import Guard, Switch, make_runner
-from tests.simulation.inference import SHAPE, FakeInference, FakeModel
-from tests.simulation.invariants import Invariants
-from tests.simulation.network import Network, SimPeerRecords, SimRecordStore
-from tests.simulation.scenario import NodeSpec
-from tests.simulation.trace import Trace
-from tests.simulation.windows import COMMIT_END, EPOCH_LENGTH
-from tests.support.inline_runner import run_inline
+from subnet.simulation.chain import BLOCK_TIME_S, SUBNET_ID, Account, Endpoint, SimChain
+from subnet.simulation.crash import Guard, Switch, make_runner
+from subnet.simulation.inference import SHAPE, FakeInference, FakeModel
+from subnet.simulation.inline_runner import run_inline
+from subnet.simulation.invariants import Invariants
+from subnet.simulation.network import Network, SimPeerRecords, SimRecordStore
+from subnet.simulation.scenario import NodeSpec
+from subnet.simulation.trace import Trace
+from subnet.simulation.windows import COMMIT_END, EPOCH_LENGTH
 
 MODEL_LOAD_S = 9.0
 """What the journal holds must not wait for the model: it takes longer than a block."""

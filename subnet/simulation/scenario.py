@@ -8,8 +8,8 @@ from enum import Enum
 from random import Random
 
 from consensus.types import LayerRange, Role
-from tests.simulation.byzantine import Behaviour
-from tests.simulation.inference import SHAPE
+from subnet.simulation.byzantine import Behaviour
+from subnet.simulation.inference import SHAPE
 
 MIN_NODES = 4
 MIN_NODES_WITH_LIARS = 7

@@ -51,7 +51,7 @@ from consensus.roster import Roster, RosterNode
 from consensus.types import BlockNumber, Epoch, LayerRange, NodeClass, Role, Score, SubnetNodeId
 from keys.envelope import Envelope, seal
 from keys.peer import PeerKey
-from simulation.economics.answers import ModelAnswers, Vector, blur_answer
+from subnet.simulation.economics.answers import ModelAnswers, Vector, blur_answer
 
 EPOCH_LENGTH = 20
 MIN_ATTESTATION_PERCENT = 66

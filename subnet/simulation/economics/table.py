@@ -15,9 +15,9 @@ from mesh.assets import SHIPPED_MODEL_NAME
 from mesh.model.config import load_config
 from mesh.model.files import resolve_known_model
 from mesh.model.weights import load_shard
-from simulation.economics.answers import ModelAnswers
-from simulation.economics.strategies import Strategy, list_strategies
-from simulation.economics.swarm import Swarm
+from subnet.simulation.economics.answers import ModelAnswers
+from subnet.simulation.economics.strategies import Strategy, list_strategies
+from subnet.simulation.economics.swarm import Swarm
 
 MAX_SHARE = 0.2
 MIN_HONEST = 0.9

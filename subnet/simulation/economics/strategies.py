@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from consensus.commitment import compute_tag
 from consensus.records import RecordKind, ScoreRow, SeenRecord, Sighting
 from consensus.types import SCORE_ONE, Epoch, Role, Score, SubnetNodeId
-from simulation.economics.swarm import Actor, Swarm, nobody
+from subnet.simulation.economics.swarm import Actor, Swarm, nobody
 
 FIRST_CHEAT = 100
 """Cheats have ids from here on."""

@@ -39,14 +39,14 @@ from devchain.runtime import LedgerConfig
 from keys.peer import PeerId
 from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
-from tests.simulation.trace import Trace
-from tests.simulation.windows import EPOCH_LENGTH
-from tests.support.ledger_reads import (
+from subnet.simulation.ledger_reads import (
     read_elected_validator,
     read_nodes,
     read_submission,
     read_subnet,
 )
+from subnet.simulation.trace import Trace
+from subnet.simulation.windows import EPOCH_LENGTH
 
 SUBNET_ID = SubnetId(128_001)
 BLOCK_TIME_S = 6

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.simulation.chain import BLOCK_TIME_S, EndpointFaults
-from tests.simulation.network import Network, NetworkFaults
-from tests.simulation.scenario import Fault, Scenario
+from subnet.simulation.chain import BLOCK_TIME_S, EndpointFaults
+from subnet.simulation.network import Network, NetworkFaults
+from subnet.simulation.scenario import Fault, Scenario
 
 if TYPE_CHECKING:
-    from tests.simulation.node import SimNode
+    from subnet.simulation.node import SimNode
 
 MAX_POINTS_TO_DEATH = 60
 MAX_REST_S = 90.0

@@ -36,10 +36,10 @@ from consensus.submission import Submission
 from consensus.types import SCORE_ONE, Epoch, Role, SubnetNodeId
 from keys.envelope import Envelope, decode_envelope
 from subnet.journal.journal import KEPT_EPOCHS, Journal, SignedRecord
-from tests.simulation.byzantine import WORTHLESS, Behaviour
-from tests.simulation.inference import SHAPE
-from tests.simulation.scenario import Scenario
-from tests.simulation.windows import (
+from subnet.simulation.byzantine import WORTHLESS, Behaviour
+from subnet.simulation.inference import SHAPE
+from subnet.simulation.scenario import Scenario
+from subnet.simulation.windows import (
     AUDIT_END,
     COMMIT_END,
     EPOCH_LENGTH,
