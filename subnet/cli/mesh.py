@@ -15,6 +15,7 @@ from subnet.cli import (
     manifest,
     plan,
     serve,
+    simulate,
     status,
 )
 from subnet.cli.arguments import normalise_arguments
@@ -45,6 +46,7 @@ app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
 app.command("manifest")(manifest.manifest)
 app.command("plan")(plan.plan)
+app.command("simulate")(simulate.simulate)
 app.command("status")(status.status)
 app.add_typer(chain_app, name="chain")
 
