@@ -1,5 +1,7 @@
 """A proposal and an attestation are looked up, written down, sent once, or explained."""
 
+from dataclasses import replace
+
 import pytest
 
 from consensus.duties import Attest, Propose
@@ -74,6 +76,16 @@ async def test_a_different_proposal_is_refused_and_the_difference_kept(scene, ow
     assert scene.writers[2].sent == []
     assert isinstance(scene.events[-1], AttestationRefused)
     assert scene.journal.refused[1] == scene.events[-1].detail
+
+
+@pytest.mark.parametrize("name", ["prioritize_queue_node_id", "remove_queue_node_id"])
+async def test_a_proposal_that_names_a_queued_node_is_refused_though_its_rows_are_ours(scene, name):
+    await scene.propose()
+    scene.chain.submissions[1] = replace(scene.chain.submissions[1], **{name: 7})
+    await scene.make_submitter(2).attest(ATTEST, ROWS, 26)
+    assert scene.writers[2].sent == []
+    assert isinstance(scene.events[-1], AttestationRefused)
+    assert name in scene.journal.refused[1]
 
 
 async def test_rows_of_nodes_that_left_the_chain_are_no_difference(scene):
