@@ -38,7 +38,7 @@ from tests.support.chain_rigs import (
     read_head,
 )
 
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = pytest.mark.timeout(900)
 
 QUEUE, IDLE, INCLUDED = 3, 2, 2
 """Epochs that the chain keeps a node in the queue, as Idle and as Included, at least."""

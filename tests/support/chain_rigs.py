@@ -28,7 +28,9 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.interfaces import ChainReader, ChainWriter
 from tests.support.ledger_chain import LedgerBlocks, LedgerChain
 
-WAIT_S = 60.0
+# A block of the real runtime may take a busy machine some seconds.
+CALL_WAIT_S = 60.0
+ELECTION_WAIT_S = 600.0
 
 COLDKEYS = tuple(derive_development_account(index) for index in range(6))
 OWNER = COLDKEYS[0]
@@ -214,16 +216,18 @@ class WireRig:
     @classmethod
     @asynccontextmanager
     async def connect(cls, url: str) -> AsyncIterator[WireRig]:
-        async with SubstrateChain.open(url) as chain:
+        async with SubstrateChain.open(url, call_timeout_s=CALL_WAIT_S) as chain:
             yield cls(url, chain)
 
     @asynccontextmanager
     async def open(self, signer: AccountKey | None = None) -> AsyncIterator[Chain]:
-        async with SubstrateChain.open(self.url, signer=signer) as chain:
+        async with SubstrateChain.open(
+            self.url, signer=signer, call_timeout_s=CALL_WAIT_S
+        ) as chain:
             yield chain
 
     async def advance(self, count: int) -> None:
-        # One at a time: the real runtime may take a second for each, and a call has a deadline.
+        # One at a time: the real runtime may take seconds for each, and a call has a deadline.
         for _ in range(count):
             await self._chain.query(lambda session: session.rpc("dev_newBlock", {"count": 1}))
 
@@ -327,7 +331,7 @@ async def wait_for_election(
     info = await chain.fetch_info()
     subnet = await chain.fetch_subnet(subnet_id)
     assert subnet is not None and subnet.slot is not None
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(ELECTION_WAIT_S):
         while True:
             head = await read_head(chain)
             position = compute_epoch_position(
