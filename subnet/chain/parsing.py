@@ -15,7 +15,7 @@ from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetId, Subn
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.epoch.interfaces import SubnetInfo
-from subnet.errors import ChainMismatch
+from subnet.errors import ChainMismatch, ChainUnavailable
 
 NO_ACCOUNT = bytes(20)
 MAX_NODE_ID = 2**32 - 1
@@ -86,7 +86,8 @@ def parse_subnet(fields: Mapping[str, Any], *, slot: int | None) -> SubnetInfo:
 def parse_submission(fields: Mapping[str, Any]) -> Submission:
     """Return a submission from a ConsensusData struct.
 
-    Raises ChainMismatch for a struct that lacks a field, or holds another shape in it.
+    Raises ChainUnavailable for a struct that lacks a field, or holds another shape in it: the
+    endpoint is left for the next one.
     """
     try:
         args = fields["args"]
@@ -107,9 +108,9 @@ def parse_submission(fields: Mapping[str, Any]) -> Submission:
             remove_queue_node_id=_parse_optional_id(fields, "remove_queue_node_id"),
         )
     except KeyError as error:
-        raise ChainMismatch(f"the chain's proposal lacks {error.args[0]}") from error
-    except (TypeError, ValueError) as error:
-        raise ChainMismatch(f"the chain's proposal has an unknown shape: {error}") from error
+        raise ChainUnavailable(f"the endpoint sent a proposal without {error.args[0]}") from error
+    except (TypeError, ValueError, ChainMismatch) as error:
+        raise ChainUnavailable(f"the endpoint sent a proposal of another shape: {error}") from error
 
 
 def _parse_optional_id(fields: Mapping[str, Any], name: str) -> SubnetNodeId | None:
@@ -119,5 +120,5 @@ def _parse_optional_id(fields: Mapping[str, Any], name: str) -> SubnetNodeId | N
 
 def _parse_node_id(value: Any, name: str) -> SubnetNodeId:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NODE_ID:
-        raise ChainMismatch(f"the chain sent {value!r:.40} as {name}, where a node id belongs")
+        raise ValueError(f"{value!r:.40} as {name}, where a node id belongs")
     return SubnetNodeId(value)

@@ -7,7 +7,7 @@ import pytest
 from consensus.types import NodeClass
 from keys.peer import PeerKey
 from subnet.chain import parsing
-from subnet.errors import ChainMismatch
+from subnet.errors import ChainMismatch, ChainUnavailable
 
 PEER = PeerKey(bytes([7]) * 32).peer_id
 HOTKEY = "0x" + "11" * 20
@@ -92,19 +92,19 @@ def test_a_proposal_keeps_the_queued_node_that_it_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["prioritize_queue_node_id", "remove_queue_node_id"])
 @pytest.mark.parametrize("value", [True, -1, 2**32, "7", "0x07", [7], {"Some": 7}, 7.0, "x" * 999])
-def test_a_queue_argument_of_another_shape_is_a_mismatch_that_names_it(
+def test_a_queue_argument_of_another_shape_is_an_outage_that_names_it(
     name: str, value: object
 ) -> None:
-    with pytest.raises(ChainMismatch, match=name) as caught:
+    with pytest.raises(ChainUnavailable, match=name) as caught:
         parsing.parse_submission(make_submission(**{name: value}))
     assert len(str(caught.value)) < 200
 
 
-def test_a_submission_without_a_field_is_a_mismatch_that_names_it() -> None:
+def test_a_submission_without_a_field_is_an_outage_that_names_it() -> None:
     for name in make_submission():
         record = make_submission()
         del record[name]
-        with pytest.raises(ChainMismatch, match=name):
+        with pytest.raises(ChainUnavailable, match=name):
             parsing.parse_submission(record)
 
 
@@ -121,8 +121,8 @@ def test_a_submission_without_a_field_is_a_mismatch_that_names_it() -> None:
         {"args": "0xabc"},
     ],
 )
-def test_a_submission_of_another_shape_is_a_mismatch(changes: dict[str, object]) -> None:
-    with pytest.raises(ChainMismatch):
+def test_a_submission_of_another_shape_is_an_outage(changes: dict[str, object]) -> None:
+    with pytest.raises(ChainUnavailable):
         parsing.parse_submission(make_submission(**changes))
 
 
