@@ -61,7 +61,11 @@ class Receipt:
 
 
 class ChainReader(Protocol):
-    """Reading the chain. Every method may raise ChainUnavailable, which is retried."""
+    """Reading the chain. Every method may raise ChainUnavailable, which is retried.
+
+    ``at_block`` asks for the state in which that block left the chain, which endpoints keep for
+    some hundred blocks at least; ChainUnavailable for a block that they do not know yet or no more.
+    """
 
     async def fetch_info(self) -> ChainInfo: ...
 
@@ -87,7 +91,18 @@ class ChainReader(Protocol):
         self, subnet_id: SubnetId, epoch: Epoch
     ) -> SubnetNodeId | None: ...
 
-    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None: ...
+    async def fetch_submission(
+        self, subnet_id: SubnetId, epoch: Epoch, *, at_block: BlockNumber | None = None
+    ) -> Submission | None:
+        """Return the epoch's proposal and the attestations that it had when ``at_block`` ended.
+
+        None means the best block. Every node that asks for a finalised block gets one answer.
+        """
+        ...
+
+    async def fetch_min_attestation_percent(self, *, at_block: BlockNumber | None = None) -> int:
+        """Return the share of voters that must attest a proposal: fixed point, 10**18 is one."""
+        ...
 
 
 class ChainWriter(Protocol):

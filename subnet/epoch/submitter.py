@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from consensus.attestation import check_proposal
+from consensus.attestation import check_proposal, check_queue_arguments
 from consensus.duties import Attest, Propose
 from consensus.errors import ProposalMismatch
+from consensus.rows import drop_departed
 from consensus.scoring import ScoreRows
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, NodeClass
@@ -24,6 +25,7 @@ class Submitter:
         self._subnet_id = context.terms.subnet_id
         self._node_id = context.author.node_id
         self._reader = context.reader
+        self._rosters = context.rosters
         self._writer = writer
         self._journal = context.journal
         self._observe = context.observe
@@ -57,13 +59,14 @@ class Submitter:
         )
 
     async def _check(self, rows: ScoreRows, submission: Submission) -> None:
+        check_queue_arguments(submission)
         try:
             check_proposal(rows, submission.scores)
         except ProposalMismatch:
-            # The chain drops rows of nodes that have left since; so must what we compare with.
             nodes = await self._reader.fetch_nodes(self._subnet_id, at_block=submission.block)
-            known = {node.node_id for node in nodes if node.node_class >= NodeClass.INCLUDED}
-            check_proposal([row for row in rows if row[0] in known], submission.scores)
+            listed = {node.node_id for node in nodes if node.node_class >= NodeClass.INCLUDED}
+            proposed = submission.scores
+            check_proposal(drop_departed(rows, proposed=proposed, listed=listed), proposed)
 
     async def _fetch_submission(self, epoch: Epoch) -> Submission | None:
         return await self._reader.fetch_submission(self._subnet_id, epoch)
@@ -82,4 +85,10 @@ class Submitter:
             await self._journal.record_answered(extrinsic, epoch, error.reason)
             raise DutyPostponed(str(error)) from error
         await self._journal.record_answered(extrinsic, epoch, receipt.block_hash.hex())
+        landed = self._rosters.get_position(receipt.block_number)
+        if landed is not None and landed.epoch != epoch:
+            raise DutyPostponed(
+                f"Late: the {extrinsic.value} of epoch {epoch} landed in block"
+                f" {receipt.block_number}, which belongs to epoch {landed.epoch}"
+            )
         self._observe(ExtrinsicLanded(extrinsic, epoch, receipt.block_number))

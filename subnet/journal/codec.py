@@ -84,11 +84,15 @@ def encode_submission(submission: Submission | None) -> bytes:
         "scores": [[node_id, str(score)] for node_id, score in submission.scores],
         "attested": sorted(submission.attested),
         "args": None if submission.args is None else submission.args.hex(),
+        "voters": sorted(submission.voters),
+        "prioritize_queue_node_id": submission.prioritize_queue_node_id,
+        "remove_queue_node_id": submission.remove_queue_node_id,
     }
     return json.dumps(body).encode()
 
 
 def decode_submission(payload: bytes) -> Submission | None:
+    """Return the submission; rows of earlier versions have neither voters nor queue arguments."""
     body = json.loads(payload)
     if body is None:
         return None
@@ -98,4 +102,7 @@ def decode_submission(payload: bytes) -> Submission | None:
         scores=tuple((SubnetNodeId(node), Score(int(score))) for node, score in body["scores"]),
         attested=frozenset(SubnetNodeId(node) for node in body["attested"]),
         args=None if body["args"] is None else bytes.fromhex(body["args"]),
+        voters=frozenset(SubnetNodeId(node) for node in body.get("voters", ())),
+        prioritize_queue_node_id=body.get("prioritize_queue_node_id"),
+        remove_queue_node_id=body.get("remove_queue_node_id"),
     )
