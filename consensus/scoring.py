@@ -224,21 +224,16 @@ def compute_accuracies(
     """Return how many of each validator's rows are right, sorted by node id; nothing is paid yet.
 
     ``reveal_hashes`` are those of the accepted output reveals that the scores are about; no other
-    row is judged, because what some saw and others did not is no validator's fault. A row is
-    expected for each of them with a non-zero median of the totals, one vote per coldkey; with fewer
-    than ``min_score_votes`` votes, for each of them. It is right if its tag names the accepted
-    reveal and its total is near the median. A non-zero row whose median is 0 is wrong.
-    Raises ValueError if one validator appears twice.
+    row is judged, because what some saw and others did not is no validator's fault. A row has a
+    vote if its tag names the accepted reveal, one per coldkey. A row is expected for each reveal
+    whose lower median of the votes is above 0; with fewer than ``min_score_votes`` votes, for each.
+    It is right if its tag is, and its total is near the median, if there is one. A non-zero row
+    whose median is 0 is wrong. Raises ValueError if one validator appears twice.
     """
     ordered = sorted(evidence, key=lambda validator: validator.node_id)
     if len({validator.node_id for validator in ordered}) != len(ordered):
         raise ValueError("a validator reveals its scores once")
-    votes = _choose_score_votes(ordered)
-    if len(votes) < params.min_score_votes:
-        expected: dict[SubnetNodeId, Score | None] = dict.fromkeys(sorted(reveal_hashes))
-    else:
-        medians = _compute_medians(votes)
-        expected = {node_id: medians[node_id] for node_id in medians.keys() & reveal_hashes.keys()}
+    expected = _compute_expected(_choose_score_votes(ordered), reveal_hashes, params)
     return tuple(
         ValidatorReport(
             validator.node_id,
@@ -389,18 +384,25 @@ def _choose_score_votes(ordered: Sequence[ValidatorEvidence]) -> list[ValidatorE
     return list(votes.values())
 
 
-def _compute_medians(
+def _compute_expected(
     votes: Sequence[ValidatorEvidence],
-) -> dict[SubnetNodeId, Score]:
-    """Return the lower median of the totals of each hoster that has one above 0."""
-    tables = [{row.node_id: row.total for row in vote.rows} for vote in votes]
-    named = sorted({node_id for table in tables for node_id in table})
-    middle = (len(votes) - 1) // 2
-    medians = {
-        node_id: sorted(table.get(node_id, Score(0)) for table in tables)[middle]
-        for node_id in named
-    }
-    return {node_id: median for node_id, median in medians.items() if median}
+    reveal_hashes: Mapping[SubnetNodeId, bytes],
+    params: ConsensusParams,
+) -> dict[SubnetNodeId, Score | None]:
+    """Return the median total of each expected row; None where too few votes make no median."""
+    totals: dict[SubnetNodeId, list[Score]] = {node_id: [] for node_id in sorted(reveal_hashes)}
+    for vote in votes:
+        for row in vote.rows:
+            reveal_hash = reveal_hashes.get(row.node_id)
+            if reveal_hash is not None and row.tag == compute_tag(vote.node_id, reveal_hash):
+                totals[row.node_id].append(row.total)
+    expected: dict[SubnetNodeId, Score | None] = {}
+    for node_id, voted in totals.items():
+        if len(voted) < params.min_score_votes:
+            expected[node_id] = None
+        elif median := sorted(voted)[(len(voted) - 1) // 2]:
+            expected[node_id] = median
+    return expected
 
 
 def _judge_rows(
