@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus import records
+from consensus.attestation import check_naming
 from consensus.errors import InvalidRecord, ProposalMismatch, Reason
 from consensus.naming import (
     ARGS_VERSION,
@@ -37,6 +38,7 @@ from consensus.records import (
     decode_sighting,
     encode_sighting,
 )
+from consensus.report import EpochReport
 from consensus.types import NodeClass
 from tests.support.epoch_records import EPOCH, World, make_roster, sign
 
@@ -214,6 +216,38 @@ def test_a_probation_that_four_bits_do_not_hold_is_our_own_mistake(left):
 def test_args_about_a_node_beyond_the_roster_are_our_own_mistake(named):
     with pytest.raises(ValueError, match="roster"):
         encode_args(named, ROSTER)
+
+
+# The naming of a proposal is that of the own report
+
+
+def report(**changes):
+    fields = {"unpaid": NAMING.unpaid, "probation": NAMING.probation}
+    return EpochReport(EPOCH, bytes(32), **(fields | changes))
+
+
+def test_equal_lists_are_attested():
+    check_naming(report(), NAMING)
+
+
+@pytest.mark.parametrize("unpaid", [frozenset(), frozenset({12}), frozenset({12, 13, 17})])
+def test_a_proposal_that_forgets_or_invents_an_unpaid_hoster_is_refused(unpaid):
+    with pytest.raises(ProposalMismatch, match="unpaid"):
+        check_naming(report(), replace(NAMING, unpaid=unpaid))
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({11: 2}, "node 11 has 2 epochs of probation left, computed 1"),
+        ({14: 0}, "node 14 has 0 epochs of probation left, computed 15"),
+        ({13: 1}, "node 13 has 1 epochs of probation left, computed 0"),
+    ],
+)
+def test_a_probation_list_that_forgets_or_invents_a_node_is_refused(changes, difference):
+    probation = {node: left for node, left in (NAMING.probation | changes).items() if left}
+    with pytest.raises(ProposalMismatch, match=difference):
+        check_naming(report(), replace(NAMING, probation=probation))
 
 
 # Sightings
