@@ -20,8 +20,8 @@ from consensus.protocol_params import MAINNET
 from consensus.types import SCORE_ONE, BlockNumber, LayerRange, Score, SubnetNodeId
 from keys.envelope import HASH_SIZE, MAX_BODY_SIZE
 
-MAX_VECTOR_SIZE = 8 << 10
-"""Bytes of one revealed vector: 2,048 float32 values."""
+MAX_VECTOR_SIZE = FLOAT_SIZE * MAINNET.max_vector_coordinates
+"""Bytes of one revealed vector: 256 float32 values."""
 MAX_NODES = 1024
 """Nodes of one roster; the chain knows 256 a subnet."""
 MAX_NODE_ID = 2**32 - 1
