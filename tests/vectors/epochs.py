@@ -8,6 +8,8 @@ they were first seen, body), and the proposal that the chain held at its end.
 import struct
 from dataclasses import replace
 
+from consensus.equivocation import list_seen_records
+
 from consensus.commitment import (
     CommitContext,
     compute_output_commitment,
@@ -15,7 +17,6 @@ from consensus.commitment import (
     compute_vectors_root,
 )
 from consensus.epoch import compute_committed_scores
-from consensus.equivocation import list_seen_records
 from consensus.protocol_params import MAINNET
 from consensus.records import (
     OutputCommit,
