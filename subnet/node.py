@@ -17,17 +17,19 @@ from typing import Any
 
 import structlog
 
-from consensus.challenge import ModelShape
 from consensus.phases import phase_at
 from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.types import Role
-from mesh.errors import MeshError
+from mesh.errors import ManifestNotFound, MeshError
 from mesh.model.config import LayerSpan
+from mesh.model.manifest import ModelManifest
 from mesh.p2p.hivemind_host import HivemindHost
+from mesh.p2p.interface import Host
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
 from mesh.routing.info import NetworkInfo
+from mesh.routing.manifest_exchange import serve_manifest
 from subnet.account.money import is_hotkey_funded
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
 from subnet.chain.substrate import SubstrateChain
@@ -37,8 +39,9 @@ from subnet.epoch.loop import EpochLoop
 from subnet.epoch.observer import HeadHandled, NodeEvent, Observe, log_event
 from subnet.errors import ChainUnavailable, ConfigError
 from subnet.hosting.layer_choice import LayerChoice
+from subnet.hosting.manifest import fetch_manifest, find_manifest, keep_manifest, make_shape
 from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
-from subnet.known_peers import fetch_bootnode_addresses
+from subnet.known_peers import KnownPeers, fetch_bootnode_addresses
 from subnet.network import (
     OnReady,
     SubnetOnChain,
@@ -57,6 +60,8 @@ from subnet.version import SOFTWARE
 
 CONNECT_PERIOD_S = 10.0
 DRAIN_S = 5.0
+MANIFEST_ROUNDS = 6
+MANIFEST_RETRY_S = 5.0
 EXTRINSICS_FILE = "extrinsics.sqlite"
 
 logger = structlog.get_logger(__name__)
@@ -90,6 +95,7 @@ class NodeParts:
     """What ``open_node`` opened, for the length of its block."""
 
     prepared: PreparedNode
+    manifest: ModelManifest | None
     subnet: SubnetOnChain
     chain: SubstrateChain
     extrinsics: ExtrinsicJournal
@@ -123,7 +129,7 @@ async def open_node(
                 subnet.terms,
                 key=prepared.key,
                 data_dir=prepared.data_dir,
-                shape=_get_shape(prepared),
+                shape=make_shape(prepared.model),
             )
         )
         gate = AccessGate(config.allow_file, config.deny_file, is_member=state.known_peers.is_node)
@@ -138,9 +144,11 @@ async def open_node(
         host = await stack.enter_async_context(
             HivemindHost.open(state.configure_host(relay, admission=gate.check))
         )
+        manifest = await obtain_manifest(prepared, subnet, host, state.known_peers)
         yield Node(
             NodeParts(
                 prepared=prepared,
+                manifest=manifest,
                 subnet=subnet,
                 chain=chain,
                 extrinsics=extrinsics,
@@ -153,9 +161,31 @@ async def open_node(
         )
 
 
-def _get_shape(prepared: PreparedNode) -> ModelShape:
-    model = prepared.model
-    return ModelShape(model.num_layers, model.hidden_size, model.vocab_size)
+async def obtain_manifest(
+    prepared: PreparedNode, subnet: SubnetOnChain, host: Host, known_peers: KnownPeers
+) -> ModelManifest | None:
+    """Return the manifest that the chain names: from this machine, or else from a peer.
+
+    None for a node without pay that does not have it. Raises ModelError.
+    """
+    wanted, folder = subnet.manifest_hash, prepared.folder
+    manifest = find_manifest(folder, manifest_hash=wanted, kept_in=prepared.data_dir)
+    if manifest is not None or prepared.config.unpaid:
+        return manifest
+    logger.info("asking peers for the manifest", manifest_hash=wanted.hex())
+    directory = Directory(host, network_id=subnet.terms.network_id)
+    for round_number in range(1 if prepared.config.new_swarm else MANIFEST_ROUNDS):
+        if round_number:
+            await asyncio.sleep(MANIFEST_RETRY_S)
+        peers = await directory.find_peers(known_peers.list_nodes())
+        manifest = await fetch_manifest(host, peers, wanted)
+        if manifest is not None:
+            keep_manifest(manifest, prepared.data_dir)
+            return manifest
+    raise ManifestNotFound(
+        f"the manifest {wanted.hex()} that the chain names is neither in {folder.path} "
+        "nor with a peer"
+    )
 
 
 async def find_initial_peers(chain: SubstrateChain, prepared: PreparedNode) -> tuple[str, ...]:
@@ -204,7 +234,7 @@ class Node:
             NodeContext(
                 author=Author(terms, prepared.key, prepared.node_id),
                 role=prepared.config.role,
-                shape=_get_shape(prepared),
+                shape=make_shape(prepared.model, parts.manifest),
                 journal=parts.state.journal,
                 rosters=self._rosters,
                 store=parts.host.records,
@@ -226,6 +256,8 @@ class Node:
         What the journal holds is published while the model still loads.
         """
         self._directory.serve(self._describe_network)
+        if self._parts.manifest is not None:
+            serve_manifest(self._host, self._parts.manifest.body)
         self._addresses = tuple(await self._host.list_addresses())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._host.watch())
@@ -243,8 +275,8 @@ class Node:
     def _make_server(self) -> LayerServer:
         prepared, terms = self._prepared, self._terms
         return LayerServer(
-            LocalModel(prepared.config, prepared.folder, prepared.model, prepared.data_dir),
-            ServedModel(self._parts.subnet.manifest_hash, terms.params, terms.schedule),
+            LocalModel(prepared.config, prepared.folder, prepared.model),
+            ServedModel(self._parts.manifest, terms.params, terms.schedule),
             host=self._host,
             directory=self._directory,
             choice=LayerChoice(

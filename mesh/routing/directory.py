@@ -151,6 +151,22 @@ class Directory:
                 failures.append(error)
         raise NoPeerAnswers(failures)
 
+    async def find_peers(self, peers: Sequence[PeerId]) -> tuple[PeerId, ...]:
+        """Return those of ``peers`` that have a heartbeat and can be dialled."""
+        try:
+            await self.fetch_from_records(peers)
+        except MeshError as error:
+            logger.debug("the record store does not answer: %s", error)
+        found = []
+        for server in self.list_servers():
+            try:
+                await self.ensure_connected(server.peer_id)
+            except PeerError as error:
+                logger.debug("a server cannot be dialled: %s", error)
+            else:
+                found.append(server.peer_id)
+        return tuple(peer for peer in found if peer != self._host.peer_id)
+
     def _add_all(self, envelopes: Iterable[bytes]) -> None:
         for raw in envelopes:
             try:
