@@ -30,7 +30,8 @@ from keys.peer import PeerId, PeerKey
 from mesh.errors import DaemonFailed, PeerUnreachable
 from mesh.p2p.addresses import split_peer_address
 from mesh.p2p.channel import SocketChannel
-from mesh.p2p.config import HostConfig
+from mesh.p2p.config import HostConfig, RelayLimits
+from mesh.p2p.traffic import ByteCounter
 
 IDLE_TIMEOUT_S = 30
 TERMINATE_TIMEOUT_S = 3.0
@@ -95,7 +96,9 @@ class Daemon:
             # libp2p lists the failed dials line by line; a message is one sentence.
             raise PeerUnreachable(peer, " ".join(str(response.error.msg).split()))
 
-    async def open_channel(self, peer: PeerId, protocol: str) -> SocketChannel:
+    async def open_channel(
+        self, peer: PeerId, protocol: str, *, traffic: ByteCounter | None = None
+    ) -> SocketChannel:
         """Open a stream to a peer. Raises PeerUnreachable or DaemonFailed."""
         request = p2pd_pb2.Request(
             type=p2pd_pb2.Request.STREAM_OPEN,
@@ -108,7 +111,7 @@ class Daemon:
         if bytes(response.streamInfo.peer) != peer.to_bytes():
             writer.close()
             raise PeerUnreachable(peer, "the daemon reached another peer")
-        return await SocketChannel.adopt(peer, reader, writer)
+        return await SocketChannel.adopt(peer, reader, writer, traffic=traffic)
 
     async def _request(
         self, request: p2pd_pb2.Request
@@ -245,6 +248,7 @@ def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) 
         "-autonat=1",
         f"-natPortMap={int(config.nat_port_map)}",
         f"-relay={int(config.use_relay)}",
+        *_relay_arguments(config.relay_service),
         f"-autoRelay={int(config.use_auto_relay)}",
         "-tls=1",
     ]
@@ -257,6 +261,19 @@ def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) 
     if config.use_auto_relay and config.initial_peers:
         arguments.append(f"-trustedRelays={','.join(config.initial_peers)}")
     return arguments
+
+
+def _relay_arguments(limits: RelayLimits | None) -> tuple[str, ...]:
+    # p2pd's own default is to relay for everybody, up to 4 GiB a connection.
+    if limits is None:
+        return ("-relayService=0",)
+    return (
+        "-relayService=1",
+        f"-relayMaxReservations={limits.max_reservations}",
+        f"-relayMaxCircuits={limits.max_circuits}",
+        f"-relayTimeLimit={limits.max_time_s}s",
+        f"-relayDataLimit={limits.max_bytes}",
+    )
 
 
 @contextmanager
