@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import cast
@@ -34,6 +36,12 @@ from mesh.p2p.config import HostConfig, RelayLimits
 from mesh.p2p.traffic import ByteCounter
 
 IDLE_TIMEOUT_S = 30
+KNOWN_BUILDS = {
+    "42f8f48e62583b97cdba3c31439c08029fb2b9fc506b5bdd82c46b7cc1d279d8": (
+        "v0.5.0.hivemind1 of November 2023 (go-libp2p 0.32.1, quic-go 0.40.0, go 1.20.11)"
+    ),
+}
+"""What p2pd is by the SHA-256 of its file: it has no way to tell its version."""
 TERMINATE_TIMEOUT_S = 3.0
 MAX_OUTPUT_LINE = 8192
 _DIRECTORY_PREFIX = "mesh-p2pd-"
@@ -194,6 +202,13 @@ class _DaemonProcess(asyncio.SubprocessProtocol):
             self.ready.set_result(None)
 
 
+@cache
+def describe_build() -> str:
+    """Return version and SHA-256 of the p2pd that is installed, for the log."""
+    digest = hashlib.sha256(_get_executable().read_bytes()).hexdigest()
+    return f"{KNOWN_BUILDS.get(digest, 'of an unknown version')}, sha256 {digest}"
+
+
 @asynccontextmanager
 async def run_daemon(config: HostConfig) -> AsyncIterator[Daemon]:
     """Run p2pd for the length of the block. Raises DaemonFailed when it does not start.
@@ -201,6 +216,7 @@ async def run_daemon(config: HostConfig) -> AsyncIterator[Daemon]:
     The kernel ends it with the *thread* that started it, so a loop in a side thread must live
     as long as its host; it does, since the host lives in that loop.
     """
+    logger.info("p2pd is %s", await asyncio.to_thread(describe_build))
     with _runtime_directory() as directory:
         process = await _spawn(directory, config)
         try:
@@ -237,9 +253,8 @@ async def _spawn(directory: Path, config: HostConfig) -> _DaemonProcess:
 
 
 def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) -> list[str]:
-    executable = files("hivemind.hivemind_cli").joinpath("p2pd")
     arguments = [
-        str(executable),
+        str(_get_executable()),
         f"-listen=/unix{_control_path(directory)}",
         f"-id=/dev/fd/{identity_fd}",
         f"-idleTimeout={IDLE_TIMEOUT_S}s",
@@ -261,6 +276,10 @@ def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) 
     if config.use_auto_relay and config.initial_peers:
         arguments.append(f"-trustedRelays={','.join(config.initial_peers)}")
     return arguments
+
+
+def _get_executable() -> Path:
+    return Path(str(files("hivemind.hivemind_cli").joinpath("p2pd")))
 
 
 def _relay_arguments(limits: RelayLimits | None) -> tuple[str, ...]:
