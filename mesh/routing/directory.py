@@ -129,9 +129,16 @@ class Directory:
 
     async def fetch_from_records(self, peers: Sequence[PeerId]) -> None:
         """Read the heartbeats of ``peers`` from the record store."""
-        keys = [make_heartbeat_key(self._network_id, peer) for peer in peers]
+        # A heartbeat that is known already is not sent again.
+        keys = {
+            make_heartbeat_key(self._network_id, peer): self._get_expiry(peer) + 1 for peer in peers
+        }
         found = await self._host.records.fetch(keys, timeout_s=FETCH_TIMEOUT_S)
         self._add_all(found.values())
+
+    def _get_expiry(self, peer: PeerId) -> int:
+        server = self._servers.get(peer)
+        return 0 if server is None else server.envelope.expires_at
 
     async def fetch_from_peer(self, peer: PeerId) -> None:
         """Ask another node for the servers that it knows. Raises PeerError."""
