@@ -34,9 +34,10 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.author import Author
 from subnet.epoch.context import NodeContext
 from subnet.epoch.loop import EpochLoop
-from subnet.epoch.observer import HeadHandled, NodeEvent, Observe, log_event
+from subnet.epoch.observer import HeadHandled, HeadSeen, NodeEvent, Observe, log_event
 from subnet.errors import ChainUnavailable, ConfigError
 from subnet.hosting.layer_choice import LayerChoice
+from subnet.hosting.relay_guard import RelayGuard
 from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
 from subnet.known_peers import fetch_bootnode_addresses
 from subnet.network import (
@@ -199,6 +200,7 @@ class Node:
             describe=self._describe,
         )
         self._server = self._make_server() if prepared.config.role is Role.HOSTER else None
+        self._relay_guard = None if self._server is None else self._make_relay_guard(self._server)
         self._status = StatusFile(prepared.data_dir, self._get_facts)
         self._loop = EpochLoop(
             NodeContext(
@@ -239,6 +241,17 @@ class Node:
                 self._go_online(on_ready)
             else:
                 tasks.create_task(self._server.run(lambda: self._go_online(on_ready)))
+            if self._relay_guard is not None:
+                tasks.create_task(self._relay_guard.run())
+
+    def _make_relay_guard(self, server: LayerServer) -> RelayGuard:
+        return RelayGuard(
+            self._terms,
+            _get_shape(self._prepared),
+            reader=self._parts.chain,
+            rosters=self._rosters,
+            guard=server.guard,
+        )
 
     def _make_server(self) -> LayerServer:
         prepared, terms = self._prepared, self._terms
@@ -338,6 +351,8 @@ class Node:
             )
 
     def _on_event(self, event: NodeEvent) -> None:
+        if isinstance(event, HeadSeen) and self._relay_guard is not None:
+            self._relay_guard.note_head(event.head)
         if isinstance(event, HeadHandled):
             self._on_head(event)
         self._parts.observe(event)
@@ -366,4 +381,5 @@ class Node:
             "block_time_s": self._terms.block_time_s,
             "taking_part": "unpaid" if config.unpaid else self._taking_part,
             "addresses": self._addresses,
+            "relays_refused": None if self._server is None else self._server.guard.refused,
         }
