@@ -36,10 +36,11 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.author import Author
 from subnet.epoch.context import NodeContext
 from subnet.epoch.loop import EpochLoop
-from subnet.epoch.observer import HeadHandled, NodeEvent, Observe, log_event
+from subnet.epoch.observer import HeadHandled, HeadSeen, NodeEvent, Observe, log_event
 from subnet.errors import ChainUnavailable, ConfigError
 from subnet.hosting.layer_choice import LayerChoice
 from subnet.hosting.manifest import fetch_manifest, find_manifest, keep_manifest, make_shape
+from subnet.hosting.relay_guard import RelayGuard
 from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
 from subnet.known_peers import KnownPeers, fetch_bootnode_addresses
 from subnet.network import (
@@ -229,6 +230,7 @@ class Node:
             describe=self._describe,
         )
         self._server = self._make_server() if prepared.config.role is Role.HOSTER else None
+        self._relay_guard = None if self._server is None else self._make_relay_guard(self._server)
         self._status = StatusFile(prepared.data_dir, self._get_facts)
         self._loop = EpochLoop(
             NodeContext(
@@ -271,6 +273,17 @@ class Node:
                 self._go_online(on_ready)
             else:
                 tasks.create_task(self._server.run(lambda: self._go_online(on_ready)))
+            if self._relay_guard is not None:
+                tasks.create_task(self._relay_guard.run())
+
+    def _make_relay_guard(self, server: LayerServer) -> RelayGuard:
+        return RelayGuard(
+            self._terms,
+            make_shape(self._prepared.model),
+            reader=self._parts.chain,
+            rosters=self._rosters,
+            guard=server.guard,
+        )
 
     def _make_server(self) -> LayerServer:
         prepared, terms = self._prepared, self._terms
@@ -370,6 +383,8 @@ class Node:
             )
 
     def _on_event(self, event: NodeEvent) -> None:
+        if isinstance(event, HeadSeen) and self._relay_guard is not None:
+            self._relay_guard.note_head(event.head)
         if isinstance(event, HeadHandled):
             self._on_head(event)
         self._parts.observe(event)
@@ -398,4 +413,5 @@ class Node:
             "block_time_s": self._terms.block_time_s,
             "taking_part": "unpaid" if config.unpaid else self._taking_part,
             "addresses": self._addresses,
+            "relays_refused": None if self._server is None else self._server.guard.refused,
         }

@@ -29,7 +29,7 @@ from subnet.epoch.collector import Collector
 from subnet.epoch.context import NodeContext
 from subnet.epoch.heads import follow_heads, is_clock_right
 from subnet.epoch.interfaces import BlockInfo
-from subnet.epoch.observer import DutyDone, DutyFailed, HeadHandled, Unavailable
+from subnet.epoch.observer import DutyDone, DutyFailed, HeadHandled, HeadSeen, Unavailable
 from subnet.epoch.performer import Performer
 from subnet.epoch.snapshot import Snapshot
 from subnet.errors import ChainUnavailable, DutyPostponed
@@ -73,6 +73,7 @@ class EpochLoop:
         )
         async with aclosing(heads):
             async for head in heads:
+                self._observe(HeadSeen(head))
                 self._head, now_s = head, context.get_wall_time_s()
                 self._is_clock_right = is_clock_right(head, now_s=now_s, params=self._terms.params)
                 self._news.set()

@@ -15,9 +15,17 @@ from consensus.report import EpochReport
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, EpochPosition, SubnetNodeId
 from consensus.view import EpochStatus
+from subnet.epoch.interfaces import BlockInfo
 from subnet.journal.journal import Extrinsic
 
 logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSeen:
+    """A head was accepted; nothing has been read or planned for it yet."""
+
+    head: BlockInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +116,8 @@ class Unavailable:
 
 
 NodeEvent = (
-    HeadHandled
+    HeadSeen
+    | HeadHandled
     | RecordSeen
     | RecordDropped
     | DutyDone
@@ -127,6 +136,8 @@ Observe = Callable[[NodeEvent], None]
 def log_event(event: NodeEvent) -> None:
     """Write one log line; ids, kinds and reasons only."""
     match event:
+        case HeadSeen(head):
+            logger.debug("head seen", block=head.number)
         case HeadHandled(position, status):
             epoch, offset = position.epoch, position.offset
             logger.debug("head handled", epoch=epoch, offset=offset, status=status.name)

@@ -22,6 +22,7 @@ from consensus.protocol_params import ConsensusParams
 from consensus.types import EpochPosition, LayerRange
 from mesh.errors import ManifestNotFound
 from mesh.inference.accounts import Accounts, IsMember
+from mesh.inference.challenge_guard import ChallengeGuard
 from mesh.inference.engine import Engine, EngineLimits
 from mesh.inference.session_server import SessionServer
 from mesh.model.abandon import CheckWanted, run_abandonable
@@ -70,7 +71,11 @@ class LocalModel:
 
 @asynccontextmanager
 async def open_engine(
-    local: LocalModel, served: ServedModel, layers: LayerRange
+    local: LocalModel,
+    served: ServedModel,
+    layers: LayerRange,
+    *,
+    guard: ChallengeGuard | None = None,
 ) -> AsyncIterator[Engine]:
     """Check the weights against the manifest and load them. Raises ModelError.
 
@@ -107,6 +112,7 @@ async def open_engine(
         limits=EngineLimits(cache_tokens=config.attn_cache_tokens),
         threads=config.threads or os.cpu_count() or 1,
         deterministic=config.deterministic,
+        guard=guard,
     ) as engine:
         yield engine
 
@@ -147,6 +153,7 @@ class LayerServer:
 
     ``layers`` are those that the operator names; None: ``choice`` finds them. ``rank`` gives a
     caller's priority. ``is_member`` says who may pass on sessions of others; None: all peers.
+    ``guard`` knows the open challenges, whichever layers are served.
     """
 
     def __init__(
@@ -161,11 +168,13 @@ class LayerServer:
         layers: LayerRange | None = None,
         rank: Rank | None = None,
         is_member: IsMember | None = None,
+        guard: ChallengeGuard | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._local = local
         self._fixed_layers = layers
         self._rank = rank
+        self.guard = guard or ChallengeGuard()
         self._served = served
         self._host = host
         self._directory = directory
@@ -215,7 +224,7 @@ class LayerServer:
         self.layers, self.state, self.throughput = layers, ServerState.JOINING, 0
         # Before anything is loaded, so that the next newcomer counts on it.
         self._announce()
-        async with open_engine(self._local, self._served, layers) as engine:
+        async with open_engine(self._local, self._served, layers, guard=self.guard) as engine:
             async with asyncio.TaskGroup() as tasks:
                 computing = tasks.create_task(engine.serve())
                 self.throughput = await engine.measure_throughput()

@@ -30,6 +30,7 @@ from subnet.epoch.observer import (
     EpochSettled,
     ExtrinsicLanded,
     HeadHandled,
+    HeadSeen,
     NodeEvent,
     RecordDropped,
     RecordSeen,
@@ -228,6 +229,8 @@ class SimNode:
 
     def _observe(self, event: NodeEvent) -> None:
         trace = self.setting.trace
+        if isinstance(event, HeadSeen):
+            return  # HeadHandled of the same head follows.
         if isinstance(event, RecordSeen) and self.spec.is_honest:
             self.setting.invariants.saw(event.sighting.envelope)
         if isinstance(event, RecordSeen | HeadHandled):
@@ -257,6 +260,8 @@ class _WatchedWriter:
 
 def _describe(event: NodeEvent) -> str:
     match event:
+        case HeadSeen(head):
+            return f"sees block {head.number}"
         case RecordSeen(sighting):
             record = sighting.envelope
             kind = RecordKind(record.kind).name
