@@ -85,9 +85,10 @@ class EpochTable:
         return replace(self, entries={epoch: entries[epoch] for epoch in kept})
 
 
-def admit(value: bytes, expires_at: float, table: EpochTable) -> Envelope:
+def admit(value: bytes, expires_at: float | None, table: EpochTable) -> Envelope:
     """Return the envelope in ``value`` if every replica may keep it until ``expires_at``.
 
+    None: it did not come from a replica, and only the expiry that its author signed is checked.
     Cheap checks come first, the signature last. Raises InvalidRecord, and nothing else
     whatever the bytes are.
     """
@@ -128,9 +129,9 @@ def _check_kind(envelope: Envelope) -> RecordKind:
     return kind
 
 
-def _check_expiry(envelope: Envelope, expires_at: float, entry: EpochEntry) -> None:
+def _check_expiry(envelope: Envelope, expires_at: float | None, entry: EpochEntry) -> None:
     # NaN and the infinities equal no integer, so they are refused here too.
-    if expires_at != entry.expires_at:
+    if expires_at is not None and expires_at != entry.expires_at:
         raise InvalidRecord(Reason.WRONG_EXPIRY, f"stored until {expires_at}")
     if envelope.expires_at != entry.expires_at:
         raise InvalidRecord(Reason.WRONG_EXPIRY, f"signed until {envelope.expires_at}")

@@ -23,6 +23,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from consensus.challenge import is_below_bound
 from consensus.errors import Reason
 from consensus.protocol_params import ConsensusParams
 from consensus.types import SCORE_ONE, Score, SubnetNodeId
@@ -94,11 +95,13 @@ def compute_layer_scores(
     *,
     length: int,
     params: ConsensusParams,
+    scale: int = 0,
     references: Sequence[Answer] = (),
     voiceless: Collection[SubnetNodeId] = (),
 ) -> LayerScores:
     """Judge all answers to one layer whose vectors have ``length`` coordinates.
 
+    ``scale`` is the layer's: vectors are multiplied by ``2**scale`` before they are quantised.
     ``references`` are the validators' answers to a drawn layer. Nodes in ``voiceless`` are judged
     and have no vote. Raises ValueError for two answers of one node, or for numbers at which the
     arithmetic would not be exact: ours, never a peer's.
@@ -109,15 +112,17 @@ def compute_layer_scores(
         references
     ):
         raise ValueError("a node answers a layer once")
-    sound = [answer for answer in ordered if is_valid_structure(answer, length, params)]
-    reviewed = [answer for answer in references if is_valid_structure(answer, length, params)]
+    sound = [answer for answer in ordered if is_valid_structure(answer, length, params, scale)]
+    reviewed = [
+        answer for answer in references if is_valid_structure(answer, length, params, scale)
+    ]
     # The references come first, so a coldkey that has one votes with it.
     rows = sorted(reviewed, key=lambda answer: answer.node_id) + sound
     votes = choose_votes(rows, voiceless)
     if not votes:
         judged = tuple(_score_invalid(answer) for answer in ordered)
         return LayerScores(Verdict.EMPTY, 0, judged)
-    outputs = np.stack([quantise(answer, params) for answer in rows])
+    outputs = np.stack([quantise(answer, params, scale) for answer in rows])
     residuals = compute_residuals(outputs, votes, params)
     speakers = [row for row in votes if row < len(reviewed)]
     agreement = _Agreement(residuals, votes, speakers, params)
@@ -141,15 +146,17 @@ def compute_layer_scores(
     )
 
 
-def is_valid_structure(answer: Answer, length: int, params: ConsensusParams) -> bool:
-    """Whether the answer is a vector of the right length, finite and below the bound."""
+def is_valid_structure(
+    answer: Answer, length: int, params: ConsensusParams, scale: int = 0
+) -> bool:
+    """Whether the answer is a vector of the right length, finite and, scaled, below the bound."""
     vector = answer.vector
     return (
         vector is not None
         and vector.dtype == np.float32
         and vector.shape == (length,)
         and bool(np.isfinite(vector).all())
-        and bool((np.abs(vector) < 2.0**params.value_bound_bits).all())
+        and is_below_bound(vector, params, scale)
     )
 
 
@@ -173,11 +180,14 @@ def find_backed(
     return [row for row in references if valid[row]]
 
 
-def quantise(answer: Answer, params: ConsensusParams) -> NDArray[np.int64]:
-    """Return the vector in units of ``2**-fixed_point_bits``, ties to even, int64 [length]."""
+def quantise(answer: Answer, params: ConsensusParams, scale: int = 0) -> NDArray[np.int64]:
+    """Return the vector in units of ``2**-(fixed_point_bits + scale)``, int64 [length].
+
+    Ties go to even. What the layer adds may be small: its scale makes the unit small beside it.
+    """
     assert answer.vector is not None
     # A power-of-two scale is exact in float64, and so is rounding to an integer below 2**31.
-    scaled = answer.vector.astype(np.float64) * 2.0**params.fixed_point_bits
+    scaled = answer.vector.astype(np.float64) * 2.0 ** (params.fixed_point_bits + scale)
     return np.rint(scaled).astype(np.int64)
 
 

@@ -10,7 +10,7 @@ from consensus.protocol_params import ConsensusParams
 from consensus.report import EpochReport
 from consensus.roster import Roster
 from consensus.submission import Submission
-from consensus.types import NodeClass, Score, SubnetNodeId
+from consensus.types import SCORE_ONE, NodeClass, Score, SubnetNodeId
 
 
 def check_proposal(
@@ -46,6 +46,38 @@ def check_naming(own: EpochReport, named: Naming) -> None:
             raise ProposalMismatch(
                 f"args: node {node_id} has {theirs} epochs of probation left, computed {ours}"
             )
+
+
+def check_queue_arguments(submission: Submission) -> None:
+    """Raise ProposalMismatch if the proposal names a queued node to activate first or to remove.
+
+    The chain obeys such a proposal once 87.5 % attest it, whatever its rows say; the protocol has
+    no rule by which a node could be named.
+    """
+    for name in ("prioritize_queue_node_id", "remove_queue_node_id"):
+        node_id: SubnetNodeId | None = getattr(submission, name)
+        if node_id is not None:
+            raise ProposalMismatch(f"{name}: proposed node {node_id}, must be none")
+
+
+def compute_attestation_ratio(submission: Submission) -> int:
+    """Return attestations over voters as the chain counts them: fixed point, at most one.
+
+    Rounded down; 10**18 is one; 0 without voters. While the owner's emergency set lasts, the chain
+    divides by its size instead.
+    """
+    if not submission.voters:
+        return 0
+    return min(len(submission.attested) * SCORE_ONE // len(submission.voters), SCORE_ONE)
+
+
+def is_agreed(submission: Submission, *, min_attestation: int) -> bool:
+    """Whether the chain settles the proposal as agreed.
+
+    ``min_attestation`` is its MinAttestationPercentage (fixed point, 10**18 is one), read at the
+    block at which the question is asked, as the submission is.
+    """
+    return compute_attestation_ratio(submission) >= min_attestation
 
 
 def is_attested(submission: Submission, roster: Roster, params: ConsensusParams) -> bool:

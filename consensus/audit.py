@@ -97,6 +97,7 @@ def _open(
     )
     answers = {}
     for layer, raw in zip(layers, opened.vectors, strict=True):
-        vector = decode_vector(raw, compute_vector_length(layer, shape, params), params)
+        length, scale = compute_vector_length(layer, shape, params), shape.scale_of(layer)
+        vector = decode_vector(raw, length, params, scale)
         answers[layer] = Answer(node.node_id, node.coldkey, vector)
     return answers

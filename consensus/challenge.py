@@ -30,19 +30,30 @@ _COORDINATES_TAG = b"mesh/coords"
 # 2**-6: an int8 times a power of two is exact in every float format.
 _INPUT_SCALE = np.float32(2.0**-6)
 _MIN_INT8 = -127
+MAX_SCALE = 64
+"""The largest exponent of a layer's power of two, in magnitude."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What the challenge needs to know of the model. The head counts as layer ``num_layers``."""
+    """What the challenge needs to know of the model. The head counts as layer ``num_layers``.
+
+    ``scales`` has one exponent for each challenged layer: a vector is multiplied by two to that
+    power before it is quantised. Empty: all are 0. They stand in the model manifest.
+    """
 
     num_layers: int
     hidden_size: int
     vocab_size: int
+    scales: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.num_layers, self.hidden_size, self.vocab_size) < 1:
             raise ValueError("a model has at least one layer, one channel and one token")
+        if len(self.scales) not in (0, self.num_layers + 1):
+            raise ValueError(f"{self.num_layers + 1} layers do not have {len(self.scales)} scales")
+        if any(abs(scale) > MAX_SCALE for scale in self.scales):
+            raise ValueError(f"the scale of a layer is at most {MAX_SCALE} in magnitude")
 
     @property
     def head(self) -> int:
@@ -53,6 +64,11 @@ class ModelShape:
     def challenged_layers(self) -> range:
         """Every layer that is challenged, the head last."""
         return range(self.num_layers + 1)
+
+    def scale_of(self, layer: int) -> int:
+        """Return the exponent of the power of two by which the answers to ``layer`` are scaled."""
+        _check_layer(layer, self)
+        return self.scales[layer] if self.scales else 0
 
 
 def compute_owed_layers(layers: LayerRange, num_layers: int) -> range:
@@ -147,16 +163,28 @@ def encode_vector(vector: NDArray[np.float32]) -> bytes:
     return vector.astype("<f4").tobytes()
 
 
-def decode_vector(raw: bytes, length: int, params: ConsensusParams) -> NDArray[np.float32]:
-    """Parse a peer's vector of ``length`` coordinates. Raises InvalidVector."""
+def decode_vector(
+    raw: bytes, length: int, params: ConsensusParams, scale: int = 0
+) -> NDArray[np.float32]:
+    """Parse a peer's vector of ``length`` coordinates, as it travels: not scaled.
+
+    Raises InvalidVector, also for a value that would pass the bound when it is scaled.
+    """
     if len(raw) != FLOAT_SIZE * length:
         raise InvalidVector(f"a vector of {length} values has {FLOAT_SIZE * length} bytes")
     vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
     if not np.isfinite(vector).all():
         raise InvalidVector("a value is not finite")
-    if np.abs(vector).max(initial=0.0) >= 2.0**params.value_bound_bits:
-        raise InvalidVector(f"a value is not below 2**{params.value_bound_bits}")
+    if not is_below_bound(vector, params, scale):
+        raise InvalidVector(f"a value is not below 2**{params.value_bound_bits - scale}")
     return vector
+
+
+def is_below_bound(vector: NDArray[np.float32], params: ConsensusParams, scale: int) -> bool:
+    """Whether all values, times ``2**scale``, are below the bound at which integers are exact."""
+    # A float32 and these powers of two are exact in float64.
+    largest = float(np.abs(vector).max(initial=0.0))
+    return largest < 2.0 ** (params.value_bound_bits - scale)
 
 
 def _compute_output_length(layer: int, shape: ModelShape, params: ConsensusParams) -> int:

@@ -52,8 +52,8 @@ _ARGS_HEADER = struct.Struct("<B32s32sH")
 class Naming:
     """What a proposal says beside its rows: the ``args`` of propose_attestation.
 
-    ``list_hash`` is SHA-256 of the NAMED_LIST's body, ``accepted_hash`` that of the hashes of all
-    accepted records. ``unpaid`` hosters serve nobody. ``probation`` holds how many epochs after
+    ``list_hash`` is the hash of the NAMED_LIST record, ``accepted_hash`` SHA-256 of the hashes of
+    all accepted records. ``unpaid`` hosters serve nobody. ``probation`` holds how many epochs after
     the scored one a node stays unpaid.
     """
 

@@ -30,9 +30,9 @@ class ConsensusParams:
 
     challenge_positions: int = 16
     """T: the positions of one layer's challenge."""
-    max_vector_coordinates: int = 2048
+    max_vector_coordinates: int = 256
     """Longer vectors are sampled to this many seed-drawn coordinates."""
-    head_rows: int = 2048
+    head_rows: int = 256
     """Rows of the output head that are challenged, at most the vocabulary."""
 
     hoster_pool: int = 4 * SCORE_ONE // 10
@@ -55,11 +55,11 @@ class ConsensusParams:
     """Hosters that each Validator-class node probes in an epoch."""
 
     fixed_point_bits: int = 20
-    """Outputs are quantised to integers at 2**-20."""
+    """Answers, times their layer's power of two, are quantised to integers at 2**-20."""
     residual_bits: int = 28
     """Residuals, divided by the median's norm, are integers at 2**-28."""
     value_bound_bits: int = 11
-    """A value at or above 2**11 in magnitude makes its vector invalid."""
+    """A scaled value at or above 2**11 in magnitude makes its vector invalid."""
     tolerance_bits: int = 12
     """tau = d0 = 2**-12: validity radius and half-score distance."""
 

@@ -20,8 +20,8 @@ from consensus.protocol_params import MAINNET
 from consensus.types import SCORE_ONE, BlockNumber, LayerRange, Score, SubnetNodeId
 from keys.envelope import HASH_SIZE, MAX_BODY_SIZE
 
-MAX_VECTOR_SIZE = 8 << 10
-"""Bytes of one revealed vector: 2,048 float32 values."""
+MAX_VECTOR_SIZE = FLOAT_SIZE * MAINNET.max_vector_coordinates
+"""Bytes of one revealed vector: 256 float32 values."""
 MAX_NODES = 1024
 """Nodes of one roster; the chain knows 256 a subnet."""
 MAX_AUDITED_LAYERS = 16
@@ -387,6 +387,11 @@ def decode_sighting(raw: bytes) -> Sighting:
         previous = (code, position)
     failed = decode_bitmap(raw[end:], num_nodes)
     return Sighting(commitment, num_nodes, tuple(seen), failed)
+
+
+def read_score_commitment(raw: bytes) -> bytes:
+    """Return the score commitment of an encoded sighting without parsing the rest."""
+    return raw[:HASH_SIZE]
 
 
 def encode_named_list(named: NamedList) -> bytes:

@@ -1,6 +1,6 @@
 """Placeholder, replaced on merge."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from consensus.roster import Roster
 from consensus.types import NodeClass, Score, SubnetNodeId
@@ -25,3 +25,13 @@ def compute_rows(
         if node.node_id not in left_out and not is_silent:
             rows.append((node.node_id, scores.get(node.node_id, Score(0))))
     return tuple(rows)
+
+
+def drop_departed(
+    rows: ScoreRows,
+    *,
+    proposed: Sequence[tuple[SubnetNodeId, Score]],
+    listed: Collection[SubnetNodeId],
+) -> ScoreRows:
+    kept = {node_id for node_id, _ in proposed}.union(listed)
+    return tuple(row for row in rows if row[0] in kept)

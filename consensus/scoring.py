@@ -331,6 +331,7 @@ def _judge_layer(
         answers,
         length=compute_vector_length(layer, shape, params),
         params=params,
+        scale=shape.scale_of(layer),
         references=references,
         voiceless=voiceless,
     )
@@ -366,7 +367,8 @@ def _decode_answer(
         return Answer(hoster.node_id, hoster.coldkey, refusal=hoster.refusal)
     raw = hoster.vectors[layer - hoster.layers.start]
     try:
-        vector = decode_vector(raw, compute_vector_length(layer, shape, params), params)
+        length = compute_vector_length(layer, shape, params)
+        vector = decode_vector(raw, length, params, shape.scale_of(layer))
     except InvalidVector as error:
         return Answer(hoster.node_id, hoster.coldkey, refusal=error.reason)
     return Answer(hoster.node_id, hoster.coldkey, vector)

@@ -20,6 +20,7 @@ MeshError
     ├── UnknownArchitecture
     ├── QuantisedCheckpoint the weights are stored in a type that is not computed with
     ├── ModelFilesMissing
+    │   └── LayerNotOnDisk(layer) the files lack a layer that is to be audited
     ├── DeviceUnavailable   this machine cannot compute on the device that was named
     ├── ManifestMismatch    other weights or numbers than the subnet's
     └── LayerRangeOutsideModel
@@ -153,6 +154,14 @@ class QuantisedCheckpoint(ModelError):
 
 class ModelFilesMissing(ModelError):
     """A file of the model is not there."""
+
+
+class LayerNotOnDisk(ModelFilesMissing):
+    """The model's files on this machine lack ``layer``; the number after the last is the head."""
+
+    def __init__(self, layer: int, detail: str) -> None:
+        super().__init__(f"block {layer} cannot be read: {detail}")
+        self.layer = layer
 
 
 class DeviceUnavailable(ModelError):

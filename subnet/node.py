@@ -22,8 +22,10 @@ from consensus.phases import phase_at
 from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.types import Role
 from mesh.errors import MeshError
+from mesh.model.auditor import Auditor
 from mesh.model.config import LayerSpan
 from mesh.p2p.hivemind_host import HivemindHost
+from mesh.p2p.record_exchange import RecordExchange
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
@@ -38,6 +40,7 @@ from subnet.epoch.observer import HeadHandled, NodeEvent, Observe, log_event
 from subnet.errors import ChainUnavailable, ConfigError
 from subnet.hosting.layer_choice import LayerChoice
 from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
+from subnet.journal.journal import Journal
 from subnet.known_peers import fetch_bootnode_addresses
 from subnet.network import (
     OnReady,
@@ -153,6 +156,23 @@ async def open_node(
         )
 
 
+def _open_auditor(prepared: PreparedNode) -> Auditor | None:
+    """Return what audits single layers of the model's files; None for a hoster or with --light."""
+    config = prepared.config
+    if config.role is Role.HOSTER or config.light:
+        return None
+    return Auditor(prepared.folder, prepared.model, device=config.device)
+
+
+def _find_record(journal: Journal, name: bytes) -> bytes | None:
+    """Return a record for a peer that names it by its hash, which tells nothing unpublished.
+
+    The hash of an own reveal that waits for its window covers a secret salt.
+    """
+    envelope = journal.find_by_name(name)
+    return None if envelope is None else envelope.to_bytes()
+
+
 def _get_shape(prepared: PreparedNode) -> ModelShape:
     model = prepared.model
     return ModelShape(model.num_layers, model.hidden_size, model.vocab_size)
@@ -199,15 +219,19 @@ class Node:
             describe=self._describe,
         )
         self._server = self._make_server() if prepared.config.role is Role.HOSTER else None
+        journal = parts.state.journal
+        self._exchange = RecordExchange(parts.host, lambda name: _find_record(journal, name))
+        self._auditor = _open_auditor(prepared)
         self._status = StatusFile(prepared.data_dir, self._get_facts)
         self._loop = EpochLoop(
             NodeContext(
                 author=Author(terms, prepared.key, prepared.node_id),
                 role=prepared.config.role,
                 shape=_get_shape(prepared),
-                journal=parts.state.journal,
+                journal=journal,
                 rosters=self._rosters,
                 store=parts.host.records,
+                peers=self._exchange,
                 reader=parts.chain,
                 writer=parts.chain if prepared.hotkey is not None else None,
                 run=parts.run,
@@ -215,6 +239,9 @@ class Node:
                 get_inference=lambda: (
                     None if self._server is None else self._server.get_inference()
                 ),
+                get_auditor=lambda: self._auditor,
+                # Probes are wired here.
+                list_failed_probes=lambda roster: frozenset(),
                 get_wall_time_s=time.time,
                 is_paid=not prepared.config.unpaid,
             )
@@ -226,6 +253,7 @@ class Node:
         What the journal holds is published while the model still loads.
         """
         self._directory.serve(self._describe_network)
+        self._exchange.serve()
         self._addresses = tuple(await self._host.list_addresses())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._host.watch())

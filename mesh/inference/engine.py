@@ -61,7 +61,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -75,7 +75,12 @@ from mesh.inference.scheduler import CacheLedger, Scheduler, Work
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Token
 from mesh.inference.wire import DTYPE_SIZES, HiddenRows, StepFrame
-from mesh.model.challenge import run_challenge_head, run_challenge_layer, use_exact_float32
+from mesh.model.challenge import (
+    ChallengeTask,
+    run_challenge_head,
+    run_challenge_layer,
+    use_exact_float32,
+)
 from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.llama import Segment, ShardRunner
 from mesh.model.weights import ShardWeights
@@ -97,23 +102,6 @@ class EngineLimits:
     """One part in so many of the cache and the sessions is kept for members."""
     max_batch_rows: int = 32
     prefill_chunk: int = 128
-
-
-class ChallengeTask(Protocol):
-    """One challenged layer, as the node hands it over.
-
-    ``hidden`` is float32 [positions, hidden_size]; ``token_ids`` come with layer 0 only and
-    ``head_rows`` with the layer after the last one only.
-    """
-
-    @property
-    def layer(self) -> int: ...
-    @property
-    def hidden(self) -> NDArray[np.float32]: ...
-    @property
-    def token_ids(self) -> NDArray[np.int64] | None: ...
-    @property
-    def head_rows(self) -> NDArray[np.int64] | None: ...
 
 
 @dataclass(slots=True)

@@ -1,19 +1,45 @@
 """One layer alone, in float32: what a hoster answers a challenge with.
 
-Weights are cast up layer by layer, TF32 stays off, and only the last position leaves, which
-depends on all of them through attention. Honest machines then agree to about 3e-6.
+The answer is what the layer adds to its input, so that a cheat shows relative to the layer's own
+work: relative to input plus work, int8 weights of a layer that adds little would pass. Weights are
+cast up layer by layer, TF32 stays off, attention is two plain products around a softmax, and only
+the last position leaves, which depends on all of them through attention. Honest machines then
+agree to about 4e-6.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mesh.model.llama import RotaryTable, attend_grouped, rms_norm, run_layer
-from mesh.model.weights import ShardWeights
+from mesh.model.config import ModelConfig
+from mesh.model.llama import Attend, Multiply, RotaryTable, compute_addition, rms_norm
+from mesh.model.quantise import multiply_rows
+from mesh.model.weights import LayerWeights, ShardWeights
+
+
+class ChallengeTask(Protocol):
+    """One challenged layer, as the node hands it over.
+
+    ``hidden`` is float32 [positions, hidden_size]; ``token_ids`` come with layer 0 only and
+    ``head_rows`` with the layer after the last one only.
+    """
+
+    @property
+    def layer(self) -> int: ...
+    @property
+    def hidden(self) -> NDArray[np.float32]: ...
+    @property
+    def token_ids(self) -> NDArray[np.int64] | None: ...
+    @property
+    def head_rows(self) -> NDArray[np.int64] | None: ...
 
 
 def use_exact_float32() -> None:
@@ -26,34 +52,72 @@ def use_exact_float32() -> None:
 def run_challenge_layer(
     weights: ShardWeights, layer: int, hidden: Tensor, *, token_ids: Tensor | None = None
 ) -> Tensor:
-    """Run ``layer`` over float32 ``hidden`` [positions, hidden_size]; return the last position.
+    """Return what ``layer`` adds to the last position of float32 ``hidden`` [positions, hidden].
 
-    ``token_ids`` [positions] are added as embedding rows (layer 0 only).
+    ``token_ids`` [positions] are added to the input as embedding rows (layer 0 only).
     """
-    config = weights.config
     x = hidden.to(weights.device, torch.float32)
     if token_ids is not None:
         if weights.embedding is None:
             raise ValueError("token ids are challenged where the range starts at layer 0")
         x = x + F.embedding(token_ids.to(weights.device), weights.embedding).float()
-    positions = x.shape[0]
-    short = replace(config, max_context=positions)
-    rotary = RotaryTable(short, dtype=torch.float32, device=weights.device)
-    mask = torch.ones(positions, positions, dtype=torch.bool, device=weights.device).tril()
-
-    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return attend_grouped(queries, keys.transpose(0, 1), values.transpose(0, 1), mask=mask)
-
-    cos, sin = rotary.cos.unsqueeze(1), rotary.sin.unsqueeze(1)
     wide = weights.get_layer(layer).cast(torch.float32)
-    return run_layer(config, wide, x, cos=cos, sin=sin, attend=attend)[-1]
+    return compute_last_addition(weights.config, wide, x)
+
+
+def compute_last_addition(
+    config: ModelConfig,
+    weights: LayerWeights,
+    x: Tensor,
+    *,
+    attend: Attend | None = None,
+    multiply: Multiply = multiply_rows,
+) -> Tensor:
+    """Return what a layer adds to the last of the positions ``x`` [positions, hidden], in x's type.
+
+    ``attend`` is another kernel than the plain one, for measuring how far it differs.
+    """
+    short = replace(config, max_context=x.shape[0])
+    rotary = RotaryTable(short, dtype=x.dtype, device=x.device)
+    added = compute_addition(
+        config,
+        weights,
+        x,
+        cos=rotary.cos.unsqueeze(1),
+        sin=rotary.sin.unsqueeze(1),
+        attend=attend or attend_plainly,
+        multiply=multiply,
+    )
+    return added[-1]
+
+
+def attend_plainly(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Causal attention of one text by two products and a softmax: [positions, heads * dim].
+
+    Queries are [positions, heads, dim], keys and values [positions, kv_heads, dim]. Fused kernels
+    are not used: some of them multiply in a narrower type than their input's.
+    """
+    positions, heads, dim = queries.shape
+    kv_heads = keys.shape[1]
+    grouped = queries.view(positions, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)
+    weights = grouped @ keys.permute(1, 2, 0).unsqueeze(1) / math.sqrt(dim)
+    future = torch.ones(positions, positions, dtype=torch.bool, device=queries.device).triu(1)
+    weights = weights.masked_fill(future, float("-inf")).softmax(-1)
+    mixed = weights @ values.transpose(0, 1).unsqueeze(1)
+    return mixed.permute(2, 0, 1, 3).reshape(positions, heads * dim)
 
 
 def run_challenge_head(weights: ShardWeights, hidden: Tensor, rows: Tensor) -> Tensor:
     """Final norm and the logits ``rows`` of the last position of float32 ``hidden``."""
     if weights.final_norm is None or weights.head is None:
         raise ValueError("the head is challenged where the range ends at the last layer")
-    x = hidden[-1:].to(weights.device, torch.float32)
-    normed = rms_norm(x, weights.final_norm.float(), weights.config.norm_epsilon)
+    x = hidden.to(weights.device, torch.float32)
     head_rows = weights.head[rows.to(weights.device)].float()
-    return F.linear(normed, head_rows)[0]
+    return compute_last_logits(weights.config, weights.final_norm.float(), head_rows, x)
+
+
+def compute_last_logits(
+    config: ModelConfig, final_norm: Tensor, head_rows: Tensor, x: Tensor
+) -> Tensor:
+    """Return the logits of ``head_rows`` [rows, hidden] at the last position of ``x``."""
+    return F.linear(rms_norm(x[-1:], final_norm, config.norm_epsilon), head_rows)[0]

@@ -128,6 +128,40 @@ def run_layer(
     multiply: Multiply = multiply_rows,
 ) -> Tensor:
     """Run one transformer layer over ``x`` [rows, hidden]; cos and sin are [rows, 1, dim]."""
+    mixed = _run_attention(config, weights, x, cos=cos, sin=sin, attend=attend, multiply=multiply)
+    x = mixed.add_(x)
+    return _run_mlp(config, weights, x, multiply).add_(x)
+
+
+def compute_addition(
+    config: ModelConfig,
+    weights: LayerWeights,
+    x: Tensor,
+    *,
+    cos: Tensor,
+    sin: Tensor,
+    attend: Attend,
+    multiply: Multiply = multiply_rows,
+) -> Tensor:
+    """Return what one layer adds to ``x`` [rows, hidden]: attention's output plus the MLP's.
+
+    It is not the layer's output less its input: that difference would keep the rounding of a sum
+    that may be hundreds of times larger.
+    """
+    mixed = _run_attention(config, weights, x, cos=cos, sin=sin, attend=attend, multiply=multiply)
+    return _run_mlp(config, weights, mixed + x, multiply).add_(mixed)
+
+
+def _run_attention(
+    config: ModelConfig,
+    weights: LayerWeights,
+    x: Tensor,
+    *,
+    cos: Tensor,
+    sin: Tensor,
+    attend: Attend,
+    multiply: Multiply,
+) -> Tensor:
     rows = x.shape[0]
     heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
     normed = rms_norm(x, weights.attention_norm, config.norm_epsilon)
@@ -140,22 +174,28 @@ def run_layer(
     swapped = turned.roll(dim // 2, -1)
     turned = (turned * cos).add_(swapped.mul_(sin))
     mixed = attend(turned[:, :heads], turned[:, heads:], qkv[:, heads + kv_heads :])
-    x = multiply(mixed, weights.out, weights.out_bias).add_(x)
+    return multiply(mixed, weights.out, weights.out_bias)
+
+
+def _run_mlp(config: ModelConfig, weights: LayerWeights, x: Tensor, multiply: Multiply) -> Tensor:
     normed = rms_norm(x, weights.mlp_norm, config.norm_epsilon)
     gate, up = multiply(normed, weights.gate_up, weights.gate_up_bias).chunk(2, dim=-1)
     inner = F.silu(gate, inplace=True).mul_(up)
-    return multiply(inner, weights.down, weights.down_bias).add_(x)
+    return multiply(inner, weights.down, weights.down_bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Root-mean-square norm over the last dimension, in float32, then scaled in x's type."""
+    """Root-mean-square norm over the last dimension, then scaled in x's type.
+
+    Float64 keeps its accuracy; every other type is normed in float32.
+    """
     if x.dtype == torch.float32:
         # The same in fewer kernels: of a small model's step they are a good part.
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         least = _make_constant(epsilon, x.device)
         scale = torch.addcmul(least, norm, norm, value=1 / x.shape[-1]).rsqrt_()
         return (x * scale).mul_(weight)
-    wide = x.float()
+    wide = x if x.dtype == torch.float64 else x.float()
     scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
     return weight * (wide * scale).to(x.dtype)
 

@@ -141,7 +141,7 @@ def load_shard(
         raise ModelError(f"quant type {quant_type} is not one of {', '.join(QUANT_TYPES)}")
     entries = locate_tensors(folder, list_range_tensors(config, start, end))
     with ExitStack() as stack:
-        reader = _TensorReader(
+        reader = TensorReader(
             stack,
             entries,
             dtype=DTYPES[dtype],
@@ -149,9 +149,9 @@ def load_shard(
             is_quantised=quant_type == "int8",
             check_wanted=check_wanted,
         )
-        layers = tuple(_load_layer(config, layer, reader).lay_out() for layer in range(start, end))
+        layers = tuple(load_layer(config, layer, reader).lay_out() for layer in range(start, end))
         is_last = end == config.num_layers
-        embedding = reader.read(EMBEDDING, _embedding_shape(config)) if start == 0 else None
+        embedding = reader.read(EMBEDDING, get_embedding_shape(config)) if start == 0 else None
         head = _load_head(config, reader, embedding) if is_last else None
         final_norm = reader.read(FINAL_NORM, (config.hidden_size,)) if is_last else None
         return ShardWeights(
@@ -174,7 +174,7 @@ def hash_quantised(entry: TensorEntry) -> str:
         return hash_int8(quantise(file.get_tensor(entry.name)))
 
 
-class _TensorReader:
+class TensorReader:
     """Reads tensors by name, one open file a checkpoint shard, and checks their shapes."""
 
     def __init__(
@@ -196,8 +196,14 @@ class _TensorReader:
         self._files = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Read a whole tensor. Raises ModelError."""
         # A copy even on the CPU: the values must not follow later changes of the file.
         return self._read_stored(name, shape).to(device=self._device, dtype=self._dtype, copy=True)
+
+    def read_rows(self, name: str, shape: tuple[int, int], rows: Tensor) -> Tensor:
+        """Read these rows of a matrix; the file is mapped, so the others stay on disk."""
+        stored = self._read_stored(name, shape)[rows]
+        return stored.to(device=self._device, dtype=self._dtype)
 
     def read_matrix(self, name: str, shape: tuple[int, ...]) -> Matrix:
         """Read a matrix that is quantised where the shard is."""
@@ -215,17 +221,21 @@ class _TensorReader:
         return tensor
 
 
-def _embedding_shape(config: ModelConfig) -> tuple[int, int]:
+def get_embedding_shape(config: ModelConfig) -> tuple[int, int]:
+    """Return the shape of the embedding, which is the head's too."""
     return (config.vocab_size, config.hidden_size)
 
 
-def _load_head(config: ModelConfig, reader: _TensorReader, embedding: Tensor | None) -> Tensor:
+def _load_head(config: ModelConfig, reader: TensorReader, embedding: Tensor | None) -> Tensor:
     if not config.tie_word_embeddings:
-        return lay_out_tensor(reader.read(HEAD, _embedding_shape(config)))
-    return embedding if embedding is not None else reader.read(EMBEDDING, _embedding_shape(config))
+        return lay_out_tensor(reader.read(HEAD, get_embedding_shape(config)))
+    return (
+        embedding if embedding is not None else reader.read(EMBEDDING, get_embedding_shape(config))
+    )
 
 
-def _load_layer(config: ModelConfig, layer: int, reader: _TensorReader) -> LayerWeights:
+def load_layer(config: ModelConfig, layer: int, reader: TensorReader) -> LayerWeights:
+    """Read one transformer layer in the reader's type. Raises ModelError."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries = config.num_heads * config.head_dim
     keys = config.num_kv_heads * config.head_dim

@@ -9,7 +9,7 @@ from consensus.records import RecordKind
 from consensus.roster import Roster
 from consensus.types import Epoch, SubnetNodeId
 from keys.envelope import Envelope, seal
-from keys.peer import PeerKey
+from keys.peer import SIGNATURE_SIZE, PeerKey
 from subnet.epoch.terms import SubnetTerms
 
 
@@ -32,6 +32,19 @@ class Author:
             node_id=self.node_id,
             body=body,
         )
+
+    def compute_hash(self, kind: RecordKind, roster: Roster, body: bytes) -> bytes:
+        """Return the hash that a record of this body will have, without signing it."""
+        return Envelope(
+            kind=kind,
+            network_id=self.terms.network_id,
+            epoch=roster.epoch,
+            expires_at=self.terms.compute_expiry(roster.timestamp_s),
+            node_id=self.node_id,
+            author=self.key.peer_id,
+            body=body,
+            signature=bytes(SIGNATURE_SIZE),
+        ).record_hash
 
     def derive_salt(self, kind: RecordKind, epoch: Epoch) -> bytes:
         """Return the salt of this node's commitment; secret until it is revealed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,13 @@ def build_tasks(
     seed: bytes, layers: LayerRange, shape: ModelShape, params: ConsensusParams
 ) -> tuple[LayerTask, ...]:
     """Return one task per layer that a hoster of ``layers`` owes, the head last."""
+    return build_layer_tasks(seed, compute_owed_layers(layers, shape.num_layers), shape, params)
+
+
+def build_layer_tasks(
+    seed: bytes, layers: Iterable[int], shape: ModelShape, params: ConsensusParams
+) -> tuple[LayerTask, ...]:
+    """Return one task for each of ``layers``; the head is one."""
     return tuple(
         LayerTask(
             layer=layer,
@@ -65,7 +72,7 @@ def build_tasks(
             token_ids=compute_token_ids(seed, shape, params) if layer == 0 else None,
             head_rows=compute_head_rows(seed, shape, params) if layer == shape.head else None,
         )
-        for layer in compute_owed_layers(layers, shape.num_layers)
+        for layer in layers
     )
 
 

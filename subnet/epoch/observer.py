@@ -10,6 +10,7 @@ import structlog
 from consensus.duties import Duty
 from consensus.errors import InvalidRecord
 from consensus.evidence import TimedRecord
+from consensus.missed import OwedDuty
 from consensus.records import RecordKind
 from consensus.report import EpochReport
 from consensus.submission import Submission
@@ -58,6 +59,15 @@ class DutyFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class DutyMissed:
+    """A duty that this node owed was not done, and can be done no more. Once a duty and epoch."""
+
+    duty: OwedDuty
+    epoch: Epoch
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExtrinsicLanded:
     extrinsic: Extrinsic
     epoch: Epoch
@@ -66,7 +76,7 @@ class ExtrinsicLanded:
 
 @dataclass(frozen=True, slots=True)
 class AttestationRefused:
-    """The proposal on chain differs from what this node computed."""
+    """The proposal on chain differs from what this node computed, or cannot be checked in time."""
 
     epoch: Epoch
     detail: str
@@ -74,9 +84,20 @@ class AttestationRefused:
 
 @dataclass(frozen=True, slots=True)
 class EpochScored:
-    """This node has scored an epoch, from what it saw."""
+    """An epoch is over and its report stands in the journal, once an epoch."""
 
     report: EpochReport
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalScored:
+    """This node has scored an epoch from the records that a proposal names, its own or another's.
+
+    ``list_hash`` is the hash of the named list; the same list gives the same report everywhere.
+    """
+
+    report: EpochReport
+    list_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +123,11 @@ NodeEvent = (
     | RecordDropped
     | DutyDone
     | DutyFailed
+    | DutyMissed
     | ExtrinsicLanded
     | AttestationRefused
     | EpochScored
+    | ProposalScored
     | EpochSettled
     | Unavailable
 )
@@ -134,6 +157,8 @@ def log_event(event: NodeEvent) -> None:
             logger.info("duty done", duty=str(duty))
         case DutyFailed(duty, reason):
             logger.warning("duty failed", duty=str(duty), reason=reason)
+        case DutyMissed(duty, epoch, reason):
+            logger.warning(f"duty missed: {duty.value}", epoch=epoch, reason=reason)
         case ExtrinsicLanded(extrinsic, epoch, block):
             logger.info("extrinsic landed", extrinsic=extrinsic.value, epoch=epoch, block=block)
         case AttestationRefused(epoch, detail):
@@ -141,6 +166,8 @@ def log_event(event: NodeEvent) -> None:
         case EpochScored(report):
             rows = {str(node_id): str(score) for node_id, score in report.rows}
             logger.info("epoch scored", epoch=report.epoch, rows=rows)
+        case ProposalScored(report, list_hash):
+            logger.info("proposal scored", epoch=report.epoch, named_list=list_hash.hex())
         case EpochSettled(epoch, elected, submission):
             attested = [] if submission is None else sorted(submission.attested)
             logger.info("epoch settled", epoch=epoch, elected=elected, attested=attested)

@@ -214,6 +214,33 @@ def test_values_at_the_bound_stay_exact():
     assert refusals_of(result) == [None, None, Reason.OUTSIDE_TOLERANCE]
 
 
+def scaled_vectors(scale):
+    return [vector * np.float32(2.0**-scale) for vector in [*honest_vectors(3), garbage()]]
+
+
+@pytest.mark.parametrize("scale", [-20, 5, 20])
+def test_a_scaled_layer_is_judged_like_one_whose_answers_are_larger(scale):
+    answers = answers_of(scaled_vectors(scale))
+    result = compute_layer_scores(answers, length=LENGTH, params=MAINNET, scale=scale)
+    assert result == judge(scaled_vectors(0))
+
+
+def test_without_its_scale_honest_answers_of_a_layer_that_adds_little_round_apart():
+    middle = 64.5 * 2.0**-20
+    vectors = [np.full(LENGTH, middle * (1 + noise), np.float32) for noise in (1e-6, -1e-6, 1e-6)]
+    coarse = compute_layer_scores(answers_of(vectors), length=LENGTH, params=MAINNET)
+    fine = compute_layer_scores(answers_of(vectors), length=LENGTH, params=MAINNET, scale=17)
+    assert refusals_of(coarse) == [None, Reason.OUTSIDE_TOLERANCE, None]
+    assert refusals_of(fine) == [None] * 3
+
+
+def test_a_vector_whose_scaled_values_pass_the_bound_is_invalid_and_has_no_vote():
+    answers = answers_of([*honest_vectors(3), np.full(LENGTH, 2.0**7, np.float32)])
+    result = compute_layer_scores(answers, length=LENGTH, params=MAINNET, scale=4)
+    assert refusals_of(result) == [None] * 3 + [Reason.INVALID_VECTOR]
+    assert result.num_votes == 3
+
+
 def test_zero_median_divides_by_one():
     tiny = np.zeros(LENGTH, np.float32)
     tiny[0] = 2.0**-20

@@ -113,8 +113,8 @@ def test_head_rows_written_out(vocab, count):
 
 
 def test_head_rows_of_a_whole_vocabulary_are_found():
-    rows = compute_head_rows(SEED, ModelShape(1, 8, 2048), MAINNET)
-    assert sorted(rows.tolist()) == list(range(2048))
+    rows = compute_head_rows(SEED, ModelShape(1, 8, 256), MAINNET)
+    assert sorted(rows.tolist()) == list(range(256))
 
 
 def test_sampled_coordinates_written_out():
@@ -125,16 +125,16 @@ def test_sampled_coordinates_written_out():
 
 
 def test_vector_of_at_most_the_limit_is_kept_whole():
-    assert compute_sampled_coordinates(SEED, 0, 2048, MAINNET) is None
-    coordinates = compute_sampled_coordinates(SEED, 0, 2049, MAINNET)
+    assert compute_sampled_coordinates(SEED, 0, 256, MAINNET) is None
+    coordinates = compute_sampled_coordinates(SEED, 0, 257, MAINNET)
     assert coordinates is not None
-    assert len(set(coordinates.tolist())) == 2048
+    assert len(set(coordinates.tolist())) == 256
 
 
 def test_long_output_is_sampled_and_short_one_is_not():
     output = np.arange(5000, dtype=np.float32)
     vector = sample_vector(output, seed=SEED, layer=1, shape=WIDE, params=MAINNET)
-    assert vector.shape == (compute_vector_length(1, WIDE, MAINNET),) == (2048,)
+    assert vector.shape == (compute_vector_length(1, WIDE, MAINNET),) == (256,)
     assert vector.tolist() == compute_sampled_coordinates(SEED, 1, 5000, MAINNET).tolist()
     short = np.arange(48, dtype=np.float32)
     assert sample_vector(short, seed=SEED, layer=1, shape=SHAPE, params=MAINNET) is short
@@ -147,7 +147,7 @@ def test_output_of_another_length_is_our_own_mistake():
 
 @pytest.mark.parametrize(
     ("shape", "layer", "length"),
-    [(SHAPE, 0, 48), (SHAPE, 3, 100), (WIDE, 1, 2048), (WIDE, 2, 2048)],
+    [(SHAPE, 0, 48), (SHAPE, 3, 100), (WIDE, 1, 256), (WIDE, 2, 256)],
 )
 def test_vector_length(shape, layer, length):
     assert compute_vector_length(layer, shape, MAINNET) == length
@@ -163,6 +163,21 @@ def test_whoever_serves_the_last_layer_owes_the_head():
 def test_empty_model_is_refused():
     with pytest.raises(ValueError):
         ModelShape(0, 8, 8)
+
+
+def test_every_layer_and_the_head_have_a_scale_which_is_0_where_none_is_named():
+    named = ModelShape(2, 8, 8, scales=(3, -1, 0))
+    assert [named.scale_of(layer) for layer in named.challenged_layers] == [3, -1, 0]
+    assert [SHAPE.scale_of(layer) for layer in SHAPE.challenged_layers] == [0, 0, 0, 0]
+    for shape, layer in ((named, 3), (named, -1), (SHAPE, 4)):
+        with pytest.raises(ValueError):
+            shape.scale_of(layer)
+
+
+@pytest.mark.parametrize("scales", [(0,), (0, 0), (0, 0, 0, 0), (0, 0, 65), (-65, 0, 0)])
+def test_too_few_or_impossible_scales_are_refused(scales):
+    with pytest.raises(ValueError):
+        ModelShape(2, 8, 8, scales=scales)
 
 
 floats = st.floats(width=32, allow_nan=False, min_value=-2047, max_value=2047)
@@ -188,6 +203,17 @@ def test_vector_bytes_are_little_endian_float32():
 def test_value_at_the_edge_of_validity_is_accepted(value):
     raw = struct.pack("<2f", 0.0, value)
     assert decode_vector(raw, 2, MAINNET)[1] == np.float32(value)
+
+
+@pytest.mark.parametrize("scale", [-64, -3, 0, 7, 64])
+def test_the_bound_is_that_of_the_scaled_value(scale):
+    bound = np.float32(2.0 ** (11 - scale))
+    below = np.nextafter(bound, np.float32(0))
+    for sign in (-1, 1):
+        raw = struct.pack("<2f", 0.0, sign * below)
+        assert decode_vector(raw, 2, MAINNET, scale)[1] == sign * below
+        with pytest.raises(InvalidVector):
+            decode_vector(struct.pack("<2f", 0.0, sign * bound), 2, MAINNET, scale)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,35 @@ def challenge_cases():
     }
     for name, raw in vectors.items():
         yield case(f"vector: {name}", "decode_vector", raw=raw, length=2)
+    for name, value, scale in (
+        ("just below the bound", 255.99998474121094, 3),
+        ("at the bound", 256.0, 3),
+        ("above the bound of other layers", 4095.999755859375, -1),
+        ("at a larger bound", -4096.0, -1),
+    ):
+        yield case(
+            f"scaled vector: {name}", "decode_vector", raw=floats(0.0, value), length=2, scale=scale
+        )
+    wide = {"num_blocks": 2, "hidden_size": 257, "vocab_size": 300}
+    for block, name in ((1, "a wide block"), (2, "a wide head")):
+        yield case(f"length of {name}", "vector_length", block=block, shape=wide, preset="mainnet")
+    for length in (256, 257):
+        yield case(
+            f"coordinates of {length} values",
+            "coordinates",
+            seed=SEED,
+            block=1,
+            length=length,
+            preset="mainnet",
+        )
+    for name, scales in {"too few": [0, 1], "past the limit": [0, 65, 0]}.items():
+        yield case(
+            f"{name} scales",
+            "vector_length",
+            block=0,
+            shape=TINY | {"scales": scales},
+            preset="minimal",
+        )
 
 
 def commitment_cases():
@@ -283,6 +312,26 @@ def scoring_cases():
     }
     for name, answers in blocks.items():
         yield case(name, "block_scores", length=4, answers=answers)
+    small = block_answers(
+        *(floats(*(2.0**-12 * value for value in (1.0, 0.5 + n, -0.25))) for n in (0, 2e-6, 1e-3))
+    )
+    for scale in (0, 12, 24):
+        yield case(
+            f"a block that adds little, scale {scale}",
+            "block_scores",
+            length=3,
+            answers=small,
+            scale=scale,
+        )
+    large = block_answers(*(floats(3000.0 + n, 1.0, 0.0) for n in (0.0, 2**-10, 9000.0)))
+    for scale in (0, -2, -4):
+        yield case(
+            f"a block that adds much, scale {scale}",
+            "block_scores",
+            length=3,
+            answers=large,
+            scale=scale,
+        )
     late = block_answers(a, b, c)
     for refusal in ("late", "not_revealed", "commitment_mismatch"):
         silent = {"node_id": 9, "coldkey": "09", "refusal": refusal}
@@ -328,6 +377,14 @@ def hoster_cases(good, wrong):
     }
     for name, hosters in sets.items():
         yield case(f"hosters: {name}", "hoster_scores", shape=shape, hosters=hosters)
+    scaled = shape | {"scales": [0, 11, 9, -2]}
+    noise = floats(*(value + 2**-19 for value in struct.unpack("<2f", bytes.fromhex(good))))
+    yield case(
+        "hosters: each block has its scale",
+        "hoster_scores",
+        shape=scaled,
+        hosters=[hoster(n, 0, 3, [noise] * 4 if n == 3 else None) for n in (1, 2, 3)],
+    )
 
 
 def validator_cases():

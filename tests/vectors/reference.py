@@ -15,14 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 ONE = 10**18
 
 
-def decode(raw, length):
-    """Return exact Fractions, or None."""
+def decode(raw, length, scale=0):
+    """Return exact Fractions, times two to the power of the block's scale, or None."""
     if len(raw) != 4 * length:
         return None
     values = struct.unpack(f"<{length}f", raw)
-    if any(not math.isfinite(value) or abs(value) >= 2**11 for value in values):
+    if not all(map(math.isfinite, values)):
         return None
-    return [Fraction(value) for value in values]
+    scaled = [Fraction(value) * Fraction(2) ** scale for value in values]
+    return scaled if all(abs(value) < 2**11 for value in scaled) else None
 
 
 def lower_median(values):
@@ -36,14 +37,14 @@ def first_per_coldkey(rows):
     return sorted(seen.values())
 
 
-def score_block(answers, length):
+def score_block(answers, length, scale=0):
     """``answers``: (node_id, coldkey, raw bytes or None). Returns verdict, {node: (score, d)}.
 
     d is None for an answer that is not valid.
     """
     quantised = {}
     for node_id, _, raw in answers:
-        values = None if raw is None else decode(raw, length)
+        values = None if raw is None else decode(raw, length, scale)
         if values is not None:
             # round() of a Fraction breaks ties to even.
             quantised[node_id] = [round(value * 2**20) for value in values]
@@ -119,8 +120,9 @@ def score_hosters(shape, hosters):
     pool = 4 * 10**17 // (count + 1)
     totals = {hoster["node_id"]: 0 for hoster in hosters}
     verdicts = []
+    scales = shape.get("scales", [0] * (count + 1))
     for block in range(count + 1):
-        length = shape["hidden_size"] if block < count else min(2048, shape["vocab_size"])
+        length = min(256, shape["hidden_size"] if block < count else shape["vocab_size"])
         answers = []
         for hoster in hosters:
             start, end = hoster["blocks"]
@@ -128,7 +130,7 @@ def score_hosters(shape, hosters):
                 vectors = hoster.get("vectors")
                 raw = None if vectors is None else bytes.fromhex(vectors[block - start])
                 answers.append((hoster["node_id"], hoster["coldkey"], raw))
-        verdict, results = score_block(answers, length)
+        verdict, results = score_block(answers, length, scales[block])
         verdicts.append(verdict)
         num_valid = sum(distance is not None for _, distance in results.values())
         for node_id, (score, _) in results.items():

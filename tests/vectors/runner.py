@@ -56,8 +56,8 @@ def run(vector):
     return OPERATIONS[vector["operation"]](**vector["input"])
 
 
-def read_shape(num_blocks, hidden_size, vocab_size):
-    return ModelShape(num_blocks, hidden_size, vocab_size)
+def read_shape(num_blocks, hidden_size, vocab_size, scales=()):
+    return ModelShape(num_blocks, hidden_size, vocab_size, tuple(scales))
 
 
 def run_seed(network_id, epoch, seed_height, block_hash):
@@ -90,8 +90,8 @@ def run_vector_length(block, shape, preset):
     return compute_vector_length(block, read_shape(**shape), PRESETS[preset])
 
 
-def run_decode_vector(raw, length):
-    return decode_vector(unhex(raw), length, MAINNET).tolist()
+def run_decode_vector(raw, length, scale=0):
+    return decode_vector(unhex(raw), length, MAINNET, scale).tolist()
 
 
 def read_context(network_id, epoch, node_id, key_seed):
@@ -183,9 +183,12 @@ def run_schedule(length):
     }
 
 
-def run_block_scores(length, answers):
+def run_block_scores(length, answers, scale=0):
     result = compute_layer_scores(
-        [_read_answer(length, **answer) for answer in answers], length=length, params=MAINNET
+        [_read_answer(length, scale, **answer) for answer in answers],
+        length=length,
+        params=MAINNET,
+        scale=scale,
     )
     return {
         "verdict": result.verdict.value,
@@ -202,11 +205,11 @@ def run_block_scores(length, answers):
     }
 
 
-def _read_answer(length, node_id, coldkey, vector=None, refusal=None):
+def _read_answer(length, scale, node_id, coldkey, vector=None, refusal=None):
     if refusal is not None:
         return Answer(node_id, unhex(coldkey), refusal=Reason(refusal))
     try:
-        return Answer(node_id, unhex(coldkey), decode_vector(unhex(vector), length, MAINNET))
+        return Answer(node_id, unhex(coldkey), decode_vector(unhex(vector), length, MAINNET, scale))
     except InvalidVector as error:
         return Answer(node_id, unhex(coldkey), refusal=error.reason)
 

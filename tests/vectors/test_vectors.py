@@ -73,12 +73,12 @@ def derive_token_ids(seed, shape, preset):
 
 def derive_head_rows(seed, shape, preset):
     vocab = shape["vocab_size"]
-    wanted = min({"mainnet": 2048, "minimal": 32}[preset], vocab)
+    wanted = min({"mainnet": 256, "minimal": 32}[preset], vocab)
     return reference.draw_distinct(b"mesh/rows" + unhex(seed), vocab, wanted)
 
 
 def derive_coordinates(seed, block, length, preset):
-    wanted = {"mainnet": 2048, "minimal": 64}[preset]
+    wanted = {"mainnet": 256, "minimal": 64}[preset]
     if length <= wanted:
         return None
     message = b"mesh/coords" + unhex(seed) + struct.pack("<I", block)
@@ -104,15 +104,15 @@ def derive_opened_scores(commitment, **fields):
     return "opens"
 
 
-def derive_block_scores(length, answers):
+def derive_block_scores(length, answers, scale=0):
     raw = {
         answer["node_id"]: unhex(answer["vector"]) if "vector" in answer else None
         for answer in answers
     }
     rows = [(answer["node_id"], answer["coldkey"], raw[answer["node_id"]]) for answer in answers]
-    verdict, results = reference.score_block(rows, length)
+    verdict, results = reference.score_block(rows, length, scale)
     refusals = {answer["node_id"]: answer.get("refusal") for answer in answers}
-    valid = [row for row in rows if row[2] is not None and reference.decode(row[2], length)]
+    valid = [row for row in rows if row[2] is not None and reference.decode(row[2], length, scale)]
 
     def refusal_of(node_id, distance):
         if distance is not None:
