@@ -392,6 +392,11 @@ def decode_sighting(raw: bytes) -> Sighting:
     return Sighting(commitment, num_nodes, tuple(seen), failed)
 
 
+def read_score_commitment(raw: bytes) -> bytes:
+    """Return the score commitment of an encoded sighting without parsing the rest."""
+    return raw[:HASH_SIZE]
+
+
 def encode_named_list(named: NamedList) -> bytes:
     """Return the canonical bytes: count, then 34 bytes a row, sorted by position.
 

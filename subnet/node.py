@@ -21,10 +21,12 @@ from consensus.phases import phase_at
 from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.types import Role
 from mesh.errors import ManifestNotFound, MeshError
+from mesh.model.auditor import Auditor
 from mesh.model.config import LayerSpan
 from mesh.model.manifest import ModelManifest
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import Host
+from mesh.p2p.record_exchange import RecordExchange
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
@@ -42,6 +44,7 @@ from subnet.hosting.layer_choice import LayerChoice
 from subnet.hosting.manifest import fetch_manifest, find_manifest, keep_manifest, make_shape
 from subnet.hosting.relay_guard import RelayGuard
 from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
+from subnet.journal.journal import Journal
 from subnet.known_peers import KnownPeers, fetch_bootnode_addresses
 from subnet.network import (
     OnReady,
@@ -189,6 +192,23 @@ async def obtain_manifest(
     )
 
 
+def _open_auditor(prepared: PreparedNode) -> Auditor | None:
+    """Return what audits single layers of the model's files; None for a hoster or with --light."""
+    config = prepared.config
+    if config.role is Role.HOSTER or config.light:
+        return None
+    return Auditor(prepared.folder, prepared.model, device=config.device)
+
+
+def _find_record(journal: Journal, name: bytes) -> bytes | None:
+    """Return a record for a peer that names it by its hash, which tells nothing unpublished.
+
+    The hash of an own reveal that waits for its window covers a secret salt.
+    """
+    envelope = journal.find_by_name(name)
+    return None if envelope is None else envelope.to_bytes()
+
+
 async def find_initial_peers(chain: SubstrateChain, prepared: PreparedNode) -> tuple[str, ...]:
     """Return whom to dial first: as configured, or whom the chain names. Raises ConfigError."""
     config = prepared.config
@@ -231,15 +251,19 @@ class Node:
         )
         self._server = self._make_server() if prepared.config.role is Role.HOSTER else None
         self._relay_guard = None if self._server is None else self._make_relay_guard(self._server)
+        journal = parts.state.journal
+        self._exchange = RecordExchange(parts.host, lambda name: _find_record(journal, name))
+        self._auditor = _open_auditor(prepared)
         self._status = StatusFile(prepared.data_dir, self._get_facts)
         self._loop = EpochLoop(
             NodeContext(
                 author=Author(terms, prepared.key, prepared.node_id),
                 role=prepared.config.role,
                 shape=make_shape(prepared.model, parts.manifest),
-                journal=parts.state.journal,
+                journal=journal,
                 rosters=self._rosters,
                 store=parts.host.records,
+                peers=self._exchange,
                 reader=parts.chain,
                 writer=parts.chain if prepared.hotkey is not None else None,
                 run=parts.run,
@@ -247,6 +271,9 @@ class Node:
                 get_inference=lambda: (
                     None if self._server is None else self._server.get_inference()
                 ),
+                get_auditor=lambda: self._auditor,
+                # Probes are wired here.
+                list_failed_probes=lambda roster: frozenset(),
                 get_wall_time_s=time.time,
                 is_paid=not prepared.config.unpaid,
             )
@@ -260,6 +287,7 @@ class Node:
         self._directory.serve(self._describe_network)
         if self._parts.manifest is not None:
             serve_manifest(self._host, self._parts.manifest.body)
+        self._exchange.serve()
         self._addresses = tuple(await self._host.list_addresses())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._host.watch())
