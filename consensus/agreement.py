@@ -120,8 +120,7 @@ def compute_layer_scores(
     rows = sorted(reviewed, key=lambda answer: answer.node_id) + sound
     votes = choose_votes(rows, voiceless)
     if not votes:
-        judged = tuple(_score_invalid(answer) for answer in ordered)
-        return LayerScores(Verdict.EMPTY, 0, judged)
+        return _judge_without_votes(ordered, sound)
     outputs = np.stack([quantise(answer, params, scale) for answer in rows])
     residuals = compute_residuals(outputs, votes, params)
     speakers = [row for row in votes if row < len(reviewed)]
@@ -139,7 +138,9 @@ def compute_layer_scores(
         verdict,
         len(votes),
         scored,
-        frozenset(rows[row].node_id for row in find_backed(outputs, speakers, params)),
+        frozenset(
+            rows[row].node_id for row in find_backed(outputs[: len(reviewed)], speakers, params)
+        ),
         frozenset(
             answer.node_id for answer in ordered if agreement.is_refuted(places.get(answer.node_id))
         ),
@@ -172,12 +173,15 @@ def choose_votes(answers: Sequence[Answer], voiceless: Collection[SubnetNodeId])
 def find_backed(
     outputs: NDArray[np.int64], references: Sequence[int], params: ConsensusParams
 ) -> list[int]:
-    """Return the reference rows within tau of more than half of them, whatever the hosters say."""
-    if len(references) < params.min_references:
+    """Return the rows within tau of more than half of ``references``, whatever the hosters say.
+
+    ``outputs`` are the validators' rows; ``references`` are those that vote, one per coldkey.
+    """
+    if not references:
         return []
     residuals = compute_residuals(outputs, references, params)
     valid = _Agreement(residuals, references, references, params).valid
-    return [row for row in references if valid[row]]
+    return [int(row) for row in np.flatnonzero(valid)]
 
 
 def quantise(answer: Answer, params: ConsensusParams, scale: int = 0) -> NDArray[np.int64]:
@@ -302,6 +306,19 @@ def _score_candidate(
     abstains = verdict is Verdict.ABSTAIN
     refusal = Reason.NO_MAJORITY if abstains else Reason.OUTSIDE_TOLERANCE
     return AnswerScore(answer.node_id, refusal, None, Score(0))
+
+
+def _judge_without_votes(ordered: Sequence[Answer], sound: Sequence[Answer]) -> LayerScores:
+    """Return the judgement of a layer without a vote: no sound vector, or none that has a voice."""
+    verdict = Verdict.ABSTAIN if sound else Verdict.EMPTY
+    unheard = {answer.node_id for answer in sound}
+    judged = tuple(
+        AnswerScore(answer.node_id, Reason.NO_MAJORITY, None, Score(0))
+        if answer.node_id in unheard
+        else _score_invalid(answer)
+        for answer in ordered
+    )
+    return LayerScores(verdict, 0, judged)
 
 
 def _score_invalid(answer: Answer) -> AnswerScore:

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 from consensus.errors import ProposalMismatch
 from consensus.naming import Naming
-from consensus.protocol_params import ConsensusParams
 from consensus.report import EpochReport
-from consensus.roster import Roster
 from consensus.submission import Submission
-from consensus.types import NodeClass, Score, SubnetNodeId
+from consensus.types import SCORE_ONE, Score, SubnetNodeId
 
 
 def check_proposal(
@@ -48,15 +46,36 @@ def check_naming(own: EpochReport, named: Naming) -> None:
             )
 
 
-def is_attested(submission: Submission, roster: Roster, params: ConsensusParams) -> bool:
-    """Whether enough Validator-class nodes of the proposal's epoch attested it.
+def check_queue_arguments(submission: Submission) -> None:
+    """Raise ProposalMismatch if the proposal names a queued node to activate first or to remove.
 
-    Enough are ``min_attestation_percent`` of them, as the pallet counts; the proposer is among
-    those that attested.
+    The chain obeys such a proposal once 87.5 % attest it, whatever its rows say; the protocol has
+    no rule by which a node could be named.
     """
-    voters = {node.node_id for node in roster.with_class(NodeClass.VALIDATOR)}
-    num_attested = len(submission.attested & voters)
-    return 100 * num_attested >= params.min_attestation_percent * len(voters)
+    for name in ("prioritize_queue_node_id", "remove_queue_node_id"):
+        node_id: SubnetNodeId | None = getattr(submission, name)
+        if node_id is not None:
+            raise ProposalMismatch(f"{name}: proposed node {node_id}, must be none")
+
+
+def compute_attestation_ratio(submission: Submission) -> int:
+    """Return attestations over voters as the chain counts them: fixed point, at most one.
+
+    Rounded down; 10**18 is one; 0 without voters. While the owner's emergency set lasts, the chain
+    divides by its size instead.
+    """
+    if not submission.voters:
+        return 0
+    return min(len(submission.attested) * SCORE_ONE // len(submission.voters), SCORE_ONE)
+
+
+def is_agreed(submission: Submission, *, min_attestation: int) -> bool:
+    """Whether the chain settles the proposal as agreed.
+
+    ``min_attestation`` is its MinAttestationPercentage (fixed point, 10**18 is one), read at the
+    block at which the question is asked, as the submission is.
+    """
+    return compute_attestation_ratio(submission) >= min_attestation
 
 
 def _describe(score: Score | None) -> str:

@@ -4,8 +4,11 @@ It is asked again at every head; what is done stands in the view and is not aske
 When the record of a duty may leave stands in ``consensus.phases``. The others:
 
     PublishChallenge  also: the elected node at once, other nodes from 10 % of the epoch on
-    ScoreEpoch        at every offset, of the previous epoch
-    Propose, Attest   before the last block: what is sent there lands in the next epoch
+    Propose, Attest   once the epoch's roster is known, which gives the rows, and before the last
+                      block: what is sent there lands in the next epoch
+    ReportEpoch       of the previous epoch, once this node has judged its proposal
+
+No duty depends on what this node saw before: what it missed is fetched when a proposal names it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import ClassVar
 
 from consensus.records import RecordKind
 from consensus.types import Epoch, NodeClass, Role
-from consensus.view import Attempts, EpochStatus, EpochView, Window
+from consensus.view import Attempts, EpochStatus, EpochView
 
 MAX_SUBMISSION_ATTEMPTS = 3
 """Extrinsics of one kind that a node sends in one epoch."""
@@ -41,6 +44,14 @@ class CommitOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitAudit:
+    """Compute the drawn layers, record commit and reveal, publish the commit."""
+
+    kind: ClassVar = RecordKind.AUDIT_COMMIT
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
 class RevealOutput:
     """Publish the recorded output reveal."""
 
@@ -49,18 +60,10 @@ class RevealOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class PublishSighting:
-    """Publish which records of others this node saw."""
+class RevealAudit:
+    """Publish the recorded audit reveal."""
 
-    kind: ClassVar = RecordKind.SIGHTING
-    epoch: Epoch
-
-
-@dataclass(frozen=True, slots=True)
-class CommitScores:
-    """Score the epoch's hosters, record commit and reveal, publish the commit."""
-
-    kind: ClassVar = RecordKind.SCORE_COMMIT
+    kind: ClassVar = RecordKind.AUDIT_REVEAL
     epoch: Epoch
 
 
@@ -73,17 +76,21 @@ class RevealScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Republish:
-    """Publish a recorded challenge, sighting or commit again: no replica has acknowledged it."""
+class PublishSighting:
+    """Publish which records this node saw, with the commitment to its scores.
 
-    kind: RecordKind
+    The reveal that opens the commitment is recorded with it.
+    """
+
+    kind: ClassVar = RecordKind.SIGHTING
     epoch: Epoch
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreEpoch:
-    """Score ``epoch``, which is over, and record the report."""
+class Republish:
+    """Publish a recorded record again: no replica has acknowledged it."""
 
+    kind: RecordKind
     epoch: Epoch
 
 
@@ -108,15 +115,22 @@ class Attest:
     is_first: bool
 
 
-_Making = PublishChallenge | CommitOutput | PublishSighting | CommitScores
+@dataclass(frozen=True, slots=True)
+class ReportEpoch:
+    """Record how ``epoch``, which is over, was scored, for people to read."""
+
+    epoch: Epoch
+
+
+_Making = PublishChallenge | CommitOutput | CommitAudit | PublishSighting
 """Duties to sign a record and publish it; without an acknowledgement they become Republish."""
-_Reveal = RevealOutput | RevealScores
-Duty = _Making | _Reveal | Republish | ScoreEpoch | Propose | Attest
+Reveal = RevealOutput | RevealAudit | RevealScores
+Duty = _Making | Reveal | Republish | Propose | Attest | ReportEpoch
 
 
 def get_lane(duty: Duty) -> Hashable:
     """Return what must not be worked on twice at once: the slot of a record, or the duty."""
-    if isinstance(duty, ScoreEpoch | Propose | Attest):
+    if isinstance(duty, Propose | Attest | ReportEpoch):
         return duty
     return duty.kind, duty.epoch
 
@@ -124,21 +138,34 @@ def get_lane(duty: Duty) -> Hashable:
 def compute_duties(view: EpochView) -> tuple[Duty, ...]:
     """Return what the node owes now, the quickest and most urgent first."""
     candidates = (
-        _compute_reveal(view, RevealOutput(view.epoch)),
-        _compute_reveal(view, RevealScores(view.previous_epoch)),
+        *list_reveals(view),
         *(_compute_making(view, *row) for row in _MAKINGS),
-        _compute_scoring(view),
+        _compute_named_list(view),
         _compute_propose(view),
         _compute_attest(view),
+        _compute_report(view),
     )
     return tuple(duty for duty in candidates if duty is not None)
 
 
-def _compute_reveal(view: EpochView, duty: _Reveal) -> Duty | None:
-    own = view.get_own(duty.kind, duty.epoch)
-    if own is None or own.is_acknowledged:
-        return None
-    return duty if view.schedule.is_departure(duty.kind, view.position.offset) else None
+def list_reveals(view: EpochView) -> tuple[Reveal, ...]:
+    """Return the recorded reveals to publish now; they wait for nothing else."""
+    candidates = (
+        RevealOutput(view.epoch),
+        RevealAudit(view.epoch),
+        RevealScores(view.previous_epoch),
+    )
+    return tuple(
+        duty
+        for duty in candidates
+        if view.schedule.is_departure(duty.kind, view.position.offset)
+        and _is_unacknowledged(view, duty.kind, duty.epoch)
+    )
+
+
+def _is_unacknowledged(view: EpochView, kind: RecordKind, epoch: Epoch) -> bool:
+    own = view.get_own(kind, epoch)
+    return own is not None and not own.is_acknowledged
 
 
 def _compute_making(
@@ -162,12 +189,8 @@ def _is_active(view: EpochView) -> bool:
     return view.status is EpochStatus.ACTIVE
 
 
-def _has_seen_outputs(view: EpochView) -> bool:
-    return _is_active(view) and view.has_observed(view.epoch, Window.COMMITS, Window.REVEALS)
-
-
 def _is_witness(view: EpochView) -> bool:
-    return view.has_class(NodeClass.VALIDATOR) and _has_seen_outputs(view)
+    return view.has_class(NodeClass.VALIDATOR) and _is_active(view)
 
 
 _Rule = Callable[[EpochView], bool]
@@ -175,17 +198,19 @@ _MAKINGS: tuple[tuple[type[_Making], _Rule, _Rule], ...] = (
     # Duty, which nodes publish such a record, which of them may sign it now.
     (PublishChallenge, _is_challenger, lambda view: not view.is_challenge_seen),
     (CommitOutput, lambda view: view.role is Role.HOSTER, _is_active),
+    (
+        CommitAudit,
+        lambda view: view.role is Role.VALIDATOR,
+        lambda view: view.has_auditor and _is_active(view),
+    ),
     (PublishSighting, lambda view: True, _is_witness),
-    (CommitScores, lambda view: view.role is Role.VALIDATOR, _has_seen_outputs),
 )
 
 
-def _compute_scoring(view: EpochView) -> ScoreEpoch | None:
-    """Every node scores, whatever its role, so that its operator can see the reasons."""
-    previous = view.previous_epoch
-    if view.is_previous_reported or not view.is_scored(previous):
-        return None
-    return ScoreEpoch(previous) if _can_score_previous(view) else None
+def _compute_named_list(view: EpochView) -> Duty | None:
+    """Publish the list of this node's proposal until a replica holds it."""
+    is_owed = _is_unacknowledged(view, RecordKind.NAMED_LIST, view.epoch)
+    return Republish(RecordKind.NAMED_LIST, view.epoch) if is_owed else None
 
 
 def _compute_propose(view: EpochView) -> Duty | None:
@@ -197,7 +222,7 @@ def _compute_attest(view: EpochView) -> Duty | None:
     submission = view.submission
     is_owed = (
         submission is not None
-        and not view.is_attestation_refused
+        and view.epoch not in view.refused
         and view.node_id not in submission.attested | {submission.proposer}
         and view.has_class(NodeClass.VALIDATOR)
     )
@@ -207,9 +232,9 @@ def _compute_attest(view: EpochView) -> Duty | None:
 def _compute_submission(
     view: EpochView, duty_type: type[Propose | Attest], attempts: Attempts
 ) -> Duty | None:
-    """Return the duty if this node can judge the previous epoch, and its extrinsic lands here."""
+    """Return the duty once the rosters that it needs are known, while its extrinsic lands here."""
     is_scored = view.is_scored(view.previous_epoch)
-    is_known = _can_score_previous(view) if is_scored else view.roster is not None
+    is_known = view.roster is not None and (not is_scored or view.previous_roster is not None)
     is_last_block = view.position.offset >= view.position.length - 1
     if is_scored is None or not is_known or is_last_block or not view.has_hotkey:
         return None
@@ -218,25 +243,26 @@ def _compute_submission(
     return duty_type(view.epoch, view.previous_epoch, is_first=not is_scored)
 
 
-def _can_score_previous(view: EpochView) -> bool:
-    is_known = view.previous_roster is not None and view.is_previous_settled
-    return is_known and has_seen_epoch(view, view.previous_epoch)
-
-
-def has_seen_epoch(view: EpochView, epoch: Epoch) -> bool:
-    """Whether this node was up whenever something that counts for ``epoch`` had to be seen.
-
-    The score reveals of ``epoch`` open score commits of the epoch before it, if that was scored,
-    and a node that committed outputs there is paid as a hoster only.
-    """
-    before = Epoch(epoch - 1)
-    commits = (Window.COMMITS, Window.SCORES)
-    has_commits = view.is_scored(before) is False or view.has_observed(before, *commits)
-    return has_commits and view.has_observed(epoch, *Window)
-
-
 def _may_send(view: EpochView, attempts: Attempts) -> bool:
     if attempts.count == 0:
         return True
     waited = view.position.block - attempts.last_block
     return attempts.count < MAX_SUBMISSION_ATTEMPTS and waited >= RESEND_AFTER_BLOCKS
+
+
+def _compute_report(view: EpochView) -> ReportEpoch | None:
+    """Every node reports, whatever its role, so that its operator can see the reasons."""
+    previous = view.previous_epoch
+    is_known = view.roster is not None and view.previous_roster is not None
+    if view.is_previous_reported or not view.is_scored(previous) or not is_known:
+        return None
+    return ReportEpoch(previous) if _has_judged(view) else None
+
+
+def _has_judged(view: EpochView) -> bool:
+    """Whether this node will learn nothing more about how the previous epoch is scored."""
+    submission = view.submission
+    is_judge = view.has_hotkey and view.has_class(NodeClass.VALIDATOR)
+    has_attested = submission is not None and view.node_id in submission.attested
+    is_late = view.position.offset > view.schedule.attestation_deadline
+    return has_attested or view.epoch in view.refused or is_late or not is_judge

@@ -42,7 +42,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from consensus.agreement import Answer
-from consensus.audit import Reference, collect_references
+from consensus.audit import Reference, collect_references, draw_layers
 from consensus.commitment import compute_tag
 from consensus.errors import Reason
 from consensus.evidence import (
@@ -59,7 +59,7 @@ from consensus.report import EpochReport
 from consensus.roster import Roster
 from consensus.rows import compute_rows
 from consensus.scoring import compute_accuracies, compute_hoster_scores, pay_validators
-from consensus.types import Score, SubnetNodeId
+from consensus.types import NodeClass, Score, SubnetNodeId
 
 
 def score_epoch(facts: EpochFacts, next_roster: Roster, params: ConsensusParams) -> EpochReport:
@@ -71,11 +71,11 @@ def score_epoch(facts: EpochFacts, next_roster: Roster, params: ConsensusParams)
         outputs.hosters,
         shape=facts.shape,
         params=params,
-        references=_group_by_layer(references),
+        references=_group_by_layer(references, facts, params),
         probation=facts.probation,
         unpaid=unpaid,
     )
-    evidence = collect_score_evidence(facts, hosters=outputs.accepted)
+    evidence = collect_score_evidence(facts, hosters=outputs.accepted | facts.probation.keys())
     validators = pay_validators(
         compute_accuracies(evidence, reveal_hashes=find_reveal_hashes(facts), params=params),
         coldkeys=_map_coldkeys(facts),
@@ -118,14 +118,14 @@ def score_nothing(
 ) -> EpochReport:
     """Return the report of an epoch of which no work can be scored: every row is 0.
 
-    The chain elected no validator in it, or too few of its sightings can be had. Nobody counts as
+    The chain elected no validator in it, or too few of its sightings can be had. No node counts as
     silent, and ``probation`` goes on: the epochs left before the roster's epoch, by node.
     """
     everybody = {node.node_id for node in next_roster.nodes}
     return EpochReport(
         epoch=roster.epoch,
         seed=seed,
-        probation=carry_probation(probation, epochs=1),
+        probation=carry_probation(probation, roster, epochs=1),
         rows=compute_rows(
             roster, next_roster, present=everybody, left_out=probation.keys(), scores={}
         ),
@@ -137,7 +137,8 @@ def compute_score_rows(
 ) -> tuple[ScoreRow, ...]:
     """Return what a validator commits to in its sighting: its scores of the epoch's hosters.
 
-    ``facts`` are what it saw itself. The totals are those before shares are divided, because they
+    ``facts`` are what it saw itself. There is a row for each reveal, sorted by node id, with 0 for
+    one that nothing was committed to. The totals are those before shares are divided, because they
     move little when validators saw different records.
     """
     outputs = collect_output_evidence(facts)
@@ -146,16 +147,17 @@ def compute_score_rows(
         outputs.hosters,
         shape=facts.shape,
         params=params,
-        references=_group_by_layer(references),
+        references=_group_by_layer(references, facts, params),
         probation=facts.probation,
     )
+    totals = {report.node_id: report.total for report in hosters.reports}
     rows = []
-    for report in hosters.reports:
-        reveal = facts.records.get((RecordKind.OUTPUT_REVEAL, facts.epoch, report.node_id))
+    for node in facts.roster.with_class(NodeClass.INCLUDED):
+        reveal = facts.records.get((RecordKind.OUTPUT_REVEAL, facts.epoch, node.node_id))
         if reveal is not None:
             tag = compute_tag(validator, reveal.record_hash)
-            rows.append(ScoreRow(report.node_id, report.total, tag))
-    return tuple(rows)
+            rows.append(ScoreRow(node.node_id, totals.get(node.node_id, Score(0)), tag))
+    return tuple(sorted(rows))
 
 
 def _collect_references(
@@ -174,12 +176,16 @@ def _collect_references(
     )
 
 
-def _group_by_layer(references: Sequence[Reference]) -> dict[int, list[Answer]]:
-    grouped: dict[int, list[Answer]] = {}
-    for reference in references:
-        for layer, answer in reference.answers.items():
-            grouped.setdefault(layer, []).append(answer)
-    return grouped
+def _group_by_layer(
+    references: Sequence[Reference], facts: EpochFacts, params: ConsensusParams
+) -> dict[int, list[Answer]]:
+    """Return the answers to each drawn layer, also to one that no validator answered."""
+    if facts.draw is None:
+        return {}
+    return {
+        layer: [reference.answers[layer] for reference in references if layer in reference.answers]
+        for layer in draw_layers(facts.draw, facts.shape, params)
+    }
 
 
 def _judge_audits(

@@ -134,8 +134,8 @@ def collect_score_evidence(
 ) -> tuple[ValidatorEvidence, ...]:
     """Open the score reveals of the epoch before, which leave in the REVEAL phase of this one.
 
-    Their commitments stand in the accepted sightings of the epoch before. ``hosters`` committed to
-    outputs in this epoch and are paid for that role only.
+    Their commitments stand in the accepted sightings of the epoch before. ``hosters`` are paid for
+    no scores: they committed to outputs in this epoch, or are on probation.
     """
     if facts.previous is None:
         return ()
@@ -180,12 +180,15 @@ def find_present(
 
 def find_reveal_hashes(facts: EpochFacts) -> dict[SubnetNodeId, bytes]:
     """Return the whole hash of each accepted output reveal of the epoch before."""
-    before = None if facts.previous is None else facts.previous.epoch
-    return {
-        node_id: envelope.record_hash
-        for (kind, epoch, node_id), envelope in facts.records.items()
-        if kind is RecordKind.OUTPUT_REVEAL and epoch == before
-    }
+    if facts.previous is None:
+        return {}
+    hashes = {}
+    for node in facts.previous.with_class(NodeClass.INCLUDED):
+        slot = (RecordKind.OUTPUT_REVEAL, facts.previous.epoch, node.node_id)
+        reveal = facts.records.get(slot)
+        if reveal is not None:
+            hashes[node.node_id] = reveal.record_hash
+    return hashes
 
 
 def _accept_commit(commit: Envelope, facts: EpochFacts) -> OutputCommit:

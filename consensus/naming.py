@@ -72,10 +72,15 @@ def encode_args(naming: Naming, roster: Roster) -> bytes:
     """Return the canonical ``args``; ``roster`` is that of the scored epoch.
 
     The version, the two hashes, the size of the roster (u16), a bit of each node for ``unpaid``,
-    and four bits of each node for ``probation``, by position in the roster.
+    and four bits of each node for ``probation``, by position in the roster. Raises ValueError for
+    a node beyond the roster, or for more epochs than four bits hold: ours, never a peer's.
     """
     places = _list_positions(roster)
     size = len(places)
+    if not naming.unpaid | naming.probation.keys() <= places.keys():
+        raise ValueError("unpaid hosters and nodes on probation are in the roster")
+    if not all(1 <= left <= MAX_PROBATION for left in naming.probation.values()):
+        raise ValueError(f"probation lasts 1 to {MAX_PROBATION} epochs")
     unpaid = encode_bitmap({places[node_id] for node_id in naming.unpaid}, size)
     nibbles = sum(left << 4 * places[node_id] for node_id, left in naming.probation.items())
     header = _ARGS_HEADER.pack(ARGS_VERSION, naming.list_hash, naming.accepted_hash, size)
@@ -91,6 +96,8 @@ def decode_args(raw: bytes | None, roster: Roster) -> Naming:
     if len(raw) < _ARGS_HEADER.size or raw[0] != ARGS_VERSION:
         raise ProposalMismatch(f"args: not of version {ARGS_VERSION}")
     _, list_hash, accepted_hash, named_size = _ARGS_HEADER.unpack_from(raw)
+    if (list_hash == NOTHING_NAMED) != (accepted_hash == NOTHING_NAMED):
+        raise ProposalMismatch("args: one of the two hashes is missing")
     if named_size != size:
         raise ProposalMismatch(f"args: a roster of {named_size} nodes, not {size}")
     if len(raw) != _ARGS_HEADER.size + bits + nibbles:
@@ -103,7 +110,9 @@ def decode_args(raw: bytes | None, roster: Roster) -> Naming:
     packed = int.from_bytes(raw[end:], "little")
     if packed >> 4 * size:
         raise ProposalMismatch("args: probation of a node beyond the roster")
-    left = {node.node_id: packed >> 4 * place & 15 for place, node in enumerate(roster.nodes)}
+    left = {
+        node.node_id: packed >> 4 * place & MAX_PROBATION for place, node in enumerate(roster.nodes)
+    }
     return Naming(
         list_hash,
         accepted_hash,
@@ -195,10 +204,17 @@ def find_unpaid(sightings: Collection[Sighting], roster: Roster) -> frozenset[Su
 
 
 def carry_probation(
-    probation: Mapping[SubnetNodeId, int], *, epochs: int
+    probation: Mapping[SubnetNodeId, int], roster: Roster | None = None, *, epochs: int
 ) -> dict[SubnetNodeId, int]:
-    """Return the epochs left after ``epochs`` further ones, of the nodes that have any left."""
-    return {node_id: left - epochs for node_id, left in probation.items() if left > epochs}
+    """Return the epochs left after ``epochs`` further ones, of the nodes that have any left.
+
+    With a ``roster``, nodes that have left it are forgotten: they have no place in ``args``.
+    """
+    return {
+        node_id: left - epochs
+        for node_id, left in probation.items()
+        if left > epochs and (roster is None or roster.get_by_id(node_id) is not None)
+    }
 
 
 def continue_probation(
@@ -210,11 +226,10 @@ def continue_probation(
     params: ConsensusParams,
 ) -> dict[SubnetNodeId, int]:
     """Return the epochs left after the roster's epoch; ``before`` are those left before it."""
-    left = carry_probation(before, epochs=1)
+    left = carry_probation(before, roster, epochs=1)
     for node_id in withheld:
         left[node_id] = max(left.get(node_id, 0), params.withheld_epochs)
-    left |= dict.fromkeys(refuted, params.probation_epochs)
-    return {node.node_id: left[node.node_id] for node in roster.nodes if node.node_id in left}
+    return left | dict.fromkeys(refuted, params.probation_epochs)
 
 
 def _list_positions(roster: Roster) -> dict[SubnetNodeId, int]:

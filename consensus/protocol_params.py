@@ -63,9 +63,6 @@ class ConsensusParams:
     tolerance_bits: int = 12
     """tau = d0 = 2**-12: validity radius and half-score distance."""
 
-    min_attestation_percent: int = 66
-    """MinAttestationPercentage of the pallet: a proposal with fewer attestations does not count."""
-
     max_clock_skew_s: int = 30
     max_layer_range: int = 1024
 

@@ -1,7 +1,8 @@
-"""Which records a node reads at a head, and which windows it has observed by that.
+"""Which records a node reads at a head.
 
 A record proves who signed what, not when. So every node reads all records that may count,
-while they may count, and notes the head. A record is write-once: what was seen is not read again.
+while they may count, and notes the head: that is what its sighting will say. A record is
+write-once: what was seen is not read again.
 """
 
 from __future__ import annotations
@@ -10,19 +11,12 @@ from dataclasses import dataclass
 
 from consensus.evidence import TimedRecords
 from consensus.phases import Schedule
-from consensus.records import RecordKind
+from consensus.records import NO_SCORES, RecordKind, read_score_commitment
 from consensus.roster import Roster
 from consensus.types import Epoch, NodeClass, SubnetNodeId
-from consensus.view import Window
 from keys.peer import PeerId
 
-WINDOW_MARGIN_GRACES = 4
-"""A node observed a window if it read the records this many graces before its end, or later."""
-_WINDOW_KINDS = {
-    Window.COMMITS: RecordKind.OUTPUT_COMMIT,
-    Window.REVEALS: RecordKind.OUTPUT_REVEAL,
-    Window.SCORES: RecordKind.SCORE_COMMIT,
-}
+_REVEALS = (RecordKind.OUTPUT_REVEAL, RecordKind.AUDIT_REVEAL, RecordKind.SCORE_REVEAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +55,14 @@ def compute_wanted(view: ReadingView) -> tuple[Wanted, ...]:
 def is_urgent(schedule: Schedule, offset: int) -> bool:
     """Whether to read between heads too: a record that arrives now may be late at the next head.
 
-    Reveals have a short window. Commits have a long one, but those that leave in its last
+    Reveals have a short window. Commits have a longer one, but those that leave in its last
     moment travel in the grace before the cut-off, and all nodes should see them in time.
     """
-    scores = schedule.windows[RecordKind.SCORE_COMMIT]
-    cut_offs = (schedule.reveal_start, scores.leaves_from, scores.counts_until)
-    is_last_grace = any(cut_off - schedule.grace <= offset < cut_off for cut_off in cut_offs)
-    return is_last_grace or schedule.is_read(RecordKind.OUTPUT_REVEAL, offset)
-
-
-def compute_observed(schedule: Schedule, *, began_at: int, ended_at: int) -> frozenset[Window]:
-    """Return the windows that a reading from offset ``began_at`` to ``ended_at`` covers."""
-    observed = set()
-    for window, kind in _WINDOW_KINDS.items():
-        times = schedule.windows[kind]
-        start = times.counts_until - WINDOW_MARGIN_GRACES * schedule.grace
-        seen_at = compute_seen_offset(kind, began_at=began_at, ended_at=ended_at)
-        if max(start, times.leaves_from) <= seen_at < times.counts_until:
-            observed.add(window)
-    return frozenset(observed)
+    windows = [window for kind, window in schedule.windows.items() if _is_awaited(kind)]
+    is_last_grace = any(
+        window.counts_until - schedule.grace <= offset < window.counts_until for window in windows
+    )
+    return is_last_grace or any(schedule.is_read(kind, offset) for kind in _REVEALS)
 
 
 def compute_seen_offset(kind: RecordKind, *, began_at: int, ended_at: int) -> int:
@@ -89,8 +72,12 @@ def compute_seen_offset(kind: RecordKind, *, began_at: int, ended_at: int) -> in
     reveals by the head at which it began, because theirs only closes the set, and a slow
     reading is not the author's fault.
     """
-    is_reveal = kind in (RecordKind.OUTPUT_REVEAL, RecordKind.SCORE_REVEAL)
-    return began_at if is_reveal else ended_at
+    return began_at if kind in _REVEALS else ended_at
+
+
+def _is_awaited(kind: RecordKind) -> bool:
+    """Whether sightings list records of this kind, so that the moment matters."""
+    return kind not in (RecordKind.CHALLENGE, RecordKind.NAMED_LIST)
 
 
 def _list_missing(view: ReadingView, kind: RecordKind) -> list[Wanted]:
@@ -112,26 +99,41 @@ def _list_missing(view: ReadingView, kind: RecordKind) -> list[Wanted]:
 def _list_authors(view: ReadingView, kind: RecordKind) -> frozenset[SubnetNodeId]:
     """Return the nodes whose record of this kind can count or tell why it does not."""
     roster, sightings = view.roster, view.sightings
+    nodes = frozenset(node.node_id for node in roster.nodes)
     match kind:
         case RecordKind.CHALLENGE if view.is_challenge_seen:
             return frozenset()
+        # A node that was down while commits travelled looks for all reveals.
         case RecordKind.OUTPUT_REVEAL:
-            return _list_seen(sightings, RecordKind.OUTPUT_COMMIT)
-        case RecordKind.SCORE_REVEAL:
-            return _list_seen(view.previous_sightings, RecordKind.SCORE_COMMIT)
+            return _list_seen(sightings, RecordKind.OUTPUT_COMMIT) or nodes
+        case RecordKind.AUDIT_REVEAL:
+            return _list_seen(sightings, RecordKind.AUDIT_COMMIT) or _list_auditors(view)
+        case RecordKind.AUDIT_COMMIT:
+            return _list_auditors(view)
         case RecordKind.SIGHTING:
-            # Only nodes of class Validator attest, so only they must agree on what was seen.
-            return frozenset(node.node_id for node in roster.with_class(NodeClass.VALIDATOR))
-    nodes = frozenset(node.node_id for node in roster.nodes)
-    if kind is not RecordKind.SCORE_COMMIT:
-        return nodes
-    # Hosters are paid for hosting only, so their score commits are not read.
-    return nodes - {
+            return _list_validators(roster)
+        case RecordKind.SCORE_REVEAL if view.previous_roster is not None:
+            return _list_validators(view.previous_roster) - _list_without_scores(view)
+    return nodes
+
+
+def _list_auditors(view: ReadingView) -> frozenset[SubnetNodeId]:
+    """Return the nodes that may audit. Hosters are paid for hosting only."""
+    nodes = frozenset(node.node_id for node in view.roster.nodes)
+    return nodes - _list_seen(view.sightings, RecordKind.OUTPUT_COMMIT)
+
+
+def _list_without_scores(view: ReadingView) -> frozenset[SubnetNodeId]:
+    """Return the nodes whose sighting of the epoch before was seen and promises no scores."""
+    return frozenset(
         node_id
-        for (seen_kind, node_id), seen in sightings.items()
-        if seen_kind is RecordKind.OUTPUT_COMMIT
-        and view.schedule.is_on_time(seen_kind, seen.seen_at - roster.first_block)
-    }
+        for (kind, node_id), seen in view.previous_sightings.items()
+        if kind is RecordKind.SIGHTING and read_score_commitment(seen.envelope.body) == NO_SCORES
+    )
+
+
+def _list_validators(roster: Roster) -> frozenset[SubnetNodeId]:
+    return frozenset(node.node_id for node in roster.with_class(NodeClass.VALIDATOR))
 
 
 def _list_seen(sightings: TimedRecords, kind: RecordKind) -> frozenset[SubnetNodeId]:

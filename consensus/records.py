@@ -24,6 +24,7 @@ MAX_VECTOR_SIZE = FLOAT_SIZE * MAINNET.max_vector_coordinates
 """Bytes of one revealed vector: 256 float32 values."""
 MAX_NODES = 1024
 """Nodes of one roster; the chain knows 256 a subnet."""
+MAX_NODE_ID = 2**32 - 1
 MAX_AUDITED_LAYERS = 16
 NAME_SIZE = 16
 """A sighting names a record by so many first bytes of its hash."""
@@ -292,6 +293,8 @@ def encode_score_rows(rows: Sequence[ScoreRow]) -> bytes:
     ids = [row.node_id for row in rows]
     if ids != sorted(set(ids)) or len(ids) > MAX_NODES:
         raise ValueError(f"at most {MAX_NODES} score rows, sorted by node id, each id once")
+    if any(not 0 <= node_id <= MAX_NODE_ID for node_id in ids):
+        raise ValueError(f"a node id is at most {MAX_NODE_ID}")
     if any(not 0 <= row.total <= MAX_TOTAL or len(row.tag) != TAG_SIZE for row in rows):
         raise ValueError(f"a total is at most {MAX_TOTAL}, and a tag has {TAG_SIZE} bytes")
     return b"".join(
@@ -387,6 +390,11 @@ def decode_sighting(raw: bytes) -> Sighting:
         previous = (code, position)
     failed = decode_bitmap(raw[end:], num_nodes)
     return Sighting(commitment, num_nodes, tuple(seen), failed)
+
+
+def read_score_commitment(raw: bytes) -> bytes:
+    """Return the score commitment of an encoded sighting without parsing the rest."""
+    return raw[:HASH_SIZE]
 
 
 def encode_named_list(named: NamedList) -> bytes:

@@ -158,9 +158,9 @@ def compute_hoster_scores(
 ) -> HosterScores:
     """Score every hoster of an epoch: the sum of its shares over the layers it serves.
 
-    ``references`` are the validators' answers to each drawn layer. Nodes on ``probation`` have no
-    vote and no pay; ``unpaid`` hosters have no pay. Raises ValueError if one node appears twice,
-    or with another number of vectors than it owes.
+    ``references`` are the validators' answers to each drawn layer, none where no validator answered
+    it. Nodes on ``probation`` have no vote and no pay; ``unpaid`` hosters have no pay. Raises
+    ValueError if one node appears twice, or with another number of vectors than it owes.
     """
     _check_evidence(evidence, shape)
     drawn = references or {}
@@ -169,17 +169,12 @@ def compute_hoster_scores(
         layer: _judge_layer(evidence, layer, shape, params, answers, voiceless)
         for layer, answers in drawn.items()
     }
-    refuted = frozenset(
-        node_id
-        for judged in first.values()
-        for node_id in judged.refuted
-        if not _is_withheld(evidence, node_id)
-    )
     withheld = frozenset(
         hoster.node_id
         for hoster in evidence
         if hoster.refusal is not None and set(_compute_owed(hoster, shape)) & drawn.keys()
     )
+    refuted = frozenset().union(*[judged.refuted for judged in first.values()]) - withheld
     penalties = (
         dict.fromkeys(unpaid, Reason.NOT_SERVING)
         | dict.fromkeys(withheld, Reason.WITHHELD)
@@ -228,20 +223,17 @@ def compute_accuracies(
 ) -> tuple[ValidatorReport, ...]:
     """Return how many of each validator's rows are right, sorted by node id; nothing is paid yet.
 
-    ``reveal_hashes`` are those of the accepted output reveals that the scores are about. A row is
-    expected for each hoster with a non-zero median of the totals, one vote per coldkey; with fewer
-    than ``min_score_votes`` votes, for each accepted reveal. It is right if its tag names the
-    accepted reveal and its total is near the median. A non-zero row that nobody expects is wrong.
-    Raises ValueError if one validator appears twice.
+    ``reveal_hashes`` are those of the accepted output reveals that the scores are about; no other
+    row is judged, because what some saw and others did not is no validator's fault. A row has a
+    vote if its tag names the accepted reveal, one per coldkey. A row is expected for each reveal
+    whose lower median of the votes is above 0; with fewer than ``min_score_votes`` votes, for each.
+    It is right if its tag is, and its total is near the median, if there is one. A non-zero row
+    whose median is 0 is wrong. Raises ValueError if one validator appears twice.
     """
     ordered = sorted(evidence, key=lambda validator: validator.node_id)
     if len({validator.node_id for validator in ordered}) != len(ordered):
         raise ValueError("a validator reveals its scores once")
-    votes = _choose_score_votes(ordered)
-    if len(votes) < params.min_score_votes:
-        expected: dict[SubnetNodeId, Score | None] = dict.fromkeys(sorted(reveal_hashes))
-    else:
-        expected = dict(_compute_medians(votes))
+    expected = _compute_expected(_choose_score_votes(ordered), reveal_hashes, params)
     return tuple(
         ValidatorReport(
             validator.node_id,
@@ -308,10 +300,6 @@ def _compute_owed(hoster: HosterEvidence, shape: ModelShape) -> range:
         # A commit to layers that do not exist: its author earns 0, and scoring goes on.
         return range(0)
     return compute_owed_layers(hoster.layers, shape.num_layers)
-
-
-def _is_withheld(evidence: Sequence[HosterEvidence], node_id: SubnetNodeId) -> bool:
-    return any(hoster.node_id == node_id and hoster.refusal is not None for hoster in evidence)
 
 
 def _judge_layer(
@@ -398,18 +386,25 @@ def _choose_score_votes(ordered: Sequence[ValidatorEvidence]) -> list[ValidatorE
     return list(votes.values())
 
 
-def _compute_medians(
+def _compute_expected(
     votes: Sequence[ValidatorEvidence],
-) -> dict[SubnetNodeId, Score]:
-    """Return the lower median of the totals of each hoster that has one above 0."""
-    tables = [{row.node_id: row.total for row in vote.rows} for vote in votes]
-    named = sorted({node_id for table in tables for node_id in table})
-    middle = (len(votes) - 1) // 2
-    medians = {
-        node_id: sorted(table.get(node_id, Score(0)) for table in tables)[middle]
-        for node_id in named
-    }
-    return {node_id: median for node_id, median in medians.items() if median}
+    reveal_hashes: Mapping[SubnetNodeId, bytes],
+    params: ConsensusParams,
+) -> dict[SubnetNodeId, Score | None]:
+    """Return the median total of each expected row; None where too few votes make no median."""
+    totals: dict[SubnetNodeId, list[Score]] = {node_id: [] for node_id in sorted(reveal_hashes)}
+    for vote in votes:
+        for row in vote.rows:
+            reveal_hash = reveal_hashes.get(row.node_id)
+            if reveal_hash is not None and row.tag == compute_tag(vote.node_id, reveal_hash):
+                totals[row.node_id].append(row.total)
+    expected: dict[SubnetNodeId, Score | None] = {}
+    for node_id, voted in totals.items():
+        if len(voted) < params.min_score_votes:
+            expected[node_id] = None
+        elif median := sorted(voted)[(len(voted) - 1) // 2]:
+            expected[node_id] = median
+    return expected
 
 
 def _judge_rows(
@@ -422,15 +417,14 @@ def _judge_rows(
     own = {row.node_id: row for row in validator.rows}
     claimed = {row.node_id for row in validator.rows if row.total}
     reasons = []
-    for node_id in sorted(expected.keys() | claimed):
+    for node_id in sorted(expected.keys() | claimed & reveal_hashes.keys()):
         row, median = own.get(node_id), expected.get(node_id)
-        reveal_hash = reveal_hashes.get(node_id)
         refusal = None
         if node_id not in expected:
             refusal = Reason.OUTSIDE_TOLERANCE
         elif row is None:
             refusal = Reason.NOT_REVEALED
-        elif reveal_hash is None or row.tag != compute_tag(validator.node_id, reveal_hash):
+        elif row.tag != compute_tag(validator.node_id, reveal_hashes[node_id]):
             refusal = Reason.WRONG_TAG
         elif median is not None and not _is_near(row.total, median, params):
             refusal = Reason.OUTSIDE_TOLERANCE

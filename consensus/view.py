@@ -18,14 +18,6 @@ from consensus.types import BlockNumber, Epoch, EpochPosition, NodeClass, Role, 
 from keys.peer import PeerId
 
 
-class Window(Enum):
-    """A stretch of an epoch in which records must be seen to count."""
-
-    COMMITS = "commits"
-    REVEALS = "reveals"
-    SCORES = "scores"
-
-
 class EpochStatus(Enum):
     """Whether this node takes part in the present epoch, or why not."""
 
@@ -56,7 +48,7 @@ class Attempts:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionSeen:
-    """The epoch's proposal on chain, as far as duties need it."""
+    """An epoch's proposal on chain, as far as duties need it."""
 
     proposer: SubnetNodeId
     attested: frozenset[SubnetNodeId]
@@ -66,12 +58,12 @@ class SubmissionSeen:
 class EpochView:
     """One node's view at one head.
 
-    ``roster`` is None until the epoch's first block is final. ``observed`` holds the windows
-    during which this node was up and read the records. ``elections`` holds whom the chain
+    ``roster`` is None until the epoch's first block is final. ``elections`` holds whom the chain
     elected, None where it elected no node; an epoch that was not asked for is missing.
-    ``is_previous_settled`` is set once the previous epoch's final proposal was read (validators
-    are scored against it), ``is_previous_reported`` once its scores stand in the journal, and
-    ``is_attestation_refused`` once the proposal was compared and differs.
+    ``has_auditor`` says that the model's files are here. ``is_previous_settled`` is set once the
+    previous epoch's final proposal, ``previous_submission``, was read, ``is_previous_reported``
+    once its scores stand in the journal, and ``refused`` holds the epochs whose proposal was
+    compared and differs.
     """
 
     position: EpochPosition
@@ -80,6 +72,7 @@ class EpochView:
     node_id: SubnetNodeId
     peer_id: PeerId
     has_hotkey: bool
+    has_auditor: bool = False
     is_clock_right: bool = True
     is_stale: bool = False
     roster: Roster | None = None
@@ -87,11 +80,11 @@ class EpochView:
     elections: Mapping[Epoch, SubnetNodeId | None] = field(default_factory=dict)
     is_challenge_seen: bool = False
     own_records: tuple[OwnRecord, ...] = ()
-    observed: frozenset[tuple[Epoch, Window]] = frozenset()
     submission: SubmissionSeen | None = None
+    previous_submission: SubmissionSeen | None = None
     is_previous_settled: bool = False
     is_previous_reported: bool = False
-    is_attestation_refused: bool = False
+    refused: frozenset[Epoch] = frozenset()
     proposals_sent: Attempts = field(default_factory=Attempts)
     attestations_sent: Attempts = field(default_factory=Attempts)
 
@@ -109,16 +102,6 @@ class EpochView:
         return self.elections.get(self.epoch)
 
     @property
-    def own_node(self) -> RosterNode | None:
-        """This node in the epoch's roster, or in the last one while that is not known.
-
-        None too where the chain gives its id to another key.
-        """
-        roster = self.roster or self.previous_roster
-        node = None if roster is None else roster.get_by_id(self.node_id)
-        return node if node is not None and node.peer_id == self.peer_id else None
-
-    @property
     def status(self) -> EpochStatus:
         """Whether this node takes part in the epoch, or the first reason why not."""
         if self.is_stale:
@@ -132,9 +115,17 @@ class EpochView:
         return EpochStatus.ACTIVE if self.is_clock_right else EpochStatus.CLOCK_SKEW
 
     def has_class(self, wanted: NodeClass) -> bool:
-        """Whether this node is of at least this class in the epoch."""
-        node = self.own_node
+        """Whether this node is of at least this class in the epoch.
+
+        While the epoch's roster is not known, the last one is asked.
+        """
+        node = self.find_own(self.roster or self.previous_roster)
         return node is not None and node.has_class(wanted, self.epoch)
+
+    def find_own(self, roster: Roster | None) -> RosterNode | None:
+        """Return this node in a roster; None too where the chain gives its id to another key."""
+        node = None if roster is None else roster.get_by_id(self.node_id)
+        return node if node is not None and node.peer_id == self.peer_id else None
 
     def is_scored(self, epoch: Epoch) -> bool | None:
         """Whether work in ``epoch`` is scored: the chain elected a validator. None if not known."""
@@ -145,7 +136,3 @@ class EpochView:
     def get_own(self, kind: RecordKind, epoch: Epoch) -> OwnRecord | None:
         """Return what this node signed for a slot, if anything."""
         return next((r for r in self.own_records if r.kind is kind and r.epoch == epoch), None)
-
-    def has_observed(self, epoch: Epoch, *windows: Window) -> bool:
-        """Whether this node was up during all these windows of an epoch."""
-        return all((epoch, window) in self.observed for window in windows)

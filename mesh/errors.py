@@ -23,6 +23,11 @@ MeshError
     │   └── LayerNotOnDisk(layer) the files lack a layer that is to be audited
     ├── DeviceUnavailable   this machine cannot compute on the device that was named
     ├── ManifestMismatch    other weights or numbers than the subnet's
+    │   ├── NotCalibrated   a manifest that was made before challenges were calibrated
+    │   └── ManifestNotFound neither here nor with a peer
+    ├── MarginTooSmall      honest work and cheats at this model cannot be told apart safely
+    ├── CalibrationFailed   the measuring itself failed
+    ├── InexactArithmetic   this machine does not compute in float32 as others do
     └── LayerRangeOutsideModel
 """
 
@@ -170,6 +175,26 @@ class DeviceUnavailable(ModelError):
 
 class ManifestMismatch(ModelError):
     """The weights or numbers at hand are not the ones of the manifest."""
+
+
+class NotCalibrated(ManifestMismatch):
+    """The manifest states no scales and no margins: an earlier version made it."""
+
+
+class ManifestNotFound(ManifestMismatch):
+    """The manifest that the chain names is neither on this machine nor with a peer."""
+
+
+class MarginTooSmall(ModelError):
+    """A layer at which honest machines and cheats stand too near the tolerance."""
+
+
+class CalibrationFailed(ModelError):
+    """Calibration could not measure: a run of it failed, or a layer gives nothing to measure."""
+
+
+class InexactArithmetic(ModelError):
+    """This machine's float32 answers are off: narrower arithmetic is switched on somewhere."""
 
 
 class LayerRangeOutsideModel(ModelError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from consensus.phases import phase_at
 from consensus.roster import Roster
 from consensus.types import Epoch, SubnetId
 from keys.peer import PeerKey
+from mesh.p2p.config import RelayLimits
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.routing.directory import Directory
 from subnet.account.registration import find_subnet
@@ -77,12 +78,13 @@ class _Bootstrap:
         self._config = config
         self._service = service
         self._on_ready = on_ready
-        self._relay = make_relay_config(
+        relay = make_relay_config(
             config.key,
             host_maddrs=config.host_maddrs,
             announce_maddrs=config.announce_maddrs,
             initial_peers=config.initial_peers,
         )
+        self._relay = replace(relay, relay_service=RelayLimits())
         self._terms: SubnetTerms | None = None
         self._addresses: tuple[str, ...] = ()
         directory = config.data_dir / f"{ROLE}-{config.key.peer_id}"

@@ -94,6 +94,7 @@ class SubnetState:
             ),
             is_member=self.known_peers.is_known,
             admission=admission,
+            block_time_s=self.terms.block_time_s,
         )
 
 
@@ -104,7 +105,7 @@ def make_relay_config(
     announce_maddrs: tuple[str, ...],
     initial_peers: tuple[str, ...],
 ) -> HostConfig:
-    """Return a host that only introduces and relays: it keeps no records."""
+    """Return a host that only introduces peers to each other: it keeps no records."""
     return HostConfig(
         key=key,
         host_maddrs=modernise(host_maddrs),

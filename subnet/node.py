@@ -17,28 +17,35 @@ from typing import Any
 
 import structlog
 
-from consensus.challenge import ModelShape
 from consensus.phases import phase_at
 from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.types import Role
-from mesh.errors import MeshError
+from mesh.errors import ManifestNotFound, MeshError
+from mesh.model.auditor import Auditor
 from mesh.model.config import LayerSpan
+from mesh.model.manifest import ModelManifest
 from mesh.p2p.hivemind_host import HivemindHost
+from mesh.p2p.interface import Host
+from mesh.p2p.record_exchange import RecordExchange
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
 from mesh.routing.info import NetworkInfo
+from mesh.routing.manifest_exchange import serve_manifest
 from subnet.account.money import is_hotkey_funded
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.author import Author
 from subnet.epoch.context import NodeContext
 from subnet.epoch.loop import EpochLoop
-from subnet.epoch.observer import HeadHandled, NodeEvent, Observe, log_event
+from subnet.epoch.observer import HeadHandled, HeadSeen, NodeEvent, Observe, log_event
 from subnet.errors import ChainUnavailable, ConfigError
 from subnet.hosting.layer_choice import LayerChoice
+from subnet.hosting.manifest import fetch_manifest, find_manifest, keep_manifest, make_shape
+from subnet.hosting.relay_guard import RelayGuard
 from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
-from subnet.known_peers import fetch_bootnode_addresses
+from subnet.journal.journal import Journal
+from subnet.known_peers import KnownPeers, fetch_bootnode_addresses
 from subnet.network import (
     OnReady,
     SubnetOnChain,
@@ -57,6 +64,8 @@ from subnet.version import SOFTWARE
 
 CONNECT_PERIOD_S = 10.0
 DRAIN_S = 5.0
+MANIFEST_ROUNDS = 6
+MANIFEST_RETRY_S = 5.0
 EXTRINSICS_FILE = "extrinsics.sqlite"
 
 logger = structlog.get_logger(__name__)
@@ -90,6 +99,7 @@ class NodeParts:
     """What ``open_node`` opened, for the length of its block."""
 
     prepared: PreparedNode
+    manifest: ModelManifest | None
     subnet: SubnetOnChain
     chain: SubstrateChain
     extrinsics: ExtrinsicJournal
@@ -123,7 +133,7 @@ async def open_node(
                 subnet.terms,
                 key=prepared.key,
                 data_dir=prepared.data_dir,
-                shape=_get_shape(prepared),
+                shape=make_shape(prepared.model),
             )
         )
         gate = AccessGate(config.allow_file, config.deny_file, is_member=state.known_peers.is_node)
@@ -138,9 +148,11 @@ async def open_node(
         host = await stack.enter_async_context(
             HivemindHost.open(state.configure_host(relay, admission=gate.check))
         )
+        manifest = await obtain_manifest(prepared, subnet, host, state.known_peers)
         yield Node(
             NodeParts(
                 prepared=prepared,
+                manifest=manifest,
                 subnet=subnet,
                 chain=chain,
                 extrinsics=extrinsics,
@@ -153,9 +165,48 @@ async def open_node(
         )
 
 
-def _get_shape(prepared: PreparedNode) -> ModelShape:
-    model = prepared.model
-    return ModelShape(model.num_layers, model.hidden_size, model.vocab_size)
+async def obtain_manifest(
+    prepared: PreparedNode, subnet: SubnetOnChain, host: Host, known_peers: KnownPeers
+) -> ModelManifest | None:
+    """Return the manifest that the chain names: from this machine, or else from a peer.
+
+    None for a node without pay that does not have it. Raises ModelError.
+    """
+    wanted, folder = subnet.manifest_hash, prepared.folder
+    manifest = find_manifest(folder, manifest_hash=wanted, kept_in=prepared.data_dir)
+    if manifest is not None or prepared.config.unpaid:
+        return manifest
+    logger.info("asking peers for the manifest", manifest_hash=wanted.hex())
+    directory = Directory(host, network_id=subnet.terms.network_id)
+    for round_number in range(1 if prepared.config.new_swarm else MANIFEST_ROUNDS):
+        if round_number:
+            await asyncio.sleep(MANIFEST_RETRY_S)
+        peers = await directory.find_peers(known_peers.list_nodes())
+        manifest = await fetch_manifest(host, peers, wanted)
+        if manifest is not None:
+            keep_manifest(manifest, prepared.data_dir)
+            return manifest
+    raise ManifestNotFound(
+        f"the manifest {wanted.hex()} that the chain names is neither in {folder.path} "
+        "nor with a peer"
+    )
+
+
+def _open_auditor(prepared: PreparedNode) -> Auditor | None:
+    """Return what audits single layers of the model's files; None for a hoster or with --light."""
+    config = prepared.config
+    if config.role is Role.HOSTER or config.light:
+        return None
+    return Auditor(prepared.folder, prepared.model, device=config.device)
+
+
+def _find_record(journal: Journal, name: bytes) -> bytes | None:
+    """Return a record for a peer that names it by its hash, which tells nothing unpublished.
+
+    The hash of an own reveal that waits for its window covers a secret salt.
+    """
+    envelope = journal.find_by_name(name)
+    return None if envelope is None else envelope.to_bytes()
 
 
 async def find_initial_peers(chain: SubstrateChain, prepared: PreparedNode) -> tuple[str, ...]:
@@ -199,15 +250,20 @@ class Node:
             describe=self._describe,
         )
         self._server = self._make_server() if prepared.config.role is Role.HOSTER else None
+        self._relay_guard = None if self._server is None else self._make_relay_guard(self._server)
+        journal = parts.state.journal
+        self._exchange = RecordExchange(parts.host, lambda name: _find_record(journal, name))
+        self._auditor = _open_auditor(prepared)
         self._status = StatusFile(prepared.data_dir, self._get_facts)
         self._loop = EpochLoop(
             NodeContext(
                 author=Author(terms, prepared.key, prepared.node_id),
                 role=prepared.config.role,
-                shape=_get_shape(prepared),
-                journal=parts.state.journal,
+                shape=make_shape(prepared.model, parts.manifest),
+                journal=journal,
                 rosters=self._rosters,
                 store=parts.host.records,
+                peers=self._exchange,
                 reader=parts.chain,
                 writer=parts.chain if prepared.hotkey is not None else None,
                 run=parts.run,
@@ -215,6 +271,9 @@ class Node:
                 get_inference=lambda: (
                     None if self._server is None else self._server.get_inference()
                 ),
+                get_auditor=lambda: self._auditor,
+                # Probes are wired here.
+                list_failed_probes=lambda roster: frozenset(),
                 get_wall_time_s=time.time,
                 is_paid=not prepared.config.unpaid,
             )
@@ -226,6 +285,9 @@ class Node:
         What the journal holds is published while the model still loads.
         """
         self._directory.serve(self._describe_network)
+        if self._parts.manifest is not None:
+            serve_manifest(self._host, self._parts.manifest.body)
+        self._exchange.serve()
         self._addresses = tuple(await self._host.list_addresses())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._host.watch())
@@ -239,12 +301,23 @@ class Node:
                 self._go_online(on_ready)
             else:
                 tasks.create_task(self._server.run(lambda: self._go_online(on_ready)))
+            if self._relay_guard is not None:
+                tasks.create_task(self._relay_guard.run())
+
+    def _make_relay_guard(self, server: LayerServer) -> RelayGuard:
+        return RelayGuard(
+            self._terms,
+            make_shape(self._prepared.model),
+            reader=self._parts.chain,
+            rosters=self._rosters,
+            guard=server.guard,
+        )
 
     def _make_server(self) -> LayerServer:
         prepared, terms = self._prepared, self._terms
         return LayerServer(
-            LocalModel(prepared.config, prepared.folder, prepared.model, prepared.data_dir),
-            ServedModel(self._parts.subnet.manifest_hash, terms.params, terms.schedule),
+            LocalModel(prepared.config, prepared.folder, prepared.model),
+            ServedModel(self._parts.manifest, terms.params, terms.schedule),
             host=self._host,
             directory=self._directory,
             choice=LayerChoice(
@@ -338,6 +411,8 @@ class Node:
             )
 
     def _on_event(self, event: NodeEvent) -> None:
+        if isinstance(event, HeadSeen) and self._relay_guard is not None:
+            self._relay_guard.note_head(event.head)
         if isinstance(event, HeadHandled):
             self._on_head(event)
         self._parts.observe(event)
@@ -366,4 +441,5 @@ class Node:
             "block_time_s": self._terms.block_time_s,
             "taking_part": "unpaid" if config.unpaid else self._taking_part,
             "addresses": self._addresses,
+            "relays_refused": None if self._server is None else self._server.guard.refused,
         }

@@ -46,6 +46,9 @@ row then gets the same bits in a batch as alone, whatever else is being served.
 - A batch that raises on the thread is run again, each step alone. A step that raises alone fails
   its own session with Refused(FAILED); the other sessions get what they would have got without it.
   Peers decide what hidden states and tokens are, so no step may end the node.
+- A step whose hidden states are those of an open challenge fails its own session with
+  Refused(CHALLENGE_RELAYED); see mesh/inference/challenge_guard.py. Every path of hidden states to
+  the layers passes :func:`_run_batch`; only :meth:`Engine.run_tasks`, the node's own, does not.
 - A session whose ``follow`` raises fails in the same way.
 - A challenge that raises ends :meth:`Engine.serve`, and with it the node: its input is our own, so
   the engine itself is broken.
@@ -69,6 +72,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mesh.inference.accounts import OWN_ACCOUNT, Account
+from mesh.inference.challenge_guard import ChallengeGuard
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
 from mesh.inference.scheduler import CacheLedger, Scheduler, Work
@@ -182,9 +186,14 @@ class Engine:
     """Serves the layers of one shard. Use :meth:`open`."""
 
     def __init__(
-        self, runner: ShardRunner, executor: ThreadPoolExecutor, limits: EngineLimits
+        self,
+        runner: ShardRunner,
+        executor: ThreadPoolExecutor,
+        limits: EngineLimits,
+        guard: ChallengeGuard,
     ) -> None:
         self.limits = limits
+        self.guard = guard
         self._runner = runner
         self._buffer = HiddenBuffer(runner.weights.config.hidden_size, runner.weights.dtype)
         self._executor = executor
@@ -205,11 +214,12 @@ class Engine:
         limits: EngineLimits | None = None,
         threads: int = 1,
         deterministic: bool = False,
+        guard: ChallengeGuard | None = None,
     ) -> AsyncIterator[Engine]:
         """Load weights on the compute thread; :meth:`serve` must run while anything is asked.
 
-        ``threads`` are torch's; ``deterministic`` makes a row's bits independent of its batch.
-        Raises ModelError.
+        ``threads`` are torch's; ``deterministic`` makes a row's bits independent of its batch;
+        ``guard`` knows the challenges that are open. Raises ModelError.
         """
         limits = limits or EngineLimits()
         executor = ThreadPoolExecutor(
@@ -223,7 +233,7 @@ class Engine:
 
         try:
             runner = await asyncio.get_running_loop().run_in_executor(executor, build)
-            yield cls(runner, executor, limits)
+            yield cls(runner, executor, limits, guard or ChallengeGuard())
         finally:
             # The thread ends after the step it is in, which is short.
             executor.shutdown(wait=True, cancel_futures=True)
@@ -416,7 +426,8 @@ class Engine:
     ) -> None:
         """On the compute thread: run a batch, and continue it while nothing else is queued."""
         while True:
-            computed = zip(batch, _run_surely(self._runner, self._buffer, batch), strict=True)
+            ran = _run_surely(self._runner, self._buffer, batch, guard=self.guard)
+            computed = zip(batch, ran, strict=True)
             outputs, following = zip(*(_follow(*each) for each in computed), strict=True)
             going_on = [job for job in following if job is not None and job.session.is_open]
             if len(going_on) < len(batch) or self._scheduler.is_anything_waiting:
@@ -431,26 +442,34 @@ def _check_room(session: EngineSession, step: StepInput) -> None:
 
 
 def _run_surely(
-    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[_Job]
-) -> list[StepOutput | None]:
-    """Run a batch, or if that fails each step alone; None is a step that cannot be computed.
+    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[_Job], *, guard: ChallengeGuard
+) -> list[StepOutput | Refused]:
+    """Run a batch, or if that fails each step alone; Refused is a step that is not computed.
 
     What peers ask for must end neither the node nor the others' sessions; a broken engine ends
     the node by itself, at the next challenge, which is our own.
     """
     try:
-        return [*_run_batch(runner, buffer, batch)]
+        return [*_run_batch(runner, buffer, batch, guard=guard)]
+    except Refused as refused:
+        failure = refused
     except Exception:
         logger.exception("a batch of %d failed", len(batch))
+        failure = _make_failure()
     if len(batch) == 1:
-        return [None]
-    return [output for job in batch for output in _run_surely(runner, buffer, [job])]
+        logger.info("a step is refused: %s", failure)
+        return [failure]
+    return [out for job in batch for out in _run_surely(runner, buffer, [job], guard=guard)]
 
 
-def _follow(job: _Job, output: StepOutput | None) -> tuple[StepOutput | None, _Job | None]:
+def _make_failure() -> Refused:
+    return Refused(RefusalReason.FAILED, "the step could not be computed")
+
+
+def _follow(job: _Job, output: StepOutput | Refused) -> tuple[StepOutput | Refused, _Job | None]:
     """Count a computed step; return its output, and the job that follows it."""
-    if output is None:
-        return None, None
+    if isinstance(output, Refused):
+        return output, None
     job.session.length += job.step.rows
     try:
         step = None if job.step.follow is None else job.step.follow(output)
@@ -459,20 +478,20 @@ def _follow(job: _Job, output: StepOutput | None) -> tuple[StepOutput | None, _J
         _check_room(job.session, step)
     except Exception:
         logger.exception("what follows a step failed")
-        return None, None
+        return _make_failure(), None
     return output, replace(job, step=step, handed_over=time.perf_counter())
 
 
 def _hand_over(
     batch: Sequence[_Job],
-    outputs: Sequence[StepOutput | None],
+    outputs: Sequence[StepOutput | Refused],
     following: Sequence[_Job | None],
     done: asyncio.Future[list[_Job]],
 ) -> None:
     """On the event loop: answer the sessions that wait, pass on the steps that follow."""
     for job, output, next_job in zip(batch, outputs, following, strict=True):
-        if output is None:
-            _fail(job.future)
+        if isinstance(output, Refused):
+            _fail(job.future, output)
         elif next_job is None:
             _resolve(job.future, output)
     _resolve(done, [job for job in following if job is not None])
@@ -484,10 +503,10 @@ def _resolve(future: asyncio.Future[T], value: T) -> None:
         future.set_result(value)
 
 
-def _fail(future: asyncio.Future[StepOutput]) -> None:
+def _fail(future: asyncio.Future[StepOutput], refused: Refused) -> None:
     """Refuse, unless the one who asked has gone."""
     if not future.done():
-        future.set_exception(Refused(RefusalReason.FAILED, "the step could not be computed"))
+        future.set_exception(refused)
 
 
 def _prepare_thread(threads: int) -> None:
@@ -497,9 +516,12 @@ def _prepare_thread(threads: int) -> None:
 
 @torch.inference_mode()
 def _run_batch(
-    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[_Job]
+    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[_Job], *, guard: ChallengeGuard
 ) -> list[StepOutput]:
-    """One step on the compute thread: rows side by side through the layers, then tokens."""
+    """One step on the compute thread: rows side by side through the layers, then tokens.
+
+    Raises Refused(CHALLENGE_RELAYED), before anything leaves, if one of the steps relays.
+    """
     segments, first_row = [], 0
     for job in batch:
         session = job.session
@@ -507,12 +529,17 @@ def _run_batch(
         first_row += job.step.rows
     x = _read_rows(runner, buffer, [job.step for job in batch])
     span = batch[0].session.span
+    # Rows of token ids cannot be a challenge: they are the model's own embeddings.
+    suspicion = guard.suspect(span.start, x) if batch[0].step.hidden is not None else None
     hidden = runner.forward(x, segments, start=span.start, end=span.end)
     sampled = _sample(runner, hidden, batch, segments)
     logits = _compute_wanted_logits(runner, hidden, batch, segments)
     is_last = span.end == runner.weights.config.num_layers
     if not is_last:
         buffer.write(hidden)
+    # Asked after the layers: a GPU would have to wait for the answer before it goes on.
+    if suspicion is not None:
+        guard.check(suspicion, span.start)
     scores = [
         _score(runner, hidden[segment.first_row : segment.first_row + segment.rows], job.step)
         for job, segment in zip(batch, segments, strict=True)

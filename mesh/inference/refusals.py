@@ -21,6 +21,8 @@ class RefusalReason(StrEnum):
     HOP_LOST = "hop_lost"
     TIMEOUT = "timeout"
     FAILED = "failed"
+    CHALLENGE_RELAYED = "challenge_relayed"
+    """The hidden states are those of an open challenge; see mesh/inference/challenge_guard.py."""
 
     CONTEXT_OVERFLOW = "context_overflow"
     TOKEN_OUT_OF_RANGE = "token_out_of_range"

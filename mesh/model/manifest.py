@@ -1,8 +1,8 @@
 """The model manifest: what all hosters of one subnet must serve, bit for bit.
 
 Canonical JSON of the model's name and revision, its architecture numbers, the SHA-256 of
-every weight tensor, and the protocol's constants, which the caller passes in. Its hash is
-part of the network id, so nodes of another model never meet.
+every weight tensor, the protocol's constants, which the caller passes in, and what calibration
+measured. Its hash is part of the network id, so nodes of another model never meet.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.errors import ManifestMismatch, ModelError
+from mesh.errors import ManifestMismatch, ModelError, NotCalibrated
 from mesh.model.abandon import CheckWanted, always_wanted
-from mesh.model.config import ModelConfig
+from mesh.model.config import MAX_LAYERS, ModelConfig
 from mesh.model.files import ModelFolder
+from mesh.model.margins import Calibration, describe_calibration, parse_calibration
 from mesh.model.tensors import TensorEntry, is_layer_matrix, list_range_tensors, locate_tensors
 
-FORMAT = 1
-MAX_MANIFEST_BYTES = 4 << 20
+FORMAT = 2
+UNCALIBRATED_FORMAT = 1
+MAX_MANIFEST_BYTES = 1 << 20
+"""What one answer of a peer may hold."""
 _READ_BYTES = 4 << 20
 _TENSOR_TAG = b"mesh/tensor"
 # What reading other people's JSON can trip over; an infinity has no integer.
@@ -53,6 +56,7 @@ class ModelManifest:
     architecture: Mapping[str, Any]
     tensors: Mapping[str, tuple[str, tuple[int, ...], str]]
     constants: Mapping[str, int]
+    calibration: Calibration
     quant_type: str = "none"
 
     @property
@@ -68,6 +72,7 @@ def build_manifest(
     model_name: str,
     revision: str,
     constants: Mapping[str, int],
+    calibration: Calibration,
     quant_type: str = "none",
     check_wanted: CheckWanted = always_wanted,
 ) -> ModelManifest:
@@ -87,6 +92,7 @@ def build_manifest(
         "architecture": describe_architecture(config),
         "tensors": tensors,
         "constants": dict(constants),
+        "calibration": describe_calibration(calibration),
     }
     if quant_type != "none":
         value["quantisation"] = quant_type
@@ -120,17 +126,22 @@ def _without_floats(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decode_manifest(body: bytes) -> ModelManifest:
-    """Parse canonical bytes, of a file or a peer. Raises ModelError."""
+    """Parse canonical bytes, of a file or a peer. Raises ModelError, NotCalibrated for old ones."""
     if len(body) > MAX_MANIFEST_BYTES:
         raise ModelError(f"a manifest has at most {MAX_MANIFEST_BYTES} bytes")
     try:
         value = json.loads(body)
-        manifest = _parse(body, value)
         found_format = value["format"]
     except _MALFORMED as error:
         raise ModelError(f"the manifest is malformed: {type(error).__name__}") from error
+    if found_format == UNCALIBRATED_FORMAT:
+        raise NotCalibrated("the manifest has no calibration: an earlier version made it")
     if found_format != FORMAT:
-        raise ModelError(f"manifest format {found_format!r} is not {FORMAT}")
+        raise ModelError(f"manifest format {found_format!r:.20} is not {FORMAT}")
+    try:
+        manifest = _parse(body, value)
+    except _MALFORMED as error:
+        raise ModelError(f"the manifest is malformed: {type(error).__name__}") from error
     if encode_canonical_json(value) != body:
         raise ModelError("the manifest is not in canonical form")
     return manifest
@@ -138,11 +149,14 @@ def decode_manifest(body: bytes) -> ModelManifest:
 
 def _parse(body: bytes, value: dict[str, Any]) -> ModelManifest:
     architecture = dict(value["architecture"])
+    num_layers = int(architecture["num_blocks"])
+    if not 0 < num_layers <= MAX_LAYERS:
+        raise ValueError(f"{num_layers} blocks")
     return ModelManifest(
         body=body,
         model_name=str(value["model"]),
         revision=str(value["revision"]),
-        num_layers=int(architecture["num_blocks"]),
+        num_layers=num_layers,
         hidden_size=int(architecture["hidden_size"]),
         vocab_size=int(architecture["vocab_size"]),
         architecture=architecture,
@@ -151,6 +165,7 @@ def _parse(body: bytes, value: dict[str, Any]) -> ModelManifest:
             for name, (dtype, shape, digest) in value["tensors"].items()
         },
         constants={str(name): int(number) for name, number in value["constants"].items()},
+        calibration=parse_calibration(value["calibration"], num_layers),
         quant_type=str(value.get("quantisation", "none")),
     )
 

@@ -61,6 +61,14 @@ class LayerWeights:
         """Return the layer with its matrices stored as ``lay_out`` likes them."""
         return self._map(lay_out)
 
+    def change_vectors(self, change: Callable[[Tensor], Tensor]) -> LayerWeights:
+        """Return the layer with its norms and biases changed; matrices stay as they are."""
+        return self._map(
+            lambda value: (
+                value if isinstance(value, Int8Matrix) or value.dim() == 2 else change(value)
+            )
+        )
+
     def _map(self, change: Callable[[Matrix], Matrix]) -> LayerWeights:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Protocol, cast
 
 from keys.peer import PeerId
+from mesh.p2p.traffic import ByteCounter
 
 FLUSH_TIMEOUT_S = 30.0
 MAX_UNREAD = 256 << 10
@@ -106,9 +107,10 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
     waits to be sent: asking the event loop to do it costs two wake-ups of a sleeping thread.
     """
 
-    def __init__(self, peer_id: PeerId, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, peer_id: PeerId, writer: asyncio.StreamWriter, traffic: ByteCounter) -> None:
         super().__init__()
         self.peer_id = peer_id
+        self._traffic = traffic
         # Kept, since its finaliser would close the connection.
         self._writer = writer
         self._transport = cast(asyncio.Transport, writer.transport)
@@ -129,10 +131,18 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
 
     @classmethod
     async def adopt(
-        cls, peer_id: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        cls,
+        peer_id: PeerId,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        traffic: ByteCounter | None = None,
     ) -> SocketChannel:
-        """Take a connection over from asyncio's streams, with what has arrived already."""
-        channel = cls(peer_id, writer)
+        """Take a connection over from asyncio's streams, with what has arrived already.
+
+        ``traffic`` counts its bytes.
+        """
+        channel = cls(peer_id, writer, traffic or ByteCounter())
         writer.transport.set_protocol(channel)
         if writer.transport.is_closing():
             channel.connection_lost(None)
@@ -143,6 +153,7 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
         return channel
 
     def data_received(self, data: bytes) -> None:
+        self._traffic.add_received(len(data))
         self._arrived += data
         if len(self._arrived) >= MAX_UNREAD:
             self._steer()
@@ -191,6 +202,7 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
                 self._shortcut = ours.dup()
 
     def put(self, data: bytes) -> None:
+        self._traffic.add_sent(len(data))
         if threading.get_ident() == self._loop_thread:
             self._write_on_loop(data)
             return

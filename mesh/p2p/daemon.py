@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import cast
@@ -30,9 +32,16 @@ from keys.peer import PeerId, PeerKey
 from mesh.errors import DaemonFailed, PeerUnreachable
 from mesh.p2p.addresses import split_peer_address
 from mesh.p2p.channel import SocketChannel
-from mesh.p2p.config import HostConfig
+from mesh.p2p.config import HostConfig, RelayLimits
+from mesh.p2p.traffic import ByteCounter
 
 IDLE_TIMEOUT_S = 30
+KNOWN_BUILDS = {
+    "42f8f48e62583b97cdba3c31439c08029fb2b9fc506b5bdd82c46b7cc1d279d8": (
+        "v0.5.0.hivemind1 of November 2023 (go-libp2p 0.32.1, quic-go 0.40.0, go 1.20.11)"
+    ),
+}
+"""What p2pd is by the SHA-256 of its file: it has no way to tell its version."""
 TERMINATE_TIMEOUT_S = 3.0
 MAX_OUTPUT_LINE = 8192
 _DIRECTORY_PREFIX = "mesh-p2pd-"
@@ -95,7 +104,9 @@ class Daemon:
             # libp2p lists the failed dials line by line; a message is one sentence.
             raise PeerUnreachable(peer, " ".join(str(response.error.msg).split()))
 
-    async def open_channel(self, peer: PeerId, protocol: str) -> SocketChannel:
+    async def open_channel(
+        self, peer: PeerId, protocol: str, *, traffic: ByteCounter | None = None
+    ) -> SocketChannel:
         """Open a stream to a peer. Raises PeerUnreachable or DaemonFailed."""
         request = p2pd_pb2.Request(
             type=p2pd_pb2.Request.STREAM_OPEN,
@@ -108,7 +119,7 @@ class Daemon:
         if bytes(response.streamInfo.peer) != peer.to_bytes():
             writer.close()
             raise PeerUnreachable(peer, "the daemon reached another peer")
-        return await SocketChannel.adopt(peer, reader, writer)
+        return await SocketChannel.adopt(peer, reader, writer, traffic=traffic)
 
     async def _request(
         self, request: p2pd_pb2.Request
@@ -191,6 +202,13 @@ class _DaemonProcess(asyncio.SubprocessProtocol):
             self.ready.set_result(None)
 
 
+@cache
+def describe_build() -> str:
+    """Return version and SHA-256 of the p2pd that is installed, for the log."""
+    digest = hashlib.sha256(_get_executable().read_bytes()).hexdigest()
+    return f"{KNOWN_BUILDS.get(digest, 'of an unknown version')}, sha256 {digest}"
+
+
 @asynccontextmanager
 async def run_daemon(config: HostConfig) -> AsyncIterator[Daemon]:
     """Run p2pd for the length of the block. Raises DaemonFailed when it does not start.
@@ -198,6 +216,7 @@ async def run_daemon(config: HostConfig) -> AsyncIterator[Daemon]:
     The kernel ends it with the *thread* that started it, so a loop in a side thread must live
     as long as its host; it does, since the host lives in that loop.
     """
+    logger.info("p2pd is %s", await asyncio.to_thread(describe_build))
     with _runtime_directory() as directory:
         process = await _spawn(directory, config)
         try:
@@ -234,9 +253,8 @@ async def _spawn(directory: Path, config: HostConfig) -> _DaemonProcess:
 
 
 def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) -> list[str]:
-    executable = files("hivemind.hivemind_cli").joinpath("p2pd")
     arguments = [
-        str(executable),
+        str(_get_executable()),
         f"-listen=/unix{_control_path(directory)}",
         f"-id=/dev/fd/{identity_fd}",
         f"-idleTimeout={IDLE_TIMEOUT_S}s",
@@ -245,6 +263,7 @@ def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) 
         "-autonat=1",
         f"-natPortMap={int(config.nat_port_map)}",
         f"-relay={int(config.use_relay)}",
+        *_relay_arguments(config.relay_service),
         f"-autoRelay={int(config.use_auto_relay)}",
         "-tls=1",
     ]
@@ -257,6 +276,23 @@ def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) 
     if config.use_auto_relay and config.initial_peers:
         arguments.append(f"-trustedRelays={','.join(config.initial_peers)}")
     return arguments
+
+
+def _get_executable() -> Path:
+    return Path(str(files("hivemind.hivemind_cli").joinpath("p2pd")))
+
+
+def _relay_arguments(limits: RelayLimits | None) -> tuple[str, ...]:
+    # p2pd's own default is to relay for everybody, up to 4 GiB a connection.
+    if limits is None:
+        return ("-relayService=0",)
+    return (
+        "-relayService=1",
+        f"-relayMaxReservations={limits.max_reservations}",
+        f"-relayMaxCircuits={limits.max_circuits}",
+        f"-relayTimeLimit={limits.max_time_s}s",
+        f"-relayDataLimit={limits.max_bytes}",
+    )
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from keys.errors import BadPeerId
 from keys.peer import PeerId
 from mesh.errors import MeshError
 from mesh.p2p.rpc_guard import PeerBuckets
+from mesh.p2p.traffic import Traffic
 
 MAX_KEYS_PER_REQUEST = 64
 KEYS_PER_FIND = 3
@@ -70,6 +71,10 @@ class DhtRules:
         elif isinstance(request, dht_pb2.FindRequest):
             _check_keys(request.keys, most=KEYS_PER_FIND)
 
+    def check_read(self, remote: PeerId) -> None:
+        """Raise PeerRefusal unless ``remote`` may read records now: anyone may, at its rate."""
+        self._buckets.take(remote, now_ms=int(self._clock() * 1000))
+
     def clean_answer(self, response: Any, remote: PeerId) -> None:
         """Raise DhtRefused for a false claim; drop what hivemind must not see."""
         self._check_claim(response.peer.node_id, remote)
@@ -100,10 +105,11 @@ class DhtRules:
 
 
 class BoundP2P(P2P):  # type: ignore[misc]
-    """hivemind's P2P with our rules on every protobuf call and our network in every name."""
+    """hivemind's P2P with our rules on every call of the DHT and our network in every name."""
 
     rules: DhtRules
     namespace: str
+    traffic: Traffic
 
     async def add_protobuf_handler(
         self,
@@ -113,8 +119,11 @@ class BoundP2P(P2P):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         async def checked(request: Any, context: P2PContext) -> Any:
+            self.traffic.records.add_received(request.ByteSize())
             self.rules.check_request(request, _peer(context.remote_id))
-            return await handler(request, context)
+            response = await handler(request, context)
+            self.traffic.records.add_sent(response.ByteSize())
+            return response
 
         await super().add_protobuf_handler(self._qualify(name), checked, *args, **options)
 
@@ -124,14 +133,39 @@ class BoundP2P(P2P):  # type: ignore[misc]
         parts = _split_store(input) if isinstance(input, dht_pb2.StoreRequest) else (input,)
         stored: list[bool] = []
         for part in parts:
+            self.traffic.records.add_sent(part.ByteSize())
             response = await super().call_protobuf_handler(
                 peer_id, self._qualify(name), part, output_protobuf_type
             )
+            self.traffic.records.add_received(response.ByteSize())
             self.rules.clean_answer(response, _peer(peer_id))
             if isinstance(response, dht_pb2.StoreResponse):
                 stored.extend(response.store_ok)
                 response.store_ok[:] = stored
         return response
+
+    async def add_bytes_handler(
+        self, name: str, handler: Callable[[bytes], Awaitable[bytes]]
+    ) -> None:
+        """Answer calls of ``name`` from any peer, within the rate of the rules."""
+
+        async def checked(request: bytes, remote_id: PeerID) -> bytes:
+            self.traffic.records.add_received(len(request))
+            self.rules.check_read(_peer(remote_id))
+            response = await handler(request)
+            self.traffic.records.add_sent(len(response))
+            return response
+
+        await self._client.add_unary_handler(self._qualify(name), checked)
+
+    async def call_bytes_handler(self, peer_id: PeerID, name: str, request: bytes) -> bytes:
+        """Return a peer's answer. Raises hivemind's P2PDaemonError or P2PHandlerError."""
+        self.traffic.records.add_sent(len(request))
+        response: bytes | None = await self._client.call_unary_handler(
+            peer_id, self._qualify(name), request
+        )
+        self.traffic.records.add_received(len(response or b""))
+        return response or b""
 
     def _qualify(self, name: str) -> str:
         return f"/mesh/{self.namespace}/{name}"

@@ -1,18 +1,17 @@
 """The record store on hivemind's DHT: plain values, write-once, judged by the record policy.
 
 hivemind keeps the value with the largest expiry under a key and never replaces one by another
-of the same expiry; the policy fixes the expiry, so a record is write-once on every replica. A
-value travels as one msgpack byte string, and whatever is not exactly that is refused before
-hivemind decodes it: an undecodable value would hang every reader.
+of the same expiry; the policy fixes the expiry, so a record is write-once on every replica.
+hivemind publishes; ``dht_reader`` reads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from hivemind.dht.node import DHTNode
 from hivemind.dht.protocol import DHTProtocol
@@ -22,19 +21,41 @@ from hivemind.p2p import P2P, PeerID
 
 from keys.peer import PeerId
 from mesh.p2p.dht_binding import KEYS_PER_FIND, compute_node_id
-from mesh.p2p.interface import MAX_RECORD_SIZE, RecordPolicy
+from mesh.p2p.dht_reader import NUM_REPLICAS, RecordReader
+from mesh.p2p.dht_value import decode_value
+from mesh.p2p.interface import RecordPolicy
 from mesh.p2p.record_checks import check_own_record, derive_key
 
-NUM_REPLICAS = 8
-RPC_TIMEOUT_S = 5.0
-PUBLISH_TIMEOUT_S = 30.0
-READ_BACK_TIMEOUT_S = 5.0
-BAN_TIME_S = 5.0
-MAX_REMEMBERED = 64
+PUBLISH_BEAM = 12
+"""Nodes that a publisher looks at to find the nearest ones, dead ones among them."""
+EXPLORED_PLACES = 8
+MAX_REMEMBERED = 512
+MIN_REQUEST_S = 0.5
 
-# msgpack's byte strings: type byte, then the big-endian length in one, two or four bytes.
-_MSGPACK_BYTES = {0xC4: struct.Struct(">B"), 0xC5: struct.Struct(">H"), 0xC6: struct.Struct(">I")}
-_MSGPACK_MIN_SIZE = {0xC4: 0, 0xC5: 1 << 8, 0xC6: 1 << 16}
+
+@dataclass(frozen=True, slots=True)
+class StoreTiming:
+    """How long the record store waits, in seconds: all of it is a part of a block.
+
+    A silent replica costs ``request_s`` and is then left alone for ``ban_s``.
+    """
+
+    request_s: float
+    publish_s: float
+    ban_s: float
+
+
+def compute_timing(block_time_s: float) -> StoreTiming:
+    """Return the waits for a chain of that block time.
+
+    A reading that meets a silent replica still ends within half a block. On blocks of less than
+    2 s a busy machine needs longer to answer.
+    """
+    return StoreTiming(
+        request_s=max(MIN_REQUEST_S, block_time_s / 4),
+        publish_s=max(4 * MIN_REQUEST_S, block_time_s),
+        ban_s=block_time_s,
+    )
 
 
 class PolicyValidator(RecordValidatorBase):  # type: ignore[misc]
@@ -61,42 +82,40 @@ class PolicyValidator(RecordValidatorBase):  # type: ignore[misc]
 class DhtRecordStore:
     """Satisfies mesh.p2p.interface.RecordStore."""
 
-    def __init__(self, node: DHTNode, policy: RecordPolicy | None) -> None:
+    def __init__(
+        self,
+        node: DHTNode,
+        policy: RecordPolicy | None,
+        reader: RecordReader,
+        *,
+        publish_s: float,
+    ) -> None:
         self._node = node
         self._policy = policy
+        self._reader = reader
+        self._publish_s = publish_s
 
     async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool:
         """Store on the nearest replicas. Raises RecordRefused for a record we do not admit."""
         check_own_record(self._policy, key=key, value=value, expires_at=expires_at)
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                is_stored = await self._node.store(key, value, float(expires_at))
+            async with asyncio.timeout(self._publish_s):
+                is_stored = await self._node.store(
+                    key, value, float(expires_at), beam_size=PUBLISH_BEAM
+                )
         except TimeoutError:
             is_stored = False
         if is_stored:
             return True
         # A replica that holds this very record already refuses the repeat, so read it back.
-        held = await self.fetch((key,), timeout_s=READ_BACK_TIMEOUT_S)
+        held = await self.fetch({key: expires_at}, timeout_s=self._publish_s)
         return held.get(key) == value
 
-    async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
-        if not keys:
-            return {}
-        futures = await self._node.get_many(
-            tuple(dict.fromkeys(keys)),
-            sufficient_expiration_time=math.inf,
-            return_futures=True,
-        )
-        try:
-            await asyncio.wait(futures.values(), timeout=timeout_s)
-        finally:
-            for future in futures.values():
-                future.cancel()
-        return {
-            key: future.result().value
-            for key, future in futures.items()
-            if future.done() and not future.cancelled() and future.result() is not None
-        }
+    async def fetch(
+        self, keys: Sequence[bytes] | Mapping[bytes, int], *, timeout_s: float
+    ) -> Mapping[bytes, bytes]:
+        earliest = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, 0)
+        return await self._reader.fetch(earliest, timeout_s=timeout_s)
 
 
 async def create_dht_node(
@@ -106,6 +125,7 @@ async def create_dht_node(
     policy: RecordPolicy | None,
     initial_peers: Sequence[str],
     client_mode: bool,
+    timing: StoreTiming,
 ) -> DHTNode:
     """Join the DHT at the place of our key, with every cache off."""
     return await DHTNode.create(
@@ -113,14 +133,14 @@ async def create_dht_node(
         node_id=DHTID.from_bytes(compute_node_id(own)),
         initial_peers=list(initial_peers),
         num_replicas=NUM_REPLICAS,
-        wait_timeout=RPC_TIMEOUT_S,
+        wait_timeout=timing.request_s,
         cache_locally=False,
         cache_nearest=0,
         cache_on_store=False,
         cache_refresh_before_expiry=0,
         reuse_get_requests=False,
         chunk_size=KEYS_PER_FIND,
-        blacklist_time=BAN_TIME_S,
+        blacklist_time=timing.ban_s,
         # Without this a peer that was away for ten minutes is shunned for hours.
         backoff_rate=1.0,
         client_mode=client_mode,
@@ -134,8 +154,8 @@ async def create_dht_node(
 class Neighbourhood:
     """Keeps us in touch with the DHT.
 
-    hivemind drops a neighbour at its first failure and never calls again, so two nodes that
-    lose each other for a moment would stay apart.
+    A reader finds replicas in the routing table, so the table should have all nodes. hivemind
+    enters a node when one of the two calls the other, and drops it at its first failure.
     """
 
     def __init__(self, node: DHTNode, initial_peers: Sequence[PeerId]) -> None:
@@ -154,7 +174,14 @@ class Neighbourhood:
             await asyncio.sleep(0)
             if table.peer_id_to_uid:
                 await self._node.find_nearest_nodes([self._node.node_id])
+        elif table.peer_id_to_uid:
+            await self._node.find_nearest_nodes([DHTID.generate()], k_nearest=1, beam_size=8)
         return bool(table.peer_id_to_uid) or not self._initial_peers
+
+    async def explore(self) -> None:
+        """Call the nodes around several places, so that we know nearly all and they know us."""
+        places = [DHTID.generate() for _ in range(EXPLORED_PLACES)]
+        await self._node.find_nearest_nodes(places)
 
     def _remember(self, peers: Iterable[PeerID]) -> None:
         for peer in list(peers):
@@ -162,16 +189,3 @@ class Neighbourhood:
             self._remembered.move_to_end(peer)
         while len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
-
-
-def decode_value(raw: bytes) -> bytes | None:
-    """Return the bytes inside a canonical msgpack byte string, None for anything else."""
-    if not 2 <= len(raw) <= MAX_RECORD_SIZE + 5:
-        return None
-    length = _MSGPACK_BYTES.get(raw[0])
-    if length is None or len(raw) < 1 + length.size:
-        return None
-    start = 1 + length.size
-    (size,) = length.unpack_from(raw, 1)
-    is_canonical = len(raw) - start == size and size >= _MSGPACK_MIN_SIZE[raw[0]]
-    return raw[start:] if is_canonical else None

@@ -22,12 +22,19 @@ from mesh.p2p.channel import Channel, SocketChannel
 from mesh.p2p.config import HostConfig
 from mesh.p2p.daemon import Daemon, run_daemon
 from mesh.p2p.dht_binding import BoundP2P, DhtRules
-from mesh.p2p.dht_records import DhtRecordStore, Neighbourhood, create_dht_node
+from mesh.p2p.dht_reader import RecordReader
+from mesh.p2p.dht_records import (
+    DhtRecordStore,
+    Neighbourhood,
+    compute_timing,
+    create_dht_node,
+)
 from mesh.p2p.interface import RecordStore, StreamHandler, UnaryHandler
 from mesh.p2p.owned_tasks import OwnedTasks
 from mesh.p2p.pipe import open_pipe
 from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
 from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
+from mesh.p2p.traffic import Traffic
 
 RPC_PROTOCOL = "/mesh/rpc/1"
 RETRY_S = 0.5
@@ -104,6 +111,11 @@ class HivemindHost:
         return self._records
 
     @property
+    def traffic(self) -> Traffic:
+        """Bytes sent and received since the host was opened."""
+        return self._p2p.traffic
+
+    @property
     def daemon_pid(self) -> int:
         """The process id of p2pd."""
         return self._daemon.pid
@@ -175,19 +187,25 @@ class HivemindHost:
         await _retry(self._dial_initial_peers)
         if config.network_id is None:
             return
+        policy, timing = config.record_policy, compute_timing(config.block_time_s)
         node = await create_dht_node(
             self._p2p,
             own=self.peer_id,
-            policy=config.record_policy,
+            policy=policy,
             initial_peers=self._initial_peers,
             client_mode=config.client_mode,
+            timing=timing,
         )
-        self._records = DhtRecordStore(node, config.record_policy)
+        reader = RecordReader(node, self._p2p, policy, request_s=timing.request_s)
+        if not config.client_mode:
+            await reader.serve()
+        self._records = DhtRecordStore(node, policy, reader, publish_s=timing.publish_s)
         peers = [split_peer_address(text)[1] for text in self._initial_peers]
         self._neighbourhood = Neighbourhood(node, peers)
         # A peer that answers but knows another network is no neighbour.
         self._waiting_for = "no initial peer is in this network"
         await _retry(self._neighbourhood.refresh)
+        await self._neighbourhood.explore()
 
     async def _dial_initial_peers(self) -> bool:
         """Dial all of them; False when there are some and none answers."""
@@ -207,7 +225,7 @@ class HivemindHost:
             client_end, server_end = open_pipe(peer, peer)
             self._tasks.start(self._server.handle(server_end))
             return client_end
-        channel = await self._daemon.open_channel(peer, RPC_PROTOCOL)
+        channel = await self._daemon.open_channel(peer, RPC_PROTOCOL, traffic=self.traffic.calls)
         self._channels.add(channel)
         return channel
 
@@ -219,7 +237,7 @@ class HivemindHost:
         except BadPeerId:
             writer.close()
             return
-        channel = await SocketChannel.adopt(remote, reader, writer)
+        channel = await SocketChannel.adopt(remote, reader, writer, traffic=self.traffic.calls)
         # A task of our own: asyncio's streams report the cancellation of theirs as an error.
         self._tasks.start(self._server.handle(channel))
 
@@ -258,6 +276,7 @@ async def _attach(daemon: Daemon, config: HostConfig) -> AsyncIterator[BoundP2P]
     attached: Any = type("AttachedP2P", (BoundP2P,), {})
     attached._UNIX_SOCKET_PREFIX = f"/unix{daemon.directory}/"
     p2p = await attached.replicate(Multiaddr(f"/unix{daemon.control_path}"))
+    p2p.traffic = Traffic()
     p2p.rules = DhtRules(is_member=config.is_member)
     p2p.namespace = (config.network_id or NO_NETWORK).hex()
     try:

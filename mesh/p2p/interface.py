@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from keys.peer import PeerId
+from mesh.p2p.traffic import Traffic
 
 MAX_FRAME_SIZE = 4 << 20
 """One stream frame; a longer announced length ends the stream before it is read."""
@@ -40,8 +41,16 @@ class RecordStore(Protocol):
         """
         ...
 
-    async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
-        """Read the newest value of each key; keys without an answer are left out."""
+    async def fetch(
+        self, keys: Sequence[bytes] | Mapping[bytes, int], *, timeout_s: float
+    ) -> Mapping[bytes, bytes]:
+        """Read a valid value of each key; keys without one are left out.
+
+        Reading a key stops at the first valid copy. A mapping gives for each key the earliest
+        expiry, in seconds since 1970, that is of use: older copies count as none. So a renewable
+        record that is known is asked for with its known expiry plus one. Keys do not wait for each
+        other: a silent replica delays only those that it was asked for.
+        """
         ...
 
 
@@ -107,6 +116,11 @@ class Host(Protocol):
     @property
     def network_id(self) -> bytes:
         """The network that this host's calls name; zeros until it is known."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes sent and received since the host was opened."""
         ...
 
     @property

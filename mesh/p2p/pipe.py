@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from keys.peer import PeerId
 from mesh.p2p.channel import ArrivalSignal, Channel, ChannelClosed
+from mesh.p2p.traffic import ByteCounter
 
 MAX_BUFFERED = 256 << 10
 """A writer waits while more than this is unread, as it does over a socket."""
@@ -102,15 +103,19 @@ class _Pipe(ArrivalSignal):
 
 
 class PipeChannel(Channel):
-    """One end of a pair of pipes."""
+    """One end of a pair of pipes. ``traffic`` counts its bytes, unless it is None."""
 
     def __init__(self, peer_id: PeerId, *, incoming: _Pipe, outgoing: _Pipe) -> None:
         self.peer_id = peer_id
+        self.traffic: ByteCounter | None = None
         self._incoming = incoming
         self._outgoing = outgoing
 
     def take(self, size: int) -> bytes | None:
-        return self._incoming.take(size)
+        data = self._incoming.take(size)
+        if data is not None and self.traffic is not None:
+            self.traffic.add_received(len(data))
+        return data
 
     async def wait(self) -> None:
         await self._incoming.wait()
@@ -122,6 +127,8 @@ class PipeChannel(Channel):
         """There is none: the event loop is as near."""
 
     def put(self, data: bytes) -> None:
+        if self.traffic is not None:
+            self.traffic.add_sent(len(data))
         self._outgoing.put(data)
 
     async def drain(self) -> None:

@@ -129,9 +129,16 @@ class Directory:
 
     async def fetch_from_records(self, peers: Sequence[PeerId]) -> None:
         """Read the heartbeats of ``peers`` from the record store."""
-        keys = [make_heartbeat_key(self._network_id, peer) for peer in peers]
+        # A heartbeat that is known already is not sent again.
+        keys = {
+            make_heartbeat_key(self._network_id, peer): self._get_expiry(peer) + 1 for peer in peers
+        }
         found = await self._host.records.fetch(keys, timeout_s=FETCH_TIMEOUT_S)
         self._add_all(found.values())
+
+    def _get_expiry(self, peer: PeerId) -> int:
+        server = self._servers.get(peer)
+        return 0 if server is None else server.envelope.expires_at
 
     async def fetch_from_peer(self, peer: PeerId) -> None:
         """Ask another node for the servers that it knows. Raises PeerError."""
@@ -150,6 +157,22 @@ class Directory:
             except PeerError as error:
                 failures.append(error)
         raise NoPeerAnswers(failures)
+
+    async def find_peers(self, peers: Sequence[PeerId]) -> tuple[PeerId, ...]:
+        """Return those of ``peers`` that have a heartbeat and can be dialled."""
+        try:
+            await self.fetch_from_records(peers)
+        except MeshError as error:
+            logger.debug("the record store does not answer: %s", error)
+        found = []
+        for server in self.list_servers():
+            try:
+                await self.ensure_connected(server.peer_id)
+            except PeerError as error:
+                logger.debug("a server cannot be dialled: %s", error)
+            else:
+                found.append(server.peer_id)
+        return tuple(peer for peer in found if peer != self._host.peer_id)
 
     def _add_all(self, envelopes: Iterable[bytes]) -> None:
         for raw in envelopes:

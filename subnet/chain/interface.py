@@ -20,6 +20,7 @@ REQUIRED_STORAGE = (
     "Network.RegisteredSubnetNodesData",
     "Network.SubnetElectedValidator",
     "Network.SubnetConsensusSubmission",
+    "Network.MinAttestationPercentage",
     "Network.PeerIdSubnetNodeId",
 )
 REQUIRED_CALLS = ("Network.propose_attestation", "Network.attest")

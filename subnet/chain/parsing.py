@@ -15,9 +15,10 @@ from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetId, Subn
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.epoch.interfaces import SubnetInfo
-from subnet.errors import ChainMismatch
+from subnet.errors import ChainMismatch, ChainUnavailable
 
 NO_ACCOUNT = bytes(20)
+MAX_NODE_ID = 2**32 - 1
 
 _CLASSES = {
     "Registered": NodeClass.REGISTERED,
@@ -83,14 +84,41 @@ def parse_subnet(fields: Mapping[str, Any], *, slot: int | None) -> SubnetInfo:
 
 
 def parse_submission(fields: Mapping[str, Any]) -> Submission:
-    """Return a submission from a ConsensusData struct."""
-    args = fields["args"]
-    return Submission(
-        proposer=SubnetNodeId(fields["validator_id"]),
-        block=BlockNumber(fields["block"]),
-        scores=tuple(
-            (SubnetNodeId(row["subnet_node_id"]), Score(row["score"])) for row in fields["data"]
-        ),
-        attested=frozenset(SubnetNodeId(node_id) for node_id, _ in fields["attests"]),
-        args=None if args is None else parse_bytes(args),
-    )
+    """Return a submission from a ConsensusData struct.
+
+    Raises ChainUnavailable for a struct that lacks a field, or holds another shape in it: the
+    endpoint is left for the next one.
+    """
+    try:
+        args = fields["args"]
+        return Submission(
+            proposer=_parse_node_id(fields["validator_id"], "validator_id"),
+            block=BlockNumber(fields["block"]),
+            scores=tuple(
+                (SubnetNodeId(row["subnet_node_id"]), Score(row["score"])) for row in fields["data"]
+            ),
+            attested=frozenset(SubnetNodeId(node_id) for node_id, _ in fields["attests"]),
+            args=None if args is None else parse_bytes(args),
+            voters=frozenset(
+                SubnetNodeId(node["id"])
+                for node in fields["subnet_nodes"]
+                if parse_class(node["classification"]["node_class"]) is NodeClass.VALIDATOR
+            ),
+            prioritize_queue_node_id=_parse_optional_id(fields, "prioritize_queue_node_id"),
+            remove_queue_node_id=_parse_optional_id(fields, "remove_queue_node_id"),
+        )
+    except KeyError as error:
+        raise ChainUnavailable(f"the endpoint sent a proposal without {error.args[0]}") from error
+    except (TypeError, ValueError, ChainMismatch) as error:
+        raise ChainUnavailable(f"the endpoint sent a proposal of another shape: {error}") from error
+
+
+def _parse_optional_id(fields: Mapping[str, Any], name: str) -> SubnetNodeId | None:
+    value = fields[name]
+    return None if value is None else _parse_node_id(value, name)
+
+
+def _parse_node_id(value: Any, name: str) -> SubnetNodeId:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NODE_ID:
+        raise ValueError(f"{value!r:.40} as {name}, where a node id belongs")
+    return SubnetNodeId(value)

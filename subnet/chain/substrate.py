@@ -284,12 +284,20 @@ class SubstrateChain:
 
         return await self._reader.call(work)
 
-    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
+    async def fetch_submission(
+        self, subnet_id: SubnetId, epoch: Epoch, *, at_block: BlockNumber | None = None
+    ) -> Submission | None:
         def work(session: ChainSession) -> Submission | None:
-            fields = session.read(
-                "Network.SubnetConsensusSubmission", subnet_id, epoch, at=session.read_head_hash()
-            )
+            at = _resolve(session, at_block)
+            fields = session.read("Network.SubnetConsensusSubmission", subnet_id, epoch, at=at)
             return None if fields is None else parsing.parse_submission(fields)
+
+        return await self._reader.call(work)
+
+    async def fetch_min_attestation_percent(self, *, at_block: BlockNumber | None = None) -> int:
+        def work(session: ChainSession) -> int:
+            at = _resolve(session, at_block)
+            return int(session.read("Network.MinAttestationPercentage", at=at, default=True))
 
         return await self._reader.call(work)
 
@@ -325,8 +333,7 @@ class SubstrateChain:
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
     ) -> Receipt:
-        if args is not None and len(args) > MAX_ARGS_SIZE:
-            raise ValueError(f"the chain keeps {MAX_ARGS_SIZE} bytes of args, not {len(args)}")
+        check_args_size(args)
         arguments = {
             "subnet_id": subnet_id,
             "data": [{"subnet_node_id": node_id, "score": score} for node_id, score in scores],
@@ -364,6 +371,12 @@ class SubstrateChain:
         if self._signer is None:
             raise ValueError("this chain client was opened without a hotkey, so it cannot sign")
         return self._signer
+
+
+def check_args_size(args: bytes | None) -> None:
+    """Raise ValueError for more bytes than the chain keeps with a proposal."""
+    if args is not None and len(args) > MAX_ARGS_SIZE:
+        raise ValueError(f"the chain keeps {MAX_ARGS_SIZE} bytes of args, not {len(args)}")
 
 
 def read_nodes(session: ChainSession, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:

@@ -33,16 +33,21 @@ from keys.errors import (
     WrongPassword,
 )
 from mesh.errors import (
+    CalibrationFailed,
     DaemonFailed,
     DeviceUnavailable,
+    InexactArithmetic,
     InvalidRequest,
     LayerRangeOutsideModel,
     ManifestMismatch,
+    ManifestNotFound,
+    MarginTooSmall,
     MeshError,
     ModelError,
     ModelFilesMissing,
     NoPeerAnswers,
     NoRoute,
+    NotCalibrated,
     PeerRefusal,
     PeerUnreachable,
     QuantisedCheckpoint,
@@ -95,6 +100,14 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     ),
     (UnknownArchitecture, "name a model of a supported architecture"),
     (
+        NotCalibrated,
+        "make it again with `mesh manifest MODEL`; the subnet's owner registers the new hash",
+    ),
+    (
+        ManifestNotFound,
+        "copy the file that `mesh manifest` wrote for the subnet's owner into the model's folder",
+    ),
+    (
         ManifestMismatch,
         "name the model, in the revision and --quant-type that the subnet serves; "
         "a hoster may serve another one with --unpaid",
@@ -104,6 +117,16 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
         DeviceUnavailable,
         "give --device cpu, or install a torch that is built for this machine's GPU and driver",
     ),
+    (
+        MarginTooSmall,
+        "take another checkpoint of the model: cheats at this one cannot be told from honest work",
+    ),
+    (
+        InexactArithmetic,
+        "unset NVIDIA_TF32_OVERRIDE, TORCH_ALLOW_TF32_CUBLAS_OVERRIDE and "
+        "ONEDNN_DEFAULT_FPMATH_MODE, or give --device cpu",
+    ),
+    (CalibrationFailed, "close what else runs on this machine, and check the model's files"),
     (ModelError, "get the model's files again"),
     (NoPeerAnswers, "check --initial-peers, and that one of these peers runs and can be reached"),
     (PeerUnreachable, "check --initial-peers and that the peer is running"),

@@ -1,48 +1,91 @@
-"""``mesh manifest``: the hash of a model's weights, which a subnet registers on the chain."""
+"""``mesh manifest``: the hash of a model's weights and margins, which a subnet registers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from subnet.cli.console import emit
 
+if TYPE_CHECKING:
+    from mesh.model.manifest import ModelManifest
+
 
 def manifest(
     model: Annotated[str, typer.Argument(help="Hugging Face name, or a local folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="Also write the manifest itself to this new file.")
+        Path | None,
+        typer.Option(help="Write the manifest to this new file, not beside the model."),
     ] = None,
     quant_type: Annotated[
         str, typer.Option(help="none, or int8 for a subnet whose hosters serve int8 weights.")
     ] = "none",
+    again: Annotated[
+        bool, typer.Option("--again", help="Calibrate anew, although a fitting manifest is there.")
+    ] = False,
 ) -> None:
-    """Hash a model's weights and print the manifest's hash.
+    """Make a model's manifest and print its hash.
 
-    The subnet's owner registers it in misc; nodes whose weights differ refuse to start.
+    It hashes the weights and calibrates: how far honest machines differ on every block, and how
+    far cheats stand out. It is written beside the model, where nodes find it; others get it from
+    their peers. The subnet's owner registers the hash in misc; nodes whose weights differ refuse
+    to start. Where a fitting manifest lies beside the model, its hash is printed at once.
     """
     from consensus.protocol_params import MAINNET
+    from mesh.inference.threads import wait_passively
     from mesh.model.config import load_config
     from mesh.model.files import resolve_known_model
-    from subnet.errors import ConfigError
-    from subnet.hosting.manifest import build_own_manifest
+    from subnet.hosting.manifest import (
+        MANIFEST_FILES,
+        build_own_manifest,
+        calibrate_model,
+        find_fitting_manifest,
+    )
     from subnet.operator.config import check_quant_type
 
+    # Before torch is loaded: calibration runs several processes.
+    wait_passively()
     quantisation = check_quant_type(quant_type)
     folder = resolve_known_model(model)
-    made = build_own_manifest(
-        folder, load_config(folder.path), params=MAINNET, quant_type=quantisation
-    )
-    if out is not None:
-        try:
-            with out.open("xb") as file:
-                file.write(made.body)
-        except FileExistsError as error:
-            raise ConfigError(f"{out} exists", "choose another file for --out") from error
-        except OSError as error:
-            raise ConfigError(
-                f"cannot write {out}: {error.strerror}", "choose another file for --out"
-            ) from error
+    config = load_config(folder.path)
+    target = out or folder.path / MANIFEST_FILES[quantisation]
+    _check_target(target, is_new=out is not None)
+    made = None
+    if not again:
+        made = find_fitting_manifest(folder, config, params=MAINNET, quant_type=quantisation)
+    if made is None or out is not None:
+        made = made or build_own_manifest(
+            folder,
+            config,
+            params=MAINNET,
+            calibration=calibrate_model(folder, config, params=MAINNET, quant_type=quantisation),
+            quant_type=quantisation,
+        )
+        _write(made, target, is_new=out is not None)
     emit(made.manifest_hash.hex())
+
+
+def _check_target(target: Path, *, is_new: bool) -> None:
+    """Raise ConfigError before minutes of work for a file that cannot be written."""
+    from subnet.errors import ConfigError
+
+    if is_new and target.exists():
+        raise ConfigError(f"{target} exists", "choose another file for --out")
+    if not target.parent.is_dir():
+        raise ConfigError(f"{target.parent} is not a folder", "choose another file for --out")
+
+
+def _write(made: ModelManifest, target: Path, *, is_new: bool) -> None:
+    from subnet.errors import ConfigError
+
+    try:
+        with target.open("xb" if is_new else "wb") as file:
+            file.write(made.body)
+    except FileExistsError as error:
+        raise ConfigError(f"{target} exists", "choose another file for --out") from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {target}: {error.strerror}", "name another file with --out FILE"
+        ) from error

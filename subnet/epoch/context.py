@@ -6,9 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from consensus.challenge import ModelShape
-from consensus.types import Role
+from consensus.roster import Roster
+from consensus.types import Role, SubnetNodeId
 from subnet.epoch.author import Author
-from subnet.epoch.interfaces import ChainReader, ChainWriter, Inference, RecordStore
+from subnet.epoch.interfaces import (
+    ChainReader,
+    ChainWriter,
+    Inference,
+    LayerRunner,
+    PeerRecords,
+    RecordStore,
+)
 from subnet.epoch.observer import Observe
 from subnet.epoch.rosters import Rosters
 from subnet.epoch.terms import SubnetTerms
@@ -22,8 +30,10 @@ class NodeContext:
 
     ``shape`` is that of the model that the node serves or scores. ``writer`` is None without a
     hotkey. ``run`` runs slow arithmetic beside the event loop. ``get_inference`` returns None
-    while the model loads. ``get_wall_time_s`` is this machine's clock. A node that is not
-    ``is_paid`` only watches: it has no duties and publishes nothing.
+    while the model loads. ``get_auditor`` returns what answers for any layer of the model's files;
+    None without files. ``list_failed_probes`` names the hosters that failed this node's probes.
+    ``get_wall_time_s`` is this machine's clock. A node that is not ``is_paid`` only watches: it has
+    no duties and publishes nothing.
     """
 
     author: Author
@@ -32,11 +42,14 @@ class NodeContext:
     journal: Journal
     rosters: Rosters
     store: RecordStore
+    peers: PeerRecords
     reader: ChainReader
     writer: ChainWriter | None
     run: Runner
     observe: Observe
     get_inference: Callable[[], Inference | None]
+    get_auditor: Callable[[], LayerRunner | None]
+    list_failed_probes: Callable[[Roster], frozenset[SubnetNodeId]]
     get_wall_time_s: Callable[[], float]
     is_paid: bool = True
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from consensus.roster import RosterNode
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, LayerRange, Score, SubnetId, SubnetNodeId
+from keys.peer import PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,11 @@ class Receipt:
 
 
 class ChainReader(Protocol):
-    """Reading the chain. Every method may raise ChainUnavailable, which is retried."""
+    """Reading the chain. Every method may raise ChainUnavailable, which is retried.
+
+    ``at_block`` asks for the state in which that block left the chain, which endpoints keep for
+    some hundred blocks at least; ChainUnavailable for a block that they do not know yet or no more.
+    """
 
     async def fetch_info(self) -> ChainInfo: ...
 
@@ -87,7 +92,18 @@ class ChainReader(Protocol):
         self, subnet_id: SubnetId, epoch: Epoch
     ) -> SubnetNodeId | None: ...
 
-    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None: ...
+    async def fetch_submission(
+        self, subnet_id: SubnetId, epoch: Epoch, *, at_block: BlockNumber | None = None
+    ) -> Submission | None:
+        """Return the epoch's proposal and the attestations that it had when ``at_block`` ended.
+
+        None means the best block. Every node that asks for a finalised block gets one answer.
+        """
+        ...
+
+    async def fetch_min_attestation_percent(self, *, at_block: BlockNumber | None = None) -> int:
+        """Return the share of voters that must attest a proposal: fixed point, 10**18 is one."""
+        ...
 
 
 class ChainWriter(Protocol):
@@ -114,18 +130,22 @@ class LayerTask:
     head_rows: NDArray[np.int64] | None = None
 
 
-class Inference(Protocol):
-    """Running challenged layers with the weights that this node serves."""
-
-    @property
-    def layers(self) -> LayerRange: ...
+class LayerRunner(Protocol):
+    """Running challenged layers."""
 
     async def run_tasks(self, tasks: Sequence[LayerTask]) -> tuple[NDArray[np.float32], ...]:
-        """Run each task alone in float32 and return its last position.
+        """Answer each task alone in float32.
 
         The vector has hidden_size values, or one logit for each of ``head_rows``.
         """
         ...
+
+
+class Inference(LayerRunner, Protocol):
+    """Running challenged layers with the weights that this node serves."""
+
+    @property
+    def layers(self) -> LayerRange: ...
 
 
 class RecordStore(Protocol):
@@ -134,3 +154,16 @@ class RecordStore(Protocol):
     async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool: ...
 
     async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]: ...
+
+
+class PeerRecords(Protocol):
+    """Records by their hash, straight from one peer; satisfied by mesh.p2p."""
+
+    async def fetch_by_hash(
+        self, peer: PeerId, hashes: Sequence[bytes], *, timeout_s: float
+    ) -> Sequence[bytes]:
+        """Return the envelopes that ``peer`` has of those with these 16-byte hashes.
+
+        Raises PeerError.
+        """
+        ...

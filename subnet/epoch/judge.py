@@ -217,7 +217,7 @@ class Judge:
         facts = await self._gather_own(roster)
         return await self._run(score_epoch, facts, next_roster, self._terms.params)
 
-    def _score_own(self, facts: EpochFacts) -> Sequence[ScoreRow]:
+    def _score_own(self, facts: EpochFacts) -> tuple[ScoreRow, ...]:
         return compute_score_rows(facts, validator=self._author.node_id, params=self._terms.params)
 
     async def _prepare_nothing(self, duty: Propose) -> Proposal:

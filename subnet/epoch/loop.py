@@ -1,10 +1,11 @@
 """Runs a node's part in the epochs: follow the head, read, compute duties, perform them.
 
-On each new block, store missing chain state in the journal, fetch peers' records, then start the
-duties that ``consensus.duties.compute_duties`` returns. Duties that take long run in tasks of
-their own, at most one per lane, and a newer head never waits for them. The protocol's only clock
-is the chain's block number. An unexpected error ends the loop and with it the process; what the
-journal holds makes the restart safe.
+On each new block, start the reveals that are due and the readings of peers' records, store missing
+chain state in the journal, then start the duties that ``consensus.duties.compute_duties`` returns.
+Readings and duties run in tasks of their own, a duty at most once per lane, and a newer head never
+waits for them. Whatever was owed and not done is said once, with its reason. The protocol's only
+clock is the chain's block number. An unexpected error ends the loop and with it the process; what
+the journal holds makes the restart safe.
 """
 
 from __future__ import annotations
@@ -13,15 +14,8 @@ import asyncio
 from collections.abc import Hashable
 from contextlib import aclosing
 
-from consensus.duties import (
-    Duty,
-    RevealOutput,
-    RevealScores,
-    compute_duties,
-    get_lane,
-)
+from consensus.duties import Duty, Reveal, compute_duties, get_lane, list_reveals
 from consensus.reading import is_urgent
-from consensus.records import RecordKind
 from consensus.types import BlockNumber, EpochPosition
 from consensus.view import EpochView
 from mesh.errors import TransportError
@@ -29,13 +23,16 @@ from subnet.epoch.collector import Collector
 from subnet.epoch.context import NodeContext
 from subnet.epoch.heads import follow_heads, is_clock_right
 from subnet.epoch.interfaces import BlockInfo
-from subnet.epoch.observer import DutyDone, DutyFailed, HeadHandled, Unavailable
+from subnet.epoch.missed import MissedDuties
+from subnet.epoch.observer import DutyDone, DutyFailed, HeadHandled, HeadSeen, Unavailable
 from subnet.epoch.performer import Performer
 from subnet.epoch.snapshot import Snapshot
 from subnet.errors import ChainUnavailable, DutyPostponed
 
 READS_PER_BLOCK = 4
 """Readings per block while the next head may be too late for a record that is still missing."""
+READING_PATIENCE_BLOCKS = 0.25
+"""How long duties wait for the readings that began before: they may bring what is to be signed."""
 
 
 class EpochLoop:
@@ -46,15 +43,18 @@ class EpochLoop:
         self._terms = context.terms
         self._rosters = context.rosters
         self._observe = context.observe
-        self._collector = Collector(context)
+        self._collector = Collector(context, get_position=self._get_newest)
         self._snapshot = Snapshot(context)
         self._performer = Performer(context, get_position=self._get_newest)
+        self._missed = MissedDuties(context)
         self._head: BlockInfo | None = None
         self._handled: BlockNumber | None = None
         self._position: EpochPosition | None = None
         self._is_clock_right = True
         self._news = asyncio.Event()
         self._running: set[Hashable] = set()
+        self._readings: set[asyncio.Task[None]] = set()
+        self._waits_for_readings = False
 
     async def run(self) -> None:
         """Follow the chain until cancelled. Raises unexpected errors in a group."""
@@ -73,6 +73,7 @@ class EpochLoop:
         )
         async with aclosing(heads):
             async for head in heads:
+                self._observe(HeadSeen(head))
                 self._head, now_s = head, context.get_wall_time_s()
                 self._is_clock_right = is_clock_right(head, now_s=now_s, params=self._terms.params)
                 self._news.set()
@@ -83,17 +84,17 @@ class EpochLoop:
             head = self._head
             is_new = head is not None and head.number != self._handled
             if head is not None and is_new:
-                await self._take_snapshot(head)
+                await self._take_head(head, tasks)
                 self._handled = head.number
             if self._position is None:
                 continue
-            # A finished duty may make others due, but there is nothing new to read.
-            if is_new or not has_news:
-                await self._read(self._position, tasks)
-            self._plan(self._position, tasks)
+            if not has_news:
+                self._begin_readings(self._position, tasks)
+            # A finished duty or reading may make others due, but there is nothing new to read.
+            await self._plan(self._position, tasks)
 
     async def _wait_for_news(self) -> bool:
-        """Wait for a head or a finished duty; False if a reading is due before the next one."""
+        """Wait for a head or a finished task; False if a reading is due before the next one."""
         timeout_s = None
         if self._position is not None and self._is_in_a_hurry(self._position):
             timeout_s = self._terms.block_time_s / READS_PER_BLOCK
@@ -111,13 +112,13 @@ class EpochLoop:
             return False
         return bool(self._collector.list_wanted(position) or self._list_reveals(position))
 
-    def _list_reveals(self, position: EpochPosition) -> list[Duty]:
-        if not self._terms.schedule.is_departure(RecordKind.OUTPUT_REVEAL, position.offset):
-            return []
-        duties = self._list_duties(self._build_view(position))
-        return [duty for duty in duties if isinstance(duty, RevealOutput | RevealScores)]
-
-    async def _take_snapshot(self, head: BlockInfo) -> None:
+    async def _take_head(self, head: BlockInfo, tasks: asyncio.TaskGroup) -> None:
+        """Start what needs the chain no more, then ask it what the head has changed."""
+        known = self._rosters.get_position(head.number)
+        is_read = known is not None and self._rosters.get_roster(known.epoch) is not None
+        if known is not None and is_read:
+            self._position = known
+            self._begin_readings(known, tasks)
         try:
             self._position = await self._rosters.locate(head)
             if self._position is not None:
@@ -125,25 +126,40 @@ class EpochLoop:
         except ChainUnavailable as error:
             # The state that was read before stays in use; the next head is the next attempt.
             self._observe(Unavailable("chain", str(error)))
+        if self._position is not None and not is_read:
+            self._begin_readings(self._position, tasks)
+        if self._readings:
+            patience_s = READING_PATIENCE_BLOCKS * self._terms.block_time_s
+            self._waits_for_readings = True
+            await asyncio.wait(self._readings, timeout=patience_s)
+            self._waits_for_readings = False
 
-    async def _read(self, position: EpochPosition, tasks: asyncio.TaskGroup) -> None:
-        """Start our own reveals, which must not wait, then read the others' records."""
+    def _begin_readings(self, position: EpochPosition, tasks: asyncio.TaskGroup) -> None:
+        """Start our own reveals, which wait for nothing, then readings of the others' records."""
         for duty in self._list_reveals(position):
             self._start(duty, tasks)
-        try:
-            await self._collector.read(position, get_position=self._get_newest)
-        except TransportError as error:
-            self._observe(Unavailable("records", str(error)))
+        for reading in self._collector.begin(position):
+            task = tasks.create_task(reading)
+            self._readings.add(task)
+            task.add_done_callback(self._end_reading)
 
-    def _plan(self, position: EpochPosition, tasks: asyncio.TaskGroup) -> None:
-        """Start the duties that are due and not under way."""
+    def _end_reading(self, task: asyncio.Task[None]) -> None:
+        self._readings.discard(task)
+        if not self._readings and not self._waits_for_readings:
+            self._news.set()
+
+    async def _plan(self, position: EpochPosition, tasks: asyncio.TaskGroup) -> None:
+        """Start the duties that are due and not under way, and say what was missed."""
         view = self._build_view(position)
         self._observe(HeadHandled(position, view.status))
-        for duty in self._list_duties(view):
+        if not self._context.is_paid:
+            return
+        for duty in compute_duties(view):
             self._start(duty, tasks)
+        await self._missed.note(view)
 
-    def _list_duties(self, view: EpochView) -> tuple[Duty, ...]:
-        return compute_duties(view) if self._context.is_paid else ()
+    def _list_reveals(self, position: EpochPosition) -> tuple[Reveal, ...]:
+        return list_reveals(self._build_view(position)) if self._context.is_paid else ()
 
     def _build_view(self, position: EpochPosition) -> EpochView:
         roster = self._rosters.get_roster(position.epoch)
@@ -167,6 +183,7 @@ class EpochLoop:
         try:
             await self._performer.perform(duty)
         except (DutyPostponed, ChainUnavailable, TransportError) as error:
+            self._missed.remember(duty, str(error))
             self._observe(DutyFailed(duty, str(error)))
         else:
             self._observe(DutyDone(duty))

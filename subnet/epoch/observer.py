@@ -10,14 +10,23 @@ import structlog
 from consensus.duties import Duty
 from consensus.errors import InvalidRecord
 from consensus.evidence import TimedRecord
+from consensus.missed import OwedDuty
 from consensus.records import RecordKind
 from consensus.report import EpochReport
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, EpochPosition, SubnetNodeId
 from consensus.view import EpochStatus
+from subnet.epoch.interfaces import BlockInfo
 from subnet.journal.journal import Extrinsic
 
 logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSeen:
+    """A head was accepted; nothing has been read or planned for it yet."""
+
+    head: BlockInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,15 @@ class DutyFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class DutyMissed:
+    """A duty that this node owed was not done, and can be done no more. Once a duty and epoch."""
+
+    duty: OwedDuty
+    epoch: Epoch
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExtrinsicLanded:
     extrinsic: Extrinsic
     epoch: Epoch
@@ -66,7 +84,7 @@ class ExtrinsicLanded:
 
 @dataclass(frozen=True, slots=True)
 class AttestationRefused:
-    """The proposal on chain differs from what this node computed."""
+    """The proposal on chain differs from what this node computed, or cannot be checked in time."""
 
     epoch: Epoch
     detail: str
@@ -74,7 +92,7 @@ class AttestationRefused:
 
 @dataclass(frozen=True, slots=True)
 class EpochScored:
-    """This node has scored an epoch, from what it saw."""
+    """An epoch is over and its report stands in the journal, once an epoch."""
 
     report: EpochReport
 
@@ -108,11 +126,13 @@ class Unavailable:
 
 
 NodeEvent = (
-    HeadHandled
+    HeadSeen
+    | HeadHandled
     | RecordSeen
     | RecordDropped
     | DutyDone
     | DutyFailed
+    | DutyMissed
     | ExtrinsicLanded
     | AttestationRefused
     | EpochScored
@@ -127,6 +147,8 @@ Observe = Callable[[NodeEvent], None]
 def log_event(event: NodeEvent) -> None:
     """Write one log line; ids, kinds and reasons only."""
     match event:
+        case HeadSeen(head):
+            logger.debug("head seen", block=head.number)
         case HeadHandled(position, status):
             epoch, offset = position.epoch, position.offset
             logger.debug("head handled", epoch=epoch, offset=offset, status=status.name)
@@ -146,6 +168,8 @@ def log_event(event: NodeEvent) -> None:
             logger.info("duty done", duty=str(duty))
         case DutyFailed(duty, reason):
             logger.warning("duty failed", duty=str(duty), reason=reason)
+        case DutyMissed(duty, epoch, reason):
+            logger.warning(f"duty missed: {duty.value}", epoch=epoch, reason=reason)
         case ExtrinsicLanded(extrinsic, epoch, block):
             logger.info("extrinsic landed", extrinsic=extrinsic.value, epoch=epoch, block=block)
         case AttestationRefused(epoch, detail):

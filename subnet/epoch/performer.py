@@ -6,24 +6,27 @@ from collections.abc import Callable
 
 from consensus.duties import (
     Attest,
+    CommitAudit,
     CommitOutput,
-    CommitScores,
     Duty,
     Propose,
     PublishChallenge,
     PublishSighting,
+    ReportEpoch,
     Republish,
+    RevealAudit,
     RevealOutput,
     RevealScores,
-    ScoreEpoch,
 )
 from consensus.records import RecordKind, encode_challenge
 from consensus.roster import Roster
 from consensus.types import Epoch, EpochPosition
+from mesh.errors import ModelError, TransportError
 from subnet.epoch.context import NodeContext
+from subnet.epoch.gatherer import Gatherer
 from subnet.epoch.hoster import answer_challenge
 from subnet.epoch.judge import Judge
-from subnet.epoch.observer import EpochScored
+from subnet.epoch.observer import DutyFailed, EpochScored
 from subnet.epoch.publisher import Publisher
 from subnet.epoch.submitter import Submitter
 from subnet.errors import DutyPostponed
@@ -41,7 +44,7 @@ class Performer:
         self._journal = context.journal
         self._get_position = get_position
         self._publisher = Publisher(context)
-        self._judge = Judge(context.author, context.shape, journal=context.journal, run=context.run)
+        self._judge = Judge(context, Gatherer(context))
         self._submitter = None if context.writer is None else Submitter(context, context.writer)
 
     async def perform(self, duty: Duty) -> None:
@@ -51,20 +54,20 @@ class Performer:
                 await self._publish_challenge(epoch)
             case CommitOutput(epoch):
                 await self._commit_output(epoch)
+            case CommitAudit(epoch):
+                await self._commit_audit(epoch)
             case PublishSighting(epoch):
                 await self._publish_sighting(epoch)
-            case CommitScores(epoch):
-                await self._commit_scores(epoch)
-            case RevealOutput(epoch):
-                await self._publisher.publish(RecordKind.OUTPUT_REVEAL, epoch)
-            case RevealScores(epoch):
-                await self._publisher.publish(RecordKind.SCORE_REVEAL, epoch)
+            case RevealOutput(epoch) | RevealAudit(epoch) | RevealScores(epoch):
+                await self._publisher.publish(duty.kind, epoch)
             case Republish(kind, epoch):
                 await self._publisher.publish(kind, epoch)
-            case ScoreEpoch(epoch):
-                await self._score_epoch(epoch)
-            case Propose() | Attest():
-                await self._submit(duty)
+            case Propose():
+                await self._propose(duty)
+            case Attest():
+                await self._attest(duty)
+            case ReportEpoch(epoch):
+                await self._report(epoch)
 
     async def _publish_challenge(self, epoch: Epoch) -> None:
         roster = self._journal.rosters[epoch]
@@ -75,47 +78,88 @@ class Performer:
         inference, roster = self._context.get_inference(), self._journal.rosters[epoch]
         if inference is None:
             raise DutyPostponed("the model is still loading")
-        bodies = await answer_challenge(
+        commit, reveal = await answer_challenge(
             self._context.author, self._context.shape, roster, inference
         )
-        await self._commit(roster, RecordKind.OUTPUT_COMMIT, RecordKind.OUTPUT_REVEAL, bodies)
+        await self._issue_in_time(
+            roster, RecordKind.OUTPUT_COMMIT, commit, reveal=(RecordKind.OUTPUT_REVEAL, reveal)
+        )
+
+    async def _commit_audit(self, epoch: Epoch) -> None:
+        roster = self._journal.rosters[epoch]
+        # The commit must leave before this block is final. If another one becomes final instead,
+        # this audit was computed for nothing.
+        draw = await self._context.reader.fetch_block(self._context.rosters.get_draw_block(roster))
+        try:
+            commit, reveal = await self._judge.audit(roster, draw.block_hash)
+        except ModelError as error:
+            raise DutyPostponed(str(error)) from error
+        await self._issue_in_time(
+            roster, RecordKind.AUDIT_COMMIT, commit, reveal=(RecordKind.AUDIT_REVEAL, reveal)
+        )
 
     async def _publish_sighting(self, epoch: Epoch) -> None:
         roster = self._journal.rosters[epoch]
-        body = await self._judge.list_seen(roster)
-        await self._publisher.issue(roster, RecordKind.SIGHTING, body)
+        sighting, scores = await self._judge.sight(roster)
+        reveal = None if scores is None else (RecordKind.SCORE_REVEAL, scores)
+        await self._issue_in_time(roster, RecordKind.SIGHTING, sighting, reveal=reveal)
 
-    async def _commit_scores(self, epoch: Epoch) -> None:
-        roster = self._journal.rosters[epoch]
-        bodies = await self._judge.commit_scores(roster)
-        await self._commit(roster, RecordKind.SCORE_COMMIT, RecordKind.SCORE_REVEAL, bodies)
-
-    async def _commit(
-        self, roster: Roster, kind: RecordKind, reveal: RecordKind, bodies: tuple[bytes, bytes]
+    async def _issue_in_time(
+        self,
+        roster: Roster,
+        kind: RecordKind,
+        body: bytes,
+        *,
+        reveal: tuple[RecordKind, bytes] | None,
     ) -> None:
-        """Publish a commit unless its window has closed while it was computed."""
-        offset = self._get_offset(roster.epoch)
-        if offset is None or not self._terms.schedule.is_departure(kind, offset):
+        """Publish a record unless its window has closed while it was computed."""
+        position = self._get_position()
+        is_in_time = (
+            position is not None
+            and position.epoch == roster.epoch
+            and self._terms.schedule.is_departure(kind, position.offset)
+        )
+        if not is_in_time:
             raise DutyPostponed(f"the {kind.name} was ready too late")
-        commit_body, reveal_body = bodies
-        await self._publisher.issue(roster, kind, commit_body, reveal=(reveal, reveal_body))
+        await self._publisher.issue(roster, kind, body, reveal=reveal)
 
-    async def _score_epoch(self, epoch: Epoch) -> None:
-        report = await self._judge.score_epoch(epoch)
-        await self._journal.record_report(epoch, report.to_json().encode())
-        self._context.observe(EpochScored(report))
+    async def _propose(self, duty: Propose) -> None:
+        submitter, position = self._prepare_submission(duty)
+        if await submitter.is_proposed(duty.epoch):
+            return
+        proposal = await self._judge.prepare(
+            duty, may_give_up=position.offset >= self._terms.schedule.commit_start
+        )
+        if proposal.list_body is not None:
+            await self._issue_list(duty, proposal.list_body)
+        _, position = self._prepare_submission(duty)
+        await submitter.propose(duty, proposal.report.rows, proposal.args, head=position.block)
 
-    async def _submit(self, duty: Propose | Attest) -> None:
+    async def _issue_list(self, duty: Propose, body: bytes) -> None:
+        roster = self._journal.rosters[duty.epoch]
+        try:
+            await self._publisher.issue(roster, RecordKind.NAMED_LIST, body)
+        except (DutyPostponed, TransportError) as error:
+            # It is in the journal, so attestors get it from this node itself.
+            self._context.observe(DutyFailed(duty, str(error)))
+
+    async def _attest(self, duty: Attest) -> None:
+        submitter, position = self._prepare_submission(duty)
+        await submitter.attest(
+            duty,
+            self._judge.check,
+            head=position.block,
+            is_last_chance=position.offset >= self._terms.schedule.attestation_deadline,
+        )
+
+    def _prepare_submission(self, duty: Propose | Attest) -> tuple[Submitter, EpochPosition]:
+        """Return what sends the extrinsic, and the head. Raises DutyPostponed after the epoch."""
         position = self._get_position()
         if self._submitter is None or position is None or position.epoch != duty.epoch:
             raise DutyPostponed("the epoch is over")
-        rows = await self._judge.compute_rows(duty)
-        if isinstance(duty, Propose):
-            await self._submitter.propose(duty, rows, position.block)
-        else:
-            await self._submitter.attest(duty, rows, position.block)
+        return self._submitter, position
 
-    def _get_offset(self, epoch: Epoch) -> int | None:
-        """Return the newest head's offset in ``epoch``; None once that is over."""
-        position = self._get_position()
-        return position.offset if position is not None and position.epoch == epoch else None
+    async def _report(self, epoch: Epoch) -> None:
+        report = await self._judge.report(epoch)
+        await self._journal.record_report(epoch, report.to_json().encode())
+        self._context.observe(EpochScored(report))

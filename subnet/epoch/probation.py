@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from consensus.attestation import is_attested
+from consensus.attestation import is_agreed
 from consensus.errors import ProposalMismatch
 from consensus.naming import MAX_PROBATION, carry_probation, decode_args
 from consensus.roster import Roster
@@ -39,17 +39,15 @@ class ProbationReader:
 
     async def _search(self, epoch: Epoch, at_block: BlockNumber | None) -> dict[SubnetNodeId, int]:
         """Go back over the epochs without an attested proposal; what they carried is over then."""
+        least = await self._reader.fetch_min_attestation_percent(at_block=at_block)
         for age in range(min(MAX_PROBATION, epoch)):
             proposed_in = Epoch(epoch - age)
             submission = await self._reader.fetch_submission(
                 self._terms.subnet_id, proposed_in, at_block=at_block
             )
-            if submission is None:
+            if submission is None or not is_agreed(submission, min_attestation=least):
                 continue
-            roster = await self._get_roster(proposed_in)
             scored = await self._get_roster(Epoch(proposed_in - 1))
-            if not is_attested(submission, roster, self._terms.params):
-                continue
             try:
                 named = decode_args(submission.args, scored)
             except ProposalMismatch:

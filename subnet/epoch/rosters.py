@@ -1,9 +1,10 @@
-"""Rosters and elections per epoch, cached in the journal.
+"""Rosters, elections and draws per epoch, cached in the journal.
 
 The roster of an epoch is the list of the subnet's activated nodes in the chain's state at the
 epoch's first block. It is read once that block is final. Every node reads the same roster, so
 all nodes agree on who may publish records, on the challenge's seed and on when records expire.
-While the chain does not answer, the rosters that were read before stay in use.
+The draw of an epoch, which selects the layers to audit, is the hash of AUDIT's first block; it is
+read once that is final too. While the chain does not answer, what was read before stays in use.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ HISTORY_EPOCHS = 2
 
 
 class Rosters:
-    """Reads rosters and elections from the chain into the journal, and answers from there.
+    """Reads rosters, elections and draws from the chain into the journal; answers from there.
 
     ``shape`` is the model's. If it is given, reveals of another shape are not admitted.
     """
@@ -86,7 +87,7 @@ class Rosters:
         return compute_epoch_position(block, slot=self._slot, epoch_length=self._terms.epoch_length)
 
     async def refresh(self, position: EpochPosition) -> None:
-        """Read the rosters and elections that are missing, up to now. Raises ChainUnavailable."""
+        """Read what is missing, up to now. Raises ChainUnavailable."""
         await self._refresh_rosters(position)
         for age in range(HISTORY_EPOCHS, 0, -1):
             epoch = Epoch(position.epoch - age)
@@ -94,6 +95,11 @@ class Rosters:
                 await self._journal.record_election(epoch, await self._fetch_elected(epoch))
         if position.epoch not in self._journal.elections:
             await self._refresh_election(position.epoch)
+        await self._refresh_draws(position)
+
+    def get_draw_block(self, roster: Roster) -> BlockNumber:
+        """Return the number of the block whose hash draws the layers to audit."""
+        return BlockNumber(roster.first_block + self._terms.schedule.audit_start)
 
     async def _refresh_rosters(self, position: EpochPosition) -> None:
         wanted = [
@@ -128,6 +134,23 @@ class Rosters:
             self._tentative.clear()
         else:
             self._tentative = {epoch: elected}
+
+    async def _refresh_draws(self, position: EpochPosition) -> None:
+        """Read the draws of the present epoch and the one before, once they are final."""
+        epochs = (Epoch(position.epoch - 1), position.epoch)
+        rosters = [self._journal.rosters[epoch] for epoch in epochs if self._lacks_draw(epoch)]
+        due = [r for r in rosters if self.get_draw_block(r) <= position.block]
+        if not due:
+            return
+        final = await self._reader.fetch_finalised_number()
+        for roster in due:
+            number = self.get_draw_block(roster)
+            if number <= final:
+                block = await self._reader.fetch_block(number)
+                await self._journal.record_draw(roster.epoch, block.block_hash)
+
+    def _lacks_draw(self, epoch: Epoch) -> bool:
+        return epoch in self._journal.rosters and epoch not in self._journal.draws
 
     async def _fetch_elected(self, epoch: Epoch) -> SubnetNodeId | None:
         return await self._reader.fetch_elected_validator(self._terms.subnet_id, epoch)

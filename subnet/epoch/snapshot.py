@@ -42,6 +42,7 @@ class Snapshot:
             node_id=self._node_id,
             peer_id=self._context.author.key.peer_id,
             has_hotkey=self._has_hotkey,
+            has_auditor=self._context.get_auditor() is not None,
             is_clock_right=is_clock_right,
             is_stale=journal.is_stale(epoch),
             roster=journal.rosters.get(epoch),
@@ -51,22 +52,18 @@ class Snapshot:
             own_records=tuple(
                 OwnRecord(kind, signed_epoch, own.is_acknowledged)
                 for (kind, signed_epoch), own in journal.own_records.items()
-                if signed_epoch >= previous
             ),
-            observed=journal.observed,
             submission=self._get_submission(epoch),
+            previous_submission=_describe(journal.submissions.get(previous)),
             is_previous_settled=previous in journal.submissions,
             is_previous_reported=previous in journal.reports,
-            is_attestation_refused=epoch in journal.refused,
+            refused=frozenset(journal.refused),
             proposals_sent=journal.get_attempts(Extrinsic.PROPOSE, epoch),
             attestations_sent=journal.get_attempts(Extrinsic.ATTEST, epoch),
         )
 
     def _get_submission(self, epoch: Epoch) -> SubmissionSeen | None:
-        submission = self._submission
-        if submission is None or self._submission_epoch != epoch:
-            return None
-        return SubmissionSeen(submission.proposer, submission.attested)
+        return _describe(self._submission) if self._submission_epoch == epoch else None
 
     async def _settle(self, epoch: Epoch) -> None:
         """Read the final proposal of an epoch that is over, once."""
@@ -88,3 +85,7 @@ class Snapshot:
 
     async def _fetch_submission(self, epoch: Epoch) -> Submission | None:
         return await self._context.reader.fetch_submission(self._terms.subnet_id, epoch)
+
+
+def _describe(submission: Submission | None) -> SubmissionSeen | None:
+    return None if submission is None else SubmissionSeen(submission.proposer, submission.attested)

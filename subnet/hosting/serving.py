@@ -14,27 +14,29 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
 from consensus.phases import Phase, Schedule, phase_at
 from consensus.protocol_params import ConsensusParams
 from consensus.types import EpochPosition, LayerRange
+from mesh.errors import ManifestNotFound
 from mesh.inference.accounts import Accounts, IsMember
+from mesh.inference.challenge_guard import ChallengeGuard
 from mesh.inference.engine import Engine, EngineLimits
 from mesh.inference.session_server import SessionServer
 from mesh.model.abandon import CheckWanted, run_abandonable
 from mesh.model.config import ModelConfig
 from mesh.model.files import ModelFolder
-from mesh.model.manifest import check_manifest
-from mesh.model.weights import load_shard
+from mesh.model.manifest import ModelManifest, check_manifest
+from mesh.model.self_check import check_float32
+from mesh.model.weights import ShardWeights, load_shard
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerState
 from subnet.epoch.interfaces import Inference
 from subnet.hosting.layer_choice import LayerChoice, get_format
-from subnet.hosting.manifest import describe_constants, find_manifest
+from subnet.hosting.manifest import describe_constants
 from subnet.operator.access import Rank
 from subnet.operator.config import NodeConfig
 
@@ -48,34 +50,37 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the subnet's hosters must serve, and by which numbers."""
+    """What the subnet's hosters must serve, and by which numbers.
 
-    manifest_hash: bytes
+    A node without pay may have no manifest: its weights are not checked.
+    """
+
+    manifest: ModelManifest | None
     params: ConsensusParams
     schedule: Schedule
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """The model at hand and how the operator serves it.
-
-    ``config`` names device, types and cache; ``kept_in`` is where a manifest may lie.
-    """
+    """The model at hand and how the operator serves it: ``config`` names device and types."""
 
     config: NodeConfig
     folder: ModelFolder
     model: ModelConfig
-    kept_in: Path
 
 
 @asynccontextmanager
 async def open_engine(
-    local: LocalModel, served: ServedModel, layers: LayerRange
+    local: LocalModel,
+    served: ServedModel,
+    layers: LayerRange,
+    *,
+    guard: ChallengeGuard | None = None,
 ) -> AsyncIterator[Engine]:
     """Check the weights against the manifest and load them. Raises ModelError.
 
     When cancelled, it ends after the piece that is being read. The weights of a node without pay
-    are not checked.
+    are not checked, and neither is its arithmetic.
     """
     config, model = local.config, local.model
     form = get_format(config, model)
@@ -95,11 +100,19 @@ async def open_engine(
             check_wanted=check,
         )
     )
+
+    def check_and_give() -> ShardWeights:
+        """Run on the compute thread, whose settings are the engine's."""
+        if not config.unpaid:
+            check_float32(model, weights.get_layer(layers.start), weights.device)
+        return weights
+
     async with Engine.open(
-        lambda: weights,
+        check_and_give,
         limits=EngineLimits(cache_tokens=config.attn_cache_tokens),
         threads=config.threads or os.cpu_count() or 1,
         deterministic=config.deterministic,
+        guard=guard,
     ) as engine:
         yield engine
 
@@ -108,17 +121,10 @@ def _check_weights(
     local: LocalModel, served: ServedModel, layers: LayerRange, check_wanted: CheckWanted
 ) -> None:
     form = get_format(local.config, local.model)
-    manifest = find_manifest(
-        local.folder,
-        local.model,
-        manifest_hash=served.manifest_hash,
-        params=served.params,
-        kept_in=local.kept_in,
-        quant_type=form.quant_type,
-        check_wanted=check_wanted,
-    )
+    if served.manifest is None:
+        raise ManifestNotFound("there is no manifest to compare the weights with")
     check_manifest(
-        manifest,
+        served.manifest,
         local.folder,
         local.model,
         start=layers.start,
@@ -147,6 +153,7 @@ class LayerServer:
 
     ``layers`` are those that the operator names; None: ``choice`` finds them. ``rank`` gives a
     caller's priority. ``is_member`` says who may pass on sessions of others; None: all peers.
+    ``guard`` knows the open challenges, whichever layers are served.
     """
 
     def __init__(
@@ -161,11 +168,13 @@ class LayerServer:
         layers: LayerRange | None = None,
         rank: Rank | None = None,
         is_member: IsMember | None = None,
+        guard: ChallengeGuard | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._local = local
         self._fixed_layers = layers
         self._rank = rank
+        self.guard = guard or ChallengeGuard()
         self._served = served
         self._host = host
         self._directory = directory
@@ -215,7 +224,7 @@ class LayerServer:
         self.layers, self.state, self.throughput = layers, ServerState.JOINING, 0
         # Before anything is loaded, so that the next newcomer counts on it.
         self._announce()
-        async with open_engine(self._local, self._served, layers) as engine:
+        async with open_engine(self._local, self._served, layers, guard=self.guard) as engine:
             async with asyncio.TaskGroup() as tasks:
                 computing = tasks.create_task(engine.serve())
                 self.throughput = await engine.measure_throughput()

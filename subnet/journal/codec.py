@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 
 from consensus.evidence import TimedRecord
+from consensus.missed import OwedDuty
 from consensus.roster import Roster, RosterNode
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetNodeId
@@ -29,6 +31,27 @@ def encode_timed_record(sighting: TimedRecord) -> Event:
 def decode_timed_record(payload: bytes) -> TimedRecord:
     (seen_at,) = _SEEN_AT.unpack_from(payload)
     return TimedRecord(decode_envelope(payload[_SEEN_AT.size :]), BlockNumber(seen_at))
+
+
+def encode_fetched(envelope: Envelope) -> Event:
+    return Event(envelope.epoch, EventType.FETCHED, envelope.to_bytes())
+
+
+def encode_probation(left: Mapping[SubnetNodeId, int]) -> bytes:
+    return json.dumps(sorted(left.items())).encode()
+
+
+def decode_probation(payload: bytes) -> dict[SubnetNodeId, int]:
+    return {SubnetNodeId(node_id): epochs for node_id, epochs in json.loads(payload)}
+
+
+def encode_missed(duty: OwedDuty, reason: str) -> bytes:
+    return json.dumps([duty.name, reason]).encode()
+
+
+def decode_missed(payload: bytes) -> tuple[OwedDuty, str]:
+    name, reason = json.loads(payload)
+    return OwedDuty[name], reason
 
 
 def encode_roster(roster: Roster) -> bytes:
@@ -84,11 +107,15 @@ def encode_submission(submission: Submission | None) -> bytes:
         "scores": [[node_id, str(score)] for node_id, score in submission.scores],
         "attested": sorted(submission.attested),
         "args": None if submission.args is None else submission.args.hex(),
+        "voters": sorted(submission.voters),
+        "prioritize_queue_node_id": submission.prioritize_queue_node_id,
+        "remove_queue_node_id": submission.remove_queue_node_id,
     }
     return json.dumps(body).encode()
 
 
 def decode_submission(payload: bytes) -> Submission | None:
+    """Return the submission; rows of earlier versions have neither voters nor queue arguments."""
     body = json.loads(payload)
     if body is None:
         return None
@@ -98,4 +125,7 @@ def decode_submission(payload: bytes) -> Submission | None:
         scores=tuple((SubnetNodeId(node), Score(int(score))) for node, score in body["scores"]),
         attested=frozenset(SubnetNodeId(node) for node in body["attested"]),
         args=None if body["args"] is None else bytes.fromhex(body["args"]),
+        voters=frozenset(SubnetNodeId(node) for node in body.get("voters", ())),
+        prioritize_queue_node_id=body.get("prioritize_queue_node_id"),
+        remove_queue_node_id=body.get("remove_queue_node_id"),
     )

@@ -4,15 +4,16 @@ Theory of operation
 -------------------
 
 What it is for. A node may be killed between any two lines of its code. Afterwards it must still
-be able to open every commitment that it published, must not sign a second record for a slot (two
-records for one slot score 0), must not send an extrinsic twice, and must compute the same scores
-as before from what it saw. Everything that these need is in the journal; nothing else is.
+be able to open every commitment that it published, must not sign a second record for a slot (of
+two records for one slot neither counts), must not send an extrinsic twice, and must still have
+what it saw and when, and what proposals name. Everything that these need is in the journal, and
+the reasons for what it refused or did not do; nothing else is.
 
 Parts. ``Log`` (log.py) owns the SQLite file: rows that are only appended, and pruned from the
 oldest. ``codec`` turns values into the bytes of a row and back. ``Journal`` owns the dictionaries
-that the node reads: rosters, elections, sightings, own records and so on. They are the result of
-applying all rows in order, when the file is opened and after each write. So reading is instant,
-and memory never holds what the disk does not.
+that the node reads: rosters, elections, own, seen and fetched records and so on. They are the
+result of applying all rows in order, when the file is opened and after each write. So reading is
+instant, and memory never holds what the disk does not.
 
 Order of a write. One write at a time (``_writing``):
 
@@ -42,8 +43,13 @@ What can fail, and what happens then.
 - The disk is full: JournalFailed says so. When it was full while the file was created, the file
   holds no table or no byte, so nothing was ever signed with it, and the next start makes the
   tables. A file that was cut off anywhere else is JournalCorrupt.
-- The schema is of another version: an older one is migrated in one transaction a step; a newer one
-  is refused with the fix.
+- The schema is of another version: an older one is migrated in one transaction a step, or refused
+  with the fix where no step leads here; so is a newer one.
+
+Seen and fetched. ``record_seen`` keeps the first record of each kind and author with the head at
+which this node saw it in time or late; nothing replaces it. What is fetched later because a
+proposal names it, perhaps another version of the record, stands beside it (MAX_FETCHED of a slot)
+and is found by its name only.
 
 Growth. Rows of epochs that are KEPT_EPOCHS old are deleted when a roster is recorded: their
 records have expired. Signing for them is refused from then on, because the proof that nothing was
@@ -56,6 +62,7 @@ import asyncio
 import json
 import sqlite3
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -65,18 +72,25 @@ from types import MappingProxyType
 from typing import Any
 
 from consensus.evidence import TimedRecord, TimedRecords
+from consensus.missed import OwedDuty
+from consensus.naming import Slot, get_name
 from consensus.records import RecordKind
 from consensus.roster import Roster
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, SubnetNodeId
-from consensus.view import Attempts, Window
+from consensus.view import Attempts
 from keys.envelope import Envelope, decode_envelope
 from keys.errors import KeysError
 from subnet.errors import AlreadySigned, JournalCorrupt, JournalFailed
 from subnet.journal.codec import (
+    decode_missed,
+    decode_probation,
     decode_roster,
     decode_submission,
     decode_timed_record,
+    encode_fetched,
+    encode_missed,
+    encode_probation,
     encode_roster,
     encode_signed,
     encode_submission,
@@ -87,6 +101,10 @@ from subnet.thread_runner import Runner
 
 KEPT_EPOCHS = 4
 """Epochs of records that are kept: scoring reads three, and their records have expired."""
+MAX_FETCHED = 4
+"""Fetched versions of one record; an honest author has one."""
+MAX_REASON = 500
+"""Characters of a reason that are kept."""
 
 
 class Extrinsic(Enum):
@@ -122,7 +140,11 @@ class Journal:
         self._refused: dict[Epoch, str] = {}
         self._submissions: dict[Epoch, Submission | None] = {}
         self._reports: dict[Epoch, bytes] = {}
-        self.observed: frozenset[tuple[Epoch, Window]] = frozenset()
+        self._draws: dict[Epoch, bytes] = {}
+        self._probation: dict[Epoch, Mapping[SubnetNodeId, int]] = {}
+        self._missed: dict[Epoch, dict[OwedDuty, str]] = {}
+        self._by_name: dict[bytes, Envelope] = {}
+        self._fetched: Counter[Slot] = Counter()
         self.own_records: Mapping[tuple[RecordKind, Epoch], SignedRecord] = MappingProxyType(
             self._own
         )
@@ -132,6 +154,14 @@ class Journal:
         """Proposals of finished epochs; None where there was none."""
         self.refused: Mapping[Epoch, str] = MappingProxyType(self._refused)
         """Epochs whose proposal differs from what this node computed, and how."""
+        self.missed: Mapping[Epoch, Mapping[OwedDuty, str]] = MappingProxyType(self._missed)
+        """Duties that this node owed and did not do, and why."""
+        self.draws: Mapping[Epoch, bytes] = MappingProxyType(self._draws)
+        """Hashes of the final blocks that drew the audited layers."""
+        self.probation: Mapping[Epoch, Mapping[SubnetNodeId, int]] = MappingProxyType(
+            self._probation
+        )
+        """Epochs that nodes stay unpaid, from the epoch on."""
         self.reports: Mapping[Epoch, bytes] = MappingProxyType(self._reports)
 
     @classmethod
@@ -162,6 +192,10 @@ class Journal:
         """Return what was seen of one epoch's records."""
         return MappingProxyType(self._sightings.get(epoch, {}))
 
+    def find_by_name(self, name: bytes) -> Envelope | None:
+        """Return the record whose hash begins so, be it seen, fetched or this node's own."""
+        return self._by_name.get(name)
+
     def get_attempts(self, extrinsic: Extrinsic, epoch: Epoch) -> Attempts:
         """Return how often an extrinsic was sent in this epoch."""
         return self._attempts.get((extrinsic, epoch), Attempts())
@@ -190,25 +224,23 @@ class Journal:
         """Write that a replica is known to hold this node's record."""
         await self._record(Event(epoch, EventType.ACKNOWLEDGED, bytes([kind])))
 
-    async def record_reading(
-        self,
-        epoch: Epoch,
-        *,
-        sightings: Sequence[TimedRecord],
-        windows: frozenset[Window],
-    ) -> None:
-        """Write what one reading brought, and the windows that it observed, if that is news.
+    async def record_seen(self, records: Sequence[TimedRecord]) -> None:
+        """Write what one reading brought. The first record of a slot stays."""
+        events = [encode_timed_record(record) for record in records if not self._has_seen(record)]
+        await self._record(*events)
 
-        The first record of a slot stays; a second one is ignored.
+    async def record_fetched(self, envelopes: Sequence[Envelope]) -> None:
+        """Write records that were fetched because they are named.
+
+        What is known, too old, or one of too many versions of its slot is left out.
         """
-        events = [
-            encode_timed_record(sighting) for sighting in sightings if not self._has_seen(sighting)
-        ]
-        events += [
-            Event(epoch, EventType.OBSERVED, window.value.encode())
-            for window in sorted(windows, key=lambda window: window.value)
-            if (epoch, window) not in self.observed
-        ]
+        events, counts = [], Counter(self._fetched)
+        for envelope in {get_name(envelope): envelope for envelope in envelopes}.values():
+            slot = _get_slot(envelope)
+            is_known = get_name(envelope) in self._by_name
+            if not is_known and envelope.epoch >= self._oldest and counts[slot] < MAX_FETCHED:
+                counts[slot] += 1
+                events.append(encode_fetched(envelope))
         await self._record(*events)
 
     async def record_roster(self, roster: Roster) -> None:
@@ -221,6 +253,14 @@ class Journal:
     async def record_election(self, epoch: Epoch, elected: SubnetNodeId | None) -> None:
         """Write whom the chain elected, read once the epoch's first block was final."""
         await self._record(Event(epoch, EventType.ELECTED, json.dumps(elected).encode()))
+
+    async def record_draw(self, epoch: Epoch, block_hash: bytes) -> None:
+        """Write the hash of the block that drew the epoch's audits, once it is final."""
+        await self._record(Event(epoch, EventType.DRAW, block_hash))
+
+    async def record_probation(self, epoch: Epoch, left: Mapping[SubnetNodeId, int]) -> None:
+        """Write how many epochs nodes stay unpaid, ``epoch`` included."""
+        await self._record(Event(epoch, EventType.PROBATION, encode_probation(left)))
 
     async def record_stale(self, epoch: Epoch) -> None:
         """Write that this node sits the epoch out."""
@@ -238,7 +278,12 @@ class Journal:
 
     async def record_refused(self, epoch: Epoch, detail: str) -> None:
         """Write that the epoch's proposal is not attested, and why."""
-        await self._record(Event(epoch, EventType.REFUSED, detail.encode()))
+        await self._record(Event(epoch, EventType.REFUSED, detail[:MAX_REASON].encode()))
+
+    async def record_missed(self, epoch: Epoch, duty: OwedDuty, reason: str) -> None:
+        """Write that this node owed a duty in ``epoch`` and did not do it, and why."""
+        payload = encode_missed(duty, reason[:MAX_REASON])
+        await self._record(Event(epoch, EventType.MISSED, payload))
 
     async def record_submission(self, epoch: Epoch, submission: Submission | None) -> None:
         """Write the proposal of a finished epoch, with its attestations."""
@@ -264,9 +309,8 @@ class Journal:
         return stored.envelope
 
     def _has_seen(self, sighting: TimedRecord) -> bool:
-        return _get_slot(sighting.envelope) in self._sightings.get(
-            Epoch(sighting.envelope.epoch), {}
-        )
+        kind, epoch, node_id = _get_slot(sighting.envelope)
+        return (kind, node_id) in self._sightings.get(epoch, {})
 
     async def _record(self, *events: Event) -> None:
         if events:
@@ -297,7 +341,7 @@ class Journal:
         epoch, payload = Epoch(event.epoch), event.payload
         match event.type:
             case EventType.SIGNED:
-                envelope = decode_envelope(payload)
+                envelope = self._index(decode_envelope(payload))
                 self._own[RecordKind(envelope.kind), epoch] = SignedRecord(envelope)
             case EventType.ACKNOWLEDGED:
                 slot = (RecordKind(payload[0]), epoch)
@@ -306,10 +350,17 @@ class Journal:
                     self._own[slot] = replace(self._own[slot], is_acknowledged=True)
             case EventType.SIGHTED:
                 sighting = decode_timed_record(payload)
-                seen = self._sightings.setdefault(epoch, {})
-                seen.setdefault(_get_slot(sighting.envelope), sighting)
-            case EventType.OBSERVED:
-                self.observed |= {(epoch, Window(payload.decode()))}
+                kind, _, node_id = _get_slot(self._index(sighting.envelope))
+                self._sightings.setdefault(epoch, {}).setdefault((kind, node_id), sighting)
+            case EventType.FETCHED:
+                self._fetched[_get_slot(self._index(decode_envelope(payload)))] += 1
+            case EventType.DRAW:
+                self._draws[epoch] = payload
+            case EventType.PROBATION:
+                self._probation[epoch] = decode_probation(payload)
+            case EventType.MISSED:
+                duty, reason = decode_missed(payload)
+                self._missed.setdefault(epoch, {})[duty] = reason
             case EventType.ROSTER:
                 self._rosters[epoch] = decode_roster(payload)
             case EventType.ELECTED:
@@ -328,24 +379,32 @@ class Journal:
             case EventType.SUBMISSION:
                 self._submissions[epoch] = decode_submission(payload)
 
+    def _index(self, envelope: Envelope) -> Envelope:
+        """Make a record findable; the same record may be own, seen and fetched."""
+        return self._by_name.setdefault(get_name(envelope), envelope)
+
     def _forget(self, before: Epoch) -> None:
         self._oldest = max(self._oldest, before)
-        self.observed = frozenset(key for key in self.observed if key[0] >= before)
         by_epoch: tuple[dict[Epoch, Any], ...] = (
             self._sightings,
             self._rosters,
             self._elections,
             self._stale,
             self._refused,
+            self._missed,
             self._submissions,
+            self._draws,
+            self._probation,
         )
         for table in by_epoch:
             for epoch in [epoch for epoch in table if epoch < before]:
                 del table[epoch]
-        by_slot: tuple[dict[Any, Any], ...] = (self._own, self._attempts)
+        by_slot: tuple[dict[Any, Any], ...] = (self._own, self._attempts, self._fetched)
         for slots in by_slot:
             for slot in [slot for slot in slots if slot[1] < before]:
                 del slots[slot]
+        for name in [name for name, found in self._by_name.items() if found.epoch < before]:
+            del self._by_name[name]
 
 
 @contextmanager
@@ -363,5 +422,5 @@ def open_journal(path: Path, *, owner: bytes, run: Runner) -> Iterator[Journal]:
             journal.close()
 
 
-def _get_slot(envelope: Envelope) -> tuple[RecordKind, SubnetNodeId]:
-    return RecordKind(envelope.kind), SubnetNodeId(envelope.node_id)
+def _get_slot(envelope: Envelope) -> Slot:
+    return RecordKind(envelope.kind), Epoch(envelope.epoch), SubnetNodeId(envelope.node_id)

@@ -19,7 +19,7 @@ from consensus.types import Epoch
 from subnet.errors import AlreadySigned, ConfigError, JournalCorrupt, JournalFailed
 from subnet.journal.disk import is_disk_full, make_write_failure, migrate, open_private
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x4D455348
 KEPT_REPORTS = 128
 """Epochs of reports that are kept for people to read."""
@@ -35,7 +35,8 @@ _SCHEMA = (
     "STRICT",
 )
 _STEPS: dict[int, tuple[str, ...]] = {}
-"""Statements that leave an older version; version 1 is the first."""
+"""Statements that leave an older version. None leads from version 1, the first edition of the
+protocol: its manifests, and so its networks and their records, are others."""
 _ROW_TAG = b"mesh/journal/row"
 _HEAD_TAG = b"mesh/journal/head"
 _REPORT_TAG = b"mesh/journal/report"
@@ -43,12 +44,11 @@ _ROW_HEADER = struct.Struct("<QqB")
 
 
 class EventType(Enum):
-    """What one row of the log says. Numbers are on disk and never change."""
+    """What one row of the log says. Numbers are on disk and never change; 4 is retired."""
 
     SIGNED = 1
     ACKNOWLEDGED = 2
     SIGHTED = 3
-    OBSERVED = 4
     ROSTER = 5
     ELECTED = 6
     STALE = 7
@@ -56,6 +56,10 @@ class EventType(Enum):
     ANSWERED = 9
     REFUSED = 10
     SUBMISSION = 11
+    FETCHED = 12
+    DRAW = 13
+    PROBATION = 14
+    MISSED = 15
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from mesh.assets import default_question, shipped_model_path
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from subnet.chain.substrate import SubstrateChain
-from subnet.hosting.manifest import build_own_manifest
+from subnet.hosting.manifest import load_own_manifest
 from subnet.localnet.block_making import BlockMaker, fetch_head_number
 from subnet.localnet.chain_setup import (
     NodeIdentity,
@@ -143,9 +143,7 @@ class _Localnet:
         return is_right
 
     async def _register(self, identities: Mapping[str, NodeIdentity], bootnode: str) -> SubnetId:
-        manifest = build_own_manifest(
-            resolve_model_folder(str(shipped_model_path())), self._model, params=MAINNET
-        )
+        manifest = load_own_manifest(resolve_model_folder(str(shipped_model_path())))
         await self._blocks.begin_setup()
         subnet_id, self._node_ids = await register_everything(
             self._chain,

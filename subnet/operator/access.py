@@ -5,9 +5,9 @@ peers are served, with a deny list all others; both together serve the allowed w
 They are read again on SIGHUP; a file that is then broken changes nothing. Sessions that are open
 go on.
 
-Two things stay reachable whatever the lists say, because the swarm needs them: ``mesh.info`` and
-``mesh.directory``, with which anybody finds the others, and the nodes that the chain names in the
-subnet, which hand sessions on.
+Some things stay reachable whatever the lists say, because the swarm needs them: ``mesh.info`` and
+``mesh.directory``, with which anybody finds the others; ``records/fetch``, because records are
+public; and the nodes that the chain names in the subnet, which hand sessions on.
 
 A priority is a function ``(PeerId) -> int``; a higher number computes first. It comes from
 ``--priority module:function``, or from ``--priority name`` of an installed entry point in the
@@ -34,6 +34,7 @@ from pathlib import Path
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from mesh.errors import PeerRefusal
+from mesh.p2p.record_exchange import FETCH_METHOD
 from mesh.p2p.rpc_guard import Reason
 from mesh.routing.directory import DIRECTORY_METHOD
 from mesh.routing.info import INFO_METHOD
@@ -43,7 +44,7 @@ MAX_LIST_BYTES = 4 << 20
 MAX_LIST_PEERS = 65_536
 MAX_PRIORITY = 1_000_000
 PRIORITY_GROUP = "mesh.priority"
-OPEN_METHODS = frozenset({INFO_METHOD, DIRECTORY_METHOD})
+OPEN_METHODS = frozenset({INFO_METHOD, DIRECTORY_METHOD, FETCH_METHOD})
 
 Rank = Callable[[PeerId], int]
 

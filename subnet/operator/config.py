@@ -22,7 +22,7 @@ class NodeConfig(BaseModel):
     ``layer_indices`` is half-open. A hoster serves ``layer_indices``, or chooses where
     ``num_layers`` layers (None: as many as fit) help most. ``subnet_id`` and ``subnet_node_id``
     None means that they are looked up on the chain by peer id. ``unpaid`` serves clients
-    without taking part in consensus.
+    without taking part in consensus. A ``light`` validator audits nothing and needs no weights.
     """
 
     model_config = ConfigDict(
@@ -51,6 +51,7 @@ class NodeConfig(BaseModel):
     quant_type: QuantType = "none"
     deterministic: bool = False
     unpaid: bool = False
+    light: bool = False
     allow_file: Path | None = None
     deny_file: Path | None = None
     priority: str | None = Field(default=None, min_length=1, max_length=MAX_PLUGIN_NAME)
@@ -67,6 +68,8 @@ class NodeConfig(BaseModel):
             raise ValueError("a validator serves no blocks")
         if self.role is Role.VALIDATOR and (self.unpaid or self.quant_type != "none"):
             raise ValueError("--unpaid and --quant-type are for hosters")
+        if self.role is Role.HOSTER and self.light:
+            raise ValueError("--light is for validators")
         if self.public_ip is not None and self.port is None:
             raise ValueError("--public-ip needs --port")
         if self.port is not None and self.host_maddrs:

@@ -56,6 +56,8 @@ class NodeStatus(BaseModel):
     phase: str | None
     taking_part: str
     addresses: tuple[str, ...]
+    relays_refused: int | None = None
+    """Steps that the relay guard has refused since the start; None without an engine."""
 
     @property
     def name(self) -> str:

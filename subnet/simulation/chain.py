@@ -37,10 +37,12 @@ from devchain.errors import DispatchError
 from devchain.ledger import Ledger
 from devchain.runtime import LedgerConfig
 from keys.peer import PeerId
+from subnet.chain.substrate import check_args_size
 from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
 from subnet.simulation.ledger_reads import (
     read_elected_validator,
+    read_min_attestation_percent,
     read_nodes,
     read_submission,
     read_subnet,
@@ -262,13 +264,20 @@ class Endpoint:
         await self._delay()
         return read_elected_validator(self._chain.view(self._best.number), subnet_id, epoch)
 
-    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
+    async def fetch_submission(
+        self, subnet_id: SubnetId, epoch: Epoch, *, at_block: BlockNumber | None = None
+    ) -> Submission | None:
         await self._delay()
-        return read_submission(self._chain.view(self._best.number), subnet_id, epoch)
+        return read_submission(self._chain.view(self._get_block(at_block)), subnet_id, epoch)
+
+    async def fetch_min_attestation_percent(self, *, at_block: BlockNumber | None = None) -> int:
+        await self._delay()
+        return read_min_attestation_percent(self._chain.view(self._get_block(at_block)))
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
     ) -> Receipt:
+        check_args_size(args)
         rows = tuple(SubnetNodeConsensusData(node_id, score) for node_id, score in scores)
         return await self._send(ProposeAttestation(subnet_id, rows, args=args))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from consensus.roster import RosterNode
 from consensus.submission import Submission
-from consensus.types import BlockNumber, Epoch, Score, SubnetId, SubnetNodeId
+from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
 from devchain import storage
 from devchain.chain_types import SubnetNode, SubnetState
 from devchain.ledger import Ledger
@@ -71,9 +71,11 @@ def read_elected_validator(
     return None if elected is None else SubnetNodeId(elected)
 
 
-def read_submission(ledger: Ledger, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
+def read_submission(
+    ledger: Ledger, subnet_id: SubnetId, epoch: Epoch, *, at_block: BlockNumber | None = None
+) -> Submission | None:
     """Return the subnet epoch's proposal and its attestors so far."""
-    data = ledger.state.find(storage.SUBNET_CONSENSUS_SUBMISSION, subnet_id, epoch)
+    data = _reader(ledger, at_block).find(storage.SUBNET_CONSENSUS_SUBMISSION, subnet_id, epoch)
     if data is None:
         return None
     return Submission(
@@ -82,4 +84,20 @@ def read_submission(ledger: Ledger, subnet_id: SubnetId, epoch: Epoch) -> Submis
         scores=tuple((SubnetNodeId(row.subnet_node_id), Score(row.score)) for row in data.data),
         attested=frozenset(SubnetNodeId(node_id) for node_id in data.attests),
         args=data.args,
+        voters=frozenset(
+            SubnetNodeId(node.id)
+            for node in data.subnet_nodes
+            if node.classification.node_class is NodeClass.VALIDATOR
+        ),
+        prioritize_queue_node_id=_as_node_id(data.prioritize_queue_node_id),
+        remove_queue_node_id=_as_node_id(data.remove_queue_node_id),
     )
+
+
+def read_min_attestation_percent(ledger: Ledger, *, at_block: BlockNumber | None = None) -> int:
+    """Return MinAttestationPercentage; 10**18 is one."""
+    return int(_reader(ledger, at_block).get(storage.MIN_ATTESTATION_PERCENTAGE))
+
+
+def _as_node_id(value: int | None) -> SubnetNodeId | None:
+    return None if value is None else SubnetNodeId(value)

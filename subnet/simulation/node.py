@@ -30,6 +30,7 @@ from subnet.epoch.observer import (
     EpochSettled,
     ExtrinsicLanded,
     HeadHandled,
+    HeadSeen,
     NodeEvent,
     ProposalScored,
     RecordDropped,
@@ -249,6 +250,8 @@ class SimNode:
 
     def _observe(self, event: NodeEvent) -> None:
         trace = self.setting.trace
+        if isinstance(event, HeadSeen):
+            return  # HeadHandled of the same head follows.
         if isinstance(event, RecordSeen | HeadHandled):
             # By far the most; and what was seen decides what is computed, which is traced.
             if trace.is_watched:
@@ -276,6 +279,8 @@ class _WatchedWriter:
 
 def _describe(event: NodeEvent) -> str:
     match event:
+        case HeadSeen(head):
+            return f"sees block {head.number}"
         case RecordSeen(sighting):
             record = sighting.envelope
             kind = RecordKind(record.kind).name

@@ -107,14 +107,14 @@ def test_only_invalid_answers_leave_the_layer_empty():
     assert refusals_of(result) == [Reason.INVALID_VECTOR, Reason.NOT_REVEALED]
 
 
-def test_a_single_hoster_is_low_redundancy():
+def test_a_single_hoster_is_its_own_majority():
     result = judge([garbage()])
-    assert result.verdict is Verdict.LOW_REDUNDANCY
+    assert result.verdict is Verdict.OK
     assert scores_of(result) == [SCORE_ONE]
 
 
-def test_two_honest_hosters_are_low_redundancy():
-    assert judge(honest_vectors(2)).verdict is Verdict.LOW_REDUNDANCY
+def test_two_honest_hosters_are_a_majority():
+    assert judge(honest_vectors(2)).verdict is Verdict.OK
 
 
 def test_one_garbage_of_two_abstains():

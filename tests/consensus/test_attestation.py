@@ -2,7 +2,13 @@
 
 import pytest
 
-from consensus.attestation import check_proposal, is_attested
+from consensus.attestation import (
+    check_proposal,
+    check_queue_arguments,
+    compute_attestation_ratio,
+    is_agreed,
+    is_attested,
+)
 from consensus.errors import ProposalMismatch
 from consensus.protocol_params import MAINNET
 from consensus.roster import Roster, RosterNode
@@ -57,3 +63,42 @@ def test_two_thirds_of_the_validators_attest_a_proposal(num_validators, attested
     roster = Roster(5, 100, bytes(32), 0, (*nodes[:num_validators], included))
     submission = Submission(1, 101, ROWS, frozenset(attested), None)
     assert is_attested(submission, roster, MAINNET) is is_enough
+
+
+def make_submission(*, attested=(1,), voters=(1, 2, 3), **changes):
+    return Submission(1, 101, ROWS, frozenset(attested), None, frozenset(voters), **changes)
+
+
+@pytest.mark.parametrize("name", ["prioritize_queue_node_id", "remove_queue_node_id"])
+@pytest.mark.parametrize("node_id", [0, 7])
+def test_a_proposal_that_names_a_queued_node_is_refused_and_the_argument_named(name, node_id):
+    check_queue_arguments(make_submission())
+    with pytest.raises(ProposalMismatch, match=f"{name}: proposed node {node_id}"):
+        check_queue_arguments(make_submission(**{name: node_id}))
+
+
+@pytest.mark.parametrize(
+    ("num_attested", "num_voters", "ratio"),
+    [
+        (0, 0, 0),
+        (1, 0, 0),
+        (2, 3, 666_666_666_666_666_666),
+        (3, 3, 10**18),
+        (4, 3, 10**18),
+        (33, 50, 66 * 10**16),
+    ],
+)
+def test_the_ratio_is_the_chains_own_rounded_down(num_attested, num_voters, ratio):
+    submission = make_submission(attested=range(num_attested), voters=range(num_voters))
+    assert compute_attestation_ratio(submission) == ratio
+    assert is_agreed(submission, min_attestation=ratio)
+    assert not is_agreed(submission, min_attestation=ratio + 1)
+
+
+def test_voters_are_those_of_the_proposal_and_not_those_that_left_before_it():
+    assert is_agreed(
+        make_submission(attested=(1, 2), voters=(1, 2, 3)), min_attestation=66 * 10**16
+    )
+    assert not is_agreed(
+        make_submission(attested=(1, 2), voters=(1, 2, 3, 4)), min_attestation=66 * 10**16
+    )

@@ -9,18 +9,23 @@ import pytest
 
 from consensus.commitment import (
     CommitContext,
+    check_audit_reveal,
     check_output_reveal,
     check_score_reveal,
+    compute_audit_commitment,
     compute_leaf,
     compute_output_commitment,
     compute_root,
     compute_score_commitment,
+    compute_tag,
     compute_vectors_root,
     derive_salt,
-    encode_scores,
+    make_commit_context,
 )
 from consensus.errors import CommitmentMismatch, Reason
+from consensus.records import MAX_TOTAL, ScoreRow, encode_score_rows
 from consensus.types import LayerRange
+from keys.envelope import seal
 from keys.peer import PeerKey
 
 KEY = PeerKey(bytes(range(32)))
@@ -31,7 +36,8 @@ SALT = b"\x03" * 32
 BLOCKS = LayerRange(1, 3)
 NUM_BLOCKS = 4
 VECTORS = (b"\x00\x00\x80\x3f", b"\x00\x00\x00\x40")
-SCORES = ((2, 5), (9, 10**18))
+ROWS = (ScoreRow(2, 5, b"tag of 2"), ScoreRow(9, 10**18, b"tag of 9"))
+DRAW = b"\x04" * 32
 
 
 def commit(context=CONTEXT, seed=SEED, layers=BLOCKS, salt=SALT, vectors=VECTORS):
@@ -54,6 +60,16 @@ def refuse_output(commitment, context=CONTEXT, **changes):
     with pytest.raises(CommitmentMismatch) as caught:
         open_output(commitment, context, **changes)
     assert caught.value.reason is Reason.COMMITMENT_MISMATCH
+
+
+def commit_audit(context=CONTEXT, **changes):
+    fields = {"draw": DRAW, "salt": SALT, "layers": (0, 4), "vectors": VECTORS}
+    return compute_audit_commitment(context, **(fields | changes))
+
+
+def open_audit(commitment, context=CONTEXT, **changes):
+    fields = {"draw": DRAW, "salt": SALT, "layers": (0, 4), "vectors": VECTORS}
+    check_audit_reveal(commitment, context, **(fields | changes))
 
 
 def test_output_commitment_written_out():
@@ -80,7 +96,8 @@ def test_output_commitment_written_out():
 
 
 def test_score_commitment_written_out():
-    rows = struct.pack("<IQQ", 2, 5, 0) + struct.pack("<IQQ", 9, 10**18, 0)
+    rows = struct.pack("<IQQ8s", 2, 5, 0, b"tag of 2")
+    rows += struct.pack("<IQQ8s", 9, 10**18, 0, b"tag of 9")
     expected = hashlib.sha256(
         b"mesh/score-commit"
         + b"\x01" * 32
@@ -89,8 +106,41 @@ def test_score_commitment_written_out():
         + SALT
         + hashlib.sha256(rows).digest()
     ).digest()
-    assert encode_scores(SCORES) == rows
-    assert compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES) == expected
+    assert encode_score_rows(ROWS) == rows
+    assert compute_score_commitment(CONTEXT, salt=SALT, rows=ROWS) == expected
+
+
+def test_audit_commitment_written_out():
+    leaves = [
+        hashlib.sha256(b"mesh/leaf" + struct.pack("<I", layer) + raw).digest()
+        for layer, raw in zip((0, 4), VECTORS, strict=True)
+    ]
+    expected = hashlib.sha256(
+        b"mesh/audit-commit"
+        + b"\x01" * 32
+        + struct.pack("<II", 7, 5)
+        + KEY.peer_id.public_key
+        + DRAW
+        + SALT
+        + b"".join(leaves)
+    ).digest()
+    assert commit_audit() == expected
+
+
+def test_tag_written_out():
+    expected = hashlib.sha256(struct.pack("<I", 5) + b"h" * 32).digest()[:8]
+    assert compute_tag(5, b"h" * 32) == expected
+
+
+def test_a_tag_is_of_one_validator_and_one_reveal():
+    tags = {compute_tag(node, bytes([byte]) * 32) for node in (5, 6) for byte in (1, 2)}
+    assert len(tags) == 4
+
+
+@pytest.mark.parametrize("size", [0, 16, 31, 33])
+def test_the_name_in_a_sighting_is_not_enough_for_a_tag(size):
+    with pytest.raises(ValueError):
+        compute_tag(5, bytes(size))
 
 
 def test_salt_written_out():
@@ -110,11 +160,16 @@ def test_salt_differs_by_network_kind_epoch_node_and_key():
 def test_honest_reveal_opens_its_commitment():
     open_output(commit())
     check_score_reveal(
-        compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES),
-        CONTEXT,
-        salt=SALT,
-        scores=SCORES,
+        compute_score_commitment(CONTEXT, salt=SALT, rows=ROWS), CONTEXT, salt=SALT, rows=ROWS
     )
+    open_audit(commit_audit())
+
+
+def test_what_a_record_opens_is_bound_to_its_envelope():
+    envelope = seal(
+        KEY, kind=4, network_id=b"\x01" * 32, epoch=7, expires_at=9, node_id=5, body=b""
+    )
+    assert make_commit_context(envelope) == CONTEXT
 
 
 def test_copied_digest_opens_for_nobody_else():
@@ -213,39 +268,65 @@ def test_commitment_of_another_size_does_not_open(size):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_copied_score_commitment_opens_for_nobody_else(change):
-    commitment = compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES)
+def test_copied_score_and_audit_commitments_open_for_their_author_alone(change):
+    commitment = compute_score_commitment(CONTEXT, salt=SALT, rows=ROWS)
+    other = dataclasses.replace(CONTEXT, **change)
     with pytest.raises(CommitmentMismatch):
-        check_score_reveal(
-            commitment, dataclasses.replace(CONTEXT, **change), salt=SALT, scores=SCORES
-        )
+        check_score_reveal(commitment, other, salt=SALT, rows=ROWS)
+    with pytest.raises(CommitmentMismatch):
+        open_audit(commit_audit(), other)
 
 
 @pytest.mark.parametrize(
-    "scores",
+    "rows",
     [
         (),
-        SCORES[:1],
-        SCORES[::-1],
-        SCORES + SCORES[1:],
-        ((2, 6), SCORES[1]),
-        ((3, 5), SCORES[1]),
-        ((2, -1),),
-        ((2, 2**128),),
-        ((2**32, 1),),
-        ((-1, 1),),
+        ROWS[:1],
+        ROWS[::-1],
+        ROWS + ROWS[1:],
+        (ROWS[0]._replace(total=6), ROWS[1]),
+        (ROWS[0]._replace(node_id=3), ROWS[1]),
+        (ROWS[0]._replace(tag=b"tag of 3"), ROWS[1]),
+        (ROWS[0]._replace(tag=b"short"), ROWS[1]),
+        (ROWS[0]._replace(total=-1),),
+        (ROWS[0]._replace(total=MAX_TOTAL + 1),),
+        (ROWS[0]._replace(total=2**128),),
+        (ROWS[0]._replace(node_id=2**32),),
+        (ROWS[0]._replace(node_id=-1),),
     ],
 )
-def test_other_or_unsorted_scores_do_not_open(scores):
-    commitment = compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES)
+def test_other_or_unsorted_scores_do_not_open(rows):
+    commitment = compute_score_commitment(CONTEXT, salt=SALT, rows=ROWS)
     with pytest.raises(CommitmentMismatch):
-        check_score_reveal(commitment, CONTEXT, salt=SALT, scores=scores)
+        check_score_reveal(commitment, CONTEXT, salt=SALT, rows=rows)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"draw": b"\x05" * 32},
+        {"draw": b"short"},
+        {"salt": b"\x05" * 32},
+        {"salt": SALT + b"\x00"},
+        {"layers": (0, 3)},
+        {"layers": (4, 0)},
+        {"layers": (0,)},
+        {"layers": (0, 4, 5)},
+        {"vectors": VECTORS[::-1]},
+        {"vectors": (VECTORS[0],)},
+        {"vectors": (VECTORS[0] + VECTORS[1][:1], VECTORS[1][1:])},
+        {"layers": (), "vectors": ()},
+    ],
+)
+def test_other_reference_rows_do_not_open(change):
+    with pytest.raises(CommitmentMismatch):
+        open_audit(commit_audit(), **change)
 
 
 def test_score_commitment_is_no_output_commitment():
-    root = hashlib.sha256(encode_scores(SCORES)).digest()
+    root = hashlib.sha256(encode_score_rows(ROWS)).digest()
     output = compute_output_commitment(CONTEXT, seed=SEED, layers=BLOCKS, salt=SALT, root=root)
-    assert output != compute_score_commitment(CONTEXT, salt=SALT, scores=SCORES)
+    assert output != compute_score_commitment(CONTEXT, salt=SALT, rows=ROWS)
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])

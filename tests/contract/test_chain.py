@@ -4,115 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from consensus.attestation import check_queue_arguments, compute_attestation_ratio
+from consensus.errors import ProposalMismatch
 from consensus.roster import RosterNode
 from consensus.types import SCORE_ONE, BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
-from devchain.chain_types import ActivationMode
-from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
-from devchain.ledger import Ledger
-from devchain.runtime import LedgerConfig
-from devchain.server import DevChain
 from keys.account import AccountKey
 from subnet.account.registration import TENSOR
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, State, settle
 from subnet.chain.substrate import SubstrateChain
-from subnet.errors import ExtrinsicFailed
+from subnet.errors import ChainUnavailable, ExtrinsicFailed
 from tests.support.chain_rigs import (
     COLDKEYS,
-    HOTKEY_FUNDS,
     OWNER,
+    ActiveSubnet,
     Chain,
-    LedgerRig,
     Rig,
     WireRig,
+    attest,
     make_node,
     make_seed,
     make_subnet,
+    propose,
     read_head,
+    register_four,
     wait_for_election,
 )
-from tests.support.chopsticks import REAL_RUNTIME_MARKS
-from tests.support.ledger_chain import LedgerBlocks
 
-SEED = b"contract"
 UNKNOWN_NODE = SubnetNodeId(99)
 UNKNOWN_SUBNET = SubnetId(4_000_000)
-
-
-@pytest.fixture(
-    params=["ledger", "devchain", pytest.param("real runtime", marks=REAL_RUNTIME_MARKS)],
-)
-async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    rules = LedgerConfig(
-        activation_mode=ActivationMode.AUTOMATIC, balances=fund_development_accounts()
-    )
-    if request.param == "real runtime":
-        async with WireRig.connect(request.getfixturevalue("real_runtime")) as real:
-            yield real
-    elif request.param == "devchain":
-        async with DevChain.open(
-            DevChainConfig(ledger=rules, mode=BlockMode.INSTANT, seed=SEED)
-        ) as devchain:
-            async with WireRig.connect(devchain.url) as wire:
-                yield wire
-    else:
-        yield LedgerRig(LedgerBlocks(Ledger(rules)))
-
-
-@dataclass(frozen=True)
-class ActiveSubnet:
-    """A subnet of four nodes whose first validator is elected."""
-
-    subnet_id: SubnetId
-    hotkeys: dict[SubnetNodeId, AccountKey]
-    epoch: Epoch
-    elected: SubnetNodeId
-
-    @property
-    def others(self) -> tuple[SubnetNodeId, ...]:
-        return tuple(sorted(set(self.hotkeys) - {self.elected}))
-
-
-@pytest.fixture
-async def chain(rig: Rig) -> AsyncIterator[Chain]:
-    async with rig.open() as opened:
-        yield opened
-
-
-async def register_four(rig: Rig, name: str) -> tuple[SubnetId, dict[SubnetNodeId, AccountKey]]:
-    subnet_id = await rig.register_subnet(make_subnet(name), OWNER)
-    hotkeys = {}
-    for coldkey in COLDKEYS[:4]:
-        hotkey = AccountKey(make_seed())
-        await rig.fund(hotkey.account_id, HOTKEY_FUNDS)
-        hotkeys[await rig.register_node(make_node(subnet_id, hotkey), coldkey)] = hotkey
-    return subnet_id, hotkeys
-
-
-@pytest.fixture
-async def active(rig: Rig, chain: Chain, request: pytest.FixtureRequest) -> ActiveSubnet:
-    subnet_id, hotkeys = await register_four(rig, request.node.name)
-    await rig.activate_subnet(subnet_id, OWNER)
-    epoch, elected = await wait_for_election(rig, chain, subnet_id)
-    return ActiveSubnet(subnet_id, hotkeys, epoch, elected)
-
-
-async def propose(
-    rig: Rig, active: ActiveSubnet, signer: SubnetNodeId, scores: list[tuple[int, int]]
-) -> BlockNumber:
-    rows = [(SubnetNodeId(node_id), Score(score)) for node_id, score in scores]
-    async with rig.open(active.hotkeys[signer]) as writer:
-        return (await writer.propose(active.subnet_id, rows, b"0xargs\xff")).block_number
-
-
-async def attest(rig: Rig, active: ActiveSubnet, signer: AccountKey) -> None:
-    async with rig.open(signer) as writer:
-        await writer.attest(active.subnet_id)
+EPOCH_LENGTH = 20
+QUEUE_IMMUNITY_EPOCHS = 3
 
 
 async def test_the_present_head_comes_first_and_then_every_later_one(
@@ -222,6 +147,105 @@ async def test_an_empty_proposal_is_kept(rig: Rig, chain: Chain, active: ActiveS
     await propose(rig, active, active.elected, [])
     submission = await chain.fetch_submission(active.subnet_id, active.epoch)
     assert submission is not None and submission.scores == ()
+
+
+async def test_a_submission_is_read_as_it_was_at_every_block(
+    rig: Rig, chain: Chain, active: ActiveSubnet
+) -> None:
+    block = await propose(rig, active, active.elected, [(1, 5)])
+    async with rig.open(active.hotkeys[active.others[0]]) as writer:
+        attested = (await writer.attest(active.subnet_id)).block_number
+    await rig.advance(1)
+
+    async def fetch(at_block: int) -> frozenset[SubnetNodeId] | None:
+        submission = await chain.fetch_submission(
+            active.subnet_id, active.epoch, at_block=BlockNumber(at_block)
+        )
+        return None if submission is None else submission.attested
+
+    assert block < attested
+    assert await fetch(block - 1) is None
+    assert await fetch(block) == {active.elected}
+    assert await fetch(attested - 1) == {active.elected}
+    assert await fetch(attested) == {active.elected, active.others[0]}
+    assert await fetch(await read_head(chain)) == {active.elected, active.others[0]}
+    with pytest.raises(ChainUnavailable):
+        await fetch(await read_head(chain) + 1000)
+
+
+async def test_the_share_of_voters_that_must_attest_is_the_chains(
+    rig: Rig, chain: Chain, active: ActiveSubnet
+) -> None:
+    head = await read_head(chain)
+    assert await chain.fetch_min_attestation_percent() == 66 * 10**16
+    assert await chain.fetch_min_attestation_percent(at_block=head) == 66 * 10**16
+    await propose(rig, active, active.elected, [(1, 5)])
+    submission = await chain.fetch_submission(active.subnet_id, active.epoch)
+    assert submission is not None and submission.voters == set(active.hotkeys)
+    assert compute_attestation_ratio(submission) == 25 * 10**16
+
+
+@pytest.mark.parametrize("size", [0, 1, 230, 4096])
+async def test_args_come_back_as_they_were_proposed(
+    rig: Rig, chain: Chain, active: ActiveSubnet, size: int
+) -> None:
+    """230 bytes are what a subnet of 100 nodes names its records with, 4,096 the chain's bound."""
+    args = bytes(255 - index % 256 for index in range(size))
+    await propose(rig, active, active.elected, [(1, 5)], args=args)
+    submission = await chain.fetch_submission(active.subnet_id, active.epoch)
+    assert submission is not None and submission.args == args
+
+
+async def test_longer_args_than_the_chain_keeps_are_not_sent(
+    rig: Rig, active: ActiveSubnet
+) -> None:
+    with pytest.raises(ValueError, match="4096"):
+        await propose(rig, active, active.elected, [(1, 5)], args=bytes(4097))
+
+
+async def test_a_queued_node_that_a_proposal_names_is_read_with_it(
+    rig: Rig, chain: Chain, active: ActiveSubnet
+) -> None:
+    late = AccountKey(make_seed())
+    queued = await rig.register_node(make_node(active.subnet_id, late), COLDKEYS[4])
+    epoch = await propose_naming(rig, chain, active, prioritize=queued, remove=UNKNOWN_NODE)
+    submission = await chain.fetch_submission(active.subnet_id, epoch)
+    assert submission is not None
+    assert submission.prioritize_queue_node_id == queued
+    # The chain keeps no id that is not in the queue, or has not waited there for some epochs.
+    assert submission.remove_queue_node_id is None
+    with pytest.raises(ProposalMismatch, match=f"prioritize_queue_node_id: .* node {queued}"):
+        check_queue_arguments(submission)
+
+    for _ in range(QUEUE_IMMUNITY_EPOCHS + 1):
+        await rig.advance(EPOCH_LENGTH)
+    epoch = await propose_naming(rig, chain, active, prioritize=None, remove=queued)
+    submission = await chain.fetch_submission(active.subnet_id, epoch)
+    assert submission is not None
+    assert submission.prioritize_queue_node_id is None
+    assert submission.remove_queue_node_id == queued
+    with pytest.raises(ProposalMismatch, match=f"remove_queue_node_id: .* node {queued}"):
+        check_queue_arguments(submission)
+
+
+async def propose_naming(
+    rig: Rig,
+    chain: Chain,
+    active: ActiveSubnet,
+    *,
+    prioritize: SubnetNodeId | None,
+    remove: SubnetNodeId | None,
+) -> Epoch:
+    """Let the present epoch's validator propose one row and name queued nodes."""
+    epoch, elected = await wait_for_election(rig, chain, active.subnet_id)
+    await rig.propose_for_queue(
+        active.subnet_id,
+        [(SubnetNodeId(1), Score(5))],
+        active.hotkeys[elected],
+        prioritize=prioritize,
+        remove=remove,
+    )
+    return epoch
 
 
 async def test_wrong_calls_fail_with_the_pallets_own_names(rig: Rig, active: ActiveSubnet) -> None:

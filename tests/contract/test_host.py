@@ -117,6 +117,7 @@ async def world(request: pytest.FixtureRequest) -> Any:
             limited=await factory.open("limited", limits=scarce),
         )
         _serve(world.server, world)
+        _serve(world.client, world)
         _serve(world.limited, world)
         yield world
         world.release.set()
@@ -162,6 +163,21 @@ async def test_a_call_returns_what_the_peer_answers(world: World) -> None:
     assert await world.client.call(server, "echo", b"hello", timeout_s=TIMEOUT_S) == b"hello"
     assert world.started[-1] == world.client.peer_id
     assert await world.client.call(server, "echo", b"", timeout_s=TIMEOUT_S) == b""
+
+
+async def test_bytes_are_counted_at_both_ends(world: World) -> None:
+    def read() -> tuple[int, int, int, int]:
+        client, server = world.client.traffic, world.server.traffic
+        return client.sent, client.received, server.sent, server.received
+
+    before = read()
+    await world.client.call(world.server.peer_id, "echo", bytes(100_000), timeout_s=TIMEOUT_S)
+    own_before = world.client.traffic.calls.sent
+    await world.client.call(world.client.peer_id, "echo", b"", timeout_s=TIMEOUT_S)
+    assert world.client.traffic.calls.sent == own_before, "a call to oneself is no traffic"
+    for after, earlier in zip(read(), before, strict=True):
+        # The opening, the answer, and what the record stores say to each other.
+        assert 100_000 <= after - earlier < 150_000
 
 
 async def test_the_largest_payload_passes_both_ways(world: World) -> None:

@@ -29,7 +29,7 @@ from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from subnet.account.registration import hex_account
 from subnet.chain.substrate import SubstrateChain
-from subnet.hosting.manifest import build_own_manifest
+from subnet.hosting.manifest import load_own_manifest
 from subnet.journal.codec import decode_timed_record
 from subnet.journal.log import EventType
 from subnet.localnet.node_plan import plan_nodes
@@ -163,7 +163,7 @@ async def open_swarm(directory: Path) -> AsyncIterator[Swarm]:
     """Run a chain whose blocks are made by extrinsics and by hand, and register three hosters."""
     folder = resolve_model_folder(str(shipped_model_path()))
     model = load_config(folder.path)
-    manifest = build_own_manifest(folder, model, params=MAINNET)
+    manifest = load_own_manifest(folder)
     with ExitStack() as stack:
         line = [*MESH, "devchain", "--port", "0", "--block-mode", "instant"]
         devchain = Command(line, directory)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from consensus.types import BlockNumber, Epoch, SubnetId, SubnetNodeId, compute_epoch_position
-from devchain import calls
-from devchain.chain_types import PeerInfo, RegistrationSubnetData
+from consensus.types import (
+    BlockNumber,
+    Epoch,
+    Score,
+    SubnetId,
+    SubnetNodeId,
+    compute_epoch_position,
+)
+from devchain import calls, storage
+from devchain.chain_types import PeerInfo, RegistrationSubnetData, SubnetNodeConsensusData
 from keys.account import AccountKey, derive_development_account
 from keys.peer import PeerKey
 from subnet.account import registration
@@ -20,13 +28,18 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.interfaces import ChainReader, ChainWriter
 from tests.support.ledger_chain import LedgerBlocks, LedgerChain
 
-WAIT_S = 60.0
+# A block of the real runtime may take a busy machine some seconds.
+CALL_WAIT_S = 60.0
+ELECTION_WAIT_S = 600.0
 
 COLDKEYS = tuple(derive_development_account(index) for index in range(6))
 OWNER = COLDKEYS[0]
 HOTKEY_FUNDS = TENSOR // 100
 BOOTNODE = PeerKey(bytes([250]) * 32).peer_id
 _serial = itertools.count(1)
+
+
+Rows = Sequence[tuple[SubnetNodeId, Score]]
 
 
 class Chain(ChainReader, ChainWriter, Protocol):
@@ -82,6 +95,26 @@ class Rig(Protocol):
 
     async def activate_subnet(self, subnet_id: SubnetId, owner: AccountKey) -> None: ...
 
+    async def delegate(self, subnet_id: SubnetId, amount: int, key: AccountKey) -> None: ...
+
+    async def propose_for_queue(
+        self,
+        subnet_id: SubnetId,
+        rows: Rows,
+        key: AccountKey,
+        *,
+        prioritize: SubnetNodeId | None,
+        remove: SubnetNodeId | None,
+    ) -> None:
+        """Propose as no node of ours does: naming queued nodes."""
+        ...
+
+    async def read_stake(self, subnet_id: SubnetId, hotkey: bytes) -> int: ...
+
+    async def read_reputation(self, subnet_id: SubnetId, node_id: SubnetNodeId) -> int:
+        """Return a node's reputation; 10**18 is one."""
+        ...
+
 
 class LedgerRig:
     """The pure ledger."""
@@ -115,8 +148,6 @@ class LedgerRig:
             },
         )
         await self._blocks.execute(owner.account_id, calls.RegisterSubnet(wanted.max_cost, data))
-        from devchain import storage
-
         subnet_id = self._blocks.ledger.state.find(storage.SUBNET_NAME, wanted.name.encode())
         assert subnet_id is not None
         return SubnetId(subnet_id)
@@ -141,8 +172,6 @@ class LedgerRig:
             max_burn_amount=wanted.max_burn,
         )
         await self._blocks.execute(coldkey.account_id, call)
-        from devchain import storage
-
         node_id = self._blocks.ledger.state.find(
             storage.HOTKEY_SUBNET_NODE_ID, wanted.subnet_id, wanted.hotkey
         )
@@ -151,6 +180,30 @@ class LedgerRig:
 
     async def activate_subnet(self, subnet_id: SubnetId, owner: AccountKey) -> None:
         await self._blocks.execute(owner.account_id, calls.ActivateSubnet(subnet_id))
+
+    async def delegate(self, subnet_id: SubnetId, amount: int, key: AccountKey) -> None:
+        await self._blocks.execute(key.account_id, calls.AddToDelegateStake(subnet_id, amount))
+
+    async def propose_for_queue(
+        self,
+        subnet_id: SubnetId,
+        rows: Rows,
+        key: AccountKey,
+        *,
+        prioritize: SubnetNodeId | None,
+        remove: SubnetNodeId | None,
+    ) -> None:
+        data = tuple(SubnetNodeConsensusData(node_id, score) for node_id, score in rows)
+        call = calls.ProposeAttestation(subnet_id, data, prioritize, remove)
+        await self._blocks.execute(key.account_id, call)
+
+    async def read_stake(self, subnet_id: SubnetId, hotkey: bytes) -> int:
+        state = self._blocks.ledger.state
+        return int(state.get(storage.ACCOUNT_SUBNET_STAKE, hotkey, subnet_id))
+
+    async def read_reputation(self, subnet_id: SubnetId, node_id: SubnetNodeId) -> int:
+        state = self._blocks.ledger.state
+        return int(state.get(storage.SUBNET_NODE_REPUTATION, subnet_id, node_id))
 
 
 class WireRig:
@@ -163,16 +216,18 @@ class WireRig:
     @classmethod
     @asynccontextmanager
     async def connect(cls, url: str) -> AsyncIterator[WireRig]:
-        async with SubstrateChain.open(url) as chain:
+        async with SubstrateChain.open(url, call_timeout_s=CALL_WAIT_S) as chain:
             yield cls(url, chain)
 
     @asynccontextmanager
     async def open(self, signer: AccountKey | None = None) -> AsyncIterator[Chain]:
-        async with SubstrateChain.open(self.url, signer=signer) as chain:
+        async with SubstrateChain.open(
+            self.url, signer=signer, call_timeout_s=CALL_WAIT_S
+        ) as chain:
             yield chain
 
     async def advance(self, count: int) -> None:
-        # One at a time: the real runtime may take a second for each, and a call has a deadline.
+        # One at a time: the real runtime may take seconds for each, and a call has a deadline.
         for _ in range(count):
             await self._chain.query(lambda session: session.rpc("dev_newBlock", {"count": 1}))
 
@@ -209,6 +264,65 @@ class WireRig:
     async def activate_subnet(self, subnet_id: SubnetId, owner: AccountKey) -> None:
         await registration.activate_subnet(self._chain, subnet_id=subnet_id, owner=owner)
 
+    async def delegate(self, subnet_id: SubnetId, amount: int, key: AccountKey) -> None:
+        await registration.delegate_stake(self._chain, subnet_id=subnet_id, amount=amount, key=key)
+
+    async def propose_for_queue(
+        self,
+        subnet_id: SubnetId,
+        rows: Rows,
+        key: AccountKey,
+        *,
+        prioritize: SubnetNodeId | None,
+        remove: SubnetNodeId | None,
+    ) -> None:
+        arguments = {
+            "subnet_id": subnet_id,
+            "data": [{"subnet_node_id": node_id, "score": score} for node_id, score in rows],
+            "prioritize_queue_node_id": prioritize,
+            "remove_queue_node_id": remove,
+            "args": None,
+            "attest_data": None,
+        }
+        await self._chain.submit("Network", "propose_attestation", arguments, key=key)
+
+    async def read_stake(self, subnet_id: SubnetId, hotkey: bytes) -> int:
+        return await self._read("Network.AccountSubnetStake", f"0x{hotkey.hex()}", subnet_id)
+
+    async def read_reputation(self, subnet_id: SubnetId, node_id: SubnetNodeId) -> int:
+        return await self._read("Network.SubnetNodeReputation", subnet_id, node_id)
+
+    async def _read(self, item: str, *keys: object) -> int:
+        return await self._chain.query(
+            lambda session: int(
+                session.read(item, *keys, at=session.read_head_hash(), default=True)
+            )
+        )
+
+
+@dataclass(frozen=True)
+class ActiveSubnet:
+    """A subnet of four nodes whose first validator is elected."""
+
+    subnet_id: SubnetId
+    hotkeys: dict[SubnetNodeId, AccountKey]
+    epoch: Epoch
+    elected: SubnetNodeId
+
+    @property
+    def others(self) -> tuple[SubnetNodeId, ...]:
+        return tuple(sorted(set(self.hotkeys) - {self.elected}))
+
+
+async def register_four(rig: Rig, name: str) -> tuple[SubnetId, dict[SubnetNodeId, AccountKey]]:
+    subnet_id = await rig.register_subnet(make_subnet(name), OWNER)
+    hotkeys = {}
+    for coldkey in COLDKEYS[:4]:
+        hotkey = AccountKey(make_seed())
+        await rig.fund(hotkey.account_id, HOTKEY_FUNDS)
+        hotkeys[await rig.register_node(make_node(subnet_id, hotkey), coldkey)] = hotkey
+    return subnet_id, hotkeys
+
 
 async def wait_for_election(
     rig: Rig, chain: Chain, subnet_id: SubnetId
@@ -217,7 +331,7 @@ async def wait_for_election(
     info = await chain.fetch_info()
     subnet = await chain.fetch_subnet(subnet_id)
     assert subnet is not None and subnet.slot is not None
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(ELECTION_WAIT_S):
         while True:
             head = await read_head(chain)
             position = compute_epoch_position(
@@ -234,3 +348,21 @@ async def read_head(chain: Chain) -> BlockNumber:
     async for head in chain.heads():
         return head.number
     raise AssertionError("heads begins with the present one")
+
+
+async def propose(
+    rig: Rig,
+    active: ActiveSubnet,
+    signer: SubnetNodeId,
+    scores: Sequence[tuple[int, int]],
+    *,
+    args: bytes | None = b"0xargs\xff",
+) -> BlockNumber:
+    rows = [(SubnetNodeId(node_id), Score(score)) for node_id, score in scores]
+    async with rig.open(active.hotkeys[signer]) as writer:
+        return (await writer.propose(active.subnet_id, rows, args)).block_number
+
+
+async def attest(rig: Rig, active: ActiveSubnet, signer: AccountKey) -> None:
+    async with rig.open(signer) as writer:
+        await writer.attest(active.subnet_id)

@@ -20,6 +20,7 @@ from consensus.types import (
     Epoch,
     EpochPosition,
     LayerRange,
+    NodeClass,
     Score,
     SubnetId,
     SubnetNodeId,
@@ -34,6 +35,7 @@ SUBNET_ID = SubnetId(1)
 GENESIS = b"g" * 32
 Vector = NDArray[np.float32]
 START_S = 1_700_000_000
+MIN_ATTESTATION = 66 * 10**16
 
 
 @dataclass
@@ -52,6 +54,8 @@ class FakeChain:
     height: int = 0
     is_down: bool = False
     submissions: dict[int, Submission] = field(default_factory=dict)
+    attestation_blocks: dict[tuple[int, int], int] = field(default_factory=dict)
+    """The block of each (epoch, node id) that attested; the proposer's is the submission's."""
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def advance(self) -> int:
@@ -75,6 +79,20 @@ class FakeChain:
         if self.elect is None:
             return self.nodes[epoch % len(self.nodes)].node_id
         return self.elect(epoch)
+
+    def get_submission(self, epoch: int, *, at_block: int | None = None) -> Submission | None:
+        """Return the epoch's submission as it was when ``at_block`` ended, now by default."""
+        submission = self.submissions.get(epoch)
+        if submission is None or at_block is None:
+            return submission
+        if submission.block > at_block:
+            return None
+        attested = frozenset(
+            node_id
+            for node_id in submission.attested
+            if self.attestation_blocks.get((epoch, node_id), submission.block) <= at_block
+        )
+        return replace(submission, attested=attested)
 
     async def wait(self) -> None:
         await self._news.wait()
@@ -122,9 +140,15 @@ class FakeReader:
         elected = self._chain.get_elected(epoch) if epoch <= self._chain.position.epoch else None
         return None if elected is None else SubnetNodeId(elected)
 
-    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
+    async def fetch_submission(
+        self, subnet_id: SubnetId, epoch: Epoch, *, at_block: BlockNumber | None = None
+    ) -> Submission | None:
         self._check_up()
-        return self._chain.submissions.get(epoch)
+        return self._chain.get_submission(epoch, at_block=at_block)
+
+    async def fetch_min_attestation_percent(self, *, at_block: BlockNumber | None = None) -> int:
+        self._check_up()
+        return MIN_ATTESTATION
 
     def _check_up(self) -> None:
         if self._chain.is_down:
@@ -153,6 +177,11 @@ class FakeWriter:
             tuple(sorted(scores)),
             frozenset({self._node_id}),
             args,
+            voters=frozenset(
+                node.node_id
+                for node in self._chain.nodes
+                if node.has_class(NodeClass.VALIDATOR, epoch)
+            ),
         )
         return self._receipt()
 
@@ -166,6 +195,7 @@ class FakeWriter:
         self._chain.submissions[epoch] = replace(
             submission, attested=submission.attested | {self._node_id}
         )
+        self._chain.attestation_blocks[epoch, self._node_id] = self._chain.height
         return self._receipt()
 
     def _send(self, call: str) -> Epoch:

@@ -19,6 +19,7 @@ from devchain.chain_types import SubnetNodeConsensusData
 from devchain.errors import DispatchError
 from devchain.events import Event
 from devchain.ledger import Ledger
+from subnet.chain.substrate import check_args_size
 from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
 from tests.support import ledger_reads
@@ -100,29 +101,44 @@ class LedgerChain:
     async def fetch_subnet(
         self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
     ) -> SubnetInfo | None:
-        return ledger_reads.read_subnet(self._blocks.ledger, subnet_id, at_block=at_block)
+        return ledger_reads.read_subnet(self._get_ledger(at_block), subnet_id, at_block=at_block)
 
     async def fetch_nodes(
         self, subnet_id: SubnetId, *, at_block: BlockNumber | None = None
     ) -> tuple[RosterNode, ...]:
-        return ledger_reads.read_nodes(self._blocks.ledger, subnet_id, at_block=at_block)
+        return ledger_reads.read_nodes(self._get_ledger(at_block), subnet_id, at_block=at_block)
 
     async def fetch_elected_validator(
         self, subnet_id: SubnetId, epoch: Epoch
     ) -> SubnetNodeId | None:
         return ledger_reads.read_elected_validator(self._blocks.ledger, subnet_id, epoch)
 
-    async def fetch_submission(self, subnet_id: SubnetId, epoch: Epoch) -> Submission | None:
-        return ledger_reads.read_submission(self._blocks.ledger, subnet_id, epoch)
+    async def fetch_submission(
+        self, subnet_id: SubnetId, epoch: Epoch, *, at_block: BlockNumber | None = None
+    ) -> Submission | None:
+        return ledger_reads.read_submission(
+            self._get_ledger(at_block), subnet_id, epoch, at_block=at_block
+        )
+
+    async def fetch_min_attestation_percent(self, *, at_block: BlockNumber | None = None) -> int:
+        return ledger_reads.read_min_attestation_percent(
+            self._get_ledger(at_block), at_block=at_block
+        )
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
     ) -> Receipt:
+        check_args_size(args)
         data = tuple(SubnetNodeConsensusData(node_id, score) for node_id, score in scores)
         return await self._execute(ProposeAttestation(subnet_id, data, args=args))
 
     async def attest(self, subnet_id: SubnetId) -> Receipt:
         return await self._execute(Attest(subnet_id))
+
+    def _get_ledger(self, at_block: BlockNumber | None) -> Ledger:
+        if at_block is not None:
+            self._blocks.get_block(at_block)
+        return self._blocks.ledger
 
     async def _execute(self, call: Call) -> Receipt:
         if self._signer is None:

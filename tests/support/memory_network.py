@@ -25,6 +25,7 @@ from mesh.p2p.pipe import open_pipe
 from mesh.p2p.record_checks import check_own_record, is_admitted
 from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
 from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
+from mesh.p2p.traffic import Traffic
 
 NUM_REPLICAS = 8
 FIRST_PORT = 1024
@@ -126,6 +127,7 @@ class MemoryHost:
         self._server = RpcServer(self._context, config.admission, is_member=config.is_member)
         self._client = RpcClient(self._context, self._dial)
         self._tasks = OwnedTasks()
+        self.traffic = Traffic()
         self.place = int.from_bytes(hashlib.sha1(config.key.peer_id.public_key).digest())
         self.replica = _Replica(config.record_policy, network.clock)
 
@@ -209,6 +211,8 @@ class MemoryHost:
         client_end, server_end = open_pipe(
             self.peer_id, peer, latency_s=self._network.draw_latency_s
         )
+        if target is not self:
+            client_end.traffic, server_end.traffic = self.traffic.calls, target.traffic.calls
         target.accept(server_end)
         return client_end
 
@@ -227,27 +231,37 @@ class MemoryRecordStore:
         is_held = False
         for target in self._network.nearest(key, config.network_id):
             if self._can_store_at(target):
+                if target is not self._host:
+                    self._host.traffic.records.add_sent(len(value))
+                    target.traffic.records.add_received(len(value))
                 is_held |= target.replica.offer(key, value, float(expires_at))
         return is_held
 
-    async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
+    async def fetch(
+        self, keys: Sequence[bytes] | Mapping[bytes, int], *, timeout_s: float
+    ) -> Mapping[bytes, bytes]:
         latency_s = self._network.draw_latency_s()
         await asyncio.sleep(min(latency_s, timeout_s))
         if latency_s > timeout_s:
             return {}
-        found = ((key, self._newest(key)) for key in dict.fromkeys(keys))
+        earliest = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, 0)
+        found = ((key, self._find(key, expires_at)) for key, expires_at in earliest.items())
         return {key: value for key, value in found if value is not None}
 
-    def _newest(self, key: bytes) -> bytes | None:
+    def _find(self, key: bytes, earliest: int) -> bytes | None:
         own = self._host.replica
-        best: tuple[float, bytes] | None = None
         for target in self._network.nearest(key, self._host.config.network_id):
             if not self._is_reachable(target):
                 continue
             held = target.replica.get(key)
-            if held is not None and (best is None or held[0] > best[0]) and own.admits(key, *held):
-                best = held
-        return None if best is None else best[1]
+            if held is None or held[0] < earliest:
+                continue
+            if target is not self._host:
+                target.traffic.records.add_sent(len(held[1]))
+                self._host.traffic.records.add_received(len(held[1]))
+            if own.admits(key, *held):
+                return held[1]
+        return None
 
     def _can_store_at(self, target: MemoryHost) -> bool:
         is_member = target.config.is_member

@@ -123,6 +123,9 @@ def describe_submission(found: Submission) -> dict[str, Any]:
         "block": found.block,
         "scores": [[node_id, str(score)] for node_id, score in found.scores],
         "attested": sorted(found.attested),
+        "args": None if found.args is None else f"0x{found.args.hex()}",
+        "prioritize_queue_node_id": found.prioritize_queue_node_id,
+        "remove_queue_node_id": found.remove_queue_node_id,
     }
 
 

@@ -12,6 +12,7 @@ from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.manifest import build_manifest
 from mesh.model.weights import load_shard
+from tests.support.calibrations import make_calibration
 
 
 class Patience:
@@ -42,7 +43,13 @@ def test_hashing_is_given_up_between_two_pieces(make_checkpoint):
     patience = Patience(3)
     with pytest.raises(Abandoned):
         build_manifest(
-            located, config, model_name="tiny", revision="1", constants={}, check_wanted=patience
+            located,
+            config,
+            model_name="tiny",
+            revision="1",
+            constants={},
+            calibration=make_calibration(6),
+            check_wanted=patience,
         )
     assert patience.left == -1
 

@@ -16,6 +16,7 @@ from mesh.model.llama import Segment, ShardRunner
 from mesh.model.manifest import build_manifest, check_manifest, decode_manifest
 from mesh.model.quantise import Int8Matrix, hash_int8, multiply_rows, quantise
 from mesh.model.weights import load_shard
+from tests.support.calibrations import make_calibration
 
 CONSTANTS = {"challenge_positions": 16}
 
@@ -128,6 +129,7 @@ def make_manifest(folder, quant_type):
         model_name="tiny",
         revision="r",
         constants=CONSTANTS,
+        calibration=make_calibration(6),
         quant_type=quant_type,
     )
 

@@ -26,8 +26,10 @@ from mesh.model.files import resolve_known_model, resolve_model_folder
 from mesh.model.manifest import build_manifest, check_manifest, decode_manifest
 from mesh.model.tensors import locate_tensors, read_header
 from mesh.model.weights import load_shard
+from tests.support.calibrations import make_calibration
 
 CONSTANTS = {"challenge_positions": 16, "tolerance_bits": 12}
+CALIBRATION = make_calibration(6)
 
 
 class SpyReader:
@@ -116,7 +118,14 @@ def test_weights_stored_in_another_type_are_refused_by_name(make_checkpoint, tmp
     with pytest.raises(QuantisedCheckpoint, match=f"{changed} is stored as {name}"):
         load_shard(located, config, start=2, end=3)
     with pytest.raises(QuantisedCheckpoint, match=name):
-        build_manifest(located, config, model_name="x", revision="local", constants=CONSTANTS)
+        build_manifest(
+            located,
+            config,
+            model_name="x",
+            revision="local",
+            constants=CONSTANTS,
+            calibration=CALIBRATION,
+        )
     load_shard(located, config, start=0, end=1)
 
 
@@ -147,7 +156,14 @@ def test_deeply_nested_safetensors_header_is_refused(tmp_path):
 
 def make_manifest(folder):
     located, config = resolve_model_folder(str(folder)), load_config(folder)
-    manifest = build_manifest(located, config, model_name="tiny", revision="1", constants=CONSTANTS)
+    manifest = build_manifest(
+        located,
+        config,
+        model_name="tiny",
+        revision="1",
+        constants=CONSTANTS,
+        calibration=CALIBRATION,
+    )
     return located, config, manifest
 
 
@@ -161,10 +177,11 @@ def test_manifest_is_canonical_and_survives_the_wire(make_checkpoint):
         with pytest.raises(ModelError):
             decode_manifest(broken)
     body = manifest.body
-    assert b'"format":1' in body
+    assert b'"format":2' in body
     endless = b'"num_blocks":1e999'
     for changed in (
-        body.replace(b'"format":1', b'"formed":1'),
+        body.replace(b'"format":2', b'"formed":2'),
+        body.replace(b'"format":2', b'"format":3'),
         body.replace(b'"num_blocks":%d' % manifest.num_layers, endless),
         b"[" * 200_000,
     ):

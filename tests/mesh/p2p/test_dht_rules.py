@@ -24,7 +24,8 @@ from mesh.p2p.dht_binding import (
     _split_store,
     compute_node_id,
 )
-from mesh.p2p.dht_records import PolicyValidator, decode_value
+from mesh.p2p.dht_records import MIN_REQUEST_S, PolicyValidator, compute_timing
+from mesh.p2p.dht_value import decode_value
 from mesh.p2p.interface import MAX_RECORD_SIZE
 from tests.support.p2p import make_key
 
@@ -202,3 +203,14 @@ def test_the_validator_refuses_and_never_raises(value: bytes) -> None:
 def test_without_a_policy_nothing_is_admitted() -> None:
     record = DHTRecord(bytes(20), PLAIN, MSGPackSerializer.dumps(b"value"), NOW + 60)
     assert not PolicyValidator(None).validate(record)
+
+
+# Waiting
+
+
+def test_every_wait_of_the_record_store_is_a_part_of_a_block() -> None:
+    for block_s in (2.0, 6.0, 12.0):
+        timing = compute_timing(block_s)
+        assert timing.request_s == block_s / 4
+        assert max(timing.publish_s, timing.ban_s) <= block_s
+    assert compute_timing(0.5).request_s == MIN_REQUEST_S

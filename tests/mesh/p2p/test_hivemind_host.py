@@ -27,7 +27,7 @@ from hivemind.utils import logging as hivemind_logging
 from keys.peer import PeerKey
 from mesh.errors import DaemonFailed, PeerUnreachable, TransportError
 from mesh.p2p import dht_records
-from mesh.p2p.config import HostConfig
+from mesh.p2p.config import HostConfig, RelayLimits
 from mesh.p2p.dht_binding import compute_node_id
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import Stream
@@ -225,6 +225,30 @@ async def test_the_identity_is_the_key_and_its_secret_stays_out_of_the_arguments
         arguments = _command_line(host.daemon_pid)
         assert seed not in arguments
         assert seed.hex().encode() not in arguments
+
+
+async def test_only_a_relay_relays_and_within_limits() -> None:
+    async with HivemindHost.open(HostConfig(key=PeerKey.generate())) as host:
+        assert b"-relayService=0\0" in _command_line(host.daemon_pid)
+    limits = RelayLimits(max_reservations=2, max_circuits=3, max_time_s=4, max_bytes=5)
+    config = HostConfig(key=PeerKey.generate(), relay_service=limits)
+    async with HivemindHost.open(config) as host:
+        arguments = _command_line(host.daemon_pid).split(b"\0")
+    assert {
+        b"-relayService=1",
+        b"-relayMaxReservations=2",
+        b"-relayMaxCircuits=3",
+        b"-relayTimeLimit=4s",
+        b"-relayDataLimit=5",
+    } <= set(arguments)
+
+
+async def test_the_log_says_which_p2pd_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="mesh.p2p.daemon"):
+        async with HivemindHost.open(HostConfig(key=PeerKey.generate())):
+            pass
+    assert "v0.5.0.hivemind1" in caplog.text
+    assert "sha256" in caplog.text
 
 
 async def test_a_daemon_that_cannot_listen_says_why() -> None:
@@ -451,7 +475,7 @@ async def test_a_lost_neighbour_is_asked_again_soon(world: World) -> None:
         node.blacklist.banned_peers.clear()
     node.blacklist.register_failure(peer)
     (_, (_, until)) = next(node.blacklist.banned_peers.items())
-    assert until - time.time() <= dht_records.BAN_TIME_S
+    assert until - time.time() <= node.blacklist.base_time
 
 
 async def test_neighbours_that_lost_each_other_meet_again() -> None:

@@ -7,7 +7,7 @@ import pytest
 from consensus.types import NodeClass
 from keys.peer import PeerKey
 from subnet.chain import parsing
-from subnet.errors import ChainMismatch
+from subnet.errors import ChainMismatch, ChainUnavailable
 
 PEER = PeerKey(bytes([7]) * 32).peer_id
 HOTKEY = "0x" + "11" * 20
@@ -58,18 +58,72 @@ def test_an_unknown_node_class_is_a_mismatch_and_not_a_guess() -> None:
         parsing.parse_roster_node(record, hotkey=HOTKEY, coldkey=COLDKEY)
 
 
-def test_args_that_spell_hexadecimal_text_come_back_as_they_were_sent() -> None:
-    record = {
+def make_submission(**changes: object) -> dict[str, object]:
+    record: dict[str, object] = {
         "validator_id": 1,
         "block": 9,
         "attests": [(1, {}), (3, {})],
+        "subnet_nodes": [
+            make_node(id=1),
+            make_node(id=2, classification={"node_class": "Included", "start_epoch": 3}),
+            make_node(id=3),
+        ],
+        "prioritize_queue_node_id": None,
+        "remove_queue_node_id": None,
         "data": [{"subnet_node_id": 1, "score": 5}, {"subnet_node_id": 3, "score": 0}],
         "args": hex_text("0xabcd"),
     }
-    submission = parsing.parse_submission(record)
+    return record | changes
+
+
+def test_args_that_spell_hexadecimal_text_come_back_as_they_were_sent() -> None:
+    submission = parsing.parse_submission(make_submission())
     assert submission.args == b"0xabcd"
     assert submission.scores == ((1, 5), (3, 0))
     assert submission.attested == {1, 3}
+    assert submission.voters == {1, 3}
+
+
+@pytest.mark.parametrize("name", ["prioritize_queue_node_id", "remove_queue_node_id"])
+def test_a_proposal_keeps_the_queued_node_that_it_names(name: str) -> None:
+    assert getattr(parsing.parse_submission(make_submission()), name) is None
+    assert getattr(parsing.parse_submission(make_submission(**{name: 7})), name) == 7
+
+
+@pytest.mark.parametrize("name", ["prioritize_queue_node_id", "remove_queue_node_id"])
+@pytest.mark.parametrize("value", [True, -1, 2**32, "7", "0x07", [7], {"Some": 7}, 7.0, "x" * 999])
+def test_a_queue_argument_of_another_shape_is_an_outage_that_names_it(
+    name: str, value: object
+) -> None:
+    with pytest.raises(ChainUnavailable, match=name) as caught:
+        parsing.parse_submission(make_submission(**{name: value}))
+    assert len(str(caught.value)) < 200
+
+
+def test_a_submission_without_a_field_is_an_outage_that_names_it() -> None:
+    for name in make_submission():
+        record = make_submission()
+        del record[name]
+        with pytest.raises(ChainUnavailable, match=name):
+            parsing.parse_submission(record)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"validator_id": "1"},
+        {"attests": [1, 3]},
+        {"attests": None},
+        {"data": [7]},
+        {"data": None},
+        {"subnet_nodes": [None]},
+        {"args": 7},
+        {"args": "0xabc"},
+    ],
+)
+def test_a_submission_of_another_shape_is_an_outage(changes: dict[str, object]) -> None:
+    with pytest.raises(ChainUnavailable):
+        parsing.parse_submission(make_submission(**changes))
 
 
 def test_text_where_bytes_belong_is_a_mismatch() -> None:

@@ -35,6 +35,7 @@ from subnet.hosting.layer_choice import LayerChoice, choose_length, get_format
 from subnet.hosting.manifest import build_own_manifest
 from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
 from subnet.operator.config import NodeConfig
+from tests.support.calibrations import make_calibration
 from tests.support.memory_network import MemoryNetwork
 
 NETWORK = b"n" * 32
@@ -118,7 +119,13 @@ class Rig:
 @contextlib.asynccontextmanager
 async def open_rig(directory: Path, *, quant_manifest: str = "none", measure=None, **changes):
     config = make_config(directory, **changes)
-    manifest = build_own_manifest(FOLDER, MODEL, params=MAINNET, quant_type=quant_manifest)
+    manifest = build_own_manifest(
+        FOLDER,
+        MODEL,
+        params=MAINNET,
+        calibration=make_calibration(MODEL.num_layers),
+        quant_type=quant_manifest,
+    )
     host_config = HostConfig(key=OWN, network_id=NETWORK, record_policy=Policy())
     async with MemoryNetwork(clock=lambda: NOW_S).open(host_config) as host:
         heard = Directory(host, network_id=NETWORK, clock=lambda: NOW_S)
@@ -133,8 +140,8 @@ async def open_rig(directory: Path, *, quant_manifest: str = "none", measure=Non
         )
         rig = Rig.__new__(Rig)
         server = LayerServer(
-            LocalModel(config, FOLDER, MODEL, directory),
-            ServedModel(manifest.manifest_hash, MAINNET, SCHEDULE),
+            LocalModel(config, FOLDER, MODEL),
+            ServedModel(None if config.unpaid else manifest, MAINNET, SCHEDULE),
             host=host,
             directory=heard,
             choice=choice,
@@ -343,7 +350,7 @@ async def run_to_failure(rig: Rig) -> ManifestMismatch:
 async def test_int8_on_a_subnet_of_plain_weights_refuses_to_start(tmp_path):
     async with open_rig(tmp_path, quant_type="int8") as rig:
         error = await run_to_failure(rig)
-    assert "in int8 is not the model of this subnet" in str(error)
+    assert "quantisation: the manifest has none, this node int8" in str(error)
 
 
 async def test_int8_is_served_and_announced_under_an_int8_manifest(tmp_path):
@@ -400,8 +407,8 @@ async def test_a_node_that_is_stopped_while_weights_load_does_not_wait_for_them(
             threading.Event().wait(0.001)
 
     monkeypatch.setattr(serving, "load_shard", load_for_ever)
-    local = LocalModel(make_config(tmp_path, unpaid=True), FOLDER, MODEL, tmp_path)
-    served = ServedModel(b"", MAINNET, SCHEDULE)
+    local = LocalModel(make_config(tmp_path, unpaid=True), FOLDER, MODEL)
+    served = ServedModel(None, MAINNET, SCHEDULE)
 
     async def serve():
         async with serving.open_engine(local, served, LayerRange(0, BLOCKS)):

@@ -20,6 +20,7 @@ from keys.envelope import seal
 from keys.peer import PeerKey
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, State
 from subnet.errors import AlreadySigned, ConfigError, JournalCorrupt, JournalFailed
+from subnet.journal.codec import decode_submission
 from subnet.journal.disk import migrate
 from subnet.journal.journal import KEPT_EPOCHS, Extrinsic, Journal, open_journal
 from subnet.journal.log import KEPT_REPORTS, SCHEMA_VERSION
@@ -80,7 +81,9 @@ async def fill(journal):
     await journal.record_sent(Extrinsic.ATTEST, 5, 101)
     await journal.record_answered(Extrinsic.ATTEST, 5, "0xab")
     await journal.record_refused(4, "node 2: proposed 1, computed 0")
-    await journal.record_submission(4, Submission(1, 90, ((1, 10**18),), frozenset({1}), None))
+    await journal.record_submission(
+        4, Submission(1, 90, ((1, 10**18),), frozenset({1}), b"args", frozenset({1, 2}), 7, 8)
+    )
     await journal.record_submission(3, None)
     await journal.record_report(4, b"{}")
 
@@ -98,6 +101,11 @@ def describe(journal):
         dict(journal.submissions),
         dict(journal.reports),
     )
+
+
+def test_a_submission_of_an_earlier_version_is_read_without_voters_and_queue_arguments():
+    row = b'{"proposer": 1, "block": 90, "scores": [[1, "5"]], "attested": [1, 2], "args": "ab"}'
+    assert decode_submission(row) == Submission(1, 90, ((1, 5),), frozenset({1, 2}), b"\xab")
 
 
 async def test_everything_survives_a_restart(tmp_path):
