@@ -19,6 +19,7 @@ from consensus.commitment import (
     make_commit_context,
 )
 from consensus.errors import InvalidRecord, Reason
+from consensus.naming import NOTHING_NAMED
 from consensus.protocol_params import MINIMAL
 from consensus.records import (
     NO_SCORES,
@@ -183,6 +184,11 @@ class Invariants:
             f"node {node} scored epoch {report.epoch} unlike another with the same records: "
             f"{said} and {known}",
         )
+        if list_hash == NOTHING_NAMED:
+            # Nobody is elected in epoch 0; later, connected nodes can always have the sightings.
+            is_right = report.epoch == 0 or not self._scenario.is_connected
+            self.require(is_right, f"{name} rest on no sightings")
+            return
         self._check_cheats(name, report)
         self._check_honest_hosters(name, report)
         if self._scenario.is_connected:

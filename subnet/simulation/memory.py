@@ -70,15 +70,20 @@ def remember_scores() -> Iterator[None]:
         *,
         length: int,
         params: ConsensusParams,
+        scale: int = 0,
         references: Sequence[Answer] = (),
         voiceless: Collection[SubnetNodeId] = (),
     ) -> LayerScores:
         nonlocal num_hits
         judge = partial(
-            compute_layer_scores, length=length, params=params, voiceless=frozenset(voiceless)
+            compute_layer_scores,
+            length=length,
+            params=params,
+            scale=scale,
+            voiceless=frozenset(voiceless),
         )
         key = (
-            length,
+            (length, scale),
             frozenset(voiceless),
             tuple(_describe(answer) for answer in references),
             *(_describe(answer) for answer in answers),
