@@ -185,17 +185,6 @@ async def test_the_share_of_voters_that_must_attest_is_the_chains(
     assert compute_attestation_ratio(submission) == 25 * 10**16
 
 
-@pytest.mark.parametrize("size", [0, 1, 230, 4096])
-async def test_args_come_back_as_they_were_proposed(
-    rig: Rig, chain: Chain, active: ActiveSubnet, size: int
-) -> None:
-    """230 bytes are what a subnet of 100 nodes names its records with, 4,096 the chain's bound."""
-    args = bytes(255 - index % 256 for index in range(size))
-    await propose(rig, active, active.elected, [(1, 5)], args=args)
-    submission = await chain.fetch_submission(active.subnet_id, active.epoch)
-    assert submission is not None and submission.args == args
-
-
 async def test_longer_args_than_the_chain_keeps_are_not_sent(
     rig: Rig, active: ActiveSubnet
 ) -> None:
