@@ -33,6 +33,7 @@ KEYS_PER_FIND = 3
 """As many records of the largest size as fit one 4 MiB answer: any peer may ask, and an answer is
 put together in memory before hivemind looks at its size."""
 MAX_NEIGHBOURS = 64
+NEIGHBOURS_TOLD = 12
 MAX_STORE_REQUEST = 3 << 20
 """hivemind's unary messages end at 4 MiB; a hand-off to a new neighbour is cut to this."""
 REQUESTS_PER_SECOND = 200.0
@@ -122,6 +123,7 @@ class BoundP2P(P2P):  # type: ignore[misc]
             self.traffic.records.add_received(request.ByteSize())
             self.rules.check_request(request, _peer(context.remote_id))
             response = await handler(request, context)
+            _shorten(response)
             self.traffic.records.add_sent(response.ByteSize())
             return response
 
@@ -186,6 +188,14 @@ def _clean_result(result: dht_pb2.FindResult) -> None:
     honest = [pair for pair in neighbours if _is_honest(*pair)][:MAX_NEIGHBOURS]
     result.nearest_node_ids[:] = [node_id for node_id, _ in honest]
     result.nearest_peer_ids[:] = [peer_id for _, peer_id in honest]
+
+
+def _shorten(response: Any) -> None:
+    """Keep the nearest of the neighbours that an answer of ours lists: hivemind lists 20."""
+    if isinstance(response, dht_pb2.FindResponse):
+        for result in response.results:
+            del result.nearest_node_ids[NEIGHBOURS_TOLD:]
+            del result.nearest_peer_ids[NEIGHBOURS_TOLD:]
 
 
 def _is_honest(node_id: bytes, peer_id: bytes) -> bool:

@@ -8,14 +8,16 @@ newest value, so it asks all replicas of a key, and each answer lists twenty nei
 record is signed and write-once, so the first valid copy is enough, and a node knows nearly all
 others (``Neighbourhood``), so it finds the replicas of a key in its own routing table.
 
-**Order.** One reading puts all peers in one random order. Each key is asked for at the first of its
-replicas in that order, so the keys of a reading meet at few peers and travel in few requests, and
-all readers together load all replicas alike. A key whose replica has no copy, or no answer, goes on
-to its next replica at once: keys do not wait for each other.
+**Order.** The replicas of a key are nearly neighbours among all nodes sorted by place. So a reading
+gives the nodes, in this order, the colours 0 to 7 from a random start, and asks for each key first
+at its replica of the first colour. One node in eight is asked then, each for all keys that it may
+hold: they travel in few requests, and all readers together load all replicas alike. A key whose
+replica has no copy, or no answer, goes on to its next replica at once: keys do not wait for each
+other. One that ``MAX_MISSES`` replicas do not hold counts as missing.
 
 **What can fail.** A peer that is silent for ``request_s`` or answers nonsense is not asked for
-``ban_s``, unless a key has no other replica. An invalid or too old value counts as none. Keys that
-no replica holds are left out of the result.
+``ban_s``, unless a key has no other replica; it is no miss. An invalid or too old value is one. A
+record that lying replicas hide from one reading is found by the next, which asks in another order.
 
 The bytes of requests and answers are in ``read_wire``.
 """
@@ -51,19 +53,21 @@ from mesh.p2p.record_checks import derive_key
 
 READ_METHOD = "records.read"
 NUM_REPLICAS = 8
+MAX_MISSES = 4
 MAX_READS_AT_ONCE = 64
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Search:
-    """One key and the replicas that were not asked for it yet, the next one last."""
+    """One key, the replicas that were not asked for it yet, the next one last, and its misses."""
 
     key: bytes
     key_id: DHTID
     earliest: int
     replicas: list[PeerID]
     is_asked: bool = False
+    misses: int = 0
 
 
 class RecordReader:
@@ -87,10 +91,15 @@ class RecordReader:
         """Answer other readers."""
         await self._p2p.add_bytes_handler(READ_METHOD, self._answer)
 
-    async def fetch(self, earliest: Mapping[bytes, int], *, timeout_s: float) -> dict[bytes, bytes]:
-        """Return a valid value for each key that has one expiring then or later."""
+    async def fetch(
+        self, earliest: Mapping[bytes, int], *, timeout_s: float, max_misses: int = MAX_MISSES
+    ) -> dict[bytes, bytes]:
+        """Return a valid value for each key that has one expiring then or later.
+
+        A key is given up after ``max_misses`` replicas without one.
+        """
         found: dict[bytes, bytes] = {}
-        ranks: defaultdict[PeerID, float] = defaultdict(random.random)
+        ranks = self._draw_ranks()
         searches = []
         for key, expires_at in earliest.items():
             search = self._begin(key, expires_at, ranks)
@@ -101,12 +110,21 @@ class RecordReader:
                 searches.append(search)
         try:
             async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as tasks:
-                self._ask_on(tasks, searches, found)
+                self._ask_on(tasks, searches, found, max_misses)
         except TimeoutError:
             logger.debug("a reading ended with %d of %d keys", len(found), len(earliest))
         return found
 
-    def _begin(self, key: bytes, earliest: int, ranks: Mapping[PeerID, float]) -> _Search:
+    def _draw_ranks(self) -> dict[PeerID, int]:
+        """Return each known peer's place in the order of this reading; the highest is first."""
+        peers = self._node.protocol.routing_table.uid_to_peer_id
+        start = random.randrange(NUM_REPLICAS)
+        return {
+            peers[place]: (start + number) % NUM_REPLICAS
+            for number, place in enumerate(sorted(peers))
+        }
+
+    def _begin(self, key: bytes, earliest: int, ranks: Mapping[PeerID, int]) -> _Search:
         key_id = DHTID.generate(source=key)
         table = self._node.protocol.routing_table
         nearest = table.get_nearest_neighbors(key_id, NUM_REPLICAS, exclude=self._node.node_id)
@@ -114,18 +132,22 @@ class RecordReader:
         return _Search(key, key_id, earliest, replicas)
 
     def _ask_on(
-        self, tasks: asyncio.TaskGroup, searches: Sequence[_Search], found: dict[bytes, bytes]
+        self,
+        tasks: asyncio.TaskGroup,
+        searches: Sequence[_Search],
+        found: dict[bytes, bytes],
+        max_misses: int,
     ) -> None:
         """Ask the next replica of each key, with one request for each replica."""
         batches: defaultdict[PeerID, list[_Search]] = defaultdict(list)
         for search in searches:
-            peer = self._choose_next(search)
+            peer = self._choose_next(search) if search.misses < max_misses else None
             if peer is not None:
                 batches[peer].append(search)
         for peer, batch in batches.items():
             for start in range(0, len(batch), MAX_KEYS_PER_READ):
                 part = batch[start : start + MAX_KEYS_PER_READ]
-                tasks.create_task(self._ask(tasks, peer, part, found))
+                tasks.create_task(self._ask(tasks, peer, part, found, max_misses))
 
     def _choose_next(self, search: _Search) -> PeerID | None:
         """Return the next replica; one that was silent only where a key has no other."""
@@ -143,6 +165,7 @@ class RecordReader:
         peer: PeerID,
         batch: Sequence[_Search],
         found: dict[bytes, bytes],
+        max_misses: int,
     ) -> None:
         answers = await self._call(peer, batch)
         unanswered = list(batch[len(answers) :])
@@ -153,8 +176,9 @@ class RecordReader:
             if answer is not None and self._is_valid(search, answer):
                 found[search.key] = answer.value
             else:
+                search.misses += 1
                 unanswered.append(search)
-        self._ask_on(tasks, unanswered, found)
+        self._ask_on(tasks, unanswered, found, max_misses)
 
     async def _call(self, peer: PeerID, batch: Sequence[_Search]) -> Sequence[HeldValue | None]:
         """Return what ``peer`` holds, in order; nothing if it does not answer."""

@@ -8,6 +8,7 @@ hivemind publishes; ``dht_reader`` reads.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from hivemind.p2p import P2P, PeerID
 
 from keys.peer import PeerId
 from mesh.p2p.dht_binding import KEYS_PER_FIND, compute_node_id
-from mesh.p2p.dht_reader import NUM_REPLICAS, RecordReader
+from mesh.p2p.dht_reader import MAX_MISSES, NUM_REPLICAS, RecordReader
 from mesh.p2p.dht_value import decode_value
 from mesh.p2p.interface import RecordPolicy
 from mesh.p2p.record_checks import check_own_record, derive_key
@@ -29,6 +30,8 @@ from mesh.p2p.record_checks import check_own_record, derive_key
 PUBLISH_BEAM = 12
 """Nodes that a publisher looks at to find the nearest ones, dead ones among them."""
 EXPLORED_PLACES = 8
+ROUNDS_PER_LOOK = 4
+"""A neighbourhood that has lost nobody looks around at a random place so seldom."""
 MAX_REMEMBERED = 512
 MIN_REQUEST_S = 0.5
 
@@ -112,10 +115,14 @@ class DhtRecordStore:
         return held.get(key) == value
 
     async def fetch(
-        self, keys: Sequence[bytes] | Mapping[bytes, int], *, timeout_s: float
+        self,
+        keys: Sequence[bytes] | Mapping[bytes, int],
+        *,
+        timeout_s: float,
+        max_misses: int = MAX_MISSES,
     ) -> Mapping[bytes, bytes]:
         earliest = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, 0)
-        return await self._reader.fetch(earliest, timeout_s=timeout_s)
+        return await self._reader.fetch(earliest, timeout_s=timeout_s, max_misses=max_misses)
 
 
 async def create_dht_node(
@@ -162,6 +169,7 @@ class Neighbourhood:
         self._node = node
         self._initial_peers = [PeerID(peer.to_bytes()) for peer in initial_peers]
         self._remembered: OrderedDict[PeerID, None] = OrderedDict()
+        self._quiet_rounds = itertools.count(1)
 
     async def refresh(self) -> bool:
         """Ping whom we lost; False when there should be neighbours and there are none."""
@@ -174,7 +182,7 @@ class Neighbourhood:
             await asyncio.sleep(0)
             if table.peer_id_to_uid:
                 await self._node.find_nearest_nodes([self._node.node_id])
-        elif table.peer_id_to_uid:
+        elif table.peer_id_to_uid and next(self._quiet_rounds) % ROUNDS_PER_LOOK == 0:
             await self._node.find_nearest_nodes([DHTID.generate()], k_nearest=1, beam_size=8)
         return bool(table.peer_id_to_uid) or not self._initial_peers
 

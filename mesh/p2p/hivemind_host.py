@@ -37,6 +37,7 @@ from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
 from mesh.p2p.traffic import Traffic
 
 RPC_PROTOCOL = "/mesh/rpc/1"
+NAMESPACE_SIZE = 8
 RETRY_S = 0.5
 PROBE_TIMEOUT_S = 10.0
 
@@ -278,7 +279,8 @@ async def _attach(daemon: Daemon, config: HostConfig) -> AsyncIterator[BoundP2P]
     p2p = await attached.replicate(Multiaddr(f"/unix{daemon.control_path}"))
     p2p.traffic = Traffic()
     p2p.rules = DhtRules(is_member=config.is_member)
-    p2p.namespace = (config.network_id or NO_NETWORK).hex()
+    # It travels with each request. Records and calls name the whole network id.
+    p2p.namespace = (config.network_id or NO_NETWORK)[:NAMESPACE_SIZE].hex()
     try:
         yield p2p
     finally:

@@ -42,14 +42,19 @@ class RecordStore(Protocol):
         ...
 
     async def fetch(
-        self, keys: Sequence[bytes] | Mapping[bytes, int], *, timeout_s: float
+        self,
+        keys: Sequence[bytes] | Mapping[bytes, int],
+        *,
+        timeout_s: float,
+        max_misses: int = ...,
     ) -> Mapping[bytes, bytes]:
         """Read a valid value of each key; keys without one are left out.
 
         Reading a key stops at the first valid copy. A mapping gives for each key the earliest
         expiry, in seconds since 1970, that is of use: older copies count as none. So a renewable
-        record that is known is asked for with its known expiry plus one. Keys do not wait for each
-        other: a silent replica delays only those that it was asked for.
+        record that is known is asked for with its known expiry plus one. A key is given up after
+        ``max_misses`` replicas that do not hold it. Keys do not wait for each other: a silent
+        replica delays only those that it was asked for.
         """
         ...
 

@@ -43,6 +43,8 @@ REFRESH_S = 10.0
 FIRST_REFRESHES = 10
 FIRST_REFRESH_S = 2.0
 FETCH_TIMEOUT_S = 5.0
+HEARTBEAT_MISSES = 2
+"""A heartbeat is renewed on all its replicas at once, and the next refresh asks others."""
 _LENGTH = struct.Struct("<I")
 
 logger = logging.getLogger(__name__)
@@ -133,7 +135,9 @@ class Directory:
         keys = {
             make_heartbeat_key(self._network_id, peer): self._get_expiry(peer) + 1 for peer in peers
         }
-        found = await self._host.records.fetch(keys, timeout_s=FETCH_TIMEOUT_S)
+        found = await self._host.records.fetch(
+            keys, timeout_s=FETCH_TIMEOUT_S, max_misses=HEARTBEAT_MISSES
+        )
         self._add_all(found.values())
 
     def _get_expiry(self, peer: PeerId) -> int:

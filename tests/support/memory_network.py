@@ -238,23 +238,32 @@ class MemoryRecordStore:
         return is_held
 
     async def fetch(
-        self, keys: Sequence[bytes] | Mapping[bytes, int], *, timeout_s: float
+        self,
+        keys: Sequence[bytes] | Mapping[bytes, int],
+        *,
+        timeout_s: float,
+        max_misses: int = NUM_REPLICAS,
     ) -> Mapping[bytes, bytes]:
         latency_s = self._network.draw_latency_s()
         await asyncio.sleep(min(latency_s, timeout_s))
         if latency_s > timeout_s:
             return {}
         earliest = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, 0)
-        found = ((key, self._find(key, expires_at)) for key, expires_at in earliest.items())
+        found = (
+            (key, self._find(key, expires_at, max_misses)) for key, expires_at in earliest.items()
+        )
         return {key: value for key, value in found if value is not None}
 
-    def _find(self, key: bytes, earliest: int) -> bytes | None:
-        own = self._host.replica
+    def _find(self, key: bytes, earliest: int, max_misses: int) -> bytes | None:
+        own, misses = self._host.replica, 0
         for target in self._network.nearest(key, self._host.config.network_id):
+            if misses == max_misses:
+                break
             if not self._is_reachable(target):
                 continue
             held = target.replica.get(key)
             if held is None or held[0] < earliest:
+                misses += 1
                 continue
             if target is not self._host:
                 target.traffic.records.add_sent(len(held[1]))
