@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from consensus import records
 from consensus.audit import draw_layers
-from consensus.challenge import ModelShape
+from consensus.challenge import ModelShape, compute_seed
 from consensus.commitment import (
     CommitContext,
     compute_audit_commitment,
@@ -122,7 +122,7 @@ def sign(kind: RecordKind, epoch: int, node_id: int, body: bytes) -> Envelope:
         kind=kind,
         network_id=NETWORK,
         epoch=epoch,
-        expires_at=1_700_000_000 + epoch,
+        expires_at=get_expiry(epoch),
         node_id=node_id,
         body=body,
     )
@@ -132,8 +132,14 @@ def get_salt(node_id: int) -> bytes:
     return bytes([node_id % 256]) * 32
 
 
+def get_expiry(epoch: int) -> int:
+    return 1_700_000_000 + epoch
+
+
 def get_seed(epoch: int) -> bytes:
-    return bytes([100 + epoch]) * 32
+    """Return the seed of the challenge of ``make_roster``'s epoch."""
+    first_block = BlockNumber(LENGTH * epoch + 3)
+    return compute_seed(NETWORK, Epoch(epoch), first_block, bytes([epoch]) * 32)
 
 
 def make_context(epoch: int, node_id: int) -> CommitContext:
