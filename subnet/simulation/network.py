@@ -246,7 +246,7 @@ class SimPeerRecords:
         lookup = None if other is None else network.replicas[other].lookup
         if is_lost or lookup is None or latency_s > timeout_s:
             await asyncio.sleep(timeout_s)
-            raise PeerTimeout("no answer")
+            raise PeerTimeout(peer, "no answer")
         await asyncio.sleep(latency_s)
         return [value for value in map(lookup, hashes) if value is not None]
 
