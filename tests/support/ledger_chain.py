@@ -22,7 +22,7 @@ from devchain.ledger import Ledger
 from subnet.chain.substrate import check_args_size
 from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
-from tests.support import ledger_reads
+from subnet.simulation import ledger_reads
 
 BLOCK_MS = 6_000
 GENESIS_HASH = hashlib.blake2b(b"ledger", digest_size=32).digest()
