@@ -313,6 +313,7 @@ class Node:
                 is_validator=lambda: is_validator(rosters, own),
                 list_servers=self._directory.list_servers,
                 open_client=lambda: open_stranger(terms.network_id),
+                observe=self._on_event,
             )
         )
 

@@ -31,8 +31,6 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from random import Random
 
-import structlog
-
 from consensus.protocol_params import ConsensusParams
 from consensus.types import Epoch, EpochPosition, LayerRange, SubnetNodeId
 from keys.peer import PeerId, PeerKey
@@ -47,6 +45,7 @@ from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory, KnownServer, fetch_info
 from mesh.routing.hop import Hop, Route
 from mesh.routing.routing import RouteServer
+from subnet.epoch.observer import HosterProbed, Observe
 from subnet.probing.book import ProbeBook
 from subnet.probing.plan import PlannedProbe, derive_probe_secret, plan_probes
 from subnet.probing.prompts import MakePrompt
@@ -70,8 +69,6 @@ BUSY_PAUSES_S = (1.0, 3.0)
 MAX_AT_ONCE = 4
 """Attempts at a time: each has a p2p daemon of its own."""
 TIMEOUTS = ClientTimeouts(open_s=10.0, token_s=20.0)
-
-logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +100,7 @@ class ProbeContext:
     is_validator: Callable[[], bool]
     list_servers: Callable[[], Sequence[KnownServer]]
     open_client: Callable[[], AbstractAsyncContextManager[Host]]
+    observe: Observe
 
 
 class Prober:
@@ -161,7 +159,7 @@ class Prober:
             async with self._slots:
                 attempt = await self.attempt(target, avoid=suspects)
             attempts.append(attempt)
-            logger.info("probed", epoch=epoch, node_id=probe.node_id, result=describe(attempt))
+            self._context.observe(HosterProbed(epoch, probe.node_id, describe(attempt)))
             if isinstance(attempt, Passed):
                 break
             if isinstance(attempt, Failed):

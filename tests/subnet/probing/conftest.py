@@ -40,8 +40,8 @@ class ProbedSwarm:
     )
     own: PeerKey = field(default_factory=lambda: PeerKey(b"\xee" * 32))
     keys: list = field(default_factory=list)
+    events: list = field(default_factory=list)
     committed: dict = field(default_factory=dict)
-    directory: object = None
     is_validator: bool = True
     running: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -97,6 +97,7 @@ class ProbedSwarm:
             is_validator=lambda: self.is_validator,
             list_servers=self.list_servers,
             open_client=self.open_client,
+            observe=self.events.append,
         )
         timeouts = ClientTimeouts(open_s=2.0, token_s=5.0, probe_s=1.0)
         return Prober(replace(context, **changes), timeouts=timeouts)

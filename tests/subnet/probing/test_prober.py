@@ -225,6 +225,8 @@ async def test_an_epoch_of_probes_tells_honest_hosters_from_the_others(probed, f
     await run_epochs(probed)
     assert [read(probed, node_id) for node_id in (1, 2, 3, 4)] == [True, True, False, False]
     assert len(probed.keys) >= 1 + 1 + 3 + 3
+    told = {(event.epoch, event.node_id, event.result) for event in probed.events}
+    assert {(5, 1, "passed"), (5, 3, "failed: busy")} < told
 
 
 async def test_three_failed_epochs_set_the_bit_and_one_good_answer_clears_it(probed, full):

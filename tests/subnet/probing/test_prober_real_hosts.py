@@ -62,6 +62,7 @@ def make_prober(servers, opened):
             is_validator=lambda: True,
             list_servers=lambda: servers,
             open_client=open_client,
+            observe=lambda event: None,
         )
     )
 
