@@ -63,6 +63,17 @@ class ConsensusParams:
     tolerance_bits: int = 12
     """tau = d0 = 2**-12: validity radius and half-score distance."""
 
+    probes: int = 4
+    """Hosters that a node of class Validator probes in an epoch."""
+    probe_attempts: int = 3
+    """Failed attempts in one epoch that make a probe a failed one."""
+    probe_failures: int = 3
+    """Failed probes in a row, one an epoch, after which a hoster counts as not serving."""
+    probe_memory_epochs: int = 32
+    """Older probes are forgotten."""
+    probe_tolerance_percent: int = 5
+    """How far an answer may lie from the reference."""
+
     max_clock_skew_s: int = 30
     max_layer_range: int = 1024
 

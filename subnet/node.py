@@ -20,6 +20,7 @@ import structlog
 from consensus.phases import phase_at
 from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.types import Role
+from mesh.client.connection import make_client_host_config
 from mesh.errors import ManifestNotFound, MeshError
 from mesh.model.auditor import Auditor
 from mesh.model.config import LayerSpan
@@ -59,6 +60,10 @@ from subnet.operator.identity_lock import hold_identity
 from subnet.operator.interrupts import Service
 from subnet.operator.preflight import PreparedNode, make_private_directory
 from subnet.operator.status import StatusFile
+from subnet.probing.book import BOOK_FILE, ProbeBook
+from subnet.probing.prober import ProbeContext, Prober
+from subnet.probing.prompts import make_prompter
+from subnet.probing.targets import is_validator, list_targets
 from subnet.thread_runner import Runner, open_thread_runner
 from subnet.version import SOFTWARE
 
@@ -224,6 +229,14 @@ async def find_initial_peers(chain: SubstrateChain, prepared: PreparedNode) -> t
     return others
 
 
+@asynccontextmanager
+async def open_stranger(network_id: bytes) -> AsyncIterator[Host]:
+    """Open a client's host in the network under a key that no peer knows."""
+    async with HivemindHost.open(make_client_host_config()) as host:
+        host.set_network_id(network_id)
+        yield host
+
+
 class Node:
     """The running parts of one node. Made by ``open_node``."""
 
@@ -254,6 +267,10 @@ class Node:
         journal = parts.state.journal
         self._exchange = RecordExchange(parts.host, lambda name: _find_record(journal, name))
         self._auditor = _open_auditor(prepared)
+        self.probes = ProbeBook.open(
+            prepared.data_dir / BOOK_FILE, network_id=terms.network_id, params=terms.params
+        )
+        self._prober = self._make_prober()
         self._status = StatusFile(prepared.data_dir, self._get_facts)
         self._loop = EpochLoop(
             NodeContext(
@@ -297,6 +314,7 @@ class Node:
             tasks.create_task(self._keep_connected())
             tasks.create_task(self._follow_epochs())
             tasks.create_task(self._status.keep_fresh())
+            tasks.create_task(self._prober.run())
             if self._server is None:
                 self._go_online(on_ready)
             else:
@@ -331,6 +349,31 @@ class Node:
             layers=prepared.layers,
             rank=prepared.rank,
             is_member=self._known_peers.is_node,
+        )
+
+    def _make_prober(self) -> Prober:
+        prepared, terms = self._prepared, self._terms
+        rosters, own = self._rosters, prepared.key.peer_id
+        return Prober(
+            ProbeContext(
+                key=prepared.key,
+                network_id=terms.network_id,
+                params=terms.params,
+                model=prepared.model,
+                block_time_s=terms.block_time_s,
+                book=self.probes,
+                make_prompt=make_prompter(prepared.folder.path, prepared.model),
+                list_targets=lambda: list_targets(
+                    rosters,
+                    self._parts.state.journal,
+                    own=own,
+                    num_layers=prepared.model.num_layers,
+                ),
+                is_validator=lambda: is_validator(rosters, own),
+                list_servers=self._directory.list_servers,
+                open_client=lambda: open_stranger(terms.network_id),
+                observe=self._on_event,
+            )
         )
 
     def _go_online(self, on_ready: OnReady | None) -> None:
@@ -425,6 +468,7 @@ class Node:
             self._has_news.set()
         if self._server is not None:
             self._server.note_position(event.position)
+        self._prober.note_position(event.position)
         self._taking_part = event.status.value
         self._status.note_head(event.position, phase_at(event.position, self._terms.schedule))
 

@@ -118,6 +118,15 @@ class EpochSettled:
 
 
 @dataclass(frozen=True, slots=True)
+class HosterProbed:
+    """This node asked a hoster as a client would; ``result`` says what that proved, in words."""
+
+    epoch: Epoch
+    node_id: SubnetNodeId
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unavailable:
     """The chain or the record store did not answer; the next head is the next attempt."""
 
@@ -138,6 +147,7 @@ NodeEvent = (
     | EpochScored
     | ProposalScored
     | EpochSettled
+    | HosterProbed
     | Unavailable
 )
 Observe = Callable[[NodeEvent], None]
@@ -182,5 +192,7 @@ def log_event(event: NodeEvent) -> None:
         case EpochSettled(epoch, elected, submission):
             attested = [] if submission is None else sorted(submission.attested)
             logger.info("epoch settled", epoch=epoch, elected=elected, attested=attested)
+        case HosterProbed(epoch, node_id, result):
+            logger.info("hoster probed", epoch=epoch, node_id=node_id, result=result)
         case Unavailable(what, detail):
             logger.warning("unavailable", what=what, detail=detail)

@@ -31,6 +31,7 @@ from subnet.epoch.observer import (
     ExtrinsicLanded,
     HeadHandled,
     HeadSeen,
+    HosterProbed,
     NodeEvent,
     ProposalScored,
     RecordDropped,
@@ -307,6 +308,8 @@ def _describe(event: NodeEvent) -> str:
         case EpochSettled(epoch, elected, submission):
             attested = None if submission is None else sorted(submission.attested)
             return f"settles {epoch}: elected {elected}, attested {attested}"
+        case HosterProbed(epoch, node_id, result):
+            return f"probed {node_id} in {epoch}: {result}"
         case Unavailable(what, detail):
             return f"{what} unavailable: {detail}"
 
