@@ -28,6 +28,7 @@ class Submitter:
         self._subnet_id = context.terms.subnet_id
         self._node_id = context.author.node_id
         self._reader = context.reader
+        self._rosters = context.rosters
         self._writer = writer
         self._journal = context.journal
         self._observe = context.observe
@@ -108,4 +109,10 @@ class Submitter:
             await self._journal.record_answered(extrinsic, epoch, error.reason)
             raise DutyPostponed(str(error)) from error
         await self._journal.record_answered(extrinsic, epoch, receipt.block_hash.hex())
+        landed = self._rosters.get_position(receipt.block_number)
+        if landed is not None and landed.epoch != epoch:
+            raise DutyPostponed(
+                f"Late: the {extrinsic.value} of epoch {epoch} landed in block"
+                f" {receipt.block_number}, which belongs to epoch {landed.epoch}"
+            )
         self._observe(ExtrinsicLanded(extrinsic, epoch, receipt.block_number))
