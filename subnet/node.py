@@ -36,6 +36,7 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.author import Author
 from subnet.epoch.context import NodeContext
 from subnet.epoch.loop import EpochLoop
+from subnet.epoch.missed import describe_missed
 from subnet.epoch.observer import HeadHandled, NodeEvent, Observe, log_event
 from subnet.errors import ChainUnavailable, ConfigError
 from subnet.hosting.layer_choice import LayerChoice
@@ -394,4 +395,5 @@ class Node:
             "block_time_s": self._terms.block_time_s,
             "taking_part": "unpaid" if config.unpaid else self._taking_part,
             "addresses": self._addresses,
+            "missed": describe_missed(self._parts.state.journal),
         }

@@ -56,6 +56,8 @@ class NodeStatus(BaseModel):
     phase: str | None
     taking_part: str
     addresses: tuple[str, ...]
+    missed: tuple[str, ...] = ()
+    """Duties missed and proposals refused in the last epochs, and why, the newest first."""
 
     @property
     def name(self) -> str:
@@ -71,6 +73,8 @@ class NodeStatus(BaseModel):
         if self.subnet_node_id is not None:
             blocks = "" if self.blocks is None else f" blocks {self.blocks[0]}:{self.blocks[1]}"
             facts = [f"{self.role}{blocks}", *facts]
+        if self.missed:
+            facts.append(f"{len(self.missed)} missed: {self.missed[0]}")
         return f"{self.name}: {', '.join(facts)}"
 
     def check(self, *, now_s: float, max_age_s: float) -> None:
