@@ -39,6 +39,7 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.author import Author
 from subnet.epoch.context import NodeContext
 from subnet.epoch.loop import EpochLoop
+from subnet.epoch.missed import describe_missed
 from subnet.epoch.observer import HeadHandled, HeadSeen, NodeEvent, Observe, log_event
 from subnet.errors import ChainUnavailable, ConfigError
 from subnet.hosting.layer_choice import LayerChoice
@@ -290,7 +291,7 @@ class Node:
                 ),
                 get_auditor=lambda: self._auditor,
                 # Probes are wired here.
-                list_failed_probes=lambda roster: frozenset(),
+                list_failed_probes=self.probes.list_failed,
                 get_wall_time_s=time.time,
                 is_paid=not prepared.config.unpaid,
             )
@@ -486,4 +487,5 @@ class Node:
             "taking_part": "unpaid" if config.unpaid else self._taking_part,
             "addresses": self._addresses,
             "relays_refused": None if self._server is None else self._server.guard.refused,
+            "missed": describe_missed(self._parts.state.journal),
         }

@@ -26,7 +26,11 @@ def mesh_test(
         bool, typer.Option("--hoster", help="Serve blocks, answer challenges.")
     ] = False,
     validator: Annotated[
-        bool, typer.Option("--validator", help="Commit scores of the others; needs no weights.")
+        bool, typer.Option("--validator", help="Score the others; reads single blocks to audit.")
+    ] = False,
+    light: Annotated[
+        bool,
+        typer.Option("--light", help="A validator without the model's weights: audits nothing."),
     ] = False,
     identity_path: Annotated[
         Path, typer.Option(help="Ed25519 identity file, from `mesh keygen`.")
@@ -138,6 +142,7 @@ def mesh_test(
             "quant_type": quant_type,
             "deterministic": deterministic,
             "unpaid": unpaid,
+            "light": light,
             "allow_file": allow_file,
             "deny_file": deny_file,
             "priority": priority,

@@ -9,6 +9,7 @@ from consensus.types import Epoch
 from consensus.view import EpochView
 from subnet.epoch.context import NodeContext
 from subnet.epoch.observer import DutyMissed
+from subnet.journal.journal import Journal
 
 KEPT_REASON_EPOCHS = 3
 
@@ -52,3 +53,15 @@ def _find_owed(duty: Duty) -> tuple[OwedDuty, Epoch] | None:
     # The scores of an epoch are revealed in the one after it.
     later = 1 if duty.kind is RecordKind.SCORE_REVEAL else 0
     return None if kind is None else (kind, Epoch(duty.epoch + later))
+
+
+def describe_missed(journal: Journal) -> tuple[str, ...]:
+    """Return a line for each duty missed and each proposal refused, the newest epoch first."""
+    found = [(epoch, f"refused the proposal: {why}") for epoch, why in journal.refused.items()]
+    found += [
+        (epoch, f"{duty.value}: {why}")
+        for epoch, missed in journal.missed.items()
+        for duty, why in missed.items()
+    ]
+    newest_first = sorted(found, key=lambda line: line[0], reverse=True)
+    return tuple(f"epoch {epoch}: {line}" for epoch, line in newest_first)

@@ -90,6 +90,7 @@ def build_row(
     ``report`` is the proposer's EpochReport as JSON.
     """
     seen = {hoster["subnet_node_id"]: hoster for hoster in report["hosters"]}
+    judged = {validator["subnet_node_id"]: validator for validator in report["validators"]}
     proposed = dict(submission.scores)
     hosters, validators = [], []
     for node in nodes:
@@ -99,7 +100,7 @@ def build_row(
         if node.role is Role.HOSTER and node.layers is not None:
             hosters.append(_build_hoster(node_id, node.layers, seen.get(node_id), score, attested))
         else:
-            validators.append(ValidatorRow(node_id, score, attested))
+            validators.append(_build_validator(node_id, judged.get(node_id), score, attested))
     return EpochRow(
         epoch=epoch,
         elected=submission.proposer,
@@ -119,7 +120,7 @@ def _build_hoster(
     attested: bool,
 ) -> HosterRow:
     if seen is None:
-        return HosterRow(node_id, planned, False, False, None, score, attested)
+        return HosterRow(node_id, planned, False, False, None, None, score, attested)
     distance = seen["distance"]
     return HosterRow(
         node_id=node_id,
@@ -127,6 +128,21 @@ def _build_hoster(
         committed=seen["committed_at"] is not None,
         revealed=seen["refusal"] is None,
         distance=None if distance is None else Fraction(distance),
+        penalty=seen["penalty"],
+        score=score,
+        attested=attested,
+    )
+
+
+def _build_validator(
+    node_id: SubnetNodeId, judged: Mapping[str, Any] | None, score: Score, attested: bool
+) -> ValidatorRow:
+    if judged is None:
+        return ValidatorRow(node_id, None, False, score, attested)
+    return ValidatorRow(
+        node_id,
+        accuracy=None if judged["refusal"] is not None else Score(int(judged["accuracy"])),
+        audited=int(judged["audit_share"]) > 0,
         score=score,
         attested=attested,
     )

@@ -14,7 +14,7 @@ class HosterRow:
     """One hoster in one epoch.
 
     ``distance`` is the largest relative L2 distance to the mean over its layers, None if
-    nothing of it could be measured.
+    nothing of it could be measured. ``penalty`` says why it is not paid at all.
     """
 
     node_id: SubnetNodeId
@@ -22,15 +22,22 @@ class HosterRow:
     committed: bool
     revealed: bool
     distance: Fraction | None
+    penalty: str | None
     score: Score
     attested: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatorRow:
-    """One node in the role validator in one epoch."""
+    """One node in the role validator in one epoch.
+
+    ``accuracy`` is the share of its scores of the epoch before that were right (10^18 is one),
+    None without any. ``audited`` says that it is paid for its audit of this epoch.
+    """
 
     node_id: SubnetNodeId
+    accuracy: Score | None
+    audited: bool
     score: Score
     attested: bool
 
@@ -89,6 +96,7 @@ class EpochRow:
                         "committed": row.committed,
                         "revealed": row.revealed,
                         "distance": None if row.distance is None else float(row.distance),
+                        "penalty": row.penalty,
                         "score": str(row.score),
                         "attested": row.attested,
                     }
@@ -97,6 +105,8 @@ class EpochRow:
                 "validators": [
                     {
                         "subnet_node_id": row.node_id,
+                        "accuracy": None if row.accuracy is None else str(row.accuracy),
+                        "audited": row.audited,
                         "score": str(row.score),
                         "attested": row.attested,
                     }
@@ -112,19 +122,23 @@ class EpochRow:
         lines = [
             f"epoch {self.epoch}   challenge {self.challenge_seed.hex()[:16]}…   "
             f"proposed in epoch {self.epoch + 1} by node {self.elected}",
-            "  node  role       blocks  commit  reveal  distance   score     proposed  attested",
+            "  node  role       blocks  commit  reveal  distance   accuracy  audit  "
+            "score     proposed  attested",
         ]
         proposed = dict(self.proposal)
         for row in self.hosters:
             distance = "-" if row.distance is None else f"{float(row.distance):.1e}"
             lines.append(
                 f"  {row.node_id:<4}  hoster     {row.layers!s:<6}  {_mark(row.committed):<6}  "
-                f"{_mark(row.revealed):<6}  {distance:<9}  {_format_score(row.score):<8}  "
+                f"{_mark(row.revealed):<6}  {distance:<9}  -         -      "
+                f"{_format_score(row.score):<8}  "
                 f"{_format_score(proposed.get(row.node_id)):<8}  {_mark(row.attested)}"
+                f"{'' if row.penalty is None else '  ' + row.penalty}"
             )
         for other in self.validators:
             lines.append(
                 f"  {other.node_id:<4}  validator  -       -       -       -          "
+                f"{_format_score(other.accuracy):<8}  {_mark(other.audited):<5}  "
                 f"{_format_score(other.score):<8}  "
                 f"{_format_score(proposed.get(other.node_id)):<8}  {_mark(other.attested)}"
             )

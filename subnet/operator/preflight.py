@@ -7,15 +7,17 @@ files, layer range. The first error ends the start with one sentence and one fix
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consensus.protocol_params import MAINNET
 from consensus.types import LayerRange, Role, SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from keys.identity_file import load_identity_file
 from keys.peer import PeerId, PeerKey
-from mesh.model.capacity import check_device
+from mesh.errors import ModelFilesMissing
+from mesh.model.capacity import ServingFormat, check_device, compute_layer_bytes
 from mesh.model.config import ModelConfig, load_config
 from mesh.model.files import ModelFolder, check_has_weights, resolve_known_model
 from mesh.p2p.ports import PortInUse, check_ports_free
@@ -36,6 +38,9 @@ UNPAID_NOTICE = (
     "--unpaid: this node serves clients and takes no part in consensus: "
     "it commits nothing, scores nobody and is paid nothing"
 )
+
+
+LIGHT_NOTICE = "--light: this validator audits nothing and is paid for its scores only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     rank = None if config.priority is None else load_priority(config.priority)
     check_private_directory(get_data_dir(config))
     _check_ports(config)
-    if config.role is Role.HOSTER:
+    if not config.light:
         check_device(config.device)
     subnet_id, node = await _find_registration(config, key.peer_id)
     notices = _collect_notices(config, node, hotkey)
@@ -78,6 +83,8 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     model = load_config(folder.path)
     if config.role is Role.HOSTER:
         check_has_weights(folder)
+    else:
+        notices += (_check_audits(config, folder, model),)
     return PreparedNode(
         config=config,
         key=key,
@@ -90,6 +97,26 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
         data_dir=get_data_dir(config) / f"{subnet_id}-{node.node_id}",
         notices=notices,
         rank=rank,
+    )
+
+
+def _check_audits(config: NodeConfig, folder: ModelFolder, model: ModelConfig) -> str:
+    """Return the sentence that tells what a validator will read. Raises ConfigError."""
+    if config.light:
+        return LIGHT_NOTICE
+    try:
+        # An audit has seconds, so nothing is downloaded for it.
+        check_has_weights(replace(folder, hub_name=None))
+    except ModelFilesMissing as error:
+        raise ConfigError(
+            f"a validator audits single blocks, and {folder.path} has no *.safetensors weights",
+            "download the whole model, or give --light to audit nothing",
+        ) from error
+    mib = -(-compute_layer_bytes(model, ServingFormat("float32")) // (1 << 20))
+    return (
+        f"audits: in each epoch this validator reads {MAINNET.audit_layers} of the model's "
+        f"{model.num_layers} blocks, or its head, from {folder.path} and computes it on "
+        f"{config.device}, in about {mib} MiB; --light leaves that out"
     )
 
 

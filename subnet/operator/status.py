@@ -58,6 +58,8 @@ class NodeStatus(BaseModel):
     addresses: tuple[str, ...]
     relays_refused: int | None = None
     """Steps that the relay guard has refused since the start; None without an engine."""
+    missed: tuple[str, ...] = ()
+    """Duties missed and proposals refused in the last epochs, and why, the newest first."""
 
     @property
     def name(self) -> str:
@@ -73,6 +75,8 @@ class NodeStatus(BaseModel):
         if self.subnet_node_id is not None:
             blocks = "" if self.blocks is None else f" blocks {self.blocks[0]}:{self.blocks[1]}"
             facts = [f"{self.role}{blocks}", *facts]
+        if self.missed:
+            facts.append(f"{len(self.missed)} missed: {self.missed[0]}")
         return f"{self.name}: {', '.join(facts)}"
 
     def check(self, *, now_s: float, max_age_s: float) -> None:

@@ -8,17 +8,19 @@ from consensus.duties import (
     MAX_SUBMISSION_ATTEMPTS,
     RESEND_AFTER_BLOCKS,
     Attest,
+    CommitAudit,
     CommitOutput,
-    CommitScores,
     Propose,
     PublishChallenge,
     PublishSighting,
+    ReportEpoch,
     Republish,
+    RevealAudit,
     RevealOutput,
     RevealScores,
-    ScoreEpoch,
     compute_duties,
     get_lane,
+    list_reveals,
 )
 from consensus.phases import compute_schedule
 from consensus.protocol_params import MAINNET
@@ -31,7 +33,6 @@ from consensus.view import (
     EpochView,
     OwnRecord,
     SubmissionSeen,
-    Window,
 )
 from keys.peer import PeerId
 
@@ -73,9 +74,6 @@ def make_roster(epoch=EPOCH, own_class=NodeClass.VALIDATOR):
     return Roster(epoch, 180, b"h" * 32, 1000, nodes)
 
 
-SEEN = frozenset((epoch, window) for epoch in (EPOCH - 2, EPOCH - 1, EPOCH) for window in Window)
-
-
 DEFAULTS = {
     "role": Role.HOSTER,
     "node_id": OWN,
@@ -84,7 +82,7 @@ DEFAULTS = {
     "roster": make_roster(),
     "previous_roster": make_roster(EPOCH - 1),
     "elections": {EPOCH: OTHER, EPOCH - 1: OTHER, EPOCH - 2: OTHER},
-    "observed": SEEN,
+    "has_auditor": True,
     "is_previous_settled": True,
     "is_previous_reported": True,
 }
@@ -113,10 +111,8 @@ def own(kind, epoch=EPOCH, is_acknowledged=False):
 
 
 COMMITTED = (own(RecordKind.OUTPUT_COMMIT, is_acknowledged=True), own(RecordKind.OUTPUT_REVEAL))
-SCORED = (
-    own(RecordKind.SCORE_COMMIT, EPOCH - 1, True),
-    own(RecordKind.SCORE_REVEAL, EPOCH - 1),
-)
+AUDITED = (own(RecordKind.AUDIT_COMMIT, is_acknowledged=True), own(RecordKind.AUDIT_REVEAL))
+SCORED = (own(RecordKind.SIGHTING, EPOCH - 1, True), own(RecordKind.SCORE_REVEAL, EPOCH - 1))
 
 
 @every_length(LENGTHS)
@@ -133,13 +129,27 @@ def test_no_commit_that_counts_can_follow_a_reveal(length):
     assert schedule.is_on_time(RecordKind.OUTPUT_COMMIT, commits[-1] + schedule.grace)
 
 
-@every_length(SAMPLED)
-def test_scores_are_committed_after_reveals_close_and_in_time_to_count(length):
+@every_length(LENGTHS)
+def test_no_audit_commit_can_leave_before_the_draw_or_count_after_a_reveal(length):
     schedule = SCHEDULES[length]
-    commits = list_offsets(CommitScores, length, role=Role.VALIDATOR)
-    assert commits
-    assert not any(schedule.is_on_time(RecordKind.OUTPUT_REVEAL, o) for o in commits)
-    assert commits[-1] + schedule.grace < schedule.windows[RecordKind.SCORE_COMMIT].counts_until
+    kind = RecordKind.AUDIT_COMMIT
+    audits = list_offsets(CommitAudit, length, role=Role.VALIDATOR)
+    reveals = list_offsets(RevealAudit, length, own_records=AUDITED)
+    # The first child of the block that draws; no output commit counts from that block on.
+    assert audits[0] == schedule.audit_start + 1
+    assert not schedule.is_on_time(RecordKind.OUTPUT_COMMIT, schedule.audit_start)
+    last_counted = max(o for o in range(length) if schedule.is_on_time(kind, o))
+    assert schedule.is_on_time(kind, audits[-1] + schedule.grace)
+    assert last_counted + schedule.grace < reveals[0]
+    assert reveals == list_offsets(RevealOutput, length, own_records=COMMITTED)
+
+
+@every_length(SAMPLED)
+def test_scores_are_committed_to_after_reveals_close_and_in_time_to_count(length):
+    schedule = SCHEDULES[length]
+    sightings = list_offsets(PublishSighting, length)
+    assert not any(schedule.is_on_time(RecordKind.OUTPUT_REVEAL, o) for o in sightings)
+    assert schedule.is_on_time(RecordKind.SIGHTING, sightings[0] + schedule.grace)
 
 
 @every_length(SAMPLED)
@@ -147,6 +157,16 @@ def test_score_reveals_leave_with_the_output_reveals_of_the_next_epoch(length):
     assert list_offsets(RevealScores, length, own_records=SCORED) == list_offsets(
         RevealOutput, length, own_records=COMMITTED
     )
+
+
+@every_length(SAMPLED)
+def test_reveals_that_are_due_wait_for_nothing_else(length):
+    for offset in range(length):
+        view = make_view(offset, length, roster=None, own_records=COMMITTED + AUDITED + SCORED)
+        reveals = list_reveals(view)
+        assert compute_duties(view)[: len(reveals)] == reveals
+        is_due = view.schedule.is_departure(RecordKind.OUTPUT_REVEAL, offset)
+        assert len(reveals) == (3 if is_due else 0)
 
 
 @every_length(SAMPLED)
@@ -168,33 +188,23 @@ def test_a_missing_challenge_is_published_by_anybody_from_ten_percent_on(length)
 
 
 def test_the_schedule_of_twenty_blocks():
-    assert list_offsets(CommitOutput, 20) == [3, 4, 5, 6, 7, 8]
-    assert list_offsets(RevealOutput, 20, own_records=COMMITTED) == [11, 12]
-    assert list_offsets(PublishSighting, 20) == [13, 14, 15, 16, 17]
-    assert list_offsets(CommitScores, 20, role=Role.VALIDATOR) == [15, 16, 17]
-
-
-@every_length(SAMPLED)
-def test_sightings_leave_after_the_reveals_and_a_grace_before_score_commits(length):
-    schedule = SCHEDULES[length]
-    sightings = list_offsets(PublishSighting, length)
-    commits = list_offsets(CommitScores, length, role=Role.VALIDATOR)
-    assert not any(schedule.is_on_time(RecordKind.OUTPUT_REVEAL, o) for o in sightings)
-    assert sightings[0] + 2 * schedule.grace == commits[0]
-    assert sightings[-1] + schedule.grace < schedule.windows[RecordKind.SCORE_COMMIT].counts_until
+    assert list_offsets(CommitOutput, 20) == [3, 4, 5, 6]
+    assert list_offsets(CommitAudit, 20, role=Role.VALIDATOR) == [9, 10]
+    assert list_offsets(RevealOutput, 20, own_records=COMMITTED) == [13, 14]
+    assert list_offsets(PublishSighting, 20) == [15, 16, 17, 18]
 
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"roster": make_roster(own_class=NodeClass.INCLUDED)},
-        {"observed": SEEN - {(EPOCH, Window.COMMITS)}},
-        {"observed": SEEN - {(EPOCH, Window.REVEALS)}},
-        {"is_clock_right": False},
-    ],
+    [{"roster": make_roster(own_class=NodeClass.INCLUDED)}, {"is_clock_right": False}],
 )
-def test_only_validators_that_watched_say_what_they_saw(changes):
+def test_only_validators_that_take_part_say_what_they_saw(changes):
     assert not list_offsets(PublishSighting, 20, **changes)
+
+
+@pytest.mark.parametrize("changes", [{"role": Role.HOSTER}, {"has_auditor": False}])
+def test_hosters_and_light_validators_audit_nothing(changes):
+    assert not list_offsets(CommitAudit, 20, **({"role": Role.VALIDATOR} | changes))
 
 
 @pytest.mark.parametrize("role", Role)
@@ -210,10 +220,11 @@ def test_what_is_done_is_not_owed_again(role):
 @pytest.mark.parametrize(
     ("kind", "role", "offsets"),
     [
-        (RecordKind.CHALLENGE, Role.HOSTER, range(2, 9)),
-        (RecordKind.OUTPUT_COMMIT, Role.HOSTER, range(3, 9)),
-        (RecordKind.SIGHTING, Role.HOSTER, range(13, 18)),
-        (RecordKind.SCORE_COMMIT, Role.VALIDATOR, range(15, 18)),
+        (RecordKind.CHALLENGE, Role.HOSTER, range(2, 7)),
+        (RecordKind.OUTPUT_COMMIT, Role.HOSTER, range(3, 7)),
+        (RecordKind.AUDIT_COMMIT, Role.VALIDATOR, range(9, 11)),
+        (RecordKind.SIGHTING, Role.HOSTER, range(15, 19)),
+        (RecordKind.NAMED_LIST, Role.HOSTER, range(20)),
     ],
 )
 def test_a_record_is_republished_unchanged_until_acknowledged(kind, role, offsets):
@@ -226,32 +237,20 @@ def test_a_record_is_republished_unchanged_until_acknowledged(kind, role, offset
     assert not list_offsets(Republish, 20, **acknowledged)
 
 
-def test_a_node_that_was_down_during_a_window_neither_attests_nor_proposes():
+def test_a_node_that_saw_nothing_of_the_last_epoch_proposes_and_attests():
+    """What it lacks is fetched when it is named; only the two rosters must be known."""
+    elections = {EPOCH: OWN, EPOCH - 1: OTHER}
     submission = SubmissionSeen(OTHER, frozenset())
-    needed = [(EPOCH - 1, window) for window in Window]
-    # Who hosted in the epoch before is no validator there, and its score reveals are judged now.
-    needed += [(EPOCH - 2, Window.COMMITS), (EPOCH - 2, Window.SCORES)]
-    for missed in needed:
-        observed = SEEN - {missed}
-        assert not list_offsets(Attest, 20, submission=submission, observed=observed)
-        elections = {EPOCH: OWN, EPOCH - 1: OTHER, EPOCH - 2: OTHER}
-        assert not list_offsets(Propose, 20, elections=elections, observed=observed)
-
-
-def test_score_commits_of_an_epoch_without_election_need_not_be_seen():
-    observed = SEEN - {(EPOCH - 2, Window.SCORES)}
-    elections = {EPOCH: OWN, EPOCH - 1: OTHER, EPOCH - 2: None}
-    assert list_offsets(Propose, 20, observed=observed, elections=elections)
-
-
-@pytest.mark.parametrize("window", [Window.COMMITS, Window.REVEALS])
-def test_a_validator_that_was_down_during_a_window_commits_no_scores(window):
-    observed = SEEN - {(EPOCH, window)}
-    assert not list_offsets(CommitScores, 20, role=Role.VALIDATOR, observed=observed)
+    changes = {"is_previous_settled": False, "is_previous_reported": False}
+    assert list_offsets(Propose, 20, elections=elections, **changes) == list(range(19))
+    assert list_offsets(Attest, 20, submission=submission, **changes) == list(range(19))
+    for lacking in ({"roster": None}, {"previous_roster": None}):
+        assert not list_offsets(Propose, 20, elections=elections, **lacking)
+        assert not list_offsets(Attest, 20, submission=submission, **lacking)
 
 
 def test_after_an_epoch_without_election_nothing_was_scored():
-    changes = {"elections": {EPOCH: OWN, EPOCH - 1: None}, "observed": frozenset()}
+    changes = {"elections": {EPOCH: OWN, EPOCH - 1: None}, "previous_roster": None}
     assert compute_duties(make_view(1, **changes))[-1] == Propose(EPOCH, EPOCH - 1, True)
     assert not list_offsets(Propose, 20, roster=None, **changes)
 
@@ -262,7 +261,7 @@ def test_nothing_is_submitted_while_the_last_election_is_unknown():
 
 def test_epoch_zero_follows_nothing():
     view = replace(
-        make_view(1, elections={0: OWN}, observed=frozenset()),
+        make_view(1, elections={0: OWN}),
         position=EpochPosition(0, 1, 20, 3),
         roster=make_roster(0),
     )
@@ -289,15 +288,15 @@ def test_a_node_without_a_hotkey_commits_and_reveals_but_neither_proposes_nor_at
     ],
 )
 def test_a_node_that_sits_out_signs_no_record(changes, status):
-    signing = (PublishChallenge, CommitOutput, CommitScores)
+    signing = (PublishChallenge, CommitOutput, CommitAudit, PublishSighting)
     for role in Role:
         assert make_view(role=role, **changes).status is status
         assert not list_offsets(signing, 20, role=role, **changes)
 
 
 def test_a_node_that_sits_out_still_reveals_what_it_committed_and_attests():
-    changes = {"is_stale": True, "roster": None, "own_records": COMMITTED}
-    assert list_offsets(RevealOutput, 20, **changes) == [11, 12]
+    changes = {"is_stale": True, "own_records": COMMITTED}
+    assert list_offsets(RevealOutput, 20, **changes) == [13, 14]
     assert list_offsets(Attest, 20, submission=SubmissionSeen(OTHER, frozenset()), **changes)
 
 
@@ -309,18 +308,26 @@ def test_an_included_node_commits_but_does_not_attest():
     )
 
 
-def test_every_node_scores_the_epoch_that_is_over_once():
+def test_every_node_reports_the_epoch_that_is_over_once_it_has_judged_the_proposal():
     for role in Role:
-        owed = {"role": role, "has_hotkey": False, "is_previous_reported": False}
-        assert list_offsets(ScoreEpoch, 20, **owed) == list(range(20))
-        assert not list_offsets(ScoreEpoch, 20, elections={EPOCH - 1: None}, **owed)
-        assert not list_offsets(ScoreEpoch, 20, observed=frozenset(), **owed)
+        owed = {"role": role, "is_previous_reported": False}
+        # Nothing on chain yet: wait until no proposal can be checked any more.
+        assert list_offsets(ReportEpoch, 20, **owed) == [17, 18, 19]
+        judged = {"submission": SubmissionSeen(OTHER, frozenset({OTHER, OWN}))}
+        assert list_offsets(ReportEpoch, 20, **owed, **judged) == list(range(20))
+        assert list_offsets(ReportEpoch, 20, **owed, refused=frozenset({EPOCH})) == list(range(20))
+        assert not list_offsets(ReportEpoch, 20, **(owed | judged | {"is_previous_reported": True}))
+        for lacking in ({"elections": {EPOCH - 1: None}}, {"roster": None}):
+            assert not list_offsets(ReportEpoch, 20, **owed, **judged, **lacking)
 
 
-def test_nothing_is_judged_before_the_last_proposal_is_known():
-    changes = {"is_previous_settled": False, "is_previous_reported": False}
-    elections = {EPOCH: OWN, EPOCH - 1: OTHER, EPOCH - 2: OTHER}
-    assert not list_offsets((ScoreEpoch, Propose), 20, elections=elections, **changes)
+@pytest.mark.parametrize(
+    "changes",
+    [{"has_hotkey": False}, {"roster": make_roster(own_class=NodeClass.INCLUDED)}],
+)
+def test_a_node_that_judges_no_proposal_reports_what_it_saw_at_once(changes):
+    owed = {"is_previous_reported": False} | changes
+    assert list_offsets(ReportEpoch, 20, **owed) == list(range(20))
 
 
 def test_only_the_elected_node_proposes_and_only_once():
@@ -333,7 +340,8 @@ def test_only_the_elected_node_proposes_and_only_once():
 
 def test_a_proposal_that_differs_is_not_attested():
     submission = SubmissionSeen(OTHER, frozenset())
-    assert not list_offsets(Attest, 20, submission=submission, is_attestation_refused=True)
+    assert not list_offsets(Attest, 20, submission=submission, refused=frozenset({EPOCH}))
+    assert list_offsets(Attest, 20, submission=submission, refused=frozenset({EPOCH - 1}))
 
 
 def test_a_lost_extrinsic_is_sent_again_a_bounded_number_of_times():
@@ -368,6 +376,6 @@ def test_an_honest_hoster_owes_each_step_exactly_once_through_an_epoch():
 def test_a_record_is_not_republished_while_it_is_being_made():
     assert get_lane(CommitOutput(5)) == get_lane(Republish(RecordKind.OUTPUT_COMMIT, 5))
     assert get_lane(PublishChallenge(5)) == get_lane(Republish(RecordKind.CHALLENGE, 5))
-    assert get_lane(CommitScores(5)) == get_lane(Republish(RecordKind.SCORE_COMMIT, 5))
+    assert get_lane(PublishSighting(5)) == get_lane(Republish(RecordKind.SIGHTING, 5))
     lanes = {get_lane(CommitOutput(5)), get_lane(CommitOutput(6)), get_lane(RevealOutput(5))}
     assert len(lanes) == 3

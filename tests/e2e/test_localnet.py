@@ -76,6 +76,7 @@ def test_every_row_has_the_promised_form(whole_run: Command) -> None:
                 "committed",
                 "revealed",
                 "distance",
+                "penalty",
                 "score",
                 "attested",
             ]
@@ -84,7 +85,7 @@ def test_every_row_has_the_promised_form(whole_run: Command) -> None:
             assert isinstance(hoster["distance"], float)
             assert is_score(hoster["score"])
         for node in row["validators"]:
-            assert list(node) == ["subnet_node_id", "score", "attested"]
+            assert list(node) == ["subnet_node_id", "accuracy", "audited", "score", "attested"]
             assert is_score(node["score"])
 
 
@@ -109,12 +110,14 @@ def test_honest_work_is_scored_proposed_and_attested_by_all(whole_run: Command) 
             assert int(hoster["score"]) > 0
 
 
-def test_validators_have_nothing_to_show_in_the_first_epoch_and_are_paid_in_the_second(
+def test_validators_are_paid_for_audits_and_from_the_second_epoch_on_for_scores(
     whole_run: Command,
 ) -> None:
     first, second = read_rows(whole_run)
-    assert [node["score"] for node in first["validators"]] == ["0", "0"]
-    assert all(int(node["score"]) > 0 for node in second["validators"])
+    for row in (first, second):
+        assert all(node["audited"] and int(node["score"]) > 0 for node in row["validators"])
+    assert not any(node["accuracy"] for node in first["validators"])
+    assert [node["accuracy"] for node in second["validators"]] == [str(SCORE_ONE)] * 2
 
 
 def test_every_epoch_has_its_own_challenge(whole_run: Command) -> None:

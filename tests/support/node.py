@@ -2,18 +2,18 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from consensus.challenge import ModelShape
 from consensus.roster import RosterNode, compute_network_id
 from consensus.types import Epoch, LayerRange, NodeClass, Role, SubnetNodeId
-from keys.peer import PeerKey
-from mesh.errors import RecordRefused
+from keys.peer import PeerId, PeerKey
+from mesh.errors import PeerUnreachable, RecordRefused
 from subnet.epoch.author import Author
 from subnet.epoch.context import NodeContext
-from subnet.epoch.interfaces import RecordStore
+from subnet.epoch.interfaces import PeerRecords, RecordStore
 from subnet.epoch.loop import EpochLoop
 from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Rosters
@@ -70,14 +70,26 @@ def make_context(
         "journal": journal,
         "rosters": changes.get("rosters") or Rosters(terms, reader=reader, journal=journal),
         "store": None,
+        "peers": NoPeers(),
         "reader": reader,
         "writer": None,
         "run": run_inline,
         "observe": lambda event: None,
         "get_inference": lambda: None,
+        "get_auditor": lambda: None,
+        "list_failed_probes": lambda roster: frozenset(),
         "get_wall_time_s": lambda: 0.0,
     }
     return NodeContext(**parts | changes)
+
+
+class NoPeers:
+    """Satisfies PeerRecords: no peer answers."""
+
+    async def fetch_by_hash(
+        self, peer: PeerId, hashes: Sequence[bytes], *, timeout_s: float
+    ) -> Sequence[bytes]:
+        raise PeerUnreachable(peer, "no peer is here")
 
 
 def refuse_heartbeat(value: bytes, expires_at: float) -> bytes:
@@ -111,6 +123,10 @@ class FakeNode:
         self.run_journal: Runner = run_inline
         self.wrap_store: Callable[[RecordStore], RecordStore] = lambda store: store
         self.is_paid = True
+        self.auditor: FakeInference | None = None
+        self.peers: PeerRecords = NoPeers()
+        if role is Role.VALIDATOR:
+            self.auditor = FakeInference(LayerRange(0, SHAPE.num_layers), seed=node_id)
 
     def load_journal(self) -> Journal:
         return Journal.load(self.disk, owner=self.key.peer_id.public_key, run=self.run_journal)
@@ -136,6 +152,8 @@ class FakeNode:
             writer=self.writer,
             observe=self.events.append,
             get_inference=lambda: self.inference,
+            get_auditor=lambda: self.auditor,
+            peers=self.peers,
             get_wall_time_s=lambda: (
                 self.chain.get_block(self.chain.height).timestamp_s + self.wall_offset_s
             ),

@@ -1,14 +1,16 @@
 """What stores answer is judged like what they store, and journaled with the head it took."""
 
+import asyncio
+
 import pytest
 
 from consensus import records
 from consensus.errors import Reason
 from consensus.records import OutputCommit, RecordKind
 from consensus.types import LayerRange
-from consensus.view import Window
 from keys.envelope import compute_record_key, seal
-from mesh.errors import RecordRefused
+from mesh.errors import RecordRefused, TransportError
+from subnet.epoch import collector
 from subnet.epoch.collector import Collector
 from subnet.epoch.observer import RecordDropped, RecordSeen
 from subnet.epoch.record_policy import ConsensusRecordPolicy
@@ -51,7 +53,7 @@ class Scene:
         self.rosters = context.rosters
         await self.rosters.locate(self.chain.get_block(6))
         await self.rosters.refresh(self.chain.position)
-        self.collector = Collector(context)
+        self.collector = Collector(context, get_position=lambda: self.chain.position)
         return self
 
     def make_record(self, author=1, **changes):
@@ -69,7 +71,7 @@ class Scene:
         return compute_record_key(NETWORK_ID, KIND, 0, make_key(author).peer_id)
 
     async def read(self):
-        await self.collector.read(self.chain.position, get_position=lambda: self.chain.position)
+        await asyncio.gather(*self.collector.begin(self.chain.position))
         return self.journal.get_timed_records(0)
 
 
@@ -84,7 +86,6 @@ async def test_a_record_is_journaled_with_the_head_at_which_it_was_seen(scene):
     assert seen[KIND, 1].seen_at == 6
     assert seen[KIND, 1].envelope.to_bytes() == scene.make_record()
     assert [type(event) for event in scene.events] == [RecordSeen]
-    assert scene.journal.observed == {(0, Window.COMMITS)}
 
 
 async def test_a_commit_counts_by_the_head_at_which_it_arrived(scene):
@@ -95,7 +96,6 @@ async def test_a_commit_counts_by_the_head_at_which_it_arrived(scene):
     scene.store.answers = {scene.make_key(): scene.make_record()}
     seen = await scene.read()
     assert seen[KIND, 1].seen_at == 10
-    assert not scene.journal.observed
 
 
 async def test_second_record_for_the_same_slot_is_ignored(scene):
@@ -125,7 +125,7 @@ async def test_wrong_author_is_dropped_with_a_reason(scene):
         ({"node_id": 2}, Reason.WRONG_AUTHOR),
         ({"network_id": b"x" * 32}, Reason.WRONG_NETWORK),
         ({"body": BODY + b"\0"}, Reason.WRONG_SIZE),
-        ({"kind": RecordKind.SCORE_COMMIT, "body": b"c" * 32}, Reason.WRONG_KEY),
+        ({"kind": RecordKind.AUDIT_COMMIT, "body": b"c" * 64}, Reason.WRONG_KEY),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -139,6 +139,43 @@ async def test_garbage_and_answers_to_no_question_are_dropped(scene):
     scene.store.answers = {scene.make_key(): b"garbage", b"other key": scene.make_record()}
     assert not await scene.read()
     assert len(scene.events) == 1
+
+
+async def test_what_is_being_read_is_not_asked_for_again_and_the_rest_is(scene):
+    """A slow store delays no later reading, and does not pile them up."""
+    first = scene.collector.begin(scene.chain.position)
+    kinds = {KIND, RecordKind.CHALLENGE}
+    assert len(first) == len(kinds)
+    assert not scene.collector.begin(scene.chain.position)
+    challenge = first.pop(0)
+    await asyncio.gather(challenge)
+    again = scene.collector.begin(scene.chain.position)
+    assert len(again) == 1
+    await asyncio.gather(*first, *again)
+    last = scene.collector.begin(scene.chain.position)
+    assert len(last) == len(kinds)
+    await asyncio.gather(*last)
+
+
+async def test_readings_are_bounded(scene, monkeypatch):
+    monkeypatch.setattr(collector, "MAX_KEYS_PER_READ", 1)
+    monkeypatch.setattr(collector, "MAX_READINGS", 3)
+    readings = scene.collector.begin(scene.chain.position)
+    assert len(readings) == 3
+    assert not scene.collector.begin(scene.chain.position)
+    await asyncio.gather(*readings)
+
+
+async def test_a_store_that_cannot_be_reached_is_said_and_asked_again(scene):
+    def fail():
+        raise TransportError("no route")
+
+    scene.store.on_fetch = fail
+    await scene.read()
+    assert {event.what for event in scene.events} == {"records"}
+    scene.store.on_fetch = lambda: None
+    scene.store.answers = {scene.make_key(): scene.make_record()}
+    assert await scene.read()
 
 
 async def test_what_was_seen_is_not_read_again(scene):

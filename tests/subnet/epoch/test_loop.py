@@ -4,19 +4,24 @@ import asyncio
 
 import pytest
 
+from consensus.missed import OwedDuty
 from consensus.records import RecordKind
 from consensus.types import SCORE_ONE, LayerRange, Role
-from subnet.epoch import heads
+from keys.envelope import decode_envelope
+from mesh.errors import LayerNotOnDisk
+from subnet.epoch import heads, loop
 from subnet.epoch.observer import (
     AttestationRefused,
     DutyDone,
     DutyFailed,
+    DutyMissed,
     EpochScored,
     EpochSettled,
     HeadHandled,
     Unavailable,
 )
-from tests.support.fakes import FakeChain, FakeNetwork, FakeReader
+from subnet.errors import ExtrinsicFailed
+from tests.support.fakes import FakeChain, FakeNetwork, FakeReader, FakeWriter
 from tests.support.node import FakeNode, advance, advance_to, make_roster_node, run_nodes
 
 HOSTERS = (1, 2, 3, 4)
@@ -51,7 +56,7 @@ def subnet():
 
 async def test_every_epoch_ends_proposed_and_attested_by_all(subnet):
     async with subnet.run():
-        await advance_to(subnet.chain, 5, 0)
+        await advance_to(subnet.chain, 5, 4)
     everybody = set(HOSTERS + VALIDATORS)
     for epoch in range(5):
         assert subnet.chain.submissions[epoch].attested == everybody, epoch
@@ -65,18 +70,50 @@ async def test_every_epoch_ends_proposed_and_attested_by_all(subnet):
 
 async def test_scores_pay_hosters_for_layers_and_validators_for_agreement(subnet):
     async with subnet.run():
-        await advance_to(subnet.chain, 4, 0)
+        await advance_to(subnet.chain, 4, 4)
     first, second, third = (event.report for event in subnet.nodes[1].list_events(EpochScored)[:3])
     assert dict(subnet.chain.submissions[0].scores) == dict.fromkeys(HOSTERS + VALIDATORS, 0)
     scores = dict(first.rows)
-    assert [scores[node] for node in VALIDATORS] == [0, 0]
     assert scores[1] > scores[4] > scores[3] > 0
-    assert sum(scores.values()) <= 4 * SCORE_ONE // 10
-    assert sum(scores.values()) > 39 * SCORE_ONE // 100
+    hosters = sum(scores[node] for node in HOSTERS)
+    assert 39 * SCORE_ONE // 100 < hosters <= 4 * SCORE_ONE // 10
+    # In the first epoch there are no scores of an earlier one, only audits.
+    assert {validator.audit_refusal for validator in first.validators} == {None}
+    assert not any(validator.score_share for validator in first.validators)
     for report in (second, third):
-        paid = [dict(report.rows)[node] for node in VALIDATORS]
-        assert all(score > 29 * SCORE_ONE // 100 for score in paid)
-        assert sum(paid) <= 6 * SCORE_ONE // 10
+        rows = dict(report.rows)
+        quarter = sum(rows[node] for node in HOSTERS) // 4
+        paid = [rows[node] for node in VALIDATORS]
+        assert min(paid) > 49 * quarter // 100
+        assert sum(paid) <= quarter
+
+
+async def test_a_light_validator_is_paid_for_scores_and_owes_no_audit(subnet):
+    subnet.nodes[6].auditor = None
+    async with subnet.run():
+        await advance_to(subnet.chain, 3, 4)
+    report = subnet.nodes[1].list_events(EpochScored)[1].report
+    light = next(v for v in report.validators if v.node_id == 6)
+    assert light.score_share and not light.audit_share
+    assert not subnet.nodes[6].list_events(DutyMissed)
+    assert RecordKind.AUDIT_COMMIT not in {kind for kind, _ in subnet.nodes[6].journal.own_records}
+
+
+async def test_a_validator_whose_files_lack_the_drawn_layer_says_so_and_goes_on(subnet):
+    class Incomplete:
+        async def run_tasks(self, tasks):
+            raise LayerNotOnDisk(tasks[0].layer, "no such file")
+
+    subnet.nodes[6].auditor = Incomplete()
+    async with subnet.run():
+        await advance_to(subnet.chain, 2, 4)
+    missed = subnet.nodes[6].list_events(DutyMissed)
+    assert [(event.duty, event.epoch) for event in missed] == [
+        (OwedDuty.AUDIT_COMMIT, 0),
+        (OwedDuty.AUDIT_COMMIT, 1),
+    ]
+    assert "cannot be read: no such file" in missed[0].reason
+    assert 6 in subnet.chain.submissions[2].attested
 
 
 async def test_each_node_publishes_each_slot_once_and_reveals_after_commits_close(subnet):
@@ -90,10 +127,12 @@ async def test_each_node_publishes_each_slot_once_and_reveals_after_commits_clos
     assert all(len(seen) == 1 for seen in offsets.values())
     for key, (offset,) in offsets.items():
         kind = RecordKind(key[len(b"mesh/rec") + 32])
-        if kind in (RecordKind.OUTPUT_REVEAL, RecordKind.SCORE_REVEAL):
-            assert offset >= 11
+        if kind in (RecordKind.OUTPUT_REVEAL, RecordKind.AUDIT_REVEAL, RecordKind.SCORE_REVEAL):
+            assert offset >= 13
         if kind is RecordKind.OUTPUT_COMMIT:
-            assert offset < 9
+            assert offset < 7
+        if kind is RecordKind.AUDIT_COMMIT:
+            assert 9 <= offset < 11
 
 
 async def test_a_node_without_a_hotkey_commits_and_reveals_but_neither_proposes_nor_attests():
@@ -142,7 +181,7 @@ async def test_an_epoch_without_election_is_not_worked_in():
     async with subnet.run():
         await advance_to(subnet.chain, 2, 2)
         assert subnet.nodes[1].inference.runs == 0
-        await advance_to(subnet.chain, 4, 0)
+        await advance_to(subnet.chain, 4, 4)
     assert set(subnet.chain.submissions) == {2, 3, 4}
     assert {score for _, score in subnet.chain.submissions[2].scores} == {0}
     assert max(score for _, score in subnet.chain.submissions[3].scores) > 0
@@ -162,20 +201,89 @@ async def test_a_proposal_that_differs_is_refused_with_the_difference():
     assert subnet.chain.submissions[2].attested == {1}
     for node in subnet.nodes.values():
         (refusal,) = node.list_events(AttestationRefused)
-        assert "computed" in refusal.detail
+        assert refusal.detail == "args: the proposal has none"
 
 
-async def test_a_node_that_was_down_during_the_window_does_not_attest():
+async def test_a_node_that_was_down_for_the_whole_scored_epoch_attests_and_is_heard_of():
     subnet = Subnet(elect=lambda epoch: 1)
     late = subnet.nodes.pop(6)
     async with subnet.run():
-        await advance_to(subnet.chain, 1, 12)
+        await advance_to(subnet.chain, 2, 0)
         async with run_nodes(late):
-            await advance_to(subnet.chain, 2, 19)
-            assert 6 not in subnet.chain.submissions[2].attested
-            assert len(subnet.chain.submissions[2].attested) == 5
-            await advance_to(subnet.chain, 4, 19)
-    assert 6 in subnet.chain.submissions[4].attested
+            await advance_to(subnet.chain, 2, 4)
+            assert subnet.chain.submissions[2].attested == set(HOSTERS + VALIDATORS)
+    missed = {(event.duty, event.epoch) for event in late.list_events(DutyMissed)}
+    assert missed == {
+        (OwedDuty.AUDIT_COMMIT, 1),
+        (OwedDuty.SIGHTING, 1),
+        (OwedDuty.ATTEST, 1),
+    }
+
+
+async def test_a_node_that_was_down_for_the_whole_scored_epoch_proposes_when_elected():
+    subnet = Subnet(elect=lambda epoch: 6 if epoch == 2 else 1)
+    late = subnet.nodes.pop(6)
+    async with subnet.run():
+        await advance_to(subnet.chain, 2, 0)
+        async with run_nodes(late):
+            await advance_to(subnet.chain, 2, 5)
+    submission = subnet.chain.submissions[2]
+    assert submission.proposer == 6
+    assert submission.attested == set(HOSTERS + VALIDATORS)
+    assert all(dict(submission.scores)[node] > 0 for node in HOSTERS)
+
+
+async def test_an_elected_node_that_cannot_propose_says_why_once(subnet):
+    subnet = Subnet(elect=lambda epoch: 1)
+    proposer = subnet.nodes[1]
+
+    class BrokenWriter(FakeWriter):
+        async def propose(self, subnet_id, scores, args):
+            raise ExtrinsicFailed("Payment", "the account is empty")
+
+    async with subnet.run():
+        await advance_to(subnet.chain, 1, 10)
+    proposer.writer = BrokenWriter(subnet.chain, 1)
+    async with subnet.run():
+        await advance_to(subnet.chain, 3, 4)
+    (missed,) = proposer.list_events(DutyMissed)
+    assert (missed.duty, missed.epoch) == (OwedDuty.PROPOSE, 2)
+    assert missed.reason == "Payment: the account is empty"
+    assert proposer.journal.missed[2] == {OwedDuty.PROPOSE: missed.reason}
+    for node_id in (2, 5):
+        assert not subnet.nodes[node_id].list_events(DutyMissed)
+
+
+class SlowStore:
+    """Answers nothing about the records of some kinds until it is told to."""
+
+    def __init__(self, store, kinds, may_answer):
+        self._store, self._kinds, self._may_answer = store, kinds, may_answer
+        self.publish = store.publish
+
+    async def fetch(self, keys, *, timeout_s):
+        if any(key[40] in self._kinds for key in keys):
+            await self._may_answer.wait()
+        return await self._store.fetch(keys, timeout_s=timeout_s)
+
+
+async def test_a_store_that_hangs_on_one_kind_delays_neither_reveals_nor_other_readings(
+    monkeypatch,
+):
+    monkeypatch.setattr(loop, "READING_PATIENCE_BLOCKS", 0)
+    subnet, may_answer = Subnet(elect=lambda epoch: 1), asyncio.Event()
+    hung = subnet.nodes[2]
+    hung.wrap_store = lambda store: SlowStore(store, {RecordKind.AUDIT_COMMIT}, may_answer)
+    async with subnet.run():
+        await advance_to(subnet.chain, 0, 19)
+        seen = dict(hung.journal.get_timed_records(0))
+        may_answer.set()
+        await advance_to(subnet.chain, 1, 10)
+    assert hung.journal.own_records[RecordKind.OUTPUT_REVEAL, 0].is_acknowledged
+    assert {node for kind, node in seen if kind is RecordKind.OUTPUT_REVEAL} == set(HOSTERS)
+    assert not {node for kind, node in seen if kind is RecordKind.AUDIT_COMMIT}
+    assert dict(subnet.nodes[1].list_events(EpochScored)[0].report.rows)[2] > 0
+    assert 2 in subnet.chain.submissions[1].attested
 
 
 async def test_an_unacknowledged_record_is_published_again_unchanged(subnet):
@@ -187,11 +295,14 @@ async def test_an_unacknowledged_record_is_published_again_unchanged(subnet):
         subnet.network.refuse = is_commit
         await advance_to(subnet.chain, 0, 5)
         subnet.network.refuse = None
-        await advance_to(subnet.chain, 1, 1)
-    commits = [value for key, value in subnet.network.published if is_commit(key)]
+        await advance_to(subnet.chain, 1, 4)
+    commits = [
+        value
+        for key, value in subnet.network.published
+        if is_commit(key) and decode_envelope(value).epoch == 0
+    ]
     assert len(commits) == 4 * 4
     assert len(set(commits)) == 4
-    assert all(node.inference.runs == 1 for node in subnet.nodes.values() if node.node_id < 5)
     assert subnet.nodes[1].list_events(DutyFailed)
     (scored,) = subnet.nodes[5].list_events(EpochScored)
     assert len(scored.report.hosters) == 4
@@ -222,7 +333,7 @@ async def test_slow_inference_does_not_hold_up_the_loop_and_a_late_answer_is_not
     subnet = Subnet(elect=lambda epoch: 1)
     slow = subnet.nodes[2].inference = SlowInference(subnet.nodes[2].inference)
     async with subnet.run():
-        await advance_to(subnet.chain, 0, 9)
+        await advance_to(subnet.chain, 0, 7)
         slow.may_answer.set()
         await advance_to(subnet.chain, 1, 10)
     own = subnet.nodes[2].journal.own_records
@@ -237,7 +348,7 @@ async def test_what_the_journal_holds_is_revealed_while_the_model_loads():
     restarted = subnet.nodes.pop(2)
     async with subnet.run():
         async with run_nodes(restarted):
-            await advance_to(subnet.chain, 0, 8)
+            await advance_to(subnet.chain, 0, 6)
         restarted.inference = None
         async with run_nodes(restarted):
             await advance_to(subnet.chain, 1, 5)

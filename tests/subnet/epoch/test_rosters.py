@@ -113,6 +113,23 @@ async def test_a_subnet_without_a_slot_has_no_epochs(chain):
     assert (await rosters.locate(chain.get_block(5))).offset == 2
 
 
+async def test_the_draw_is_the_hash_of_audits_first_block_once_that_is_final(chain):
+    chain.height = 3 + 8 + chain.finality_lag - 1
+    rosters = make_rosters(chain)
+    await refresh(rosters, chain)
+    assert not rosters._journal.draws
+    chain.height += 1
+    await refresh(rosters, chain)
+    assert rosters._journal.draws == {0: chain.get_block(3 + 8).block_hash}
+
+
+async def test_a_node_that_was_down_reads_the_draw_of_the_epoch_before(chain):
+    chain.height = 3 + 5 * 20 + 1
+    rosters = make_rosters(chain)
+    await refresh(rosters, chain)
+    assert rosters._journal.draws == {4: chain.get_block(3 + 4 * 20 + 8).block_hash}
+
+
 async def test_an_outage_is_raised_and_changes_nothing(chain):
     chain.height = 10
     rosters = make_rosters(chain)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from consensus.duties import Attest, Propose
+from consensus.report import EpochReport
 from consensus.types import NodeClass
 from subnet.chain.failures import make_failure
 from subnet.epoch.observer import AttestationRefused, ExtrinsicLanded
@@ -16,6 +17,7 @@ from tests.support.fakes import SUBNET_ID, FakeChain, FakeReader, FakeWriter
 from tests.support.node import make_context, make_journal, make_roster_node, make_terms
 
 ROWS = ((1, 10), (2, 20))
+ARGS = b"args"
 PROPOSE, ATTEST = Propose(1, 0, False), Attest(1, 0, False)
 
 
@@ -41,7 +43,16 @@ class Scene:
         return Submitter(context, writer or self.writers[node_id])
 
     async def propose(self, rows=ROWS):
-        await self.make_submitter(1).propose(PROPOSE, rows, 25)
+        await self.make_submitter(1).propose(PROPOSE, rows, ARGS, head=25)
+
+    async def attest(self, rows, *, postponed=None, is_last_chance=False):
+        async def check(duty, submission):
+            assert (duty, submission.args) == (ATTEST, ARGS)
+            if postponed is not None:
+                raise DutyPostponed(postponed)
+            return EpochReport(0, b"seed", rows=rows)
+
+        await self.make_submitter(2).attest(ATTEST, check, head=26, is_last_chance=is_last_chance)
 
 
 @pytest.fixture
@@ -57,7 +68,7 @@ async def test_a_proposal_is_written_down_before_it_is_sent(scene):
             attempts.append(scene.journal.get_attempts(Extrinsic.PROPOSE, 1))
             return await super().propose(subnet_id, scores, args)
 
-    await scene.make_submitter(1, Writer(scene.chain, 1)).propose(PROPOSE, ROWS, 25)
+    await scene.make_submitter(1, Writer(scene.chain, 1)).propose(PROPOSE, ROWS, ARGS, head=25)
     assert [(attempt.count, attempt.last_block) for attempt in attempts] == [(1, 25)]
     assert scene.chain.submissions[1].scores == ROWS
     assert isinstance(scene.events[0], ExtrinsicLanded)
@@ -72,7 +83,7 @@ async def test_a_proposal_that_stands_on_chain_is_not_sent_again(scene):
 async def test_an_equal_proposal_is_attested_once(scene):
     await scene.propose()
     for _ in range(2):
-        await scene.make_submitter(2).attest(ATTEST, ROWS, 26)
+        await scene.attest(ROWS)
     assert scene.writers[2].sent == [("attest", 1)]
     assert scene.chain.submissions[1].attested == {1, 2}
 
@@ -81,7 +92,7 @@ async def test_an_equal_proposal_is_attested_once(scene):
 async def test_a_different_proposal_is_refused_and_the_difference_kept(scene, own):
     scene.chain.nodes += (make_roster_node(3),)
     await scene.propose()
-    await scene.make_submitter(2).attest(ATTEST, own, 26)
+    await scene.attest(own)
     assert scene.writers[2].sent == []
     assert isinstance(scene.events[-1], AttestationRefused)
     assert scene.journal.refused[1] == scene.events[-1].detail
@@ -91,23 +102,35 @@ async def test_a_different_proposal_is_refused_and_the_difference_kept(scene, ow
 async def test_a_proposal_that_names_a_queued_node_is_refused_though_its_rows_are_ours(scene, name):
     await scene.propose()
     scene.chain.submissions[1] = replace(scene.chain.submissions[1], **{name: 7})
-    await scene.make_submitter(2).attest(ATTEST, ROWS, 26)
+    await scene.attest(ROWS)
     assert scene.writers[2].sent == []
     assert isinstance(scene.events[-1], AttestationRefused)
     assert name in scene.journal.refused[1]
+
+
+async def test_what_cannot_be_had_is_waited_for_and_refused_when_time_is_over(scene):
+    await scene.propose()
+    with pytest.raises(DutyPostponed):
+        await scene.attest(ROWS, postponed="the sighting of node 2 cannot be had")
+    assert not scene.journal.refused
+    await scene.attest(ROWS, postponed="the sighting of node 2 cannot be had", is_last_chance=True)
+    assert scene.journal.refused[1] == (
+        "it could not be checked in time: the sighting of node 2 cannot be had"
+    )
+    assert scene.writers[2].sent == []
 
 
 async def test_rows_of_nodes_that_left_the_chain_are_no_difference(scene):
     """The chain drops the rows of unknown and idle nodes from a proposal."""
     scene.chain.nodes += (make_roster_node(4, NodeClass.IDLE),)
     await scene.propose()
-    await scene.make_submitter(2).attest(ATTEST, (*ROWS, (3, 5), (4, 6)), 26)
+    await scene.attest((*ROWS, (3, 5), (4, 6)))
     assert scene.chain.submissions[1].attested == {1, 2}
 
 
 async def test_a_refused_extrinsic_is_recorded_and_stays_owed(scene):
     with pytest.raises(DutyPostponed, match="InvalidValidator"):
-        await scene.make_submitter(2).propose(PROPOSE, ROWS, 25)
+        await scene.make_submitter(2).propose(PROPOSE, ROWS, ARGS, head=25)
     assert scene.journal.get_attempts(Extrinsic.PROPOSE, 1).count == 1
     assert not scene.chain.submissions
 
@@ -129,7 +152,7 @@ async def test_an_extrinsic_that_is_refused_or_lost_says_why_the_duty_is_not_don
             raise make_failure(reason, call="Network.propose_attestation")
 
     with pytest.raises(DutyPostponed, match=f"{reason}: Network.propose_attestation .*{sentence}"):
-        await scene.make_submitter(1, Writer(scene.chain, 1)).propose(PROPOSE, ROWS, 25)
+        await scene.make_submitter(1, Writer(scene.chain, 1)).propose(PROPOSE, ROWS, ARGS, head=25)
 
 
 async def test_an_extrinsic_that_lands_after_its_epoch_is_late_and_no_success(scene):
@@ -141,13 +164,13 @@ async def test_an_extrinsic_that_lands_after_its_epoch_is_late_and_no_success(sc
             return replace(receipt, block_number=40)
 
     with pytest.raises(DutyPostponed, match="Late: .* epoch 1 landed in block 40, .* epoch 2"):
-        await scene.make_submitter(1, Writer(scene.chain, 1)).propose(PROPOSE, ROWS, 25)
+        await scene.make_submitter(1, Writer(scene.chain, 1)).propose(PROPOSE, ROWS, ARGS, head=25)
     assert not scene.events
 
 
 async def test_a_proposal_that_left_the_chain_is_waited_for(scene):
     with pytest.raises(DutyPostponed):
-        await scene.make_submitter(2).attest(ATTEST, ROWS, 26)
+        await scene.attest(ROWS)
     assert not scene.writers[2].sent
 
 
@@ -164,7 +187,7 @@ async def test_an_outage_while_sending_counts_as_an_attempt(scene):
             raise ChainUnavailable("cut off")
 
     with pytest.raises(ChainUnavailable):
-        await scene.make_submitter(1, Writer(scene.chain, 1)).propose(PROPOSE, ROWS, 25)
+        await scene.make_submitter(1, Writer(scene.chain, 1)).propose(PROPOSE, ROWS, ARGS, head=25)
     assert scene.journal.get_attempts(Extrinsic.PROPOSE, 1).count == 1
 
 

@@ -11,18 +11,27 @@ from contextlib import closing
 import pytest
 
 from consensus.evidence import TimedRecord
+from consensus.missed import OwedDuty
+from consensus.naming import get_name
 from consensus.records import RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.submission import Submission
 from consensus.types import NodeClass
-from consensus.view import Attempts, Window
+from consensus.view import Attempts
 from keys.envelope import seal
 from keys.peer import PeerKey
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, State
 from subnet.errors import AlreadySigned, ConfigError, JournalCorrupt, JournalFailed
 from subnet.journal.codec import decode_submission
 from subnet.journal.disk import migrate
-from subnet.journal.journal import KEPT_EPOCHS, Extrinsic, Journal, open_journal
+from subnet.journal.journal import (
+    KEPT_EPOCHS,
+    MAX_FETCHED,
+    MAX_REASON,
+    Extrinsic,
+    Journal,
+    open_journal,
+)
 from subnet.journal.log import KEPT_REPORTS, SCHEMA_VERSION
 from subnet.simulation.inline_runner import run_inline
 from subnet.thread_runner import open_thread_runner
@@ -39,6 +48,7 @@ def make_record(kind=RecordKind.OUTPUT_COMMIT, epoch=5, body=b"body"):
 
 COMMIT = make_record()
 REVEAL = make_record(RecordKind.OUTPUT_REVEAL, body=b"reveal")
+NAMED = (COMMIT, REVEAL, make_record(RecordKind.SIGHTING))
 
 
 def make_roster(epoch):
@@ -68,6 +78,12 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
+def count_rows(path):
+    with closing(sqlite3.connect(path)) as connection:
+        (rows,) = connection.execute("SELECT count(*) FROM log").fetchone()
+    return rows
+
+
 async def fill(journal):
     await journal.record_signed(COMMIT, REVEAL)
     await journal.record_acknowledged(RecordKind.OUTPUT_COMMIT, 5)
@@ -75,9 +91,11 @@ async def fill(journal):
     await journal.record_election(5, 1)
     await journal.record_election(4, None)
     await journal.record_stale(3)
-    await journal.record_reading(
-        5, sightings=[TimedRecord(COMMIT, 103)], windows=frozenset({Window.COMMITS})
-    )
+    await journal.record_seen([TimedRecord(COMMIT, 103)])
+    await journal.record_fetched([make_record(RecordKind.SIGHTING)])
+    await journal.record_draw(5, b"d" * 32)
+    await journal.record_probation(5, {7: 3, 2: 8})
+    await journal.record_missed(4, OwedDuty.PROPOSE, "the account is empty")
     await journal.record_sent(Extrinsic.ATTEST, 5, 101)
     await journal.record_answered(Extrinsic.ATTEST, 5, "0xab")
     await journal.record_refused(4, "node 2: proposed 1, computed 0")
@@ -95,7 +113,10 @@ def describe(journal):
         dict(journal.elections),
         journal.is_stale(3),
         dict(journal.get_timed_records(5)),
-        journal.observed,
+        dict(journal.draws),
+        dict(journal.probation),
+        dict(journal.missed),
+        [journal.find_by_name(get_name(record)) for record in NAMED],
         journal.get_attempts(Extrinsic.ATTEST, 5),
         dict(journal.refused),
         dict(journal.submissions),
@@ -287,7 +308,7 @@ async def test_a_flipped_byte_of_a_signed_record_is_corruption(tmp_path):
     "UPDATE log SET slot = NULL WHERE seq = 1",
     "UPDATE log SET epoch = 6 WHERE seq = 1",
     "UPDATE head SET owner = x'00'",
-    "PRAGMA user_version = 2",
+    "PRAGMA user_version = 9",
     "DROP TABLE reports",
     "UPDATE reports SET body = x'00'",
 ])  # fmt: skip
@@ -302,8 +323,10 @@ async def test_a_changed_table_is_noticed(tmp_path, statement):
         pass
 
 
-@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1])
-def test_a_journal_of_an_unknown_version_is_refused_with_a_fix(tmp_path, version):
+@pytest.mark.parametrize("version", [0, 1, SCHEMA_VERSION + 1])
+def test_a_journal_of_the_first_edition_or_an_unknown_version_is_refused_with_a_fix(
+    tmp_path, version
+):
     path = tmp_path / "journal"
     with reopen(path):
         pass
@@ -399,10 +422,7 @@ async def test_old_epochs_are_pruned_and_cannot_be_signed_again(tmp_path):
         kept = describe(journal)
         with pytest.raises(AlreadySigned):
             await journal.record_signed(make_record(epoch=0, body=b"other"))
-    connection = sqlite3.connect(path)
-    (rows,) = connection.execute("SELECT count(*) FROM log").fetchone()
-    connection.close()
-    assert rows <= 2 * (KEPT_EPOCHS + 1)
+    assert count_rows(path) <= 2 * (KEPT_EPOCHS + 1)
     with reopen(path) as journal:
         assert describe(journal) == kept
         with pytest.raises(AlreadySigned):
@@ -432,12 +452,55 @@ async def test_reports_are_bounded(tmp_path):
 
 
 async def test_the_first_sighting_of_a_slot_stays(tmp_path):
+    other = make_record(body=b"other")
     with reopen(tmp_path / "journal") as journal:
-        for record, seen_at in ((COMMIT, 103), (make_record(body=b"other"), 104)):
-            await journal.record_reading(
-                5, sightings=[TimedRecord(record, seen_at)], windows=frozenset()
-            )
+        for record, seen_at in ((COMMIT, 103), (other, 104)):
+            await journal.record_seen([TimedRecord(record, seen_at)])
         assert journal.get_timed_records(5)[RecordKind.OUTPUT_COMMIT, 1] == TimedRecord(COMMIT, 103)
+        assert journal.find_by_name(get_name(other)) is None
+
+
+async def test_another_version_that_a_proposal_names_stands_beside_what_was_seen(tmp_path):
+    path, other = tmp_path / "journal", make_record(body=b"other")
+    with reopen(path) as journal:
+        await journal.record_seen([TimedRecord(COMMIT, 103)])
+        await journal.record_fetched([other, COMMIT])
+    with reopen(path) as journal:
+        assert journal.get_timed_records(5)[RecordKind.OUTPUT_COMMIT, 1].envelope == COMMIT
+        assert journal.find_by_name(get_name(other)) == other
+        assert journal.find_by_name(get_name(COMMIT)) == COMMIT
+    assert count_rows(path) == 2
+
+
+async def test_fetched_versions_of_one_record_are_bounded(tmp_path):
+    path = tmp_path / "journal"
+    versions = [make_record(body=bytes([number])) for number in range(3 * MAX_FETCHED)]
+    with reopen(path) as journal:
+        await journal.record_fetched(versions[:2])
+        await journal.record_fetched(versions)
+        await journal.record_fetched([make_record(RecordKind.SIGHTING)])
+    with reopen(path) as journal:
+        await journal.record_fetched(versions)
+        found = [journal.find_by_name(get_name(version)) for version in versions]
+        assert found == versions[:MAX_FETCHED] + [None] * 2 * MAX_FETCHED
+        assert journal.find_by_name(get_name(make_record(RecordKind.SIGHTING)))
+
+
+async def test_what_is_named_is_forgotten_with_its_epoch(tmp_path):
+    with reopen(tmp_path / "journal") as journal:
+        await fill(journal)
+        await journal.record_roster(make_roster(5 + KEPT_EPOCHS))
+        assert [journal.find_by_name(get_name(record)) for record in NAMED] == [None] * len(NAMED)
+        assert not journal.draws and not journal.probation and not journal.missed
+        await journal.record_fetched([COMMIT])
+        assert journal.find_by_name(get_name(COMMIT)) is None
+
+
+async def test_reasons_are_kept_short(tmp_path):
+    with reopen(tmp_path / "journal") as journal:
+        await journal.record_refused(5, "x" * 10_000)
+        await journal.record_missed(5, OwedDuty.ATTEST, "x" * 10_000)
+        assert len(journal.refused[5]) == len(journal.missed[5][OwedDuty.ATTEST]) == MAX_REASON
 
 
 async def test_the_journal_writes_beside_the_event_loop(tmp_path):

@@ -27,8 +27,17 @@ def make_hoster(node_id: int, **changes: Any) -> dict[str, Any]:
         "committed_at": 3,
         "refusal": None,
         "distance": "1/8192",
+        "penalty": None,
     }
     return seen | changes
+
+
+VALIDATOR = {
+    "subnet_node_id": 4,
+    "refusal": None,
+    "accuracy": str(SCORE_ONE),
+    "audit_share": "5",
+}
 
 
 def make_row(*hosters: dict[str, Any], attested: set[int] | None = None) -> EpochRow:
@@ -39,7 +48,7 @@ def make_row(*hosters: dict[str, Any], attested: set[int] | None = None) -> Epoc
         attested=frozenset(SubnetNodeId(node) for node in attested or {1, 2, 3, 4}),
         args=None,
     )
-    report = {"challenge_seed": SEED, "hosters": list(hosters)}
+    report = {"challenge_seed": SEED, "hosters": list(hosters), "validators": [VALIDATOR]}
     return build_row(Epoch(7), submission, report, NODES, NODE_IDS)
 
 
@@ -53,12 +62,15 @@ def test_a_row_joins_chain_and_report() -> None:
         "committed": True,
         "revealed": True,
         "distance": 2**-13,
+        "penalty": None,
         "score": str(SCORE_ONE // 4),
         "attested": True,
     }
     assert (absent["committed"], absent["revealed"], absent["distance"]) == (False, False, None)
     assert absent["score"] == "0"
     assert (refused["committed"], refused["revealed"]) == (True, False)
+    (validator,) = row["validators"]
+    assert (validator["accuracy"], validator["audited"]) == (str(SCORE_ONE), True)
     assert row["proposal"] == [[1, str(SCORE_ONE // 4)], [4, "0"]]
 
 
@@ -87,6 +99,10 @@ def test_the_table_names_every_node_and_the_ratio() -> None:
     assert text.count("hoster ") == 3 and text.count("validator ") == 1
     assert "0.250000" in text and "1.2e-04" in text
     assert "attested by 2 of 4 nodes, ratio 0.50" in text
+
+
+def test_the_table_names_the_penalty_of_a_hoster() -> None:
+    assert make_row(make_hoster(1, penalty="refuted")).to_text().count("refuted") == 1
 
 
 def test_json_goes_to_results_and_talk_stays_beside_it() -> None:

@@ -30,6 +30,7 @@ def parse(*, hoster: bool = True, validator: bool = False, **changes: Any) -> No
         ({"block_indices": "4"}, "START:END"),
         ({"block_indices": "-1:4"}, "START:END"),
         ({"block_indices": "9" * 40 + ":1"}, "START:END"),
+        ({"light": True}, "--light is for validators"),
         ({"hoster": False, "validator": True, "block_indices": "0:4"}, "serves no blocks"),
         ({"public_ip": "192.0.2.1"}, "--public-ip needs --port"),
         ({"port": 4000, "host_maddrs": ("/ip4/0.0.0.0/tcp/1",)}, "exclude each other"),

@@ -43,7 +43,7 @@ from mesh.errors import (
 from subnet.account.registration import NodeRegistration
 from subnet.errors import ChainUnavailable, ConfigError, NotRegistered, UnknownSubnet
 from subnet.operator.config import NodeConfig
-from subnet.operator.preflight import NO_HOTKEY_NOTICE, UNPAID_NOTICE, prepare
+from subnet.operator.preflight import LIGHT_NOTICE, NO_HOTKEY_NOTICE, UNPAID_NOTICE, prepare
 from tests.support.chain_rigs import COLDKEYS, OWNER, WireRig, make_subnet
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -354,10 +354,25 @@ async def test_without_a_hotkey_the_node_says_what_it_will_not_do(place: Place) 
     assert "neither proposes nor attests" in NO_HOTKEY_NOTICE
 
 
-async def test_a_validator_needs_no_layers(place: Place) -> None:
+async def test_a_validator_needs_no_layers_and_says_what_it_will_read(place: Place) -> None:
     changes = {"role": Role.VALIDATOR, "layer_indices": None}
     prepared = await prepare(NodeConfig(**make_values(place) | changes))
     assert prepared.layers is None
+    (notice,) = prepared.notices
+    assert f"reads 1 of the model's {NUM_BLOCKS} blocks, or its head, from" in notice
+    assert "--light leaves that out" in notice
+
+
+async def test_a_validator_without_weights_is_told_of_light_and_starts_with_it(
+    place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(MODEL_FIELDS))
+    changes = {"role": Role.VALIDATOR, "layer_indices": None, "model": str(tmp_path)}
+    with pytest.raises(ConfigError, match=r"has no \*.safetensors weights") as refusal:
+        await prepare(NodeConfig(**make_values(place) | changes))
+    assert "--light" in refusal.value.hint
+    prepared = await prepare(NodeConfig(**make_values(place) | changes | {"light": True}))
+    assert prepared.notices == (LIGHT_NOTICE,)
 
 
 RUN_AND_LIST_IMPORTS = (

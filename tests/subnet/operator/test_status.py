@@ -131,3 +131,11 @@ def test_a_status_of_an_unknown_version_is_refused_with_a_fix(
     with pytest.raises(ConfigError, match="is of version") as refusal:
         scene.read()
     assert "the program that wrote it" in refusal.value.hint
+
+
+def test_the_newest_missed_duty_is_shown_with_the_number_of_all(tmp_path: Path) -> None:
+    lines = ("epoch 5: elected, did not propose: Payment", "epoch 4: did not attest: no hotkey")
+    StatusFile(tmp_path / "128001-3", lambda: FACTS | {"missed": lines}).write()
+    (found,) = read_statuses(tmp_path)
+    assert found.missed == lines
+    assert found.describe(now_s=found.written_at).endswith(f"2 missed: {lines[0]}")
