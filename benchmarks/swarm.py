@@ -246,11 +246,12 @@ def measure_rss(pid: int) -> int:
 
 @dataclass(frozen=True)
 class Swarm:
-    """A client, and a pipe to each hoster with its peer id."""
+    """A client, and a pipe to each hoster with its peer id and first address."""
 
     client: Any
     pipes: list[Any]
     peers: list[str]
+    addresses: list[str]
 
     async def query(self, hoster: int, request: Any) -> Any:
         """Ask a hoster over its pipe."""
@@ -287,7 +288,7 @@ async def open_swarm(shape: Shape, folder: Path, ranges: int, threads: int) -> A
             host = await stack.enter_async_context(HivemindHost.open(config))
             host.set_network_id(NETWORK_ID)
             peers = [address.rpartition("/p2p/")[2] for address in addresses]
-            yield Swarm(await _make_client(host, folder, peers), pipes, peers)
+            yield Swarm(await _make_client(host, folder, peers), pipes, peers, addresses)
         finally:
             for pipe in pipes:
                 with contextlib.suppress(OSError):

@@ -104,6 +104,15 @@ class Daemon:
             # libp2p lists the failed dials line by line; a message is one sentence.
             raise PeerUnreachable(peer, " ".join(str(response.error.msg).split()))
 
+    async def disconnect(self, peer: PeerId) -> None:
+        """Close all connections with a peer. Raises DaemonFailed."""
+        request = p2pd_pb2.Request(
+            type=p2pd_pb2.Request.DISCONNECT,
+            disconnect=p2pd_pb2.DisconnectRequest(peer=peer.to_bytes()),
+        )
+        _, (_, writer) = await self._request(request)
+        writer.close()
+
     async def open_channel(
         self, peer: PeerId, protocol: str, *, traffic: ByteCounter | None = None
     ) -> SocketChannel:

@@ -24,8 +24,9 @@ from hivemind.proto import dht_pb2
 
 from keys.errors import BadPeerId
 from keys.peer import PeerId
-from mesh.errors import MeshError
-from mesh.p2p.rpc_guard import PeerBuckets
+from mesh.errors import MeshError, PeerRefusal
+from mesh.p2p.offenders import Offenders
+from mesh.p2p.rpc_guard import PeerBuckets, Reason
 from mesh.p2p.traffic import Traffic
 
 MAX_KEYS_PER_REQUEST = 64
@@ -58,14 +59,23 @@ class DhtRules:
         *,
         is_member: Callable[[PeerId], bool] | None,
         clock: Callable[[], float] = time.time,
+        offenders: Offenders | None = None,
     ) -> None:
         self._is_member = is_member
+        self._offenders = offenders or Offenders(is_member=is_member)
         self._clock = clock
         self._buckets = PeerBuckets(rate=REQUESTS_PER_SECOND, burst=REQUEST_BURST)
 
     def check_request(self, request: Any, remote: PeerId) -> None:
         """Raise DhtRefused or PeerRefusal unless ``remote`` may ask this."""
-        self._buckets.take(remote, now_ms=int(self._clock() * 1000))
+        self.check_read(remote)
+        try:
+            self._check_form(request, remote)
+        except DhtRefused:
+            self._offenders.note(remote, Reason.MALFORMED, now_s=self._clock())
+            raise
+
+    def _check_form(self, request: Any, remote: PeerId) -> None:
         self._check_claim(request.peer.node_id, remote)
         if isinstance(request, dht_pb2.StoreRequest):
             self._check_store(request, remote)
@@ -73,8 +83,15 @@ class DhtRules:
             _check_keys(request.keys, most=KEYS_PER_FIND)
 
     def check_read(self, remote: PeerId) -> None:
-        """Raise PeerRefusal unless ``remote`` may read records now: anyone may, at its rate."""
-        self._buckets.take(remote, now_ms=int(self._clock() * 1000))
+        """Raise PeerRefusal unless ``remote`` may ask anything now: anyone may, at its rate."""
+        now_s = self._clock()
+        if self._offenders.is_dropped(remote, now_s=now_s):
+            raise PeerRefusal(remote, Reason.RATE, "dropped for a while")
+        try:
+            self._buckets.take(remote, now_ms=int(now_s * 1000))
+        except PeerRefusal as refusal:
+            self._offenders.note(remote, refusal.reason, now_s=now_s)
+            raise
 
     def clean_answer(self, response: Any, remote: PeerId) -> None:
         """Raise DhtRefused for a false claim; drop what hivemind must not see."""

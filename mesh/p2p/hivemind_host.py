@@ -30,6 +30,7 @@ from mesh.p2p.dht_records import (
     create_dht_node,
 )
 from mesh.p2p.interface import RecordStore, StreamHandler, UnaryHandler
+from mesh.p2p.offenders import Offenders
 from mesh.p2p.owned_tasks import OwnedTasks
 from mesh.p2p.pipe import open_pipe
 from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
@@ -56,7 +57,14 @@ class HivemindHost:
             network_id=config.network_id or NO_NETWORK,
             limits=config.limits,
         )
-        self._server = RpcServer(self._context, config.admission, is_member=config.is_member)
+        self._offenders = Offenders(is_member=config.is_member, on_drop=self._drop)
+        p2p.rules = DhtRules(is_member=config.is_member, offenders=self._offenders)
+        self._server = RpcServer(
+            self._context,
+            config.admission,
+            is_member=config.is_member,
+            offenders=self._offenders,
+        )
         self._client = RpcClient(self._context, self._dial)
         self._tasks = OwnedTasks()
         self._channels: WeakSet[SocketChannel] = WeakSet()
@@ -238,9 +246,27 @@ class HivemindHost:
         except BadPeerId:
             writer.close()
             return
+        if self._offenders.is_dropped(remote, now_s=self._context.clock()):
+            writer.transport.abort()
+            return
         channel = await SocketChannel.adopt(remote, reader, writer, traffic=self.traffic.calls)
+        self._channels.add(channel)
         # A task of our own: asyncio's streams report the cancellation of theirs as an error.
         self._tasks.start(self._server.handle(channel))
+
+    def _drop(self, peer: PeerId) -> None:
+        """End all that a peer has open with us. It may connect again, and is not answered then."""
+        logger.info("dropped a peer that keeps breaking rules: %s", peer)
+        for channel in list(self._channels):
+            if channel.peer_id == peer:
+                channel.abort()
+        self._tasks.start(self._disconnect(peer))
+
+    async def _disconnect(self, peer: PeerId) -> None:
+        try:
+            await self._daemon.disconnect(peer)
+        except DaemonFailed as error:
+            logger.debug("a peer was not disconnected: %s", error)
 
     async def _probe(self) -> None:
         try:
@@ -278,7 +304,6 @@ async def _attach(daemon: Daemon, config: HostConfig) -> AsyncIterator[BoundP2P]
     attached._UNIX_SOCKET_PREFIX = f"/unix{daemon.directory}/"
     p2p = await attached.replicate(Multiaddr(f"/unix{daemon.control_path}"))
     p2p.traffic = Traffic()
-    p2p.rules = DhtRules(is_member=config.is_member)
     # It travels with each request. Records and calls name the whole network id.
     p2p.namespace = (config.network_id or NO_NETWORK)[:NAMESPACE_SIZE].hex()
     try:

@@ -8,10 +8,11 @@ here; its bytes are in ``rpc_wire``, its limits in ``rpc_guard``.
 
 **Opening.** Every channel serves one request. The client sends an *opening* of fixed size: who asks
 whom, which method, when, with which nonce, signed by the client. For a call it also binds the hash
-of the payload, for a stream the client's X25519 key of this stream. The server checks it (rate,
-names, network, time, signature, nonce: the cheap checks first), asks the admission policy, and
+of the payload, for a stream the client's X25519 key of this stream. The server checks it, the
+cheap checks first: rate, method, admission policy, names, network, time, signature, nonce. It
 answers with an *answer* of fixed size, signed over the hash of the opening. A refusal is an answer
-too, with a reason and a detail.
+too, with a reason and a detail. A stranger who is refused too often for what no honest peer does is
+dropped: its channels are closed unread for a while (``offenders``).
 
 **A call** sends its payload with the opening, and gets a reply whose hash the answer binds. Then
 the channel is closed.
@@ -74,6 +75,7 @@ from mesh.errors import (
 )
 from mesh.p2p.channel import Channel, ChannelClosed
 from mesh.p2p.interface import MAX_UNARY_SIZE, AdmissionPolicy, StreamHandler, UnaryHandler
+from mesh.p2p.offenders import Offenders
 from mesh.p2p.rpc_guard import IsMember, Reason, RequestGuard, RpcLimits, Slots
 from mesh.p2p.rpc_wire import (
     ANSWER_SIZE,
@@ -401,10 +403,12 @@ class RpcServer:
         admission: AdmissionPolicy | None = None,
         *,
         is_member: IsMember | None = None,
+        offenders: Offenders | None = None,
     ) -> None:
         limits = context.limits
         self._context = context
         self._admission = admission
+        self._offenders = offenders or Offenders(is_member=is_member)
         self._unary: dict[str, _UnaryMethod] = {}
         self._streams: dict[str, StreamHandler] = {}
         self._guard = RequestGuard(
@@ -436,26 +440,42 @@ class RpcServer:
 
     async def handle(self, channel: Channel) -> None:
         """Serve one incoming channel to its end. Raises nothing but cancellation."""
+        if self._is_dropped(channel.peer_id):
+            channel.abort()
+            return
         try:
             with self._channel_slots.hold(channel.peer_id):
                 await self._serve(channel)
-        except (ChannelClosed, PeerError, TimeoutError) as error:
+        except PeerRefusal as error:
+            self._note(channel.peer_id, error.reason)
+        except TimeoutError:
+            # It began a request and did not go on, or does not read its answer.
+            self._note(channel.peer_id, Reason.TIMEOUT)
+            channel.abort()
+        except (ChannelClosed, PeerError) as error:
             logger.debug("a channel ended early: %s", error)
         except Exception:
             logger.exception("a channel failed")
         finally:
             channel.close()
 
+    def _is_dropped(self, peer: PeerId) -> bool:
+        return self._offenders.is_dropped(peer, now_s=self._context.clock())
+
+    def _note(self, peer: PeerId, reason: str) -> None:
+        self._offenders.note(peer, reason, now_s=self._context.clock())
+
     async def _serve(self, channel: Channel) -> None:
         async with asyncio.timeout(self._context.limits.opening_timeout_s):
             raw = await channel.read_exactly(OPENING_SIZE)
-        unread = 0
+        unread, is_admitted = 0, False
         try:
             opening = decode_opening(raw)
             unread = opening.payload_size
             self._admit(opening, raw, channel.peer_id)
             if opening.kind is OpeningKind.UNARY:
                 with self._request_slots.hold(channel.peer_id):
+                    is_admitted = True
                     payload = await self._read_payload(channel, opening)
                     unread = 0
                     reply = await self._run_unary(channel.peer_id, opening, payload)
@@ -463,12 +483,18 @@ class RpcServer:
                     await self._answer(channel, raw, AnswerStatus.OK, reply)
                 return
             with self._stream_slots.hold(channel.peer_id):
+                is_admitted = True
                 await self._run_stream(channel, opening, raw)
         except (PeerRefusal, MalformedMessage) as error:
             if isinstance(error, MalformedMessage):
-                payload = encode_refusal(Reason.MALFORMED, str(error))
-            else:
-                payload = encode_refusal(error.reason, error.detail)
+                error = PeerRefusal(channel.peer_id, Reason.MALFORMED, str(error))
+            # What a handler refuses is its own affair, and no offence.
+            if not is_admitted:
+                self._note(channel.peer_id, error.reason)
+            if self._is_dropped(channel.peer_id):
+                channel.abort()
+                return
+            payload = encode_refusal(error.reason, error.detail)
             await self._answer(channel, raw, AnswerStatus.REFUSED, payload)
             await _discard(channel, unread)
 
@@ -483,10 +509,12 @@ class RpcServer:
     def _admit(self, opening: Opening, raw: bytes, remote: PeerId) -> None:
         """Raise PeerRefusal unless everything about the opening is in order."""
         now_ms, network_ids = self._context.now_ms(), self._network_ids(opening)
-        self._guard.check(opening, raw, remote=remote, network_ids=network_ids, now_ms=now_ms)
+        self._guard.check_rate(remote, now_ms=now_ms)
+        # The connection says who asks, so a signature is not looked at for one who may not.
         self._check_method(opening, remote)
         if self._admission is not None:
             self._admission(remote, opening.method)
+        self._guard.check(opening, raw, remote=remote, network_ids=network_ids, now_ms=now_ms)
 
     def _network_ids(self, opening: Opening) -> frozenset[bytes]:
         method = self._unary.get(opening.method)

@@ -193,6 +193,10 @@ class RequestGuard:
         self._nonces = NonceCache(is_member=is_member)
         self._buckets = PeerBuckets(rate=limits.requests_per_second, burst=limits.burst)
 
+    def check_rate(self, remote: PeerId, *, now_ms: int) -> None:
+        """Raise PeerRefusal when the peer asks too often: the first question of all."""
+        self._buckets.take(remote, now_ms=now_ms)
+
     def check(
         self,
         opening: Opening,
@@ -207,7 +211,6 @@ class RequestGuard:
         ``remote`` is the connection's authenticated peer. The cheap questions come first, so
         that a stranger's bytes cost at most one hash and one signature check.
         """
-        self._buckets.take(remote, now_ms=now_ms)
         if opening.server != self._own:
             raise PeerRefusal(remote, Reason.WRONG_SERVER, "the request names another server")
         if opening.client != remote:

@@ -1,0 +1,83 @@
+"""Strangers who keep on breaking rules are dropped for a while.
+
+Pure: the clock is an argument. A peer has a budget of offences that refills slowly. Forged and
+malformed requests cost much of it, too many requests little, since a busy client may do that. One
+that has used its budget is not answered for ``DROP_S``. Members are never dropped: what they may
+use is limited anyway, and the swarm needs their records. The peer is the connection's
+authenticated one, so no peer can spend another's budget.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from keys.peer import PeerId
+from mesh.p2p.rpc_guard import MAX_TRACKED_PEERS, IsMember, Reason
+
+DROP_S = 60.0
+BUDGET = 64.0
+REFILL_PER_S = 1.0
+FORGED, PUSHY = 8.0, 1.0
+"""What an offence costs: bytes that no honest peer sends; more than a peer may have."""
+
+_COSTS: dict[str, float] = {
+    Reason.MALFORMED: FORGED,
+    Reason.WRONG_SERVER: FORGED,
+    Reason.WRONG_CLIENT: FORGED,
+    Reason.REPLAYED: FORGED,
+    Reason.BAD_SIGNATURE: FORGED,
+    Reason.TOO_LARGE: FORGED,
+    Reason.TIMEOUT: FORGED,
+    Reason.RATE: PUSHY,
+    Reason.BUSY: PUSHY,
+}
+
+
+class Offenders:
+    """Who is dropped. ``on_drop`` is called once for each drop."""
+
+    def __init__(
+        self,
+        *,
+        is_member: IsMember | None = None,
+        on_drop: Callable[[PeerId], None] = lambda peer: None,
+        max_peers: int = MAX_TRACKED_PEERS,
+    ) -> None:
+        self._is_member = is_member
+        self._on_drop = on_drop
+        self._max_peers = max_peers
+        # What is left of each budget and when it was; of too many the oldest is forgotten.
+        self._budgets: OrderedDict[PeerId, tuple[float, float]] = OrderedDict()
+        self._dropped_until_s: OrderedDict[PeerId, float] = OrderedDict()
+
+    def note(self, peer: PeerId, reason: str, *, now_s: float) -> None:
+        """Count a refusal against ``peer``, and drop it when its budget is used."""
+        cost = _COSTS.get(reason, 0.0)
+        if not cost or (self._is_member is not None and self._is_member(peer)):
+            return
+        left, at_s = self._budgets.pop(peer, (BUDGET, now_s))
+        left = min(BUDGET, left + max(0.0, now_s - at_s) * REFILL_PER_S) - cost
+        if left > 0:
+            self._budgets[peer] = (left, now_s)
+            _forget_oldest(self._budgets, self._max_peers)
+            return
+        self._dropped_until_s[peer] = now_s + DROP_S
+        self._dropped_until_s.move_to_end(peer)
+        _forget_oldest(self._dropped_until_s, self._max_peers)
+        self._on_drop(peer)
+
+    def is_dropped(self, peer: PeerId, *, now_s: float) -> bool:
+        """Whether ``peer`` gets no answer now."""
+        until_s = self._dropped_until_s.get(peer)
+        if until_s is None:
+            return False
+        if until_s > now_s:
+            return True
+        del self._dropped_until_s[peer]
+        return False
+
+
+def _forget_oldest(table: OrderedDict[PeerId, object], size: int) -> None:
+    while len(table) > size:
+        table.popitem(last=False)
