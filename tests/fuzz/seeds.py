@@ -36,8 +36,7 @@ from mesh.routing.hop import Hop
 from mesh.routing.info import NetworkInfo
 from subnet.hosting.manifest import build_own_manifest
 from tests.fuzz.rigs import make_world
-from tests.simulation.test_attacks import make_scenario
-from tests.simulation.world import run_scenario
+from tests.simulation.test_attacks import make_scenario, run_scenario
 from tests.support.ledger_world import FIRST_SUBNET, node_call, subnet_data
 from tests.support.local_backend import MODEL
 from tests.support.signed_extrinsics import encode_signed
