@@ -156,7 +156,8 @@ def encode_timestamp(now_ms: int) -> bytes:
 
 def decode_timestamp(raw: bytes) -> int:
     """Return the milliseconds that a block's first extrinsic sets. Raises ScaleError."""
-    call = CALL_TYPE.decode(_open(raw, _UNSIGNED_V4))
-    if not isinstance(call, SetTimestamp):
+    reader = _open(raw, _UNSIGNED_V4)
+    call = CALL_TYPE.decode(reader)
+    if not isinstance(call, SetTimestamp) or reader.remaining:
         raise ScaleError("a block begins with its timestamp")
     return call.now

@@ -74,7 +74,10 @@ def _parse_bytes(value: Any) -> bytes:
     if isinstance(value, str) and value.startswith("0x"):
         return parse_hex(value, "the argument")
     if isinstance(value, str):
-        return value.encode()
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise bad_params("text is Unicode without lone surrogates") from error
     raise bad_params("bytes are a list of numbers or text")
 
 

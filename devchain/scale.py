@@ -141,7 +141,10 @@ class Text(ScaleType):
         return ByteVec().encode(value.encode())
 
     def decode(self, reader: Reader) -> str:
-        return ByteVec().decode(reader).decode()
+        try:
+            return ByteVec().decode(reader).decode()
+        except UnicodeDecodeError as error:
+            raise ScaleError("a text is UTF-8") from error
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,8 @@ class MapOf(ScaleType):
             (self.key.decode(reader), self.value.decode(reader))
             for _ in range(_decode_count(reader))
         ]
-        return dict(sorted(pairs))
+        # By key alone: the values of a key that comes twice need not have an order.
+        return dict(sorted(pairs, key=lambda pair: pair[0]))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from mesh.api.backend import MAX_ALTERNATIVES
 from mesh.api.limits import (
@@ -29,6 +29,16 @@ def _accept_whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _check_unicode(text: str) -> str:
+    """JSON can spell half a character, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("this is not Unicode text") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_unicode)]
 Integer = Annotated[int, BeforeValidator(_accept_whole)]
 ModelName = Annotated[str, Field(min_length=1, max_length=512)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
@@ -82,12 +92,12 @@ class SamplingFields(Body):
 
 class TextPart(Body):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: Text | list[TextPart] | None = None
 
     def get_text(self) -> str:
         """Return the content as one text."""

@@ -262,7 +262,8 @@ def _read_token(event: Mapping[str, Any], index: int, trace: Trace) -> Token | N
             text=str(content or ""),
             trace=trace,
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    # An infinity has no integer, and a huge integer no float.
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise GatewayMisbehaved("an event of another shape") from error
 
 

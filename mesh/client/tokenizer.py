@@ -73,7 +73,9 @@ class ChatTokenizer:
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """Return the token ids of plain text."""
+        """Return the token ids of plain text. Raises InvalidRequest for lone surrogates."""
+        if not _is_unicode(text):
+            raise InvalidRequest("prompt", "this is not Unicode text")
         return tuple(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -127,6 +129,14 @@ class TextStream:
     def feed(self, token_id: int) -> str:
         """Return the text that this token completes, possibly none."""
         return self._stream.step(self._tokenizer, token_id) or ""
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _find_template(folder: Path, config: Mapping[str, Any]) -> str | None:

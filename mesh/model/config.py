@@ -27,6 +27,8 @@ MAX_WIDTH = 1 << 20
 MAX_VOCABULARY = 1 << 24
 MAX_CONTEXT = 1 << 24
 DEFAULT_ROPE_THETA = 10_000.0
+MAX_NUMBER = 1e30
+"""Numbers of config.json are at most this; an infinity or a NaN is no number of a model."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -165,7 +167,7 @@ def parse_config(
         head_dim=head_dim,
         vocab_size=_positive(fields, "vocab_size", MAX_VOCABULARY),
         max_context=_context(fields, parts.window),
-        norm_epsilon=float(fields.get("rms_norm_eps", 1e-6)),
+        norm_epsilon=_number(fields, "rms_norm_eps", 1e-6),
         rope=_rope(architecture, fields),
         tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
         qkv_bias=parts.qkv_bias,
@@ -198,7 +200,7 @@ def _llama(fields: Mapping[str, Any]) -> _FamilyParts:
 
 
 def _mistral(fields: Mapping[str, Any]) -> _FamilyParts:
-    return _FamilyParts(window=fields.get("sliding_window"))
+    return _FamilyParts(window=_window(fields))
 
 
 def _qwen2(fields: Mapping[str, Any]) -> _FamilyParts:
@@ -213,7 +215,12 @@ def _qwen3(fields: Mapping[str, Any]) -> _FamilyParts:
 
 
 def _qwen_window(fields: Mapping[str, Any]) -> int | None:
-    return fields.get("sliding_window") if fields.get("use_sliding_window") else None
+    return _window(fields) if fields.get("use_sliding_window") else None
+
+
+def _window(fields: Mapping[str, Any]) -> int | None:
+    is_given = fields.get("sliding_window") is not None
+    return _positive(fields, "sliding_window", MAX_CONTEXT) if is_given else None
 
 
 ADAPTERS: Mapping[str, Callable[[Mapping[str, Any]], _FamilyParts]] = {
@@ -228,7 +235,7 @@ def _architecture(fields: Mapping[str, Any]) -> str:
     named = fields.get("architectures")
     if isinstance(named, list) and len(named) == 1 and isinstance(named[0], str):
         return named[0]
-    raise UnknownArchitecture(f"config.json names no single architecture: {named!r}")
+    raise UnknownArchitecture(f"config.json names no single architecture: {named!r:.80}")
 
 
 def _positive(
@@ -238,8 +245,18 @@ def _positive(
     if value is None:
         value = default
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= limit:
-        raise ModelError(f"config.json: {name} must be from 1 to {limit}, not {value!r}")
+        raise ModelError(f"config.json: {name} must be from 1 to {limit}, not {value!r:.80}")
     return value
+
+
+def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
+    value = fields.get(name)
+    if value is None:
+        return default
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= MAX_NUMBER:
+        raise ModelError(f"config.json: {name} must be a number, not {value!r:.80}")
+    return float(value)
 
 
 def _context(fields: Mapping[str, Any], window: int | None) -> int:
@@ -250,20 +267,24 @@ def _context(fields: Mapping[str, Any], window: int | None) -> int:
 
 def _rope(architecture: str, fields: Mapping[str, Any]) -> RopeConfig:
     """Read both layouts: ``rope_parameters`` (transformers 5) and ``rope_scaling`` (before)."""
-    scaling: Mapping[str, Any] = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    theta = scaling.get("rope_theta") or fields.get("rope_theta") or DEFAULT_ROPE_THETA
+    scaling = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if not isinstance(scaling, Mapping):
+        raise ModelError("config.json: the rotary parameters are not an object")
+    theta = _number(scaling, "rope_theta", 0.0) or _number(fields, "rope_theta", 0.0)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind not in ("default", "linear", "llama3"):
         raise UnknownArchitecture(f"{architecture} with rotary scaling {kind}")
-    if float(scaling.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0))) != 1.0:
+    whole = _number(fields, "partial_rotary_factor", 1.0)
+    if _number(scaling, "partial_rotary_factor", whole) != 1.0:
         raise UnknownArchitecture(f"{architecture} with partial rotary positions")
+    original = "original_max_position_embeddings"
     return RopeConfig(
-        theta=float(theta),
+        theta=theta or DEFAULT_ROPE_THETA,
         kind=str(kind),
-        factor=float(scaling.get("factor", 1.0)),
-        low_freq_factor=float(scaling.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(scaling.get("high_freq_factor", 4.0)),
-        original_context=int(scaling.get("original_max_position_embeddings", 8192)),
+        factor=_number(scaling, "factor", 1.0),
+        low_freq_factor=_number(scaling, "low_freq_factor", 1.0),
+        high_freq_factor=_number(scaling, "high_freq_factor", 4.0),
+        original_context=_positive(scaling, original, MAX_CONTEXT, default=8192),
     )
 
 

@@ -142,7 +142,8 @@ def _parse_entry(path: Path, name: str, field: Any, base: int, size: int) -> Ten
         begin, end = (base + int(offset) for offset in field["data_offsets"])
         shape = tuple(int(length) for length in field["shape"])
         dtype = str(field["dtype"])
-    except (KeyError, TypeError, ValueError) as error:
+    # An infinity, which JSON may hold here, has no integer.
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"{path.name}: the entry of {name} is broken") from error
     if not base <= begin <= end <= size or any(length < 0 for length in shape):
         raise ModelError(f"{path.name}: the entry of {name} lies outside the file")

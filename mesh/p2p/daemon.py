@@ -363,7 +363,7 @@ def _log_text(line: str) -> str:
     """Return the message of one go-log line, which is JSON, or the line itself."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line
     if not isinstance(record, dict):
         return line

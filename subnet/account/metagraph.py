@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FORMAT = "mesh-metagraph-1"
 MAX_FILE_SIZE = 16 * 1024 * 1024
+# What reading other people's JSON can trip over.
+_MALFORMED = (KeyError, TypeError, ValueError, OverflowError, AttributeError, BadPeerId)
 ACCOUNT_SIZE = 20
 
 
@@ -78,7 +80,7 @@ class Metagraph:
             raise ConfigError(f"cannot read a metagraph from {path}: {error}", hint) from error
         try:
             return _parse_document(document)
-        except (KeyError, TypeError, ValueError, OverflowError, BadPeerId) as error:
+        except _MALFORMED as error:
             raise ConfigError(f"{path} is not a metagraph: {error}", hint) from error
 
     def to_json(self) -> dict[str, Any]:

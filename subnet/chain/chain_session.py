@@ -58,11 +58,12 @@ RUNTIME_UPDATED = "0x08"
 """DigestItem::RuntimeEnvironmentUpdated (sp-runtime, generic::digest)."""
 
 # The library trips over answers of another shape than it expects; NotImplementedError is its word
-# for a type that it does not know.
+# for a type that it does not know, AssertionError for a storage key of another item.
 _UNREADABLE = (
     InvalidScaleTypeValueException,
     RemainingScaleBytesNotEmptyException,
     NotImplementedError,
+    AssertionError,
     AttributeError,
     LookupError,
     TypeError,

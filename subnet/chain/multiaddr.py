@@ -6,6 +6,7 @@ Only the protocols that the pallet takes; every address ends in /p2p.
 from __future__ import annotations
 
 import ipaddress
+import re
 
 import base58
 
@@ -14,6 +15,8 @@ from keys.peer import PeerId
 from subnet.errors import ConfigError
 
 MAX_MULTIADDR_TEXT = 1024
+MAX_MULTIADDR_SIZE = 1024
+"""Bytes; the chain's own limit, which an endpoint may not keep to."""
 MAX_DNS_NAME = 253
 
 P2P = 421
@@ -25,6 +28,9 @@ _BY_CODE = {
     code: name for group in (_PORTS, _ADDRESSES, _NAMES, _FLAGS) for name, code in group.items()
 }
 _IP_SIZES = {4: 4, 41: 16}
+# Strangers write names. A slash in one would be another part of the address, a comma another
+# address in an argument of the daemon, and a control character a command to a terminal.
+_DNS_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_DNS_NAME}}}")
 _HINT = "write it as /ip4/203.0.113.7/tcp/31330/p2p/12D3KooW..."
 
 
@@ -53,6 +59,8 @@ def encode_multiaddr(text: str, *, peer_id: PeerId) -> bytes:
 
 def decode_multiaddr(raw: bytes) -> str:
     """Return the text form. Raises ValueError for bytes that are not such an address."""
+    if len(raw) > MAX_MULTIADDR_SIZE:
+        raise ValueError(f"a multiaddr has at most {MAX_MULTIADDR_SIZE} bytes, not {len(raw)}")
     text, position = "", 0
     while position < len(raw):
         code, position = _decode_varint(raw, position)
@@ -80,7 +88,7 @@ def _encode_part(name: str, value: str, text: str) -> bytes:
                 return _encode_varint(_ADDRESSES[name]) + packed
         if name in _PORTS and value.isascii() and value.isdigit() and int(value) < 1 << 16:
             return _encode_varint(_PORTS[name]) + int(value).to_bytes(2, "big")
-        if name in _NAMES and 0 < len(value) <= MAX_DNS_NAME:
+        if name in _NAMES and _DNS_NAME.fullmatch(value):
             return _encode_varint(_NAMES[name]) + _with_size(value.encode("ascii"))
     except ValueError:
         pass
@@ -105,7 +113,10 @@ def _decode_part(code: int, value: bytes) -> str:
     if code in _IP_SIZES:
         return f"/{name}/{ipaddress.ip_address(value)}"
     if name in _NAMES:
-        return f"/{name}/{value.decode('ascii')}"
+        text = value.decode("ascii")
+        if not _DNS_NAME.fullmatch(text):
+            raise ValueError(f"{text!r} is not the name of a host")
+        return f"/{name}/{text}"
     return f"/{name}/{int.from_bytes(value, 'big')}"
 
 

@@ -175,7 +175,7 @@ def _read(path: Path) -> NodeStatus:
                 "run the program that wrote it, or remove the file",
             )
         return NodeStatus.model_validate(body)
-    except (OSError, ValueError, TypeError, KeyError, ValidationError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, ValidationError) as error:
         raise ConfigError(f"{path} is not a status file", "remove it") from error
 
 

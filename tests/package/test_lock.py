@@ -79,9 +79,11 @@ def test_a_lock_pins_what_constraints_pin(name: str) -> None:
             assert str(requirement.specifier) == f"=={pins[package]}"
 
 
-def test_every_constraint_is_in_the_lock_of_development_but_torch() -> None:
+def test_every_constraint_is_in_the_lock_of_development_but_torch_and_the_fuzzer() -> None:
     locked = {name for name, (line, _) in read_lock("requirements-dev.lock").items()}
-    assert set(read_pins()) - locked == {"torch"}
+    without = {requirement.name for requirement in read_declared()}
+    fuzzer = {requirement.name for requirement in read_declared("fuzz")} - without
+    assert set(read_pins()) - locked == {"torch"} | fuzzer
 
 
 @pytest.mark.parametrize("name", LOCKS)

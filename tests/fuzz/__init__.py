@@ -1,0 +1,1 @@
+"""Decoders of strangers' bytes, as one table, under hypothesis and atheris."""

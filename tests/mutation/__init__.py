@@ -1,0 +1,1 @@
+"""Single rules broken one at a time, to see which tests notice."""
