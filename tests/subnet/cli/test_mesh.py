@@ -261,6 +261,56 @@ class TestManifest:
         first = run("manifest", str(shipped_model_path()))[1]
         assert run("manifest", str(copy))[1] == first
 
+    def test_the_manifest_that_ships_fits_the_model_that_ships(self) -> None:
+        """Weights, constants and margins: otherwise `mesh manifest mesh-tiny` must be run again."""
+        from consensus.protocol_params import MAINNET
+        from mesh.model.config import load_config
+        from mesh.model.files import resolve_model_folder
+        from mesh.model.margins import check_margins
+        from subnet.hosting.manifest import find_fitting_manifest
+
+        folder = resolve_model_folder(str(shipped_model_path()))
+        found = find_fitting_manifest(folder, load_config(folder.path), params=MAINNET)
+        assert found is not None
+        check_margins(found.calibration, tolerance_bits=MAINNET.tolerance_bits)
+        assert {"threads-1", "threads-2", "batch", "avx2", "sse4"} <= set(
+            found.calibration.variants
+        )
+        assert run("manifest", str(folder.path))[1].strip() == found.manifest_hash.hex()
+
+    def test_a_model_without_a_fitting_manifest_is_calibrated_and_written_beside(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import shutil
+
+        from mesh.model.manifest import decode_manifest
+
+        monkeypatch.setattr("mesh.model.calibrate.INSTRUCTION_SETS", {})
+        folder = tmp_path / "model"
+        shutil.copytree(shipped_model_path(), folder)
+        file = folder / "mesh-manifest.json"
+        file.write_bytes(file.read_bytes().replace(b'"tolerance_bits":12', b'"tolerance_bits":11'))
+        code, out, _ = run("manifest", str(folder))
+        made = decode_manifest(file.read_bytes())
+        assert (code, out.strip()) == (0, made.manifest_hash.hex())
+        assert made.constants["tolerance_bits"] == 12
+        assert "sse4" not in made.calibration.variants
+
+    def test_a_model_with_too_small_a_margin_gets_no_manifest(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tests.support.calibrations import make_calibration
+
+        narrow = make_calibration(8, honest=(10**6,) * 4 + (10**8,) + (10**6,) * 4)
+        monkeypatch.setattr("mesh.model.calibrate.calibrate", lambda *_, **__: narrow)
+        out_file = tmp_path / "manifest.json"
+        sentence, fix = fails(
+            "manifest", str(shipped_model_path()), "--again", "--out", str(out_file)
+        )
+        assert "block 4: honest machines differ by up to 0.0001" in sentence
+        assert "another checkpoint" in fix
+        assert not out_file.exists()
+
     def test_no_file_is_overwritten(self, tmp_path: Path) -> None:
         out_file = tmp_path / "manifest.json"
         out_file.write_text("mine")
