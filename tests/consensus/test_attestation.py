@@ -7,13 +7,9 @@ from consensus.attestation import (
     check_queue_arguments,
     compute_attestation_ratio,
     is_agreed,
-    is_attested,
 )
 from consensus.errors import ProposalMismatch
-from consensus.protocol_params import MAINNET
-from consensus.roster import Roster, RosterNode
 from consensus.submission import Submission
-from consensus.types import NodeClass
 
 ROWS = ((1, 10), (2, 0), (5, 10**18))
 
@@ -43,26 +39,6 @@ def test_refusal_names_the_first_difference(proposed, difference):
 def test_two_empty_lists_attest_nothing():
     with pytest.raises(ProposalMismatch, match="empty"):
         check_proposal((), ())
-
-
-@pytest.mark.parametrize(
-    ("num_validators", "attested", "is_enough"),
-    [
-        (3, {1, 2}, True),
-        (3, {1}, False),
-        (4, {1, 2}, False),
-        (4, {1, 2, 3}, True),
-        (100, set(range(1, 67)), True),
-        (100, set(range(1, 66)), False),
-        (3, {1, 8, 9}, False),
-    ],
-)
-def test_two_thirds_of_the_validators_attest_a_proposal(num_validators, attested, is_enough):
-    nodes = [RosterNode(n, None, b"", b"", NodeClass.VALIDATOR, 0) for n in range(1, 101)]
-    included = RosterNode(101, None, b"", b"", NodeClass.INCLUDED, 0)
-    roster = Roster(5, 100, bytes(32), 0, (*nodes[:num_validators], included))
-    submission = Submission(1, 101, ROWS, frozenset(attested), None)
-    assert is_attested(submission, roster, MAINNET) is is_enough
 
 
 def make_submission(*, attested=(1,), voters=(1, 2, 3), **changes):

@@ -6,15 +6,15 @@ import asyncio
 from random import Random
 
 import pytest
-from tests.simulation.chain import SUBNET_ID, Endpoint, SimChain
-from tests.simulation.node import make_account
-from tests.simulation.trace import Trace
-from tests.simulation.virtual_time import run_virtual
-from tests.simulation.windows import EPOCH_LENGTH
 
 from consensus.attestation import is_agreed
 from consensus.types import BlockNumber, Epoch, Score, SubnetNodeId
 from subnet.errors import ChainUnavailable
+from subnet.simulation.chain import SUBNET_ID, Endpoint, SimChain
+from subnet.simulation.node import make_account
+from subnet.simulation.trace import Trace
+from subnet.simulation.virtual_time import run_virtual
+from subnet.simulation.windows import EPOCH_LENGTH
 
 ROWS = [(SubnetNodeId(1), Score(5))]
 
