@@ -29,8 +29,8 @@ CONFIRMATIONS = 3
 """Consistent answers in a row, none below the one before, that override a rejection."""
 KNOWN_AHEAD_EPOCHS = 2
 """How far ahead of its newest roster a node may find the chain when it starts."""
-HEADS_RETRY_S = 1.0
-DOUBT_RETRY_S = 0.2
+RETRY_BLOCKS = 0.15
+DOUBT_RETRY_BLOCKS = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ async def follow_heads(
         known_ahead=KNOWN_AHEAD_EPOCHS * terms.epoch_length,
     )
     while True:
-        pause_s = HEADS_RETRY_S
+        pause_s = RETRY_BLOCKS * terms.block_time_s
         try:
             async with aclosing(reader.heads()) as answers:
                 async for head in answers:
@@ -134,7 +134,7 @@ async def follow_heads(
                         observe(Unavailable("chain", f"{detail}; asking again"))
                         # A chain that runs faster than it says, or that this machine has not
                         # followed for a while, is implausible too, and its phases do not wait.
-                        pause_s = DOUBT_RETRY_S
+                        pause_s = DOUBT_RETRY_BLOCKS * terms.block_time_s
                         break
         except ChainUnavailable as error:
             observe(Unavailable("chain", str(error)))

@@ -116,7 +116,7 @@ class EpochLoop:
         """Start what needs the chain no more, then ask it what the head has changed."""
         known = self._rosters.get_position(head.number)
         is_read = known is not None and self._rosters.get_roster(known.epoch) is not None
-        if known is not None and is_read:
+        if known is not None:
             self._position = known
             self._begin_readings(known, tasks)
         try:

@@ -145,7 +145,7 @@ async def test_a_node_without_a_hotkey_commits_and_reveals_but_neither_proposes_
 
 
 async def test_a_chain_outage_is_survived(subnet, monkeypatch):
-    monkeypatch.setattr(heads, "HEADS_RETRY_S", 0)
+    monkeypatch.setattr(heads, "RETRY_BLOCKS", 0)
     async with subnet.run():
         await advance_to(subnet.chain, 1, 14)
         subnet.chain.is_down = True
@@ -233,7 +233,27 @@ async def test_a_node_that_was_down_for_the_whole_scored_epoch_proposes_when_ele
     assert all(dict(submission.scores)[node] > 0 for node in HOSTERS)
 
 
-async def test_an_elected_node_that_cannot_propose_says_why_once(subnet):
+async def test_where_too_few_sightings_can_be_had_all_attest_that_nothing_was_scored():
+    subnet = Subnet(elect=lambda epoch: 1)
+    async with subnet.run():
+        await advance_to(subnet.chain, 1, 10)
+        subnet.network.refuse = lambda key: key[40] == RecordKind.SIGHTING
+        await advance_to(subnet.chain, 2, 2)
+        assert 2 not in subnet.chain.submissions
+        await advance_to(subnet.chain, 2, 5)
+        subnet.network.refuse = None
+        await advance_to(subnet.chain, 3, 5)
+    assert dict(subnet.chain.submissions[2].scores) == dict.fromkeys(HOSTERS + VALIDATORS, 0)
+    for epoch in (2, 3):
+        assert subnet.chain.submissions[epoch].attested == set(HOSTERS + VALIDATORS)
+    assert all(dict(subnet.chain.submissions[3].scores)[node] > 0 for node in HOSTERS)
+    for node in subnet.nodes.values():
+        (missed,) = node.list_events(DutyMissed)
+        assert (missed.duty, missed.epoch) == (OwedDuty.SIGHTING, 1)
+        assert missed.reason == "no replica has acknowledged the SIGHTING"
+
+
+async def test_an_elected_node_that_cannot_propose_says_why_once():
     subnet = Subnet(elect=lambda epoch: 1)
     proposer = subnet.nodes[1]
 
@@ -395,7 +415,7 @@ class InflatingReader(FakeReader):
 
 
 async def test_an_inflated_head_is_refused_and_the_epoch_worked_to_its_end(subnet, monkeypatch):
-    monkeypatch.setattr(heads, "DOUBT_RETRY_S", 0)
+    monkeypatch.setattr(heads, "DOUBT_RETRY_BLOCKS", 0)
     liar = subnet.nodes[1]
     liar.reader = InflatingReader(subnet.chain)
     async with subnet.run():
