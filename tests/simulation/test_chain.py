@@ -28,7 +28,7 @@ async def propose_and_attest() -> None:
     accounts = [make_account(SubnetNodeId(node_id)) for node_id in (1, 2, 3)]
     chain = SimChain(accounts, seed=b"seed", trace=Trace())
     endpoints = {
-        node_id: Endpoint(chain, hotkey=account.hotkey, random=random)
+        SubnetNodeId(node_id): Endpoint(chain, hotkey=account.hotkey, random=random)
         for node_id, account in enumerate(accounts, start=1)
     }
 
@@ -52,15 +52,15 @@ async def propose_and_attest() -> None:
         tasks.create_task(endpoints[attestor].attest(SUBNET_ID))
         attested = await produce()
 
-    reader = endpoints[1]
+    reader = endpoints[elected]
 
     async def fetch(number: int) -> frozenset[SubnetNodeId] | None:
         submission = await reader.fetch_submission(SUBNET_ID, epoch, at_block=BlockNumber(number))
         return None if submission is None else submission.attested
 
     assert await fetch(proposed - 1) is None
-    assert await fetch(proposed) == {elected}
-    assert await fetch(attested) == {elected, attestor}
+    assert await fetch(proposed) == frozenset({elected})
+    assert await fetch(attested) == frozenset({elected, attestor})
     with pytest.raises(ChainUnavailable):
         await fetch(attested + EPOCH_LENGTH)
     submission = await reader.fetch_submission(SUBNET_ID, epoch)
