@@ -85,7 +85,7 @@ class DhtRules:
     def check_read(self, remote: PeerId) -> None:
         """Raise PeerRefusal unless ``remote`` may ask anything now: anyone may, at its rate."""
         now_s = self._clock()
-        if self._offenders.is_dropped(remote, now_s=now_s):
+        if self._offenders.turn_away(remote, now_s=now_s):
             raise PeerRefusal(remote, Reason.RATE, "dropped for a while")
         try:
             self._buckets.take(remote, now_ms=int(now_s * 1000))

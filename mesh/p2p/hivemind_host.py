@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Self
 from weakref import WeakSet
 
@@ -57,7 +57,9 @@ class HivemindHost:
             network_id=config.network_id or NO_NETWORK,
             limits=config.limits,
         )
-        self._offenders = Offenders(is_member=config.is_member, on_drop=self._drop)
+        self._offenders = Offenders(
+            is_member=config.is_member, on_drop=self._drop, on_return=self._disconnect
+        )
         p2p.rules = DhtRules(is_member=config.is_member, offenders=self._offenders)
         self._server = RpcServer(
             self._context,
@@ -246,7 +248,7 @@ class HivemindHost:
         except BadPeerId:
             writer.close()
             return
-        if self._offenders.is_dropped(remote, now_s=self._context.clock()):
+        if self._offenders.turn_away(remote, now_s=self._context.clock()):
             writer.transport.abort()
             return
         channel = await SocketChannel.adopt(remote, reader, writer, traffic=self.traffic.calls)
@@ -255,18 +257,19 @@ class HivemindHost:
         self._tasks.start(self._server.handle(channel))
 
     def _drop(self, peer: PeerId) -> None:
-        """End all that a peer has open with us. It may connect again, and is not answered then."""
+        """End all that a peer has open with us."""
         logger.info("dropped a peer that keeps breaking rules: %s", peer)
         for channel in list(self._channels):
             if channel.peer_id == peer:
                 channel.abort()
-        self._tasks.start(self._disconnect(peer))
+        self._disconnect(peer)
 
-    async def _disconnect(self, peer: PeerId) -> None:
-        try:
-            await self._daemon.disconnect(peer)
-        except DaemonFailed as error:
-            logger.debug("a peer was not disconnected: %s", error)
+    def _disconnect(self, peer: PeerId) -> None:
+        async def disconnect() -> None:
+            with suppress(DaemonFailed):  # It is found dead by ``watch``.
+                await self._daemon.disconnect(peer)
+
+        self._tasks.start(disconnect())
 
     async def _probe(self) -> None:
         try:

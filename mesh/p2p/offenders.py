@@ -2,9 +2,10 @@
 
 Pure: the clock is an argument. A peer has a budget of offences that refills slowly. Forged and
 malformed requests cost much of it, too many requests little, since a busy client may do that. One
-that has used its budget is not answered for ``DROP_S``. Members are never dropped: what they may
-use is limited anyway, and the swarm needs their records. The peer is the connection's
-authenticated one, so no peer can spend another's budget.
+that has used its budget is not answered for ``DROP_S``; when it comes back its connection is closed
+again, which costs it more than us. Members are never dropped: what they may use is limited anyway,
+and the swarm needs their records. The peer is the connection's authenticated one, so no peer can
+spend another's budget.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from keys.peer import PeerId
 from mesh.p2p.rpc_guard import MAX_TRACKED_PEERS, IsMember, Reason
 
 DROP_S = 60.0
+RETURN_S = 0.25
+"""A dropped peer that keeps coming back is disconnected again after this long."""
 BUDGET = 64.0
 REFILL_PER_S = 1.0
 FORGED, PUSHY = 8.0, 1.0
@@ -35,21 +38,24 @@ _COSTS: dict[str, float] = {
 
 
 class Offenders:
-    """Who is dropped. ``on_drop`` is called once for each drop."""
+    """Who is dropped. ``on_drop`` is called at each drop, ``on_return`` when that peer is back."""
 
     def __init__(
         self,
         *,
         is_member: IsMember | None = None,
         on_drop: Callable[[PeerId], None] = lambda peer: None,
+        on_return: Callable[[PeerId], None] = lambda peer: None,
         max_peers: int = MAX_TRACKED_PEERS,
     ) -> None:
         self._is_member = is_member
         self._on_drop = on_drop
+        self._on_return = on_return
         self._max_peers = max_peers
         # What is left of each budget and when it was; of too many the oldest is forgotten.
         self._budgets: OrderedDict[PeerId, tuple[float, float]] = OrderedDict()
-        self._dropped_until_s: OrderedDict[PeerId, float] = OrderedDict()
+        # Until when each is dropped, and when it was disconnected last.
+        self._dropped: OrderedDict[PeerId, tuple[float, float]] = OrderedDict()
 
     def note(self, peer: PeerId, reason: str, *, now_s: float) -> None:
         """Count a refusal against ``peer``, and drop it when its budget is used."""
@@ -62,22 +68,28 @@ class Offenders:
             self._budgets[peer] = (left, now_s)
             _forget_oldest(self._budgets, self._max_peers)
             return
-        self._dropped_until_s[peer] = now_s + DROP_S
-        self._dropped_until_s.move_to_end(peer)
-        _forget_oldest(self._dropped_until_s, self._max_peers)
+        self._dropped[peer] = (now_s + DROP_S, now_s)
+        self._dropped.move_to_end(peer)
+        _forget_oldest(self._dropped, self._max_peers)
         self._on_drop(peer)
 
     def is_dropped(self, peer: PeerId, *, now_s: float) -> bool:
         """Whether ``peer`` gets no answer now."""
-        until_s = self._dropped_until_s.get(peer)
-        if until_s is None:
+        until_s, _ = self._dropped.get(peer, (now_s, now_s))
+        return until_s > now_s
+
+    def turn_away(self, peer: PeerId, *, now_s: float) -> bool:
+        """Return ``is_dropped`` for a peer that asks for something."""
+        if not self.is_dropped(peer, now_s=now_s):
+            self._dropped.pop(peer, None)
             return False
-        if until_s > now_s:
-            return True
-        del self._dropped_until_s[peer]
-        return False
+        until_s, disconnected_s = self._dropped[peer]
+        if now_s - disconnected_s >= RETURN_S:
+            self._dropped[peer] = (until_s, now_s)
+            self._on_return(peer)
+        return True
 
 
-def _forget_oldest(table: OrderedDict[PeerId, object], size: int) -> None:
+def _forget_oldest(table: OrderedDict[PeerId, tuple[float, float]], size: int) -> None:
     while len(table) > size:
         table.popitem(last=False)

@@ -440,7 +440,7 @@ class RpcServer:
 
     async def handle(self, channel: Channel) -> None:
         """Serve one incoming channel to its end. Raises nothing but cancellation."""
-        if self._is_dropped(channel.peer_id):
+        if self._offenders.turn_away(channel.peer_id, now_s=self._context.clock()):
             channel.abort()
             return
         try:

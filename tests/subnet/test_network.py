@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,11 @@ import pytest
 from devchain.config import BlockMode, DevChainConfig
 from devchain.server import DevChain
 from keys.peer import PeerKey
+from mesh.p2p.config import HostConfig, RelayLimits
+from mesh.p2p.hivemind_host import HivemindHost
 from subnet.bootstrap import BootstrapConfig, run_bootstrap
 from subnet.errors import ConfigError
+from subnet.network import make_relay_config
 from tests.support.chain_rigs import OWNER, WireRig, make_subnet
 
 KEY = PeerKey(b"\7" * 32)
@@ -43,6 +46,24 @@ async def run_until_ready(url: str, data_dir: Path) -> None:
         running = tasks.create_task(run_bootstrap(config, on_ready=lambda _: is_ready.set()))
         await is_ready.wait()
         running.cancel()
+
+
+async def test_a_bootstrap_relays_and_a_node_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[HostConfig] = []
+    open_host = HivemindHost.open
+
+    def noted(config: HostConfig) -> AbstractAsyncContextManager[HivemindHost]:
+        opened.append(config)
+        return open_host(config)
+
+    monkeypatch.setattr(HivemindHost, "open", noted)
+    async with run_chain(b"first") as url:
+        await run_until_ready(url, tmp_path)
+    assert [config.relay_service for config in opened] == [RelayLimits()]
+    node = make_relay_config(KEY, host_maddrs=(), announce_maddrs=(), initial_peers=())
+    assert node.relay_service is None
 
 
 async def test_a_bootstraps_data_folder_is_refused_when_the_chain_starts_anew(
