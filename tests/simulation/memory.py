@@ -63,15 +63,19 @@ def remember_scores() -> Iterator[None]:
     known: dict[tuple[object, ...], LayerScores] = {}
     num_hits = 0
 
-    def compute(answers: Sequence[Answer], *, length: int, params: ConsensusParams) -> LayerScores:
+    def compute(
+        answers: Sequence[Answer], *, length: int, params: ConsensusParams, scale: int = 0
+    ) -> LayerScores:
         nonlocal num_hits
-        key = (length, *(_describe(answer) for answer in answers))
+        key = (length, scale, *(_describe(answer) for answer in answers))
         if key not in known:
-            known[key] = compute_layer_scores(answers, length=length, params=params)
+            known[key] = compute_layer_scores(answers, length=length, params=params, scale=scale)
             return known[key]
         num_hits += 1
         if num_hits % REPEAT_EVERY == 0:
-            again = compute_layer_scores(list(reversed(answers)), length=length, params=params)
+            again = compute_layer_scores(
+                list(reversed(answers)), length=length, params=params, scale=scale
+            )
             if again != known[key]:
                 raise Unstable(f"{again} and {known[key]}")
         return known[key]
