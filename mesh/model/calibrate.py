@@ -45,6 +45,7 @@ from mesh.model.files import ModelFolder, resolve_model_folder
 from mesh.model.llama import attend_grouped
 from mesh.model.margins import DISTANCE_ONE, MAX_DISTANCE, MAX_SCALE, Calibration, name_layer
 from mesh.model.quantise import Int8Matrix, quantise
+from mesh.model.tensors import list_range_tensors, locate_tensors
 from mesh.model.weights import LayerWeights
 
 Vector = NDArray[np.float32]
@@ -99,6 +100,8 @@ def calibrate(
 
     Raises ModelError or CalibrationFailed, and Abandoned between two layers.
     """
+    # An auditor downloads nothing, and only config.json may be here so far.
+    locate_tensors(folder, list_range_tensors(config, 0, config.num_layers))
     auditor = Auditor(folder, config, quant_type=quant_type)
     gpu = _open_gpu(folder, config, quant_type)
     layers: list[list[_Row]] = []

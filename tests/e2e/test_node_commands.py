@@ -130,7 +130,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     create_model_cache(directory / "hf")
     environment = {"HF_HOME": str(directory / "hf"), "HF_HUB_OFFLINE": "1"}
     with run_command([*MESH, "manifest", MODEL], directory, environment) as manifest:
-        assert manifest.wait(timeout_s=60) == 0, manifest.stderr
+        assert manifest.wait(timeout_s=180) == 0, manifest.stderr
         digest = bytes.fromhex(manifest.stdout.strip())
     line = [*MESH, "devchain", "--port", "0", "--block_mode", "instant"]
     with run_command(line, directory) as devchain:

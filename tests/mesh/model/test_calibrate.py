@@ -24,7 +24,7 @@ from mesh.model.calibrate import (
     save_tasks,
 )
 from mesh.model.config import load_config
-from mesh.model.files import resolve_model_folder
+from mesh.model.files import ModelFolder, resolve_model_folder
 from mesh.model.margins import check_margins
 from subnet.hosting.manifest import calibrate_model, draw_calibration_tasks
 
@@ -73,6 +73,23 @@ def test_a_process_that_fails_says_why(make_checkpoint, monkeypatch):
     monkeypatch.setattr(module, "INSTRUCTION_SETS", {"broken": {"PYTHONHOME": "/nonexistent"}})
     with pytest.raises(CalibrationFailed, match="measuring with broken failed"):
         measure(make_checkpoint(), tasks=TASKS[:1])
+
+
+def test_weights_that_are_not_here_yet_are_downloaded_first(
+    make_checkpoint, tmp_path, no_processes, monkeypatch
+):
+    whole = make_checkpoint()
+    shutil.copytree(whole, tmp_path / "hub")
+    file = tmp_path / "hub" / "model.safetensors"
+    file.unlink()
+    monkeypatch.setattr(
+        "mesh.model.files._download", lambda folder, name: shutil.copy(whole / name, file)
+    )
+    folder = ModelFolder(tmp_path / "hub", "owner/model", "main", hub_name="owner/model")
+    found = calibrate(
+        folder, load_config(folder.path), TASKS[:1], fixed_point_bits=20, value_bound_bits=11
+    )
+    assert len(found.scales) == 7
 
 
 def test_int8_is_no_cheat_where_int8_is_served(make_checkpoint, no_processes):

@@ -15,7 +15,7 @@ from consensus.protocol_params import MAINNET
 from consensus.types import BlockNumber, Epoch, EpochPosition, LayerRange, Role
 from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
-from mesh.errors import ManifestMismatch
+from mesh.errors import InexactArithmetic, ManifestMismatch
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.model.capacity import compute_memory
 from mesh.model.config import LayerSpan, load_config
@@ -418,3 +418,23 @@ async def test_a_node_that_is_stopped_while_weights_load_does_not_wait_for_them(
         serve_task = tasks.create_task(serve())
         await asyncio.to_thread(has_begun.wait)
         serve_task.cancel()
+
+
+@pytest.mark.parametrize("unpaid", [False, True])
+async def test_a_machine_with_inexact_arithmetic_goes_online_only_without_pay(
+    tmp_path, monkeypatch, unpaid
+):
+    def refuse(*_):
+        raise InexactArithmetic("a block computed in float32 is off")
+
+    monkeypatch.setattr(serving, "check_float32", refuse)
+    async with open_rig(tmp_path, unpaid=unpaid) as rig:
+        if unpaid:
+            async with running(rig):
+                await rig.wait_until(lambda: rig.online)
+            return
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with running(rig):
+                await rig.wait_until(lambda: rig.online)
+        assert caught.value.subgroup(InexactArithmetic) is not None
+        assert rig.online == []
