@@ -51,8 +51,6 @@ class ConsensusParams:
     """A refuted node is unpaid in so many epochs more."""
     withheld_epochs: int = 2
     """So is one that did not reveal a drawn layer."""
-    probes: int = 4
-    """Hosters that each Validator-class node probes in an epoch."""
 
     fixed_point_bits: int = 20
     """Answers, times their layer's power of two, are quantised to integers at 2**-20."""

@@ -26,6 +26,7 @@ from subnet.epoch.observer import (
     AttestationRefused,
     DutyDone,
     DutyFailed,
+    DutyMissed,
     EpochScored,
     EpochSettled,
     ExtrinsicLanded,
@@ -293,6 +294,8 @@ def _describe(event: NodeEvent) -> str:
             return f"drops {kind.name} of {node_id}: {error}"
         case DutyDone(duty):
             return f"did {duty}"
+        case DutyMissed(duty, epoch, reason):
+            return f"missed {duty} of {epoch}: {reason}"
         case DutyFailed(duty, reason):
             return f"postpones {duty}: {reason}"
         case ExtrinsicLanded(extrinsic, epoch, block):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from consensus import admission, agreement, epoch, scoring
+from consensus import admission, agreement, epoch, rows
 from consensus.commitment import CommitContext
 from consensus.phases import Schedule
 from consensus.protocol_params import ConsensusParams
@@ -94,13 +94,13 @@ def test_a_failing_seed_prints_the_line_that_replays_it(
 def test_a_commit_window_that_is_one_block_too_long_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    change_last_block(monkeypatch, RecordKind.OUTPUT_COMMIT, lambda schedule: schedule.reveal_start)
-    assert "counts with a commit of block" in catch({4: {Behaviour.LATE}})
+    change_last_block(monkeypatch, RecordKind.OUTPUT_COMMIT, lambda schedule: schedule.audit_start)
+    assert "late earns" in catch({4: {Behaviour.LATE}})
 
 
 def test_a_reveal_window_that_never_closes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     change_last_block(monkeypatch, RecordKind.OUTPUT_REVEAL, lambda schedule: schedule.length)
-    assert "counts with a reveal of block" in catch({4: {Behaviour.LATE_REVEAL}})
+    assert "late-reveal earns" in catch({4: {Behaviour.LATE_REVEAL}})
 
 
 @pytest.mark.parametrize("blocks_early", [1, 3])
@@ -163,10 +163,8 @@ def test_a_journal_that_is_not_read_after_a_restart_is_caught(
 
 
 def test_rows_in_another_order_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = scoring.compute_proposal_rows
-    monkeypatch.setattr(
-        epoch, "compute_proposal_rows", lambda *a, **kw: tuple(reversed(compute(*a, **kw)))
-    )
+    compute = rows.compute_rows
+    monkeypatch.setattr(epoch, "compute_rows", lambda *a, **kw: tuple(reversed(compute(*a, **kw))))
     assert "are not sorted by id" in catch()
 
 
@@ -176,9 +174,11 @@ def test_a_mean_of_floats_in_the_order_of_a_machine_is_caught(
     order = random.Random(1)
 
     def compute_distances(
-        residuals: NDArray[np.int64], votes: Sequence[int], params: ConsensusParams
+        residuals: NDArray[np.int64],
+        valid: NDArray[np.bool_],
+        votes: Sequence[int],
+        params: ConsensusParams,
     ) -> dict[int, int]:
-        valid = agreement.compute_valid_rows(residuals, votes, params)
         rows = [row for row in votes if valid[row]]
         order.shuffle(rows)  # What threads, vector units and libraries do.
         outputs = (1 + residuals / 2**params.residual_bits).astype(np.float32)
@@ -196,11 +196,13 @@ def test_a_mean_of_floats_in_the_order_of_a_machine_is_caught(
 
 
 def test_a_plain_mean_that_a_minority_can_steer_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        agreement,
-        "compute_valid_rows",
-        lambda residuals, _votes, _params: np.ones(len(residuals), dtype=np.bool_),
-    )
+    class Agreement(agreement._Agreement):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.valid = np.ones_like(self.valid)
+            self._is_enough = False
+
+    monkeypatch.setattr(agreement, "_Agreement", Agreement)
     assert "int8 earns" in catch({4: {Behaviour.INT8}})
 
 

@@ -8,7 +8,7 @@ named and rows computed by the production code.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -113,7 +113,7 @@ class Actor:
 class Ledger:
     """What came of all epochs: pay as a share of each epoch's pot, and what the chain counts."""
 
-    pay: Counter[int] = field(default_factory=Counter)
+    pay: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
     absent: Counter[int] = field(default_factory=Counter)
     proposals: Counter[int] = field(default_factory=Counter)
     refused_proposals: Counter[int] = field(default_factory=Counter)
@@ -335,7 +335,7 @@ class Swarm:
         return {
             node
             for node in hosters
-            if len(history := self._probes.get((actor.node_id, node), ())) == PROBE_HISTORY
+            if len(history := self._probes.get((actor.node_id, node), deque())) == PROBE_HISTORY
             and all(probed > epoch - 32 and not is_fine for probed, is_fine in history)
         }
 
