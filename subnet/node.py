@@ -22,7 +22,6 @@ from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.types import Role
 from mesh.client.connection import make_client_host_config
 from mesh.errors import ManifestNotFound, MeshError
-from mesh.model.auditor import Auditor
 from mesh.model.config import LayerSpan
 from mesh.model.manifest import ModelManifest
 from mesh.p2p.hivemind_host import HivemindHost
@@ -42,6 +41,7 @@ from subnet.epoch.loop import EpochLoop
 from subnet.epoch.missed import describe_missed
 from subnet.epoch.observer import HeadHandled, HeadSeen, NodeEvent, Observe, log_event
 from subnet.errors import ChainUnavailable, ConfigError
+from subnet.hosting.auditing import AuditInference
 from subnet.hosting.layer_choice import LayerChoice
 from subnet.hosting.manifest import fetch_manifest, find_manifest, keep_manifest, make_shape
 from subnet.hosting.relay_guard import RelayGuard
@@ -198,12 +198,16 @@ async def obtain_manifest(
     )
 
 
-def _open_auditor(prepared: PreparedNode) -> Auditor | None:
+def _open_auditor(
+    prepared: PreparedNode, manifest: ModelManifest | None, params: ConsensusParams
+) -> AuditInference | None:
     """Return what audits single layers of the model's files; None for a hoster or with --light."""
     config = prepared.config
-    if config.role is Role.HOSTER or config.light:
+    if config.role is Role.HOSTER or config.light or manifest is None:
         return None
-    return Auditor(prepared.folder, prepared.model, device=config.device)
+    return AuditInference(
+        prepared.folder, prepared.model, manifest, params=params, device=config.device
+    )
 
 
 def _find_record(journal: Journal, name: bytes) -> bytes | None:
@@ -267,7 +271,7 @@ class Node:
         self._relay_guard = None if self._server is None else self._make_relay_guard(self._server)
         journal = parts.state.journal
         self._exchange = RecordExchange(parts.host, lambda name: _find_record(journal, name))
-        self._auditor = _open_auditor(prepared)
+        self._auditor = _open_auditor(prepared, parts.manifest, terms.params)
         self.probes = ProbeBook.open(
             prepared.data_dir / BOOK_FILE, network_id=terms.network_id, params=terms.params
         )

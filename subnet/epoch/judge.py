@@ -53,6 +53,7 @@ from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, NodeClass, Role, SubnetNodeId
 from keys.envelope import Envelope
 from keys.peer import PeerId
+from mesh.errors import ModelError
 from subnet.epoch.context import NodeContext
 from subnet.epoch.gatherer import Gatherer
 from subnet.epoch.hoster import build_layer_tasks, encode_outputs
@@ -127,7 +128,10 @@ class Judge:
         layers = draw_layers(draw, self._shape, params)
         seed = self._terms.compute_challenge(roster).seed
         tasks = build_layer_tasks(seed, layers, self._shape, params)
-        outputs = await auditor.run_tasks(tasks)
+        try:
+            outputs = await auditor.run_tasks(tasks)
+        except ModelError as error:
+            raise DutyPostponed(str(error)) from error
         vectors = encode_outputs(tasks, outputs, seed=seed, shape=self._shape, params=params)
         salt = self._author.derive_salt(RecordKind.AUDIT_COMMIT, roster.epoch)
         commitment = compute_audit_commitment(

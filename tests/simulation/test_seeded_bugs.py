@@ -48,14 +48,14 @@ def catch(lies: Lies | None = None, *, faults: Collection[Fault] = ()) -> str:
     pytest.fail(f"{MAX_SEEDS} seeds have not noticed")
 
 
-def change_reveal_departure(
-    monkeypatch: pytest.MonkeyPatch, get_first: Callable[[Schedule], int]
+def change_departure(
+    monkeypatch: pytest.MonkeyPatch, changed: RecordKind, get_first: Callable[[Schedule], int]
 ) -> None:
-    """Let output reveals leave from another offset on."""
+    """Let records of one kind leave from another offset on."""
     is_departure = Schedule.is_departure
 
     def is_changed_departure(self: Schedule, kind: RecordKind, offset: int) -> bool:
-        if kind is not RecordKind.OUTPUT_REVEAL:
+        if kind is not changed:
             return is_departure(self, kind, offset)
         first, closed = get_first(self), self.windows[kind].leaves_until
         return bool(first <= offset < closed)
@@ -80,7 +80,7 @@ def change_last_block(
 def test_a_failing_seed_prints_the_line_that_replays_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_reveal_departure(monkeypatch, lambda schedule: 9)
+    change_departure(monkeypatch, RecordKind.OUTPUT_REVEAL, lambda schedule: 9)
     first = ["--seed", "5", "--epochs", "3", "--quiet"]
     assert main(first) == 1
     said = capsys.readouterr().err
@@ -98,17 +98,21 @@ def test_a_commit_window_that_is_one_block_too_long_is_caught(
     assert "late earns" in catch({4: {Behaviour.LATE}})
 
 
-def test_a_reveal_window_that_never_closes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    change_last_block(monkeypatch, RecordKind.OUTPUT_REVEAL, lambda schedule: schedule.length)
-    assert "late-reveal earns" in catch({4: {Behaviour.LATE_REVEAL}})
+def test_sightings_that_leave_while_reveals_may_arrive_are_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    change_departure(monkeypatch, RecordKind.SIGHTING, lambda schedule: schedule.score_start)
+    assert "reveals are open" in catch()
 
 
 @pytest.mark.parametrize("blocks_early", [1, 3])
 def test_reveals_that_leave_while_commits_may_arrive_are_caught(
     monkeypatch: pytest.MonkeyPatch, blocks_early: int
 ) -> None:
-    change_reveal_departure(
-        monkeypatch, lambda schedule: schedule.reveal_start + schedule.grace - blocks_early
+    change_departure(
+        monkeypatch,
+        RecordKind.OUTPUT_REVEAL,
+        lambda schedule: schedule.reveal_start + schedule.grace - blocks_early,
     )
     assert "commits are open" in catch()
 
