@@ -246,12 +246,13 @@ def measure_rss(pid: int) -> int:
 
 @dataclass(frozen=True)
 class Swarm:
-    """A client, and a pipe to each hoster with its peer id and first address."""
+    """A client, and each hoster's pipe, peer id, first address and process id."""
 
     client: Any
     pipes: list[Any]
     peers: list[str]
     addresses: list[str]
+    pids: list[int]
 
     async def query(self, hoster: int, request: Any) -> Any:
         """Ask a hoster over its pipe."""
@@ -288,7 +289,8 @@ async def open_swarm(shape: Shape, folder: Path, ranges: int, threads: int) -> A
             host = await stack.enter_async_context(HivemindHost.open(config))
             host.set_network_id(NETWORK_ID)
             peers = [address.rpartition("/p2p/")[2] for address in addresses]
-            yield Swarm(await _make_client(host, folder, peers), pipes, peers, addresses)
+            pids = [process.pid or 0 for process in processes]
+            yield Swarm(await _make_client(host, folder, peers), pipes, peers, addresses, pids)
         finally:
             for pipe in pipes:
                 with contextlib.suppress(OSError):
