@@ -28,7 +28,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from consensus.protocol_params import ConsensusParams
@@ -66,7 +66,9 @@ MAX_REFERENCES = 2
 MAX_ASKED_PEERS = 4
 BUSY_PAUSES_S = (1.0, 3.0)
 """How long to wait before a full hoster is asked again, within one attempt."""
-MAX_AT_ONCE = 4
+SECONDS_PER_PROBE = 30
+"""A development chain's short epochs leave no time for as many probes as the real chain's."""
+MAX_AT_ONCE = 2
 """Attempts at a time: each has a p2p daemon of its own."""
 TIMEOUTS = ClientTimeouts(open_s=10.0, token_s=20.0)
 
@@ -141,10 +143,15 @@ class Prober:
             secret,
             context.list_targets().keys(),
             context.book.list_failed_last(),
-            params=context.params,
+            params=replace(context.params, probes=self._count_probes(position)),
             epoch_length=position.length,
         )
         return tuple(p for p in probes if not context.book.is_recorded(p.node_id, epoch))
+
+    def _count_probes(self, position: EpochPosition) -> int:
+        """Return how many hosters to probe: fewer in epochs shorter than the real chain's."""
+        epoch_s = position.length * self._context.block_time_s
+        return min(self._context.params.probes, max(1, int(epoch_s / SECONDS_PER_PROBE)))
 
     async def _probe(self, probe: PlannedProbe, epoch: Epoch) -> None:
         """Make a probe's attempts at their moments, and write down what they prove."""
