@@ -9,7 +9,7 @@ EPOCH_LENGTH = 20
 FINALITY_LAG = 2
 ANSWER_TOKENS = 256
 SETUP_TIMEOUT_S = 180.0
-DEVCHAIN_BLOCK_SECONDS = 1.0
+DEVCHAIN_BLOCK_SECONDS = 1.5
 REAL_BLOCK_SECONDS = 6.0
 """The real runtime's time goes 6 s a block, however fast the blocks are made."""
 MARGIN_S = 60.0
