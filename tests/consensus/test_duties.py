@@ -119,6 +119,8 @@ SCORED = (
 )
 
 
+@pytest.mark.long
+@pytest.mark.no_cover
 @every_length(LENGTHS)
 def test_no_commit_that_counts_can_follow_a_reveal(length):
     schedule = SCHEDULES[length]

@@ -34,6 +34,8 @@ from tests.simulation.scenario import Fault
 from tests.simulation.test_attacks import Lies, make_scenario
 from tests.simulation.world import run_scenario
 
+pytestmark = pytest.mark.long
+
 MAX_SEEDS = 8
 
 
