@@ -15,17 +15,19 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?= $(CPU_INDEX)
 
 NETWORKS := tests/e2e
-SEEDS := tests/simulation/test_seeds.py
+# Networks in virtual time: they only compute, and no clock that stands still for them matters.
+SIMULATED := tests/simulation/test_seeds.py tests/simulation/test_crash_everywhere.py \
+	tests/subnet/test_restart.py
 WORKERS := -n logical --maxprocesses 8 --dist worksteal
-QUICK := tests/ --ignore $(NETWORKS) --ignore $(SEEDS) $(WORKERS)
+QUICK := tests/ --ignore $(NETWORKS) $(SIMULATED:%=--ignore %) $(WORKERS)
 # The least percentage of lines that the quick tests run, of all packages together and of each;
 # COVERAGE= counts none. Node, bootstrap and localnet are run as processes, by other tests.
 COVERAGE := 90
 FLOORS := keys=98 consensus=98 mesh=95 devchain=95 subnet=87
 RELEASE ?= bookworm
 
-.PHONY: help install install-node install-js demo test test-quick test-networks test-seeds \
-	coverage lint lock picture count fresh clean
+.PHONY: help install install-node install-js demo test test-timed test-quick test-networks \
+	test-simulated coverage lint lint-types lint-rest lock picture count fresh clean
 
 help: ## List what make can do
 	@grep --no-filename --extended-regexp '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) \
@@ -79,10 +81,15 @@ install-js: ## Install the JavaScript clients that some tests start
 demo: install ## A whole subnet on this machine: chain, four hosters, two validators, one answer
 	$(BIN)/mesh localnet --hosters 4 --validators 2 --epochs 2
 
-test: test-quick ## Every test
-	@$(MAKE) --no-print-directory --jobs 2 test-networks test-seeds
+# What only computes takes the time in which the others wait.
+test: install ## Every test
+	@$(MAKE) --no-print-directory --jobs 2 test-simulated test-timed
 
-test-quick: install ## All tests but the networks of real processes and the search through seeds
+test-timed: install
+	@$(MAKE) --no-print-directory test-quick
+	@$(MAKE) --no-print-directory test-networks
+
+test-quick: install ## All tests but the networks of real processes and the simulated ones
 	$(BIN)/python -m pytest $(QUICK) $(if $(COVERAGE),--cov --cov-report= --cov-fail-under $(COVERAGE))
 	$(if $(COVERAGE),@for floor in $(FLOORS); do \
 	  echo "$$floor: $$($(BIN)/coverage report --include "$${floor%=*}/*" --format total) % of lines"; \
@@ -93,18 +100,23 @@ test-quick: install ## All tests but the networks of real processes and the sear
 coverage: install ## Which lines the last quick tests did not run
 	$(BIN)/coverage report --show-missing
 
-# Networks of real processes, one at a time. They wait more than they compute, so the search
-# through simulated networks runs beside them.
+# Networks of real processes, one at a time.
 test-networks: install ## The tests that start networks of real processes
 	$(BIN)/python -m pytest $(NETWORKS)
 
-test-seeds: install ## The search through 200 simulated networks
-	$(BIN)/python -m pytest $(SEEDS)
+# As they take only what time is left, each may last as long as all the others.
+test-simulated: install ## 200 simulated networks, and nodes that are killed at every step
+	nice -n 19 $(BIN)/python -m pytest $(SIMULATED) $(WORKERS) --timeout 3600
 
 lint: install ## Format, rules, types, direction of imports, declared dependencies, documents
+	@$(MAKE) --no-print-directory --jobs 2 lint-types lint-rest
+
+lint-types: install
+	$(BIN)/mypy
+
+lint-rest: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry keys consensus mesh devchain subnet
 	$(BIN)/deptry tests tools benchmarks examples packages --ignore DEP002,DEP004

@@ -14,6 +14,11 @@ settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long tests first: one that is left for the end keeps one processor busy alone."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def real_runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the real Hypertensor runtime, started once; tests share its state."""

@@ -71,6 +71,9 @@ _UNREADABLE = (
     ArithmeticError,
 )
 
+# What a session has until it has read the runtime. Never changed, and slow to make.
+_NO_TYPES = RuntimeConfigurationObject()
+
 # The library logs every request, keys and all, on the root logger.
 logging.getLogger("substrateinterface").setLevel(logging.WARNING)
 
@@ -185,10 +188,16 @@ class ChainSession:
         with _translated(url):
             interface = _Interface(
                 url=url,
-                runtime_config=RuntimeConfigurationObject(),
+                runtime_config=_NO_TYPES,
                 auto_discover=False,
                 auto_reconnect=False,
-                ws_options={"timeout": timeout_s, "enable_multithread": True},
+                ws_options={
+                    "timeout": timeout_s,
+                    "enable_multithread": True,
+                    # The text is decoded strictly all the same; the library would first look at
+                    # each of the metadata's bytes in Python.
+                    "skip_utf8_validation": True,
+                },
             )
         try:
             with _readable(url):

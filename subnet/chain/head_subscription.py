@@ -70,7 +70,9 @@ class HeadListener:
         from websocket import WebSocketException, create_connection
 
         try:
-            self._socket = create_connection(self._url, timeout=CONNECT_TIMEOUT_S)
+            self._socket = create_connection(
+                self._url, timeout=CONNECT_TIMEOUT_S, skip_utf8_validation=True
+            )
             if self._stopped:
                 return
             # From here on silence is normal: the owner decides how long is too long.

@@ -115,6 +115,8 @@ AUDITED = (own(RecordKind.AUDIT_COMMIT, is_acknowledged=True), own(RecordKind.AU
 SCORED = (own(RecordKind.SIGHTING, EPOCH - 1, True), own(RecordKind.SCORE_REVEAL, EPOCH - 1))
 
 
+@pytest.mark.long
+@pytest.mark.no_cover
 @every_length(LENGTHS)
 def test_no_commit_that_counts_can_follow_a_reveal(length):
     schedule = SCHEDULES[length]

@@ -32,6 +32,8 @@ MODEL = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 SERVING = '"event": "serving"'
 OPERATORS = 3
 EPOCHS_S = 300.0
+LOOK_EVERY_S = 5.0
+"""To ask a chain takes a command a second of computing, and pay comes once an epoch."""
 
 
 def read_steps() -> list[tuple[str, str]]:
@@ -210,6 +212,6 @@ def test_readme_s_way_to_a_paid_node_leads_there(subnet: Subnet) -> None:
             paid = json.loads(second.run(f"{rewards} --json"))["nodes"]
             return set(hosters) <= {node_id for node_id, _ in paid}
 
-        wait_until(have_earned, "pay for both hosters", timeout_s=EPOCHS_S)
+        wait_until(have_earned, "pay for both hosters", timeout_s=EPOCHS_S, poll_s=LOOK_EVERY_S)
         assert second.run(generate).strip()
     assert subnet.steps == []

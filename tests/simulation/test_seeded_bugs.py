@@ -34,6 +34,8 @@ from subnet.thread_runner import Runner
 from tests.simulation.__main__ import main
 from tests.simulation.test_attacks import Lies, make_scenario
 
+pytestmark = pytest.mark.long
+
 MAX_SEEDS = 8
 
 

@@ -147,9 +147,11 @@ def find_free_port() -> int:
     raise AssertionError("no free port")
 
 
-def wait_until(is_done: Callable[[], bool], what: str, *, timeout_s: float = START_S) -> None:
+def wait_until(
+    is_done: Callable[[], bool], what: str, *, timeout_s: float = START_S, poll_s: float = POLL_S
+) -> None:
     """Poll until ``is_done``, or fail by the name of what did not happen."""
     deadline = time.monotonic() + timeout_s
     while not is_done():
         assert time.monotonic() < deadline, f"no {what} within {timeout_s:.0f} s"
-        time.sleep(POLL_S)
+        time.sleep(poll_s)

@@ -39,7 +39,7 @@ async def serve_answers(answer: Callable[[str], Awaitable[str | None]]) -> Async
         async for message in connection:
             reply = await answer(str(message))
             if reply is not None:
-                await connection.send(reply)
+                await connection.send(reply, text=True)
 
     async with serve(handle, "127.0.0.1", 0) as server:
         yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
@@ -79,9 +79,11 @@ async def test_a_silent_endpoint_is_given_up_after_the_timeout() -> None:
                 pass
 
 
-@pytest.mark.parametrize("noise", ["not json", "[]", '{"id": 1, "result": 7}', '"\\ud800"'])
-async def test_an_endpoint_that_is_no_node_is_refused(noise: str) -> None:
-    async def babble(_message: str) -> str:
+@pytest.mark.parametrize(
+    "noise", ["not json", "[]", '{"id": 1, "result": 7}', '"\\ud800"', b'"\xff"', b'"\xed\xa0\x80"']
+)
+async def test_an_endpoint_that_is_no_node_is_refused(noise: str | bytes) -> None:
+    async def babble(_message: str) -> str | bytes:
         return noise
 
     async with serve_answers(babble) as url:

@@ -38,6 +38,8 @@ from tests.support.chopsticks import REAL_RUNTIME_MARKS
 NAMES = ("alith", "baltathar", "charleth", "dorothy")
 BOOTNODE = PeerKey(bytes([9]) * 32).peer_id
 PASSWORD = "correct horse"
+CHEAP = 1 << 4
+"""scrypt's N for a keystore that guards nothing."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,13 @@ async def devchain() -> AsyncIterator[DevChain]:
     config = DevChainConfig(mode=BlockMode.INSTANT, seed=b"chain commands")
     async with DevChain.open(config) as running:
         yield running
+
+
+@pytest.fixture
+def cheap_keystores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keystores that guard nothing; the strong ones that commands make take seconds each."""
+    defaults = create_keystore.__kwdefaults__ | {"work_factor": CHEAP}
+    monkeypatch.setattr(create_keystore, "__kwdefaults__", defaults)
 
 
 @pytest.fixture
@@ -171,7 +180,7 @@ async def test_money_moves_with_a_keystore_and_a_password_file(
     shell: Shell, tmp_path: Path
 ) -> None:
     keystore, password = tmp_path / "faith.json", tmp_path / "password"
-    create_keystore(keystore, derive_development_account(5), PASSWORD, work_factor=1 << 4)
+    create_keystore(keystore, derive_development_account(5), PASSWORD, work_factor=CHEAP)
     create_secret_file(password, f"{PASSWORD}\n".encode())
     target = AccountKey(bytes([44]) * 32).address
     signer = ["--key-file", str(keystore), "--password-file", str(password)]
@@ -184,6 +193,7 @@ async def test_money_moves_with_a_keystore_and_a_password_file(
     )
 
 
+@pytest.mark.usefixtures("cheap_keystores")
 async def test_onboarding_walks_the_whole_way_and_can_be_walked_again(
     shell: Shell, devchain: DevChain, tmp_path: Path
 ) -> None:
@@ -461,7 +471,7 @@ async def test_a_coldkey_is_exchanged_and_only_the_new_one_signs(
     create_secret_file(tmp_path / "password", PASSWORD.encode())
     for number, key in enumerate(keys):
         path = tmp_path / f"coldkey-{number}.json"
-        create_keystore(path, key, PASSWORD, work_factor=1 << 4)
+        create_keystore(path, key, PASSWORD, work_factor=CHEAP)
         signers.append(["--key-file", str(path), "--password-file", str(tmp_path / "password")])
         line = ["transfer", "--to", key.address, "--amount", "150", "--dev-account", "alith"]
         await shell.ok(*line)
@@ -484,6 +494,7 @@ async def test_a_coldkey_is_exchanged_and_only_the_new_one_signs(
     assert shown["stake"] == str(105 * TENSOR)
 
 
+@pytest.mark.usefixtures("cheap_keystores")
 async def test_onboarding_before_activation_needs_no_window(
     any_shell: Shell, tmp_path: Path
 ) -> None:
