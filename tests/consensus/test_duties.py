@@ -5,8 +5,6 @@ from dataclasses import replace
 import pytest
 
 from consensus.duties import (
-    MAX_SUBMISSION_ATTEMPTS,
-    RESEND_AFTER_BLOCKS,
     Attest,
     CommitAudit,
     CommitOutput,
@@ -350,8 +348,9 @@ def test_a_lost_extrinsic_is_sent_again_a_bounded_number_of_times():
     elections = {EPOCH: OWN, 8: OTHER, 7: OTHER}
     sent = Attempts(1, 180 + 2)
     owed = list_offsets(Propose, 20, elections=elections, proposals_sent=sent)
-    assert [o for o in owed if o >= 2] == list(range(2 + RESEND_AFTER_BLOCKS, 19))
-    spent = Attempts(MAX_SUBMISSION_ATTEMPTS, 180)
+    # Numbers of the protocol, not names of them: another number is another protocol.
+    assert [o for o in owed if o >= 2] == list(range(5, 19))
+    spent = Attempts(3, 180)
     assert not list_offsets(Propose, 20, elections=elections, proposals_sent=spent)
 
 
