@@ -78,8 +78,8 @@ endef
 install-js: ## Install the JavaScript clients that some tests start
 	cd tests/js && npm ci --no-audit --no-fund $(NPM_FLAGS)
 
-demo: install ## A whole subnet on this machine: chain, four hosters, two validators, one answer
-	$(BIN)/mesh localnet --hosters 4 --validators 2 --epochs 2
+demo: install ## A whole subnet on this machine: chain, four hosters, three validators, one answer
+	$(BIN)/mesh localnet --hosters 4 --validators 3 --epochs 2
 
 # What only computes takes the time in which the others wait.
 test: install ## Every test

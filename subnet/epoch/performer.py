@@ -128,7 +128,7 @@ class Performer:
         if await submitter.is_proposed(duty.epoch):
             return
         proposal = await self._judge.prepare(
-            duty, may_give_up=position.offset >= self._terms.schedule.commit_start
+            duty, may_give_up=position.offset >= self._terms.schedule.audit_start
         )
         if proposal.list_body is not None:
             await self._issue_list(duty, proposal.list_body)
