@@ -1,13 +1,16 @@
 """Runs one golden vector against the implementation: JSON values in, JSON values out.
 
 A vector is ``{"name", "operation", "input"}`` and either ``expected`` or ``error``, the name of
-the error class. Bytes are hex, scores are decimal text (they pass 2**53).
+the error class. Bytes are hex, scores are decimal text (they pass 2**53). ``blocks`` are the
+model's layers.
 """
 
 import hashlib
 
+from consensus import records
 from consensus.agreement import Answer, compute_layer_scores
-from consensus.attestation import check_proposal
+from consensus.attestation import check_naming, check_proposal
+from consensus.audit import draw_layers
 from consensus.challenge import (
     ModelShape,
     compute_head_rows,
@@ -20,34 +23,51 @@ from consensus.challenge import (
 )
 from consensus.commitment import (
     CommitContext,
+    check_audit_reveal,
     check_output_reveal,
     check_score_reveal,
+    compute_audit_commitment,
     compute_output_commitment,
     compute_score_commitment,
+    compute_tag,
     compute_vectors_root,
     derive_salt,
-    encode_scores,
 )
-from consensus.epoch import compute_first_rows, score_epoch
+from consensus.epoch import score_epoch, score_nothing
 from consensus.errors import InvalidVector, Reason
-from consensus.evidence import EpochFacts, TimedRecord
+from consensus.evidence import EpochFacts
+from consensus.naming import (
+    Naming,
+    carry_probation,
+    check_named_list,
+    continue_probation,
+    decode_args,
+    encode_args,
+    find_accepted,
+    find_unpaid,
+    get_name,
+    hash_accepted,
+    open_sighting,
+)
 from consensus.phases import compute_schedule, phase_at
-from consensus.protocol_params import MAINNET, MINIMAL
-from consensus.records import RecordKind
+from consensus.protocol_params import MAINNET, MINIMAL, ConsensusParams
+from consensus.records import RecordKind, ScoreRow, decode_named_list
+from consensus.report import EpochReport
 from consensus.roster import Roster, RosterNode
+from consensus.rows import compute_rows
 from consensus.scoring import (
     HosterEvidence,
     ValidatorEvidence,
+    compute_accuracies,
     compute_hoster_scores,
-    compute_proposal_rows,
-    compute_validator_scores,
+    pay_validators,
 )
-from consensus.submission import Submission
 from consensus.types import EpochPosition, LayerRange, NodeClass
 from keys.envelope import decode_envelope, seal
 from keys.peer import PeerKey
 
 PRESETS = {"mainnet": MAINNET, "minimal": MINIMAL}
+LIST_HASH = b"l" * 32
 unhex = bytes.fromhex
 
 
@@ -135,17 +155,60 @@ def run_open_output(commitment, context, seed, blocks, salt, vectors, num_blocks
     return "opens"
 
 
-def run_score_commitment(context, salt, scores):
+def read_rows(rows):
+    return tuple(ScoreRow(node_id, int(total), unhex(tag)) for node_id, total, tag in rows)
+
+
+def run_score_commitment(context, salt, rows):
     return compute_score_commitment(
-        read_context(**context), salt=unhex(salt), scores=read_scores(scores)
+        read_context(**context), salt=unhex(salt), rows=read_rows(rows)
     ).hex()
 
 
-def run_open_scores(commitment, context, salt, scores):
+def run_open_scores(commitment, context, salt, rows):
     check_score_reveal(
-        unhex(commitment), read_context(**context), salt=unhex(salt), scores=read_scores(scores)
+        unhex(commitment), read_context(**context), salt=unhex(salt), rows=read_rows(rows)
     )
     return "opens"
+
+
+def run_audit_commitment(context, draw, salt, blocks, vectors):
+    return compute_audit_commitment(
+        read_context(**context),
+        draw=unhex(draw),
+        salt=unhex(salt),
+        layers=blocks,
+        vectors=[unhex(raw) for raw in vectors],
+    ).hex()
+
+
+def run_open_audit(commitment, context, draw, salt, blocks, vectors):
+    check_audit_reveal(
+        unhex(commitment),
+        read_context(**context),
+        draw=unhex(draw),
+        salt=unhex(salt),
+        layers=blocks,
+        vectors=[unhex(raw) for raw in vectors],
+    )
+    return "opens"
+
+
+def run_tag(validator, record_hash):
+    return compute_tag(validator, unhex(record_hash)).hex()
+
+
+def run_draw(draw, shape, audit_blocks):
+    params = ConsensusParams(audit_layers=audit_blocks)
+    return list(draw_layers(unhex(draw), read_shape(**shape), params))
+
+
+def run_decode_body(kind, body):
+    """Decode a record's body and encode it again: a value has one encoding."""
+    kind = RecordKind[kind]
+    decoded = records.decode_body(kind, unhex(body))
+    encode = getattr(records, f"encode_{kind.name.lower()}")
+    return hashlib.sha256(encode(decoded)).hexdigest()
 
 
 def run_seal(key_seed, kind, network_id, epoch, expires_at, node_id, body):
@@ -174,21 +237,33 @@ def run_schedule(length):
         "grace": schedule.grace,
         "challenge_fallback": schedule.challenge_fallback,
         "finality_deadline": schedule.finality_deadline,
+        "attestation_deadline": schedule.attestation_deadline,
         "commit_start": schedule.commit_start,
+        "audit_start": schedule.audit_start,
         "reveal_start": schedule.reveal_start,
         "score_start": schedule.score_start,
-        "scoring_start": schedule.windows[RecordKind.OUTPUT_REVEAL].counts_until,
-        "score_commit_end": schedule.windows[RecordKind.SCORE_COMMIT].counts_until,
+        "windows": {
+            kind.name: [
+                window.leaves_from,
+                window.leaves_until,
+                window.counts_until,
+                window.read_from,
+                window.read_until,
+            ]
+            for kind, window in schedule.windows.items()
+        },
         "phases": "".join(phase.value[0] for phase in phases),
     }
 
 
-def run_block_scores(length, answers, scale=0):
+def run_block_scores(length, answers, scale=0, references=(), voiceless=()):
     result = compute_layer_scores(
         [_read_answer(length, scale, **answer) for answer in answers],
         length=length,
         params=MAINNET,
         scale=scale,
+        references=[_read_answer(length, scale, **answer) for answer in references],
+        voiceless=voiceless,
     )
     return {
         "verdict": result.verdict.value,
@@ -196,13 +271,19 @@ def run_block_scores(length, answers, scale=0):
         "answers": [
             {
                 "node_id": answer.node_id,
-                "refusal": answer.refusal and str(answer.refusal),
+                "refusal": write_reason(answer.refusal),
                 "distance": answer.distance,
                 "score": str(answer.score),
             }
             for answer in result.answers
         ],
+        "backed": sorted(result.backed),
+        "refuted": sorted(result.refuted),
     }
+
+
+def write_reason(reason):
+    return reason and str(reason)
 
 
 def _read_answer(length, scale, node_id, coldkey, vector=None, refusal=None):
@@ -214,7 +295,7 @@ def _read_answer(length, scale, node_id, coldkey, vector=None, refusal=None):
         return Answer(node_id, unhex(coldkey), refusal=error.reason)
 
 
-def run_hoster_scores(shape, hosters):
+def run_hoster_scores(shape, hosters, references=None, probation=(), unpaid=()):
     evidence = [
         HosterEvidence(
             node_id=hoster["node_id"],
@@ -225,50 +306,83 @@ def run_hoster_scores(shape, hosters):
         )
         for hoster in hosters
     ]
-    result = compute_hoster_scores(evidence, shape=read_shape(**shape), params=MAINNET)
+    shape = read_shape(**shape)
+    drawn = {
+        int(block): [
+            _read_answer(
+                compute_vector_length(int(block), shape, MAINNET),
+                shape.scale_of(int(block)),
+                **answer,
+            )
+            for answer in answers
+        ]
+        for block, answers in (references or {}).items()
+    }
+    result = compute_hoster_scores(
+        evidence,
+        shape=shape,
+        params=MAINNET,
+        references=drawn,
+        probation=probation,
+        unpaid=unpaid,
+    )
     return {
-        "scores": write_scores(result.scores.items()),
-        "verdicts": [verdict.value for _, verdict in sorted(result.verdicts.items())],
+        "hosters": [
+            [one.node_id, str(one.score), str(one.total), write_reason(one.penalty)]
+            for one in result.reports
+        ],
+        "refuted": sorted(result.refuted),
+        "withheld": sorted(result.withheld),
+        "backed": sorted(result.backed),
     }
 
 
-def run_validator_scores(node_ids, ballots, attested):
+def run_validator_pay(validators, reveal_hashes, audits, paid):
     evidence = [
         ValidatorEvidence(
-            node_id=ballot["node_id"],
-            coldkey=unhex(ballot["coldkey"]),
-            scores=read_scores(ballot.get("scores", ())),
-            refusal=Reason(ballot["refusal"]) if "refusal" in ballot else None,
+            node_id=one["node_id"],
+            coldkey=unhex(one["coldkey"]),
+            rows=read_rows(one.get("rows", ())),
+            refusal=Reason(one["refusal"]) if "refusal" in one else None,
         )
-        for ballot in ballots
+        for one in validators
+        if "rows" in one or "refusal" in one
     ]
-    result = compute_validator_scores(
-        evidence,
-        node_ids=node_ids,
-        attested=None if attested is None else dict(read_scores(attested)),
+    hashes = {node_id: unhex(record_hash) for node_id, record_hash in reveal_hashes}
+    reports = pay_validators(
+        compute_accuracies(evidence, reveal_hashes=hashes, params=MAINNET),
+        coldkeys={one["node_id"]: unhex(one["coldkey"]) for one in validators},
+        audits={node_id: reason and Reason(reason) for node_id, reason in audits},
+        paid_to_hosters=int(paid),
         params=MAINNET,
     )
     return [
-        [report.node_id, str(report.score), report.refusal and str(report.refusal)]
-        for report in result.reports
+        {
+            "node_id": one.node_id,
+            "accuracy": str(one.accuracy),
+            "score_share": str(one.score_share),
+            "audit_share": str(one.audit_share),
+            "rows": [[row.hoster, write_reason(row.refusal)] for row in one.rows],
+        }
+        for one in reports
     ]
 
 
-def run_proposal_rows(classes, present, hosters, hoster_scores, validator_scores, is_first_elected):
-    nodes = tuple(
-        RosterNode(node_id, None, b"", b"", NodeClass[name], 0) for node_id, name in classes
-    )
-    roster = Roster(1, 0, bytes(32), 0, nodes)
-    rows = compute_proposal_rows(
-        roster,
+def make_small_roster(nodes, epoch=9):
+    """Return a roster of (node id, class name), with no keys."""
+    found = (RosterNode(node_id, None, b"", b"", NodeClass[name], 0) for node_id, name in nodes)
+    return Roster(epoch, 20 * epoch, bytes(32), 0, tuple(found))
+
+
+def run_rows(before, after, present, left_out, scores):
+    rows = compute_rows(
+        make_small_roster(before),
+        make_small_roster(after, 10),
         present=present,
-        hosters=hosters,
-        hoster_scores=dict(read_scores(hoster_scores)),
-        validator_scores=dict(read_scores(validator_scores)),
+        left_out=left_out,
+        scores=dict(read_scores(scores)),
     )
-    rows = compute_first_rows(roster) if is_first_elected else rows
-    name = hashlib.sha256(b"mesh/proposal" + encode_scores(rows)).hexdigest()
-    return {"rows": write_scores(rows), "hash": name}
+    return write_scores(rows)
 
 
 def run_check_proposal(own, proposed):
@@ -276,103 +390,167 @@ def run_check_proposal(own, proposed):
     return "equal"
 
 
-def run_score_epoch(facts, previous, **subnet):
-    report = score_epoch(
-        read_facts(**subnet, **facts),
-        None if previous is None else read_facts(**subnet, **previous),
-        MAINNET,
+def run_check_naming(own, proposed):
+    report = EpochReport(
+        9, bytes(32), unpaid=frozenset(own["unpaid"]), probation=dict(own["probation"])
     )
+    check_naming(report, read_naming(**proposed))
+    return "equal"
+
+
+def read_naming(unpaid, probation, list_hash=LIST_HASH.hex(), accepted_hash=LIST_HASH.hex()):
+    return Naming(unhex(list_hash), unhex(accepted_hash), frozenset(unpaid), dict(probation))
+
+
+def run_encode_args(nodes, **naming):
+    return encode_args(read_naming(**naming), make_small_roster(nodes)).hex()
+
+
+def run_decode_args(nodes, args):
+    named = decode_args(None if args is None else unhex(args), make_small_roster(nodes))
+    return {
+        "list_hash": named.list_hash.hex(),
+        "accepted_hash": named.accepted_hash.hex(),
+        "unpaid": sorted(named.unpaid),
+        "probation": [[node_id, left] for node_id, left in sorted(named.probation.items())],
+    }
+
+
+def run_named_list(nodes, body):
+    named = check_named_list(decode_named_list(unhex(body)), make_small_roster(nodes))
+    return [[node_id, record_hash.hex()] for node_id, record_hash in named.items()]
+
+
+def run_accepted(nodes, sightings):
+    roster = make_small_roster(nodes)
+    opened = [_open_sighting(body, roster) for body in sightings]
+    return {
+        "accepted": [
+            [kind.name, epoch - roster.epoch, node_id, name.hex()]
+            for (kind, epoch, node_id), name in find_accepted(opened, roster).items()
+        ],
+        "unpaid": sorted(find_unpaid(opened, roster)),
+    }
+
+
+def _open_sighting(body, roster):
+    envelope = seal(
+        PeerKey(bytes(32)),
+        kind=RecordKind.SIGHTING,
+        network_id=bytes(32),
+        epoch=roster.epoch,
+        expires_at=0,
+        node_id=1,
+        body=unhex(body),
+    )
+    return open_sighting(envelope, roster)
+
+
+def run_probation(before, nodes, refuted, withheld):
+    left = continue_probation(
+        dict(before), make_small_roster(nodes), refuted=refuted, withheld=withheld, params=MAINNET
+    )
+    return [[node_id, epochs] for node_id, epochs in sorted(left.items())]
+
+
+def run_carried_probation(before, epochs):
+    return [
+        [node_id, left] for node_id, left in carry_probation(dict(before), epochs=epochs).items()
+    ]
+
+
+def read_epoch(epoch, first_block, block_hash, expires_at, nodes):
+    del expires_at
+    found = (
+        RosterNode(node_id, PeerKey(unhex(seed)).peer_id, unhex(coldkey), b"", NodeClass[name], 0)
+        for node_id, seed, coldkey, name in nodes
+    )
+    return Roster(epoch, first_block, unhex(block_hash), 0, tuple(found))
+
+
+def read_records(network_id, epochs, records):
+    """Return slot and envelope of each record; ``epochs`` are by age."""
+    for kind, age, node_id, body in records:
+        epoch = epochs[age]
+        seeds = {node: seed for node, seed, _, _ in epoch["nodes"]}
+        envelope = seal(
+            PeerKey(unhex(seeds[node_id])),
+            kind=kind,
+            network_id=unhex(network_id),
+            epoch=epoch["epoch"],
+            expires_at=epoch["expires_at"],
+            node_id=node_id,
+            body=unhex(body),
+        )
+        yield (RecordKind(kind), epoch["epoch"], node_id), envelope
+
+
+def run_score_epoch(network_id, shape, draw, epoch, previous, following, records, named, probation):
+    roster = read_epoch(**epoch)
+    sightings = {
+        node_id: _open_sighting(body, roster) for node_ids, body in named for node_id in node_ids
+    }
+    accepted = find_accepted(sightings.values(), roster)
+    by_name = {
+        (slot, get_name(envelope)): envelope
+        for slot, envelope in read_records(network_id, (epoch, previous), records)
+    }
+    kept = {slot: by_name[slot, name] for slot, name in accepted.items()}
+    facts = EpochFacts(
+        roster=roster,
+        previous=None if previous is None else read_epoch(**previous),
+        seed=compute_seed(unhex(network_id), roster.epoch, roster.first_block, roster.block_hash),
+        draw=None if draw is None else unhex(draw),
+        shape=read_shape(**shape),
+        records=kept,
+        named=sightings,
+        probation=dict(probation),
+    )
+    report = score_epoch(facts, make_small_roster(following, roster.epoch + 1), MAINNET)
+    naming = Naming(LIST_HASH, hash_accepted(kept, accepted), report.unpaid, report.probation)
     return {
         "rows": write_scores(report.rows),
         "hosters": [
-            [hoster.node_id, str(hoster.score), hoster.refusal and str(hoster.refusal)]
-            for hoster in report.hosters
+            [
+                one.node_id,
+                str(one.score),
+                str(one.total),
+                write_reason(one.refusal),
+                write_reason(one.penalty),
+            ]
+            for one in report.hosters
         ],
         "validators": [
-            [validator.node_id, str(validator.score), validator.refusal and str(validator.refusal)]
-            for validator in report.validators
+            [
+                one.node_id,
+                str(one.accuracy),
+                str(one.score_share),
+                str(one.audit_share),
+                write_reason(one.refusal),
+                write_reason(one.audit_refusal),
+            ]
+            for one in report.validators
         ],
         "refusals": [
             [refusal.kind.name, refusal.node_id, str(refusal.reason)] for refusal in report.refusals
         ],
+        "args": encode_args(naming, roster).hex(),
     }
 
 
-def read_facts(
-    network_id,
-    length,
-    shape,
-    epoch,
-    first_block,
-    block_hash,
-    expires_at,
-    nodes,
-    records,
-    submission,
-):
-    """Return what a node that saw these records knows of an epoch."""
-    keys = {node_id: PeerKey(unhex(seed)) for node_id, seed, _, _ in nodes}
-    sightings = {}
-    for kind, node_id, offset, body in records:
-        envelope = seal(
-            keys[node_id],
-            kind=kind,
-            network_id=unhex(network_id),
-            epoch=epoch,
-            expires_at=expires_at,
-            node_id=node_id,
-            body=unhex(body),
-        )
-        sightings[RecordKind(kind), node_id] = TimedRecord(envelope, first_block + offset)
-    return EpochFacts(
-        network_id=unhex(network_id),
-        roster=Roster(epoch, first_block, unhex(block_hash), 0, read_nodes(nodes)),
-        schedule=compute_schedule(length, MAINNET),
-        seed=compute_seed(unhex(network_id), epoch, first_block, unhex(block_hash)),
-        shape=read_shape(**shape),
-        expires_at=expires_at,
-        sightings=sightings,
-        submission=None if submission is None else read_submission(first_block, **submission),
+def run_score_nothing(nodes, following, probation):
+    roster = make_small_roster(nodes)
+    report = score_nothing(
+        roster, make_small_roster(following, 10), probation=dict(probation), seed=bytes(32)
     )
-
-
-def read_nodes(nodes):
-    return tuple(
-        RosterNode(node_id, PeerKey(unhex(seed)).peer_id, unhex(coldkey), b"", NodeClass[name], 0)
-        for node_id, seed, coldkey, name in nodes
-    )
-
-
-def read_submission(first_block, proposer, scores, attested):
-    rows = read_scores(scores)
-    return Submission(proposer, first_block + 1, rows, frozenset(attested), None)
-
-
-def run_first_rows(nodes):
-    return write_scores(compute_first_rows(Roster(9, 183, bytes(32), 0, read_nodes(nodes))))
+    return {
+        "rows": write_scores(report.rows),
+        "args": encode_args(Naming(probation=report.probation), roster).hex(),
+    }
 
 
 OPERATIONS = {
-    "seed": run_seed,
-    "block_input": run_block_input,
-    "token_ids": run_token_ids,
-    "head_rows": run_head_rows,
-    "coordinates": run_coordinates,
-    "vector_length": run_vector_length,
-    "decode_vector": run_decode_vector,
-    "salt": run_salt,
-    "output_commitment": run_output_commitment,
-    "open_output": run_open_output,
-    "score_commitment": run_score_commitment,
-    "open_scores": run_open_scores,
-    "seal": run_seal,
-    "open_envelope": run_open_envelope,
-    "schedule": run_schedule,
-    "block_scores": run_block_scores,
-    "hoster_scores": run_hoster_scores,
-    "validator_scores": run_validator_scores,
-    "proposal_rows": run_proposal_rows,
-    "check_proposal": run_check_proposal,
-    "score_epoch": run_score_epoch,
-    "first_rows": run_first_rows,
+    name.removeprefix("run_"): run_operation
+    for name, run_operation in list(globals().items())
+    if name.startswith("run_")
 }
