@@ -8,6 +8,7 @@ probation.
 
 import struct
 
+from consensus.audit import draw_layers
 from consensus.challenge import compute_seed
 from consensus.commitment import (
     CommitContext,
@@ -18,6 +19,7 @@ from consensus.commitment import (
     compute_vectors_root,
 )
 from consensus.naming import list_seen
+from consensus.protocol_params import MAINNET
 from consensus.records import (
     AuditCommit,
     AuditReveal,
@@ -36,14 +38,13 @@ from consensus.records import (
 )
 from consensus.types import LayerRange
 from keys.peer import PeerKey
-from tests.vectors.runner import read_epoch, read_records
+from tests.vectors.runner import read_epoch, read_records, read_shape
 
 NUM_BLOCKS = 2
 NETWORK = bytes(range(32))
 SHAPE = {"num_blocks": NUM_BLOCKS, "hidden_size": 4, "vocab_size": 4}
 EPOCH = 9
 CLASSES = {7: "INCLUDED", 8: "IDLE"}
-DRAWS = {1: bytes([0]) * 32, 0: bytes([3]) * 32}
 HOSTERS, VALIDATORS = (1, 2, 3), (4, 5, 6)
 ONE = 10**18
 
@@ -132,10 +133,6 @@ class Story:
         return self
 
     def audit(self, node_ids=VALIDATORS, vectors=TRUTH, *, draw=None, salt=None):
-        from consensus.audit import draw_layers
-        from consensus.protocol_params import MAINNET
-        from tests.vectors.runner import read_shape
-
         layers = draw_layers(self.draw, read_shape(**SHAPE), MAINNET)
         for node_id in node_ids:
             answers = tuple(vectors[layer] for layer in layers)

@@ -609,7 +609,7 @@ def audited_cases():
     liars = block_answers(a, b, a, wrong, wrong, wrong, wrong)
     sets = {
         "no reference": (three, []),
-        "one reference refutes nobody": ([*three, *block_answers(wrong)[:0]], references(a)),
+        "one reference refutes nobody": (block_answers(a, b, wrong), references(a)),
         "two references": (three, references(a, b)),
         "one liar is refuted": (block_answers(a, b, wrong), references(a, b)),
         "4 liars beside 3 honest, 2 references": (liars, references(a, b)),
@@ -797,12 +797,12 @@ def naming_cases():
         "of nobody": {"before": []},
     }.items():
         yield case(f"probation {name}", "probation", **(fields | change))
-    for epochs in (0, 1, 2, 4):
+    for passed in (0, 1, 2, 4):
         yield case(
-            f"probation after {epochs} epochs without a proposal",
+            f"probation after {passed} epochs without a proposal",
             "carried_probation",
             before=fields["before"],
-            epochs=epochs,
+            epochs=passed,
         )
 
 

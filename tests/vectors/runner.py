@@ -68,6 +68,7 @@ from keys.peer import PeerKey
 
 PRESETS = {"mainnet": MAINNET, "minimal": MINIMAL}
 LIST_HASH = b"l" * 32
+LIST_HASH_HEX = LIST_HASH.hex()
 unhex = bytes.fromhex
 
 
@@ -398,7 +399,7 @@ def run_check_naming(own, proposed):
     return "equal"
 
 
-def read_naming(unpaid, probation, list_hash=LIST_HASH.hex(), accepted_hash=LIST_HASH.hex()):
+def read_naming(unpaid, probation, list_hash=LIST_HASH_HEX, accepted_hash=LIST_HASH_HEX):
     return Naming(unhex(list_hash), unhex(accepted_hash), frozenset(unpaid), dict(probation))
 
 
