@@ -12,7 +12,6 @@ from unittest import mock
 
 from consensus import admission, records
 from consensus.errors import InvalidRecord
-from consensus.protocol_params import MAINNET
 from consensus.records import RecordKind, decode_body
 from consensus.roster import Roster, RosterNode
 from consensus.types import BlockNumber, Epoch, NodeClass, SubnetNodeId
@@ -28,13 +27,11 @@ from mesh.assets import shipped_model_path
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Alternative, Finish, Token
 from mesh.inference.wire import OpenSession
-from mesh.model.config import LayerSpan, load_config
-from mesh.model.files import resolve_model_folder
+from mesh.model.config import LayerSpan
 from mesh.p2p.rpc_wire import AnswerStatus, Opening, OpeningKind, RpcAnswer
 from mesh.routing.heartbeat import HEARTBEAT_KIND, ServerInfo, ServerRole, ServerState
 from mesh.routing.hop import Hop
 from mesh.routing.info import NetworkInfo
-from subnet.hosting.manifest import build_own_manifest
 from tests.fuzz.rigs import make_world
 from tests.simulation.test_attacks import make_scenario, run_scenario
 from tests.support.ledger_world import FIRST_SUBNET, node_call, subnet_data
@@ -177,13 +174,8 @@ def list_model_json(name: str) -> list[bytes]:
 
 
 def list_manifests() -> list[bytes]:
-    """Return the shipped model's manifest, and that of its int8 values."""
-    folder = resolve_model_folder(str(shipped_model_path()))
-    config = load_config(folder.path)
-    return [
-        build_own_manifest(folder, config, params=MAINNET, quant_type=quant_type).body
-        for quant_type in ("none", "int8")
-    ]
+    """Return the shipped model's manifest."""
+    return list_model_json("mesh-manifest.json")
 
 
 def list_configs() -> list[bytes]:

@@ -22,9 +22,11 @@ from hivemind.proto import dht_pb2
 
 from consensus.admission import EpochTable, admit
 from consensus.challenge import decode_vector, encode_vector
-from consensus.errors import InvalidRecord
+from consensus.errors import InvalidRecord, ProposalMismatch
+from consensus.naming import Naming, decode_args, encode_args
 from consensus.protocol_params import MINIMAL
 from consensus.records import EPOCH_KINDS, MAX_BODY_SIZES, decode_body
+from consensus.types import SubnetNodeId
 from devchain import addresses as devchain_addresses
 from devchain.errors import DispatchError
 from devchain.extrinsics import decode_extrinsic, decode_timestamp, encode_timestamp
@@ -60,6 +62,10 @@ from mesh.p2p.addresses import BadAddress, split_peer_address
 from mesh.p2p.daemon import _log_text
 from mesh.p2p.dht_binding import DhtRefused, DhtRules, compute_node_id
 from mesh.p2p.dht_records import PolicyValidator, decode_value
+from mesh.p2p.read_wire import HeldValue, MalformedRead, decode_read, encode_read
+from mesh.p2p.read_wire import decode_answer as decode_read_answer
+from mesh.p2p.read_wire import encode_answer as encode_read_answer
+from mesh.p2p.record_exchange import NAME_SIZE, decode_names, join_found, split_found
 from mesh.p2p.rpc_wire import MalformedMessage
 from mesh.routing.directory import join_envelopes, split_envelopes
 from mesh.routing.heartbeat import (
@@ -145,6 +151,7 @@ def _list_admitted() -> list[bytes]:
 
 
 _VECTOR_LENGTH = 4
+_NODE_1 = frozenset({SubnetNodeId(1)})
 
 
 def _load_keystore(path: Path) -> Any:
@@ -493,6 +500,20 @@ _CONSENSUS = (
     ),
 )
 
+_PROPOSAL = (
+    Target(
+        "args",
+        lambda raw: decode_args(raw, seeds.ROSTER),
+        (ProposalMismatch,),
+        lambda: [
+            encode_args(naming, seeds.ROSTER)
+            for naming in (Naming(), Naming(bytes([1]) * 32, bytes([2]) * 32, _NODE_1, {1: 8}))
+        ],
+        max_size=256,
+        encode=lambda naming: encode_args(naming, seeds.ROSTER),
+    ),
+)
+
 _KEYS = (
     Target(
         "envelope",
@@ -564,6 +585,34 @@ _RPC = (
         (MalformedMessage,),
         lambda: [rpc_wire.encode_refusal("busy", "later"), rpc_wire.encode_refusal("x", "")],
         max_size=rpc_wire.MAX_REFUSAL_SIZE + 1,
+    ),
+    Target(
+        "record_names",
+        decode_names,
+        (ValueError,),
+        _list(bytes(NAME_SIZE), bytes(range(2 * NAME_SIZE))),
+        encode=b"".join,
+    ),
+    Target(
+        "records_found",
+        lambda raw: split_found(raw, asked=3),
+        (ValueError,),
+        lambda: [join_found([seeds.seal_body(3, b"body").to_bytes(), None])],
+        encode=join_found,
+    ),
+    Target(
+        "read_request",
+        decode_read,
+        (MalformedRead,),
+        lambda: [encode_read([(bytes(20), 5), (bytes(20), 1 << 40)])],
+        encode=encode_read,
+    ),
+    Target(
+        "read_answer",
+        lambda raw: decode_read_answer(raw, asked=2),
+        (MalformedRead,),
+        lambda: [encode_read_answer([HeldValue(b"value", 5), None])],
+        encode=encode_read_answer,
     ),
     Target("rpc_frames", _open_frames, (MalformedMessage,), _list_frames),
     Target("rpc_frames_tagged", _open_tagged_frames, (MalformedMessage,), _list_untagged_frames),
@@ -863,7 +912,19 @@ _FILES = (
 TARGETS: dict[str, Target] = {
     target.name: target
     for group in (
-        *(_CONSENSUS, _KEYS, _RPC, _WIRE, _ROUTING, _MODEL, _HTTP, _DEVCHAIN, _CHAIN, _FILES),
+        *(
+            _CONSENSUS,
+            _PROPOSAL,
+            _KEYS,
+            _RPC,
+            _WIRE,
+            _ROUTING,
+            _MODEL,
+            _HTTP,
+            _DEVCHAIN,
+            _CHAIN,
+            _FILES,
+        ),
     )
     for target in group
 }

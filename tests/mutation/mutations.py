@@ -7,6 +7,7 @@ brought up to date by whoever changed the rule. Add one for each rule that you a
 from __future__ import annotations
 
 from tests.mutation.harness import Mutation
+from tests.mutation.second_edition import SECOND_EDITION
 
 MUTATIONS = (
     # consensus/commitment.py: what a commitment binds.
@@ -319,4 +320,5 @@ MUTATIONS = (
         "is_late = False",
         "a node takes part in an epoch whose first block was not final in time",
     ),
+    *SECOND_EDITION,
 )
