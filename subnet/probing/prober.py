@@ -108,9 +108,16 @@ class ProbeContext:
 class Prober:
     """Probes the hosters that the plan of each epoch names: one task of the node's group."""
 
-    def __init__(self, context: ProbeContext, *, timeouts: ClientTimeouts = TIMEOUTS) -> None:
+    def __init__(
+        self,
+        context: ProbeContext,
+        *,
+        timeouts: ClientTimeouts = TIMEOUTS,
+        seconds_per_probe: float = SECONDS_PER_PROBE,
+    ) -> None:
         self._context = context
         self._timeouts = timeouts
+        self._seconds_per_probe = seconds_per_probe
         self._position: EpochPosition | None = None
         self._news = asyncio.Event()
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
@@ -151,7 +158,7 @@ class Prober:
     def _count_probes(self, position: EpochPosition) -> int:
         """Return how many hosters to probe: fewer in epochs shorter than the real chain's."""
         epoch_s = position.length * self._context.block_time_s
-        return min(self._context.params.probes, max(1, int(epoch_s / SECONDS_PER_PROBE)))
+        return min(self._context.params.probes, max(1, int(epoch_s / self._seconds_per_probe)))
 
     async def _probe(self, probe: PlannedProbe, epoch: Epoch) -> None:
         """Make a probe's attempts at their moments, and write down what they prove."""

@@ -135,6 +135,7 @@ async def test_a_frozen_daemon_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     config = HostConfig(key=PeerKey.generate(), probe_interval_s=0.1)
     async with HivemindHost.open(config) as host:
         os.kill(host.daemon_pid, signal.SIGSTOP)
+        await asyncio.to_thread(_wait_until_stopped, host.daemon_pid)
         try:
             with pytest.raises(DaemonFailed, match="hangs"):
                 await asyncio.wait_for(host.watch(), TIMEOUT_S)
@@ -161,11 +162,22 @@ async def test_a_frozen_daemon_is_blamed_itself_and_no_peer(
     config = HostConfig(key=PeerKey.generate(), connect_timeout_s=0.2)
     async with HivemindHost.open(config) as host:
         os.kill(host.daemon_pid, signal.SIGSTOP)
+        await asyncio.to_thread(_wait_until_stopped, host.daemon_pid)
         try:
             with pytest.raises(DaemonFailed, match=f"process {host.daemon_pid}"):
                 await host.connect([somebody])
         finally:
             os.kill(host.daemon_pid, signal.SIGCONT)
+
+
+def _wait_until_stopped(pid: int) -> None:
+    """Wait for every thread: on a busy machine some answer for a moment after the signal."""
+    deadline_s = time.monotonic() + 10
+    states = {""}
+    while states != {"T"} and time.monotonic() < deadline_s:
+        stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+        states = {stat.rpartition(")")[2].split()[0] for stat in stats}
+        time.sleep(0.01)
 
 
 async def test_the_daemon_dies_with_a_killed_parent_and_its_sockets_are_swept() -> None:

@@ -43,7 +43,7 @@ class Scene:
         record = TimedRecord(
             author.seal(RecordKind.OUTPUT_COMMIT, roster, body), BlockNumber(roster.first_block + 4)
         )
-        await self.journal.record_reading(roster.epoch, sightings=[record], windows=frozenset())
+        await self.journal.record_seen([record])
 
     def list(self, own=1):
         peer = make_key(own).peer_id
