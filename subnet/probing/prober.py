@@ -68,7 +68,7 @@ BUSY_PAUSES_S = (1.0, 3.0)
 """How long to wait before a full hoster is asked again, within one attempt."""
 SECONDS_PER_PROBE = 30
 """A development chain's short epochs leave no time for as many probes as the real chain's."""
-MAX_AT_ONCE = 2
+MAX_AT_ONCE = 4
 """Attempts at a time: each has a p2p daemon of its own."""
 TIMEOUTS = ClientTimeouts(open_s=10.0, token_s=20.0)
 
@@ -158,6 +158,8 @@ class Prober:
     def _count_probes(self, position: EpochPosition) -> int:
         """Return how many hosters to probe: fewer in epochs shorter than the real chain's."""
         epoch_s = position.length * self._context.block_time_s
+        if not self._seconds_per_probe:
+            return self._context.params.probes
         return min(self._context.params.probes, max(1, int(epoch_s / self._seconds_per_probe)))
 
     async def _probe(self, probe: PlannedProbe, epoch: Epoch) -> None:

@@ -100,7 +100,7 @@ class ProbedSwarm:
             observe=self.events.append,
         )
         timeouts = ClientTimeouts(open_s=2.0, token_s=5.0, probe_s=1.0)
-        return Prober(replace(context, **changes), timeouts=timeouts, seconds_per_probe=1e-12)
+        return Prober(replace(context, **changes), timeouts=timeouts, seconds_per_probe=0.0)
 
     async def attempt(self, node_id, *, avoid=(), **changes):
         return await self.make_prober(**changes).attempt(self.committed[node_id], avoid=avoid)
