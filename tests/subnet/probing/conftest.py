@@ -99,7 +99,7 @@ class ProbedSwarm:
             open_client=self.open_client,
             observe=self.events.append,
         )
-        timeouts = ClientTimeouts(open_s=2.0, token_s=5.0, probe_s=1.0)
+        timeouts = ClientTimeouts(open_s=6.0, token_s=10.0, probe_s=3.0)
         return Prober(replace(context, **changes), timeouts=timeouts, seconds_per_probe=0.0)
 
     async def attempt(self, node_id, *, avoid=(), **changes):
