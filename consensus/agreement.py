@@ -74,8 +74,8 @@ class AnswerScore:
 class LayerScores:
     """The judgement of one layer; ``answers`` are the hosters', sorted by node id.
 
-    ``backed`` are the validators whose reference row agrees with more than half of the reference
-    rows. ``refuted`` are the hosters that contradict what the votes and the references agree on.
+    ``backed`` are the validators whose reference row agrees with more than half of the votes.
+    ``refuted`` are the hosters that contradict what the votes and the references agree on.
     """
 
     verdict: Verdict
@@ -139,7 +139,9 @@ def compute_layer_scores(
         len(votes),
         scored,
         frozenset(
-            rows[row].node_id for row in find_backed(outputs[: len(reviewed)], speakers, params)
+            answer.node_id
+            for row, answer in enumerate(rows[: len(reviewed)])
+            if agreement.valid[row]
         ),
         frozenset(
             answer.node_id for answer in ordered if agreement.is_refuted(places.get(answer.node_id))
@@ -168,20 +170,6 @@ def choose_votes(answers: Sequence[Answer], voiceless: Collection[SubnetNodeId])
         if answer.node_id not in voiceless:
             first_of_coldkey.setdefault(answer.coldkey, row)
     return sorted(first_of_coldkey.values())
-
-
-def find_backed(
-    outputs: NDArray[np.int64], references: Sequence[int], params: ConsensusParams
-) -> list[int]:
-    """Return the rows within tau of more than half of ``references``, whatever the hosters say.
-
-    ``outputs`` are the validators' rows; ``references`` are those that vote, one per coldkey.
-    """
-    if not references:
-        return []
-    residuals = compute_residuals(outputs, references, params)
-    valid = _Agreement(residuals, references, references, params).valid
-    return [int(row) for row in np.flatnonzero(valid)]
 
 
 def quantise(answer: Answer, params: ConsensusParams, scale: int = 0) -> NDArray[np.int64]:

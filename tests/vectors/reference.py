@@ -103,8 +103,7 @@ def judge_block(answers, length, scale=0, references=(), voiceless=()):
         return judged
     residual = measure(own | theirs, voters.values())
     valid = find_agreed(residual, voters.values())
-    if auditors:
-        judged["backed"] = find_agreed(measure(theirs, auditors.values()), auditors.values())
+    judged["backed"] = valid & set(theirs)
     if len(auditors) >= 2:
         truth = valid & find_agreed(residual, auditors.values())
         for node_id, _, _ in answers:

@@ -230,7 +230,7 @@ def _list_validators() -> tuple[Strategy, ...]:
         validate(
             "wrong references",
             "audits",
-            "a majority of the reference rows",
+            "a majority of all votes on the layer",
             audit_kind="int8",
             honest_share=0.5,
         ),
