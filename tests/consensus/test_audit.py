@@ -261,6 +261,18 @@ def test_sybil_validators_as_many_as_all_others_refute_nobody():
     assert refusals(report)[1, 1] is Reason.NO_MAJORITY
 
 
+def test_auditors_that_outnumber_all_other_votes_on_a_layer_decide_it():
+    # What docs/protocol.md says in section 11: two hosters of a layer cannot be told from two
+    # liars if three coldkeys audit and say otherwise.
+    world = make_world()
+    world.host(1, 2)
+    world.audit(7, 8, 9, vectors=WRONG)
+    assert set(world.score().probation) == {1, 2}
+    world.audit(3, 4)
+    # With two honest auditors beside the two hosters the liars are no majority of the votes.
+    assert world.score().probation == {}
+
+
 def test_one_reference_refutes_nobody():
     world = make_world()
     world.host(1, 2)
