@@ -105,7 +105,7 @@ test-networks: install ## The tests that start networks of real processes
 	$(BIN)/python -m pytest $(NETWORKS)
 
 # As they take only what time is left, each may last as long as all the others.
-test-simulated: install ## 200 simulated networks, and nodes that are killed at every step
+test-simulated: install ## 100 simulated networks, and nodes that are killed at every step
 	nice -n 19 $(BIN)/python -m pytest $(SIMULATED) $(WORKERS) --timeout 3600
 
 lint: install ## Format, rules, types, direction of imports, declared dependencies, documents

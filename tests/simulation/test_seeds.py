@@ -1,4 +1,4 @@
-"""200 seeds of 20 epochs: whatever happens, the invariants hold; a failure says how to replay it.
+"""100 seeds of 20 epochs: whatever happens, the invariants hold; a failure says how to replay it.
 
 The seeds are shared out over the processors, in processes of their own that step back for what
 is timed by a clock.
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-NUM_SEEDS = int(os.environ.get("MESH_SIMULATION_SEEDS", "200"))
-"""Fewer for a quick look, more for a night; what the runs must have met is asked from 200 on."""
+NUM_SEEDS = int(os.environ.get("MESH_SIMULATION_SEEDS", "100"))
+"""Fewer for a quick look, more for a night; what the runs must have met is asked from 100 on."""
 NUM_EPOCHS = 20
 MAX_PROCESSES = 8
 NICE = ("nice", "-n", "5")
@@ -43,7 +43,7 @@ def run_share(index: int, num_processes: int) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.timeout(3600)
-def test_200_seeds_of_20_epochs_keep_every_invariant() -> None:
+def test_100_seeds_of_20_epochs_keep_every_invariant() -> None:
     num_processes = max(1, min(MAX_PROCESSES, len(os.sched_getaffinity(0))))
     with ThreadPoolExecutor(num_processes) as pool:
         shares = list(pool.map(lambda index: run_share(index, num_processes), range(num_processes)))
@@ -51,7 +51,7 @@ def test_200_seeds_of_20_epochs_keep_every_invariant() -> None:
     assert not failures, failures
     results = [json.loads(line) for share in shares for line in share.stdout.splitlines()]
     assert len(results) == NUM_SEEDS
-    if NUM_SEEDS < 200:
+    if NUM_SEEDS < 100:
         return
     # The runs were worth it: every family of faults and every lie occurred, nodes died, and
     # most epochs were attested all the same.
@@ -59,8 +59,8 @@ def test_200_seeds_of_20_epochs_keep_every_invariant() -> None:
         *("byzantine", "chain", "crash", "hide", "loss", "partition", "skew", "slow", "split")
     }
     assert len({lie for result in results for lie in result["lies"]}) >= 12
-    assert sum(result["deaths"] for result in results) > 500
-    assert sum(result["attested"] for result in results) > 0.7 * NUM_SEEDS * NUM_EPOCHS
+    assert sum(result["deaths"] for result in results) > 250
+    assert sum(result["attested"] for result in results) > 0.8 * NUM_SEEDS * NUM_EPOCHS
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:
