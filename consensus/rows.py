@@ -29,8 +29,8 @@ def compute_rows(
     """Return the rows that ``next_roster``'s epoch proposes for ``roster``'s, sorted by node id.
 
     Listed is every node of class Included or Validator in ``next_roster``, except those of
-    ``left_out`` (refuted, or on probation) and the nodes that were Validators in ``roster`` and
-    are not ``present`` (had no accepted record in its epoch). A listed node has its score if it
+    ``left_out`` (refuted, or on probation) and the nodes that are Validators in both and are
+    not ``present`` (had no accepted record in its epoch). A listed node has its score if it
     was present and at least Included in ``roster``, else 0.
 
     Where nothing was scored, ``scores`` is empty and every node counts as present.
@@ -42,7 +42,9 @@ def compute_rows(
         was = former.get(node_id)
         is_present = node_id in present
         was_validator = was is not None and was.has_class(NodeClass.VALIDATOR, roster.epoch)
-        if node_id in left_out or (was_validator and not is_present):
+        is_validator = node.has_class(NodeClass.VALIDATOR, next_roster.epoch)
+        is_silent = was_validator and is_validator and not is_present
+        if node_id in left_out or is_silent:
             continue
         earned = scores.get(node_id, 0) if was is not None and is_present else 0
         rows.append((node_id, Score(earned)))
