@@ -221,8 +221,8 @@ SECOND_EDITION = (
     Mutation(
         "silent Included nodes are left out",
         "consensus/rows.py",
-        "(was_validator and not is_present)",
-        "(was is not None and not is_present)",
+        "is_silent = was_validator and is_validator and not is_present",
+        "is_silent = was is not None and not is_present",
         "who joins loses reputation and never becomes Validator",
     ),
     Mutation(

@@ -456,7 +456,7 @@ def compute_rows(before, after, present, left_out, scores):
     """``before`` and ``after``: {node id: class} of the scored epoch and of the proposal's."""
     rows = []
     for node, name in sorted(after.items()):
-        is_silent = before.get(node) == "VALIDATOR" and node not in present
+        is_silent = before.get(node) == name == "VALIDATOR" and node not in present
         if name in ("INCLUDED", "VALIDATOR") and node not in left_out and not is_silent:
             rows.append([node, str(scores.get(node, 0))])
     return rows
