@@ -247,7 +247,6 @@ class _Agreement:
         squared = norms[:, None] + norms[None, :] - 2.0 * (rows @ rows.T)
         self._near = near
         self._agrees = squared <= float(radius**2)
-        self._references = references
         self._is_enough = len(references) >= params.min_references
         self._by_votes = self._has_majority(votes)
         self._by_references = self._has_majority(references)

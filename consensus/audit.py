@@ -4,7 +4,7 @@ The draw is the hash of AUDIT's first block, when no commit can change any more.
 compute the same layers, commit to their outputs, and reveal them with the hosters'. On a drawn
 layer these *reference rows* are votes like the hosters'; a hoster that is outside the tolerance of
 what more than half of all votes and more than half of the reference rows agree on is *refuted*. So
-neither a majority of hosters nor one of validators alone refutes anybody.
+a majority of hosters alone, or of validators alone, refutes no hoster.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ What is exact
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from consensus.agreement import Answer
 from consensus.audit import Reference, collect_references, draw_layers
@@ -47,6 +47,7 @@ from consensus.commitment import compute_tag
 from consensus.errors import Reason
 from consensus.evidence import (
     EpochFacts,
+    OutputEvidence,
     collect_output_evidence,
     collect_score_evidence,
     find_present,
@@ -58,7 +59,12 @@ from consensus.records import RecordKind, ScoreRow
 from consensus.report import EpochReport
 from consensus.roster import Roster
 from consensus.rows import compute_rows
-from consensus.scoring import compute_accuracies, compute_hoster_scores, pay_validators
+from consensus.scoring import (
+    HosterScores,
+    compute_accuracies,
+    compute_hoster_scores,
+    pay_validators,
+)
 from consensus.types import NodeClass, Score, SubnetNodeId
 
 
@@ -67,14 +73,7 @@ def score_epoch(facts: EpochFacts, next_roster: Roster, params: ConsensusParams)
     unpaid = find_unpaid(facts.named.values(), facts.roster)
     outputs = collect_output_evidence(facts)
     references = _collect_references(facts, outputs.accepted, params)
-    hosters = compute_hoster_scores(
-        outputs.hosters,
-        shape=facts.shape,
-        params=params,
-        references=_group_by_layer(references, facts, params),
-        probation=facts.probation,
-        unpaid=unpaid,
-    )
+    hosters = _score_hosters(facts, outputs, references, params, unpaid=unpaid)
     evidence = collect_score_evidence(facts, hosters=outputs.accepted | facts.probation.keys())
     validators = pay_validators(
         compute_accuracies(evidence, reveal_hashes=find_reveal_hashes(facts), params=params),
@@ -121,13 +120,13 @@ def score_nothing(
     The chain elected no validator in it, or too few of its sightings can be had. No node counts as
     silent, and ``probation`` goes on: the epochs left before the roster's epoch, by node.
     """
-    everybody = {node.node_id for node in next_roster.nodes}
+    all_nodes = {node.node_id for node in next_roster.nodes}
     return EpochReport(
         epoch=roster.epoch,
         seed=seed,
         probation=carry_probation(probation, roster, epochs=1),
         rows=compute_rows(
-            roster, next_roster, present=everybody, left_out=probation.keys(), scores={}
+            roster, next_roster, present=all_nodes, left_out=probation.keys(), scores={}
         ),
     )
 
@@ -143,13 +142,7 @@ def compute_score_rows(
     """
     outputs = collect_output_evidence(facts)
     references = _collect_references(facts, outputs.accepted, params)
-    hosters = compute_hoster_scores(
-        outputs.hosters,
-        shape=facts.shape,
-        params=params,
-        references=_group_by_layer(references, facts, params),
-        probation=facts.probation,
-    )
+    hosters = _score_hosters(facts, outputs, references, params)
     totals = {report.node_id: report.total for report in hosters.reports}
     rows = []
     for node in facts.roster.with_class(NodeClass.INCLUDED):
@@ -158,6 +151,24 @@ def compute_score_rows(
             tag = compute_tag(validator, reveal.record_hash)
             rows.append(ScoreRow(node.node_id, totals.get(node.node_id, Score(0)), tag))
     return tuple(sorted(rows))
+
+
+def _score_hosters(
+    facts: EpochFacts,
+    outputs: OutputEvidence,
+    references: Sequence[Reference],
+    params: ConsensusParams,
+    *,
+    unpaid: Collection[SubnetNodeId] = (),
+) -> HosterScores:
+    return compute_hoster_scores(
+        outputs.hosters,
+        shape=facts.shape,
+        params=params,
+        references=_group_by_layer(references, facts, params),
+        probation=facts.probation,
+        unpaid=unpaid,
+    )
 
 
 def _collect_references(

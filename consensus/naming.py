@@ -1,11 +1,11 @@
-"""Agreement by naming: which records count is decided by the sightings that a proposal names.
+"""Agreement by naming: the sightings that a proposal names decide which records count.
 
-Honest nodes see different records at every edge of a window, so nobody is asked what it saw
-itself. In the SCORE phase each Validator-class node publishes a SIGHTING: the records that it saw
-in time, each by the first bytes of its hash. The proposer of the next epoch names at least two
-thirds of the sightings, as a NAMED_LIST whose hash stands in the proposal's ``args``. A record is
-*accepted* if at least half of the named sightings list it. Both thresholds hold against fewer than
-a third of liars: they alone are neither two thirds of the sightings nor half of the named ones.
+Honest nodes see different records near the edge of a window, so no node decides by its own view.
+In the SCORE phase each Validator-class node publishes a SIGHTING: the records that it saw in time,
+each by the first bytes of its hash. The proposer of the next epoch names at least two thirds of the
+sightings, as a NAMED_LIST whose hash stands in the proposal's ``args``. A record is *accepted* if at
+least half of the named sightings list it. Both thresholds hold against fewer than a third of liars:
+they alone are neither two thirds of the sightings nor half of the named ones.
 
 Everything that is named is signed and can be fetched by its hash, so a node that was down for the
 whole epoch proposes and attests like one that was up.
@@ -42,7 +42,7 @@ Slot = tuple[RecordKind, Epoch, SubnetNodeId]
 
 ARGS_VERSION = 2
 NOTHING_NAMED = bytes(HASH_SIZE)
-"""The two hashes of a proposal that names no sightings and pays nobody."""
+"""Stands for both hashes in a proposal that names no sightings; every row of it is 0."""
 MAX_PROBATION = 15
 """What four bits hold."""
 _ARGS_HEADER = struct.Struct("<B32s32sH")
@@ -53,8 +53,8 @@ class Naming:
     """What a proposal says beside its rows: the ``args`` of propose_attestation.
 
     ``list_hash`` is the hash of the NAMED_LIST record, ``accepted_hash`` SHA-256 of the hashes of
-    all accepted records. ``unpaid`` hosters serve nobody. ``probation`` holds how many epochs after
-    the scored one a node stays unpaid.
+    all accepted records. ``unpaid`` hosters failed the probes. ``probation`` holds how many epochs
+    after the scored one a node stays unpaid.
     """
 
     list_hash: bytes = NOTHING_NAMED

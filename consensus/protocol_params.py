@@ -46,11 +46,11 @@ class ConsensusParams:
     audit_layers: int = 1
     """Layers drawn in each epoch, which validators compute too."""
     min_references: int = 2
-    """Fewer coldkeys with reference rows refute nobody."""
+    """With reference rows of fewer coldkeys no hoster is refuted."""
     probation_epochs: int = 8
     """A refuted node is unpaid in so many epochs more."""
     withheld_epochs: int = 2
-    """So is one that did not reveal a drawn layer."""
+    """A hoster that did not reveal a drawn layer is unpaid in so many epochs more."""
 
     fixed_point_bits: int = 20
     """Answers, times their layer's power of two, are quantised to integers at 2**-20."""

@@ -136,6 +136,6 @@ def _decrypt(document: dict[str, Any], password: str, path: Path) -> bytes:
         if "MAC mismatch" in str(error):
             raise WrongPassword(f"the password does not open {path}") from None
         raise KeystoreError(f"{path} is malformed") from error
-    # eth-keyfile's last one means a version or key derivation that it does not know.
+    # eth-keyfile raises NotImplementedError for an unknown version or key derivation.
     except (KeyError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
         raise KeystoreError(f"{path} is malformed") from error

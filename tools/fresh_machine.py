@@ -104,8 +104,8 @@ def _prove(options: argparse.Namespace, folder: Path) -> int:
 def _prove_readme(machine: Machine, options: argparse.Namespace) -> None:
     """Do what README's "Two commands" say, and nothing else."""
     machine.run(f"apt-get install --yes --quiet {find_readme_packages()}", log_only=True)
-    machine.extract_source("/root/mesh")
-    machine.folder = "/root/mesh"
+    machine.extract_source("/srv/mesh")
+    machine.folder = "/srv/mesh"
     machine.run("make demo")
     quick = f" COVERAGE= QUICK={shlex.quote(options.tests)}" if options.tests else ""
     machine.run(f"make test-quick{quick}")

@@ -93,6 +93,11 @@ class ChallengeGuard:
         is_near: Tensor = nearest > compute_limit(rows.shape[1]) * lengths
         return is_near.any()
 
+    def admits(self, layer: int, rows: NDArray[np.float32]) -> bool:
+        """Whether a step with ``rows`` [rows, hidden_size] at ``layer`` is computed for a peer."""
+        suspicion = self.suspect(layer, torch.from_numpy(rows))
+        return suspicion is None or not bool(suspicion)
+
     def check(self, suspicion: Tensor, layer: int) -> None:
         """Raise Refused(CHALLENGE_RELAYED) if :meth:`suspect` found a row of a challenge."""
         if suspicion:

@@ -1,7 +1,7 @@
-"""What a layer answers to a challenge when somebody saves work on it, in torch.
+"""Answers of cheaper computations to a challenge, in torch.
 
-The table of cheats and the margins of a manifest need the answers of cheaper computations: of
-int8 and 4-bit weights, of bfloat16 arithmetic, of a neighbour's layer, of other weights.
+The table of cheats measures them: int8 and 4-bit weights, bfloat16 arithmetic, another layer,
+other weights.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Cheats:
             return _to_numpy(run_challenge_layer(weights, layer, x, token_ids=ids))
 
     def run_head(self, hidden: Vector, rows: NDArray[np.int64]) -> Vector:
-        """Return the logits ``rows`` of the head: nobody saves on it here."""
+        """Return the logits ``rows`` of the head, float32; every kind computes them honestly."""
         with torch.inference_mode():
             logits = run_challenge_head(
                 self._weights, torch.from_numpy(hidden), torch.from_numpy(rows)

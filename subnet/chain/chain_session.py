@@ -57,8 +57,8 @@ DEVELOPMENT_CHAIN_TYPE = "Development"
 RUNTIME_UPDATED = "0x08"
 """DigestItem::RuntimeEnvironmentUpdated (sp-runtime, generic::digest)."""
 
-# The library trips over answers of another shape than it expects; NotImplementedError is its word
-# for a type that it does not know, AssertionError for a storage key of another item.
+# The library trips over answers of another shape than it expects; It raises
+# NotImplementedError for an unknown type, AssertionError for a storage key of another item.
 _UNREADABLE = (
     InvalidScaleTypeValueException,
     RemainingScaleBytesNotEmptyException,

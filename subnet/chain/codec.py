@@ -141,7 +141,7 @@ def _decode_runtime(genesis_hash: bytes, metadata_hash: bytes, raw: bytes) -> Ru
     except (
         InvalidScaleTypeValueException,
         RemainingScaleBytesNotEmptyException,
-        NotImplementedError,  # scalecodec's word for a type that it does not know
+        NotImplementedError,  # Raised by scalecodec for an unknown type.
         ValueError,
         KeyError,
         TypeError,

@@ -149,8 +149,9 @@ class Judge:
     async def prepare(self, duty: Propose, *, may_give_up: bool) -> Proposal:
         """Return what this node proposes in the duty's epoch.
 
-        Raises DutyPostponed while too few sightings, or not all accepted records, can be had. With
-        ``may_give_up`` it then proposes nothing for everybody instead. Raises ChainUnavailable.
+        Raises DutyPostponed while an accepted record cannot be had, and ChainUnavailable. While too
+        few sightings can be had it raises DutyPostponed too; with ``may_give_up`` it then returns
+        the proposal that names none and has 0 in every row.
         """
         if duty.is_first:
             return await self._prepare_nothing(duty)

@@ -48,8 +48,8 @@ def plan_probes(
 ) -> tuple[PlannedProbe, ...]:
     """Return at most ``params.probes`` of ``hosters``, those that failed the last probe first.
 
-    One place is always drawn among the others: dead nodes that fail for ever would otherwise keep
-    every other one from being probed.
+    One place is always drawn among the others: nodes that stay dead would otherwise keep
+    the others from being probed.
     """
     drawn = sorted(hosters, key=lambda node_id: _draw(_ORDER_TAG, secret, node_id))
     suspected = [node_id for node_id in drawn if node_id in failed_last]

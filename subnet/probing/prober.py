@@ -210,7 +210,7 @@ class Prober:
             await news.wait()
 
     async def attempt(self, target: ProbeTarget, *, avoid: Collection[PeerId] = ()) -> Attempt:
-        """Ask a hoster once, as a client that nobody knows. Never raises a MeshError."""
+        """Ask a hoster once, as a client with an unknown key. Never raises a MeshError."""
         try:
             async with self._context.open_client() as host:
                 asking = _Asking(self._context, host, target, self._timeouts)
@@ -265,7 +265,7 @@ class _Asking:
     async def _explain(self, failure: HopFailed, route: Route, prompt: tuple[int, ...]) -> Attempt:
         """Say what a lost session proves."""
         if not await self._is_network_alive(prompt):
-            return Unclear(f"nobody else answers either: {failure}")
+            return Unclear(f"no other peer answers either: {failure}")
         own_failure = failure.peer_id == route[0].peer_id == self._target.peer_id
         companions = frozenset(hop.peer_id for hop in route) - {self._target.peer_id}
         return Failed(str(failure.reason), frozenset() if own_failure else companions)

@@ -30,7 +30,7 @@ def plan_through(
 ) -> Route:
     """Return a route in which ``target`` runs its whole span. Raises NoRoute.
 
-    Peers of ``avoid`` are taken only where nobody else covers a layer.
+    Peers of ``avoid`` are taken only where no other peer covers a layer.
     """
     others = [server for server in servers if server.peer_id != target.peer_id]
     for draws_left in reversed(range(MAX_DRAWS)):

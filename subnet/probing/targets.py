@@ -26,7 +26,7 @@ def list_targets(
     """Return the hosters of the newest roster, each with the layers it committed to last.
 
     What counts is the commit, not the announcement: a node that is paid for layers which it
-    announces to no client serves nobody.
+    announces to no client serves no client.
     """
     roster = rosters.get_newest_roster()
     if roster is None:

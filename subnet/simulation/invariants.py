@@ -6,7 +6,6 @@ production code's. A violation is noted where it happens and ends the run at the
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -276,14 +275,6 @@ class Invariants:
         """Every node was told to stop."""
         names = [repr(task) for task in left]
         self.require(not names, f"still running: {names}")
-
-
-def read_report_rows(journal: Journal, epoch: Epoch) -> object:
-    """Return the rows of an epoch's report as the journal keeps them, None without one."""
-    body = journal.reports.get(epoch)
-    if body is None:
-        return None
-    return tuple((node_id, int(score)) for node_id, score in json.loads(body)["rows"])
 
 
 def _read_signed(connection: sqlite3.Connection, kind: int, epoch: int) -> bytes | None:

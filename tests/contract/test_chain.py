@@ -33,6 +33,7 @@ from tests.support.chain_rigs import (
     register_four,
     wait_for_election,
 )
+from tests.support.chopsticks import REAL_RUNTIME_MARKS
 
 UNKNOWN_NODE = SubnetNodeId(99)
 UNKNOWN_SUBNET = SubnetId(4_000_000)
@@ -307,11 +308,13 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.parametrize(
+    "rig", ["devchain", pytest.param("real runtime", marks=REAL_RUNTIME_MARKS)], indirect=True
+)
 async def test_a_client_killed_between_submit_and_inclusion_attests_once(
     rig: Rig, chain: Chain, active: ActiveSubnet, tmp_path: Path
 ) -> None:
-    if not isinstance(rig, WireRig):
-        pytest.skip("the ledger has no pool")
+    assert isinstance(rig, WireRig)
     await propose(rig, active, active.elected, [(1, 1)])
     attester, path = active.others[0], tmp_path / "extrinsics.sqlite"
     hotkey = active.hotkeys[attester]

@@ -31,7 +31,6 @@ from tests.support.chain_rigs import (
     HOTKEY_FUNDS,
     ActiveSubnet,
     Chain,
-    LedgerRig,
     Rig,
     make_node,
     make_seed,
@@ -212,10 +211,9 @@ def make_args(size: int | None) -> bytes | None:
     return None if size is None else bytes(255 - index % 256 for index in range(size))
 
 
+@pytest.mark.parametrize("rig", ["ledger"], indirect=True)
 async def test_a_reputation_below_one_ends_9_units_short_of_it(walk: Walk) -> None:
     """Why no epoch may leave an Included node out: there is no way back, however long it works."""
-    if not isinstance(walk.rig, LedgerRig):
-        pytest.skip("some hundred epochs take the wire too long")
     unlucky = await walk.join(COLDKEYS[4])
     while await walk.fetch_class(unlucky) is not NodeClass.INCLUDED:
         await walk.agree(await walk.begin_next_epoch())

@@ -15,6 +15,7 @@ from consensus.challenge import (
     sample_vector,
 )
 from consensus.protocol_params import ConsensusParams
+from mesh.inference.challenge_guard import ChallengeGuard
 from mesh.model.cheats import Cheats
 
 HONEST_NOISE = 4e-6
@@ -35,19 +36,30 @@ class ModelAnswers:
         self._cheats = cheats
         self._compute = lru_cache(MAX_REMEMBERED)(self._compute_once)
 
-    def answer(self, kind: str, seed: bytes, layer: int) -> Vector:
-        """Return the sampled answer, float32; the same array for the same question."""
+    def answer(self, kind: str, seed: bytes, layer: int) -> Vector | None:
+        """Return the sampled answer, float32; the same array for the same question.
+
+        None for a relay whose input another hoster's guard refuses.
+        """
         return self._compute(kind, seed, layer)
 
-    def _compute_once(self, kind: str, seed: bytes, layer: int) -> Vector:
+    def _compute_once(self, kind: str, seed: bytes, layer: int) -> Vector | None:
         hidden = compute_layer_input(seed, layer, self.shape, self.params)
         if kind == "perturbed relay":
             hidden = _perturb(hidden, layer)
+        if kind.endswith("relay") and not self._is_computed(hidden, seed, layer):
+            return None
         output = self._run(kind, seed, layer, hidden)
         if kind == "garbage":
             generator = np.random.default_rng(int.from_bytes(seed[:8], "little") + layer)
             output = generator.standard_normal(len(output)).astype(np.float32)
         return sample_vector(output, seed=seed, layer=layer, shape=self.shape, params=self.params)
+
+    def _is_computed(self, hidden: Vector, seed: bytes, layer: int) -> bool:
+        """Whether another hoster computes ``hidden`` while the challenge of ``seed`` is open."""
+        guard = ChallengeGuard()
+        guard.open(seed, lambda asked: compute_layer_input(seed, asked, self.shape, self.params))
+        return guard.admits(layer, hidden)
 
     def _run(self, kind: str, seed: bytes, layer: int, hidden: Vector) -> Vector:
         if layer == self.shape.head:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from consensus.commitment import compute_tag
 from consensus.records import RecordKind, ScoreRow, SeenRecord, Sighting
@@ -50,25 +51,30 @@ def list_strategies() -> tuple[Strategy, ...]:
     return (*_list_hosters(), *_list_validators(), *_list_proposers())
 
 
+def _make(
+    role: Role,
+    name: str,
+    saves: str,
+    stopped_by: str,
+    *,
+    count: int = 1,
+    honest: tuple[int, int] = (5, 4),
+    honest_share: float = 0.0,
+    **does: object,
+) -> Strategy:
+    """Return a strategy of ``count`` equal cheats beside ``honest`` hosters and validators."""
+    return Strategy(
+        name,
+        role,
+        saves,
+        stopped_by,
+        lambda: make_honest(*honest) + make_cheats(role, count, **does),
+        honest_share,
+    )
+
+
 def _list_hosters() -> tuple[Strategy, ...]:
-    def host(
-        name: str,
-        saves: str,
-        stopped_by: str,
-        *,
-        count: int = 1,
-        honest: tuple[int, int] = (5, 3),
-        honest_share: float = 0.0,
-        **does: object,
-    ) -> Strategy:
-        return Strategy(
-            name,
-            Role.HOSTER,
-            saves,
-            stopped_by,
-            lambda: make_honest(*honest) + make_cheats(Role.HOSTER, count, **does),
-            honest_share,
-        )
+    host = partial(_make, Role.HOSTER, honest=(5, 3))
 
     def answer(name: str, saves: str, stopped_by: str = "tau, audits") -> Strategy:
         return host(name, saves, stopped_by, kinds=lambda _epoch, _layer: name)
@@ -101,8 +107,8 @@ def _list_hosters() -> tuple[Strategy, ...]:
             copies=2,
             count=2,
         ),
-        host("relay", "all work", "relay guard", kinds=lambda _epoch, _layer: None),
-        answer("perturbed relay", "all work"),
+        answer("relay", "all work", "relay guard"),
+        answer("perturbed relay", "all work", "relay guard, tau, audits"),
         host("garbage alone", "all work", "tau, audits", kinds=lambda _e, _l: "garbage"),
         host(
             "garbage majority on one layer",
@@ -152,30 +158,19 @@ def _list_hosters() -> tuple[Strategy, ...]:
             shows_second=True,
             honest_share=1.0,
         ),
-        host("spammer", "all work", "admission, rate limits", kinds=lambda _epoch, _layer: None),
+        host(
+            "spammer",
+            "all work",
+            "what does not open a commitment counts for nothing",
+            kinds=lambda _epoch, _layer: "garbage",
+            reveal_seen=nobody,
+            shows_second=True,
+        ),
     )
 
 
 def _list_validators() -> tuple[Strategy, ...]:
-    def validate(
-        name: str,
-        saves: str,
-        stopped_by: str,
-        *,
-        count: int = 1,
-        honest: tuple[int, int] = (5, 4),
-        honest_share: float = 0.0,
-        **does: object,
-    ) -> Strategy:
-        return Strategy(
-            name,
-            Role.VALIDATOR,
-            saves,
-            stopped_by,
-            lambda: make_honest(*honest) + make_cheats(Role.VALIDATOR, count, **does),
-            honest_share,
-        )
-
+    validate = partial(_make, Role.VALIDATOR)
     lazy = "reading and scoring reveals, audits"
     return (
         validate("lazy: last rows", lazy, "tags", audit_kind=None, bend_rows=_copy_last_rows),
@@ -238,17 +233,7 @@ def _list_validators() -> tuple[Strategy, ...]:
 
 
 def _list_proposers() -> tuple[Strategy, ...]:
-    def propose(
-        name: str, stopped_by: str, *, count: int = 3, saves: str = "nothing", **does: object
-    ) -> Strategy:
-        return Strategy(
-            name,
-            Role.VALIDATOR,
-            saves,
-            stopped_by,
-            lambda: make_honest(5, 4) + make_cheats(Role.VALIDATOR, count, **does),
-            honest_share=1.0,
-        )
+    propose = partial(_make, Role.VALIDATOR, count=3, honest_share=1.0)
 
     def leave_out(sighters: Sequence[int]) -> Sequence[int]:
         """Name no more than must be, the own ones first."""
@@ -258,29 +243,33 @@ def _list_proposers() -> tuple[Strategy, ...]:
     return (
         propose(
             "censoring proposer",
+            "nothing",
             "half of two thirds of the sightings list a record all the same",
             choose_named=leave_out,
             bend_sighting=_forget_node_1,
         ),
         propose(
             "late-inserting proposer",
+            "nothing",
             "half of the named sightings must list it",
             choose_named=leave_out,
             bend_sighting=_invent_record,
         ),
         propose(
             "selectively serving proposer",
+            "nothing",
             "who cannot have the list does not attest: the proposer loses the epoch",
             shows_list_to=lambda node: node >= FIRST_CHEAT,
             is_attesting_all=True,
         ),
         propose(
             "bent proposal",
+            "nothing",
             "honest nodes recompute it: the proposer loses the epoch",
             bend_proposal=_pay_cheats,
             is_attesting_all=True,
         ),
-        propose("queue thief", "queue arguments are refused", queue_removes=True),
+        propose("queue thief", "nothing", "queue arguments are refused", queue_removes=True),
     )
 
 

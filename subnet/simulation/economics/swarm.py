@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -48,7 +49,7 @@ from consensus.records import (
 )
 from consensus.report import EpochReport
 from consensus.roster import Roster, RosterNode
-from consensus.types import BlockNumber, Epoch, LayerRange, NodeClass, Role, Score, SubnetNodeId
+from consensus.types import BlockNumber, Epoch, LayerRange, NodeClass, Role, SubnetNodeId
 from keys.envelope import Envelope, seal
 from keys.peer import PeerKey
 from subnet.simulation.economics.answers import ModelAnswers, Vector, blur_answer
@@ -140,7 +141,6 @@ class Swarm:
         self._seen: dict[int, dict[Slot, Envelope]] = {node: {} for node in self.actors}
         self.rows: dict[tuple[int, int], tuple[ScoreRow, ...]] = {}
         self._probation: dict[SubnetNodeId, int] = {}
-        self._unattested_epochs = 0
         self._probes: dict[tuple[int, int], deque[tuple[int, bool]]] = {}
         self.last_reports: dict[int, EpochReport] = {}
 
@@ -211,14 +211,9 @@ class Swarm:
             return commit, reveal
         layers = actor.layers or LayerRange(0, self.shape.num_layers)
         owed = compute_owed_layers(layers, self.shape.num_layers)
-        kinds = [actor.kinds(roster.epoch, layer) for layer in owed]
-        if None in kinds:
+        vectors = self._answer_all(partial(actor.kinds, roster.epoch), owed, seed)
+        if vectors is None:
             return None
-        vectors = tuple(
-            encode_vector(self._answer(kind, seed, layer))
-            for kind, layer in zip(kinds, owed, strict=True)
-            if kind is not None
-        )
         salt = hashlib.sha256(b"salt" + seed).digest()
         commitment = compute_output_commitment(
             self._make_context(actor, roster),
@@ -232,19 +227,33 @@ class Swarm:
             encode_output_reveal(OutputReveal(salt, layers, vectors)),
         )
 
-    def _answer(self, kind: str, seed: bytes, layer: int) -> Vector:
+    def _answer_all(
+        self, choose_kind: Callable[[int], str | None], layers: Sequence[int], seed: bytes
+    ) -> tuple[bytes, ...] | None:
+        """Return the encoded answers to all layers, None if one of them cannot be had."""
+        vectors = []
+        for layer in layers:
+            kind = choose_kind(layer)
+            vector = None if kind is None else self._answer(kind, seed, layer)
+            if vector is None:
+                return None
+            vectors.append(encode_vector(vector))
+        return tuple(vectors)
+
+    def _answer(self, kind: str, seed: bytes, layer: int) -> Vector | None:
         vector = self._answers.answer(kind, seed, layer)
         # Colluders agree on their garbage to the bit; machines differ a little.
-        return vector if kind == "garbage" else blur_answer(vector, self._noise)
+        if vector is None or kind == "garbage":
+            return vector
+        return blur_answer(vector, self._noise)
 
     def _audit(self, roster: Roster, draw: bytes) -> None:
         layers, seed = draw_layers(draw, self.shape, self.params), self._get_seed(roster)
         for actor in self.actors.values():
             if actor.role is not Role.VALIDATOR or actor.audit_kind is None:
                 continue
-            vectors = tuple(
-                encode_vector(self._answer(actor.audit_kind, seed, layer)) for layer in layers
-            )
+            vectors = self._answer_all(lambda _layer, kind=actor.audit_kind: kind, layers, seed)
+            assert vectors is not None
             salt = hashlib.sha256(b"audit" + seed).digest()
             commitment = compute_audit_commitment(
                 self._make_context(actor, roster),
@@ -373,7 +382,6 @@ class Swarm:
         if 100 * num_attested < MIN_ATTESTATION_PERCENT * len(self.actors):
             ledger.refused_proposals[proposer] += 1
             ledger.num_lost += 1
-            self._unattested_epochs += 1
             # What was carried goes on; refutations of a lost epoch are lost with it.
             self._probation = {n: left - 1 for n, left in self._probation.items() if left > 1}
             return
@@ -439,8 +447,3 @@ class Swarm:
                 del records[slot]
         self.rows = {key: rows for key, rows in self.rows.items() if key[0] >= epoch - 1}
         self._by_name = {n: known for n, known in self._by_name.items() if known[0] >= epoch - 1}
-
-
-def list_rows(scores: Mapping[int, Score], tag: bytes) -> tuple[ScoreRow, ...]:
-    """Return score rows with one tag: what somebody writes that has no reveals."""
-    return tuple(ScoreRow(SubnetNodeId(node), score, tag) for node, score in sorted(scores.items()))
