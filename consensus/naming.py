@@ -2,10 +2,10 @@
 
 Honest nodes see different records near the edge of a window, so no node decides by its own view.
 In the SCORE phase each Validator-class node publishes a SIGHTING: the records that it saw in time,
-each by the first bytes of its hash. The proposer of the next epoch names at least two thirds of the
-sightings, as a NAMED_LIST whose hash stands in the proposal's ``args``. A record is *accepted* if at
-least half of the named sightings list it. Both thresholds hold against fewer than a third of liars:
-they alone are neither two thirds of the sightings nor half of the named ones.
+each by the first bytes of its hash. The proposer of the next epoch names at least two thirds of
+the sightings, as a NAMED_LIST whose hash stands in the proposal's ``args``. A record is *accepted*
+if at least half of the named sightings list it. Both thresholds hold against fewer than a third of
+liars: they alone are neither two thirds of the sightings nor half of the named ones.
 
 Everything that is named is signed and can be fetched by its hash, so a node that was down for the
 whole epoch proposes and attests like one that was up.

@@ -41,8 +41,13 @@ class Gatherer:
     async def fetch_slots(self, slots: Collection[Slot]) -> list[Envelope]:
         """Return the record that the store holds for each slot, where it holds one.
 
-        They are journaled as fetched: when they were first published is not known.
+        They are journaled, so that this node can name them and serve them: a few versions of each.
         """
+        found = await self._read_slots(slots)
+        await self._journal.record_fetched(found)
+        return found
+
+    async def _read_slots(self, slots: Collection[Slot]) -> list[Envelope]:
         keys = {}
         for kind, epoch, node_id in slots:
             author = self._get_author((kind, epoch, node_id))
@@ -55,13 +60,11 @@ class Gatherer:
         except TransportError as error:
             self._observe(Unavailable("records", str(error)))
             return []
-        found = [
+        return [
             envelope
             for key, value in values.items()
             if key in keys and (envelope := self._admit(value)) is not None and envelope.key == key
         ]
-        await self._journal.record_fetched(found)
-        return found
 
     async def fetch_named(
         self, wanted: Mapping[bytes, Slot], *, holders: Iterable[PeerId]
@@ -72,7 +75,8 @@ class Gatherer:
         """
         found = self._find_known(wanted)
         if len(found) < len(wanted):
-            await self.fetch_slots([slot for name, slot in wanted.items() if name not in found])
+            missing = [slot for name, slot in wanted.items() if name not in found]
+            await self._keep_named(await self._read_slots(missing), wanted)
             found = self._find_known(wanted)
         asked = 0
         for peer in dict.fromkeys(holders):
@@ -92,14 +96,13 @@ class Gatherer:
         except (PeerError, TransportError) as error:
             self._observe(Unavailable("records of a peer", str(error)))
             return
-        admitted = (self._admit(value) for value in values)
-        await self._journal.record_fetched(
-            [
-                envelope
-                for envelope in admitted
-                if envelope is not None and get_name(envelope) in names
-            ]
-        )
+        admitted = [envelope for value in values if (envelope := self._admit(value)) is not None]
+        await self._keep_named(admitted, names)
+
+    async def _keep_named(self, envelopes: Iterable[Envelope], names: Collection[bytes]) -> None:
+        """Journal the records that are named; another version of a record is not kept."""
+        named = [envelope for envelope in envelopes if get_name(envelope) in names]
+        await self._journal.record_fetched(named, are_named=True)
 
     def _find_known(self, wanted: Mapping[bytes, Slot]) -> dict[bytes, Envelope]:
         known = {name: self._journal.find_by_name(name) for name in wanted}

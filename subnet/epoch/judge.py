@@ -53,7 +53,6 @@ from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, NodeClass, Role, SubnetNodeId
 from keys.envelope import Envelope
 from keys.peer import PeerId
-from mesh.errors import ModelError
 from subnet.epoch.context import NodeContext
 from subnet.epoch.gatherer import Gatherer
 from subnet.epoch.hoster import build_layer_tasks, encode_outputs
@@ -119,7 +118,8 @@ class Judge:
     async def audit(self, roster: Roster, draw: bytes) -> tuple[bytes, bytes]:
         """Compute the layers that ``draw`` selects; return the bodies of commit and reveal.
 
-        Raises DutyPostponed where this node has no files of the model.
+        Raises DutyPostponed where this node has no files of the model, and ModelError where they
+        lack the layer or are not the subnet's.
         """
         auditor = self._context.get_auditor()
         if auditor is None:
@@ -128,10 +128,7 @@ class Judge:
         layers = draw_layers(draw, self._shape, params)
         seed = self._terms.compute_challenge(roster).seed
         tasks = build_layer_tasks(seed, layers, self._shape, params)
-        try:
-            outputs = await auditor.run_tasks(tasks)
-        except ModelError as error:
-            raise DutyPostponed(str(error)) from error
+        outputs = await auditor.run_tasks(tasks)
         vectors = encode_outputs(tasks, outputs, seed=seed, shape=self._shape, params=params)
         salt = self._author.derive_salt(RecordKind.AUDIT_COMMIT, roster.epoch)
         commitment = compute_audit_commitment(

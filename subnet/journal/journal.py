@@ -48,8 +48,8 @@ What can fail, and what happens then.
 
 Seen and fetched. ``record_seen`` keeps the first record of each kind and author with the head at
 which this node saw it in time or late; nothing replaces it. What is fetched later because a
-proposal names it, perhaps another version of the record, stands beside it (MAX_FETCHED of a slot)
-and is found by its name only.
+proposal names it, perhaps another version of the record, stands beside it (and MAX_FETCHED
+unnamed ones of a slot), and is found by its name only.
 
 Growth. Rows of epochs that are KEPT_EPOCHS old are deleted when a roster is recorded: their
 records have expired. Signing for them is refused from then on, because the proof that nothing was
@@ -102,7 +102,7 @@ from subnet.thread_runner import Runner
 KEPT_EPOCHS = 4
 """Epochs of records that are kept: scoring reads three, and their records have expired."""
 MAX_FETCHED = 4
-"""Fetched versions of one record; an honest author has one."""
+"""Fetched versions of one record that no proposal names; an honest author has one."""
 MAX_REASON = 500
 """Characters of a reason that are kept."""
 
@@ -229,16 +229,20 @@ class Journal:
         events = [encode_timed_record(record) for record in records if not self._has_seen(record)]
         await self._record(*events)
 
-    async def record_fetched(self, envelopes: Sequence[Envelope]) -> None:
-        """Write records that were fetched because they are named.
+    async def record_fetched(
+        self, envelopes: Sequence[Envelope], *, are_named: bool = False
+    ) -> None:
+        """Write records that were fetched; what is known or too old is left out.
 
-        What is known, too old, or one of too many versions of its slot is left out.
+        MAX_FETCHED versions of a slot are kept, and those that ``are_named`` by a proposal beside
+        them: else an author with many versions could keep out the one that counts.
         """
         events, counts = [], Counter(self._fetched)
         for envelope in {get_name(envelope): envelope for envelope in envelopes}.values():
             slot = _get_slot(envelope)
             is_known = get_name(envelope) in self._by_name
-            if not is_known and envelope.epoch >= self._oldest and counts[slot] < MAX_FETCHED:
+            is_kept = are_named or counts[slot] < MAX_FETCHED
+            if not is_known and envelope.epoch >= self._oldest and is_kept:
                 counts[slot] += 1
                 events.append(encode_fetched(envelope))
         await self._record(*events)
