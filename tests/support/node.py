@@ -141,7 +141,7 @@ class FakeNode:
         self.journal = self.load_journal()
         self.rosters = Rosters(terms, reader=reader, journal=self.journal, shape=SHAPE)
         policy = ConsensusRecordPolicy(lambda: self.rosters.table, admit_heartbeat=refuse_heartbeat)
-        context = make_context(
+        self.context = make_context(
             self.chain,
             self.node_id,
             role=self.role,
@@ -159,7 +159,7 @@ class FakeNode:
             ),
             is_paid=self.is_paid,
         )
-        return EpochLoop(context)
+        return EpochLoop(self.context)
 
 
 @asynccontextmanager
