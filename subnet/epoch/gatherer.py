@@ -75,8 +75,8 @@ class Gatherer:
         """
         found = self._find_known(wanted)
         if len(found) < len(wanted):
-            missing = [slot for name, slot in wanted.items() if name not in found]
-            await self._keep_named(await self._read_slots(missing), wanted)
+            slots = [slot for name, slot in wanted.items() if name not in found]
+            await self._keep_named(await self._read_slots(slots), wanted)
             found = self._find_known(wanted)
         asked = 0
         for peer in dict.fromkeys(holders):
