@@ -6,7 +6,7 @@ other weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 
 import numpy as np
@@ -36,11 +36,7 @@ class Cheats:
         # Layers of small models are faster on one thread.
         torch.set_num_threads(1)
         self._weights = weights
-        self._by_kind = {
-            "int8": _change_weights(weights, quantise),
-            "int4": _change_weights(weights, _round_to_4_bits),
-            "wrong weights": _change_weights(weights, _train_further),
-        }
+        self._by_kind: dict[str, ShardWeights] = {}
 
     def run_layer(
         self, kind: str, layer: int, hidden: Vector, token_ids: NDArray[np.int64] | None
@@ -53,8 +49,7 @@ class Cheats:
                 return _to_numpy(self._run_narrow(layer, x, ids))
             if kind == "skipped layer" and layer > 0:
                 return _to_numpy(run_challenge_layer(self._weights, layer - 1, x))
-            weights = self._by_kind.get(kind, self._weights)
-            return _to_numpy(run_challenge_layer(weights, layer, x, token_ids=ids))
+            return _to_numpy(run_challenge_layer(self._get_weights(kind), layer, x, token_ids=ids))
 
     def run_head(self, hidden: Vector, rows: NDArray[np.int64]) -> Vector:
         """Return the logits ``rows`` of the head, float32; every kind computes them honestly."""
@@ -63,6 +58,14 @@ class Cheats:
                 self._weights, torch.from_numpy(hidden), torch.from_numpy(rows)
             )
             return _to_numpy(logits)
+
+    def _get_weights(self, kind: str) -> ShardWeights:
+        change = CHANGES.get(kind)
+        if change is None:
+            return self._weights
+        if kind not in self._by_kind:
+            self._by_kind[kind] = _change_weights(self._weights, change)
+        return self._by_kind[kind]
 
     def _run_narrow(
         self, layer: int, x: torch.Tensor, token_ids: torch.Tensor | None
@@ -102,3 +105,10 @@ def _train_further(matrix: torch.Tensor) -> Matrix:
     """Return weights of a model that was trained a little longer."""
     generator = torch.Generator().manual_seed(2)
     return matrix + 0.02 * matrix.std() * torch.randn(matrix.shape, generator=generator)
+
+
+CHANGES: Mapping[str, Callable[[torch.Tensor], Matrix]] = {
+    "int8": quantise,
+    "int4": _round_to_4_bits,
+    "wrong weights": _train_further,
+}

@@ -39,7 +39,7 @@ def simulate(
     The exit code is 1 if an invariant is broken, or if a cheat earns more than it may.
     """
     if economics:
-        _show_economics(epochs, seed=seed, cheat=cheat, as_json=as_json)
+        _show_economics(epochs, seed=seed, cheat=cheat, processes=processes, as_json=as_json)
     else:
         _search(
             epochs,
@@ -106,7 +106,11 @@ def _search(
         raise typer.Exit(1)
 
 
-def _show_economics(epochs: int, *, seed: int, cheat: str | None, as_json: bool) -> None:
+def _show_economics(
+    epochs: int, *, seed: int, cheat: str | None, processes: int | None, as_json: bool
+) -> None:
+    import os
+
     from subnet.simulation.economics.strategies import list_strategies
     from subnet.simulation.economics.table import format_table, measure
 
@@ -114,9 +118,11 @@ def _show_economics(epochs: int, *, seed: int, cheat: str | None, as_json: bool)
     if cheat is not None and cheat not in known:
         raise ConfigError(f"--cheat: {cheat} is not known", f"use one of: {'; '.join(known)}")
     rows = []
-    for row in measure(epochs, seed=seed, names=() if cheat is None else (cheat,)):
+    names = () if cheat is None else (cheat,)
+    workers = processes or os.cpu_count() or 1
+    for row in measure(epochs, seed=seed, names=names, processes=workers):
         rows.append(row)
-        say(f"{row.strategy.name}: {row.share:.2f} of an honest node's pay")
+        say(f"{row.name}: {row.share:.2f} of an honest node's pay")
     if as_json:
         emit(
             json.dumps(

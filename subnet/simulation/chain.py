@@ -87,12 +87,12 @@ class SimChain:
         self._headers: list[BlockInfo] = []
         self._watchers: list[Callable[[BlockInfo], None]] = []
         self._node_cache: dict[int, tuple[RosterNode, ...]] = {}
-        self.ledger = _open_ledger(accounts)
+        self.ledger = open_ledger(accounts)
         self._append_header(0)
         for number in range(1, SETUP_BLOCKS + 1):
             self._begin(number)
             if number == 1:
-                _found_subnet(self.ledger, accounts)
+                found_subnet(self.ledger, accounts)
 
     @property
     def best(self) -> BlockInfo:
@@ -308,12 +308,14 @@ class Endpoint:
         return self._best.number if at_block is None else at_block
 
 
-def _open_ledger(accounts: Sequence[Account]) -> Ledger:
+def open_ledger(accounts: Sequence[Account]) -> Ledger:
+    """Return a chain on which each account's coldkey has what it needs."""
     balances = {account.coldkey: 10_000 * TENSOR for account in accounts}
     return Ledger(LedgerConfig(epoch_length=EPOCH_LENGTH, balances=balances))
 
 
-def _found_subnet(ledger: Ledger, accounts: Sequence[Account]) -> None:
+def found_subnet(ledger: Ledger, accounts: Sequence[Account]) -> None:
+    """Register and activate the subnet and its nodes; their ids count from 1, in this order."""
     owner = accounts[0].coldkey
     data = RegistrationSubnetData(
         name=b"simulated",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from subnet.simulation.economics.answers import ModelAnswers
+from subnet.simulation.economics.models import load_shipped, make_wide
 from subnet.simulation.economics.strategies import FIRST_CHEAT, list_strategies
-from subnet.simulation.economics.table import format_table, load_answers, run_strategy
+from subnet.simulation.economics.table import format_table, list_jobs, run_strategy
 
 EPOCHS = 6
 STRATEGIES = {strategy.name: strategy for strategy in list_strategies()}
@@ -16,7 +17,7 @@ SLOW = {"challenge-only", "serves garbage", "garbage majority on one layer"}
 
 @pytest.fixture(scope="module")
 def answers() -> ModelAnswers:
-    return load_answers()
+    return load_shipped()
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES.keys() - SLOW))
@@ -48,3 +49,31 @@ def test_every_cheat_has_an_id_of_a_cheat_and_a_row_in_the_table(answers: ModelA
         assert cheats and all(actor.node_id >= FIRST_CHEAT for actor in cheats)
     row = run_strategy(STRATEGIES["silent"], answers, epochs=2, seed=1)
     assert "| silent | 0.00 |" in format_table([row])
+
+
+def test_the_chain_removes_a_hoster_that_is_refuted_again_and_again(answers: ModelAnswers) -> None:
+    row = run_strategy(STRATEGIES["garbage alone"], answers, epochs=40, seed=1)
+    assert row.listed < 1
+    assert row.reputation == 0
+    assert row.worst_honest > 0.99
+
+
+def test_the_chain_slashes_the_proposer_of_bent_rows_and_nobody_else(answers: ModelAnswers) -> None:
+    row = run_strategy(STRATEGIES["bent proposal"], answers, epochs=12, seed=1)
+    assert row.refused == row.proposals > 0
+    assert row.reward < 0
+    assert row.reputation < 1
+
+
+def test_int8_is_unpaid_on_a_random_model_of_tinyllamas_width_too() -> None:
+    row = run_strategy(STRATEGIES["int8"], make_wide(), epochs=2, seed=1, model="wide")
+    assert row.share == 0
+    assert row.worst_honest > 0.99
+
+
+def test_every_strategy_about_numbers_is_measured_on_both_models() -> None:
+    jobs = list_jobs()
+    assert {name for name, model in jobs if model == "shipped"} == STRATEGIES.keys()
+    assert {name for name, model in jobs if model == "wide"} == {
+        "relay", "perturbed relay", "int8", "int4", "bf16", "skipped layer", "wrong weights",
+    }  # fmt: skip

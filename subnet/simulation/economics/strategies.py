@@ -29,6 +29,8 @@ class Strategy:
     stopped_by: str
     build: Callable[[], Sequence[Actor]]
     honest_share: float = 0.0
+    is_about_numbers: bool = False
+    """Whether it depends on a model's weights, so that more than one model is measured."""
 
 
 def make_honest(hosters: int, validators: int) -> list[Actor]:
@@ -60,6 +62,7 @@ def _make(
     count: int = 1,
     honest: tuple[int, int] = (5, 4),
     honest_share: float = 0.0,
+    is_about_numbers: bool = False,
     **does: object,
 ) -> Strategy:
     """Return a strategy of ``count`` equal cheats beside ``honest`` hosters and validators."""
@@ -70,6 +73,7 @@ def _make(
         stopped_by,
         lambda: make_honest(*honest) + make_cheats(role, count, **does),
         honest_share,
+        is_about_numbers,
     )
 
 
@@ -77,7 +81,9 @@ def _list_hosters() -> tuple[Strategy, ...]:
     host = partial(_make, Role.HOSTER, honest=(5, 3))
 
     def answer(name: str, saves: str, stopped_by: str = "tau, audits") -> Strategy:
-        return host(name, saves, stopped_by, kinds=lambda _epoch, _layer: name)
+        return host(
+            name, saves, stopped_by, kinds=lambda _epoch, _layer: name, is_about_numbers=True
+        )
 
     def only_layer_0(_epoch: int, layer: int) -> str:
         return "garbage" if layer == 0 else "honest"

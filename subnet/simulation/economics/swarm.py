@@ -1,8 +1,9 @@
-"""A swarm of honest nodes and cheats, epoch by epoch: real records, production rules.
+"""A swarm of honest nodes and cheats, epoch by epoch: real records, production rules and ledger.
 
 Time inside an epoch is not simulated: a cheat says which witnesses see its records inside their
 windows, which is all that agreement depends on. Records are sealed, commitments opened, sightings
-named and rows computed by the production code.
+named and rows computed by the production code; the development chain's ledger elects, pays, slashes
+and removes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 
@@ -48,16 +49,20 @@ from consensus.records import (
     encode_sighting,
 )
 from consensus.report import EpochReport
-from consensus.roster import Roster, RosterNode
-from consensus.types import BlockNumber, Epoch, LayerRange, NodeClass, Role, SubnetNodeId
+from consensus.roster import Roster
+from consensus.types import BlockNumber, Epoch, LayerRange, Role, SubnetNodeId
 from keys.envelope import Envelope, seal
 from keys.peer import PeerKey
+from subnet.simulation.chain import Account
 from subnet.simulation.economics.answers import ModelAnswers, Vector, blur_answer
+from subnet.simulation.economics.chain import EconomicChain
+from subnet.simulation.windows import EPOCH_LENGTH
 
-EPOCH_LENGTH = 20
 MIN_ATTESTATION_PERCENT = 66
 NETWORK_ID = hashlib.sha256(b"economics").digest()
 PROBE_HISTORY = 3
+HOTKEYS = 1 << 32
+"""Hotkeys are numbers from here on, coldkeys below."""
 
 Witnesses = Callable[[int, int], bool]
 """Says for (epoch, witness) whether the witness sees a record inside its window."""
@@ -115,6 +120,8 @@ class Ledger:
     """What came of all epochs: pay as a share of each epoch's pot, and what the chain counts."""
 
     pay: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
+    present: Counter[int] = field(default_factory=Counter)
+    """Epochs in which the chain listed a node."""
     absent: Counter[int] = field(default_factory=Counter)
     proposals: Counter[int] = field(default_factory=Counter)
     refused_proposals: Counter[int] = field(default_factory=Counter)
@@ -143,18 +150,19 @@ class Swarm:
         self._probation: dict[SubnetNodeId, int] = {}
         self._probes: dict[tuple[int, int], deque[tuple[int, bool]]] = {}
         self.last_reports: dict[int, EpochReport] = {}
+        self.chain = EconomicChain({node: self._make_account(node) for node in self.actors})
+        self._listed = {1: self.chain.read_roster()}
+
+    def _make_account(self, node: int) -> Account:
+        actor = self.actors[node]
+        coldkey, hotkey = (n.to_bytes(20, "little") for n in (actor.coldkey, HOTKEYS + node))
+        return Account(self._keys[node].peer_id, coldkey, hotkey)
 
     def make_roster(self, epoch: int) -> Roster:
+        """Return the nodes that the chain lists in the epoch, by the swarm's ids."""
         nodes = tuple(
-            RosterNode(
-                SubnetNodeId(actor.node_id),
-                self._keys[actor.node_id].peer_id,
-                actor.coldkey.to_bytes(20, "little"),
-                actor.node_id.to_bytes(20, "little"),
-                NodeClass.VALIDATOR,
-                Epoch(0),
-            )
-            for actor in self.actors.values()
+            replace(node, node_id=SubnetNodeId(node_id), start_epoch=Epoch(0))
+            for node_id, node in sorted(self._listed[epoch].items())
         )
         digest = hashlib.sha256(b"block" + epoch.to_bytes(4, "little")).digest()
         return Roster(Epoch(epoch), BlockNumber(EPOCH_LENGTH * epoch), digest, 6 * epoch, nodes)
@@ -168,16 +176,24 @@ class Swarm:
         """Return what a witness saw in its windows."""
         return self._seen[node]
 
+    def _list_actors(self, epoch: int) -> list[Actor]:
+        """Return the actors that take part in the epoch: those that the chain lists."""
+        return [actor for node, actor in self.actors.items() if node in self._listed[epoch]]
+
     def _run_epoch(self, epoch: int) -> None:
-        roster, next_roster = self.make_roster(epoch), self.make_roster(epoch + 1)
+        roster = self.make_roster(epoch)
+        self.ledger.present.update(self._listed[epoch].keys())
         draw = hashlib.sha256(b"draw" + epoch.to_bytes(4, "little")).digest()
         self._host(roster, draw)
         self._audit(roster, draw)
         self._reveal_scores(epoch - 1)
         probation = self._probation
         sightings = self._sight(roster, draw, probation)
-        proposer = self._random.choice(sorted(self.actors))
+        proposer = self.chain.advance()
+        self._listed[epoch + 1] = self.chain.read_roster()
+        next_roster = self.make_roster(epoch + 1)
         chosen = sorted(sightings)
+        assert proposer is not None
         choose = self.actors[proposer].choose_named
         if choose is not None:
             chosen = sorted(choose(chosen))
@@ -188,7 +204,8 @@ class Swarm:
 
     def _host(self, roster: Roster, draw: bytes) -> None:
         seed, drawn = self._get_seed(roster), draw_layers(draw, self.shape, self.params)
-        for actor in sorted(self.actors.values(), key=lambda actor: actor.copies is not None):
+        actors = self._list_actors(roster.epoch)
+        for actor in sorted(actors, key=lambda actor: actor.copies is not None):
             if actor.role is not Role.HOSTER:
                 continue
             bodies = self._make_outputs(actor, roster, seed)
@@ -249,7 +266,7 @@ class Swarm:
 
     def _audit(self, roster: Roster, draw: bytes) -> None:
         layers, seed = draw_layers(draw, self.shape, self.params), self._get_seed(roster)
-        for actor in self.actors.values():
+        for actor in self._list_actors(roster.epoch):
             if actor.role is not Role.VALIDATOR or actor.audit_kind is None:
                 continue
             vectors = self._answer_all(partial(_repeat, actor.audit_kind), layers, seed)
@@ -268,8 +285,11 @@ class Swarm:
             self._publish(actor, roster, RecordKind.AUDIT_REVEAL, reveal, everybody)
 
     def _reveal_scores(self, epoch: int) -> None:
+        """Reveal what was committed to in ``epoch``, one epoch later."""
+        if epoch not in self._listed:
+            return
         roster = self.make_roster(epoch)
-        for actor in self.actors.values():
+        for actor in self._list_actors(epoch):
             rows = self.rows.get((epoch, actor.node_id))
             if rows:
                 body = encode_score_reveal(ScoreReveal(bytes(32), rows))
@@ -282,7 +302,7 @@ class Swarm:
         # Witnesses that saw the same compute the same.
         known: dict[frozenset[bytes], tuple[ScoreRow, ...]] = {}
         places = {node.node_id: place for place, node in enumerate(roster.nodes)}
-        for actor in self.actors.values():
+        for actor in self._list_actors(roster.epoch):
             seen = self._seen[actor.node_id]
             commitment = NO_SCORES
             if actor.role is Role.VALIDATOR:
@@ -327,7 +347,7 @@ class Swarm:
         """Probe as §8 says; return whom this node's last three probes all failed."""
         hosters = [
             other.node_id
-            for other in self.actors.values()
+            for other in self._list_actors(epoch)
             if other.role is Role.HOSTER and other.node_id != actor.node_id
         ]
 
@@ -367,19 +387,22 @@ class Swarm:
         return score_epoch(facts, next_roster, self.params)
 
     def _settle(self, epoch: int, proposer: int, report: EpochReport, *, is_enough: bool) -> None:
-        """Let everybody attest, and pay the pot of the epoch by the rows that were attested."""
+        """Propose and attest on the chain; divide the pot by the attested rows."""
         ledger, author = self.ledger, self.actors[proposer]
         rows: dict[int, int] = dict(report.rows)
         proposed = rows if author.bend_proposal is None else author.bend_proposal(dict(rows))
-        num_attested = 0
-        for actor in self.actors.values():
-            is_equal = proposed == rows and not author.queue_removes
+        self.chain.propose(proposer, proposed, queue_removes=author.queue_removes)
+        is_equal = proposed == rows and not author.queue_removes
+        voters = self._list_actors(epoch + 1)
+        num_attested = 1
+        for actor in voters:
             can_check = author.shows_list_to(actor.node_id)
-            if actor.node_id == proposer or actor.is_attesting_all or (is_equal and can_check):
+            if actor is not author and (actor.is_attesting_all or (is_equal and can_check)):
+                self.chain.attest(actor.node_id)
                 num_attested += 1
         ledger.num_epochs += 1
         ledger.proposals[proposer] += 1
-        if 100 * num_attested < MIN_ATTESTATION_PERCENT * len(self.actors):
+        if 100 * num_attested < MIN_ATTESTATION_PERCENT * len(voters):
             ledger.refused_proposals[proposer] += 1
             ledger.num_lost += 1
             # What was carried goes on; refutations of a lost epoch are lost with it.
@@ -388,7 +411,7 @@ class Swarm:
         self._probation = dict(report.probation)
         self.last_reports[epoch] = report
         total = sum(proposed.values())
-        for node in self.actors:
+        for node in self._listed[epoch]:
             if node not in proposed:
                 ledger.absent[node] += 1
             elif total:
@@ -447,6 +470,7 @@ class Swarm:
                 del records[slot]
         self.rows = {key: rows for key, rows in self.rows.items() if key[0] >= epoch - 1}
         self._by_name = {n: known for n, known in self._by_name.items() if known[0] >= epoch - 1}
+        self._listed = {e: nodes for e, nodes in self._listed.items() if e >= epoch - 1}
 
 
 def _repeat(kind: str, _layer: int) -> str:
