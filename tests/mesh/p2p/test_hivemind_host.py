@@ -472,7 +472,8 @@ async def test_a_newcomer_is_handed_more_than_one_message_can_carry() -> None:
         for record in records:
             await holder.records.publish(record_key(record), record.to_bytes(), record.expires_at)
         newcomer = await factory.open("newcomer", record_policy=policy)
-        async with asyncio.timeout(TIMEOUT_S):
+        # Eight messages of 1 MiB, checked one by one, beside other tests.
+        async with asyncio.timeout(3 * TIMEOUT_S):
             while True:
                 if len(_node(newcomer).protocol.storage) == len(records):
                     return

@@ -21,7 +21,7 @@ from subnet.node import open_stranger
 from subnet.probing.book import ProbeBook
 from subnet.probing.prober import ProbeContext, Prober, ProbeTarget
 from subnet.probing.prompts import make_prompter
-from subnet.probing.verdict import Failed, Passed
+from subnet.probing.verdict import Failed, Passed, Unclear
 from tests.support.real_swarm import NETWORK_ID, open_real_swarm
 
 
@@ -67,6 +67,15 @@ def make_prober(servers, opened):
     )
 
 
+async def probe_until_clear(prober, target):
+    """Probe as often as an epoch allows: on a busy machine a hop may be too slow once."""
+    for _ in range(MAINNET.probe_attempts):
+        attempt = await prober.attempt(target)
+        if not isinstance(attempt, Unclear):
+            break
+    return attempt
+
+
 @pytest.mark.timeout(180)
 async def test_strangers_probe_real_hosters():
     opened = []
@@ -84,7 +93,7 @@ async def test_strangers_probe_real_hosters():
         }
         whole, first, second = targets[8], targets[4], targets[12]
         for target in (whole, first, second):
-            assert await prober.attempt(target) == Passed()
+            assert await probe_until_clear(prober, target) == Passed()
         engines[0].limits = replace(engines[0].limits, max_sessions=0)
         for layer in engines[2]._runner.weights.layers:
             layer.down.mul_(-20.0)
@@ -93,8 +102,8 @@ async def test_strangers_probe_real_hosters():
         attempt = await prober.attempt(second)
         assert not isinstance(attempt, Failed) or attempt.suspects
         engines[0].limits = replace(engines[0].limits, max_sessions=64)
-        attempt = await prober.attempt(second)
+        attempt = await probe_until_clear(prober, second)
         assert isinstance(attempt, Failed)
         assert "away" in attempt.reason
         assert list_daemons() == daemons
-    assert len(set(opened)) == 6
+    assert len(set(opened)) == len(opened) >= 6
