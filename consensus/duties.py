@@ -4,8 +4,8 @@ It is asked again at every head; what is done stands in the view and is not aske
 When the record of a duty may leave stands in ``consensus.phases``. The others:
 
     PublishChallenge  also: the elected node at once, other nodes from 10 % of the epoch on
-    Propose, Attest   once the epoch's roster is known, which gives the rows, and before the last
-                      block: what is sent there lands in the next epoch
+    Propose, Attest   once the epoch's roster is known, which gives the rows, and while
+                      ``is_in_time_to_land``
     ReportEpoch       of the previous epoch, once this node has judged its proposal
 
 No duty depends on what this node saw before: what it missed is fetched when a proposal names it.
@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from consensus.records import RecordKind
-from consensus.types import Epoch, NodeClass, Role
+from consensus.types import Epoch, EpochPosition, NodeClass, Role
 from consensus.view import Attempts, EpochStatus, EpochView
 
 MAX_SUBMISSION_ATTEMPTS = 3
 """Extrinsics of one kind that a node sends in one epoch."""
 RESEND_AFTER_BLOCKS = 3
 """An extrinsic that the chain does not show after so many blocks was lost."""
+SHORTEST_LIFE_BLOCKS = 4
+"""No extrinsic lives shorter: signed at one head, it may land in each of the next three blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +237,23 @@ def _compute_submission(
     """Return the duty once the rosters that it needs are known, while its extrinsic lands here."""
     is_scored = view.is_scored(view.previous_epoch)
     is_known = view.roster is not None and (not is_scored or view.previous_roster is not None)
-    is_last_block = view.position.offset >= view.position.length - 1
-    if is_scored is None or not is_known or is_last_block or not view.has_hotkey:
+    if is_scored is None or not is_known or not view.has_hotkey:
         return None
-    if not _may_send(view, attempts):
+    if not is_in_time_to_land(duty_type, view.position) or not _may_send(view, attempts):
         return None
     return duty_type(view.epoch, view.previous_epoch, is_first=not is_scored)
+
+
+def is_in_time_to_land(duty_type: type[Propose | Attest], head: EpochPosition) -> bool:
+    """Whether an extrinsic that is signed at this head lands in the head's epoch.
+
+    A proposal lands there or nowhere, since in the next epoch its rows are those of the wrong one;
+    so the last proposal leaves others time to attest too. An attestation may land in the next
+    epoch's first two blocks, where it fails unless a proposal stands already: to leave it out for
+    that costs more.
+    """
+    blocks_left = head.length - 1 - head.offset
+    return blocks_left >= (SHORTEST_LIFE_BLOCKS - 1 if duty_type is Propose else 1)
 
 
 def _may_send(view: EpochView, attempts: Attempts) -> bool:

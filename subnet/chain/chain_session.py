@@ -32,7 +32,7 @@ from keys.account import AccountKey
 from subnet.chain.block_time import DEFAULT_BLOCK_TIME_MS
 from subnet.chain.codec import Runtime, load_runtime
 from subnet.chain.events import ChainEvent, parse_event
-from subnet.chain.extrinsics import Call, SignedExtrinsic
+from subnet.chain.extrinsics import Call, SignedExtrinsic, compute_lifetime
 from subnet.chain.interface import check_interface
 from subnet.chain.rpc_errors import (
     AnotherChain,
@@ -357,13 +357,16 @@ class ChainSession:
         """Return the SCALE bytes of a call. Raises ChainMismatch if the runtime has none such."""
         return bytes(self._compose(call).data.data)
 
-    def sign(self, call: Call, key: AccountKey, *, lifetime: int, tip: int = 0) -> SignedExtrinsic:
+    def sign(
+        self, call: Call, key: AccountKey, *, end: int | None = None, tip: int = 0
+    ) -> SignedExtrinsic:
         """Encode and sign ``call`` with the account's next nonce; ``tip`` in 10^-18 TENSOR.
 
-        It may land in the ``lifetime`` - 1 blocks after the head; ``lifetime`` is a power of two
-        from 4 on. Raises RuntimeUpgraded, ChainMismatch.
+        It may land in the 63 blocks after the head, or, before block ``end``, in as many as
+        ``compute_lifetime`` says. Raises RuntimeUpgraded, ChainMismatch.
         """
         header, _ = self.read_head()
+        lifetime = compute_lifetime(header.number, end=end)
         nonce = self.read_nonce(key.account_id)
         era = {"period": lifetime, "current": header.number}
         composed = self._compose(call)

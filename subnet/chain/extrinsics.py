@@ -6,6 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MIN_LIFETIME = 4
+"""Blocks; the shortest mortal era."""
+MAX_LIFETIME = 64
+"""Blocks after which an extrinsic can land no more, unless the caller wants fewer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -37,3 +42,15 @@ class SignedExtrinsic:
     @property
     def extrinsic_hash(self) -> bytes:
         return hashlib.blake2b(self.data, digest_size=32).digest()
+
+
+def compute_lifetime(head: int, *, end: int | None) -> int:
+    """Return the longest lifetime, a power of two, of which no block reaches ``end``.
+
+    The shortest that the chain knows is four blocks: what is signed in the last three before
+    ``end`` may land after it.
+    """
+    lifetime = MIN_LIFETIME
+    while 2 * lifetime <= (MAX_LIFETIME if end is None else min(end - head, MAX_LIFETIME)):
+        lifetime *= 2
+    return lifetime

@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 INCLUSION_TIMEOUT_S = 120.0
 MAX_SENDS = 4
 MAX_SIGNATURES = 3
-LIFETIME = 64
-"""Blocks after which an extrinsic can land no more, unless the caller wants fewer."""
 STALE = "Stale"
 """The reason of an extrinsic whose nonce went to another one."""
 EXPIRED = "Expired"
@@ -100,19 +98,20 @@ class ExtrinsicSender:
         self._lock = asyncio.Lock()
 
     async def send(
-        self, call: Call, key: AccountKey, *, lifetime: int = LIFETIME, tip: int = 0
+        self, call: Call, key: AccountKey, *, end: BlockNumber | None = None, tip: int = 0
     ) -> Inclusion:
         """Sign ``call``, send it and return once a block holds it.
 
-        After ``lifetime`` blocks it can land no more. ``tip``, in units of 10^-18 TENSOR, is paid
-        to the block's author on top of the fee. Raises ExtrinsicFailed with the pool's or
-        the pallet's reason; ChainUnavailable if the chain could not be asked whether it landed;
-        ChainMismatch for a call that it lacks.
+        It lives for 64 blocks, or shorter so as to land before block ``end``: what could land only
+        from there on is not sent. ``tip``, in units of 10^-18 TENSOR, is paid to the block's
+        author on top of the fee. Raises ExtrinsicFailed with the pool's or the pallet's reason, or
+        Expired; ChainUnavailable if the chain could not be asked whether it landed; ChainMismatch
+        for a call that it lacks.
         """
         async with self._lock:
             for _ in range(MAX_SIGNATURES):
                 try:
-                    return await self._sign_and_deliver(call, key, lifetime=lifetime, tip=tip)
+                    return await self._sign_and_deliver(call, key, end=end, tip=tip)
                 except _Dropped as dropped:
                     if dropped.reason != STALE:
                         raise make_failure(
@@ -134,11 +133,12 @@ class ExtrinsicSender:
                 return None
 
     async def _sign_and_deliver(
-        self, call: Call, key: AccountKey, *, lifetime: int, tip: int
+        self, call: Call, key: AccountKey, *, end: BlockNumber | None, tip: int
     ) -> Inclusion:
-        signed = await self._worker.call(
-            lambda session: session.sign(call, key, lifetime=lifetime, tip=tip)
-        )
+        # Each signature is for the head that it is made at.
+        signed = await self._worker.call(lambda session: session.sign(call, key, end=end, tip=tip))
+        if end is not None and signed.since >= end - 1:
+            raise make_failure(EXPIRED, call=str(call))
         await self._write(lambda log: log.record_signed(signed))
         return await self._deliver(signed)
 

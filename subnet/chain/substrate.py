@@ -78,7 +78,6 @@ from subnet.chain.extrinsics import Call
 from subnet.chain.head_subscription import HeadListener
 from subnet.chain.sender import (
     INCLUSION_TIMEOUT_S,
-    LIFETIME,
     ExtrinsicLog,
     ExtrinsicSender,
     Inclusion,
@@ -109,8 +108,6 @@ MAX_OUTAGE_S = 60.0
 OUTAGE_PAUSE_S = 1.0
 
 MAX_ARGS_SIZE = 4096
-MIN_LIFETIME = 4
-"""Blocks; the shortest mortal era."""
 ZERO_BALANCE = {"data": {"free": 0}}
 
 
@@ -318,17 +315,15 @@ class SubstrateChain:
         arguments: Mapping[str, object],
         *,
         key: AccountKey,
-        lifetime: int = LIFETIME,
+        end: BlockNumber | None = None,
     ) -> Inclusion:
         """Sign a call with ``key`` and return once a block holds it.
 
-        ``arguments`` may hold more names than the runtime's call has: those are left out. After
-        ``lifetime`` blocks, a power of two from 4 to 64, the call can land no more. Raises
-        ChainUnavailable, ChainMismatch or ExtrinsicFailed.
+        ``arguments`` may hold more names than the runtime's call has: those are left out. ``end``
+        is the block before which the call should land. Raises ChainUnavailable, ChainMismatch or
+        ExtrinsicFailed.
         """
-        return await self._sender.send(
-            Call(pallet, name, arguments), key, lifetime=lifetime, tip=self._tip
-        )
+        return await self._sender.send(Call(pallet, name, arguments), key, end=end, tip=self._tip)
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
@@ -355,16 +350,16 @@ class SubstrateChain:
         """Submit a call that means the present epoch, so that it dies with the epoch."""
         key = self._require_signer()
 
-        def prepare(session: ChainSession) -> tuple[int, Mapping[str, object]]:
+        def prepare(session: ChainSession) -> tuple[BlockNumber, Mapping[str, object]]:
             return (
-                _choose_lifetime(session, subnet_id, self._info.epoch_length),
+                _find_epoch_end(session, subnet_id, self._info.epoch_length),
                 add_own_node(
                     session, name, arguments, hotkey=key.account_id, node_id=self._node_id
                 ),
             )
 
-        lifetime, complete = await self._reader.call(prepare)
-        inclusion = await self.submit("Network", name, complete, key=key, lifetime=lifetime)
+        end, complete = await self._reader.call(prepare)
+        inclusion = await self.submit("Network", name, complete, key=key, end=end)
         return inclusion.receipt
 
     def _require_signer(self) -> AccountKey:
@@ -395,21 +390,14 @@ def _resolve(session: ChainSession, number: BlockNumber | None) -> str:
     return session.read_head_hash() if number is None else session.read_block_hash(number)
 
 
-def _choose_lifetime(session: ChainSession, subnet_id: SubnetId, epoch_length: int) -> int:
-    """Return the longest lifetime that ends with the subnet's epoch.
-
-    The shortest that the chain knows is four blocks, so what is signed in an epoch's last three
-    may still land in the next epoch's first.
-    """
+def _find_epoch_end(session: ChainSession, subnet_id: SubnetId, epoch_length: int) -> BlockNumber:
+    """Return the first block of the subnet's next epoch."""
     header, at = session.read_head()
     slot = session.read("Network.SubnetSlot", subnet_id, at=at) or 0
     position = compute_epoch_position(
         BlockNumber(header.number), slot=slot, epoch_length=epoch_length
     )
-    lifetime = MIN_LIFETIME
-    while lifetime * 2 <= min(position.length - position.offset, LIFETIME):
-        lifetime *= 2
-    return lifetime
+    return BlockNumber(header.number - position.offset + position.length)
 
 
 def _read_head(session: ChainSession) -> BlockInfo:

@@ -17,6 +17,7 @@ from consensus.duties import (
     RevealAudit,
     RevealOutput,
     RevealScores,
+    is_in_time_to_land,
 )
 from consensus.records import RecordKind, encode_challenge
 from consensus.roster import Roster
@@ -153,10 +154,12 @@ class Performer:
         )
 
     def _prepare_submission(self, duty: Propose | Attest) -> tuple[Submitter, EpochPosition]:
-        """Return what sends the extrinsic, and the head. Raises DutyPostponed after the epoch."""
+        """Return what sends the extrinsic, and the head. Raises DutyPostponed if it is too late."""
         position = self._get_position()
         if self._submitter is None or position is None or position.epoch != duty.epoch:
             raise DutyPostponed("the epoch is over")
+        if not is_in_time_to_land(type(duty), position):
+            raise DutyPostponed("it could land in the next epoch")
         return self._submitter, position
 
     async def _report(self, epoch: Epoch) -> None:

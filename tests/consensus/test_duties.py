@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from consensus.duties import (
+    SHORTEST_LIFE_BLOCKS,
     Attest,
     CommitAudit,
     CommitOutput,
@@ -24,7 +25,7 @@ from consensus.phases import compute_schedule
 from consensus.protocol_params import MAINNET
 from consensus.records import RecordKind
 from consensus.roster import Roster, RosterNode
-from consensus.types import EpochPosition, NodeClass, Role
+from consensus.types import BlockNumber, EpochPosition, NodeClass, Role
 from consensus.view import (
     Attempts,
     EpochStatus,
@@ -170,10 +171,21 @@ def test_reveals_that_are_due_wait_for_nothing_else(length):
 
 
 @every_length(SAMPLED)
-def test_propose_and_attest_are_due_until_the_last_block(length):
-    expected = list(range(length - 1))
-    assert list_offsets(Propose, length, elections={EPOCH: OWN, 8: OTHER, 7: OTHER}) == expected
-    assert list_offsets(Attest, length, submission=SubmissionSeen(OTHER, frozenset())) == expected
+def test_no_proposal_is_sent_that_could_land_in_the_next_epoch(length):
+    own_turn = {EPOCH: OWN, 8: OTHER, 7: OTHER}
+    offsets = list_offsets(Propose, length, elections=own_turn)
+    assert offsets == list(range(length - 3))
+    # One that is signed at the last of these heads lives for three blocks more.
+    assert offsets[-1] + SHORTEST_LIFE_BLOCKS - 1 == length - 1
+    # A lost one is not sent again after that either.
+    lost = Attempts(1, BlockNumber(180))
+    assert list_offsets(Propose, length, elections=own_turn, proposals_sent=lost)[-1] == length - 4
+
+
+@every_length(SAMPLED)
+def test_attest_is_due_until_the_last_block_but_one(length):
+    submission = SubmissionSeen(OTHER, frozenset())
+    assert list_offsets(Attest, length, submission=submission) == list(range(length - 1))
 
 
 @every_length(SAMPLED)
@@ -242,7 +254,7 @@ def test_a_node_that_saw_nothing_of_the_last_epoch_proposes_and_attests():
     elections = {EPOCH: OWN, EPOCH - 1: OTHER}
     submission = SubmissionSeen(OTHER, frozenset())
     changes = {"is_previous_settled": False, "is_previous_reported": False}
-    assert list_offsets(Propose, 20, elections=elections, **changes) == list(range(19))
+    assert list_offsets(Propose, 20, elections=elections, **changes) == list(range(17))
     assert list_offsets(Attest, 20, submission=submission, **changes) == list(range(19))
     for lacking in ({"roster": None}, {"previous_roster": None}):
         assert not list_offsets(Propose, 20, elections=elections, **lacking)
@@ -349,7 +361,7 @@ def test_a_lost_extrinsic_is_sent_again_a_bounded_number_of_times():
     sent = Attempts(1, 180 + 2)
     owed = list_offsets(Propose, 20, elections=elections, proposals_sent=sent)
     # Numbers of the protocol, not names of them: another number is another protocol.
-    assert [o for o in owed if o >= 2] == list(range(5, 19))
+    assert [o for o in owed if o >= 2] == list(range(5, 17))
     spent = Attempts(3, 180)
     assert not list_offsets(Propose, 20, elections=elections, proposals_sent=spent)
 

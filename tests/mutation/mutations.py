@@ -235,11 +235,18 @@ MUTATIONS = (
         "a node pays for extrinsics that never land",
     ),
     Mutation(
-        "extrinsics in the last block",
+        "attestations in the last block",
         "consensus/duties.py",
-        "view.position.offset >= view.position.length - 1",
-        "view.position.offset >= view.position.length",
+        "SHORTEST_LIFE_BLOCKS - 1 if duty_type is Propose else 1",
+        "SHORTEST_LIFE_BLOCKS - 1 if duty_type is Propose else 0",
         "what is sent there lands in the next epoch",
+    ),
+    Mutation(
+        "proposals in the last blocks",
+        "consensus/duties.py",
+        "SHORTEST_LIFE_BLOCKS - 1 if duty_type is Propose else 1",
+        "1",
+        "what is sent there may land in the next epoch, with the rows of this one",
     ),
     Mutation(
         "everybody publishes the challenge at once",

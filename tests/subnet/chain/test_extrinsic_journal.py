@@ -79,13 +79,13 @@ async def wait_for_pool(chain: SubstrateChain) -> None:
             await asyncio.sleep(POLL_S)
 
 
-async def sign(chain: SubstrateChain, journal: ExtrinsicJournal, *, lifetime: int = 64) -> None:
+async def sign(chain: SubstrateChain, journal: ExtrinsicJournal, *, end: int | None = None) -> None:
     call = Call(
         "Balances",
         "transfer_keep_alive",
         {"dest": BALTATHAR.address.lower(), "value": TENSOR},
     )
-    signed = await chain.query(lambda session: session.sign(call, ALITH, lifetime=lifetime))
+    signed = await chain.query(lambda session: session.sign(call, ALITH, end=end))
     journal.record_signed(signed)
 
 
@@ -140,7 +140,7 @@ async def test_what_outlived_its_blocks_is_dropped_and_never_sent(
 ) -> None:
     async with SubstrateChain.open(devchain.url, log=journal) as chain:
         before = await chain.fetch_balance(BALTATHAR.account_id)
-        await sign(chain, journal, lifetime=4)
+        await sign(chain, journal, end=4)
         devchain.build(4)
         assert await settle(chain, journal) == ()
         devchain.build()
@@ -187,7 +187,7 @@ async def test_settled_extrinsics_are_deleted_after_some_epochs(
         kept_blocks = KEPT_EPOCHS * (await chain.fetch_info()).epoch_length
         await sign(chain, journal)
         await build_while(devchain, chain, journal)
-        await sign(chain, journal, lifetime=4)
+        await sign(chain, journal, end=4)
         devchain.build(FINALITY_LAG + 4)
         assert await settle(chain, journal) == ()
         states = [entry.state for entry in journal.list_entries(*State)]

@@ -10,10 +10,11 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
+from consensus.types import BlockNumber
 from keys.account import AccountKey
 from subnet.chain.chain_session import Header
 from subnet.chain.events import ChainEvent
-from subnet.chain.extrinsics import Call, SignedExtrinsic
+from subnet.chain.extrinsics import Call, SignedExtrinsic, compute_lifetime
 from subnet.chain.rpc_errors import PoolRefused
 from subnet.chain.sender import ExtrinsicSender
 from subnet.chain.worker import ChainWorker
@@ -40,6 +41,7 @@ class ScriptedSession:
         self.nonce = 0
         self.signed = 0
         self.sent: list[bytes] = []
+        self.ends: list[int] = []
         self.is_down = 0
         self.event = SUCCESS
         self._script = list(script)
@@ -50,13 +52,15 @@ class ScriptedSession:
         return block_hash(len(self.blocks) - 1)
 
     def sign(
-        self, call: Call, key: AccountKey, *, lifetime: int = 64, tip: int = 0
+        self, call: Call, key: AccountKey, *, end: int | None = None, tip: int = 0
     ) -> SignedExtrinsic:
         self.signed += 1
         data = f"{call}/{self.nonce}/{self.signed}".encode()
         since = len(self.blocks) - 1
+        until = since + compute_lifetime(since, end=end)
+        self.ends.append(until)
         return SignedExtrinsic(
-            str(call), key.account_id, self.nonce, data, since=since, until=since + lifetime
+            str(call), key.account_id, self.nonce, data, since=since, until=until
         )
 
     def watch(self, extrinsic: SignedExtrinsic) -> str:
@@ -229,7 +233,7 @@ async def test_what_an_earlier_process_sent_is_found_and_not_sent_again() -> Non
 
 async def test_what_landed_thousands_of_blocks_ago_is_found_in_its_lifetime() -> None:
     session = ScriptedSession()
-    signed = session.sign(CALL, KEY, lifetime=4)
+    signed = session.sign(CALL, KEY, end=4)
     session.include(signed.data)
     session.blocks += [[]] * 5000
     inclusion = await make_sender(session).resume(signed)
@@ -253,7 +257,7 @@ async def test_what_an_earlier_process_signed_is_given_up_when_its_nonce_went_el
 
 async def test_what_outlived_its_blocks_is_given_up_and_not_sent_again() -> None:
     session, log = ScriptedSession(), MemoryLog()
-    signed = session.sign(CALL, KEY, lifetime=4)
+    signed = session.sign(CALL, KEY, end=4)
     session.blocks += [[]] * 3
     assert await make_sender(session, log).resume(signed) is None
     assert session.sent == []
@@ -267,8 +271,36 @@ async def test_an_extrinsic_that_no_block_takes_in_its_lifetime_is_explained() -
 
     session = ScriptedSession(lets_blocks_pass)
     with pytest.raises(ExtrinsicFailed, match="no block took it in its lifetime"):
-        await make_sender(session).send(CALL, KEY, lifetime=4)
+        await make_sender(session).send(CALL, KEY, end=BlockNumber(4))
     assert len(session.sent) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "end", "lifetime"),
+    [(5, None, 64), (5, 20, 8), (5, 200, 64), (12, 20, 8), (13, 20, 4), (16, 20, 4), (18, 20, 4)],
+)
+def test_a_lifetime_ends_with_the_epoch_where_the_chain_knows_so_short_a_one(
+    head: int, end: int | None, lifetime: int
+) -> None:
+    assert compute_lifetime(head, end=end) == lifetime
+
+
+async def test_what_is_signed_anew_lives_no_longer_than_the_epoch() -> None:
+    def nonce_is_taken_and_blocks_pass(session: ScriptedSession, extrinsic: SignedExtrinsic) -> str:
+        session.blocks += [[]] * 12
+        return nonce_is_taken(session, extrinsic)
+
+    session = ScriptedSession(nonce_is_taken_and_blocks_pass, lands)
+    await make_sender(session).send(CALL, KEY, end=BlockNumber(20))
+    assert session.ends == [16, 17]
+
+
+async def test_what_could_land_only_in_the_next_epoch_is_not_sent() -> None:
+    session = ScriptedSession()
+    session.blocks += [[]] * 19
+    with pytest.raises(ExtrinsicFailed, match="Expired"):
+        await make_sender(session).send(CALL, KEY, end=BlockNumber(20))
+    assert session.sent == []
 
 
 async def test_a_chain_that_never_includes_it_ends_in_a_sentence() -> None:

@@ -266,7 +266,7 @@ async def test_two_processes_with_one_key_both_get_their_call_in(devchain: DevCh
 async def test_a_nonce_that_is_too_low_is_stale(devchain: DevChain) -> None:
     async with SubstrateChain.open(devchain.url) as chain:
         call = Call("System", "remark", {"remark": b"once"})
-        signed = await chain.query(lambda session: session.sign(call, ALITH, lifetime=64))
+        signed = await chain.query(lambda session: session.sign(call, ALITH))
         await pay(chain)
         assert await chain.sender.resume(signed) is None
 
