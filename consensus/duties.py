@@ -17,7 +17,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from consensus.records import RecordKind
+from consensus.phases import Schedule
+from consensus.records import REVEAL_KINDS, RecordKind
 from consensus.types import Epoch, EpochPosition, NodeClass, Role
 from consensus.view import Attempts, EpochStatus, EpochView
 
@@ -152,6 +153,8 @@ def compute_duties(view: EpochView) -> tuple[Duty, ...]:
 
 def list_reveals(view: EpochView) -> tuple[Reveal, ...]:
     """Return the recorded reveals to publish now; they wait for nothing else."""
+    if not is_reveal_time(view.schedule, view.position.offset):
+        return ()
     candidates = (
         RevealOutput(view.epoch),
         RevealAudit(view.epoch),
@@ -165,9 +168,13 @@ def list_reveals(view: EpochView) -> tuple[Reveal, ...]:
     )
 
 
+def is_reveal_time(schedule: Schedule, offset: int) -> bool:
+    """Whether a reveal of any kind may leave at this head."""
+    return any(schedule.is_departure(kind, offset) for kind in REVEAL_KINDS)
+
+
 def _is_unacknowledged(view: EpochView, kind: RecordKind, epoch: Epoch) -> bool:
-    own = view.get_own(kind, epoch)
-    return own is not None and not own.is_acknowledged
+    return view.is_acknowledged(kind, epoch) is False
 
 
 def _compute_making(
@@ -176,9 +183,9 @@ def _compute_making(
     kind = duty_type.kind
     if not view.schedule.is_departure(kind, view.position.offset) or not is_owed(view):
         return None
-    own = view.get_own(kind, view.epoch)
-    if own is not None:
-        return None if own.is_acknowledged else Republish(kind, view.epoch)
+    is_acknowledged = view.is_acknowledged(kind, view.epoch)
+    if is_acknowledged is not None:
+        return None if is_acknowledged else Republish(kind, view.epoch)
     return duty_type(view.epoch) if can_sign(view) else None
 
 

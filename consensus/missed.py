@@ -75,10 +75,10 @@ def _list_records(
         is_closed = has_ended or view.position.offset >= view.schedule.windows[kind].leaves_until
         # The scores of an epoch are revealed in the one after it.
         slot = Epoch(epoch - 1) if kind is RecordKind.SCORE_REVEAL else epoch
-        own = view.get_own(kind, slot)
-        if not is_closed or (own is not None and own.is_acknowledged):
+        is_acknowledged = view.is_acknowledged(kind, slot)
+        if not is_closed or is_acknowledged:
             continue
-        if own is not None:
+        if is_acknowledged is not None:
             yield Missed(duty, epoch, "no replica has acknowledged it")
         elif _is_owed(view, kind, epoch, roster):
             yield Missed(duty, epoch, _explain(view, has_ended=has_ended))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from consensus.protocol_params import ConsensusParams, compute_grace
 from consensus.records import RecordKind
@@ -40,7 +41,7 @@ class RecordWindow:
     read_until: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Schedule:
     """The offsets of one epoch length, worked out once."""
 
@@ -68,6 +69,17 @@ class Schedule:
         """Whether records of this kind are read at this head."""
         window = self.windows[kind]
         return window.read_from <= offset < window.read_until
+
+    def list_read(self, offset: int) -> tuple[RecordKind, ...]:
+        """Return the kinds of records that are read at this head."""
+        return self._kinds_read[offset]
+
+    @cached_property
+    def _kinds_read(self) -> tuple[tuple[RecordKind, ...], ...]:
+        return tuple(
+            tuple(kind for kind in self.windows if self.is_read(kind, offset))
+            for offset in range(self.length)
+        )
 
 
 def compute_boundary(percent: int, length: int) -> int:

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 from consensus.evidence import TimedRecords
 from consensus.phases import Schedule
-from consensus.records import NO_SCORES, RecordKind, read_score_commitment
+from consensus.records import NO_SCORES, REVEAL_KINDS, RecordKind, read_score_commitment
 from consensus.roster import Roster
 from consensus.types import Epoch, NodeClass, SubnetNodeId
 from keys.peer import PeerId
-
-_REVEALS = (RecordKind.OUTPUT_REVEAL, RecordKind.AUDIT_REVEAL, RecordKind.SCORE_REVEAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +46,8 @@ class ReadingView:
 
 def compute_wanted(view: ReadingView) -> tuple[Wanted, ...]:
     """Return the slots to read now, each missing one once."""
-    kinds = [kind for kind in view.schedule.windows if view.schedule.is_read(kind, view.offset)]
-    return tuple(wanted for kind in kinds for wanted in _list_missing(view, kind))
+    kinds = view.schedule.list_read(view.offset)
+    return tuple([wanted for kind in kinds for wanted in _list_missing(view, kind)])
 
 
 def is_urgent(schedule: Schedule, offset: int) -> bool:
@@ -62,7 +60,7 @@ def is_urgent(schedule: Schedule, offset: int) -> bool:
     is_last_grace = any(
         window.counts_until - schedule.grace <= offset < window.counts_until for window in windows
     )
-    return is_last_grace or any(schedule.is_read(kind, offset) for kind in _REVEALS)
+    return is_last_grace or any(schedule.is_read(kind, offset) for kind in REVEAL_KINDS)
 
 
 def compute_seen_offset(kind: RecordKind, *, began_at: int, ended_at: int) -> int:
@@ -72,7 +70,7 @@ def compute_seen_offset(kind: RecordKind, *, began_at: int, ended_at: int) -> in
     reveals by the head at which it began, because theirs only closes the set, and a slow
     reading is not the author's fault.
     """
-    return began_at if kind in _REVEALS else ended_at
+    return began_at if kind in REVEAL_KINDS else ended_at
 
 
 def _is_awaited(kind: RecordKind) -> bool:
@@ -86,13 +84,18 @@ def _list_missing(view: ReadingView, kind: RecordKind) -> list[Wanted]:
         if view.previous_roster is None:
             return []
         roster, sightings = view.previous_roster, view.previous_sightings
+    unseen = [
+        node
+        for node in roster.with_class(NodeClass.INCLUDED)
+        if (kind, node.node_id) not in sightings
+    ]
+    if not unseen:
+        return []
     authors = _list_authors(view, kind)
     return [
         Wanted(kind, roster.epoch, node.node_id, node.peer_id)
-        for node in roster.with_class(NodeClass.INCLUDED)
-        if node.peer_id is not None
-        and node.node_id in authors
-        and (kind, node.node_id) not in sightings
+        for node in unseen
+        if node.peer_id is not None and node.node_id in authors
     ]
 
 

@@ -66,6 +66,8 @@ class RecordKind(IntEnum):
 
 EPOCH_KINDS = tuple(kind for kind in RecordKind if kind is not RecordKind.HEARTBEAT)
 """The kinds that belong to an epoch, are write-once and are journaled."""
+REVEAL_KINDS = (RecordKind.OUTPUT_REVEAL, RecordKind.AUDIT_REVEAL, RecordKind.SCORE_REVEAL)
+"""The kinds that open a commitment."""
 
 SEEN_SLOTS = (
     # The code of a row in a sighting is its place in this table, from 1 on.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from consensus.types import BlockNumber, Epoch, NodeClass, SubnetId, SubnetNodeId
 from keys.peer import PeerId
@@ -31,7 +33,7 @@ class RosterNode:
         return self.node_class >= wanted and self.start_epoch <= epoch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Roster:
     """The nodes of one epoch, sorted by id, with the anchor of the epoch's times and seed.
 
@@ -47,11 +49,23 @@ class Roster:
 
     def get_by_id(self, node_id: SubnetNodeId) -> RosterNode | None:
         """Return the node with this id, if there is one."""
-        return next((node for node in self.nodes if node.node_id == node_id), None)
+        return self._by_id.get(node_id)
 
     def with_class(self, wanted: NodeClass) -> tuple[RosterNode, ...]:
         """Return the nodes of at least this class in the roster's epoch."""
-        return tuple([node for node in self.nodes if node.has_class(wanted, self.epoch)])
+        return self._by_class[wanted]
+
+    @cached_property
+    def _by_id(self) -> Mapping[SubnetNodeId, RosterNode]:
+        # Of two nodes with one id the first counts.
+        return {node.node_id: node for node in reversed(self.nodes)}
+
+    @cached_property
+    def _by_class(self) -> Mapping[NodeClass, tuple[RosterNode, ...]]:
+        return {
+            wanted: tuple(node for node in self.nodes if node.has_class(wanted, self.epoch))
+            for wanted in NodeClass
+        }
 
 
 def compute_network_id(genesis_hash: bytes, subnet_id: SubnetId, manifest_hash: bytes) -> bytes:

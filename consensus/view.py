@@ -30,15 +30,6 @@ class EpochStatus(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class OwnRecord:
-    """A record that this node signed; the journal holds it unchanged."""
-
-    kind: RecordKind
-    epoch: Epoch
-    is_acknowledged: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Attempts:
     """How often an extrinsic of this epoch was sent, and at which head last."""
 
@@ -60,10 +51,11 @@ class EpochView:
 
     ``roster`` is None until the epoch's first block is final. ``elections`` holds whom the chain
     elected, None where it elected no node; an epoch that was not asked for is missing.
-    ``has_auditor`` says that the model's files are here. ``is_previous_settled`` is set once the
-    previous epoch's final proposal, ``previous_submission``, was read, ``is_previous_reported``
-    once its scores stand in the journal, and ``refused`` holds the epochs whose proposal was
-    compared and differs.
+    ``own_records`` are the records that this node signed, and whether a replica is known to hold
+    them. ``has_auditor`` says that the model's files are here. ``is_previous_settled`` is set once
+    the previous epoch's final proposal, ``previous_submission``, was read,
+    ``is_previous_reported`` once its scores stand in the journal, and ``refused`` holds the epochs
+    whose proposal was compared and differs.
     """
 
     position: EpochPosition
@@ -79,7 +71,7 @@ class EpochView:
     previous_roster: Roster | None = None
     elections: Mapping[Epoch, SubnetNodeId | None] = field(default_factory=dict)
     is_challenge_seen: bool = False
-    own_records: tuple[OwnRecord, ...] = ()
+    own_records: Mapping[tuple[RecordKind, Epoch], bool] = field(default_factory=dict)
     submission: SubmissionSeen | None = None
     previous_submission: SubmissionSeen | None = None
     is_previous_settled: bool = False
@@ -133,6 +125,6 @@ class EpochView:
             return False
         return self.elections[epoch] is not None if epoch in self.elections else None
 
-    def get_own(self, kind: RecordKind, epoch: Epoch) -> OwnRecord | None:
-        """Return what this node signed for a slot, if anything."""
-        return next((r for r in self.own_records if r.kind is kind and r.epoch == epoch), None)
+    def is_acknowledged(self, kind: RecordKind, epoch: Epoch) -> bool | None:
+        """Whether a replica is known to hold this node's record of a slot. None if it has none."""
+        return self.own_records.get((kind, epoch))

@@ -14,7 +14,14 @@ import asyncio
 from collections.abc import Hashable
 from contextlib import aclosing
 
-from consensus.duties import Duty, Reveal, compute_duties, get_lane, list_reveals
+from consensus.duties import (
+    Duty,
+    Reveal,
+    compute_duties,
+    get_lane,
+    is_reveal_time,
+    list_reveals,
+)
 from consensus.reading import is_urgent
 from consensus.types import BlockNumber, EpochPosition
 from consensus.view import EpochView
@@ -47,6 +54,8 @@ class EpochLoop:
         self._snapshot = Snapshot(context)
         self._performer = Performer(context, get_position=self._get_newest)
         self._missed = MissedDuties(context)
+        schedule = context.terms.schedule
+        self._urgent = frozenset(o for o in range(schedule.length) if is_urgent(schedule, o))
         self._head: BlockInfo | None = None
         self._handled: BlockNumber | None = None
         self._position: EpochPosition | None = None
@@ -108,7 +117,7 @@ class EpochLoop:
 
     def _is_in_a_hurry(self, position: EpochPosition) -> bool:
         """Whether the next head may be too late for a record, our own reveal or another node's."""
-        if not is_urgent(self._terms.schedule, position.offset):
+        if position.offset not in self._urgent:
             return False
         return bool(self._collector.list_wanted(position) or self._list_reveals(position))
 
@@ -159,7 +168,9 @@ class EpochLoop:
         await self._missed.note(view)
 
     def _list_reveals(self, position: EpochPosition) -> tuple[Reveal, ...]:
-        return list_reveals(self._build_view(position)) if self._context.is_paid else ()
+        if not self._context.is_paid or not is_reveal_time(self._terms.schedule, position.offset):
+            return ()
+        return list_reveals(self._build_view(position))
 
     def _build_view(self, position: EpochPosition) -> EpochView:
         roster = self._rosters.get_roster(position.epoch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from consensus.submission import Submission
 from consensus.types import Epoch, EpochPosition
-from consensus.view import EpochView, OwnRecord, SubmissionSeen
+from consensus.view import EpochView, SubmissionSeen
 from subnet.epoch.context import NodeContext
 from subnet.epoch.observer import EpochSettled
 from subnet.journal.journal import Extrinsic
@@ -49,10 +49,7 @@ class Snapshot:
             previous_roster=journal.rosters.get(previous),
             elections=self._rosters.elections,
             is_challenge_seen=is_challenge_seen,
-            own_records=tuple(
-                OwnRecord(kind, signed_epoch, own.is_acknowledged)
-                for (kind, signed_epoch), own in journal.own_records.items()
-            ),
+            own_records={slot: own.is_acknowledged for slot, own in journal.own_records.items()},
             submission=self._get_submission(epoch),
             previous_submission=_describe(journal.submissions.get(previous)),
             is_previous_settled=previous in journal.submissions,

@@ -30,7 +30,6 @@ from consensus.view import (
     Attempts,
     EpochStatus,
     EpochView,
-    OwnRecord,
     SubmissionSeen,
 )
 from keys.peer import PeerId
@@ -106,12 +105,12 @@ def list_offsets(duty_type, length, **changes):
 
 
 def own(kind, epoch=EPOCH, is_acknowledged=False):
-    return OwnRecord(kind, epoch, is_acknowledged)
+    return {(kind, epoch): is_acknowledged}
 
 
-COMMITTED = (own(RecordKind.OUTPUT_COMMIT, is_acknowledged=True), own(RecordKind.OUTPUT_REVEAL))
-AUDITED = (own(RecordKind.AUDIT_COMMIT, is_acknowledged=True), own(RecordKind.AUDIT_REVEAL))
-SCORED = (own(RecordKind.SIGHTING, EPOCH - 1, True), own(RecordKind.SCORE_REVEAL, EPOCH - 1))
+COMMITTED = own(RecordKind.OUTPUT_COMMIT, is_acknowledged=True) | own(RecordKind.OUTPUT_REVEAL)
+AUDITED = own(RecordKind.AUDIT_COMMIT, is_acknowledged=True) | own(RecordKind.AUDIT_REVEAL)
+SCORED = own(RecordKind.SIGHTING, EPOCH - 1, True) | own(RecordKind.SCORE_REVEAL, EPOCH - 1)
 
 
 @pytest.mark.long
@@ -163,7 +162,7 @@ def test_score_reveals_leave_with_the_output_reveals_of_the_next_epoch(length):
 @every_length(SAMPLED)
 def test_reveals_that_are_due_wait_for_nothing_else(length):
     for offset in range(length):
-        view = make_view(offset, length, roster=None, own_records=COMMITTED + AUDITED + SCORED)
+        view = make_view(offset, length, roster=None, own_records=COMMITTED | AUDITED | SCORED)
         reveals = list_reveals(view)
         assert compute_duties(view)[: len(reveals)] == reveals
         is_due = view.schedule.is_departure(RecordKind.OUTPUT_REVEAL, offset)
@@ -222,7 +221,7 @@ def test_hosters_and_light_validators_audit_nothing(changes):
 @pytest.mark.parametrize("role", Role)
 def test_what_is_done_is_not_owed_again(role):
     kinds = set(RecordKind) - {RecordKind.HEARTBEAT}
-    done = tuple(own(kind, epoch, True) for kind in kinds for epoch in (EPOCH - 1, EPOCH))
+    done = {(kind, epoch): True for kind in kinds for epoch in (EPOCH - 1, EPOCH)}
     submission = SubmissionSeen(OTHER, frozenset({OWN}))
     for offset in range(20):
         view = make_view(offset, role=role, own_records=done, submission=submission)
@@ -240,12 +239,12 @@ def test_what_is_done_is_not_owed_again(role):
     ],
 )
 def test_a_record_is_republished_unchanged_until_acknowledged(kind, role, offsets):
-    changes = {"role": role, "own_records": (own(kind),)}
+    changes = {"role": role, "own_records": own(kind)}
     owed = [
         o for o in range(20) if Republish(kind, EPOCH) in compute_duties(make_view(o, **changes))
     ]
     assert owed == list(offsets)
-    acknowledged = {"role": role, "own_records": (own(kind, is_acknowledged=True),)}
+    acknowledged = {"role": role, "own_records": own(kind, is_acknowledged=True)}
     assert not list_offsets(Republish, 20, **acknowledged)
 
 
@@ -368,20 +367,20 @@ def test_a_lost_extrinsic_is_sent_again_a_bounded_number_of_times():
 
 def test_an_honest_hoster_owes_each_step_exactly_once_through_an_epoch():
     """Perform what is owed at every head: each slot is signed once, each record acknowledged."""
-    records, performed = (), []
+    records, performed = {}, []
     for offset in range(100):
         view = make_view(offset, 100, own_records=records)
         for duty in compute_duties(view):
             performed.append(duty)
             match duty:
                 case PublishChallenge():
-                    records += (own(RecordKind.CHALLENGE, is_acknowledged=True),)
+                    records |= own(RecordKind.CHALLENGE, is_acknowledged=True)
                 case CommitOutput():
-                    records += COMMITTED
+                    records |= COMMITTED
                 case RevealOutput():
-                    records = tuple(replace(r, is_acknowledged=True) for r in records)
+                    records = dict.fromkeys(records, True)
                 case PublishSighting():
-                    records += (own(RecordKind.SIGHTING, is_acknowledged=True),)
+                    records |= own(RecordKind.SIGHTING, is_acknowledged=True)
     steps = (PublishChallenge, CommitOutput, RevealOutput, PublishSighting)
     assert performed == [step(EPOCH) for step in steps]
 

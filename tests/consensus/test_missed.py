@@ -1,7 +1,5 @@
 """Every duty that is owed and not done is named once its time is over, and nothing else is."""
 
-from dataclasses import replace
-
 import pytest
 
 from consensus.missed import Missed, OwedDuty, list_missed
@@ -22,18 +20,18 @@ from tests.consensus.test_duties import (
 
 PROPOSED = SubmissionSeen(OTHER, frozenset({OTHER, OWN}))
 BEFORE = EPOCH - 1
-DONE_BEFORE = (
-    own(RecordKind.OUTPUT_COMMIT, BEFORE, True),
-    own(RecordKind.OUTPUT_REVEAL, BEFORE, True),
-    own(RecordKind.AUDIT_COMMIT, BEFORE, True),
-    own(RecordKind.AUDIT_REVEAL, BEFORE, True),
-    own(RecordKind.SIGHTING, BEFORE, True),
-)
+DONE_BEFORE = {
+    (RecordKind.OUTPUT_COMMIT, BEFORE): True,
+    (RecordKind.OUTPUT_REVEAL, BEFORE): True,
+    (RecordKind.AUDIT_COMMIT, BEFORE): True,
+    (RecordKind.AUDIT_REVEAL, BEFORE): True,
+    (RecordKind.SIGHTING, BEFORE): True,
+}
 
 
-def list_at(offset, *, own_records=(), **changes):
+def list_at(offset, *, own_records=None, **changes):
     changes = {"previous_submission": PROPOSED, "is_challenge_seen": True} | changes
-    view = make_view(offset, own_records=DONE_BEFORE + own_records, **changes)
+    view = make_view(offset, own_records=DONE_BEFORE | (own_records or {}), **changes)
     return {(missed.duty, missed.epoch) for missed in list_missed(view)}
 
 
@@ -60,15 +58,13 @@ def test_a_record_is_missed_from_the_head_on_at_which_it_may_leave_no_more(duty,
 
 
 def test_what_was_done_is_not_missed():
-    done = tuple(
-        replace(record, is_acknowledged=True) for record in COMMITTED + AUDITED + SCORED
-    ) + (own(RecordKind.SIGHTING, EPOCH, True),)
+    done = dict.fromkeys(COMMITTED | AUDITED | SCORED | own(RecordKind.SIGHTING), True)
     for role in Role:
         assert not list_at(19, role=role, own_records=done)
 
 
 def test_a_record_that_no_replica_holds_is_missed_with_that_reason():
-    view = make_view(7, own_records=(*DONE_BEFORE, own(RecordKind.OUTPUT_COMMIT)))
+    view = make_view(7, own_records=DONE_BEFORE | own(RecordKind.OUTPUT_COMMIT))
     found = [missed for missed in list_missed(view) if missed.epoch == EPOCH]
     assert found == [Missed(OwedDuty.OUTPUT_COMMIT, EPOCH, "no replica has acknowledged it")]
 
