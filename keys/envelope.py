@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from keys.errors import BadEnvelope
 from keys.peer import SIGNATURE_SIZE, PeerId, PeerKey
@@ -60,12 +61,13 @@ class SignedHeader:
         self.author.check_signature(self.get_message(), self.signature)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Envelope:
     """One signed statement.
 
     ``expires_at`` is in whole seconds since 1970; ``node_id`` is the author's
-    subnet node id, 0 for a client or a bootstrap node.
+    subnet node id, 0 for a client or a bootstrap node. What follows from the fields is
+    computed once: a node asks for a record's hash wherever it meets the record.
     """
 
     kind: int
@@ -85,7 +87,7 @@ class Envelope:
         """Return all bytes but the signature."""
         return _pack_header(self, len(self.body)) + self.body
 
-    @property
+    @cached_property
     def header(self) -> SignedHeader:
         """The fields and the body's hash: what proves, without the body, that the author signed."""
         return SignedHeader(
@@ -100,12 +102,12 @@ class Envelope:
             self.signature,
         )
 
-    @property
+    @cached_property
     def record_hash(self) -> bytes:
         """SHA-256 of the envelope without its signature: what others name it by."""
         return hashlib.sha256(_HASH_TAG + self.unsigned_bytes()).digest()
 
-    @property
+    @cached_property
     def key(self) -> bytes:
         """The one key that this envelope may be stored under."""
         return compute_record_key(self.network_id, self.kind, self.epoch, self.author)

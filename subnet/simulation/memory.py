@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache, partial
 from unittest import mock
 
-from consensus import scoring
+from consensus import admission, evidence, naming, scoring
 from consensus.agreement import Answer, LayerScores, compute_layer_scores
 from consensus.protocol_params import ConsensusParams
+from consensus.records import RecordKind, decode_body
 from consensus.types import SubnetNodeId
+from keys.envelope import decode_envelope
 from keys.errors import BadSignature
 from keys.peer import PeerId
+from subnet.journal import codec, journal
+from subnet.simulation import invariants, network
 
 MAX_REMEMBERED = 1 << 14
 REPEAT_EVERY = 4
@@ -57,6 +61,21 @@ def _is_verified(
     except BadSignature:
         return False
     return True
+
+
+@contextmanager
+def remember_records() -> Iterator[None]:
+    """Parse the same bytes once; what is refused is parsed again."""
+    parse_envelope = lru_cache(MAX_REMEMBERED)(decode_envelope)
+    parse_body = lru_cache(MAX_REMEMBERED)(decode_body)
+    with ExitStack() as patches:
+        for reader in (admission, codec, journal, network, invariants):
+            patches.enter_context(mock.patch.object(reader, "decode_envelope", parse_envelope))
+        patches.enter_context(mock.patch.object(admission, "decode_body", parse_body))
+        parse_sighting = partial(parse_body, RecordKind.SIGHTING)
+        for opener in (naming, evidence, invariants):
+            patches.enter_context(mock.patch.object(opener, "decode_sighting", parse_sighting))
+        yield
 
 
 @contextmanager

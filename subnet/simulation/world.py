@@ -14,7 +14,12 @@ from subnet.simulation.chain import BLOCK_TIME_S, SimChain
 from subnet.simulation.faults import FaultDriver
 from subnet.simulation.inference import FakeModel
 from subnet.simulation.invariants import Invariants, Violation
-from subnet.simulation.memory import pause_collection, remember_scores, remember_signatures
+from subnet.simulation.memory import (
+    pause_collection,
+    remember_records,
+    remember_scores,
+    remember_signatures,
+)
 from subnet.simulation.network import Network
 from subnet.simulation.node import Setting, SimNode, make_account
 from subnet.simulation.scenario import QUIET_EPOCHS, Scenario
@@ -64,7 +69,7 @@ def run_scenario(
     ``prepare`` may arrange something before the nodes start.
     """
     trace = Trace(show)
-    with remember_signatures(), remember_scores(), pause_collection():
+    with remember_signatures(), remember_records(), remember_scores(), pause_collection():
         try:
             return run_virtual(_run(scenario, trace, prepare))
         except Violation as violation:
