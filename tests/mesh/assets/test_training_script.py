@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from consensus.protocol_params import MAINNET
 from mesh.assets import load_questions
 from train_shipped_model import main
 
@@ -23,6 +24,12 @@ def threads_restored() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrate without the runs of other instruction sets, which load torch anew."""
+    monkeypatch.setattr("mesh.model.calibrate.INSTRUCTION_SETS", {})
 
 
 @pytest.fixture
@@ -46,4 +53,17 @@ def test_a_trained_model_is_written_with_its_questions(tmp_path, questions_file,
     assert status == 0
     assert (out / "model.safetensors").is_file()
     assert load_questions(out / "questions.json") == load_questions(questions_file)
-    assert json.loads(capsys.readouterr().out)["margins"]["smallest"] >= 1.0
+    report = json.loads(capsys.readouterr().out)
+    assert report["margins"]["smallest"] >= 1.0
+    assert min(report["calibration"]["cheats"]["int8"]) > 10 * 10**12 >> MAINNET.tolerance_bits
+
+
+def test_a_model_at_which_cheats_cannot_be_told_is_not_written(
+    tmp_path, questions_file, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("mesh.model.margins.MIN_MARGIN", 10**9)
+    out = tmp_path / "checkpoint"
+    status = main(["--out", str(out), "--questions", str(questions_file), "--passes", "60"])
+    assert status == 1
+    assert not out.exists()
+    assert "error: block 0: honest machines differ" in capsys.readouterr().err
