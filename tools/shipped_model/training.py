@@ -17,7 +17,7 @@ from shipped_model.tokens import CONTEXT_POSITIONS
 
 logger = logging.getLogger(__name__)
 
-SEED = 20261121
+SEED = 20261128
 PASSES = 160
 BATCH_TOKENS = 1024
 LEARNING_RATE = 3e-3
