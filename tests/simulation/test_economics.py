@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from subnet.simulation.economics.answers import ModelAnswers
 from subnet.simulation.economics.models import load_shipped, make_wide
 from subnet.simulation.economics.strategies import FIRST_CHEAT, list_strategies
-from subnet.simulation.economics.table import format_table, list_jobs, run_strategy
+from subnet.simulation.economics.table import format_table, list_jobs, measure, run_strategy
 
 EPOCHS = 6
 STRATEGIES = {strategy.name: strategy for strategy in list_strategies()}
@@ -77,3 +79,15 @@ def test_every_strategy_about_numbers_is_measured_on_both_models() -> None:
     assert {name for name, model in jobs if model == "wide"} == {
         "relay", "perturbed relay", "int8", "int4", "bf16", "skipped layer", "wrong weights",
     }  # fmt: skip
+
+
+def test_rows_come_from_other_processes() -> None:
+    rows = list(measure(2, seed=1, names=("silent",), processes=2))
+    assert [(row.name, row.share) for row in rows] == [("silent", 0.0)]
+
+
+def test_every_row_stands_in_the_security_page() -> None:
+    page = (Path(__file__).parents[2] / "docs/security.md").read_text()
+    for name, model in list_jobs():
+        title = name + (" (TinyLlama's width)" if model == "wide" else "")
+        assert f"| {title} |" in page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 from consensus.commitment import compute_tag
 from consensus.records import RecordKind, ScoreRow, SeenRecord, Sighting
@@ -51,6 +51,12 @@ def make_cheats(role: Role, count: int = 1, **does: object) -> list[Actor]:
 def list_strategies() -> tuple[Strategy, ...]:
     """Return every strategy of the table of cheats, in its order."""
     return (*_list_hosters(), *_list_validators(), *_list_proposers())
+
+
+@cache
+def get_strategy(name: str) -> Strategy:
+    """Return a strategy of the table by its name."""
+    return next(strategy for strategy in list_strategies() if strategy.name == name)
 
 
 def _make(

@@ -13,7 +13,7 @@ from consensus.protocol_params import MAINNET
 from consensus.types import Role
 from subnet.simulation.economics.answers import ModelAnswers
 from subnet.simulation.economics.models import load_shipped, make_wide
-from subnet.simulation.economics.strategies import Strategy, list_strategies
+from subnet.simulation.economics.strategies import Strategy, get_strategy, list_strategies
 from subnet.simulation.economics.swarm import Swarm
 
 MAX_SHARE = 0.2
@@ -35,7 +35,7 @@ class Row:
     proposal was not attested, so that no node was paid.
     """
 
-    strategy: Strategy
+    strategy_name: str
     model: str
     share: float
     worst_honest: float
@@ -48,9 +48,14 @@ class Row:
     proposals: int
 
     @property
+    def strategy(self) -> Strategy:
+        """What was measured; a strategy holds functions, which do not travel between processes."""
+        return get_strategy(self.strategy_name)
+
+    @property
     def name(self) -> str:
         """The strategy, and the model if it is not the shipped one."""
-        return self.strategy.name + (" (TinyLlama's width)" if self.model == "wide" else "")
+        return self.strategy_name + (" (TinyLlama's width)" if self.model == "wide" else "")
 
     @property
     def is_stopped(self) -> bool:
@@ -60,7 +65,7 @@ class Row:
     def describe(self) -> dict[str, Any]:
         """Return the row for other programs."""
         return {
-            "strategy": self.strategy.name,
+            "strategy": self.strategy_name,
             "model": self.model,
             "role": self.strategy.role.value,
             "share": round(self.share, 3),
@@ -98,8 +103,8 @@ def measure(
 
 def _run_job(job: tuple[str, str], *, epochs: int, seed: int) -> Row:
     name, model = job
-    strategy = next(strategy for strategy in list_strategies() if strategy.name == name)
-    return run_strategy(strategy, _open_model(model), epochs=epochs, seed=seed, model=model)
+    answers = _open_model(model)
+    return run_strategy(get_strategy(name), answers, epochs=epochs, seed=seed, model=model)
 
 
 @cache
@@ -123,7 +128,7 @@ def run_strategy(
     }
     standings = {node: swarm.chain.read_standing(node) for node in swarm.actors}
     return Row(
-        strategy,
+        strategy.name,
         model,
         share=_divide(_mean([pay[node] for node in cheats]), means[strategy.role], otherwise=1.0),
         worst_honest=min(
