@@ -158,7 +158,6 @@ def is_valid_structure(
         vector is not None
         and vector.dtype == np.float32
         and vector.shape == (length,)
-        and bool(np.isfinite(vector).all())
         and is_below_bound(vector, params, scale)
     )
 

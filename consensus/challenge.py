@@ -173,16 +173,18 @@ def decode_vector(
     if len(raw) != FLOAT_SIZE * length:
         raise InvalidVector(f"a vector of {length} values has {FLOAT_SIZE * length} bytes")
     vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
-    if not np.isfinite(vector).all():
-        raise InvalidVector("a value is not finite")
     if not is_below_bound(vector, params, scale):
-        raise InvalidVector(f"a value is not below 2**{params.value_bound_bits - scale}")
+        bound = f"2**{params.value_bound_bits - scale}"
+        raise InvalidVector(f"a value is not finite, or not below {bound}")
     return vector
 
 
 def is_below_bound(vector: NDArray[np.float32], params: ConsensusParams, scale: int) -> bool:
-    """Whether all values, times ``2**scale``, are below the bound at which integers are exact."""
-    # A float32 and these powers of two are exact in float64.
+    """Whether all values, times ``2**scale``, are below the bound at which integers are exact.
+
+    No infinity is, and nothing that is not a number.
+    """
+    # A float32 and these powers of two are exact in float64; a NaN is below nothing.
     largest = float(np.abs(vector).max(initial=0.0))
     return largest < 2.0 ** (params.value_bound_bits - scale)
 

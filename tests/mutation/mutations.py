@@ -92,8 +92,8 @@ MUTATIONS = (
     Mutation(
         "vectors may hold what is not a number",
         "consensus/challenge.py",
-        "if not np.isfinite(vector).all():",
-        "if False:",
+        "return largest < 2.0 **",
+        "return not largest >= 2.0 **",
         "one NaN poisons a layer",
     ),
     Mutation(
