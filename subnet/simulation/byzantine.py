@@ -47,7 +47,7 @@ from subnet.simulation.inference import (
     make_noise,
 )
 from subnet.simulation.network import SimRecordStore, Tamper
-from subnet.simulation.windows import COMMIT_END, GRACE, REVEAL_END
+from subnet.simulation.windows import Windows
 
 
 class Behaviour(Enum):
@@ -83,11 +83,6 @@ class Behaviour(Enum):
 
 
 _SCORE_KINDS = (RecordKind.SIGHTING, RecordKind.SCORE_REVEAL)
-_DEADLINES = {
-    RecordKind.OUTPUT_COMMIT: (COMMIT_END, 0.05),
-    RecordKind.OUTPUT_REVEAL: (REVEAL_END + GRACE, 3.0),
-}
-"""First offsets at which a record is late, and seconds that a liar waits after them."""
 EQUIVOCATED = {
     Behaviour.EQUIVOCATE: RecordKind.OUTPUT_COMMIT,
     Behaviour.EQUIVOCATE_REVEAL: RecordKind.OUTPUT_REVEAL,
@@ -143,6 +138,7 @@ class Knowledge:
     """What a dishonest node knows beside its own state."""
 
     key: PeerKey
+    windows: Windows
     victim: PeerId
     peers: Mapping[int, PeerId]
     compute_delay_s: Callable[[Epoch, int], float]
@@ -153,6 +149,13 @@ class Knowledge:
     """The hash of the block that draws an epoch's audited layers."""
     note_copy: Callable[[Epoch], None]
     spawn: Callable[[Coroutine[Any, Any, Any]], None]
+
+
+def get_deadline(kind: RecordKind, windows: Windows) -> tuple[int, float]:
+    """Return the first offset at which a record is late, and how long a liar waits after it."""
+    if kind is RecordKind.OUTPUT_COMMIT:
+        return windows.commit_end, 0.05
+    return windows.reveal_end + windows.grace, 3.0
 
 
 class EvilStore:
@@ -225,7 +228,7 @@ class EvilStore:
         A reveal counts by the head at which a reading began, so it waits for those to end.
         """
         epoch, kind = Epoch(record.epoch), RecordKind(record.kind)
-        deadline, late_s = _DEADLINES[kind]
+        deadline, late_s = get_deadline(kind, self._knowledge.windows)
         after_s = late_s if after_s is None else after_s
         await asyncio.sleep(self._knowledge.compute_delay_s(epoch, deadline) + after_s)
         await self._send(record)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -80,14 +81,22 @@ class _Pending:
 class SimChain:
     """One chain; ``produce`` builds the next block and lets endpoints know."""
 
-    def __init__(self, accounts: Sequence[Account], *, seed: bytes, trace: Trace) -> None:
+    def __init__(
+        self,
+        accounts: Sequence[Account],
+        *,
+        seed: bytes,
+        trace: Trace,
+        epoch_length: int = EPOCH_LENGTH,
+    ) -> None:
+        self.epoch_length = epoch_length
         self._seed = seed
         self._trace = trace
         self._pool: list[_Pending] = []
         self._headers: list[BlockInfo] = []
         self._watchers: list[Callable[[BlockInfo], None]] = []
         self._node_cache: dict[int, tuple[RosterNode, ...]] = {}
-        self.ledger = open_ledger(accounts)
+        self.ledger = open_ledger(accounts, epoch_length)
         self._append_header(0)
         for number in range(1, SETUP_BLOCKS + 1):
             self._begin(number)
@@ -234,7 +243,7 @@ class Endpoint:
 
     async def fetch_info(self) -> ChainInfo:
         await self._delay()
-        return ChainInfo(self._chain.get_header(0).block_hash, EPOCH_LENGTH)
+        return ChainInfo(self._chain.get_header(0).block_hash, self._chain.epoch_length)
 
     async def fetch_finalised_number(self) -> BlockNumber:
         await self._delay()
@@ -308,10 +317,10 @@ class Endpoint:
         return self._best.number if at_block is None else at_block
 
 
-def open_ledger(accounts: Sequence[Account]) -> Ledger:
+def open_ledger(accounts: Sequence[Account], epoch_length: int = EPOCH_LENGTH) -> Ledger:
     """Return a chain on which each account's coldkey has what it needs."""
     balances = {account.coldkey: 10_000 * TENSOR for account in accounts}
-    return Ledger(LedgerConfig(epoch_length=EPOCH_LENGTH, balances=balances))
+    return Ledger(LedgerConfig(epoch_length=epoch_length, balances=balances))
 
 
 def found_subnet(ledger: Ledger, accounts: Sequence[Account]) -> None:
@@ -325,7 +334,7 @@ def found_subnet(ledger: Ledger, accounts: Sequence[Account]) -> None:
         min_stake=_STAKE,
         max_stake=10 * _STAKE,
         delegate_stake_percentage=TENSOR // 10,
-        initial_coldkeys={account.coldkey: 1 for account in accounts},
+        initial_coldkeys=Counter(account.coldkey for account in accounts),
         bootnodes={accounts[0].peer_id.to_base58().encode(): _boot_address(accounts[0].peer_id)},
     )
     ledger.apply(owner, RegisterSubnet(100 * TENSOR, data))

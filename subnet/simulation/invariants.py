@@ -38,14 +38,11 @@ from keys.envelope import Envelope, decode_envelope
 from subnet.journal.journal import KEPT_EPOCHS, Journal, SignedRecord
 from subnet.simulation.byzantine import WORTHLESS, Behaviour
 from subnet.simulation.inference import SHAPE
-from subnet.simulation.scenario import Scenario
+from subnet.simulation.scenario import NodeSpec, Scenario
 from subnet.simulation.windows import (
-    AUDIT_END,
-    COMMIT_END,
-    EPOCH_LENGTH,
-    GRACE,
     MIN_HONEST_SCORE,
-    REVEAL_END,
+    WINDOWS,
+    Windows,
 )
 
 _REVEAL_OF = {
@@ -68,9 +65,10 @@ class Chain:
     """What the invariants read of the chain."""
 
     slot: int
+    windows: Windows
 
     def first_block(self, epoch: int) -> int:
-        return self.slot + epoch * EPOCH_LENGTH
+        return self.slot + epoch * self.windows.length
 
 
 class Invariants:
@@ -78,7 +76,7 @@ class Invariants:
 
     def __init__(self, scenario: Scenario, *, slot: int) -> None:
         self._scenario = scenario
-        self._chain = Chain(slot)
+        self._chain = Chain(slot, WINDOWS[scenario.epoch_length])
         self._specs = {spec.node_id: spec for spec in scenario.nodes}
         self._published: dict[tuple[int, int, int], bytes] = {}
         self._said_of: dict[tuple[Epoch, bytes], object] = {}
@@ -110,15 +108,15 @@ class Invariants:
         self._check_durable(name, record, journal)
 
     def _check_departure(self, name: str, kind: RecordKind, epoch: int, best_block: int) -> None:
-        is_score = kind is RecordKind.SCORE_REVEAL
+        is_score, windows = kind is RecordKind.SCORE_REVEAL, self._chain.windows
         offset = best_block - self._chain.first_block(epoch + is_score)
         left = f"{name} leaves at offset {offset}"
         if kind in _REVEALS:
-            self.require(offset >= AUDIT_END + GRACE, f"{left}, commits are open")
+            self.require(offset >= windows.audit_end + windows.grace, f"{left}, commits are open")
         if kind is RecordKind.AUDIT_COMMIT:
-            self.require(offset > COMMIT_END, f"{left}, output commits are open")
+            self.require(offset > windows.commit_end, f"{left}, output commits are open")
         if kind is RecordKind.SIGHTING:
-            self.require(offset >= REVEAL_END + GRACE, f"{left}, reveals are open")
+            self.require(offset >= windows.reveal_end + windows.grace, f"{left}, reveals are open")
 
     def _check_durable(self, name: str, record: Envelope, journal: sqlite3.Connection) -> None:
         """What is published stands in the journal's file, and a commit with what opens it."""
@@ -215,8 +213,9 @@ class Invariants:
         return all(self._is_majority_honest(_list_votes(report, block)) for block in blocks)
 
     def _is_majority_honest(self, votes: list[LayerReason]) -> bool:
-        honest = sum(vote.node_id in self._scenario.honest for vote in votes)
-        return 2 * honest > len(votes)
+        coldkeys = {self._specs[vote.node_id].coldkey: vote.node_id for vote in votes}
+        honest = sum(node_id in self._scenario.honest for node_id in coldkeys.values())
+        return 2 * honest > len(coldkeys)
 
     def _check_honest_hosters(self, name: str, report: EpochReport) -> None:
         """Whatever a minority does, an honest answer that was opened keeps its worth."""
@@ -240,8 +239,19 @@ class Invariants:
             spec = self._specs[node_id]
             self.require(node_id in rows, f"{name}: honest {spec} has no row")
             self.require(node_id not in report.unpaid, f"{name}: honest {spec} is not paid")
-            if spec.role is Role.HOSTER or (is_paid and report.epoch >= 2):
+            if spec.role is Role.HOSTER or (
+                is_paid and report.epoch >= 2 and not self._is_paid_by_another(spec)
+            ):
                 self.require(rows.get(node_id, 0) > 0, f"{name}: honest {spec} earns nothing")
+
+    def _is_paid_by_another(self, spec: NodeSpec) -> bool:
+        """Whether a validator of the same coldkey comes first: pay for audits is per coldkey."""
+        return any(
+            other.role is Role.VALIDATOR
+            and other.coldkey == spec.coldkey
+            and other.node_id < spec.node_id
+            for other in self._specs.values()
+        )
 
     # What the chain holds.
 

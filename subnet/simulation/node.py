@@ -59,7 +59,7 @@ from subnet.simulation.invariants import Invariants
 from subnet.simulation.network import Network, SimPeerRecords, SimRecordStore
 from subnet.simulation.scenario import NodeSpec
 from subnet.simulation.trace import Trace
-from subnet.simulation.windows import COMMIT_END, EPOCH_LENGTH
+from subnet.simulation.windows import WINDOWS
 
 MODEL_LOAD_S = 9.0
 """What the journal holds must not wait for the model: it takes longer than a block."""
@@ -84,16 +84,19 @@ def make_key(node_id: int) -> PeerKey:
     return PeerKey(bytes([node_id]) * 32)
 
 
-def make_account(node_id: int) -> Account:
-    """Return the chain's names of a node; the last byte of each key is the node's id."""
+def make_account(node_id: int, owner: int | None = None) -> Account:
+    """Return the chain's names of a node; the last byte of a hotkey is the node's id.
+
+    The last byte of a coldkey is ``owner``, the node itself by default.
+    """
     peer_id = make_key(node_id).peer_id
-    last = bytes([node_id])
-    return Account(peer_id, b"coldkey".ljust(19) + last, b"hotkey".ljust(19) + last)
+    coldkey = bytes([node_id if owner is None else owner])
+    return Account(peer_id, b"coldkey".ljust(19) + coldkey, b"hotkey".ljust(19) + bytes([node_id]))
 
 
 def make_terms(chain: SimChain) -> SubnetTerms:
     network_id = compute_network_id(chain.get_header(0).block_hash, SUBNET_ID, b"manifest" * 4)
-    return SubnetTerms(SUBNET_ID, network_id, EPOCH_LENGTH, 1000 * BLOCK_TIME_S, MINIMAL)
+    return SubnetTerms(SUBNET_ID, network_id, chain.epoch_length, 1000 * BLOCK_TIME_S, MINIMAL)
 
 
 class SimNode:
@@ -155,7 +158,7 @@ class SimNode:
     def check_attestation(self) -> None:
         """Compare the proposal on chain with the rows that this node's journal holds."""
         chain, invariants = self.setting.chain, self.setting.invariants
-        epoch = Epoch((chain.best.number - chain.slot) // EPOCH_LENGTH)
+        epoch = Epoch((chain.best.number - chain.slot) // chain.epoch_length)
         submission, before = chain.read_submission(epoch), Epoch(epoch - 1)
         invariants.attesting(self.node_id, epoch, self.judged.get(before), submission)
 
@@ -225,10 +228,11 @@ class SimNode:
 
     def _know(self) -> Knowledge:
         setting = self.setting
+        windows = WINDOWS[setting.chain.epoch_length]
         victim = self.random.choice([n for n in (1, 2, 3) if n != self.node_id])
 
         def compute_delay_s(epoch: Epoch, offset: int) -> float:
-            block = setting.chain.slot + epoch * EPOCH_LENGTH + offset
+            block = setting.chain.slot + epoch * setting.chain.epoch_length + offset
             return max(0.0, setting.chain.get_time_s(block) - setting.get_wall_time_s())
 
         def find_own(kind: RecordKind, epoch: Epoch) -> Envelope:
@@ -236,16 +240,17 @@ class SimNode:
             return self.journal.own_records[kind, epoch].envelope
 
         def chain_hash(epoch: Epoch, offset: int) -> bytes:
-            block = setting.chain.slot + epoch * EPOCH_LENGTH + offset
+            block = setting.chain.slot + epoch * setting.chain.epoch_length + offset
             return setting.chain.get_header(block).block_hash
 
         return Knowledge(
             key=self.key,
+            windows=windows,
             victim=setting.peers[victim],
             peers=setting.peers,
             compute_delay_s=compute_delay_s,
             find_own=find_own,
-            find_draw=lambda epoch: chain_hash(epoch, COMMIT_END),
+            find_draw=lambda epoch: chain_hash(epoch, windows.commit_end),
             note_copy=lambda epoch: setting.invariants.copied(self.node_id, epoch),
             spawn=setting.spawn,
         )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from random import Random
 
 from consensus.types import LayerRange, Role
 from subnet.simulation.byzantine import Behaviour
 from subnet.simulation.inference import SHAPE
+from subnet.simulation.windows import EPOCH_LENGTH, WINDOWS
 
 MIN_NODES = 4
 MIN_NODES_WITH_LIARS = 7
+EPOCH_LENGTH_WEIGHTS = (80, 12, 8)
+"""How often epochs of 20, 50 and 100 blocks are drawn."""
 QUIET_EPOCHS = 2
 """Faults stop so many epochs before the end. A node that was down for the whole scored epoch
 judges it like the others, so only the sightings of the scored epoch itself must be had."""
@@ -71,15 +74,23 @@ class NodeSpec:
     role: Role
     layers: LayerRange
     behaviours: frozenset[Behaviour] = frozenset()
+    owner: int | None = None
+    """The node whose coldkey owns this one too; None if its coldkey owns no other node."""
 
     @property
     def is_honest(self) -> bool:
         return not self.behaviours
 
+    @property
+    def coldkey(self) -> int:
+        """The node that names the coldkey: nodes of one coldkey have one vote on an output."""
+        return self.node_id if self.owner is None else self.owner
+
     def __str__(self) -> str:
         does = "+".join(sorted(b.value for b in self.behaviours)) or "honest"
         serves = f" {self.layers}" if self.role is Role.HOSTER else ""
-        return f"node {self.node_id}: {self.role.value}{serves}, {does}"
+        owner = "" if self.owner is None else f", owned like node {self.owner}"
+        return f"node {self.node_id}: {self.role.value}{serves}, {does}{owner}"
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,8 @@ class Scenario:
     faults: frozenset[Fault] = field(default_factory=frozenset)
     origin: str | None = None
     """What replays a run whose nodes were not drawn from the seed."""
+    epoch_length: int = EPOCH_LENGTH
+    """Blocks in an epoch, a key of WINDOWS."""
 
     @property
     def is_connected(self) -> bool:
@@ -123,7 +136,36 @@ def draw_scenario(
     drawn = draw_faults(random)
     chosen = drawn if faults is None else frozenset(faults)
     specs = _draw_nodes(random, nodes, chosen)
-    return Scenario(seed, epochs, specs, chosen)
+    # A generator of its own: the faults and lies of a seed do not depend on these draws.
+    random = Random(f"chain/{seed}")
+    length = draw_epoch_length(random)
+    return Scenario(seed, epochs, draw_owners(random, specs), chosen, epoch_length=length)
+
+
+def draw_epoch_length(random: Random) -> int:
+    """Return the blocks of an epoch: seldom many, because each costs the simulator time."""
+    (length,) = random.choices(sorted(WINDOWS), weights=EPOCH_LENGTH_WEIGHTS)
+    return length
+
+
+def draw_owners(random: Random, specs: tuple[NodeSpec, ...]) -> tuple[NodeSpec, ...]:
+    """In one of three scenarios, let some coldkeys own several nodes.
+
+    Honest hosters keep a coldkey each, so that they stay the majority of the votes on each layer;
+    honest validators are owned by one of the hosters 1 to 3, and all who lie by the first liar.
+    """
+    if random.random() >= 1 / 3:
+        return specs
+    liars = [spec.node_id for spec in specs if not spec.is_honest]
+    owned = []
+    for spec in specs:
+        owner = spec.owner
+        if not spec.is_honest and spec.node_id != liars[0]:
+            owner = liars[0]
+        elif spec.is_honest and spec.role is Role.VALIDATOR and random.random() < 0.7:
+            owner = random.choice((1, 2, 3))
+        owned.append(replace(spec, owner=owner))
+    return tuple(owned)
 
 
 def draw_faults(random: Random) -> frozenset[Fault]:

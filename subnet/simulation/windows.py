@@ -1,20 +1,36 @@
-"""The protocol's windows at 20 blocks an epoch, worked out by hand from protocol.md, section 1.
+"""The protocol's windows at 20, 50 and 100 blocks an epoch, worked out by hand from protocol.md.
 
 The simulator judges the production code by these numbers, never by that code's own.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The offsets of one epoch length that the invariants and the cheats need.
+
+    ``commit_end`` (40 %): a commit counts if it is first seen before this offset, whose block
+    draws the audits. ``audit_end`` (60 %): an audit commit counts if it is first seen before it.
+    No reveal leaves before ``audit_end`` + ``grace``; one counts if it is first seen before
+    ``reveal_end`` (70 %) + ``grace``.
+    """
+
+    length: int
+    commit_end: int
+    audit_end: int
+    reveal_end: int
+    grace: int
+
+
 EPOCH_LENGTH = 20
-COMMIT_END = 8
-"""40 %: a commit counts if it is first seen before this offset, whose block draws the audits."""
-AUDIT_END = 12
-"""A, 60 %: an audit commit counts if it is first seen before this offset."""
-REVEAL_END = 14
-"""R, 70 %."""
-GRACE = 1
-"""G at 20 blocks. No reveal leaves before A + G; one counts if first seen before R + G."""
-SIGHTING_END = 17
-"""The score commitment of a sighting counts if that is first seen before R + 3G."""
+"""The length of an epoch where a scenario does not say otherwise."""
+WINDOWS = {
+    20: Windows(20, commit_end=8, audit_end=12, reveal_end=14, grace=1),
+    50: Windows(50, commit_end=20, audit_end=30, reveal_end=35, grace=1),
+    100: Windows(100, commit_end=40, audit_end=60, reveal_end=70, grace=2),
+}
 MIN_HONEST_SCORE = 66 * 10**16
 """An honest answer is worth about two thirds at the very least, with an honest majority."""

@@ -25,10 +25,9 @@ from subnet.simulation.node import Setting, SimNode, make_account
 from subnet.simulation.scenario import QUIET_EPOCHS, Scenario
 from subnet.simulation.trace import Trace
 from subnet.simulation.virtual_time import run_virtual
-from subnet.simulation.windows import EPOCH_LENGTH
 
-WARM_UP_OFFSET = 16
-"""Nodes start at this offset of epoch 0, in which the chain elects nobody yet."""
+WARM_UP_PERCENT = 80
+"""Nodes start at this part of epoch 0, in which the chain elects nobody yet."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ class Result:
         return {
             "seed": self.scenario.seed,
             "epochs": self.scenario.epochs,
+            "epoch_length": self.scenario.epoch_length,
+            "coldkeys": len({node.coldkey for node in self.scenario.nodes}),
             "faults": sorted(fault.value for fault in self.scenario.faults),
             "lies": sorted(b.value for node in self.scenario.nodes for b in node.behaviours),
             "attested": self.num_attested,
@@ -95,11 +96,12 @@ class World:
         self.scenario = scenario
         self.trace = trace
         self._random = Random(f"world/{scenario.seed}")
-        accounts = [make_account(spec.node_id) for spec in scenario.nodes]
+        accounts = [make_account(spec.node_id, spec.owner) for spec in scenario.nodes]
         seed = f"chain/{scenario.seed}".encode()
-        self.chain = SimChain(accounts, seed=seed, trace=trace)
+        self.chain = SimChain(accounts, seed=seed, trace=trace, epoch_length=scenario.epoch_length)
         self.slot = self.chain.slot
-        while self.chain.best.number < self.slot + WARM_UP_OFFSET:
+        warm_up = WARM_UP_PERCENT * scenario.epoch_length // 100
+        while self.chain.best.number < self.slot + warm_up:
             self.chain.produce(self._random)
         self._start_block = self.chain.best.number
         peers = [account.peer_id for account in accounts]
@@ -161,8 +163,9 @@ class World:
 
     async def _drive(self) -> None:
         """Build the blocks of all epochs, on time; check after each."""
-        end = self.slot + (self.scenario.epochs + 1) * EPOCH_LENGTH - 1
-        quiet_from = self.slot + (self.scenario.epochs + 1 - QUIET_EPOCHS) * EPOCH_LENGTH
+        epochs, length = self.scenario.epochs, self.scenario.epoch_length
+        end = self.slot + (epochs + 1) * length - 1
+        quiet_from = self.slot + (epochs + 1 - QUIET_EPOCHS) * length
         loop = asyncio.get_running_loop()
         while self.chain.best.number < end:
             due_s = (self.chain.best.number + 1 - self._start_block) * BLOCK_TIME_S
@@ -178,9 +181,9 @@ class World:
 
     def _check_epoch_end(self, next_block: int) -> None:
         """Look at a chain epoch right before the first block of the next one."""
-        if next_block <= self.slot or (next_block - self.slot) % EPOCH_LENGTH:
+        if next_block <= self.slot or (next_block - self.slot) % self.scenario.epoch_length:
             return
-        epoch = Epoch((next_block - self.slot) // EPOCH_LENGTH - 1)
+        epoch = Epoch((next_block - self.slot) // self.scenario.epoch_length - 1)
         submission = self.chain.read_submission(epoch)
         attested = 0 if submission is None else len(submission.attested)
         self._num_attested += 100 * attested >= 66 * len(self.nodes)

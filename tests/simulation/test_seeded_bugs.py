@@ -33,6 +33,7 @@ from subnet.simulation.world import run_scenario
 from subnet.thread_runner import Runner
 from tests.simulation.__main__ import main
 from tests.simulation.test_attacks import Lies, make_scenario
+from tests.simulation.test_settings import make_sybils
 
 pytestmark = pytest.mark.long
 
@@ -210,6 +211,12 @@ def test_a_plain_mean_that_a_minority_can_steer_is_caught(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(agreement, "_Agreement", Agreement)
     assert "int8 earns" in catch({4: {Behaviour.INT8}})
+
+
+def test_a_vote_for_each_node_of_a_coldkey_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "choose_votes", lambda rows, voiceless: list(range(len(rows))))
+    with pytest.raises(Violation, match="honest node 1 gets 0"):
+        run_scenario(make_sybils())
 
 
 def test_attesting_without_looking_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

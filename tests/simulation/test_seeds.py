@@ -59,6 +59,8 @@ def test_100_seeds_of_20_epochs_keep_every_invariant() -> None:
         *("byzantine", "chain", "crash", "hide", "loss", "partition", "skew", "slow", "split")
     }
     assert len({lie for result in results for lie in result["lies"]}) >= 12
+    assert {result["epoch_length"] for result in results} == {20, 50, 100}
+    assert sum(result["coldkeys"] < 7 for result in results) > 20
     assert sum(result["deaths"] for result in results) > 250
     assert sum(result["attested"] for result in results) > 0.8 * NUM_SEEDS * NUM_EPOCHS
 
