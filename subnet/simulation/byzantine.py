@@ -74,6 +74,11 @@ class Behaviour(Enum):
     EQUIVOCATE_SCORES = "equivocate-scores"
     EQUIVOCATE_SIGHTING = "equivocate-sighting"
     EDGE = "edge"
+    EDGE_COMMIT = "edge-commit"
+    EDGE_SIGHTING = "edge-sighting"
+    EDGE_LIST = "edge-list"
+    SELECT_READERS = "select-readers"
+    SELECT_AUTHOR = "select-author"
     WITHHOLD_DRAWN = "withhold-drawn"
     SEE_NOTHING = "see-nothing"
     SEE_WRONG = "see-wrong"
@@ -82,6 +87,10 @@ class Behaviour(Enum):
     CENSOR = "censor"
 
 
+EDGE_S = 1.5
+"""The readings of two nodes before a head are up to so many seconds apart."""
+LAST_ATTEMPT_S = 1.5
+"""The last attempts to attest begin within about so many seconds of the deadline's block."""
 _SCORE_KINDS = (RecordKind.SIGHTING, RecordKind.SCORE_REVEAL)
 EQUIVOCATED = {
     Behaviour.EQUIVOCATE: RecordKind.OUTPUT_COMMIT,
@@ -91,6 +100,14 @@ EQUIVOCATED = {
 }
 """Of which record different nodes are shown different versions."""
 SPLITTING = frozenset(EQUIVOCATED)
+EDGED = {
+    RecordKind.OUTPUT_REVEAL: Behaviour.EDGE,
+    RecordKind.OUTPUT_COMMIT: Behaviour.EDGE_COMMIT,
+    RecordKind.AUDIT_COMMIT: Behaviour.EDGE_COMMIT,
+    RecordKind.SIGHTING: Behaviour.EDGE_SIGHTING,
+    RecordKind.NAMED_LIST: Behaviour.EDGE_LIST,
+}
+"""Which records leave so near their deadline that some nodes see them in time and others do not."""
 SEEING = frozenset({Behaviour.SEE_NOTHING, Behaviour.SEE_WRONG, Behaviour.ACCUSE})
 WORTHLESS = frozenset(
     {
@@ -124,12 +141,16 @@ def choose_distortion(behaviours: frozenset[Behaviour], seed: int) -> Distort:
     return make_noise(HONEST_NOISE, seed)
 
 
-def choose_tampering(behaviours: frozenset[Behaviour]) -> Tamper | None:
+def choose_tampering(behaviours: frozenset[Behaviour], *, victim: PeerId) -> Tamper | None:
     """Return how a node's replica lies, if it does."""
     if Behaviour.WITHHOLD in behaviours:
-        return lambda _key, _value: None
+        return lambda _reader, _value: None
     if Behaviour.TAMPER in behaviours:
-        return lambda _key, value: value[:-1] + bytes([value[-1] ^ 1])
+        return lambda _reader, value: value[:-1] + bytes([value[-1] ^ 1])
+    if Behaviour.SELECT_READERS in behaviours:
+        return lambda reader, value: value if reader % 2 else None
+    if Behaviour.SELECT_AUTHOR in behaviours:
+        return lambda _reader, value: None if decode_envelope(value).author == victim else value
     return None
 
 
@@ -148,13 +169,24 @@ class Knowledge:
     find_draw: Callable[[Epoch], bytes]
     """The hash of the block that draws an epoch's audited layers."""
     note_copy: Callable[[Epoch], None]
+    show_list: Callable[[Epoch], None]
+    """Lets peers that ask this node itself have its named list."""
+    note: Callable[[str], None]
+    """Counts an effect of a lie."""
     spawn: Callable[[Coroutine[Any, Any, Any]], None]
 
 
 def get_deadline(kind: RecordKind, windows: Windows) -> tuple[int, float]:
     """Return the first offset at which a record is late, and how long a liar waits after it."""
-    if kind is RecordKind.OUTPUT_COMMIT:
-        return windows.commit_end, 0.05
+    match kind:
+        case RecordKind.OUTPUT_COMMIT:
+            return windows.commit_end, 0.05
+        case RecordKind.AUDIT_COMMIT:
+            return windows.audit_end, 0.05
+        case RecordKind.SIGHTING:
+            return windows.reveal_end + 3 * windows.grace, 0.05
+        case RecordKind.NAMED_LIST:
+            return windows.attestation_deadline, 0.05
     return windows.reveal_end + windows.grace, 3.0
 
 
@@ -202,8 +234,9 @@ class EvilStore:
                 return await self._publish_copy(record, expires_at)
         if is_reveal and Behaviour.WITHHOLD_DRAWN in does and self._is_drawn(record):
             return False
-        if is_reveal and Behaviour.EDGE in does:
-            self._knowledge.spawn(self._send_late(record, -self._random.uniform(0.0, 3.0)))
+        if EDGED.get(RecordKind(record.kind)) in does:
+            self._knowledge.note("edge")
+            self._knowledge.spawn(self._send_late(record, self._draw_edge_s(record)))
             return True
         if record.kind == RecordKind.NAMED_LIST and Behaviour.HIDE_LIST in does:
             return True
@@ -231,7 +264,19 @@ class EvilStore:
         deadline, late_s = get_deadline(kind, self._knowledge.windows)
         after_s = late_s if after_s is None else after_s
         await asyncio.sleep(self._knowledge.compute_delay_s(epoch, deadline) + after_s)
+        if kind is RecordKind.NAMED_LIST:
+            self._knowledge.show_list(epoch)
         await self._send(record)
+
+    def _draw_edge_s(self, record: Envelope) -> float:
+        """Return seconds after the deadline's block, mostly below 0.
+
+        Nobody asks for a list before somebody has the proposal, and the last attempts begin with
+        the deadline's block: it leaves when some have failed and others are about to ask.
+        """
+        if record.kind == RecordKind.NAMED_LIST:
+            return self._random.uniform(0.0, LAST_ATTEMPT_S)
+        return -self._random.uniform(0.0, EDGE_S)
 
     def _lie(self, record: Envelope) -> Envelope:
         """Say that nobody worked, and open that commitment as promised."""

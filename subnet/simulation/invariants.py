@@ -265,7 +265,8 @@ class Invariants:
 
     def _is_proposal_due(self, elected: int) -> bool:
         """Whether this node proposes what honest nodes compute, and lets them have it."""
-        harms = {Behaviour.BAD_PROPOSAL, Behaviour.HIDE_LIST}
+        # A list that leaves at the deadline is had by some and refused by others, rightly.
+        harms = {Behaviour.BAD_PROPOSAL, Behaviour.HIDE_LIST, Behaviour.EDGE_LIST}
         return not self._specs[elected].behaviours & harms
 
     def epoch_over(

@@ -43,8 +43,8 @@ class NetworkFaults:
         return not any(left in island and right in island for island in self.islands)
 
 
-Tamper = Callable[[bytes, bytes], bytes | None]
-"""What a lying replica answers for (key, value); None withholds it."""
+Tamper = Callable[[int, bytes], bytes | None]
+"""What a lying replica answers a reader instead of a value; None withholds it."""
 
 
 Lookup = Callable[[bytes], bytes | None]
@@ -65,6 +65,8 @@ class Replica:
     on_stored: Callable[[bytes | None, bytes], None] = lambda _old, _new: None
     """Called with what is replaced and what is kept now."""
     held: dict[bytes, tuple[float, bytes]] = field(default_factory=dict)
+    num_lies: int = 0
+    """Answers that were not what it holds."""
     _admitted: set[tuple[bytes, bytes, float]] = field(default_factory=set)
 
     def start(self, policy: RecordPolicy) -> None:
@@ -97,12 +99,13 @@ class Replica:
             return True
         return held == (expires_at, value)
 
-    def answer(self, key: bytes) -> tuple[float, bytes] | None:
-        """Return what it says that it holds."""
+    def answer(self, key: bytes, reader: int) -> tuple[float, bytes] | None:
+        """Return what it tells a reader that it holds."""
         held = self.held.get(key)
         if self.tamper is None or held is None:
             return held
-        value = self.tamper(key, held[1])
+        value = self.tamper(reader, held[1])
+        self.num_lies += value != held[1]
         return None if value is None else (held[0], value)
 
 
@@ -209,7 +212,7 @@ class SimRecordStore:
         for replica in sorted(nearest, key=lambda r: reachable[r.node]):
             if replica.policy is None:
                 continue
-            answer = replica.answer(key)
+            answer = replica.answer(key, self._node)
             if answer is None or not own.admits(key, answer[1], answer[0]):
                 continue
             if not self._is_hidden(answer[1]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -76,6 +77,8 @@ class Setting:
     trace: Trace
     get_wall_time_s: Callable[[], float]
     spawn: Callable[[Any], None]
+    effects: Counter[str]
+    """What faults and lies did, by name."""
     peers: dict[int, Any]
     authors: dict[bytes, int]
 
@@ -115,7 +118,9 @@ class SimNode:
             setting.chain, hotkey=make_account(spec.node_id).hotkey, random=self.random
         )
         self.replica = setting.network.replicas[spec.node_id]
-        self.replica.tamper = choose_tampering(spec.behaviours)
+        # Drawn before anything else, so that it is the same in every life.
+        self.victim = self.random.choice([n for n in (1, 2, 3) if n != self.node_id])
+        self.replica.tamper = choose_tampering(spec.behaviours, victim=setting.peers[self.victim])
         self.replica.on_stored = lambda old, new: (
             setting.invariants.stored(spec.node_id, old, new) if spec.is_honest else None
         )
@@ -128,6 +133,7 @@ class SimNode:
         self.journal: Journal | None = None
         self.judged: dict[Epoch, object] = {}
         """Rows by scored epoch, as this node computed them last for a proposal."""
+        self.shown_lists: set[Epoch] = set()
         self.skew_s = 0.0
         self.lives = 0
         self.last_words = ""
@@ -222,14 +228,18 @@ class SimNode:
         is_hidden = (
             envelope is not None
             and envelope.kind == RecordKind.NAMED_LIST
-            and Behaviour.HIDE_LIST in self.spec.behaviours
+            and self._hides_list(Epoch(envelope.epoch))
         )
         return None if envelope is None or is_hidden else envelope.to_bytes()
+
+    def _hides_list(self, epoch: Epoch) -> bool:
+        does = self.spec.behaviours
+        is_held_back = Behaviour.EDGE_LIST in does and epoch not in self.shown_lists
+        return Behaviour.HIDE_LIST in does or is_held_back
 
     def _know(self) -> Knowledge:
         setting = self.setting
         windows = WINDOWS[setting.chain.epoch_length]
-        victim = self.random.choice([n for n in (1, 2, 3) if n != self.node_id])
 
         def compute_delay_s(epoch: Epoch, offset: int) -> float:
             block = setting.chain.slot + epoch * setting.chain.epoch_length + offset
@@ -246,11 +256,13 @@ class SimNode:
         return Knowledge(
             key=self.key,
             windows=windows,
-            victim=setting.peers[victim],
+            victim=setting.peers[self.victim],
             peers=setting.peers,
             compute_delay_s=compute_delay_s,
             find_own=find_own,
             find_draw=lambda epoch: chain_hash(epoch, windows.commit_end),
+            show_list=self.shown_lists.add,
+            note=lambda effect: setting.effects.update([effect]),
             note_copy=lambda epoch: setting.invariants.copied(self.node_id, epoch),
             spawn=setting.spawn,
         )

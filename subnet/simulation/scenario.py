@@ -16,6 +16,8 @@ MIN_NODES = 4
 MIN_NODES_WITH_LIARS = 7
 EPOCH_LENGTH_WEIGHTS = (80, 12, 8)
 """How often epochs of 20, 50 and 100 blocks are drawn."""
+MAX_FAMILIES = 6
+"""More at once leave too few epochs that are attested, and so little to check."""
 QUIET_EPOCHS = 2
 """Faults stop so many epochs before the end. A node that was down for the whole scored epoch
 judges it like the others, so only the sightings of the scored epoch itself must be had."""
@@ -34,9 +36,14 @@ class Fault(Enum):
     BYZANTINE = "byzantine"
     SPLIT = "split"
     """Dishonest nodes that show different nodes different things."""
+    EDGE = "edge"
+    """Dishonest nodes whose records leave at the last moment of their window."""
+    SELECT = "select"
+    """Dishonest replicas that answer some readers, or about some authors, and not others."""
 
 
-NETWORK_FAULTS = frozenset(Fault) - {Fault.BYZANTINE, Fault.SPLIT}
+LYING = (Fault.BYZANTINE, Fault.SPLIT, Fault.EDGE, Fault.SELECT)
+NETWORK_FAULTS = frozenset(Fault) - frozenset(LYING)
 """Where none of these is on, everybody is connected and nobody dies."""
 
 _HOSTER_BEHAVIOURS = (
@@ -50,7 +57,6 @@ _HOSTER_BEHAVIOURS = (
     Behaviour.SILENT,
     Behaviour.NO_REVEAL,
     Behaviour.EARLY,
-    Behaviour.EDGE,
     Behaviour.WITHHOLD_DRAWN,
 )
 _ANY_BEHAVIOURS = (
@@ -169,12 +175,16 @@ def draw_owners(random: Random, specs: tuple[NodeSpec, ...]) -> tuple[NodeSpec, 
 
 
 def draw_faults(random: Random) -> frozenset[Fault]:
-    """Return a set of families: swarms of different ones find more than all at once."""
-    if random.random() < 0.15:
+    """Return a set of families: swarms of different ones find more than all at once.
+
+    Every size of a set is as likely as any other, and within a size every combination.
+    """
+    if random.random() < 0.1:
         return frozenset()
-    if random.random() < 0.35:
-        return frozenset({Fault.BYZANTINE})
-    return frozenset(fault for fault in Fault if random.random() < 0.4)
+    # Where all are connected, the invariants ask for more.
+    families = LYING if random.random() < 0.4 else tuple(Fault)
+    count = random.randrange(1, 1 + min(MAX_FAMILIES, len(families)))
+    return frozenset(random.sample(families, count))
 
 
 def _draw_nodes(random: Random, count: int, faults: frozenset[Fault]) -> tuple[NodeSpec, ...]:
@@ -229,7 +239,19 @@ def _draw_behaviours(
     if Fault.SPLIT in faults:
         liar = next(iter(drawn), random.choice((hosters[0], validators[-1])))
         drawn[liar] = {_draw_equivocation(random, is_hoster=liar <= num_hosters)}
+    for family in (Fault.EDGE, Fault.SELECT):
+        if family in faults:
+            liar = random.choice(sorted(drawn) or (hosters[0], validators[-1]))
+            lie = _draw_family_lie(random, family, is_hoster=liar <= num_hosters)
+            drawn.setdefault(liar, set()).add(lie)
     return {node: frozenset(does) for node, does in drawn.items()}
+
+
+def _draw_family_lie(random: Random, family: Fault, *, is_hoster: bool) -> Behaviour:
+    if family is Fault.SELECT:
+        return random.choice((Behaviour.SELECT_READERS, Behaviour.SELECT_AUTHOR))
+    edges = [Behaviour.EDGE_COMMIT, Behaviour.EDGE_SIGHTING, Behaviour.EDGE_LIST]
+    return random.choice([Behaviour.EDGE, *edges] if is_hoster else edges)
 
 
 def _draw_equivocation(random: Random, *, is_hoster: bool) -> Behaviour:

@@ -15,7 +15,8 @@ class Windows:
     ``commit_end`` (40 %): a commit counts if it is first seen before this offset, whose block
     draws the audits. ``audit_end`` (60 %): an audit commit counts if it is first seen before it.
     No reveal leaves before ``audit_end`` + ``grace``; one counts if it is first seen before
-    ``reveal_end`` (70 %) + ``grace``.
+    ``reveal_end`` (70 %) + ``grace``, a sighting's commitment to scores before that + 2 ``grace``.
+    A proposal whose records cannot be had is refused from ``attestation_deadline`` (80 %) on.
     """
 
     length: int
@@ -23,14 +24,15 @@ class Windows:
     audit_end: int
     reveal_end: int
     grace: int
+    attestation_deadline: int
 
 
 EPOCH_LENGTH = 20
 """The length of an epoch where a scenario does not say otherwise."""
 WINDOWS = {
-    20: Windows(20, commit_end=8, audit_end=12, reveal_end=14, grace=1),
-    50: Windows(50, commit_end=20, audit_end=30, reveal_end=35, grace=1),
-    100: Windows(100, commit_end=40, audit_end=60, reveal_end=70, grace=2),
+    20: Windows(20, commit_end=8, audit_end=12, reveal_end=14, grace=1, attestation_deadline=16),
+    50: Windows(50, commit_end=20, audit_end=30, reveal_end=35, grace=1, attestation_deadline=40),
+    100: Windows(100, commit_end=40, audit_end=60, reveal_end=70, grace=2, attestation_deadline=80),
 }
 MIN_HONEST_SCORE = 66 * 10**16
 """An honest answer is worth about two thirds at the very least, with an honest majority."""

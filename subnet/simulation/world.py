@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -42,6 +43,8 @@ class Result:
     num_deaths: int
     num_points: int
     """Await points that the nodes' last lives passed."""
+    effects: Mapping[str, int]
+    """How often each kind of fault or lie really did something, where that is counted."""
 
     def describe(self) -> dict[str, Any]:
         """Return the numbers, for people and other programs."""
@@ -55,6 +58,7 @@ class Result:
             "attested": self.num_attested,
             "deaths": self.num_deaths,
             "checks": self.num_checks,
+            "effects": dict(sorted(self.effects.items())),
             "trace": self.trace_hash,
         }
 
@@ -108,6 +112,7 @@ class World:
         self.network = Network(peers, random=Random(f"network/{scenario.seed}"))
         self.network.on_publish = self._check_published
         self.invariants = Invariants(scenario, slot=self.slot)
+        self.effects: Counter[str] = Counter()
         self._tasks: asyncio.TaskGroup | None = None
         setting = Setting(
             chain=self.chain,
@@ -117,6 +122,7 @@ class World:
             trace=trace,
             get_wall_time_s=self.get_wall_time_s,
             spawn=self._spawn,
+            effects=self.effects,
             peers={spec.node_id: peer for spec, peer in zip(scenario.nodes, peers, strict=True)},
             authors={
                 peer.public_key: spec.node_id
@@ -215,6 +221,8 @@ class World:
             node.close()
 
     def get_result(self) -> Result:
+        lies = sum(replica.num_lies for replica in self.network.replicas.values())
+        effects = self.effects + Counter({"replica-lies": lies})
         return Result(
             scenario=self.scenario,
             trace_hash=self.trace.hash,
@@ -222,6 +230,7 @@ class World:
             num_checks=self.invariants.num_checks,
             num_attested=self._num_attested,
             num_deaths=sum(node.lives - 1 for node in self.nodes.values()),
+            effects=effects,
             num_points=sum(node.switch.passed for node in self.nodes.values()),
         )
 

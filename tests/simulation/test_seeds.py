@@ -10,16 +10,21 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from subnet.simulation.scenario import Fault
 
 NUM_SEEDS = int(os.environ.get("MESH_SIMULATION_SEEDS", "100"))
 """Fewer for a quick look, more for a night; what the runs must have met is asked from 100 on."""
 NUM_EPOCHS = 20
 MAX_PROCESSES = 8
 NICE = ("nice", "-n", "5")
+EFFECTS = {"edge", "replica-lies"}
+"""What faults and lies must have done in some run."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -55,9 +60,9 @@ def test_100_seeds_of_20_epochs_keep_every_invariant() -> None:
         return
     # The runs were worth it: every family of faults and every lie occurred, nodes died, and
     # most epochs were attested all the same.
-    assert {fault for result in results for fault in result["faults"]} == {
-        *("byzantine", "chain", "crash", "hide", "loss", "partition", "skew", "slow", "split")
-    }
+    assert {name for result in results for name in result["faults"]} == {f.value for f in Fault}
+    effects = sum((Counter(result["effects"]) for result in results), Counter[str]())
+    assert effects.keys() == EFFECTS, effects
     assert len({lie for result in results for lie in result["lies"]}) >= 12
     assert {result["epoch_length"] for result in results} == {20, 50, 100}
     assert sum(result["coldkeys"] < 7 for result in results) > 20

@@ -1,0 +1,64 @@
+"""Each kind of fault really happens where it is asked for, and the invariants hold beside it."""
+
+from __future__ import annotations
+
+import pytest
+
+from consensus.records import RecordKind
+from consensus.types import Epoch, SubnetNodeId
+from subnet.simulation.byzantine import Behaviour
+from subnet.simulation.scenario import Fault
+from subnet.simulation.world import World, run_scenario
+from tests.simulation.test_attacks import EPOCHS, make_scenario
+
+
+def count_split_epochs(world: World, kind: RecordKind, author: int) -> int:
+    """Return in how many epochs honest nodes first saw a record at different blocks."""
+    count = 0
+    for epoch in range(1, EPOCHS + 1):
+        seen = set()
+        for node_id in sorted(world.scenario.honest):
+            journal = world.nodes[node_id].journal
+            assert journal is not None
+            record = journal.get_timed_records(Epoch(epoch)).get((kind, SubnetNodeId(author)))
+            seen.add(None if record is None else record.seen_at)
+        count += len(seen) > 1
+    return count
+
+
+@pytest.mark.parametrize(
+    ("liar", "behaviour", "kind"),
+    [
+        (4, Behaviour.EDGE_COMMIT, RecordKind.OUTPUT_COMMIT),
+        (7, Behaviour.EDGE_COMMIT, RecordKind.AUDIT_COMMIT),
+        (4, Behaviour.EDGE, RecordKind.OUTPUT_REVEAL),
+        (4, Behaviour.EDGE_SIGHTING, RecordKind.SIGHTING),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_a_record_that_some_see_in_time_and_others_do_not_is_its_authors_risk_only(
+    liar: int, behaviour: Behaviour, kind: RecordKind
+) -> None:
+    worlds: list[World] = []
+    scenario = make_scenario({liar: {behaviour}}, seed=2, faults={Fault.EDGE})
+    result = run_scenario(scenario, prepare=worlds.append)
+    assert result.effects["edge"] >= EPOCHS
+    assert count_split_epochs(worlds[0], kind, liar) > 0
+    assert result.num_attested == EPOCHS
+
+
+def test_a_named_list_that_some_have_at_the_deadline_harms_only_its_epoch() -> None:
+    lies = {4: {Behaviour.EDGE_LIST}, 7: {Behaviour.EDGE_LIST}}
+    lines: list[str] = []
+    result = run_scenario(make_scenario(lies, seed=3, faults={Fault.EDGE}), show=lines.append)
+    assert sum("refuses the proposal of 4" in line for line in lines) == 3
+    assert sum("attest of 4 landed" in line for line in lines) == 3
+    assert result.num_attested == EPOCHS - result.effects["edge"]
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour.SELECT_READERS, Behaviour.SELECT_AUTHOR])
+def test_replicas_that_answer_selectively_hide_nothing(behaviour: Behaviour) -> None:
+    lies = {4: {behaviour}, 7: {behaviour}}
+    result = run_scenario(make_scenario(lies, faults={Fault.SELECT}))
+    assert result.effects["replica-lies"] > 20
+    assert result.num_attested == EPOCHS
