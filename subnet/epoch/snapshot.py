@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from consensus.submission import Submission
-from consensus.types import Epoch, EpochPosition
+from consensus.types import BlockNumber, Epoch, EpochPosition
 from consensus.view import EpochView, SubmissionSeen
 from subnet.epoch.context import NodeContext
 from subnet.epoch.observer import EpochSettled
@@ -22,6 +22,8 @@ class Snapshot:
         self._has_hotkey = context.writer is not None
         self._submission_epoch: Epoch | None = None
         self._submission: Submission | None = None
+        self._final_epoch: Epoch | None = None
+        """The epoch in which a final block has this node's attestation."""
 
     async def refresh(self, position: EpochPosition) -> None:
         """Ask the chain what it may have changed. Raises ChainUnavailable."""
@@ -72,16 +74,30 @@ class Snapshot:
         self._context.observe(EpochSettled(epoch, elected, submission))
 
     async def _refresh_submission(self, epoch: Epoch) -> None:
-        """Read the epoch's proposal until this node has nothing more to do with it."""
-        seen = self._get_submission(epoch)
-        is_done = seen is not None and self._node_id in seen.attested
-        if is_done or not self._has_hotkey or epoch in self._journal.refused:
+        """Read the epoch's proposal until this node has nothing more to do with it.
+
+        A fork may undo the proposal or an attestation, so both are read until a final block has
+        what this node sent.
+        """
+        is_done = epoch == self._final_epoch or epoch in self._journal.refused
+        if is_done or not self._has_hotkey:
             return
         self._submission = await self._fetch_submission(epoch)
         self._submission_epoch = epoch
+        if self._is_attested(self._submission):
+            final = await self._context.reader.fetch_finalised_number()
+            if self._is_attested(await self._fetch_submission(epoch, at_block=final)):
+                self._final_epoch = epoch
 
-    async def _fetch_submission(self, epoch: Epoch) -> Submission | None:
-        return await self._context.reader.fetch_submission(self._terms.subnet_id, epoch)
+    def _is_attested(self, submission: Submission | None) -> bool:
+        return submission is not None and self._node_id in submission.attested
+
+    async def _fetch_submission(
+        self, epoch: Epoch, *, at_block: BlockNumber | None = None
+    ) -> Submission | None:
+        return await self._context.reader.fetch_submission(
+            self._terms.subnet_id, epoch, at_block=at_block
+        )
 
 
 def _describe(submission: Submission | None) -> SubmissionSeen | None:

@@ -1,6 +1,7 @@
 """Whole epochs with production code in a world of fakes."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -155,6 +156,32 @@ async def test_a_chain_outage_is_survived(subnet, monkeypatch):
     lost = subnet.nodes[1].list_events(Unavailable)
     assert lost and lost[0].what == "chain"
     assert len(subnet.chain.submissions[2].attested) == 6
+
+
+async def test_an_attestation_that_a_fork_undoes_is_sent_again(subnet):
+    async with subnet.run():
+        await advance_to(subnet.chain, 2, 0)
+        while 4 not in getattr(subnet.chain.submissions.get(2), "attested", ()):
+            await advance(subnet.chain)
+        landed = subnet.chain.submissions[2]
+        # The node sees that it landed, then the block is replaced by one without it.
+        await advance(subnet.chain)
+        subnet.chain.submissions[2] = replace(landed, attested=landed.attested - {4})
+        await advance_to(subnet.chain, 2, 12)
+    assert 4 in subnet.chain.submissions[2].attested
+
+
+async def test_a_proposal_that_a_fork_undoes_is_sent_again_and_attested_by_all(subnet):
+    async with subnet.run():
+        await advance_to(subnet.chain, 2, 0)
+        while 2 not in subnet.chain.submissions:
+            await advance(subnet.chain)
+        first = subnet.chain.submissions[2]
+        await advance(subnet.chain)
+        del subnet.chain.submissions[2]
+        await advance_to(subnet.chain, 2, 14)
+    assert subnet.chain.submissions[2].args == first.args
+    assert subnet.chain.submissions[2].attested == set(HOSTERS + VALIDATORS)
 
 
 async def test_a_stale_chain_is_sat_out_and_said():
