@@ -127,6 +127,14 @@ class State(Reader):
         self._undo.clear()
         self._changed.clear()
 
+    def rewind(self, block: int) -> None:
+        """Forget what was written after ``block`` ended: the blocks of a fork that lost."""
+        for keys in self._versions.values():
+            for versions in keys.values():
+                while versions and versions[-1][0] > block:
+                    versions.pop()
+        self.begin_block(block)
+
     def put(self, item: Item[V], *key: Any, value: V) -> None:
         """Store ``value`` as of this block."""
         self._write(item, key, value)

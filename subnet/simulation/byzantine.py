@@ -87,6 +87,7 @@ class Behaviour(Enum):
     CENSOR = "censor"
 
 
+MIN_WAIT_S = 1e-6
 EDGE_S = 1.5
 """The readings of two nodes before a head are up to so many seconds apart."""
 LAST_ATTEMPT_S = 1.5
@@ -163,7 +164,7 @@ class Knowledge:
     victim: PeerId
     peers: Mapping[int, PeerId]
     compute_delay_s: Callable[[Epoch, int], float]
-    """Virtual seconds until the block at an offset of an epoch."""
+    """Virtual seconds until the block at an offset of an epoch; below 0 once it is there."""
     find_own: Callable[[RecordKind, Epoch], Envelope]
     """What the program's own journal holds."""
     find_draw: Callable[[Epoch], bytes]
@@ -263,7 +264,11 @@ class EvilStore:
         epoch, kind = Epoch(record.epoch), RecordKind(record.kind)
         deadline, late_s = get_deadline(kind, self._knowledge.windows)
         after_s = late_s if after_s is None else after_s
-        await asyncio.sleep(self._knowledge.compute_delay_s(epoch, deadline) + after_s)
+        # Blocks may slip while it waits.
+        left_s = self._knowledge.compute_delay_s(epoch, deadline) + after_s
+        while left_s > MIN_WAIT_S:
+            await asyncio.sleep(left_s)
+            left_s = self._knowledge.compute_delay_s(epoch, deadline) + after_s
         if kind is RecordKind.NAMED_LIST:
             self._knowledge.show_list(epoch)
         await self._send(record)

@@ -1,8 +1,9 @@
 """The production ledger on a virtual clock, and the endpoints through which nodes see it.
 
-Blocks come every six seconds. Extrinsics wait in a pool for the next block. Each node
-reads through an endpoint of its own, which answers after a while, may lag behind the
-best block, may miss heads, and may be down.
+Blocks come every six seconds, or later. Extrinsics wait in a pool for the next block. A fork may
+replace blocks that are not final; their extrinsics are in the pool again. Each node reads through
+an endpoint of its own, which answers after a while, may lag behind the best block, may miss
+heads, and may be down.
 """
 
 from __future__ import annotations
@@ -93,6 +94,14 @@ class SimChain:
         self._seed = seed
         self._trace = trace
         self._pool: list[_Pending] = []
+        self._included: dict[int, list[_Pending]] = {}
+        self._num_forks = 0
+        self.fork_depth = 0
+        """How many of the newest blocks the next one replaces; at most FINALITY_LAG."""
+        self.lost_percent = 0
+        """How many extrinsics of replaced blocks the pool has forgotten."""
+        self.slipped_s = 0
+        """By how much slots without a block have delayed those to come."""
         self._headers: list[BlockInfo] = []
         self._watchers: list[Callable[[BlockInfo], None]] = []
         self._node_cache: dict[int, tuple[RosterNode, ...]] = {}
@@ -127,10 +136,13 @@ class SimChain:
 
     def get_time_s(self, number: int) -> float:
         """Return when a block is or was due, on the chain's clock."""
-        return float(GENESIS_TIME_S + number * BLOCK_TIME_S)
+        if number < len(self._headers):
+            return float(self._headers[number].timestamp_s)
+        return float(GENESIS_TIME_S + number * BLOCK_TIME_S + self.slipped_s)
 
-    def read_submission(self, epoch: Epoch) -> Submission | None:
-        return read_submission(self.ledger, SUBNET_ID, epoch)
+    def read_submission(self, epoch: Epoch, *, at_block: int | None = None) -> Submission | None:
+        block = None if at_block is None else BlockNumber(at_block)
+        return read_submission(self.ledger, SUBNET_ID, epoch, at_block=block)
 
     def read_elected(self, epoch: Epoch) -> SubnetNodeId | None:
         return read_elected_validator(self.ledger, SUBNET_ID, epoch)
@@ -149,15 +161,37 @@ class SimChain:
         return outcome
 
     def produce(self, random: Random) -> BlockInfo:
-        """Build the next block from the pool, in an order of its own."""
-        header = self._begin(self.best.number + 1)
-        pool, self._pool = self._pool, []
-        random.shuffle(pool)
-        for pending in pool:
-            self._include(pending, header)
+        """Build the next block from the pool, in an order of its own, on a fork if that is due."""
+        number = self.best.number + 1
+        random.shuffle(self._pool)
+        if self.fork_depth:
+            self._retract(self.fork_depth, random)
+            self.fork_depth = 0
+        while self.best.number < number:
+            header = self._begin(self.best.number + 1)
+            pool, self._pool = self._pool, []
+            self._included[header.number] = pool
+            for pending in pool:
+                self._include(pending, header)
+        self._included.pop(number - FINALITY_LAG, None)
         for tell in list(self._watchers):
-            tell(header)
-        return header
+            tell(self.best)
+        return self.best
+
+    def _retract(self, depth: int, random: Random) -> None:
+        """Undo the newest blocks; what was in them comes before what waits, in its order."""
+        assert depth <= FINALITY_LAG
+        last = self.best.number - depth
+        self._trace.add("chain", f"replaces the blocks after {last}")
+        orphans = []
+        for number in range(last + 1, self.best.number + 1):
+            orphans += self._included.pop(number, [])
+            self._node_cache.pop(number, None)
+        kept = [each for each in orphans if 100 * random.random() >= self.lost_percent]
+        self._pool[:0] = kept
+        del self._headers[last + 1 :]
+        self.ledger.state.rewind(last)
+        self._num_forks += 1
 
     def _include(self, pending: _Pending, header: BlockInfo) -> None:
         name = type(pending.call).__name__
@@ -165,23 +199,24 @@ class SimChain:
             self.ledger.apply(pending.origin, pending.call)
         except DispatchError as error:
             self._trace.add("chain", f"{name} by {pending.origin[-1]} fails: {error.name}")
-            if not pending.outcome.cancelled():
+            if not pending.outcome.done():
                 pending.outcome.set_exception(error)
                 pending.outcome.exception()
         else:
             self._trace.add("chain", f"{name} by {pending.origin[-1]} lands")
-            if not pending.outcome.cancelled():
+            if not pending.outcome.done():
                 pending.outcome.set_result(header)
 
     def _begin(self, number: int) -> BlockInfo:
         parent = self._headers[number - 1].block_hash
-        timestamp_s = GENESIS_TIME_S + number * BLOCK_TIME_S
+        timestamp_s = int(self.get_time_s(number))
         self.ledger.begin_block(number, 1000 * timestamp_s, parent_hash=parent)
         return self._append_header(number)
 
     def _append_header(self, number: int) -> BlockInfo:
-        block_hash = hashlib.sha256(self._seed + number.to_bytes(4, "little")).digest()
-        header = BlockInfo(BlockNumber(number), block_hash, GENESIS_TIME_S + number * BLOCK_TIME_S)
+        fork = str(self._num_forks).encode() if self._num_forks else b""
+        block_hash = hashlib.sha256(self._seed + number.to_bytes(4, "little") + fork).digest()
+        header = BlockInfo(BlockNumber(number), block_hash, int(self.get_time_s(number)))
         self._headers.append(header)
         return header
 

@@ -10,29 +10,37 @@ from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING
 
-from subnet.simulation.chain import BLOCK_TIME_S, EndpointFaults
-from subnet.simulation.network import Network, NetworkFaults
+from subnet.simulation.chain import BLOCK_TIME_S, FINALITY_LAG, EndpointFaults
+from subnet.simulation.network import NetworkFaults
 from subnet.simulation.scenario import Fault, Scenario
+from subnet.simulation.windows import WINDOWS
 
 if TYPE_CHECKING:
-    from subnet.simulation.node import SimNode
+    from subnet.simulation.node import Setting, SimNode
 
 MAX_POINTS_TO_DEATH = 60
 MAX_REST_S = 90.0
 MAX_SKEW_S = 600.0
+MAX_EMPTY_SLOTS = 3
+MAX_LATE_S = 4.0
 
 
 class FaultDriver:
     """Changes what is wrong, once a block."""
 
-    def __init__(self, scenario: Scenario, network: Network, nodes: Mapping[int, SimNode]) -> None:
+    def __init__(self, scenario: Scenario, setting: Setting, nodes: Mapping[int, SimNode]) -> None:
         self._scenario = scenario
-        self._network = network
+        self._network = setting.network
+        self._chain = setting.chain
+        self._effects = setting.effects
+        self._windows = WINDOWS[scenario.epoch_length]
         self._nodes = nodes
         self._honest = sorted(scenario.honest)
         self._random = Random(f"faults/{scenario.seed}")
         self._ends: list[tuple[int, str, int]] = []
         self._is_quiet = False
+        self.late_s = 0.0
+        """By how much the next block alone is late; those after it are not."""
         self._start()
 
     def step(self, block: int, *, is_quiet: bool) -> None:
@@ -42,6 +50,7 @@ class FaultDriver:
                 self._heal()
             return
         self._end_what_is_over(block)
+        self.late_s = 0.0
         faults, random = self._scenario.faults, self._random
         if Fault.CRASH in faults and random.random() < 0.08:
             self._kill(self._pick())
@@ -55,6 +64,10 @@ class FaultDriver:
             node = self._pick()
             self._nodes[node].skew_s = random.uniform(-MAX_SKEW_S, MAX_SKEW_S)
             self._ends.append((block + random.randrange(1, 40), "skew", node))
+        if Fault.FORK in faults:
+            self._maybe_fork(block)
+        if Fault.LATE_BLOCKS in faults and random.random() < 0.1:
+            self._delay_next_block()
 
     def _start(self) -> None:
         faults, random = self._scenario.faults, self._random
@@ -65,6 +78,28 @@ class FaultDriver:
 
     def _pick(self) -> int:
         return self._random.choice(self._honest)
+
+    def _maybe_fork(self, block: int) -> None:
+        """Let the next block replace the newest ones, often those that decide an epoch."""
+        offset = (block - self._chain.slot) % self._windows.length
+        decides = offset in (0, 1, self._windows.commit_end, self._windows.commit_end + 1)
+        if self._random.random() >= (0.3 if decides else 0.05):
+            return
+        depth = self._random.randrange(1, FINALITY_LAG + 1)
+        self._chain.fork_depth = depth
+        # What is lost is sent again, for which there must be time before the epoch ends.
+        has_time = FINALITY_LAG < offset < self._windows.length // 2
+        self._chain.lost_percent = 20 if has_time else 0
+        self._effects["forks"] += 1
+        self._effects["draws-replaced"] += 0 <= offset - self._windows.commit_end < depth
+
+    def _delay_next_block(self) -> None:
+        """Let a few slots pass without a block, or the next one come late, the others in time."""
+        self._effects["late-blocks"] += 1
+        if self._random.random() < 0.5:
+            self._chain.slipped_s += BLOCK_TIME_S * self._random.randrange(1, 1 + MAX_EMPTY_SLOTS)
+        else:
+            self.late_s = self._random.uniform(0.5, MAX_LATE_S)
 
     def _kill(self, node_id: int) -> None:
         """Let a node die at one of the next points that it passes, and rest for a while."""
@@ -115,6 +150,8 @@ class FaultDriver:
 
     def _heal(self) -> None:
         self._is_quiet = True
+        self.late_s = 0.0
+        self._chain.fork_depth = 0
         self._ends.clear()
         self._network.faults = NetworkFaults()
         for node in self._nodes.values():

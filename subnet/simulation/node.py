@@ -243,7 +243,7 @@ class SimNode:
 
         def compute_delay_s(epoch: Epoch, offset: int) -> float:
             block = setting.chain.slot + epoch * setting.chain.epoch_length + offset
-            return max(0.0, setting.chain.get_time_s(block) - setting.get_wall_time_s())
+            return setting.chain.get_time_s(block) - setting.get_wall_time_s()
 
         def find_own(kind: RecordKind, epoch: Epoch) -> Envelope:
             assert self.journal is not None

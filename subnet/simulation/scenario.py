@@ -41,9 +41,16 @@ class Fault(Enum):
     SELECT = "select"
     """Dishonest replicas that answer some readers, or about some authors, and not others."""
 
+    FORK = "fork"
+    """The newest blocks are replaced, never a final one."""
+    LATE_BLOCKS = "late-blocks"
+    """Slots without a block, and blocks that come late."""
+
 
 LYING = (Fault.BYZANTINE, Fault.SPLIT, Fault.EDGE, Fault.SELECT)
-NETWORK_FAULTS = frozenset(Fault) - frozenset(LYING)
+CHAIN_FAULTS = (Fault.FORK, Fault.LATE_BLOCKS)
+"""What the chain does to all alike: every node must still do all that it owes."""
+NETWORK_FAULTS = frozenset(Fault) - frozenset(LYING) - frozenset(CHAIN_FAULTS)
 """Where none of these is on, everybody is connected and nobody dies."""
 
 _HOSTER_BEHAVIOURS = (
@@ -182,7 +189,7 @@ def draw_faults(random: Random) -> frozenset[Fault]:
     if random.random() < 0.1:
         return frozenset()
     # Where all are connected, the invariants ask for more.
-    families = LYING if random.random() < 0.4 else tuple(Fault)
+    families = (*LYING, *CHAIN_FAULTS) if random.random() < 0.4 else tuple(Fault)
     count = random.randrange(1, 1 + min(MAX_FAMILIES, len(families)))
     return frozenset(random.sample(families, count))
 

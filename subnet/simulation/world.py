@@ -11,7 +11,7 @@ from typing import Any
 
 from consensus.types import Epoch
 from keys.envelope import Envelope
-from subnet.simulation.chain import BLOCK_TIME_S, SimChain
+from subnet.simulation.chain import BLOCK_TIME_S, FINALITY_LAG, SimChain
 from subnet.simulation.faults import FaultDriver
 from subnet.simulation.inference import FakeModel
 from subnet.simulation.invariants import Invariants, Violation
@@ -107,7 +107,7 @@ class World:
         warm_up = WARM_UP_PERCENT * scenario.epoch_length // 100
         while self.chain.best.number < self.slot + warm_up:
             self.chain.produce(self._random)
-        self._start_block = self.chain.best.number
+        self._start_time_s = self.chain.get_time_s(self.chain.best.number)
         peers = [account.peer_id for account in accounts]
         self.network = Network(peers, random=Random(f"network/{scenario.seed}"))
         self.network.on_publish = self._check_published
@@ -132,14 +132,14 @@ class World:
         self.nodes = {
             spec.node_id: SimNode(spec, setting, seed=scenario.seed) for spec in scenario.nodes
         }
-        self.faults = FaultDriver(scenario, self.network, self.nodes)
+        self.faults = FaultDriver(scenario, setting, self.nodes)
         self._num_attested = 0
         loop = asyncio.get_running_loop()
         trace.attach(lambda: (loop.time(), self.chain.best.number))
 
     def get_wall_time_s(self) -> float:
         now_s = asyncio.get_running_loop().time()
-        return self.chain.get_time_s(self._start_block) + now_s
+        return self._start_time_s + now_s
 
     async def run(self) -> None:
         """Run all epochs, then stop everything and look for what is left."""
@@ -174,11 +174,11 @@ class World:
         quiet_from = self.slot + (epochs + 1 - QUIET_EPOCHS) * length
         loop = asyncio.get_running_loop()
         while self.chain.best.number < end:
-            due_s = (self.chain.best.number + 1 - self._start_block) * BLOCK_TIME_S
-            await asyncio.sleep(max(0.0, due_s - loop.time()))
             block = self.chain.best.number + 1
-            self._check_epoch_end(block)
+            due_s = self.chain.get_time_s(block) - self._start_time_s + self.faults.late_s
+            await asyncio.sleep(max(0.0, due_s - loop.time()))
             self.chain.produce(self._random)
+            self._check_epoch_end(block - FINALITY_LAG)
             self.faults.step(block, is_quiet=block >= quiet_from)
             self.invariants.raise_any()
         await asyncio.sleep(BLOCK_TIME_S * 0.9)
@@ -186,11 +186,11 @@ class World:
         self.invariants.raise_any()
 
     def _check_epoch_end(self, next_block: int) -> None:
-        """Look at a chain epoch right before the first block of the next one."""
+        """Look at a chain epoch as it was before the first block of the next one."""
         if next_block <= self.slot or (next_block - self.slot) % self.scenario.epoch_length:
             return
         epoch = Epoch((next_block - self.slot) // self.scenario.epoch_length - 1)
-        submission = self.chain.read_submission(epoch)
+        submission = self.chain.read_submission(epoch, at_block=next_block - 1)
         attested = 0 if submission is None else len(submission.attested)
         self._num_attested += 100 * attested >= 66 * len(self.nodes)
         self.trace.add("world", f"epoch {epoch} over: {submission}")

@@ -62,3 +62,22 @@ def test_replicas_that_answer_selectively_hide_nothing(behaviour: Behaviour) -> 
     result = run_scenario(make_scenario(lies, faults={Fault.SELECT}))
     assert result.effects["replica-lies"] > 20
     assert result.num_attested == EPOCHS
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_that_a_fork_replaces_cost_no_node_anything(seed: int) -> None:
+    result = run_scenario(make_scenario({}, seed=seed, faults={Fault.FORK}))
+    assert result.effects["forks"] > 3
+    assert result.num_attested == EPOCHS
+
+
+def test_a_draw_that_a_fork_replaces_is_never_used() -> None:
+    results = [run_scenario(make_scenario({}, seed=3 + n, faults={Fault.FORK})) for n in range(2)]
+    assert sum(result.effects["draws-replaced"] for result in results) > 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_late_blocks_and_empty_slots_cost_no_node_anything(seed: int) -> None:
+    result = run_scenario(make_scenario({}, seed=seed, faults={Fault.LATE_BLOCKS}))
+    assert result.effects["late-blocks"] > 3
+    assert result.num_attested == EPOCHS
