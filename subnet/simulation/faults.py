@@ -64,6 +64,8 @@ class FaultDriver:
             node = self._pick()
             self._nodes[node].skew_s = random.uniform(-MAX_SKEW_S, MAX_SKEW_S)
             self._ends.append((block + random.randrange(1, 40), "skew", node))
+        if Fault.DISK in faults and random.random() < 0.15:
+            self._break_disk()
         if Fault.FORK in faults:
             self._maybe_fork(block)
         if Fault.LATE_BLOCKS in faults and random.random() < 0.1:
@@ -108,6 +110,13 @@ class FaultDriver:
         if node.switch.fire_at is None:
             delay = self._random.randrange(MAX_POINTS_TO_DEATH)
             node.switch.fire_at = node.switch.passed + delay
+
+    def _break_disk(self) -> None:
+        """Let a disk lose power, or refuse a write; the process ends, and rests for a while."""
+        node = self._random.choice([node for node in self._nodes.values() if node.disk])
+        assert node.disk is not None
+        node.disk.arm(self._random.choice(("torn", "error")))
+        node.next_rest_s = self._random.choice((0.0, self._random.uniform(0, MAX_REST_S)))
 
     def _cut(self, block: int) -> None:
         ids = sorted(self._nodes)
@@ -157,6 +166,8 @@ class FaultDriver:
         for node in self._nodes.values():
             node.endpoint.faults = EndpointFaults()
             node.skew_s = 0.0
+            if node.disk is not None:
+                node.disk.disarm()
             if not node.switch.is_dead:
                 node.switch.fire_at = None
             node.next_rest_s = 0.0

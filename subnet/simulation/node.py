@@ -43,6 +43,7 @@ from subnet.epoch.observer import (
 from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Rosters
 from subnet.epoch.terms import SubnetTerms
+from subnet.errors import JournalFailed
 from subnet.journal.journal import Journal
 from subnet.simulation.byzantine import (
     Behaviour,
@@ -54,6 +55,7 @@ from subnet.simulation.byzantine import (
 )
 from subnet.simulation.chain import BLOCK_TIME_S, SUBNET_ID, Account, Endpoint, SimChain
 from subnet.simulation.crash import Guard, Switch, make_runner
+from subnet.simulation.disk import SimDisk
 from subnet.simulation.inference import SHAPE, FakeInference, FakeModel
 from subnet.simulation.inline_runner import run_inline
 from subnet.simulation.invariants import Invariants
@@ -114,6 +116,8 @@ class SimNode:
         self.setting = setting
         self.terms = make_terms(setting.chain)
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.disk: SimDisk | None = None
+        """Under the journal of a node whose disk may fail; the others' are in memory."""
         self.endpoint = Endpoint(
             setting.chain, hotkey=make_account(spec.node_id).hotkey, random=self.random
         )
@@ -151,7 +155,9 @@ class SimNode:
             except asyncio.CancelledError:
                 raise
             except BaseException as error:
-                if not self.switch.is_dead:
+                if self._is_disk_failure(error):
+                    self.switch.last = "by a write that failed"
+                elif not self.switch.is_dead:
                     if self.spec.is_honest:
                         self.setting.invariants.died(self.node_id, _first_leaf(error))
                     raise
@@ -172,9 +178,21 @@ class SimNode:
         self.endpoint.close()
         self.connection.close()
 
+    def _is_disk_failure(self, error: BaseException) -> bool:
+        """Whether the process ended as it must: it signs nothing after a write that failed."""
+        has_failed = self.disk is not None and self.disk.has_failed
+        return has_failed and isinstance(_first_leaf(error), JournalFailed)
+
     async def _run_once(self, switch: Switch) -> None:
+        if self.disk is None:
+            await self._run_on(self.connection, switch)
+            return
+        with self.disk.open(switch) as (self.connection, faulty):
+            await self._run_on(faulty, switch)
+
+    async def _run_on(self, connection: Any, switch: Switch) -> None:
         journal = Journal.load(
-            self.connection, owner=self.key.peer_id.public_key, run=make_runner(switch)
+            connection, owner=self.key.peer_id.public_key, run=make_runner(switch)
         )
         before = None if self.journal is None else self.journal.own_records
         self.setting.invariants.restarted(self.node_id, before, journal)

@@ -41,6 +41,8 @@ class Fault(Enum):
     SELECT = "select"
     """Dishonest replicas that answer some readers, or about some authors, and not others."""
 
+    DISK = "disk"
+    """Writes of a journal that fail, or are torn when the power goes."""
     FORK = "fork"
     """The newest blocks are replaced, never a final one."""
     LATE_BLOCKS = "late-blocks"

@@ -6,12 +6,15 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from consensus.types import Epoch
 from keys.envelope import Envelope
 from subnet.simulation.chain import BLOCK_TIME_S, FINALITY_LAG, SimChain
+from subnet.simulation.disk import SimDisk
 from subnet.simulation.faults import FaultDriver
 from subnet.simulation.inference import FakeModel
 from subnet.simulation.invariants import Invariants, Violation
@@ -23,12 +26,15 @@ from subnet.simulation.memory import (
 )
 from subnet.simulation.network import Network
 from subnet.simulation.node import Setting, SimNode, make_account
-from subnet.simulation.scenario import QUIET_EPOCHS, Scenario
+from subnet.simulation.scenario import QUIET_EPOCHS, Fault, Scenario
 from subnet.simulation.trace import Trace
 from subnet.simulation.virtual_time import run_virtual
 
 WARM_UP_PERCENT = 80
 """Nodes start at this part of epoch 0, in which the chain elects nobody yet."""
+
+MAX_DISKS = 2
+"""Nodes whose disks fail: a file costs the simulator more time than memory."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +138,25 @@ class World:
         self.nodes = {
             spec.node_id: SimNode(spec, setting, seed=scenario.seed) for spec in scenario.nodes
         }
+        self._folder = self._give_disks() if Fault.DISK in scenario.faults else None
         self.faults = FaultDriver(scenario, setting, self.nodes)
         self._num_attested = 0
         loop = asyncio.get_running_loop()
         trace.attach(lambda: (loop.time(), self.chain.best.number))
+
+    def _give_disks(self) -> TemporaryDirectory[str]:
+        """Put the journals of some honest nodes on disks that may fail."""
+        # In memory if the machine has such a folder: nothing here must survive this machine.
+        memory = Path("/dev/shm")
+        folder = TemporaryDirectory(dir=memory if memory.is_dir() else None)
+        random = Random(f"disks/{self.scenario.seed}")
+        for node_id in random.sample(sorted(self.scenario.honest), MAX_DISKS):
+            self.nodes[node_id].disk = SimDisk(
+                Path(folder.name) / f"node{node_id}.db",
+                random=Random(f"disk/{self.scenario.seed}/{node_id}"),
+                note=lambda effect: self.effects.update([effect]),
+            )
+        return folder
 
     def get_wall_time_s(self) -> float:
         now_s = asyncio.get_running_loop().time()
@@ -219,6 +240,8 @@ class World:
     def close(self) -> None:
         for node in self.nodes.values():
             node.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def get_result(self) -> Result:
         lies = sum(replica.num_lies for replica in self.network.replicas.values())

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from random import Random
+
 import pytest
 
 from consensus.records import RecordKind
 from consensus.types import Epoch, SubnetNodeId
+from subnet.journal.log import Event, EventType, Log
 from subnet.simulation.byzantine import Behaviour
+from subnet.simulation.crash import Killed, Switch
+from subnet.simulation.disk import MAX_STATEMENTS, SimDisk
 from subnet.simulation.scenario import Fault
 from subnet.simulation.world import World, run_scenario
 from tests.simulation.test_attacks import EPOCHS, make_scenario
@@ -81,3 +87,32 @@ def test_late_blocks_and_empty_slots_cost_no_node_anything(seed: int) -> None:
     result = run_scenario(make_scenario({}, seed=seed, faults={Fault.LATE_BLOCKS}))
     assert result.effects["late-blocks"] > 3
     assert result.num_attested == EPOCHS
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_torn_writes_and_full_disks_lose_no_record_and_no_node(seed: int) -> None:
+    result = run_scenario(make_scenario({}, seed=seed, faults={Fault.DISK}))
+    assert result.effects["torn-writes"] > 0
+    assert result.effects["disk-errors"] > 0
+    assert result.num_deaths == result.effects["torn-writes"] + result.effects["disk-errors"]
+
+
+def test_a_torn_write_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    kept = set()
+    for seed in range(80):
+        disk = SimDisk(tmp_path / f"{seed}.db", random=Random(seed), note=lambda _effect: None)
+        with disk.open(Switch()) as (_, faulty):
+            log = Log(faulty, b"owner")
+            assert log.load() == []
+            log.append([Event(1, EventType.STALE, b"")], is_signing=False)
+            disk.arm("torn")
+            with pytest.raises(Killed):
+                for number in range(MAX_STATEMENTS):
+                    rows = [Event(2 + number, EventType.DRAW, bytes(500)) for _ in range(3)]
+                    log.append(rows, is_signing=bool(number % 2))
+        with disk.open(Switch()) as (_, faulty):
+            events = Log(faulty, b"owner").load()
+        # Everything before the last write, and all of that or nothing.
+        assert len(events) % 3 == 1
+        kept.add((number, len(events) - 1 - 3 * number))
+    assert {(0, 0), (0, 3), (1, 0), (1, 3)} <= kept

@@ -23,7 +23,10 @@ NUM_SEEDS = int(os.environ.get("MESH_SIMULATION_SEEDS", "100"))
 NUM_EPOCHS = 20
 MAX_PROCESSES = 8
 NICE = ("nice", "-n", "5")
-EFFECTS = {"edge", "replica-lies", "forks", "draws-replaced", "late-blocks"}
+EFFECTS = {
+    *("edge", "replica-lies", "forks", "draws-replaced", "late-blocks", "torn-writes"),
+    "disk-errors",
+}
 """What faults and lies must have done in some run."""
 ROOT = Path(__file__).parents[2]
 
