@@ -56,6 +56,8 @@ SUBNET_ID = SubnetId(128_001)
 BLOCK_TIME_S = 6
 GENESIS_TIME_S = 1_700_000_000
 FINALITY_LAG = 2
+LIFETIMES = (4, 8, 16, 32, 64)
+"""In how many blocks from its head on an extrinsic may land: the chain's mortal eras."""
 SETUP_BLOCKS = 2
 """Blocks in which subnet and nodes are registered and activated before anybody runs."""
 _STAKE = 100 * TENSOR
@@ -76,7 +78,13 @@ class _Pending:
 
     origin: bytes
     call: NetworkCall
+    last_block: int
+    """No later block takes it."""
     outcome: asyncio.Future[BlockInfo]
+
+
+class _Expired(Exception):
+    """No block has taken an extrinsic in its lifetime."""
 
 
 class SimChain:
@@ -154,10 +162,16 @@ class SimChain:
     def unwatch(self, tell: Callable[[BlockInfo], None]) -> None:
         self._watchers.remove(tell)
 
-    def submit(self, origin: bytes, call: NetworkCall) -> asyncio.Future[BlockInfo]:
-        """Put an extrinsic into the pool; the future tells the block or raises DispatchError."""
+    def submit(self, origin: bytes, call: NetworkCall, *, head: int) -> asyncio.Future[BlockInfo]:
+        """Put an extrinsic that was signed at ``head`` into the pool.
+
+        As production signs it, its lifetime ends with the epoch of ``head``, if that has as many
+        blocks left as the shortest lifetime. The future tells the block, or raises DispatchError.
+        """
         outcome: asyncio.Future[BlockInfo] = asyncio.get_running_loop().create_future()
-        self._pool.append(_Pending(origin, call, outcome))
+        left = self.epoch_length - (head - self.slot) % self.epoch_length
+        lifetime = max(each for each in LIFETIMES if each <= max(left, LIFETIMES[0]))
+        self._pool.append(_Pending(origin, call, head + lifetime - 1, outcome))
         return outcome
 
     def produce(self, random: Random) -> BlockInfo:
@@ -195,6 +209,12 @@ class SimChain:
 
     def _include(self, pending: _Pending, header: BlockInfo) -> None:
         name = type(pending.call).__name__
+        if header.number > pending.last_block:
+            self._trace.add("chain", f"{name} by {pending.origin[-1]} has expired")
+            if not pending.outcome.done():
+                pending.outcome.set_exception(_Expired())
+                pending.outcome.exception()
+            return
         try:
             self.ledger.apply(pending.origin, pending.call)
         except DispatchError as error:
@@ -331,7 +351,9 @@ class Endpoint:
     async def _send(self, call: NetworkCall) -> Receipt:
         await self._delay()
         try:
-            block = await self._chain.submit(self._hotkey, call)
+            block = await self._chain.submit(self._hotkey, call, head=self._best.number)
+        except _Expired as error:
+            raise ExtrinsicFailed("AncientBirthBlock") from error
         except DispatchError as error:
             await self._delay()
             raise ExtrinsicFailed(error.name) from error

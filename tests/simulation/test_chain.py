@@ -9,7 +9,7 @@ import pytest
 
 from consensus.attestation import is_agreed
 from consensus.types import BlockNumber, Epoch, Score, SubnetNodeId
-from subnet.errors import ChainUnavailable
+from subnet.errors import ChainUnavailable, ExtrinsicFailed
 from subnet.simulation.chain import SUBNET_ID, Endpoint, SimChain
 from subnet.simulation.node import make_account
 from subnet.simulation.trace import Trace
@@ -67,3 +67,21 @@ async def propose_and_attest() -> None:
     assert submission is not None and submission.args == b"args"
     least = await reader.fetch_min_attestation_percent(at_block=BlockNumber(attested))
     assert is_agreed(submission, min_attestation=least)
+
+
+def test_an_extrinsic_that_a_stale_endpoint_signed_lands_in_no_later_epoch() -> None:
+    run_virtual(attest_at_a_stale_head())
+
+
+async def attest_at_a_stale_head() -> None:
+    random = Random(7)
+    accounts = [make_account(SubnetNodeId(node_id)) for node_id in (1, 2, 3)]
+    chain = SimChain(accounts, seed=b"seed", trace=Trace())
+    endpoint = Endpoint(chain, hotkey=accounts[0].hotkey, random=random)
+    endpoint.faults.is_down = True
+    for _ in range(2 * EPOCH_LENGTH):
+        chain.produce(random)
+    endpoint.faults.is_down = False
+    asyncio.get_running_loop().call_later(1, chain.produce, random)
+    with pytest.raises(ExtrinsicFailed, match="AncientBirthBlock"):
+        await endpoint.attest(SUBNET_ID)
