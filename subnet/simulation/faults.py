@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from subnet.simulation.chain import BLOCK_TIME_S, FINALITY_LAG, EndpointFaults
-from subnet.simulation.network import NetworkFaults
+from subnet.simulation.network import Link, NetworkFaults
 from subnet.simulation.scenario import Fault, Scenario
 from subnet.simulation.windows import WINDOWS
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_POINTS_TO_DEATH = 60
 MAX_REST_S = 90.0
 MAX_SKEW_S = 600.0
+MIN_BYTES_PER_S = 500
+MAX_BYTES_PER_S = 20_000
+"""A record is some hundred bytes here, a hundredth of what it is with a real model."""
 MAX_EMPTY_SLOTS = 3
 MAX_LATE_S = 4.0
 
@@ -77,6 +80,13 @@ class FaultDriver:
             self._network.faults.loss_percent = random.randrange(1, 25)
         if Fault.SLOW in faults:
             self._network.faults.latency_s = (0.05, random.uniform(1.0, 6.0))
+        if Fault.NARROW in faults:
+            self._network.faults.links = {
+                node: (self._draw_link(), self._draw_link()) for node in sorted(self._nodes)
+            }
+
+    def _draw_link(self) -> Link:
+        return Link(self._random.uniform(MIN_BYTES_PER_S, MAX_BYTES_PER_S))
 
     def _pick(self) -> int:
         return self._random.choice(self._honest)
@@ -157,8 +167,14 @@ class FaultDriver:
             case "skew":
                 self._nodes[node_id].skew_s = 0.0
 
+    def _count_links(self) -> None:
+        for pair in self._network.faults.links.values():
+            self._effects["queued-bytes"] += sum(link.queued_bytes for link in pair)
+            self._effects["dropped-messages"] += sum(link.num_dropped for link in pair)
+
     def _heal(self) -> None:
         self._is_quiet = True
+        self._count_links()
         self.late_s = 0.0
         self._chain.fork_depth = 0
         self._ends.clear()

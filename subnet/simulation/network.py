@@ -1,14 +1,15 @@
 """A seeded record network: every node keeps a replica behind the production admission rule.
 
-Messages take a drawn time, get lost, overtake each other, and do not cross a partition;
-some replicas lie. What one node asks for in the same moment may come in another order for
-the next. A crash of the sender does not stop what it has sent.
+Messages take a drawn time, get lost, overtake each other, wait in the queues of narrow links, and
+do not cross a partition; some replicas lie. What one node asks for in the same moment may come in
+another order for the next. A crash of the sender does not stop what it has sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -23,6 +24,29 @@ from mesh.p2p.record_checks import check_own_record, is_admitted
 REPLICAS = 5
 """Replicas that keep a record: the nearest to its key."""
 REQUEST_TIMEOUT_S = 5.0
+MAX_QUEUE_BYTES = 1 << 16
+"""What waits for a link; a message that finds more is dropped."""
+
+
+@dataclass
+class Link:
+    """One direction of a node's connection: messages pass one after the other."""
+
+    bytes_per_s: float
+    free_at_s: float = 0.0
+    queued_bytes: int = 0
+    """Bytes of all messages that had to wait for others."""
+    num_dropped: int = 0
+
+    def pass_message(self, size: int, at_s: float) -> float | None:
+        """Return when a message that comes at ``at_s`` is through; None if it is dropped."""
+        waits_s = max(0.0, self.free_at_s - at_s)
+        if waits_s * self.bytes_per_s + size > MAX_QUEUE_BYTES:
+            self.num_dropped += 1
+            return None
+        self.queued_bytes += size if waits_s else 0
+        self.free_at_s = at_s + waits_s + size / self.bytes_per_s
+        return self.free_at_s
 
 
 @dataclass
@@ -35,6 +59,8 @@ class NetworkFaults:
     """A partition: nodes on different islands do not hear each other."""
     hidden_until_s: dict[tuple[int, int], float] = field(default_factory=dict)
     """(reader, author) -> virtual time until which the reader is shown none of its records."""
+    links: dict[int, tuple[Link, Link]] = field(default_factory=dict)
+    """Up- and downlink by node; without one, the width of its connection is no matter."""
 
     def is_cut(self, left: int, right: int) -> bool:
         """Whether a partition is between two nodes."""
@@ -137,6 +163,24 @@ class Network:
         low, high = self.faults.latency_s
         return low + (high - low) * self.random.random()
 
+    def compute_transit_s(self, source: int, target: int, size: int, after_s: float) -> float:
+        """Return how long a message of ``size`` bytes is under way; infinity if it is dropped.
+
+        ``after_s`` is its latency on the way between the two links.
+        """
+        links = self.faults.links
+        if source == target or not links:
+            return after_s
+        now_s = asyncio.get_running_loop().time()
+        sent_s = links[source][0].pass_message(size, now_s) if source in links else now_s
+        if sent_s is None:
+            return math.inf
+        arrives_s = sent_s + after_s
+        if target in links:
+            through_s = links[target][1].pass_message(size, arrives_s)
+            return math.inf if through_s is None else through_s - now_s
+        return arrives_s - now_s
+
     def is_delivered(self, source: int, target: int) -> bool:
         """Whether a message arrives; one to oneself always does."""
         faults = self.faults
@@ -179,14 +223,17 @@ class SimRecordStore:
             if not network.is_delivered(self._node, replica.node):
                 wait_s = REQUEST_TIMEOUT_S
                 continue
-            wait_s = max(wait_s, 2 * latency_s)
+            transit_s = network.compute_transit_s(self._node, replica.node, len(value), latency_s)
+            wait_s = max(wait_s, min(transit_s + latency_s, REQUEST_TIMEOUT_S))
+            if transit_s == math.inf:
+                continue
             is_answered = network.is_delivered(replica.node, self._node)
 
             def deliver(replica: Replica = replica, is_answered: bool = is_answered) -> None:
                 is_stored = replica.offer(key, value, expires_at)
                 is_held.append(is_stored and is_answered)
 
-            loop.call_later(latency_s, deliver)
+            loop.call_later(transit_s, deliver)
         await asyncio.sleep(wait_s)
         return any(is_held)
 
@@ -200,10 +247,21 @@ class SimRecordStore:
         farthest_s = max(latencies.values(), default=timeout_s / 2)
         # The way there and back in one wait; the replicas are asked at its end.
         await asyncio.sleep(2 * farthest_s)
-        answers = ((key, self._read(key, latencies)) for key in keys)
-        return {key: value for key, value in answers if value is not None}
+        found, slowest_s = {}, 0.0
+        for key in keys:
+            answer = self._read(key, latencies)
+            if answer is None:
+                continue
+            holder, value = answer
+            transit_s = network.compute_transit_s(holder, self._node, len(value), 0.0)
+            if transit_s + 2 * farthest_s <= timeout_s:
+                found[key] = value
+                slowest_s = max(slowest_s, transit_s)
+        if slowest_s:
+            await asyncio.sleep(slowest_s)
+        return found
 
-    def _read(self, key: bytes, reachable: Mapping[int, float]) -> bytes | None:
+    def _read(self, key: bytes, reachable: Mapping[int, float]) -> tuple[int, bytes] | None:
         """Return what the first honest-looking replica answers; replies come in any order."""
         own = self._network.replicas[self._node]
         if own.policy is None:
@@ -216,7 +274,7 @@ class SimRecordStore:
             if answer is None or not own.admits(key, answer[1], answer[0]):
                 continue
             if not self._is_hidden(answer[1]):
-                return answer[1]
+                return replica.node, answer[1]
         return None
 
     def _is_hidden(self, value: bytes) -> bool:
@@ -251,7 +309,15 @@ class SimPeerRecords:
             await asyncio.sleep(timeout_s)
             raise PeerTimeout(peer, "no answer")
         await asyncio.sleep(latency_s)
-        return [value for value in map(lookup, hashes) if value is not None]
+        values = [value for value in map(lookup, hashes) if value is not None]
+        assert other is not None
+        size = sum(map(len, values))
+        transit_s = network.compute_transit_s(other, self._node, size, 0.0)
+        left_s = timeout_s - latency_s
+        await asyncio.sleep(min(transit_s, left_s))
+        if transit_s > left_s:
+            raise PeerTimeout(peer, "the answer is slow")
+        return values
 
 
 def _hash_position(raw: bytes) -> int:

@@ -29,6 +29,8 @@ class Fault(Enum):
     CRASH = "crash"
     LOSS = "loss"
     SLOW = "slow"
+    NARROW = "narrow"
+    """Links that pass few bytes a second, one message after the other."""
     PARTITION = "partition"
     HIDE = "hide"
     CHAIN = "chain"

@@ -25,7 +25,7 @@ MAX_PROCESSES = 8
 NICE = ("nice", "-n", "5")
 EFFECTS = {
     *("edge", "replica-lies", "forks", "draws-replaced", "late-blocks", "torn-writes"),
-    "disk-errors",
+    *("disk-errors", "queued-bytes", "dropped-messages"),
 }
 """What faults and lies must have done in some run."""
 ROOT = Path(__file__).parents[2]
