@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from subnet.simulation.chain import BLOCK_TIME_S, FINALITY_LAG, EndpointFaults
 from subnet.simulation.network import Link, NetworkFaults
 from subnet.simulation.scenario import Fault, Scenario
-from subnet.simulation.windows import WINDOWS
+from subnet.simulation.windows import EPOCH_LENGTH, WINDOWS
 
 if TYPE_CHECKING:
     from subnet.simulation.node import Setting, SimNode
 
 MAX_POINTS_TO_DEATH = 60
 MAX_REST_S = 90.0
+MAX_LONG_REST_S = 600.0
 MAX_SKEW_S = 600.0
 MIN_BYTES_PER_S = 500
 MAX_BYTES_PER_S = 20_000
@@ -36,6 +37,7 @@ class FaultDriver:
         self._network = setting.network
         self._chain = setting.chain
         self._effects = setting.effects
+        self._quiet_from = scenario.compute_quiet_block(setting.chain.slot)
         self._windows = WINDOWS[scenario.epoch_length]
         self._nodes = nodes
         self._honest = sorted(scenario.honest)
@@ -55,6 +57,9 @@ class FaultDriver:
         self._end_what_is_over(block)
         self.late_s = 0.0
         faults, random = self._scenario.faults, self._random
+        length = self._windows.length
+        if length > EPOCH_LENGTH and random.random() >= EPOCH_LENGTH / length:
+            return  # An epoch has as many faults, whatever its length.
         if Fault.CRASH in faults and random.random() < 0.08:
             self._kill(self._pick())
         if Fault.PARTITION in faults and random.random() < 0.02:
@@ -116,17 +121,27 @@ class FaultDriver:
     def _kill(self, node_id: int) -> None:
         """Let a node die at one of the next points that it passes, and rest for a while."""
         node = self._nodes[node_id]
-        node.next_rest_s = self._random.choice((0.0, self._random.uniform(0, MAX_REST_S)))
+        node.next_rest_s = self._draw_rest_s()
         if node.switch.fire_at is None:
             delay = self._random.randrange(MAX_POINTS_TO_DEATH)
             node.switch.fire_at = node.switch.passed + delay
+
+    def _draw_rest_s(self) -> float:
+        """Return for how long a dead process stays down: not at all, for some blocks, or minutes.
+
+        It is up again about when faults end.
+        """
+        random = self._random
+        rests_s = (0.0, random.uniform(0, MAX_REST_S), random.uniform(MAX_REST_S, MAX_LONG_REST_S))
+        left_s = BLOCK_TIME_S * (self._quiet_from - self._chain.best.number)
+        return min(random.choice(rests_s), MAX_REST_S + left_s)
 
     def _break_disk(self) -> None:
         """Let a disk lose power, or refuse a write; the process ends, and rests for a while."""
         node = self._random.choice([node for node in self._nodes.values() if node.disk])
         assert node.disk is not None
         node.disk.arm(self._random.choice(("torn", "error")))
-        node.next_rest_s = self._random.choice((0.0, self._random.uniform(0, MAX_REST_S)))
+        node.next_rest_s = self._draw_rest_s()
 
     def _cut(self, block: int) -> None:
         ids = sorted(self._nodes)

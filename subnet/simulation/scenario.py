@@ -128,6 +128,10 @@ class Scenario:
         """Whether all honest nodes are up and see the same things in time."""
         return not self.faults & NETWORK_FAULTS
 
+    def compute_quiet_block(self, slot: int) -> int:
+        """Return the first block without faults; ``slot`` is the subnet's."""
+        return slot + (self.epochs + 1 - QUIET_EPOCHS) * self.epoch_length
+
     @property
     def honest(self) -> frozenset[int]:
         return frozenset(node.node_id for node in self.nodes if node.is_honest)

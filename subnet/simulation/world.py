@@ -26,7 +26,7 @@ from subnet.simulation.memory import (
 )
 from subnet.simulation.network import Network
 from subnet.simulation.node import Setting, SimNode, make_account
-from subnet.simulation.scenario import QUIET_EPOCHS, Fault, Scenario
+from subnet.simulation.scenario import Fault, Scenario
 from subnet.simulation.trace import Trace
 from subnet.simulation.virtual_time import run_virtual
 
@@ -192,7 +192,7 @@ class World:
         """Build the blocks of all epochs, on time; check after each."""
         epochs, length = self.scenario.epochs, self.scenario.epoch_length
         end = self.slot + (epochs + 1) * length - 1
-        quiet_from = self.slot + (epochs + 1 - QUIET_EPOCHS) * length
+        quiet_from = self.scenario.compute_quiet_block(self.slot)
         loop = asyncio.get_running_loop()
         while self.chain.best.number < end:
             block = self.chain.best.number + 1

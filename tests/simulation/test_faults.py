@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -107,6 +108,24 @@ def test_torn_writes_and_full_disks_lose_no_record_and_no_node(seed: int) -> Non
     assert result.effects["torn-writes"] > 0
     assert result.effects["disk-errors"] > 0
     assert result.num_deaths == result.effects["torn-writes"] + result.effects["disk-errors"]
+
+
+def test_a_node_that_rests_for_minutes_is_back_when_faults_end() -> None:
+    rests_s: list[float] = []
+
+    def watch(world: World) -> None:
+        step = world.faults.step
+
+        def step_and_look(block: int, *, is_quiet: bool) -> None:
+            step(block, is_quiet=is_quiet)
+            rests_s.extend(node.next_rest_s for node in world.nodes.values())
+
+        world.faults.step = step_and_look  # type: ignore[method-assign]
+
+    scenario = replace(make_scenario({}, seed=1, faults={Fault.CRASH}), epochs=8)
+    result = run_scenario(scenario, prepare=watch)
+    assert max(rests_s) > 120
+    assert result.num_deaths > 2
 
 
 def test_a_torn_write_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
