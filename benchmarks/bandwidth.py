@@ -49,8 +49,8 @@ NETWORK_ID = b"b" * 32
 BLOCKS, BLOCK_S = 20, 6
 GOAL_BYTES = 5_000_000
 PATIENCE_S = 60.0
-# So long that no request of a busy machine is given up.
-WAITS_BLOCK_S = 120.0
+# So long that no request of a busy machine is given up, nor a node that starts.
+WAITS_BLOCK_S, STARTUP_S = 120.0, 600.0
 LAYERS, COORDINATES, BYTES_A_COORDINATE = 22, 256, 4
 ROW, HASH, SALT, SCORE_ROW = 19, 32, 32, 28
 HEARTBEAT_READS, HEARTBEATS, UPKEEPS = 12, 4, 8
@@ -276,6 +276,7 @@ class Network:
             record_policy=Policy(self._get_now),
             initial_peers=peers,
             block_time_s=WAITS_BLOCK_S,
+            startup_timeout_s=STARTUP_S,
         )
         host = await self._stack.enter_async_context(HivemindHost.open(config))
         return Node(key, host, self._get_now)
@@ -320,6 +321,7 @@ def summarise(rows: Sequence[Row], sizes: Sizes) -> dict[str, object]:
         slope, constant = _fit(rows, lambda row, name=name: getattr(row, name))
         at_goal = constant + slope * sizes.hosters
         laws[name] = {"each_node": slope, "constant": constant, "at_hosters": at_goal}
+    judged = "wire_received" if "wire_received" in laws else "received"
     return {
         "hosters": sizes.hosters,
         "validators": sizes.validators,
@@ -327,7 +329,7 @@ def summarise(rows: Sequence[Row], sizes: Sizes) -> dict[str, object]:
         "rows": [asdict(row) for row in rows],
         "law": laws,
         "goal": GOAL_BYTES,
-        "is_met": laws["received"]["at_hosters"] < GOAL_BYTES and not any(r.missed for r in rows),
+        "is_met": laws[judged]["at_hosters"] < GOAL_BYTES and not any(r.missed for r in rows),
     }
 
 
@@ -361,7 +363,8 @@ def main() -> None:
             f"{law['at_hosters'] / 1e6:.2f} MB at {sizes.hosters} hosters"
         )
     print(
-        f"goal: under {GOAL_BYTES / 1e6:g} MB received: {'met' if result['is_met'] else 'NOT met'}"
+        f"goal: under {GOAL_BYTES / 1e6:g} MB, on the wire where that is counted: "
+        f"{'met' if result['is_met'] else 'NOT met'}"
     )
 
 

@@ -2,7 +2,7 @@
 
 hivemind keeps the value with the largest expiry under a key and never replaces one by another
 of the same expiry; the policy fixes the expiry, so a record is write-once on every replica.
-hivemind publishes; ``dht_reader`` reads.
+hivemind keeps replicas and the routing table; ``dht_writer`` publishes and ``dht_reader`` reads.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from keys.peer import PeerId
 from mesh.p2p.dht_binding import KEYS_PER_FIND, compute_node_id
 from mesh.p2p.dht_reader import MAX_MISSES, NUM_REPLICAS, RecordReader
 from mesh.p2p.dht_value import decode_value
+from mesh.p2p.dht_writer import RecordWriter
 from mesh.p2p.interface import RecordPolicy
 from mesh.p2p.record_checks import check_own_record, derive_key
 
-PUBLISH_BEAM = 12
-"""Nodes that a publisher looks at to find the nearest ones, dead ones among them."""
 EXPLORED_PLACES = 8
 ROUNDS_PER_LOOK = 4
 """A neighbourhood that has lost nobody looks around at a random place so seldom."""
@@ -87,15 +86,15 @@ class DhtRecordStore:
 
     def __init__(
         self,
-        node: DHTNode,
         policy: RecordPolicy | None,
         reader: RecordReader,
+        writer: RecordWriter,
         *,
         publish_s: float,
     ) -> None:
-        self._node = node
         self._policy = policy
         self._reader = reader
+        self._writer = writer
         self._publish_s = publish_s
 
     async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool:
@@ -103,9 +102,7 @@ class DhtRecordStore:
         check_own_record(self._policy, key=key, value=value, expires_at=expires_at)
         try:
             async with asyncio.timeout(self._publish_s):
-                is_stored = await self._node.store(
-                    key, value, float(expires_at), beam_size=PUBLISH_BEAM
-                )
+                is_stored = await self._writer.store(key, value, expires_at)
         except TimeoutError:
             is_stored = False
         if is_stored:

@@ -29,6 +29,7 @@ from mesh.p2p.dht_records import (
     compute_timing,
     create_dht_node,
 )
+from mesh.p2p.dht_writer import RecordWriter
 from mesh.p2p.interface import RecordStore, StreamHandler, UnaryHandler
 from mesh.p2p.offenders import Offenders
 from mesh.p2p.owned_tasks import OwnedTasks
@@ -210,7 +211,8 @@ class HivemindHost:
         reader = RecordReader(node, self._p2p, policy, request_s=timing.request_s)
         if not config.client_mode:
             await reader.serve()
-        self._records = DhtRecordStore(node, policy, reader, publish_s=timing.publish_s)
+        writer = RecordWriter(node, is_member=config.is_member)
+        self._records = DhtRecordStore(policy, reader, writer, publish_s=timing.publish_s)
         peers = [split_peer_address(text)[1] for text in self._initial_peers]
         self._neighbourhood = Neighbourhood(node, peers)
         # A peer that answers but knows another network is no neighbour.

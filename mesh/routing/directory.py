@@ -44,8 +44,11 @@ FIRST_REFRESHES = 10
 FIRST_REFRESH_S = 2.0
 RETRY_S = 0.5
 FETCH_TIMEOUT_S = 5.0
-HEARTBEAT_MISSES = 2
-"""A heartbeat is renewed on all its replicas at once, and the next refresh asks others."""
+UNKNOWN_MISSES, KNOWN_MISSES = 2, 1
+"""Replicas asked for a heartbeat before it counts as missing, the first and a later one.
+
+It is renewed on all its replicas at once, lives for several refreshes, and each asks others.
+"""
 _LENGTH = struct.Struct("<I")
 
 logger = logging.getLogger(__name__)
@@ -136,10 +139,19 @@ class Directory:
         keys = {
             make_heartbeat_key(self._network_id, peer): self._get_expiry(peer) + 1 for peer in peers
         }
-        found = await self._host.records.fetch(
-            keys, timeout_s=FETCH_TIMEOUT_S, max_misses=HEARTBEAT_MISSES
+        now_s, fetch = self._clock(), self._host.records.fetch
+        known = {key: earliest for key, earliest in keys.items() if earliest > now_s}
+        unknown = {key: earliest for key, earliest in keys.items() if key not in known}
+        parts = ((known, KNOWN_MISSES), (unknown, UNKNOWN_MISSES))
+        answers = await asyncio.gather(
+            *(
+                fetch(part, timeout_s=FETCH_TIMEOUT_S, max_misses=misses)
+                for part, misses in parts
+                if part
+            )
         )
-        self._add_all(found.values())
+        for found in answers:
+            self._add_all(found.values())
 
     def _get_expiry(self, peer: PeerId) -> int:
         server = self._servers.get(peer)

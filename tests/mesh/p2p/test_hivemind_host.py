@@ -77,7 +77,7 @@ class World:
 
 
 def _node(host: HivemindHost) -> Any:
-    return host._records._node
+    return host._records._writer._node
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -96,7 +96,9 @@ async def test_a_read_stops_at_the_first_valid_copy(
 
 def _count_held(hosts: list[Any], record: Envelope) -> int:
     place = DHTID.generate(source=record_key(record))
-    return sum(host._records._node.protocol.storage.get(place) is not None for host in hosts)
+    return sum(
+        host._records._writer._node.protocol.storage.get(place) is not None for host in hosts
+    )
 
 
 async def test_a_missing_record_costs_no_more_than_a_few_bytes_a_replica(world: Any) -> None:

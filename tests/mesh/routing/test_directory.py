@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,29 @@ async def test_announced_servers_are_found_through_records_and_through_any_node(
             assert server.peer_id == KEYS[0].peer_id
             assert server.info == INFO
         assert await fetch_info(pairs[2][0], KEYS[1].peer_id) == NETWORK_INFO
+
+
+async def test_a_later_heartbeat_is_asked_of_one_replica_and_a_first_one_of_two():
+    async with open_directories(2) as (clock, pairs):
+        await announcer_of(pairs[0], clock).announce()
+        host, _ = pairs[1]
+        asked = []
+
+        class Records:
+            async def fetch(self, keys, *, timeout_s, max_misses):
+                asked.append((len(keys), max_misses))
+                return await host.records.fetch(keys, timeout_s=timeout_s, max_misses=max_misses)
+
+        reading = Directory(SimpleNamespace(records=Records()), network_id=NETWORK, clock=clock)
+        peers = [KEYS[0].peer_id, KEYS[2].peer_id]
+        await reading.fetch_from_records(peers)
+        await reading.fetch_from_records(peers)
+        assert asked == [(2, 2), (1, 1), (1, 2)]
+        assert [server.peer_id for server in reading.list_servers()] == [KEYS[0].peer_id]
+        # One that has expired counts as unknown again.
+        clock.now_s += 200
+        await reading.fetch_from_records(peers)
+        assert asked[3:] == [(2, 2)]
 
 
 async def test_expired_servers_disappear():
