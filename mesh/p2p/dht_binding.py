@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hivemind.dht.protocol import DHTProtocol
@@ -68,17 +69,41 @@ class DhtRules:
 
     def check_request(self, request: Any, remote: PeerId) -> None:
         """Raise DhtRefused or PeerRefusal unless ``remote`` may ask this."""
-        self.check_read(remote)
-        try:
+        self.check_sender(type(request), remote)
+        with self._noted(remote):
             self._check_form(request, remote)
+
+    def check_sender(self, request_type: type[Any], remote: PeerId) -> None:
+        """Raise as ``check_request`` does for what the sender alone decides: no byte is decoded."""
+        self.check_read(remote)
+        if request_type is dht_pb2.StoreRequest and not self._is_admitted(remote):
+            with self._noted(remote):
+                raise DhtRefused("only members store in this DHT")
+
+    def decode_request(self, request_type: type[Any], raw: bytes, remote: PeerId) -> Any:
+        """Return the request in ``raw``. Raises as ``check_request`` does, or protobuf's error."""
+        self.check_sender(request_type, remote)
+        request = request_type.FromString(raw)
+        with self._noted(remote):
+            self._check_form(request, remote)
+        return request
+
+    @contextmanager
+    def _noted(self, remote: PeerId) -> Iterator[None]:
+        """Count what breaks a rule in the block against the sender."""
+        try:
+            yield
         except DhtRefused:
             self._offenders.note(remote, Reason.MALFORMED, now_s=self._clock())
             raise
 
+    def _is_admitted(self, remote: PeerId) -> bool:
+        return self._is_member is None or self._is_member(remote)
+
     def _check_form(self, request: Any, remote: PeerId) -> None:
         self._check_claim(request.peer.node_id, remote)
         if isinstance(request, dht_pb2.StoreRequest):
-            self._check_store(request, remote)
+            _check_store(request)
         elif isinstance(request, dht_pb2.FindRequest):
             _check_keys(request.keys, most=KEYS_PER_FIND)
 
@@ -106,20 +131,8 @@ class DhtRules:
             return
         if node_id != compute_node_id(remote):
             raise DhtRefused("the node id is not the one of the sender's key")
-        if self._is_member is not None and not self._is_member(remote):
+        if not self._is_admitted(remote):
             raise DhtRefused("only members hold a place in this DHT")
-
-    def _check_store(self, request: dht_pb2.StoreRequest, remote: PeerId) -> None:
-        if self._is_member is not None and not self._is_member(remote):
-            raise DhtRefused("only members store in this DHT")
-        _check_keys(request.keys)
-        columns = (request.subkeys, request.values, request.expiration_time, request.in_cache)
-        if any(len(column) != len(request.keys) for column in columns):
-            raise DhtRefused("the lists of a store request differ in length")
-        if any(subkey != DHTProtocol.IS_REGULAR_VALUE for subkey in request.subkeys):
-            raise DhtRefused("plain values only: no subkeys, no dictionaries")
-        if any(request.in_cache):
-            raise DhtRefused("nothing is cached for others")
 
 
 class BoundP2P(P2P):  # type: ignore[misc]
@@ -129,22 +142,28 @@ class BoundP2P(P2P):  # type: ignore[misc]
     namespace: str
     traffic: Traffic
 
-    async def add_protobuf_handler(
+    async def _add_protobuf_unary_handler(
         self,
-        name: str,
+        handle_name: str,
         handler: Callable[[Any, P2PContext], Awaitable[Any]],
-        *args: Any,
-        **options: Any,
+        input_protobuf_type: type[Any],
+        balanced: bool = False,
     ) -> None:
-        async def checked(request: Any, context: P2PContext) -> Any:
-            self.traffic.records.add_received(request.ByteSize())
-            self.rules.check_request(request, _peer(context.remote_id))
+        """Answer as hivemind does, but look at the sender before a byte is decoded."""
+
+        async def checked(raw: bytes, remote_id: PeerID) -> bytes:
+            self.traffic.records.add_received(len(raw))
+            request = self.rules.decode_request(input_protobuf_type, raw, _peer(remote_id))
+            context = P2PContext(
+                handle_name=handle_name, local_id=self.peer_id, remote_id=remote_id
+            )
             response = await handler(request, context)
             _shorten(response)
-            self.traffic.records.add_sent(response.ByteSize())
-            return response
+            answer: bytes = response.SerializeToString()
+            self.traffic.records.add_sent(len(answer))
+            return answer
 
-        await super().add_protobuf_handler(self._qualify(name), checked, *args, **options)
+        await self._client.add_unary_handler(self._qualify(handle_name), checked, balanced=balanced)
 
     async def call_protobuf_handler(
         self, peer_id: PeerID, name: str, input: Any, output_protobuf_type: Any
@@ -188,6 +207,17 @@ class BoundP2P(P2P):  # type: ignore[misc]
 
     def _qualify(self, name: str) -> str:
         return f"/mesh/{self.namespace}/{name}"
+
+
+def _check_store(request: dht_pb2.StoreRequest) -> None:
+    _check_keys(request.keys)
+    columns = (request.subkeys, request.values, request.expiration_time, request.in_cache)
+    if any(len(column) != len(request.keys) for column in columns):
+        raise DhtRefused("the lists of a store request differ in length")
+    if any(subkey != DHTProtocol.IS_REGULAR_VALUE for subkey in request.subkeys):
+        raise DhtRefused("plain values only: no subkeys, no dictionaries")
+    if any(request.in_cache):
+        raise DhtRefused("nothing is cached for others")
 
 
 def _check_keys(keys: Any, *, most: int = MAX_KEYS_PER_REQUEST) -> None:

@@ -27,6 +27,7 @@ from mesh.p2p.dht_binding import (
 from mesh.p2p.dht_records import MIN_REQUEST_S, PolicyValidator, compute_timing
 from mesh.p2p.dht_value import decode_value
 from mesh.p2p.interface import MAX_RECORD_SIZE
+from mesh.p2p.offenders import Offenders
 from tests.support.p2p import make_key
 
 ALICE, BOB = make_key("alice").peer_id, make_key("bob").peer_id
@@ -125,6 +126,22 @@ def test_only_members_hold_places_and_store_but_all_may_read() -> None:
     for request in (_store(), _store(peer=_info(b"")), dht_pb2.PingRequest(peer=_store().peer)):
         with pytest.raises(DhtRefused, match="members"):
             rules.check_request(request, ALICE)
+
+
+def test_a_strangers_store_is_refused_before_a_byte_is_decoded() -> None:
+    no_request = b"\xff" * 10_000
+    offenders = Offenders()
+    rules = _rules(is_member=lambda peer: peer == BOB, offenders=offenders)
+    with pytest.raises(DhtRefused, match="members"):
+        rules.decode_request(dht_pb2.StoreRequest, no_request, ALICE)
+    while not offenders.is_dropped(ALICE, now_s=NOW):
+        with pytest.raises(DhtRefused):
+            rules.decode_request(dht_pb2.StoreRequest, no_request, ALICE)
+    # One that keeps doing it is not asked what it wants any more.
+    with pytest.raises(PeerRefusal, match="dropped"):
+        rules.decode_request(dht_pb2.PingRequest, no_request, ALICE)
+    store = _store(peer=_info(compute_node_id(BOB)))
+    assert rules.decode_request(dht_pb2.StoreRequest, store.SerializeToString(), BOB) == store
 
 
 def test_a_flood_of_requests_is_refused() -> None:
