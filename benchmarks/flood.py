@@ -1,6 +1,7 @@
-"""How fast a hoster serves while strangers flood it.
+"""How fast a hoster serves while strangers flood it, and whether epochs are lost.
 
     python -m benchmarks.flood [--json] [--rounds 3] [--seconds 10]
+    python -m benchmarks.flood [--json] --epochs 2 [--block-seconds 1]
 
 One hoster of a small model, one client that asks it without a pause, and strangers: peers with keys
 outside any roster that send 1,000 invalid records a second, hold 200 bare connections and 200
@@ -8,8 +9,11 @@ half-open channels, announce oversized payloads and frames, ask and do not read,
 with invalid signatures. The strangers run on the same machine, so part of what they take from the
 client is only their own computing. The other measure is therefore the speed beside an unrelated
 process that computes as much; both take turns. The goal is four fifths of it. On a machine that
-others load too, waiting for a core hides everything: then look at the cores that the hoster with
-its p2pd took, flooded and not.
+others load too, waiting for a core hides everything: then look at the cores that the hoster and
+its p2pd took, flooded and not, and at the CPU time that one thing that strangers did cost them.
+
+With ``--epochs`` the strangers flood the bootnode, a hoster, of a local network instead. No epoch
+may be lost, and each is attested by two thirds at least.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -36,9 +41,11 @@ from mesh.inference.threads import wait_passively
 wait_passively()
 
 from benchmarks.serving import SMALL  # noqa: E402
-from benchmarks.swarm import NETWORK_ID, Swarm, ask, make_checkpoint, open_swarm  # noqa: E402
+from benchmarks.swarm import Swarm, ask, make_checkpoint, open_swarm  # noqa: E402
 
 GOAL = 0.8
+ATTESTATION_GOAL = 2 / 3
+CORES = ("process", "daemons")
 STRANGERS = 4
 RECORDS_A_SECOND = 1_000
 RECORDS_A_STORE = 10
@@ -61,15 +68,17 @@ async def _flood(addresses: list[str], server: str, pipe: Any) -> None:
     from keys.peer import PeerId, PeerKey
     from mesh.p2p.config import HostConfig
     from mesh.p2p.hivemind_host import HivemindHost
+    from mesh.routing.directory import fetch_info
 
     async with contextlib.AsyncExitStack() as stack:
-        strangers = []
+        strangers, target = [], PeerId.from_base58(server)
         for _ in range(STRANGERS):
             key = PeerKey.generate()
             config = HostConfig(key=key, initial_peers=tuple(addresses), client_mode=True)
             host = await stack.enter_async_context(HivemindHost.open(config))
-            host.set_network_id(NETWORK_ID)
-            strangers.append(Stranger(host, key, PeerId.from_base58(server), addresses))
+            # It tells anybody, as clients need it.
+            host.set_network_id((await fetch_info(host, target, timeout_s=60)).network_id)
+            strangers.append(Stranger(host, key, target, addresses))
         pipe.send("ready")
         while await asyncio.to_thread(pipe.recv) == "flood":
             for stranger in strangers:
@@ -149,7 +158,7 @@ class Stranger:
             expiration_time=[now + 60.0] * RECORDS_A_STORE,
             in_cache=[False] * RECORDS_A_STORE,
         )
-        self._host._p2p.namespace = NETWORK_ID[:8].hex()
+        self._host._p2p.namespace = self._host.network_id[:8].hex()
         await self._host._p2p.call_protobuf_handler(
             PeerID(self._server.to_bytes()), "DHTProtocol.rpc_store", request, dht_pb2.StoreResponse
         )
@@ -161,7 +170,7 @@ class Stranger:
         opening = Opening(
             kind=OpeningKind.UNARY,
             method=DIRECTORY_METHOD,
-            network_id=NETWORK_ID,
+            network_id=self._host.network_id,
             client=self._key.peer_id,
             server=self._server,
             time_ms=int(time.time() * 1000),
@@ -263,21 +272,35 @@ async def measure_speed(client: Any, seconds: float) -> float:
     return tokens / (time.perf_counter() - started)
 
 
-def read_cpu_s(pid: int) -> float:
-    """Return the seconds that a process and its children have computed."""
+@dataclass(frozen=True)
+class Cores:
+    """How many cores a process and its children, which are p2pds, took."""
+
+    process: float
+    daemons: float
+
+    @property
+    def both(self) -> float:
+        return self.process + self.daemons
+
+
+def read_cpu_s(pid: int) -> tuple[float, float]:
+    """Return the seconds that a process has computed, and those of its children."""
     import psutil
 
     process = psutil.Process(pid)
-    times = [p.cpu_times() for p in (process, *process.children(recursive=True))]
-    return float(sum(t.user + t.system for t in times))
+    own, *children = (p.cpu_times() for p in (process, *process.children(recursive=True)))
+    return float(own.user + own.system), float(sum(c.user + c.system for c in children))
 
 
 @contextlib.contextmanager
-def measure_cores(pid: int, cores: list[float]) -> Iterator[None]:
+def measure_cores(pid: int, cores: list[Cores]) -> Iterator[None]:
     """Append how many cores a process and its children took in the block."""
-    cpu_s, started = read_cpu_s(pid), time.perf_counter()
+    before, started = read_cpu_s(pid), time.perf_counter()
     yield
-    cores.append((read_cpu_s(pid) - cpu_s) / (time.perf_counter() - started))
+    after, seconds = read_cpu_s(pid), time.perf_counter() - started
+    own, children = (a - b for a, b in zip(after, before, strict=True))
+    cores.append(Cores(own / seconds, children / seconds))
 
 
 async def measure(swarm: Swarm, addresses: list[str], *, rounds: int, seconds: float) -> Any:
@@ -289,8 +312,9 @@ async def measure(swarm: Swarm, addresses: list[str], *, rounds: int, seconds: f
         await asyncio.to_thread(ours.recv)
         await ask(swarm.client, SMALL.make_prompt(16), NEW_TOKENS)
         alone = await measure_speed(swarm.client, seconds)
-        flooded, loaded, cores, done = [], [], [], Counter[str]()
-        hoster_cores: dict[str, list[float]] = {"flooded": [], "loaded": []}
+        flooded, loaded, done = [], [], Counter[str]()
+        cores: list[Cores] = []
+        hoster_cores: dict[str, list[Cores]] = {"flooded": [], "loaded": []}
         for number in range(rounds):
             ours.send("flood")
             with measure_cores(strangers.pid, cores):
@@ -298,12 +322,12 @@ async def measure(swarm: Swarm, addresses: list[str], *, rounds: int, seconds: f
                     flooded.append(await measure_speed(swarm.client, seconds))
             ours.send("stop")
             done.update(await asyncio.to_thread(ours.recv))
-            async with run_burners(cores[-1]):
+            async with run_burners(cores[-1].both):
                 with measure_cores(swarm.pids[0], hoster_cores["loaded"]):
                     loaded.append(await measure_speed(swarm.client, seconds))
             print(
                 f"round {number + 1}: {flooded[-1]:.1f} tokens/s flooded, {loaded[-1]:.1f} beside "
-                f"{cores[-1]:.2f} cores of unrelated load",
+                f"{cores[-1].both:.2f} cores of unrelated load",
                 file=sys.stderr,
             )
         ours.send("end")
@@ -315,8 +339,10 @@ async def measure(swarm: Swarm, addresses: list[str], *, rounds: int, seconds: f
         "alone_tokens_per_second": alone,
         "flooded_tokens_per_second": flooded,
         "loaded_tokens_per_second": loaded,
-        "strangers_cores": cores,
-        "hoster_cores": hoster_cores,
+        "strangers_cores": [taken.both for taken in cores],
+        "hoster_cores": {
+            name: [asdict(taken) for taken in rounds] for name, rounds in hoster_cores.items()
+        },
         "strangers_did": dict(sorted(done.items())),
         "ratio": ratio,
         "goal": GOAL,
@@ -331,13 +357,78 @@ async def run(*, rounds: int, seconds: float) -> Any:
             return await measure(swarm, swarm.addresses, rounds=rounds, seconds=seconds)
 
 
+async def flood_localnet(epochs: int, block_seconds: float) -> dict[str, Any]:
+    """Flood the bootnode of a local network; return its epochs and what strangers did."""
+    line = [sys.executable, "-m", "subnet.cli.mesh", "localnet", "--json"]
+    line += ["--epochs", str(epochs), "--block-seconds", str(block_seconds)]
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec(*line, **pipes)
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        address = await _read_bootnode(process.stderr)
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        server = address.rpartition("/")[2]
+        strangers = context.Process(target=run_strangers, args=([address], server, theirs))
+        strangers.start()
+        try:
+            await asyncio.to_thread(ours.recv)
+            ours.send("flood")
+            # Both pipes are read at once: neither may fill up.
+            results, talk = await asyncio.gather(process.stdout.read(), process.stderr.read())
+            ours.send("stop")
+            done = await asyncio.to_thread(ours.recv)
+            ours.send("end")
+        finally:
+            strangers.join(10)
+            strangers.kill()
+        print(talk.decode(errors="replace"), file=sys.stderr)
+        rows = [json.loads(row) for row in results.splitlines()]
+        return {"epochs": rows, "exit_code": await process.wait(), "strangers_did": done}
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+async def _read_bootnode(talk: asyncio.StreamReader) -> str:
+    """Return the address that a local network says it can be dialled at."""
+    async for line in talk:
+        text = line.decode(errors="replace").strip()
+        print(text, file=sys.stderr)
+        if " dial " in text:
+            return text.rpartition(" ")[2]
+    raise RuntimeError("the local network ended before its nodes were up")
+
+
+def show_epochs(result: dict[str, Any], expected: int, *, as_json: bool) -> None:
+    """Print what became of the epochs; exit with 1 if one was lost."""
+    ratios = [row.get("attestation_ratio", 0.0) for row in result["epochs"]]
+    is_met = len(ratios) == expected and min(ratios) >= ATTESTATION_GOAL
+    if as_json:
+        print(json.dumps({**result, "is_met": is_met}, indent=2))
+    else:
+        for row, ratio in zip(result["epochs"], ratios, strict=True):
+            print(f"epoch {row['epoch']}: {row.get('lost') or f'attested by {ratio:.2f}'}")
+        for name, count in sorted(result["strangers_did"].items()):
+            print(f"{count:>8}  {name}")
+        print(f"no epoch lost: {'met' if is_met else 'NOT met'}")
+    sys.exit(0 if is_met else 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--epochs", type=int, help="flood a local network for so many epochs")
+    parser.add_argument("--block-seconds", type=float, default=1.0)
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if arguments.epochs:
+        rows = asyncio.run(flood_localnet(arguments.epochs, arguments.block_seconds))
+        show_epochs(rows, arguments.epochs, as_json=arguments.json)
+        return
     result = asyncio.run(run(rounds=arguments.rounds, seconds=arguments.seconds))
     if arguments.json:
         print(json.dumps(result, indent=2))
@@ -345,7 +436,8 @@ def main() -> None:
     for name, count in result["strangers_did"].items():
         print(f"{count:>8}  {name}")
     for name, taken in result["hoster_cores"].items():
-        print(f"the hoster took {statistics.median(taken):.2f} cores {name}")
+        own, daemons = (statistics.median(t[part] for t in taken) for part in CORES)
+        print(f"{name}: the hoster took {own:.2f} cores, its p2pd {daemons:.2f}")
     print(f"alone {result['alone_tokens_per_second']:.1f} tokens/s")
     print(
         f"flooded {statistics.median(result['flooded_tokens_per_second']):.1f} tokens/s, "
