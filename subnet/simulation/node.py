@@ -167,11 +167,11 @@ class SimNode:
             self.setting.trace.add(self.name, f"killed {self.last_words}")
             await asyncio.sleep(self.next_rest_s)
 
-    def check_attestation(self) -> None:
-        """Compare the proposal on chain with the rows that this node's journal holds."""
+    def check_attestation(self, block: int) -> None:
+        """Compare the proposal in the state of a block with the rows that this node computed."""
         chain, invariants = self.setting.chain, self.setting.invariants
-        epoch = Epoch((chain.best.number - chain.slot) // chain.epoch_length)
-        submission, before = chain.read_submission(epoch), Epoch(epoch - 1)
+        epoch = Epoch((block - chain.slot) // chain.epoch_length)
+        submission, before = chain.read_submission(epoch, at_block=block), Epoch(epoch - 1)
         invariants.attesting(self.node_id, epoch, self.judged.get(before), submission)
 
     def close(self) -> None:
@@ -310,8 +310,11 @@ class _WatchedWriter:
         return await self._node.endpoint.propose(subnet_id, scores, args)
 
     async def attest(self, subnet_id: Any) -> Any:
-        self._node.check_attestation()
-        return await self._node.endpoint.attest(subnet_id)
+        # Both when it leaves, because a receipt may be lost, and when it has landed.
+        self._node.check_attestation(self._node.setting.chain.best.number)
+        receipt = await self._node.endpoint.attest(subnet_id)
+        self._node.check_attestation(receipt.block_number)
+        return receipt
 
 
 def _describe(event: NodeEvent) -> str:
