@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import struct
 
 import pytest
 from hypothesis import given, settings
@@ -31,6 +32,16 @@ DRAW = find_draw(1)
 POOL = compute_layer_pool(SHAPE, MAINNET)
 HALF_WRONG = (TRUTH[0], WRONG[1], TRUTH[2])
 """A liar of layer 1 alone."""
+NEARBY = tuple(
+    floats(
+        *(
+            (1 + 1.5 * 2.0**-MAINNET.tolerance_bits) * x
+            for x in struct.unpack(f"<{len(row) // 4}f", row)
+        )
+    )
+    for row in TRUTH
+)
+"""Lies that no row within tau of the truth agrees with, as near to it as can be."""
 
 
 def make_world(num_nodes=9, **changes):
@@ -246,6 +257,16 @@ def test_sybil_validators_alone_refute_nobody():
     world.audit(8, 9, 10, vectors=WRONG)
     report = world.score()
     # Three of five references against seven of ten votes.
+    assert report.probation == {}
+    assert scores(report) == dict.fromkeys(range(1, 6), 3 * (POOL // 5))
+
+
+def test_sybil_validators_that_lie_a_little_refute_nobody():
+    world = make_world(20)
+    world.host(1, 2, 3, 4, 5)
+    world.audit(6, 7)
+    world.audit(8, 9, 10, vectors=NEARBY)
+    report = world.score()
     assert report.probation == {}
     assert scores(report) == dict.fromkeys(range(1, 6), 3 * (POOL // 5))
 
