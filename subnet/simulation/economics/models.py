@@ -7,23 +7,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from consensus.challenge import ModelShape
 from consensus.protocol_params import MAINNET
 from mesh.assets import SHIPPED_MODEL_NAME
 from mesh.model.calibrate import choose_scale
 from mesh.model.cheats import Cheats
-from mesh.model.config import ModelConfig, load_config, parse_config
+from mesh.model.config import load_config, parse_config
 from mesh.model.files import resolve_known_model
 from mesh.model.margins import name_layer
-from mesh.model.weights import LayerWeights, ShardWeights, load_shard
+from mesh.model.random_weights import draw_weights
+from mesh.model.weights import ShardWeights, load_shard
 from subnet.simulation.economics.answers import ModelAnswers
 
 WIDE_LAYERS = 2
 """Enough to answer with the layer before."""
-WEIGHT_DEVIATION = 0.02
-"""What Llama-style models begin with."""
 SCALE_SEEDS = tuple(hashlib.sha256(b"scale" + bytes([number])).digest() for number in range(3))
 WIDE_CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -50,42 +47,7 @@ def load_shipped() -> ModelAnswers:
 
 def make_wide() -> ModelAnswers:
     """Return what a random model of TinyLlama's width answers, by torch; about 0.5 GB."""
-    config = parse_config(WIDE_CONFIG)
-    generator = torch.Generator().manual_seed(1)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return WEIGHT_DEVIATION * torch.randn(*shape, generator=generator)
-
-    weights = ShardWeights(
-        config,
-        0,
-        config.num_layers,
-        torch.float32,
-        torch.device("cpu"),
-        tuple(_draw_layer(config, draw) for _ in range(config.num_layers)),
-        draw(config.vocab_size, config.hidden_size),
-        1 + draw(config.hidden_size),
-        draw(config.vocab_size, config.hidden_size),
-    )
-    return _make_answers(weights)
-
-
-def _draw_layer(config: ModelConfig, draw: Any) -> LayerWeights:
-    hidden, inner = config.hidden_size, config.intermediate_size
-    return LayerWeights(
-        attention_norm=1 + draw(hidden),
-        qkv=draw((config.num_heads + 2 * config.num_kv_heads) * config.head_dim, hidden),
-        qkv_bias=None,
-        query_norm=None,
-        key_norm=None,
-        out=draw(hidden, config.num_heads * config.head_dim),
-        out_bias=None,
-        mlp_norm=1 + draw(hidden),
-        gate_up=draw(2 * inner, hidden),
-        gate_up_bias=None,
-        down=draw(hidden, inner),
-        down_bias=None,
-    )
+    return _make_answers(draw_weights(parse_config(WIDE_CONFIG), seed=1))
 
 
 def _make_answers(weights: ShardWeights) -> ModelAnswers:
