@@ -107,6 +107,8 @@ from mesh.p2p.rpc_wire import (
 
 LINGER_S = 5.0
 MAX_LINGER_FRAMES = 64
+RETRY_S = 0.25
+"""Pause before a request is sent again whose channel ended without an answer."""
 DISCARD_CHUNK = 65_536
 
 Dial = Callable[[PeerId], Awaitable[Channel]]
@@ -336,22 +338,33 @@ class RpcClient:
         self._dial = dial
 
     async def call(self, peer: PeerId, method: str, payload: bytes, *, timeout_s: float) -> bytes:
-        """Signed request, signed response. Raises as mesh.p2p.interface.Host.call says."""
+        """Signed request, signed response. Raises as mesh.p2p.interface.Host.call says.
+
+        A request whose channel ends without an answer is sent once more: on a busy machine libp2p
+        may end a stream that it has just opened. So a handler may run twice; all of them read.
+        """
         if len(payload) > MAX_UNARY_SIZE:
             raise ValueError(f"a unary payload has at most {MAX_UNARY_SIZE} bytes")
+        async with _explained_failures(peer, method, timeout_s=timeout_s):
+            try:
+                return await self._call_once(peer, method, payload)
+            except ChannelClosed:
+                await asyncio.sleep(RETRY_S)
+                return await self._call_once(peer, method, payload)
+
+    async def _call_once(self, peer: PeerId, method: str, payload: bytes) -> bytes:
         opening = self._seal(
             OpeningKind.UNARY, peer, method, binding=hash_payload(payload), size=len(payload)
         )
-        async with _explained_failures(peer, method, timeout_s=timeout_s):
-            channel = await self._dial(peer)
-            try:
-                with suppress(ChannelClosed):
-                    # A server that refuses early may stop reading, and has answered then.
-                    await channel.write(opening + payload)
-                _, answer = await _read_answer(channel, compute_request_hash(opening))
-                return await _read_reply(channel, answer)
-            finally:
-                channel.close()
+        channel = await self._dial(peer)
+        try:
+            with suppress(ChannelClosed):
+                # A server that refuses early may stop reading, and has answered then.
+                await channel.write(opening + payload)
+            _, answer = await _read_answer(channel, compute_request_hash(opening))
+            return await _read_reply(channel, answer)
+        finally:
+            channel.close()
 
     async def open_stream(self, peer: PeerId, method: str, *, timeout_s: float) -> SignedStream:
         """Open a stream and finish the handshake. Raises as ``call`` does."""

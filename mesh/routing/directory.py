@@ -42,7 +42,6 @@ MAX_ANSWER_SERVERS = MAX_UNARY_SIZE // (4 + OVERHEAD + MAX_HEARTBEAT_BODY)
 REFRESH_S = 10.0
 FIRST_REFRESHES = 10
 FIRST_REFRESH_S = 2.0
-RETRY_S = 0.5
 FETCH_TIMEOUT_S = 5.0
 UNKNOWN_MISSES, KNOWN_MISSES = 2, 1
 """Replicas asked for a heartbeat before it counts as missing, the first and a later one.
@@ -158,15 +157,8 @@ class Directory:
         return 0 if server is None else server.envelope.expires_at
 
     async def fetch_from_peer(self, peer: PeerId) -> None:
-        """Ask another node for the servers that it knows. Raises PeerError.
-
-        A busy node may close the channel unanswered, so it is asked once more.
-        """
-        try:
-            raw = await self._host.call(peer, DIRECTORY_METHOD, b"", timeout_s=FETCH_TIMEOUT_S)
-        except PeerUnreachable:
-            await asyncio.sleep(RETRY_S)
-            raw = await self._host.call(peer, DIRECTORY_METHOD, b"", timeout_s=FETCH_TIMEOUT_S)
+        """Ask another node for the servers that it knows. Raises PeerError."""
+        raw = await self._host.call(peer, DIRECTORY_METHOD, b"", timeout_s=FETCH_TIMEOUT_S)
         try:
             self._add_all(split_envelopes(raw))
         except ValueError as error:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 from unittest import mock
 
-from consensus import admission, records
+from consensus import records
 from consensus.errors import InvalidRecord
 from consensus.records import RecordKind, decode_body
 from consensus.roster import Roster, RosterNode
@@ -32,6 +32,7 @@ from mesh.p2p.rpc_wire import AnswerStatus, Opening, OpeningKind, RpcAnswer
 from mesh.routing.heartbeat import HEARTBEAT_KIND, ServerInfo, ServerRole, ServerState
 from mesh.routing.hop import Hop
 from mesh.routing.info import NetworkInfo
+from subnet.simulation import memory
 from tests.fuzz.rigs import make_world
 from tests.simulation.test_attacks import make_scenario, run_scenario
 from tests.support.ledger_world import FIRST_SUBNET, node_call, subnet_data
@@ -81,7 +82,7 @@ def collect_bodies() -> dict[RecordKind, tuple[bytes, ...]]:
         found.setdefault(kind, {})[raw] = None
         return decode_body(kind, raw)
 
-    with mock.patch.object(admission, "decode_body", watch):
+    with mock.patch.object(memory, "decode_body", watch):
         run_scenario(dataclasses.replace(make_scenario({}), epochs=2))
     return {kind: tuple(bodies)[:6] for kind, bodies in found.items()}
 

@@ -228,3 +228,28 @@ async def test_a_tampered_answer_is_misbehaviour(position: int) -> None:
 async def test_an_answer_cut_short_is_not_an_answer() -> None:
     with pytest.raises(PeerUnreachable):
         await _call_through(BOB, lambda data: data[:-1])
+
+
+@pytest.mark.parametrize("num_lost", [1, 2])
+async def test_a_call_whose_channel_ends_unanswered_is_made_once_more(num_lost: int) -> None:
+    server = RpcServer(RpcContext(key=BOB, network_id=NETWORK_ID))
+    server.serve_unary("echo", _echo, max_request_size=16)
+    dials: list[PeerId] = []
+
+    async def dial(peer: PeerId) -> Any:
+        client_end, server_end = open_pipe(ALICE.peer_id, peer)
+        dials.append(peer)
+        if len(dials) <= num_lost:
+            server_end.close()
+        else:
+            tasks.create_task(server.handle(server_end))
+        return client_end
+
+    client = RpcClient(RpcContext(key=ALICE, network_id=NETWORK_ID), dial)
+    async with asyncio.TaskGroup() as tasks:
+        if num_lost == 1:
+            assert await client.call(BOB.peer_id, "echo", b"x", timeout_s=5) == b"x"
+        else:
+            with pytest.raises(PeerUnreachable):
+                await client.call(BOB.peer_id, "echo", b"x", timeout_s=5)
+    assert len(dials) == 2
