@@ -120,6 +120,7 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
         self._wanted = 0
         self._is_paused = False
         self._at_end = False
+        self._is_lost = False
         self._writable = asyncio.Event()
         self._writable.set()
         # Guards everything below, and the order of bytes on the socket.
@@ -165,7 +166,7 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._at_end = True
+        self._at_end = self._is_lost = True
         self._close_shortcut()
         self._writable.set()
         self.tell()
@@ -230,11 +231,13 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
         self._transport.close()
         if self._transport.get_write_buffer_size():
             # A peer that reads nothing must not keep the descriptor open.
-            self._loop.call_later(FLUSH_TIMEOUT_S, self._transport.abort)
+            self._loop.call_later(FLUSH_TIMEOUT_S, self.abort)
 
     def abort(self) -> None:
         self._close_shortcut()
-        self._transport.abort()
+        # asyncio's transport trips over an abort after it was closed and has sent the rest.
+        if not self._is_lost:
+            self._transport.abort()
 
     def _ask_loop(self, call: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # The loop has ended, and the connection with it.

@@ -96,6 +96,17 @@ async def test_a_message_larger_than_what_may_wait_arrives_whole() -> None:
         assert received == message
 
 
+async def test_a_channel_that_was_closed_and_flushed_may_be_aborted_afterwards() -> None:
+    async with connect() as (channel, theirs):
+        loop, size = asyncio.get_running_loop(), 8 << 20
+        channel.put(bytes(size))
+        channel.close()
+        while size:
+            size -= len(await loop.sock_recv(theirs, 1 << 20))
+        assert not await loop.sock_recv(theirs, 1)
+        channel.abort()
+
+
 @pytest.mark.parametrize("is_loop_busy", [False, True], ids=["idle loop", "busy loop"])
 async def test_a_peer_that_reads_nothing_is_dropped_and_not_buffered_for_ever(
     monkeypatch: pytest.MonkeyPatch, is_loop_busy: bool
