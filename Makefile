@@ -23,7 +23,7 @@ QUICK := tests/ --ignore $(NETWORKS) $(SIMULATED:%=--ignore %) $(WORKERS)
 # The least percentage of lines that the quick tests run, of all packages together and of each;
 # COVERAGE= counts none. Node, bootstrap and localnet are run as processes, by other tests.
 COVERAGE := 90
-FLOORS := keys=99 consensus=98 mesh=95 devchain=96 subnet=84
+FLOORS := keys=99 consensus=98 mesh=95 devchain=96 subnet=87
 RELEASE ?= bookworm
 
 .PHONY: help install install-node install-js demo test test-timed test-quick test-networks \

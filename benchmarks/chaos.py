@@ -154,7 +154,7 @@ def read_mounts() -> set[str]:
 
 
 def find_leftovers(mark: str, folder: Path) -> list[str]:
-    """Return what is left of the run: marked processes, whoever their parent is, and files."""
+    """Return the processes and files that the run left behind; an orphan process counts too."""
     deadline = time.monotonic() + LEFTOVER_WAIT_S
     while (left := list_marked(mark)) and time.monotonic() < deadline:
         time.sleep(POLL_S)

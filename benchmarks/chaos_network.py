@@ -246,7 +246,7 @@ class ChaosNetwork:
         member.is_ready.clear()
         member.child = None
         child.connection.close()
-        # From now on its bootnode is whoever of the others is up.
+        # It dials a node that is up: the old bootnode may be the killed one.
         member.config["new_swarm"] = False
         if not member.may_end:
             self.faults.append(f"{member.name} {end}: {member.tail_log(child.log_path)}")
@@ -307,7 +307,7 @@ class ChaosNetwork:
             await self.read_journal(member)
 
     async def fetch_submission(self, epoch: Epoch) -> Submission | None:
-        """Return the epoch's proposal; the chain may be starting again meanwhile."""
+        """Return the epoch's proposal; ask again while the chain restarts."""
         return await self._ask(lambda: self.chain.fetch_submission(self.subnet_id, epoch))
 
     async def fetch_nonce(self, member: Member) -> int:
@@ -434,7 +434,7 @@ async def _compose(base: _Base, plan: Sequence[NodePlan]) -> ChaosNetwork:
             "hotkey_account": node.hotkey_account,
             "data_dir": str(data_dir),
             "initial_peers": [known for name, known in addresses.items() if name != node.name],
-            # The first of all waits for nobody.
+            # The first node has no peer to wait for.
             "new_swarm": node is plan[0],
             "chain_url": f"ws://127.0.0.1:{base.chain_process.port}",
             "host_maddrs": [listening[node.name]],
