@@ -15,11 +15,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+
+# Times are of one core; a second thread of the matrix product would spin between products.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 

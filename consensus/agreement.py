@@ -121,7 +121,7 @@ def compute_layer_scores(
     votes = choose_votes(rows, voiceless)
     if not votes:
         return _judge_without_votes(ordered, sound)
-    outputs = np.stack([quantise(answer, params, scale) for answer in rows])
+    outputs = quantise(rows, params, scale)
     residuals = compute_residuals(outputs, votes, params)
     speakers = [row for row in votes if row < len(reviewed)]
     agreement = _Agreement(residuals, votes, speakers, params)
@@ -171,14 +171,16 @@ def choose_votes(answers: Sequence[Answer], voiceless: Collection[SubnetNodeId])
     return sorted(first_of_coldkey.values())
 
 
-def quantise(answer: Answer, params: ConsensusParams, scale: int = 0) -> NDArray[np.int64]:
-    """Return the vector in units of ``2**-(fixed_point_bits + scale)``, int64 [length].
+def quantise(
+    answers: Sequence[Answer], params: ConsensusParams, scale: int = 0
+) -> NDArray[np.int64]:
+    """Return the vectors in units of ``2**-(fixed_point_bits + scale)``, int64 [rows, length].
 
     Ties go to even. What the layer adds may be small: its scale makes the unit small beside it.
     """
-    assert answer.vector is not None
+    vectors = np.stack([answer.vector for answer in answers if answer.vector is not None])
     # A power-of-two scale is exact in float64, and so is rounding to an integer below 2**31.
-    scaled = answer.vector.astype(np.float64) * 2.0 ** (params.fixed_point_bits + scale)
+    scaled = vectors.astype(np.float64) * 2.0 ** (params.fixed_point_bits + scale)
     return np.rint(scaled).astype(np.int64)
 
 
@@ -215,11 +217,13 @@ def compute_distances(
     count = len(valid_votes)
     # Rounded half up.
     mean = (2 * residuals[valid_votes].sum(axis=0) + count) // (2 * count)
-    distances = {}
-    for row in np.flatnonzero(valid).tolist():
-        squared = int(((residuals[row] - mean) ** 2).sum())
-        distances[row] = math.isqrt((squared * DISTANCE_ONE**2) >> (2 * params.residual_bits))
-    return distances
+    rows = np.flatnonzero(valid)
+    squares = ((residuals[rows] - mean) ** 2).sum(axis=1)
+    # Python's integers have no limit.
+    return {
+        row: math.isqrt((squared * DISTANCE_ONE**2) >> (2 * params.residual_bits))
+        for row, squared in zip(rows.tolist(), squares.tolist(), strict=True)
+    }
 
 
 class _Agreement:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from consensus.errors import ProposalMismatch
 from consensus.naming import Naming
+from consensus.phases import BLOCKS_TO_LAND, Schedule
 from consensus.report import EpochReport
 from consensus.submission import Submission
 from consensus.types import SCORE_ONE, Score, SubnetNodeId
@@ -67,6 +68,33 @@ def compute_attestation_ratio(submission: Submission) -> int:
     if not submission.voters:
         return 0
     return min(len(submission.attested) * SCORE_ONE // len(submission.voters), SCORE_ONE)
+
+
+def is_backed(submission: Submission) -> bool:
+    """Whether more than a third of the voters attested: an honest one has what is named."""
+    return 3 * len(submission.attested) > len(submission.voters)
+
+
+def may_attest(submission: Submission, offset: int, schedule: Schedule) -> bool:
+    """Whether a proposal that was checked may be attested at this head.
+
+    What it names must be there by the attestation deadline. After it only a backed proposal is
+    attested, by those that had it last. Else a proposer that shows its list to some of them, just
+    in time, would split honest nodes, and the chain punishes the smaller side.
+    """
+    return offset <= schedule.attestation_deadline or is_backed(submission)
+
+
+def is_last_check(submission: Submission, offset: int, schedule: Schedule) -> bool:
+    """Whether a proposal that was not attested at this head is refused for good.
+
+    Attestations of the deadline's head land within a few blocks. If they do not back the proposal,
+    nothing that comes later does.
+    """
+    last = schedule.last_attestation
+    if not is_backed(submission):
+        last = min(last, schedule.attestation_deadline + BLOCKS_TO_LAND)
+    return offset >= last
 
 
 def is_agreed(submission: Submission, *, min_attestation: int) -> bool:

@@ -19,15 +19,13 @@ from typing import ClassVar
 
 from consensus.phases import Schedule
 from consensus.records import REVEAL_KINDS, RecordKind
-from consensus.types import Epoch, EpochPosition, NodeClass, Role
+from consensus.types import Epoch, NodeClass, Role
 from consensus.view import Attempts, EpochStatus, EpochView
 
 MAX_SUBMISSION_ATTEMPTS = 3
 """Extrinsics of one kind that a node sends in one epoch."""
 RESEND_AFTER_BLOCKS = 3
 """An extrinsic that the chain does not show after so many blocks was lost."""
-SHORTEST_LIFE_BLOCKS = 4
-"""No extrinsic lives shorter: signed at one head, it may land in each of the next three blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,21 +244,21 @@ def _compute_submission(
     is_known = view.roster is not None and (not is_scored or view.previous_roster is not None)
     if is_scored is None or not is_known or not view.has_hotkey:
         return None
-    if not is_in_time_to_land(duty_type, view.position) or not _may_send(view, attempts):
+    is_in_time = is_in_time_to_land(duty_type, view.position.offset, view.schedule)
+    if not is_in_time or not _may_send(view, attempts):
         return None
     return duty_type(view.epoch, view.previous_epoch, is_first=not is_scored)
 
 
-def is_in_time_to_land(duty_type: type[Propose | Attest], head: EpochPosition) -> bool:
-    """Whether an extrinsic that is signed at this head lands in the head's epoch.
+def is_in_time_to_land(duty_type: type[Propose | Attest], offset: int, schedule: Schedule) -> bool:
+    """Whether an extrinsic may be signed at this head.
 
-    A proposal lands there or nowhere, since in the next epoch its rows are those of the wrong one;
-    so the last proposal leaves others time to attest too. An attestation may land in the next
+    A proposal lands by the attestation deadline, so that all have time to attest, and never in the
+    next epoch, where its rows would be those of the wrong one. An attestation may land in the next
     epoch's first two blocks, where it fails unless a proposal stands already: to leave it out for
     that costs more.
     """
-    blocks_left = head.length - 1 - head.offset
-    return blocks_left >= (SHORTEST_LIFE_BLOCKS - 1 if duty_type is Propose else 1)
+    return offset <= (schedule.last_proposal if duty_type is Propose else schedule.last_attestation)
 
 
 def _may_send(view: EpochView, attempts: Attempts) -> bool:
@@ -284,5 +282,7 @@ def _has_judged(view: EpochView) -> bool:
     submission = view.submission
     is_judge = view.has_hotkey and view.has_class(NodeClass.VALIDATOR)
     has_attested = submission is not None and view.node_id in submission.attested
-    is_late = view.position.offset > view.schedule.attestation_deadline
+    schedule = view.schedule
+    last_check = schedule.attestation_deadline if submission is None else schedule.last_attestation
+    is_late = view.position.offset > last_check
     return has_attested or view.epoch in view.refused or is_late or not is_judge

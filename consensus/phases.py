@@ -17,6 +17,9 @@ from consensus.protocol_params import ConsensusParams, compute_grace
 from consensus.records import RecordKind
 from consensus.types import EpochPosition
 
+BLOCKS_TO_LAND = 3
+"""The shortest life of an extrinsic is four blocks: the head's, and three in which it may land."""
+
 
 class Phase(Enum):
     PROPOSE = "propose"
@@ -55,6 +58,16 @@ class Schedule:
     score_start: int
     attestation_deadline: int
     windows: Mapping[RecordKind, RecordWindow]
+
+    @property
+    def last_proposal(self) -> int:
+        """The last head at which a proposal is signed: it lands by the attestation deadline."""
+        return self.attestation_deadline - BLOCKS_TO_LAND
+
+    @property
+    def last_attestation(self) -> int:
+        """The last head at which an attestation is signed: it can land in the epoch."""
+        return self.length - 2
 
     def is_departure(self, kind: RecordKind, offset: int) -> bool:
         """Whether a record of this kind may leave its author at this head."""

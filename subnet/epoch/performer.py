@@ -146,19 +146,14 @@ class Performer:
 
     async def _attest(self, duty: Attest) -> None:
         submitter, position = self._prepare_submission(duty)
-        await submitter.attest(
-            duty,
-            self._judge.check,
-            head=position.block,
-            is_last_chance=position.offset >= self._terms.schedule.attestation_deadline,
-        )
+        await submitter.attest(duty, self._judge.check, head=position)
 
     def _prepare_submission(self, duty: Propose | Attest) -> tuple[Submitter, EpochPosition]:
         """Return what sends the extrinsic, and the head. Raises DutyPostponed if it is too late."""
         position = self._get_position()
         if self._submitter is None or position is None or position.epoch != duty.epoch:
             raise DutyPostponed("the epoch is over")
-        if not is_in_time_to_land(type(duty), position):
+        if not is_in_time_to_land(type(duty), position.offset, self._terms.schedule):
             raise DutyPostponed("it could land in the next epoch")
         return self._submitter, position
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from consensus.attestation import check_proposal, check_queue_arguments
+from consensus.attestation import (
+    check_proposal,
+    check_queue_arguments,
+    is_last_check,
+    may_attest,
+)
 from consensus.duties import Attest, Propose
 from consensus.errors import ProposalMismatch
 from consensus.report import EpochReport
 from consensus.rows import ScoreRows, drop_departed
 from consensus.submission import Submission
-from consensus.types import BlockNumber, Epoch, NodeClass
+from consensus.types import BlockNumber, Epoch, EpochPosition, NodeClass
 from subnet.epoch.context import NodeContext
 from subnet.epoch.interfaces import ChainWriter, Receipt
 from subnet.epoch.observer import AttestationRefused, ExtrinsicLanded
@@ -26,6 +31,7 @@ class Submitter:
 
     def __init__(self, context: NodeContext, writer: ChainWriter) -> None:
         self._subnet_id = context.terms.subnet_id
+        self._schedule = context.terms.schedule
         self._node_id = context.author.node_id
         self._reader = context.reader
         self._rosters = context.rosters
@@ -50,13 +56,11 @@ class Submitter:
             lambda: self._writer.propose(self._subnet_id, rows, args),
         )
 
-    async def attest(
-        self, duty: Attest, check: Check, *, head: BlockNumber, is_last_chance: bool
-    ) -> None:
+    async def attest(self, duty: Attest, check: Check, *, head: EpochPosition) -> None:
         """Attest the epoch's proposal if it equals what ``check`` computes, else keep the reason.
 
-        Raises DutyPostponed while something that the proposal names cannot be had;
-        with ``is_last_chance`` that is the reason to refuse it.
+        Raises DutyPostponed while something that the proposal names cannot be had, or too few
+        attested it by the deadline; at its last check that is the reason to refuse it.
         """
         submission = await self._fetch_submission(duty.epoch)
         if submission is None:
@@ -67,16 +71,18 @@ class Submitter:
             check_queue_arguments(submission)
             report = await check(duty, submission)
             await self._compare(report.rows, submission)
+            if not may_attest(submission, head.offset, self._schedule):
+                raise DutyPostponed("a third of the voters did not attest it by the deadline")
         except ProposalMismatch as error:
             await self._refuse(duty.epoch, str(error))
             return
         except DutyPostponed as error:
-            if not is_last_chance:
+            if not is_last_check(submission, head.offset, self._schedule):
                 raise
-            await self._refuse(duty.epoch, f"it could not be checked in time: {error}")
+            await self._refuse(duty.epoch, f"it could not be attested in time: {error}")
             return
         await self._send(
-            Extrinsic.ATTEST, duty.epoch, head, lambda: self._writer.attest(self._subnet_id)
+            Extrinsic.ATTEST, duty.epoch, head.block, lambda: self._writer.attest(self._subnet_id)
         )
 
     async def _refuse(self, epoch: Epoch, reason: str) -> None:

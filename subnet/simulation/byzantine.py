@@ -90,8 +90,8 @@ class Behaviour(Enum):
 MIN_WAIT_S = 1e-6
 EDGE_S = 1.5
 """The readings of two nodes before a head are up to so many seconds apart."""
-LAST_ATTEMPT_S = 1.5
-"""The last attempts to attest begin within about so many seconds of the deadline's block."""
+LAST_ATTEMPT_S = 6.0
+"""Nodes try to attest throughout the last block before it is too late."""
 _SCORE_KINDS = (RecordKind.SIGHTING, RecordKind.SCORE_REVEAL)
 EQUIVOCATED = {
     Behaviour.EQUIVOCATE: RecordKind.OUTPUT_COMMIT,
@@ -187,7 +187,7 @@ def get_deadline(kind: RecordKind, windows: Windows) -> tuple[int, float]:
         case RecordKind.SIGHTING:
             return windows.reveal_end + 3 * windows.grace, 0.05
         case RecordKind.NAMED_LIST:
-            return windows.attestation_deadline, 0.05
+            return windows.attestation_deadline + 1, 0.05
     return windows.reveal_end + windows.grace, 3.0
 
 
@@ -276,11 +276,11 @@ class EvilStore:
     def _draw_edge_s(self, record: Envelope) -> float:
         """Return seconds after the deadline's block, mostly below 0.
 
-        Nobody asks for a list before somebody has the proposal, and the last attempts begin with
-        the deadline's block: it leaves when some have failed and others are about to ask.
+        A list is too late from the block after the attestation deadline on. It leaves when some
+        ask for it for the last time and others have done so.
         """
         if record.kind == RecordKind.NAMED_LIST:
-            return self._random.uniform(0.0, LAST_ATTEMPT_S)
+            return -self._random.uniform(0.0, LAST_ATTEMPT_S)
         return -self._random.uniform(0.0, EDGE_S)
 
     def _lie(self, record: Envelope) -> Envelope:

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from consensus.attestation import is_backed
 from consensus.audit import draw_layers
 from consensus.commitment import (
     check_audit_reveal,
@@ -266,18 +267,23 @@ class Invariants:
             f"node {node} attests in epoch {epoch} what it did not compute: {proposed}, not {rows}",
         )
 
-    def _is_proposal_due(self, elected: int) -> bool:
-        """Whether this node proposes what honest nodes compute, and lets them have it."""
-        # A list that leaves at the deadline is had by some and refused by others, rightly.
-        harms = {Behaviour.BAD_PROPOSAL, Behaviour.HIDE_LIST, Behaviour.EDGE_LIST}
-        return not self._specs[elected].behaviours & harms
+    def _is_attestation_due(self, elected: int, submission: Submission | None) -> bool:
+        """Whether this node proposes what honest nodes compute, and lets them have it in time."""
+        does = self._specs[elected].behaviours
+        if does & {Behaviour.BAD_PROPOSAL, Behaviour.HIDE_LIST}:
+            return False
+        if Behaviour.EDGE_LIST in does:
+            # Whoever had the list in time attested. If these are more than a third, the others
+            # follow; fewer are harmed by a proposer that is slashed for it.
+            return submission is not None and is_backed(submission)
+        return True
 
     def epoch_over(
         self, epoch: int, elected: int | None, submission: Submission | None, *, is_quiet: bool
     ) -> None:
         """The last block of a chain epoch: what had to be attested is."""
         is_due = epoch >= 1 and (self._scenario.is_connected or is_quiet)
-        if not is_due or elected is None or not self._is_proposal_due(elected):
+        if not is_due or elected is None or not self._is_attestation_due(elected, submission):
             return
         attested = frozenset() if submission is None else submission.attested
         missing = sorted(self._scenario.honest - attested)

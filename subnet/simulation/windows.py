@@ -16,7 +16,7 @@ class Windows:
     draws the audits. ``audit_end`` (60 %): an audit commit counts if it is first seen before it.
     No reveal leaves before ``audit_end`` + ``grace``; one counts if it is first seen before
     ``reveal_end`` (70 %) + ``grace``, a sighting's commitment to scores before that + 2 ``grace``.
-    A proposal whose records cannot be had is refused from ``attestation_deadline`` (80 %) on.
+    A list leaves in time before the block after ``attestation_deadline`` (80 %).
     """
 
     length: int

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from consensus.duties import (
-    SHORTEST_LIFE_BLOCKS,
     Attest,
     CommitAudit,
     CommitOutput,
@@ -170,15 +169,16 @@ def test_reveals_that_are_due_wait_for_nothing_else(length):
 
 
 @every_length(SAMPLED)
-def test_no_proposal_is_sent_that_could_land_in_the_next_epoch(length):
+def test_no_proposal_is_sent_that_could_land_after_the_attestation_deadline(length):
     own_turn = {EPOCH: OWN, 8: OTHER, 7: OTHER}
     offsets = list_offsets(Propose, length, elections=own_turn)
-    assert offsets == list(range(length - 3))
+    deadline = -(-80 * length // 100)
     # One that is signed at the last of these heads lives for three blocks more.
-    assert offsets[-1] + SHORTEST_LIFE_BLOCKS - 1 == length - 1
+    assert offsets == list(range(deadline - 2))
     # A lost one is not sent again after that either.
     lost = Attempts(1, BlockNumber(180))
-    assert list_offsets(Propose, length, elections=own_turn, proposals_sent=lost)[-1] == length - 4
+    sent = list_offsets(Propose, length, elections=own_turn, proposals_sent=lost)
+    assert sent[-1] == deadline - 3
 
 
 @every_length(SAMPLED)
@@ -253,7 +253,7 @@ def test_a_node_that_saw_nothing_of_the_last_epoch_proposes_and_attests():
     elections = {EPOCH: OWN, EPOCH - 1: OTHER}
     submission = SubmissionSeen(OTHER, frozenset())
     changes = {"is_previous_settled": False, "is_previous_reported": False}
-    assert list_offsets(Propose, 20, elections=elections, **changes) == list(range(17))
+    assert list_offsets(Propose, 20, elections=elections, **changes) == list(range(14))
     assert list_offsets(Attest, 20, submission=submission, **changes) == list(range(19))
     for lacking in ({"roster": None}, {"previous_roster": None}):
         assert not list_offsets(Propose, 20, elections=elections, **lacking)
@@ -324,6 +324,9 @@ def test_every_node_reports_the_epoch_that_is_over_once_it_has_judged_the_propos
         owed = {"role": role, "is_previous_reported": False}
         # Nothing on chain yet: wait until no proposal can be checked any more.
         assert list_offsets(ReportEpoch, 20, **owed) == [17, 18, 19]
+        # What stands there may be checked until an attestation could no longer land.
+        standing = {"submission": SubmissionSeen(OTHER, frozenset({OTHER}))}
+        assert list_offsets(ReportEpoch, 20, **owed, **standing) == [19]
         judged = {"submission": SubmissionSeen(OTHER, frozenset({OTHER, OWN}))}
         assert list_offsets(ReportEpoch, 20, **owed, **judged) == list(range(20))
         assert list_offsets(ReportEpoch, 20, **owed, refused=frozenset({EPOCH})) == list(range(20))
@@ -360,7 +363,7 @@ def test_a_lost_extrinsic_is_sent_again_a_bounded_number_of_times():
     sent = Attempts(1, 180 + 2)
     owed = list_offsets(Propose, 20, elections=elections, proposals_sent=sent)
     # Numbers of the protocol, not names of them: another number is another protocol.
-    assert [o for o in owed if o >= 2] == list(range(5, 17))
+    assert [o for o in owed if o >= 2] == list(range(5, 14))
     spent = Attempts(3, 180)
     assert not list_offsets(Propose, 20, elections=elections, proposals_sent=spent)
 

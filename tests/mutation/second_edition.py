@@ -268,4 +268,25 @@ SECOND_EDITION = (
         "attestation_deadline_percent: int = 0",
         "a slow link costs an epoch",
     ),
+    Mutation(
+        "a late list is refused by those that had it last",
+        "consensus/attestation.py",
+        "return 3 * len(submission.attested) > len(submission.voters)",
+        "return False",
+        "a proposer splits honest nodes at the deadline",
+    ),
+    Mutation(
+        "the deadline moves with each who has the list",
+        "consensus/attestation.py",
+        "return offset <= schedule.attestation_deadline or is_backed(submission)",
+        "return True",
+        "a proposer splits honest nodes after the deadline",
+    ),
+    Mutation(
+        "a proposal is refused before its attestations landed",
+        "consensus/attestation.py",
+        "schedule.attestation_deadline + BLOCKS_TO_LAND",
+        "schedule.attestation_deadline",
+        "a proposer splits honest nodes at the deadline",
+    ),
 )

@@ -6,7 +6,7 @@ import pytest
 
 from consensus.duties import Attest, Propose
 from consensus.report import EpochReport
-from consensus.types import NodeClass
+from consensus.types import EpochPosition, NodeClass
 from subnet.chain.failures import make_failure
 from subnet.epoch.observer import AttestationRefused, ExtrinsicLanded
 from subnet.epoch.rosters import Rosters
@@ -45,14 +45,23 @@ class Scene:
     async def propose(self, rows=ROWS):
         await self.make_submitter(1).propose(PROPOSE, rows, ARGS, head=25)
 
-    async def attest(self, rows, *, postponed=None, is_last_chance=False):
+    def let_attest(self, attested, *, voters):
+        """Let so many of ``voters`` stand as attestors of the proposal."""
+        self.chain.submissions[1] = replace(
+            self.chain.submissions[1],
+            attested=frozenset({1, *range(3, 2 + attested)}),
+            voters=frozenset(range(1, voters + 1)),
+        )
+
+    async def attest(self, rows, *, postponed=None, offset=6):
         async def check(duty, submission):
             assert (duty, submission.args) == (ATTEST, ARGS)
             if postponed is not None:
                 raise DutyPostponed(postponed)
             return EpochReport(0, b"seed", rows=rows)
 
-        await self.make_submitter(2).attest(ATTEST, check, head=26, is_last_chance=is_last_chance)
+        head = EpochPosition(1, offset, 20, first_block=20)
+        await self.make_submitter(2).attest(ATTEST, check, head=head)
 
 
 @pytest.fixture
@@ -110,14 +119,46 @@ async def test_a_proposal_that_names_a_queued_node_is_refused_though_its_rows_ar
 
 async def test_what_cannot_be_had_is_waited_for_and_refused_when_time_is_over(scene):
     await scene.propose()
-    with pytest.raises(DutyPostponed):
-        await scene.attest(ROWS, postponed="the sighting of node 2 cannot be had")
+    scene.let_attest(3, voters=9)
+    missing = "the sighting of node 2 cannot be had"
+    for offset in (15, 16, 17):
+        with pytest.raises(DutyPostponed):
+            await scene.attest(ROWS, postponed=missing, offset=offset)
     assert not scene.journal.refused
-    await scene.attest(ROWS, postponed="the sighting of node 2 cannot be had", is_last_chance=True)
+    await scene.attest(ROWS, postponed=missing, offset=18)
     assert scene.journal.refused[1] == (
-        "it could not be checked in time: the sighting of node 2 cannot be had"
+        "it could not be attested in time: the sighting of node 2 cannot be had"
     )
     assert scene.writers[2].sent == []
+
+
+async def test_a_proposal_is_attested_at_the_deadline_and_after_it_only_if_a_third_did(scene):
+    await scene.propose()
+    scene.let_attest(3, voters=9)
+    with pytest.raises(DutyPostponed):
+        await scene.attest(ROWS, offset=17)
+    assert scene.writers[2].sent == []
+    await scene.attest(ROWS, offset=16)
+    assert scene.writers[2].sent == [("attest", 1)]
+
+
+async def test_a_list_that_some_have_at_the_deadline_is_waited_for_by_the_others(scene):
+    """More than a third attested: an honest node has the list, so that others will get it too."""
+    await scene.propose()
+    scene.let_attest(4, voters=9)
+    for offset in (16, 17):
+        with pytest.raises(DutyPostponed):
+            await scene.attest(ROWS, postponed="the named list cannot be had", offset=offset)
+    assert not scene.journal.refused
+    await scene.attest(ROWS, offset=17)
+    assert scene.writers[2].sent == [("attest", 1)]
+
+
+async def test_a_proposal_is_refused_at_the_last_head_at_which_an_attestation_could_land(scene):
+    await scene.propose()
+    scene.let_attest(9, voters=9)
+    await scene.attest(ROWS, postponed="the named list cannot be had", offset=18)
+    assert "the named list cannot be had" in scene.journal.refused[1]
 
 
 async def test_rows_of_nodes_that_left_the_chain_are_no_difference(scene):
