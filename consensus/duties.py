@@ -89,7 +89,7 @@ class PublishSighting:
 
 @dataclass(frozen=True, slots=True)
 class Republish:
-    """Publish a recorded record again: no replica has acknowledged it."""
+    """Publish a recorded record again: no replica has acknowledged it to this process."""
 
     kind: RecordKind
     epoch: Epoch
@@ -162,7 +162,7 @@ def list_reveals(view: EpochView) -> tuple[Reveal, ...]:
         duty
         for duty in candidates
         if view.schedule.is_departure(duty.kind, view.position.offset)
-        and _is_unacknowledged(view, duty.kind, duty.epoch)
+        and view.has_to_publish(duty.kind, duty.epoch)
     )
 
 
@@ -171,20 +171,16 @@ def is_reveal_time(schedule: Schedule, offset: int) -> bool:
     return any(schedule.is_departure(kind, offset) for kind in REVEAL_KINDS)
 
 
-def _is_unacknowledged(view: EpochView, kind: RecordKind, epoch: Epoch) -> bool:
-    return view.is_acknowledged(kind, epoch) is False
-
-
 def _compute_making(
     view: EpochView, duty_type: type[_Making], is_owed: _Rule, can_sign: _Rule
 ) -> Duty | None:
     kind = duty_type.kind
     if not view.schedule.is_departure(kind, view.position.offset) or not is_owed(view):
         return None
-    is_acknowledged = view.is_acknowledged(kind, view.epoch)
-    if is_acknowledged is not None:
-        return None if is_acknowledged else Republish(kind, view.epoch)
-    return duty_type(view.epoch) if can_sign(view) else None
+    if view.has_to_publish(kind, view.epoch):
+        return Republish(kind, view.epoch)
+    is_done = (kind, view.epoch) in view.own_records
+    return duty_type(view.epoch) if not is_done and can_sign(view) else None
 
 
 def _is_challenger(view: EpochView) -> bool:
@@ -216,7 +212,7 @@ _MAKINGS: tuple[tuple[type[_Making], _Rule, _Rule], ...] = (
 
 def _compute_named_list(view: EpochView) -> Duty | None:
     """Publish the list of this node's proposal until a replica holds it."""
-    is_owed = _is_unacknowledged(view, RecordKind.NAMED_LIST, view.epoch)
+    is_owed = view.has_to_publish(RecordKind.NAMED_LIST, view.epoch)
     return Republish(RecordKind.NAMED_LIST, view.epoch) if is_owed else None
 
 

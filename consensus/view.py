@@ -51,11 +51,11 @@ class EpochView:
 
     ``roster`` is None until the epoch's first block is final. ``elections`` holds whom the chain
     elected, None where it elected no node; an epoch that was not asked for is missing.
-    ``own_records`` are the records that this node signed, and whether a replica is known to hold
-    them. ``has_auditor`` says that the model's files are here. ``is_previous_settled`` is set once
-    the previous epoch's final proposal, ``previous_submission``, was read,
-    ``is_previous_reported`` once its scores stand in the journal, and ``refused`` holds the epochs
-    whose proposal was compared and differs.
+    ``own_records`` are the records that this node signed, and whether a replica has acknowledged
+    them; for the ``unconfirmed`` none has since the process began. ``has_auditor`` says that the
+    model's files are here. ``is_previous_settled`` is set once the previous epoch's final proposal,
+    ``previous_submission``, was read, ``is_previous_reported`` once its scores stand in the
+    journal, and ``refused`` holds the epochs whose proposal was compared and differs.
     """
 
     position: EpochPosition
@@ -72,6 +72,7 @@ class EpochView:
     elections: Mapping[Epoch, SubnetNodeId | None] = field(default_factory=dict)
     is_challenge_seen: bool = False
     own_records: Mapping[tuple[RecordKind, Epoch], bool] = field(default_factory=dict)
+    unconfirmed: frozenset[tuple[RecordKind, Epoch]] = frozenset()
     submission: SubmissionSeen | None = None
     previous_submission: SubmissionSeen | None = None
     is_previous_settled: bool = False
@@ -126,5 +127,14 @@ class EpochView:
         return self.elections[epoch] is not None if epoch in self.elections else None
 
     def is_acknowledged(self, kind: RecordKind, epoch: Epoch) -> bool | None:
-        """Whether a replica is known to hold this node's record of a slot. None if it has none."""
+        """Whether a replica has acknowledged this node's record of a slot. None if it has none."""
         return self.own_records.get((kind, epoch))
+
+    def has_to_publish(self, kind: RecordKind, epoch: Epoch) -> bool:
+        """Whether a record of this node is there that no replica is known to hold.
+
+        Replicas keep records in memory, and may have died with this node: an acknowledgement
+        from before its restart does not count.
+        """
+        slot = (kind, epoch)
+        return slot in self.own_records and (not self.own_records[slot] or slot in self.unconfirmed)

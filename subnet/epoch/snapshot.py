@@ -52,6 +52,7 @@ class Snapshot:
             elections=self._rosters.elections,
             is_challenge_seen=is_challenge_seen,
             own_records={slot: own.is_acknowledged for slot, own in journal.own_records.items()},
+            unconfirmed=journal.list_unconfirmed(),
             submission=self._get_submission(epoch),
             previous_submission=_describe(journal.submissions.get(previous)),
             is_previous_settled=previous in journal.submissions,

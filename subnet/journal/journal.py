@@ -116,7 +116,7 @@ class Extrinsic(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SignedRecord:
-    """An envelope that this node signed, and whether a replica is known to hold it."""
+    """An envelope that this node signed, and whether a replica has acknowledged it."""
 
     envelope: Envelope
     is_acknowledged: bool = False
@@ -132,6 +132,7 @@ class Journal:
         self._is_broken = False
         self._oldest = Epoch(0)
         self._own: dict[tuple[RecordKind, Epoch], SignedRecord] = {}
+        self._confirmed: set[tuple[RecordKind, Epoch]] = set()
         self._sightings: dict[Epoch, dict[tuple[RecordKind, SubnetNodeId], TimedRecord]] = {}
         self._rosters: dict[Epoch, Roster] = {}
         self._elections: dict[Epoch, SubnetNodeId | None] = {}
@@ -196,6 +197,10 @@ class Journal:
         """Return the record whose hash begins so, be it seen, fetched or this node's own."""
         return self._by_name.get(name)
 
+    def list_unconfirmed(self) -> frozenset[tuple[RecordKind, Epoch]]:
+        """Return the own records that no replica has acknowledged since this journal was opened."""
+        return frozenset(self._own.keys() - self._confirmed)
+
     def get_attempts(self, extrinsic: Extrinsic, epoch: Epoch) -> Attempts:
         """Return how often an extrinsic was sent in this epoch."""
         return self._attempts.get((extrinsic, epoch), Attempts())
@@ -223,6 +228,7 @@ class Journal:
     async def record_acknowledged(self, kind: RecordKind, epoch: Epoch) -> None:
         """Write that a replica is known to hold this node's record."""
         await self._record(Event(epoch, EventType.ACKNOWLEDGED, bytes([kind])))
+        self._confirmed.add((kind, epoch))
 
     async def record_seen(self, records: Sequence[TimedRecord]) -> None:
         """Write what one reading brought. The first record of a slot stays."""
@@ -407,6 +413,7 @@ class Journal:
         for slots in by_slot:
             for slot in [slot for slot in slots if slot[1] < before]:
                 del slots[slot]
+        self._confirmed = {slot for slot in self._confirmed if slot[1] >= before}
         for name in [name for name, found in self._by_name.items() if found.epoch < before]:
             del self._by_name[name]
 

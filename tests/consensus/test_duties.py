@@ -246,6 +246,9 @@ def test_a_record_is_republished_unchanged_until_acknowledged(kind, role, offset
     assert owed == list(offsets)
     acknowledged = {"role": role, "own_records": own(kind, is_acknowledged=True)}
     assert not list_offsets(Republish, 20, **acknowledged)
+    # An acknowledgement from before a restart is worth nothing: the replica may have died too.
+    restarted = acknowledged | {"unconfirmed": frozenset({(kind, EPOCH)})}
+    assert list_offsets(Republish, 20, **restarted) == list(offsets)
 
 
 def test_a_node_that_saw_nothing_of_the_last_epoch_proposes_and_attests():

@@ -355,6 +355,36 @@ async def test_an_unacknowledged_record_is_published_again_unchanged(subnet):
     assert len(scored.report.hosters) == 4
 
 
+@pytest.mark.parametrize(
+    ("died_at", "kinds"),
+    [
+        (4, {RecordKind.OUTPUT_COMMIT}),
+        (10, {RecordKind.AUDIT_COMMIT}),
+        (14, {RecordKind.OUTPUT_REVEAL, RecordKind.AUDIT_REVEAL}),
+        (16, {RecordKind.SIGHTING}),
+    ],
+)
+async def test_what_died_with_all_replicas_is_published_again_and_misses_nothing(died_at, kinds):
+    subnet = Subnet(elect=lambda epoch: 1)
+    late = subnet.nodes.pop(6)
+    async with subnet.run():
+        await advance_to(subnet.chain, 0, died_at)
+    before = {key: value for key, value in subnet.network.values.items() if key[40] in kinds}
+    subnet.network.values.clear()
+    subnet.nodes[6] = late
+    async with subnet.run():
+        await advance_to(subnet.chain, 0, died_at + 1)
+        assert before.items() <= subnet.network.values.items()
+        published = len(subnet.network.published)
+        await advance_to(subnet.chain, 0, died_at + 2)
+        again = [key for key, _ in subnet.network.published[published:] if key in before]
+        assert not again
+        await advance_to(subnet.chain, 1, 10)
+    seen = late.journal.get_timed_records(0)
+    assert {kind for kind, node in seen if node != 6} >= kinds
+    assert not subnet.nodes[1].list_events(DutyMissed)
+
+
 async def test_settled_epochs_are_told_with_their_attestations(subnet):
     async with subnet.run():
         await advance_to(subnet.chain, 3, 0)
