@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from consensus.phases import Schedule
-from consensus.records import REVEAL_KINDS, RecordKind
+from consensus.records import RecordKind
 from consensus.types import Epoch, NodeClass, Role
 from consensus.view import Attempts, EpochStatus, EpochView
 
@@ -168,7 +168,7 @@ def list_reveals(view: EpochView) -> tuple[Reveal, ...]:
 
 def is_reveal_time(schedule: Schedule, offset: int) -> bool:
     """Whether a reveal of any kind may leave at this head."""
-    return any(schedule.is_departure(kind, offset) for kind in REVEAL_KINDS)
+    return offset in schedule.reveal_offsets
 
 
 def _compute_making(

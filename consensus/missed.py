@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from consensus.records import RecordKind
-from consensus.roster import Roster
+from consensus.records import REVEAL_KINDS, RecordKind
+from consensus.roster import Roster, RosterNode
 from consensus.types import Epoch, NodeClass, Role
 from consensus.view import EpochView, SubmissionSeen
 
@@ -69,24 +69,26 @@ def _list_records(
 ) -> Iterator[Missed]:
     if roster is None or view.is_scored(epoch) is not True:
         return
+    node = view.find_own(roster)
+    offset, windows, own = view.position.offset, view.schedule.windows, view.own_records
     for kind, duty in RECORD_DUTIES.items():
+        if not has_ended and offset < windows[kind].leaves_until:
+            continue
         if kind is RecordKind.CHALLENGE and (has_ended or view.is_challenge_seen):
             continue
-        is_closed = has_ended or view.position.offset >= view.schedule.windows[kind].leaves_until
         # The scores of an epoch are revealed in the one after it.
         slot = Epoch(epoch - 1) if kind is RecordKind.SCORE_REVEAL else epoch
-        is_acknowledged = view.is_acknowledged(kind, slot)
-        if not is_closed or is_acknowledged:
+        is_acknowledged = own.get((kind, slot))
+        if is_acknowledged:
             continue
         if is_acknowledged is not None:
             yield Missed(duty, epoch, "no replica has acknowledged it")
-        elif _is_owed(view, kind, epoch, roster):
+        elif kind not in REVEAL_KINDS and _is_owed(view, kind, epoch, node):
             yield Missed(duty, epoch, _explain(view, has_ended=has_ended))
 
 
-def _is_owed(view: EpochView, kind: RecordKind, epoch: Epoch, roster: Roster) -> bool:
-    """Whether this node had to sign such a record; reveals are owed only where they were signed."""
-    node = view.find_own(roster)
+def _is_owed(view: EpochView, kind: RecordKind, epoch: Epoch, node: RosterNode | None) -> bool:
+    """Whether this node had to sign such a record. Reveals are owed only where they were signed."""
     if node is None or not node.has_class(NodeClass.INCLUDED, epoch):
         return False
     match kind:

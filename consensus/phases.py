@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cached_property
 
 from consensus.protocol_params import ConsensusParams, compute_grace
-from consensus.records import RecordKind
+from consensus.records import REVEAL_KINDS, RecordKind
 from consensus.types import EpochPosition
 
 BLOCKS_TO_LAND = 3
@@ -86,6 +86,15 @@ class Schedule:
     def list_read(self, offset: int) -> tuple[RecordKind, ...]:
         """Return the kinds of records that are read at this head."""
         return self._kinds_read[offset]
+
+    @cached_property
+    def reveal_offsets(self) -> frozenset[int]:
+        """The heads at which a reveal of any kind may leave."""
+        return frozenset(
+            offset
+            for offset in range(self.length)
+            if any(self.is_departure(kind, offset) for kind in REVEAL_KINDS)
+        )
 
     @cached_property
     def _kinds_read(self) -> tuple[tuple[RecordKind, ...], ...]:

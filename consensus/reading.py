@@ -7,7 +7,7 @@ write-once: what was seen is not read again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from consensus.evidence import TimedRecords
 from consensus.phases import Schedule
@@ -24,7 +24,7 @@ class Wanted:
     kind: RecordKind
     epoch: Epoch
     node_id: SubnetNodeId
-    author: PeerId
+    author: PeerId = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _list_missing(view: ReadingView, kind: RecordKind) -> list[Wanted]:
 def _list_authors(view: ReadingView, kind: RecordKind) -> frozenset[SubnetNodeId]:
     """Return the nodes whose record of this kind can count or tell why it does not."""
     roster, sightings = view.roster, view.sightings
-    nodes = frozenset(node.node_id for node in roster.nodes)
+    nodes = roster.ids
     match kind:
         case RecordKind.CHALLENGE if view.is_challenge_seen:
             return frozenset()
@@ -114,16 +114,15 @@ def _list_authors(view: ReadingView, kind: RecordKind) -> frozenset[SubnetNodeId
         case RecordKind.AUDIT_COMMIT:
             return _list_auditors(view)
         case RecordKind.SIGHTING:
-            return _list_validators(roster)
+            return roster.validators
         case RecordKind.SCORE_REVEAL if view.previous_roster is not None:
-            return _list_validators(view.previous_roster) - _list_without_scores(view)
+            return view.previous_roster.validators - _list_without_scores(view)
     return nodes
 
 
 def _list_auditors(view: ReadingView) -> frozenset[SubnetNodeId]:
     """Return the nodes that may audit. Hosters are paid for hosting only."""
-    nodes = frozenset(node.node_id for node in view.roster.nodes)
-    return nodes - _list_seen(view.sightings, RecordKind.OUTPUT_COMMIT)
+    return view.roster.ids - _list_seen(view.sightings, RecordKind.OUTPUT_COMMIT)
 
 
 def _list_without_scores(view: ReadingView) -> frozenset[SubnetNodeId]:
@@ -133,10 +132,6 @@ def _list_without_scores(view: ReadingView) -> frozenset[SubnetNodeId]:
         for (kind, node_id), seen in view.previous_sightings.items()
         if kind is RecordKind.SIGHTING and read_score_commitment(seen.envelope.body) == NO_SCORES
     )
-
-
-def _list_validators(roster: Roster) -> frozenset[SubnetNodeId]:
-    return frozenset(node.node_id for node in roster.with_class(NodeClass.VALIDATOR))
 
 
 def _list_seen(sightings: TimedRecords, kind: RecordKind) -> frozenset[SubnetNodeId]:

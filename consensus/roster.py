@@ -56,6 +56,16 @@ class Roster:
         return self._by_class[wanted]
 
     @cached_property
+    def ids(self) -> frozenset[SubnetNodeId]:
+        """The ids of all nodes, of whatever class."""
+        return frozenset(self._by_id)
+
+    @cached_property
+    def validators(self) -> frozenset[SubnetNodeId]:
+        """The ids of the Validator-class nodes."""
+        return frozenset(node.node_id for node in self.with_class(NodeClass.VALIDATOR))
+
+    @cached_property
     def _by_id(self) -> Mapping[SubnetNodeId, RosterNode]:
         # Of two nodes with one id the first counts.
         return {node.node_id: node for node in reversed(self.nodes)}

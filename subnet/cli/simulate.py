@@ -94,7 +94,7 @@ def _search(
         elif not as_json:
             say(f"seed {found.seed}: {found.attested} of {found.epochs} epochs attested")
 
-    search(jobs, processes=processes or os.cpu_count() or 1, on_found=on_found)
+    search(jobs, processes=processes or len(os.sched_getaffinity(0)), on_found=on_found)
     if as_json:
         emit(json.dumps(summary.describe()))
     else:
@@ -119,7 +119,7 @@ def _show_economics(
         raise ConfigError(f"--cheat: {cheat} is not known", f"use one of: {'; '.join(known)}")
     rows = []
     names = () if cheat is None else (cheat,)
-    workers = processes or os.cpu_count() or 1
+    workers = processes or len(os.sched_getaffinity(0))
     for row in measure(epochs, seed=seed, names=names, processes=workers):
         rows.append(row)
         say(f"{row.name}: {row.share:.2f} of an honest node's pay")

@@ -104,14 +104,14 @@ class EpochLoop:
 
     async def _wait_for_news(self) -> bool:
         """Wait for a head or a finished task; False if a reading is due before the next one."""
-        timeout_s = None
-        if self._position is not None and self._is_in_a_hurry(self._position):
-            timeout_s = self._terms.block_time_s / READS_PER_BLOCK
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._news.wait()
-        except TimeoutError:
-            return False
+        if self._position is None or not self._is_in_a_hurry(self._position):
+            await self._news.wait()
+        else:
+            try:
+                async with asyncio.timeout(self._terms.block_time_s / READS_PER_BLOCK):
+                    await self._news.wait()
+            except TimeoutError:
+                return False
         self._news.clear()
         return True
 

@@ -103,6 +103,7 @@ KEPT_EPOCHS = 4
 """Epochs of records that are kept: scoring reads three, and their records have expired."""
 MAX_FETCHED = 4
 """Fetched versions of one record that no proposal names; an honest author has one."""
+NO_ATTEMPTS = Attempts()
 MAX_REASON = 500
 """Characters of a reason that are kept."""
 
@@ -132,6 +133,7 @@ class Journal:
         self._is_broken = False
         self._oldest = Epoch(0)
         self._own: dict[tuple[RecordKind, Epoch], SignedRecord] = {}
+        self._acknowledged: dict[tuple[RecordKind, Epoch], bool] = {}
         self._confirmed: set[tuple[RecordKind, Epoch]] = set()
         self._sightings: dict[Epoch, dict[tuple[RecordKind, SubnetNodeId], TimedRecord]] = {}
         self._rosters: dict[Epoch, Roster] = {}
@@ -193,6 +195,10 @@ class Journal:
         """Return what was seen of one epoch's records."""
         return MappingProxyType(self._sightings.get(epoch, {}))
 
+    def copy_acknowledged(self) -> dict[tuple[RecordKind, Epoch], bool]:
+        """Return, for each own record, whether a replica is known to hold it now."""
+        return dict(self._acknowledged)
+
     def find_by_name(self, name: bytes) -> Envelope | None:
         """Return the record whose hash begins so, be it seen, fetched or this node's own."""
         return self._by_name.get(name)
@@ -203,7 +209,7 @@ class Journal:
 
     def get_attempts(self, extrinsic: Extrinsic, epoch: Epoch) -> Attempts:
         """Return how often an extrinsic was sent in this epoch."""
-        return self._attempts.get((extrinsic, epoch), Attempts())
+        return self._attempts.get((extrinsic, epoch), NO_ATTEMPTS)
 
     def is_stale(self, epoch: Epoch) -> bool:
         """Whether the epoch's first block was not final in time."""
@@ -352,12 +358,14 @@ class Journal:
         match event.type:
             case EventType.SIGNED:
                 envelope = self._index(decode_envelope(payload))
-                self._own[RecordKind(envelope.kind), epoch] = SignedRecord(envelope)
+                slot = (RecordKind(envelope.kind), epoch)
+                self._own[slot], self._acknowledged[slot] = SignedRecord(envelope), False
             case EventType.ACKNOWLEDGED:
                 slot = (RecordKind(payload[0]), epoch)
                 # Rows are pruned oldest first: this one may outlive the record that it is about.
                 if slot in self._own:
                     self._own[slot] = replace(self._own[slot], is_acknowledged=True)
+                    self._acknowledged[slot] = True
             case EventType.SIGHTED:
                 sighting = decode_timed_record(payload)
                 kind, _, node_id = _get_slot(self._index(sighting.envelope))
@@ -409,7 +417,12 @@ class Journal:
         for table in by_epoch:
             for epoch in [epoch for epoch in table if epoch < before]:
                 del table[epoch]
-        by_slot: tuple[dict[Any, Any], ...] = (self._own, self._attempts, self._fetched)
+        by_slot: tuple[dict[Any, Any], ...] = (
+            self._own,
+            self._acknowledged,
+            self._attempts,
+            self._fetched,
+        )
         for slots in by_slot:
             for slot in [slot for slot in slots if slot[1] < before]:
                 del slots[slot]

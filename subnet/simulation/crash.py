@@ -7,7 +7,7 @@ own reaches disk or network.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -42,14 +42,6 @@ class Switch:
             raise Killed(name)
         self.passed += 1
 
-    async def call(
-        self, name: str, function: Callable[P, Awaitable[T]], *args: Any, **kw: Any
-    ) -> T:
-        self.pass_point(f"before {name}")
-        result = await function(*args, **kw)
-        self.pass_point(f"after {name}")
-        return result
-
 
 class Guard:
     """Stands before ``inner`` and passes a point before and after each of its coroutines."""
@@ -65,8 +57,13 @@ class Guard:
         if name == "heads":
             return self._heads
 
+        pass_point, before, after = self._switch.pass_point, f"before {name}", f"after {name}"
+
         async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self._switch.call(name, attribute, *args, **kwargs)
+            pass_point(before)
+            result = await attribute(*args, **kwargs)
+            pass_point(after)
+            return result
 
         # The next call finds it without coming here.
         setattr(self, name, guarded)

@@ -18,7 +18,7 @@ from consensus.agreement import Answer, LayerScores, compute_layer_scores
 from consensus.protocol_params import ConsensusParams
 from consensus.records import RecordKind, decode_body
 from consensus.types import SubnetNodeId
-from keys.envelope import decode_envelope
+from keys.envelope import Envelope, decode_envelope
 from keys.errors import BadSignature
 from keys.peer import PeerId
 from subnet.journal import codec, journal
@@ -37,8 +37,8 @@ class Unstable(AssertionError):
 
 @contextmanager
 def remember_signatures() -> Iterator[None]:
-    """Verify each (key, message, signature) once."""
-    original = PeerId.check_signature
+    """Verify each (key, message, signature) once, and look it up once for each parsed record."""
+    original, check_parsed = PeerId.check_signature, Envelope.check_signature
 
     def check(self: PeerId, message: bytes, signature: bytes) -> None:
         known = (self.public_key, message, signature)
@@ -49,7 +49,16 @@ def remember_signatures() -> Iterator[None]:
         if not _verified[known]:
             raise BadSignature("the signature does not verify")
 
-    with mock.patch.object(PeerId, "check_signature", check):
+    def check_record(self: Envelope) -> None:
+        # An envelope never changes; where the dataclass keeps what it derives is room for this.
+        if not self.__dict__.get("is_verified"):
+            check_parsed(self)
+            self.__dict__["is_verified"] = True
+
+    with (
+        mock.patch.object(PeerId, "check_signature", check),
+        mock.patch.object(Envelope, "check_signature", check_record),
+    ):
         yield
 
 

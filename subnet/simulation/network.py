@@ -238,12 +238,11 @@ class SimRecordStore:
         return any(is_held)
 
     async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
-        network = self._network
-        latencies = {}
-        for replica in network.replicas.values():
+        network, latencies = self._network, {}
+        for node in network.replicas:
             latency_s = network.draw_latency_s()
-            if 2 * latency_s <= timeout_s and network.is_delivered(self._node, replica.node):
-                latencies[replica.node] = latency_s
+            if 2 * latency_s <= timeout_s and network.is_delivered(self._node, node):
+                latencies[node] = latency_s
         farthest_s = max(latencies.values(), default=timeout_s / 2)
         # The way there and back in one wait; the replicas are asked at its end.
         await asyncio.sleep(2 * farthest_s)
@@ -266,10 +265,9 @@ class SimRecordStore:
         own = self._network.replicas[self._node]
         if own.policy is None:
             return None
-        nearest = [r for r in self._network.find_nearest(key) if r.node in reachable]
-        for replica in sorted(nearest, key=lambda r: reachable[r.node]):
-            if replica.policy is None:
-                continue
+        nearest = self._network.find_nearest(key)
+        holders = [r for r in nearest if key in r.held and r.node in reachable]
+        for replica in sorted(holders, key=lambda r: reachable[r.node]):
             answer = replica.answer(key, self._node)
             if answer is None or not own.admits(key, answer[1], answer[0]):
                 continue

@@ -289,7 +289,7 @@ class SimNode:
         trace = self.setting.trace
         if isinstance(event, HeadSeen):
             return  # HeadHandled of the same head follows.
-        if isinstance(event, RecordSeen | HeadHandled):
+        if isinstance(event, (RecordSeen, HeadHandled)):
             # By far the most; and what was seen decides what is computed, which is traced.
             if trace.is_watched:
                 trace.note(self.name, _describe(event))
