@@ -40,6 +40,8 @@ RECORD_DUTIES = {
     RecordKind.SCORE_REVEAL: OwedDuty.SCORE_REVEAL,
 }
 
+_AWAY = "this node was not running, or its chain did not answer, while it could be done"
+
 
 @dataclass(frozen=True, slots=True)
 class Missed:
@@ -124,4 +126,4 @@ def _list_submissions(
 def _explain(view: EpochView, *, has_ended: bool) -> str:
     # ``status`` is of the present epoch and tells nothing about the one before.
     is_telling = not has_ended and view.status.name != "ACTIVE"
-    return view.status.value if is_telling else "this node was not running while it could be done"
+    return view.status.value if is_telling else _AWAY

@@ -13,6 +13,10 @@ SubnetError
 ├── JournalError(message, hint)
 │   ├── JournalCorrupt           a journal cannot be trusted; the node must not sign
 │   └── JournalFailed            a journal could not be written; nothing may be published
+├── ReceiptError(message, hint)
+│   ├── ReceiptDamaged           a receipt file that is none, or was cut off or changed
+│   ├── ReceiptRefused           what a receipt file says does not hold
+│   └── ReceiptNotKept           no node of this machine kept the epoch
 └── AlreadySigned                the journal holds another body for this slot
 """
 
@@ -101,3 +105,27 @@ class JournalFailed(JournalError):
 
 class AlreadySigned(SubnetError):
     """The journal holds another body for this slot; signing a second one is refused."""
+
+
+class ReceiptError(SubnetError):
+    """Base of what can be wrong with a receipt file. ``hint`` is the one fix."""
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "ask for the file again: `mesh why EPOCH NODE --share FILE` writes it",
+    ) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ReceiptDamaged(ReceiptError):
+    """The bytes are no receipt file, or were cut off or changed."""
+
+
+class ReceiptRefused(ReceiptError):
+    """What the file says does not hold: a signature, a hash, a score, or the chain."""
+
+
+class ReceiptNotKept(ReceiptError):
+    """No node of this machine kept the epoch."""

@@ -69,6 +69,7 @@ from subnet.probing.book import BOOK_FILE, ProbeBook
 from subnet.probing.prober import ProbeContext, Prober
 from subnet.probing.prompts import make_prompter
 from subnet.probing.targets import is_validator, list_targets
+from subnet.receipts.store import ReceiptStore
 from subnet.thread_runner import Runner, open_thread_runner
 from subnet.version import SOFTWARE
 
@@ -326,6 +327,7 @@ class Node:
                 list_failed_probes=self.probes.list_failed,
                 get_wall_time_s=time.time,
                 is_paid=not prepared.config.unpaid,
+                receipts=ReceiptStore(prepared.data_dir),
             )
         )
 

@@ -15,6 +15,7 @@ from subnet.epoch.interfaces import (
     Inference,
     LayerRunner,
     PeerRecords,
+    ReceiptSink,
     RecordStore,
 )
 from subnet.epoch.observer import Observe
@@ -32,7 +33,8 @@ class NodeContext:
     hotkey. ``run`` runs slow arithmetic beside the event loop. ``get_inference`` returns None
     while the model loads. ``get_auditor`` returns what answers for any layer of the model's files;
     None without files. ``list_failed_probes`` names the hosters that failed this node's probes.
-    ``get_wall_time_s`` is this machine's clock. A node that is not ``is_paid`` only watches: it has
+    ``get_wall_time_s`` is this machine's clock. ``receipts`` keeps what scores are made from, for
+    people; None keeps nothing. A node that is not ``is_paid`` only watches: it has
     no duties and publishes nothing.
     """
 
@@ -52,6 +54,7 @@ class NodeContext:
     list_failed_probes: Callable[[Roster], frozenset[SubnetNodeId]]
     get_wall_time_s: Callable[[], float]
     is_paid: bool = True
+    receipts: ReceiptSink | None = None
 
     @property
     def terms(self) -> SubnetTerms:

@@ -17,6 +17,7 @@ from consensus.roster import RosterNode
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, LayerRange, Score, SubnetId, SubnetNodeId
 from keys.peer import PeerId
+from subnet.receipts.evidence import EpochEvidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,3 +168,13 @@ class PeerRecords(Protocol):
         Raises PeerError.
         """
         ...
+
+
+class ReceiptSink(Protocol):
+    """Keeps what the scores of an epoch are made from. Never raises: it is for people."""
+
+    def is_settled(self, epoch: Epoch) -> bool:
+        """Whether the epoch was kept after its proposal was settled."""
+        ...
+
+    def write(self, evidence: EpochEvidence) -> None: ...

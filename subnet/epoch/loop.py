@@ -23,16 +23,25 @@ from consensus.duties import (
     list_reveals,
 )
 from consensus.reading import is_urgent
-from consensus.types import BlockNumber, EpochPosition
-from consensus.view import EpochView
+from consensus.types import BlockNumber, Epoch, EpochPosition
+from consensus.view import EpochStatus, EpochView
 from mesh.errors import TransportError
 from subnet.epoch.collector import Collector
 from subnet.epoch.context import NodeContext
 from subnet.epoch.heads import follow_heads, is_clock_right
 from subnet.epoch.interfaces import BlockInfo
 from subnet.epoch.missed import MissedDuties
-from subnet.epoch.observer import DutyDone, DutyFailed, HeadHandled, HeadSeen, Unavailable
+from subnet.epoch.observer import (
+    DutyDone,
+    DutyFailed,
+    HeadHandled,
+    HeadSeen,
+    NodeEvent,
+    ParticipationChanged,
+    Unavailable,
+)
 from subnet.epoch.performer import Performer
+from subnet.epoch.receipts import ReceiptKeeper
 from subnet.epoch.snapshot import Snapshot
 from subnet.errors import ChainUnavailable, DutyPostponed
 
@@ -49,11 +58,12 @@ class EpochLoop:
         self._context = context
         self._terms = context.terms
         self._rosters = context.rosters
-        self._observe = context.observe
         self._collector = Collector(context, get_position=self._get_newest)
         self._snapshot = Snapshot(context)
         self._performer = Performer(context, get_position=self._get_newest)
         self._missed = MissedDuties(context)
+        self._receipts = ReceiptKeeper(context, get_submission=self._snapshot.get_submission)
+        self._status: EpochStatus | None = None
         schedule = context.terms.schedule
         self._urgent = frozenset(o for o in range(schedule.length) if is_urgent(schedule, o))
         self._head: BlockInfo | None = None
@@ -160,12 +170,38 @@ class EpochLoop:
     async def _plan(self, position: EpochPosition, tasks: asyncio.TaskGroup) -> None:
         """Start the duties that are due and not under way, and say what was missed."""
         view = self._build_view(position)
+        self._receipts.note_head(position)
         self._observe(HeadHandled(position, view.status))
         if not self._context.is_paid:
             return
+        self._tell_status(view)
         for duty in compute_duties(view):
             self._start(duty, tasks)
         await self._missed.note(view)
+        for epoch in self._receipts.list_due(view.epoch):
+            self._keep_receipt(epoch, tasks)
+
+    def _tell_status(self, view: EpochView) -> None:
+        """Say whether this node takes part when that changes.
+
+        Each epoch begins with the wait for its first block, which is no change: a wait that lasts
+        ends as CHAIN_STALE.
+        """
+        if view.status not in (self._status, EpochStatus.WAITING):
+            self._status = view.status
+            self._observe(ParticipationChanged(view.epoch, view.status))
+
+    def _observe(self, event: NodeEvent) -> None:
+        if isinstance(event, Unavailable) and event.what == "chain":
+            self._receipts.note_trouble(event.detail)
+        self._context.observe(event)
+
+    def _keep_receipt(self, epoch: Epoch, tasks: asyncio.TaskGroup) -> None:
+        lane = ("receipt", epoch)
+        if lane not in self._running:
+            self._running.add(lane)
+            task = tasks.create_task(self._receipts.keep(epoch))
+            task.add_done_callback(lambda _: self._running.discard(lane))
 
     def _list_reveals(self, position: EpochPosition) -> tuple[Reveal, ...]:
         if not self._context.is_paid or not is_reveal_time(self._terms.schedule, position.offset):

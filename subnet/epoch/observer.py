@@ -38,6 +38,14 @@ class HeadHandled:
 
 
 @dataclass(frozen=True, slots=True)
+class ParticipationChanged:
+    """Whether this node takes part in the epoch has changed; ``status`` says why not."""
+
+    epoch: Epoch
+    status: EpochStatus
+
+
+@dataclass(frozen=True, slots=True)
 class RecordSeen:
     """A record was seen for the first time."""
 
@@ -137,6 +145,7 @@ class Unavailable:
 NodeEvent = (
     HeadSeen
     | HeadHandled
+    | ParticipationChanged
     | RecordSeen
     | RecordDropped
     | DutyDone
@@ -162,6 +171,10 @@ def log_event(event: NodeEvent) -> None:
         case HeadHandled(position, status):
             epoch, offset = position.epoch, position.offset
             logger.debug("head handled", epoch=epoch, offset=offset, status=status.name)
+        case ParticipationChanged(epoch, EpochStatus.ACTIVE):
+            logger.info("this node takes part", epoch=epoch)
+        case ParticipationChanged(epoch, status):
+            logger.info("this node does not take part", epoch=epoch, reason=status.value)
         case RecordSeen(sighting):
             envelope = sighting.envelope
             logger.debug(

@@ -53,7 +53,7 @@ class Snapshot:
             is_challenge_seen=is_challenge_seen,
             own_records=journal.copy_acknowledged(),
             unconfirmed=journal.list_unconfirmed(),
-            submission=self._get_submission(epoch),
+            submission=_describe(self.get_submission(epoch)),
             previous_submission=_describe(journal.submissions.get(previous)),
             is_previous_settled=previous in journal.submissions,
             is_previous_reported=previous in journal.reports,
@@ -62,8 +62,9 @@ class Snapshot:
             attestations_sent=journal.get_attempts(Extrinsic.ATTEST, epoch),
         )
 
-    def _get_submission(self, epoch: Epoch) -> SubmissionSeen | None:
-        return _describe(self._submission) if self._submission_epoch == epoch else None
+    def get_submission(self, epoch: Epoch) -> Submission | None:
+        """Return the epoch's proposal as it was read last."""
+        return self._submission if self._submission_epoch == epoch else None
 
     async def _settle(self, epoch: Epoch) -> None:
         """Read the final proposal of an epoch that is over, once."""

@@ -22,6 +22,7 @@ from keys.peer import PeerKey
 from mesh.errors import RecordRefused
 from subnet.epoch.author import Author
 from subnet.epoch.context import NodeContext
+from subnet.epoch.interfaces import ReceiptSink
 from subnet.epoch.loop import EpochLoop
 from subnet.epoch.observer import (
     AttestationRefused,
@@ -35,6 +36,7 @@ from subnet.epoch.observer import (
     HeadSeen,
     HosterProbed,
     NodeEvent,
+    ParticipationChanged,
     ProposalScored,
     RecordDropped,
     RecordSeen,
@@ -135,6 +137,8 @@ class SimNode:
         self.inference = FakeInference(setting.model, spec.layers, distort=distort)
         self.switch = Switch()
         self.journal: Journal | None = None
+        self.receipts: ReceiptSink | None = None
+        """Where a test wants to have what each epoch's scores are made from."""
         self.judged: dict[Epoch, object] = {}
         """Rows by scored epoch, as this node computed them last for a proposal."""
         self.shown_lists: set[Epoch] = set()
@@ -237,6 +241,7 @@ class SimNode:
             get_auditor=get_inference if self.spec.role is Role.VALIDATOR else lambda: None,
             list_failed_probes=lambda _roster: frozenset(),
             get_wall_time_s=lambda: self.setting.get_wall_time_s() + self.skew_s,
+            receipts=self.receipts,
         )
 
     def _look_up(self, name: bytes) -> bytes | None:
@@ -328,6 +333,8 @@ def _describe(event: NodeEvent) -> str:
             return f"sees {kind} {record.epoch} of {record.node_id} at {sighting.seen_at}: {digest}"
         case HeadHandled(position, status):
             return f"handles {position.epoch}+{position.offset}: {status.name}"
+        case ParticipationChanged(epoch, status):
+            return f"takes part in {epoch}: {status.name}"
         case RecordDropped(kind, node_id, error):
             return f"drops {kind.name} of {node_id}: {error}"
         case DutyDone(duty):

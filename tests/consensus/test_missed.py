@@ -74,7 +74,7 @@ def test_a_record_that_no_replica_holds_is_missed_with_that_reason():
     [
         ({"is_stale": True}, "the epoch's first block was not final in time"),
         ({"is_clock_right": False}, "chain time and this machine's clock differ"),
-        ({}, "this node was not running while it could be done"),
+        ({}, "this node was not running, or its chain did not answer, while it could be done"),
     ],
 )
 def test_the_view_tells_why(changes, clue):

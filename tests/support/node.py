@@ -13,7 +13,7 @@ from keys.peer import PeerId, PeerKey
 from mesh.errors import PeerUnreachable, RecordRefused
 from subnet.epoch.author import Author
 from subnet.epoch.context import NodeContext
-from subnet.epoch.interfaces import PeerRecords, RecordStore
+from subnet.epoch.interfaces import PeerRecords, ReceiptSink, RecordStore
 from subnet.epoch.loop import EpochLoop
 from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Rosters
@@ -125,6 +125,7 @@ class FakeNode:
         self.is_paid = True
         self.auditor: FakeInference | None = None
         self.peers: PeerRecords = NoPeers()
+        self.receipts: ReceiptSink | None = None
         if role is Role.VALIDATOR:
             self.auditor = FakeInference(LayerRange(0, SHAPE.num_layers), seed=node_id)
 
@@ -158,6 +159,7 @@ class FakeNode:
                 self.chain.get_block(self.chain.height).timestamp_s + self.wall_offset_s
             ),
             is_paid=self.is_paid,
+            receipts=self.receipts,
         )
         return EpochLoop(self.context)
 

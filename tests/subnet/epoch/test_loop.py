@@ -4,10 +4,12 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from consensus.missed import OwedDuty
 from consensus.records import RecordKind
-from consensus.types import SCORE_ONE, LayerRange, Role
+from consensus.types import SCORE_ONE, Epoch, LayerRange, Role
+from consensus.view import EpochStatus
 from keys.envelope import decode_envelope
 from mesh.errors import LayerNotOnDisk
 from subnet.epoch import heads, loop
@@ -19,7 +21,9 @@ from subnet.epoch.observer import (
     EpochScored,
     EpochSettled,
     HeadHandled,
+    ParticipationChanged,
     Unavailable,
+    log_event,
 )
 from subnet.errors import ExtrinsicFailed
 from tests.support.fakes import FakeChain, FakeNetwork, FakeReader, FakeWriter
@@ -503,3 +507,30 @@ async def test_a_leap_of_the_chain_is_asked_about_again_and_then_worked_with():
                 return
             await asyncio.sleep(0.05)
     raise AssertionError("the head was never believed")
+
+
+async def test_it_says_once_whether_it_takes_part_and_at_each_change_why_not(subnet):
+    node = subnet.nodes[1]
+    async with subnet.run():
+        await advance_to(subnet.chain, 2, 4)
+        node.wall_offset_s = 3600
+        await advance(subnet.chain, 3)
+        node.wall_offset_s = 0
+        await advance_to(subnet.chain, 4, 4)
+    told = [(event.epoch, event.status.name) for event in node.list_events(ParticipationChanged)]
+    assert told == [(0, "ACTIVE"), (2, "CLOCK_SKEW"), (2, "ACTIVE")]
+
+
+def test_a_change_is_one_line_with_the_reason():
+    with capture_logs() as lines:
+        log_event(ParticipationChanged(Epoch(7), EpochStatus.CHAIN_STALE))
+        log_event(ParticipationChanged(Epoch(8), EpochStatus.ACTIVE))
+    assert lines == [
+        {
+            "event": "this node does not take part",
+            "epoch": 7,
+            "reason": "the epoch's first block was not final in time",
+            "log_level": "info",
+        },
+        {"event": "this node takes part", "epoch": 8, "log_level": "info"},
+    ]
