@@ -62,6 +62,7 @@ from subnet.errors import (
     ExtrinsicFailed,
     JournalError,
     NotRegistered,
+    ReceiptError,
     SubnetError,
     UnknownSubnet,
     UsageError,
@@ -149,7 +150,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 def explain(error: Exception) -> tuple[str, str]:
     """Return the sentence and the fix for an error that a person can act on."""
     message = str(error) or type(error).__name__
-    if isinstance(error, ConfigError | JournalError | DevchainUnusable):
+    if isinstance(error, ConfigError | JournalError | ReceiptError | DevchainUnusable):
         return message, error.hint
     for kind, hint in _HINTS:
         if isinstance(error, kind):

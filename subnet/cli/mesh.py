@@ -17,6 +17,7 @@ from subnet.cli import (
     serve,
     simulate,
     status,
+    why,
 )
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain.app import app as chain_app
@@ -48,6 +49,7 @@ app.command("manifest")(manifest.manifest)
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("status")(status.status)
+app.command("why")(why.why)
 app.add_typer(chain_app, name="chain")
 
 

@@ -12,10 +12,12 @@ from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
 from devchain.runtime import LedgerConfig
 from devchain.server import DevChain
 from keys.account import AccountKey
+from subnet.account.receipt_check import ask_chain_alone, fetch_settlement
 from subnet.account.registration import TENSOR, delegate_stake
 from subnet.account.rewards import fetch_rewards
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError
+from subnet.receipts.describe import describe_chain_row
 from tests.support.chain_rigs import (
     COLDKEYS,
     HOTKEY_FUNDS,
@@ -101,6 +103,10 @@ async def test_an_epoch_that_pays_nobody_says_why_and_how_to_mend_it() -> None:
         assert paid.shortfall is None
         assert set(paid.nodes) == set(others)
         assert paid.unpaid == {first: "its score is 0"}
+        zero = await fetch_settlement(chain, subnet_id, epoch, first, None)
+        assert (zero.paid, zero.unpaid, zero.shortfall) == (0, "its score is 0", None)
+        full = await fetch_settlement(chain, subnet_id, epoch, others[0], None)
+        assert (full.paid, full.unpaid) == (paid.nodes[others[0]], None)
 
         await rig.advance(20)
         silent = await fetch_rewards(chain, subnet_id)
@@ -147,3 +153,14 @@ async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(ur
         )
         assert set(lost.slashed) == {hotkeys[elected].account_id}
         assert lost.reputations[elected][1] < lost.reputations[elected][0]
+        hotkey = hotkeys[elected].account_id
+        slashed = await fetch_settlement(chain, subnet_id, later, elected, hotkey)
+        assert slashed.slashed == lost.slashed[hotkey] > 0
+        assert slashed.reputation == lost.reputations[elected]
+        assert slashed.shortfall is not None and "are needed; fix: " in slashed.shortfall
+        row = await ask_chain_alone(chain, subnet_id, Epoch(later - 1), elected)
+        assert row.submission is not None and row.submission.proposer == row.elected == elected
+        assert row.answer.settlement == slashed
+        text = describe_chain_row(row)
+        assert f"node {elected}, epoch {later - 1}: the chain has 1.000000\n" in text
+        assert "66 % are needed: not agreed\n" in text and "  slashed: " in text
