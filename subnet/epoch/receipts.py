@@ -136,7 +136,7 @@ class ReceiptKeeper:
             is_settled=is_settled,
             min_attestation=least,
             departed=_find_departed(journal.rosters[following], later),
-            records=self._collect_records(roster, submission),
+            records=await self._collect_records(roster, submission),
             seen=self._list_seen(epoch),
             own=tuple(
                 OwnRecord(kind, of, own.is_acknowledged)
@@ -146,12 +146,12 @@ class ReceiptKeeper:
             notes=self._take_notes(epoch),
         )
 
-    def _collect_records(
+    async def _collect_records(
         self, roster: Roster, submission: Submission | None
     ) -> tuple[Envelope, ...]:
         """Return what the proposal rests on; what was seen too if not all of that is here."""
         try:
-            found = {} if submission is None else self._find_named(roster, submission)
+            found = {} if submission is None else await self._find_named(roster, submission)
             is_whole = None not in found.values() and submission is not None
         except (ProposalMismatch, InvalidRecord):
             found, is_whole = {}, False
@@ -164,7 +164,9 @@ class ReceiptKeeper:
                         records.setdefault(get_name(seen.envelope), seen.envelope)
         return tuple(sorted(records.values(), key=_get_order))
 
-    def _find_named(self, roster: Roster, submission: Submission) -> dict[bytes, Envelope | None]:
+    async def _find_named(
+        self, roster: Roster, submission: Submission
+    ) -> dict[bytes, Envelope | None]:
         """Return the named list, the named sightings and the accepted records, by name.
 
         Raises ProposalMismatch or InvalidRecord for a proposal that is none.
@@ -185,7 +187,8 @@ class ReceiptKeeper:
             if record is not None and record.kind == RecordKind.SIGHTING
         ]
         if len(sightings) == len(named):
-            found |= self._find(find_accepted(sightings, roster).values())
+            accepted = await self._context.run(find_accepted, sightings, roster)
+            found |= self._find(accepted.values())
         return found
 
     def _find(self, names: Iterable[bytes]) -> dict[bytes, Envelope | None]:

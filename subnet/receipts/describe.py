@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from consensus.agreement import DISTANCE_ONE
@@ -162,12 +163,13 @@ def _describe_causes(receipt: NodeReceipt) -> Iterator[str]:
     if not receipt.causes:
         return
     if receipt.score is None:
-        yield "Why there is no row"
+        yield "Why there is no row, so that the chain counts the node as absent"
     else:
         yield "Why it is 0" if not receipt.score else "What it could not earn"
-    for cause in receipt.causes:
+    for cause, following in zip_longest(receipt.causes, receipt.causes[1:]):
         yield from _wrap(f"- {cause.sentence}", hanging="  ")
-        yield from _wrap(f"fix: {cause.fix}", indent="    ", hanging="     ")
+        if following is None or following.fix != cause.fix:
+            yield from _wrap(f"fix: {cause.fix}", indent="    ", hanging="     ")
 
 
 def _describe_records(receipt: NodeReceipt) -> Iterator[str]:
@@ -267,8 +269,6 @@ def _describe_standing(receipt: NodeReceipt, *, num_layers: int) -> Iterator[str
 
 def _describe_proposal(receipt: NodeReceipt) -> Iterator[str]:
     yield f"Proposal (made in epoch {receipt.epoch + 1})"
-    if receipt.is_named is not None:
-        yield f"  it names node {receipt.node_id}'s sighting: {_yes(receipt.is_named)}"
     yield from _describe_submission(
         receipt.submission,
         node_id=receipt.node_id,
@@ -276,6 +276,8 @@ def _describe_proposal(receipt: NodeReceipt) -> Iterator[str]:
         min_attestation=receipt.min_attestation,
         is_settled=receipt.is_settled,
     )
+    if receipt.is_named is not None:
+        yield f"  names the sighting of node {receipt.node_id}: {_yes(receipt.is_named)}"
 
 
 def _describe_submission(

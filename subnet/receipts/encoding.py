@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from consensus.challenge import ModelShape
 from consensus.naming import MAX_PROBATION
-from consensus.protocol_params import MAINNET, MINIMAL
+from consensus.protocol_params import MAINNET, MIN_EPOCH_LENGTH, MINIMAL
 from consensus.records import EPOCH_KINDS, MAX_NODES, RecordKind
 from consensus.roster import Roster, RosterNode
 from consensus.submission import Submission
@@ -33,7 +33,7 @@ MAX_TEXT = 4096
 PRESETS = (MAINNET, MINIMAL)
 """A file names the protocol's numbers by their place here."""
 _MAGIC = b"MESHWHY1"
-_ACCOUNT_SIZE = 20
+_MAX_EPOCH_LENGTH = 1 << 20
 _HEADER = struct.Struct("<8s32sIIIBII")
 _SHAPE = struct.Struct("<IIIH")
 _ROSTER = struct.Struct("<II32sQH")
@@ -96,6 +96,7 @@ def decode_evidence(raw: bytes) -> EpochEvidence:
     try:
         evidence = _decode(cursor)
         cursor.check_end()
+        _check_epochs(evidence)
         if encode_evidence(evidence)[:-HASH_SIZE] != raw[:-HASH_SIZE]:
             raise ReceiptDamaged("its fields are not in their one order")
     except (ValueError, BadEnvelope) as error:
@@ -107,6 +108,14 @@ def check_digest(raw: bytes) -> None:
     """Raise ReceiptDamaged unless the file ends with the checksum of the rest."""
     if hashlib.sha256(raw[:-HASH_SIZE]).digest() != raw[-HASH_SIZE:]:
         raise ReceiptDamaged("its checksum is not that of its contents")
+
+
+def _check_epochs(evidence: EpochEvidence) -> None:
+    """Raise ReceiptDamaged unless the rosters are those of three epochs in a row."""
+    before, epoch = evidence.previous, evidence.epoch
+    is_in_row = before is None or before.epoch == epoch - 1
+    if evidence.following.epoch != epoch + 1 or not is_in_row:
+        raise ReceiptDamaged("its rosters are not those of epochs in a row")
 
 
 class _Cursor:
@@ -156,7 +165,7 @@ def _decode(cursor: _Cursor) -> EpochEvidence:
     )
     if magic != _MAGIC:
         raise ReceiptDamaged("it does not begin as one")
-    if preset >= len(PRESETS) or length > 1 << 20:
+    if preset >= len(PRESETS) or not MIN_EPOCH_LENGTH <= length <= _MAX_EPOCH_LENGTH:
         raise ReceiptDamaged("it names numbers that no protocol has")
     shape = _take_shape(cursor)
     flags = cursor.take_number(_U8)
@@ -247,6 +256,8 @@ def _take_roster(cursor: _Cursor) -> Roster:
     if count > MAX_NODES:
         raise ReceiptDamaged(f"a roster of {count} nodes")
     nodes = tuple([_take_node(cursor) for _ in range(count)])
+    if len({node.node_id for node in nodes}) != count:
+        raise ReceiptDamaged("a roster lists a node twice")
     return Roster(Epoch(epoch), BlockNumber(first_block), block_hash, timestamp_s, nodes)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ import pytest
 
 from consensus.types import SCORE_ONE
 from mesh.assets import default_question
+from subnet.cli.console import run_app
+from subnet.cli.mesh import app
 from tests.support.commands import MESH, STOP_S, Command, run_command, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
-NODES = 6
+NAMES = ("hoster-1", "hoster-2", "hoster-3", "hoster-4", "validator-1", "validator-2")
+NODES = len(NAMES)
 EPOCHS = 2
 RUN_S = 360.0
 UP = "nodes are up"
@@ -27,9 +32,15 @@ SMALL = ("--hosters", "2", "--validators", "1")
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the run of the demo leaves, because it is asked to."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def whole_run(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """The run of the demo, finished."""
-    line = [*MESH, "localnet", "--hosters", "4", "--validators", "2"]
+    line = [*MESH, "localnet", "--hosters", "4", "--validators", "2", "--keep", str(kept)]
     with run_command(
         [*line, "--epochs", str(EPOCHS), "--json"], tmp_path_factory.mktemp("localnet")
     ) as command:
@@ -42,6 +53,17 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 def read_rows(command: Command) -> list[dict[str, Any]]:
     return [json.loads(line) for line in command.stdout.splitlines()]
+
+
+def ask_why(data_dir: Path, epoch: int, node_id: int) -> dict[str, Any]:
+    """Return what ``mesh why`` says on the node that keeps its data there."""
+    out = io.StringIO()
+    line = ["why", str(epoch), str(node_id), "--json", "--data-dir", str(data_dir)]
+    with redirect_stdout(out), pytest.raises(SystemExit) as ended:
+        run_app(app, line, name="mesh")
+    assert ended.value.code == 0
+    answer: dict[str, Any] = json.loads(out.getvalue())
+    return answer
 
 
 def is_score(value: object) -> bool:
@@ -118,6 +140,19 @@ def test_validators_are_paid_for_audits_and_from_the_second_epoch_on_for_scores(
         assert all(node["audited"] and int(node["score"]) > 0 for node in row["validators"])
     assert not any(node["accuracy"] for node in first["validators"])
     assert [node["accuracy"] for node in second["validators"]] == [str(SCORE_ONE)] * 2
+
+
+def test_mesh_why_on_every_node_equals_the_chain_for_every_node(
+    whole_run: Command, kept: Path
+) -> None:
+    first = read_rows(whole_run)[0]
+    for keeper in NAMES:
+        for node_id, score in first["proposal"]:
+            receipt = ask_why(kept / keeper, first["epoch"], node_id)
+            assert receipt["verdict"] == "equal"
+            assert receipt["score"] == receipt["proposed"] == score
+            # Validators are paid for scores from the second epoch on.
+            assert {reason["code"] for reason in receipt["reasons"]} <= {"no_scores_expected"}
 
 
 def test_every_epoch_has_its_own_challenge(whole_run: Command) -> None:

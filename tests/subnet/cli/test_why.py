@@ -83,7 +83,8 @@ def test_an_honest_score_is_told_with_every_number(home: Path) -> None:
 def test_a_cheat_is_told_why_and_what_to_do(home: Path) -> None:
     out = ask(home, str(EPOCH), "4")
     assert out.startswith(f"node 4, epoch {EPOCH}: no row; equals the chain\n")
-    assert "Why there is no row\n  - refuted: on the audited block 1" in out
+    assert "counts the node as absent\n  - refuted: on the audited block 1" in out
+    assert out.count("fix: ") == 1
     assert "    fix: serve exactly the subnet's model" in out
     assert "Probation: 0 epochs before this one was scored, 8 after it\n" in out
 
@@ -209,8 +210,12 @@ def test_several_nodes_are_told_apart_by_number(home: Path, evidence: EpochEvide
 def test_the_last_settled_epoch_is_told_before_one_that_is_not(
     home: Path, evidence: EpochEvidence
 ) -> None:
-    roster = replace(evidence.roster, epoch=Epoch(EPOCH + 1))
-    later = replace(evidence, roster=roster, is_settled=False, records=())
+    rosters = {
+        name: replace(roster, epoch=Epoch(roster.epoch + 1))
+        for name in ("previous", "roster", "following")
+        if (roster := getattr(evidence, name))
+    }
+    later = replace(evidence, **rosters, is_settled=False, records=())
     ReceiptStore(home / "7-1").write(later)
     assert ask(home).startswith(f"node 1, epoch {EPOCH}:")
 

@@ -124,6 +124,21 @@ def test_a_count_is_not_believed(whole: EpochEvidence) -> None:
         decode_evidence(edited)
 
 
+def test_rosters_are_of_epochs_in_a_row_and_list_a_node_once(whole: EpochEvidence) -> None:
+    roster = whole.roster
+    other = replace(whole, following=replace(whole.following, epoch=Epoch(EPOCH + 2)))
+    with pytest.raises(ReceiptDamaged, match="epochs in a row"):
+        decode_evidence(encode_evidence(other))
+    twice = replace(roster, nodes=(roster.nodes[0], *roster.nodes))
+    with pytest.raises(ReceiptDamaged, match="a node twice"):
+        decode_evidence(encode_evidence(replace(whole, roster=twice)))
+
+
+def test_an_epoch_that_no_protocol_has_is_refused(whole: EpochEvidence) -> None:
+    with pytest.raises(ReceiptDamaged, match="no protocol"):
+        decode_evidence(encode_evidence(replace(whole, epoch_length=19)))
+
+
 def edit_reveal(evidence: EpochEvidence) -> EpochEvidence:
     """Change what a hoster revealed, under its old signature."""
     records = [
