@@ -72,7 +72,9 @@ class _Finder:
             else:
                 yield self._make(Why.NO_PROPOSAL, elected=evidence.elected)
         if self._again.basis is Basis.NOTHING_NAMED:
-            yield self._make(Why.NOTHING_NAMED, elected=evidence.elected)
+            is_own = evidence.elected == self._node_id
+            why = Why.NAMED_NOTHING if is_own else Why.NOTHING_NAMED
+            yield self._make(why, elected=evidence.elected)
         submission, least = evidence.submission, evidence.min_attestation
         if submission is None or least is None or not receipt.is_settled:
             return

@@ -186,6 +186,9 @@ def _describe_records(receipt: NodeReceipt) -> Iterator[str]:
             f"  {KIND_WORDS[trace.kind]:<14}{trace.epoch:<7}{seen:<12}{trace.cutoff:<11}"
             f"{listed:<9}  {_judge_trace(trace, receipt)}"
         ).rstrip()
+        absent = sorted(set(receipt.named) - set(trace.listed_by)) if is_listed else []
+        if absent and trace.listed_by:
+            yield from _wrap(f"not listed by {list_nodes(absent)}", indent="    ")
     yield f"  seen: the chain block at which it reached node {receipt.kept_by}"
 
 
@@ -204,8 +207,10 @@ def _judge_trace(trace: RecordTrace, receipt: NodeReceipt) -> str:
         word = f"{trace.versions} versions"
     else:
         word = "accepted" if trace.is_accepted else "not accepted"
+    is_late = trace.seen_at is not None and trace.seen_at >= trace.cutoff
     is_unheld = trace.own is not None and not trace.own.is_acknowledged
-    return f"{word}, no replica holds it" if is_unheld else word
+    words = (word, "late" if is_late else "", "no replica holds it" if is_unheld else "")
+    return ", ".join(filter(None, words))
 
 
 def _describe_hoster(receipt: NodeReceipt, *, num_layers: int, tolerance: float) -> Iterator[str]:

@@ -53,7 +53,7 @@ def make_receipt(evidence: EpochEvidence, again: Recomputed, node_id: SubnetNode
         min_attestation=least,
         is_settled=evidence.is_settled,
         is_agreed=agreed,
-        num_named=len(again.named),
+        named=tuple(sorted(again.named)),
         is_named=node_id in again.named if again.basis is Basis.NAMED else None,
         num_records=len(again.accepted) or len(evidence.records),
         traces=traces,

@@ -24,6 +24,7 @@ class Why(StrEnum):
     NO_PROPOSAL = "no_proposal"
     ELECTED_AWAY = "elected_away"
     NOTHING_NAMED = "nothing_named"
+    NAMED_NOTHING = "named_nothing"
     NOT_AGREED = "not_agreed"
     NOT_ATTESTED = "not_attested"
     ATTESTATION_REFUSED = "attestation_refused"
@@ -109,6 +110,11 @@ TABLE: Mapping[Why, _Entry] = {
         "node {elected} could not get two thirds of the sightings, and proposed 0 for every node",
         _OTHERS,
     ),
+    Why.NAMED_NOTHING: _Entry(
+        "node {node} itself was elected, could not get two thirds of the sightings, and proposed 0 "
+        "for every node",
+        "see that it reaches the others in time: ports, line, and what else runs on the machine",
+    ),
     Why.NOT_AGREED: _Entry(
         "{attested} of {voters} validators attested the proposal, and {needed} are needed: the "
         "epoch pays no node",
@@ -120,7 +126,8 @@ TABLE: Mapping[Why, _Entry] = {
     ),
     Why.ATTESTATION_REFUSED: _Entry(
         "this node refused to attest the proposal: {detail}",
-        "compare the versions of this node and of the proposer",
+        "if others refused it too, it was wrong; else compare this node's version with the "
+        "proposer's",
     ),
     Why.SILENT: _Entry(
         "no record of node {node} in this epoch is listed by half of the named sightings: for the "

@@ -57,8 +57,9 @@ class LayerVotes:
 class NodeReceipt:
     """One node's score in one epoch, and everything that it comes from.
 
-    ``score`` is None where the node has no row. ``proposed`` is its row on chain. ``is_named``
-    says whether the proposer named the node's sighting; None where nothing was named.
+    ``score`` is None where the node has no row. ``proposed`` is its row on chain. ``named`` are the
+    nodes whose sightings the proposal names. ``is_named`` says whether the node's is among them;
+    None where nothing was named.
     ``failed_probes`` are the named validators whose probes it failed. ``probation`` is what was
     left before this epoch, and ``probation_after`` what is left behind it. ``drawn`` are the
     audited layers. ``unseen`` says what the keeping node does not have.
@@ -78,7 +79,7 @@ class NodeReceipt:
     min_attestation: int | None
     is_settled: bool
     is_agreed: bool | None
-    num_named: int
+    named: tuple[SubnetNodeId, ...]
     is_named: bool | None
     num_records: int
     traces: tuple[RecordTrace, ...]
@@ -91,6 +92,10 @@ class NodeReceipt:
     probation_after: int
     causes: tuple[Cause, ...]
     unseen: tuple[str, ...]
+
+    @property
+    def num_named(self) -> int:
+        return len(self.named)
 
     @property
     def is_own(self) -> bool:

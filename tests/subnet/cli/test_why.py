@@ -94,6 +94,21 @@ def test_a_score_that_could_be_higher_says_so(home: Path) -> None:
     assert "What it could not earn\n  - node 7 audited nothing in this epoch\n" in out
 
 
+def test_who_did_not_list_a_record_is_named(tmp_path: Path) -> None:
+    world = World(draw=find_draw(1))
+    world.host(1, 2, 3, 4)
+    slot = (RecordKind.OUTPUT_REVEAL, Epoch(EPOCH), SubnetNodeId(1))
+    named = {n: world.sight(n, hidden=[slot] if n in (5, 7) else []) for n in range(1, 8)}
+    late = {(RecordKind.OUTPUT_REVEAL, 1): 15}
+    (tmp_path / "7-1").mkdir()
+    ReceiptStore(tmp_path / "7-1").write(make_evidence(world, named=named, seen=late))
+    out = ask(tmp_path)
+    assert (
+        "198         198        5 of 7     accepted, late\n    not listed by node 5, node 7\n"
+        in out
+    )
+
+
 @pytest.mark.parametrize("node", range(1, 8))
 def test_text_fits_80_columns(home: Path, node: int) -> None:
     assert max(map(len, ask(home, "last", str(node)).splitlines())) <= 80

@@ -176,9 +176,11 @@ def test_a_proposal_that_names_nothing_pays_no_node() -> None:
     assert proposal is not None
     rows = tuple((node.node_id, Score(0)) for node in evidence.following.nodes)
     empty = replace(proposal, args=encode_args(Naming(), evidence.roster), scores=rows)
-    receipt = explain(replace(evidence, submission=empty), 4)
-    assert receipt.verdict is Verdict.EQUAL and receipt.score == 0
-    assert list_reasons(receipt) == [Why.NOTHING_NAMED]
+    evidence = replace(evidence, submission=empty)
+    for node_id, why in ((4, Why.NOTHING_NAMED), (1, Why.NAMED_NOTHING)):
+        receipt = explain(evidence, node_id)
+        assert receipt.verdict is Verdict.EQUAL and receipt.score == 0
+        assert list_reasons(receipt) == [why]
 
 
 def test_a_silent_node_has_no_row_and_no_records() -> None:
