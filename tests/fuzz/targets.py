@@ -5,8 +5,10 @@ A new decoder gets a row here. Kinds of records need none: their rows come from 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from devchain.scale import Reader, ScaleError, decode_all, decode_compact, encod
 from devchain.storage_keys import parse_key
 from keys import keystore
 from keys.account import derive_development_account, format_account_id, parse_account_id
-from keys.envelope import decode_envelope
+from keys.envelope import HASH_SIZE, decode_envelope
 from keys.errors import (
     BadAccountId,
     BadEnvelope,
@@ -80,9 +82,11 @@ from subnet.chain.codec import _decode_runtime
 from subnet.chain.failures import read_dispatch_error
 from subnet.chain.manifest_hash import format_manifest_hash, parse_manifest_hash
 from subnet.chain.multiaddr import decode_multiaddr, encode_multiaddr
-from subnet.errors import ChainError, ConfigError
+from subnet.errors import ChainError, ConfigError, ReceiptDamaged, ReceiptError
 from subnet.operator.access import MAX_LIST_BYTES, load_peer_list
 from subnet.operator.status import NodeStatus, read_statuses
+from subnet.receipts.checking import open_shared
+from subnet.receipts.encoding import decode_evidence, encode_evidence
 from tests.fuzz import seeds
 from tests.fuzz.rigs import (
     ASKS,
@@ -94,6 +98,8 @@ from tests.fuzz.rigs import (
 )
 from tests.fuzz.seeds import HIDDEN_SIZE, KEY, NETWORK_ID, OTHER_KEY, VOCAB_SIZE
 from tests.fuzz.target import Target
+from tests.support.epoch_records import EPOCH, World, find_draw, make_roster
+from tests.support.receipts import make_evidence
 
 Seeds = Callable[[], Iterable[bytes]]
 
@@ -889,6 +895,24 @@ _CHAIN = (
     ),
 )
 
+
+def _seal_receipt(raw: bytes) -> bytes:
+    """Return a receipt file whose checksum fits, so that what it covers is reached."""
+    return raw + hashlib.sha256(raw).digest()
+
+
+def _list_receipts() -> list[bytes]:
+    """Return the contents of a receipt file with every kind of record, and of a bare one."""
+    world = World(previous=make_roster(epoch=EPOCH - 1), draw=find_draw(1))
+    world.host(1, 2, age=1)
+    world.host(1, 2)
+    world.audit(3, 4)
+    world.score_before(3, 4)
+    whole = make_evidence(world)
+    bare = replace(whole, submission=None, previous=None, records=(), seen=())
+    return [encode_evidence(evidence)[:-HASH_SIZE] for evidence in (whole, bare)]
+
+
 _FILES = (
     Target(
         "status_file",
@@ -897,6 +921,22 @@ _FILES = (
         ),
         (ConfigError,),
         _list_statuses,
+    ),
+    Target(
+        "receipt_file",
+        lambda raw: decode_evidence(_seal_receipt(raw)),
+        (ReceiptDamaged,),
+        _list_receipts,
+        max_size=64 << 10,
+        encode=lambda evidence: encode_evidence(evidence)[:-HASH_SIZE],
+    ),
+    Target(
+        "receipt_checked",
+        lambda raw: open_shared(_seal_receipt(raw)),
+        (ReceiptError,),
+        _list_receipts,
+        max_size=64 << 10,
+        memory_factor=256,
     ),
     Target("metagraph_file", read_as_file(Metagraph.load), (ConfigError,), _list_metagraphs),
     Target(

@@ -18,7 +18,7 @@ EXAMPLES = 200
 FEW_EXAMPLES = 20
 VERY_FEW_EXAMPLES = 2
 VERY_SLOW = "metadata"
-SLOW = ("http_", "manifest", "chain_nodes", "chain_submission", "chain_events")
+SLOW = ("http_", "manifest", "chain_nodes", "chain_submission", "chain_events", "receipt_checked")
 """Decoders that take milliseconds get fewer inputs here; the command gives all the same number."""
 TRACED_EXAMPLES = 20
 MAX_SEED = 2**32 - 1
