@@ -12,11 +12,13 @@ encoding can exhaust the C stack; cache stores, which have no bound; over-long l
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID
@@ -133,6 +135,19 @@ class DhtRules:
             raise DhtRefused("the node id is not the one of the sender's key")
         if not self._is_admitted(remote):
             raise DhtRefused("only members hold a place in this DHT")
+
+
+class OpenCalls(dict[UUID, asyncio.Future[Any]]):
+    """hivemind's calls that wait for an answer; one that was given up counts as gone.
+
+    A call that times out cancels its future at once and is taken out of this table a moment later.
+    hivemind would set the result of an answer that arrives in between, and the task that reads all
+    answers and requests would end with InvalidStateError: the node would be deaf until a restart.
+    """
+
+    def __contains__(self, call_id: object) -> bool:
+        future = self.get(call_id) if isinstance(call_id, UUID) else None
+        return future is not None and not future.done()
 
 
 class BoundP2P(P2P):  # type: ignore[misc]

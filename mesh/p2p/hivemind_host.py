@@ -21,7 +21,7 @@ from mesh.p2p.addresses import split_peer_address, with_peer_id
 from mesh.p2p.channel import Channel, SocketChannel
 from mesh.p2p.config import HostConfig
 from mesh.p2p.daemon import Daemon, run_daemon
-from mesh.p2p.dht_binding import BoundP2P, DhtRules
+from mesh.p2p.dht_binding import BoundP2P, DhtRules, OpenCalls
 from mesh.p2p.dht_reader import RecordReader
 from mesh.p2p.dht_records import (
     DhtRecordStore,
@@ -274,6 +274,9 @@ class HivemindHost:
         self._tasks.start(disconnect())
 
     async def _probe(self) -> None:
+        control = self._p2p._client.control
+        if control._read_task.done() or control._write_task.done():
+            raise DaemonFailed(f"the connection to p2pd (process {self.daemon_pid}) has ended")
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self._daemon.fetch_addresses()
@@ -308,6 +311,7 @@ async def _attach(daemon: Daemon, config: HostConfig) -> AsyncIterator[BoundP2P]
     attached: Any = type("AttachedP2P", (BoundP2P,), {})
     attached._UNIX_SOCKET_PREFIX = f"/unix{daemon.directory}/"
     p2p = await attached.replicate(Multiaddr(f"/unix{daemon.control_path}"))
+    p2p._client.control._pending_calls = OpenCalls()
     p2p.traffic = Traffic()
     # It travels with each request. Records and calls name the whole network id.
     p2p.namespace = (config.network_id or NO_NETWORK)[:NAMESPACE_SIZE].hex()

@@ -143,6 +143,14 @@ async def test_a_frozen_daemon_is_named(monkeypatch: pytest.MonkeyPatch) -> None
             os.kill(host.daemon_pid, signal.SIGCONT)
 
 
+async def test_a_host_whose_reader_has_ended_does_not_live_on_deaf() -> None:
+    config = HostConfig(key=PeerKey.generate(), probe_interval_s=0.1)
+    async with HivemindHost.open(config) as host:
+        host._p2p._client.control._read_task.cancel()
+        with pytest.raises(DaemonFailed, match="the connection to p2pd .* has ended"):
+            await asyncio.wait_for(host.watch(), TIMEOUT_S)
+
+
 async def test_a_daemon_that_never_answers_is_not_blamed_on_the_peers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
