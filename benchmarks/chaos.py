@@ -2,9 +2,9 @@
 
     python benchmarks/chaos.py                           one round of each scenario, as a table
     python benchmarks/chaos.py --json                    one JSON object
-    python benchmarks/chaos.py --only kill-nodes         some scenarios
+    python benchmarks/chaos.py --only kill-nodes storm   some scenarios
     python benchmarks/chaos.py --list                    what there is
-    python benchmarks/chaos.py --rounds 40               200 kills: five in each epoch
+    python benchmarks/chaos.py --rounds 10 --only kill-nodes kill-p2pd storm    200 kills and more
 
 Five hosters and three validators run as ``mesh localnet`` runs them, each a process with a p2pd of
 its own, on a development chain over WebSocket; a supervisor starts each again when it ends. A round
@@ -19,8 +19,9 @@ Blocks are made by hand, at the pace of the slowest node, so that this machine's
 decide: a restart costs the chain about one block of the twenty of an epoch. The first epochs are
 calm; what is wrong in them is not the faults' doing, and is reported as such.
 
-The network runs in a child process. This one, outside, looks for what is left: processes, files,
-mounts. Exits 0 only if all that ran held.
+The network runs in a child process; with the rights for it, in a network and a mount namespace of
+its own. This process, outside, looks for what is left: processes, files, mounts. A scenario that
+lacks rights is not run, and the reason is reported. Exits 0 only if all that ran held.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ MARK = "MESH_CHAOS_RUN"
 BLOCK_SECONDS = 1.5
 LEFTOVER_WAIT_S = 10.0
 POLL_S = 0.2
+UNSHARE = ("unshare", "--mount", "--net", "--propagation", "private")
 
 
 def main() -> None:
@@ -73,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="replays the same faults; drawn if absent")
     parser.add_argument("--block-seconds", type=float, default=BLOCK_SECONDS)
     parser.add_argument("--keep", type=Path, help="keep journals and logs in this new directory")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--inside", choices=("namespaces", "host"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds is at least 1")
@@ -104,6 +106,7 @@ def run_inside(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         block_seconds=arguments.block_seconds,
         keep=arguments.keep,
+        has_namespaces=arguments.inside == "namespaces",
     )
     running = run_scenarios(choose_scenarios(arguments.only), options)
     print(json.dumps(asyncio.run(run_interruptible(running))))
@@ -114,13 +117,15 @@ def run_outside(arguments: argparse.Namespace) -> int:
     from benchmarks.chaos_scenarios import choose_scenarios
 
     choose_scenarios(arguments.only)
+    has_namespaces = can_unshare()
     mark, mounts = secrets.token_hex(8), read_mounts()
     print(f"seed {arguments.seed}", file=sys.stderr)
     # Short, since unix sockets live below it.
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
     started = time.monotonic()
-    line = [sys.executable, str(Path(__file__).resolve()), *make_inner_line(arguments)]
-    line += ["--inside"]
+    line = [*UNSHARE] if has_namespaces else []
+    line += [sys.executable, str(Path(__file__).resolve()), *make_inner_line(arguments)]
+    line += ["--inside", "namespaces" if has_namespaces else "host"]
     child = subprocess.Popen(
         line,
         stdout=subprocess.PIPE,
@@ -149,12 +154,20 @@ def make_inner_line(arguments: argparse.Namespace) -> list[str]:
     return line + (["--only", *arguments.only] if arguments.only else [])
 
 
+def can_unshare() -> bool:
+    """Whether this user may make network and mount namespaces, and has the tools for it."""
+    if shutil.which(UNSHARE[0]) is None or shutil.which("ip") is None:
+        return False
+    probe = subprocess.run([*UNSHARE, "ip", "link", "set", "lo", "up"], capture_output=True)
+    return probe.returncode == 0
+
+
 def read_mounts() -> set[str]:
     return {f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").open()}
 
 
 def find_leftovers(mark: str, folder: Path) -> list[str]:
-    """Return the processes and files that the run left behind; an orphan process counts too."""
+    """Return what is left of the run: marked processes, whoever their parent is, and files."""
     deadline = time.monotonic() + LEFTOVER_WAIT_S
     while (left := list_marked(mark)) and time.monotonic() < deadline:
         time.sleep(POLL_S)
@@ -180,12 +193,13 @@ def list_marked(mark: str) -> list[psutil.Process]:
 
 
 def summarise(outcomes: list[dict[str, Any]], left: list[str]) -> dict[str, Any]:
+    ran = [one for one in outcomes if one["not_run"] is None]
     totals = {
-        name: sum(one[name] for one in outcomes)
+        name: sum(one[name] for one in ran)
         for name in ("kills", "commits", "lost", "doubled", "scores_kept", "scores_due")
     }
     return {
-        "holds": not left and not any(one["violations"] for one in outcomes),
+        "holds": not left and not any(one["violations"] for one in ran),
         **totals,
         "left": left,
         "scenarios": outcomes,
@@ -195,6 +209,9 @@ def summarise(outcomes: list[dict[str, Any]], left: list[str]) -> dict[str, Any]
 def show(result: dict[str, Any]) -> None:
     print("scenario      epochs  kills  commits  lost  doubled  scores kept  attested  back after")
     for one in result["scenarios"]:
+        if one["not_run"] is not None:
+            print(f"{one['name']:<12}  not run: {one['not_run']}")
+            continue
         back = "-" if one["restart_s"] is None else f"{one['restart_s']:.1f} s"
         kept = f"{one['scores_kept']} of {one['scores_due']}"
         print(

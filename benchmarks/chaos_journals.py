@@ -112,6 +112,30 @@ class JournalWatch:
         )
 
 
+def list_signed(data_dir: Path) -> set[tuple[RecordKind, int]]:
+    """Return kind and epoch of every record that the journal's owner signed."""
+    return {
+        (RecordKind(envelope.kind), envelope.epoch)
+        for path in data_dir.glob(f"*/{JOURNAL_FILE}")
+        for event, envelope in _read_records(path)
+        if event is EventType.SIGNED
+    }
+
+
+def copy_files(data_dir: Path, target: Path) -> None:
+    """Copy the data of a running node, as an operator's backup may."""
+    for attempt in range(READ_ATTEMPTS):
+        try:
+            shutil.copytree(data_dir, target)
+            list_signed(target)
+            return
+        except (sqlite3.DatabaseError, OSError):
+            if attempt == READ_ATTEMPTS - 1:
+                raise
+            shutil.rmtree(target, ignore_errors=True)
+            time.sleep(RETRY_S)
+
+
 def _read_records(path: Path) -> list[tuple[EventType, Envelope]]:
     """Read a copy, so that the node's own file stays as it is; it may change while it is copied."""
     for attempt in range(READ_ATTEMPTS):

@@ -23,10 +23,11 @@ from typing import Any
 
 import psutil
 
+from benchmarks.chaos_grounds import Ground, Place
 from benchmarks.chaos_journals import JournalWatch
 from benchmarks.chaos_node import run_chaos_node
 from consensus.challenge import ModelShape
-from consensus.phases import compute_schedule
+from consensus.phases import Phase, compute_schedule, phase_at
 from consensus.protocol_params import MAINNET
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, EpochPosition, SubnetId, compute_epoch_position
@@ -75,8 +76,9 @@ DATA = "data"
 class ChainProcess:
     """``mesh devchain`` with a database and a port that outlive the process."""
 
-    def __init__(self, directory: Path, *, port: int, block_seconds: float) -> None:
+    def __init__(self, directory: Path, *, host: str, port: int, block_seconds: float) -> None:
         self._directory = directory
+        self._host = host
         self._block_seconds = block_seconds
         self._process: asyncio.subprocess.Process | None = None
         self.port = port
@@ -89,6 +91,7 @@ class ChainProcess:
                 "-m",
                 "subnet.cli.mesh",
                 "devchain",
+                f"--host={self._host}",
                 f"--port={self.port}",
                 f"--block-seconds={self._block_seconds}",
                 f"--epoch-length={EPOCH_LENGTH}",
@@ -121,12 +124,17 @@ class Member:
     node_id: int
     config: Message
     data_dir: Path
+    others: Sequence[str]
+    """Where the other nodes are dialled."""
     child: Child | None = None
     is_ready: asyncio.Event = field(default_factory=asyncio.Event)
     may_run: asyncio.Event = field(default_factory=asyncio.Event)
+    is_held: bool = False
+    """Whether a fault keeps it from working at all, so that the chain does not wait for it."""
     may_end: bool = False
     """Whether an end of the process is what the present fault is about."""
     started_at: float = 0.0
+    ends: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -165,6 +173,7 @@ class ChaosNetwork:
         shape: ModelShape,
     ) -> None:
         self.directory = base.directory
+        self.ground = base.ground
         self.group = base.group
         self.chain_process = base.chain_process
         self.chain = base.chain
@@ -180,6 +189,8 @@ class ChaosNetwork:
         self.reports: dict[tuple[str, int], Mapping[str, Any]] = {}
         self.kills = 0
         self.restart_s: list[float] = []
+        self._ready_at = 0.0
+        """When the last start of a node ended."""
         self.faults: list[str] = []
         """What must not happen and did."""
 
@@ -187,6 +198,10 @@ class ChaosNetwork:
     def position(self) -> EpochPosition:
         """Where the newest head stands."""
         return compute_epoch_position(self._head, slot=self._slot, epoch_length=EPOCH_LENGTH)
+
+    @property
+    def phase(self) -> Phase:
+        return phase_at(self.position, SCHEDULE)
 
     async def wait_for(self, epoch: Epoch, offset: int) -> None:
         """Return at this head, or at once when it has been."""
@@ -199,7 +214,7 @@ class ChaosNetwork:
 
         A block comes after ``block_seconds``, and not before the nodes have dealt with the last one
         and had twice that time again. So the speed of this machine decides nothing: a node that is
-        starting holds the chain up, for START_PATIENCE_S at most.
+        starting holds the chain up, for START_PATIENCE_S at most. Its start does not count twice.
         """
         while True:
             made_at = time.monotonic()
@@ -210,12 +225,13 @@ class ChaosNetwork:
                 self._moved.notify_all()
             with contextlib.suppress(TimeoutError):
                 await wait_until(lambda at=head: self._is_handled(at), "nodes", START_PATIENCE_S)
-            took_s = time.monotonic() - made_at
-            await asyncio.sleep(max(self.block_seconds - took_s, DUTY_SHARE * took_s))
+            now = time.monotonic()
+            left_s = self.block_seconds - (now - made_at)
+            await asyncio.sleep(max(left_s, DUTY_SHARE * (now - max(made_at, self._ready_at))))
 
     def _is_handled(self, block: int) -> bool:
-        """Whether each node that may run has planned for ``block``."""
-        waited_for = [one for one in self.members if one.may_run.is_set()]
+        """Whether each node that may run, and is not held by a fault, has planned for ``block``."""
+        waited_for = [one for one in self.members if one.may_run.is_set() and not one.is_held]
         return all(
             one.is_ready.is_set()
             and any((status.head or 0) >= block for status in read_statuses(one.data_dir))
@@ -246,19 +262,25 @@ class ChaosNetwork:
         member.is_ready.clear()
         member.child = None
         child.connection.close()
+        member.ends.append(end)
         # It dials a node that is up: the old bootnode may be the killed one.
-        member.config["new_swarm"] = False
+        member.config |= {"new_swarm": False, "initial_peers": list(member.others)}
         if not member.may_end:
             self.faults.append(f"{member.name} {end}: {member.tail_log(child.log_path)}")
 
     def _take(self, member: Member, message: Message) -> None:
         if message["kind"] == "ready":
             self.restart_s.append(time.monotonic() - member.started_at)
+            self._ready_at = time.monotonic()
             member.may_end = False
             member.is_ready.set()
         else:
             report = json.loads(message["report"])
             self.reports[member.name, report["epoch"]] = report
+
+    def get_log(self, member: Member) -> Path:
+        """Return the file that all processes of a node log to."""
+        return self.directory / "logs" / f"{member.name}.log"
 
     async def wait_ready(self, members: Sequence[Member]) -> None:
         """Return once all of them serve."""
@@ -283,6 +305,17 @@ class ChaosNetwork:
         victim.kill()
         self.kills += 1
         await self._see_end(member, victim, daemon)
+        await self.read_journal(member)
+
+    async def kill_daemon(self, member: Member) -> None:
+        """End a node's p2pd without a warning; the node must end by itself."""
+        await wait_until(lambda: member.find_daemon() is not None, "p2pd")
+        daemon, node = member.find_daemon(), psutil.Process(member.pid)
+        assert daemon is not None
+        member.may_end = True
+        daemon.kill()
+        self.kills += 1
+        await self._see_end(member, node, daemon)
         await self.read_journal(member)
 
     async def _see_end(
@@ -354,6 +387,7 @@ class _Base:
     """What a network is composed on."""
 
     directory: Path
+    ground: Ground
     group: ProcessGroup
     chain_process: ChainProcess
     chain: SubstrateChain
@@ -367,13 +401,16 @@ async def open_network(
     directory: Path,
     *,
     block_seconds: float,
+    ground: Ground,
     say: Callable[[str], None],
 ) -> AsyncIterator[tuple[ChaosNetwork, Epoch]]:
     """Run a network; yield it, at the eve of its first epoch, with that epoch, as blocks begin."""
     async with AsyncExitStack() as stack:
         group = ProcessGroup(directory / "logs")
         group.warm_up()
-        chain_process = ChainProcess(directory, port=find_free_port(), block_seconds=block_seconds)
+        chain_process = ChainProcess(
+            directory, host=ground.chain_host, port=find_free_port(), block_seconds=block_seconds
+        )
         stack.push_async_callback(chain_process.end, signal.SIGTERM)
         await chain_process.start("instant")
         chain = await stack.enter_async_context(
@@ -382,10 +419,13 @@ async def open_network(
         maker = DevChainBlockMaker(chain, block_seconds=block_seconds)
         model = load_config(shipped_model_path())
         plan = plan_nodes(hosters=HOSTERS, validators=VALIDATORS, num_layers=model.num_layers)
+        places = await stack.enter_async_context(
+            ground.open([directory / node.name / DATA for node in plan], chain_process.port)
+        )
         # Last in, first out: a node that stops still reaches its chain.
         stack.push_async_callback(group.aclose)
-        base = _Base(directory, group, chain_process, chain, maker, block_seconds, say)
-        network = await _compose(base, plan)
+        base = _Base(directory, ground, group, chain_process, chain, maker, block_seconds, say)
+        network = await _compose(base, plan, places)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(network.supervise(one)) for one in network.members]
             for member in network.members:
@@ -402,14 +442,14 @@ async def open_network(
                     task.cancel()
 
 
-async def _compose(base: _Base, plan: Sequence[NodePlan]) -> ChaosNetwork:
+async def _compose(base: _Base, plan: Sequence[NodePlan], places: Sequence[Place]) -> ChaosNetwork:
     """Register the nodes and return the network, with no node started."""
     folder = resolve_model_folder(str(shipped_model_path()))
     manifest = load_own_manifest(folder)
     identities = create_identities(base.directory, plan)
-    listening = {node.name: f"/ip4/127.0.0.1/tcp/{find_free_port()}" for node in plan}
     addresses = {
-        name: f"{address}/p2p/{identities[name].peer_id}" for name, address in listening.items()
+        node.name: f"{place.address}/p2p/{identities[node.name].peer_id}"
+        for node, place in zip(plan, places, strict=True)
     }
     await base.maker.begin_setup()
     subnet_id, node_ids = await register_everything(
@@ -423,8 +463,9 @@ async def _compose(base: _Base, plan: Sequence[NodePlan]) -> ChaosNetwork:
     subnet = await base.chain.fetch_subnet(subnet_id)
     assert subnet is not None and subnet.slot is not None
     members = []
-    for node in plan:
+    for node, place in zip(plan, places, strict=True):
         data_dir = base.directory / node.name / DATA
+        others = [known for name, known in addresses.items() if name != node.name]
         config = {
             "model": str(shipped_model_path()),
             "role": node.role.value,
@@ -433,13 +474,23 @@ async def _compose(base: _Base, plan: Sequence[NodePlan]) -> ChaosNetwork:
             "blocks": None if node.layers is None else [node.layers.start, node.layers.end],
             "hotkey_account": node.hotkey_account,
             "data_dir": str(data_dir),
-            "initial_peers": [known for name, known in addresses.items() if name != node.name],
+            "initial_peers": [] if node is plan[0] else others,
             # The first node has no peer to wait for.
             "new_swarm": node is plan[0],
-            "chain_url": f"ws://127.0.0.1:{base.chain_process.port}",
-            "host_maddrs": [listening[node.name]],
+            "hides_records": False,
+            **describe_place(place),
         }
-        members.append(Member(node, node_ids[node.name], config, data_dir))
+        members.append(Member(node, node_ids[node.name], config, data_dir, others))
     return ChaosNetwork(
         base, subnet_id, subnet.slot, members, make_shape(load_config(folder.path), manifest)
     )
+
+
+def describe_place(place: Place) -> Message:
+    """Return the part of a node's configuration that its place decides."""
+    return {
+        "chain_url": place.chain_url,
+        "host_maddrs": list(place.host_maddrs),
+        "announce_maddrs": list(place.announce_maddrs),
+        "namespace": place.namespace,
+    }

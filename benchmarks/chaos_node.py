@@ -1,48 +1,54 @@
-"""The program of one node under test: mesh-test's own, with addresses that outlive it."""
+"""The program of one node under test: that of ``mesh localnet``, placed as a fault wants it."""
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
+import ctypes
+import os
 
-from consensus.types import LayerRange, Role
-from subnet.epoch.observer import EpochScored, NodeEvent, log_event
-from subnet.localnet.chain_setup import derive_account
+from hivemind.dht.routing import DHTID
+
+from mesh.p2p.dht_reader import RecordReader
+from mesh.p2p.read_wire import decode_read, encode_answer
+from subnet.localnet.child_programs import run_node_child
 from subnet.localnet.processes import Message, Send
-from subnet.node import run_node
-from subnet.operator.config import NodeConfig
-from subnet.operator.logs import configure_logs
-from subnet.operator.preflight import prepare
+
+_CLONE_NEWNET = 0x40000000
 
 
 def run_chaos_node(config: Message, send: Send) -> None:
-    """Run one node; report ``ready`` and each ``scored`` epoch."""
-    configure_logs(as_json=True)
-    asyncio.run(_run_node(config, send))
+    """Run one node as ``run_node_child`` does.
+
+    With ``namespace``, a file of /proc, it first enters that network namespace. With
+    ``hides_records`` its replica tells readers of every other key that it holds nothing there.
+    """
+    if config["namespace"] is not None:
+        enter_network_namespace(config["namespace"])
+    if config["hides_records"]:
+        hide_records()
+    run_node_child(config, send)
 
 
-async def _run_node(config: Message, send: Send) -> None:
-    layers = config["blocks"]
-    prepared = await prepare(
-        NodeConfig(
-            model=config["model"],
-            role=Role(config["role"]),
-            identity_path=Path(config["identity_path"]),
-            chain_url=config["chain_url"],
-            subnet_id=config["subnet_id"],
-            host_maddrs=tuple(config["host_maddrs"]),
-            initial_peers=() if config["new_swarm"] else tuple(config["initial_peers"]),
-            new_swarm=config["new_swarm"],
-            layer_indices=None if layers is None else LayerRange(*layers),
-            threads=1,
-            data_dir=Path(config["data_dir"]),
-        ),
-        hotkey=derive_account(config["hotkey_account"]),
-    )
+def enter_network_namespace(path: str) -> None:
+    """Move this thread, and what it starts from now on, into a network namespace.
 
-    def observe(event: NodeEvent) -> None:
-        log_event(event)
-        if isinstance(event, EpochScored):
-            send({"kind": "scored", "report": event.report.to_json()})
+    Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"setns({path}) failed")
+    finally:
+        os.close(descriptor)
 
-    await run_node(prepared, observe=observe, on_ready=lambda _: send({"kind": "ready"}))
+
+def hide_records() -> None:
+    """Make this process's replica selective."""
+
+    async def answer(self: RecordReader, request: bytes) -> bytes:
+        return encode_answer(
+            None if key[-1] % 2 else self._get_held(DHTID.from_bytes(key), earliest)
+            for key, earliest in decode_read(request)
+        )
+
+    RecordReader._answer = answer  # type: ignore[method-assign]

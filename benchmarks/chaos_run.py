@@ -7,13 +7,15 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks.chaos_grounds import Ground, NamespaceGround, SlowGround, run_ip
 from benchmarks.chaos_journals import COMMITS
 from benchmarks.chaos_network import ChaosNetwork, Member, open_network
-from benchmarks.chaos_scenarios import Scenario
+from benchmarks.chaos_scenarios import Scenario, Terrain
 from consensus.submission import Submission
 from consensus.types import SCORE_ONE, Epoch
 from subnet.localnet.environment import open_directory
@@ -22,13 +24,15 @@ CALM_EPOCHS = 2
 """Epochs without faults: validators are paid for their scores from the second one on."""
 KEPT_SHARE = 0.99
 """A score at least so large, beside that of a calm epoch, counts as kept: distances vary."""
+NO_ROOT = "needs root: network and mount namespaces, with unshare and ip"
 
 
 @dataclass
 class Outcome:
-    """What became of one scenario."""
+    """What became of one scenario. ``not_run`` says why it was not run."""
 
     name: str
+    not_run: str | None = None
     epochs: int = 0
     kills: int = 0
     commits: int = 0
@@ -49,6 +53,7 @@ class RunOptions:
     seed: int
     block_seconds: float
     keep: Path | None
+    has_namespaces: bool
 
 
 def say(text: str) -> None:
@@ -57,14 +62,33 @@ def say(text: str) -> None:
 
 
 async def run_scenarios(scenarios: Sequence[Scenario], options: RunOptions) -> list[dict[str, Any]]:
-    """Run them in their order; they share a network."""
-    with open_directory(options.keep) as directory:
-        async with open_network(directory, block_seconds=options.block_seconds, say=say) as (
-            network,
-            first,
-        ):
-            outcomes = await Trial(network, first, options).run(scenarios)
+    """Run them in their order; neighbours on the same terrain share a network."""
+    if options.has_namespaces:
+        run_ip("link", "set", "lo", "up")
+    outcomes = []
+    for terrain, group in groupby(scenarios, key=lambda one: one.terrain):
+        chosen = list(group)
+        possible = [one for one in chosen if options.has_namespaces or not one.needs_root]
+        outcomes += [Outcome(one.name, not_run=NO_ROOT) for one in chosen if one not in possible]
+        if possible:
+            outcomes += await _run_on(terrain, possible, options)
     return [asdict(outcome) for outcome in outcomes]
+
+
+async def _run_on(
+    terrain: Terrain, scenarios: Sequence[Scenario], options: RunOptions
+) -> list[Outcome]:
+    grounds = {
+        Terrain.LOOPBACK: lambda: Ground(has_small_disk=any(one.needs_root for one in scenarios)),
+        Terrain.PROXIES: lambda: SlowGround(Random(options.seed)),
+        Terrain.NAMESPACES: NamespaceGround,
+    }
+    keep = None if options.keep is None else options.keep / terrain.value
+    with open_directory(keep) as directory:
+        async with open_network(
+            directory, block_seconds=options.block_seconds, ground=grounds[terrain](), say=say
+        ) as (network, first):
+            return await Trial(network, first, options).run(scenarios)
 
 
 class Trial:
@@ -199,8 +223,9 @@ class Trial:
         """What the chain took of each hotkey is its proposals and attestations, each once."""
         network = self._network
         taken = {one.node_id: await network.fetch_nonce(one) for one in network.members}
-        for epoch in (self._first, self._next):
-            submission = await network.fetch_submission(epoch)
+        # A fault may have lasted longer than its epoch.
+        for epoch in (self._first, *range(self._next, network.position.epoch + 1)):
+            submission = await network.fetch_submission(Epoch(epoch))
             self._attested.update(() if submission is None else submission.attested)
         for member in network.members:
             sent, landed = taken[member.node_id], self._attested[member.node_id]

@@ -26,7 +26,11 @@ ROUTE_TIMEOUT_S = 90.0
 
 
 def run_node_child(config: Message, send: Send) -> None:
-    """Run one node; report ``ready`` with its addresses and each ``scored`` epoch."""
+    """Run one node; report ``ready`` with its addresses and each ``scored`` epoch.
+
+    Without ``initial_peers`` it asks the chain for them, and without ``announce_maddrs`` others
+    dial what it listens on.
+    """
     configure_logs(as_json=True)
     asyncio.run(_run_node(config, send))
 
@@ -41,6 +45,8 @@ async def _run_node(config: Message, send: Send) -> None:
             chain_url=config["chain_url"],
             subnet_id=config["subnet_id"],
             host_maddrs=tuple(config["host_maddrs"]),
+            announce_maddrs=tuple(config.get("announce_maddrs", ())),
+            initial_peers=tuple(config.get("initial_peers", ())),
             new_swarm=config["new_swarm"],
             layer_indices=None if layers is None else LayerRange(*layers),
             threads=1,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos_journals import JournalWatch
+from benchmarks.chaos_journals import JournalWatch, copy_files, list_signed
 from consensus.challenge import ModelShape
 from consensus.commitment import CommitContext, compute_output_commitment, compute_vectors_root
 from consensus.evidence import TimedRecord
@@ -117,3 +117,10 @@ def test_a_commit_that_changes_after_a_kill_is_a_doubled_commit(watch, tmp_path)
 def test_a_node_that_never_started_has_no_journal_to_read(watch, tmp_path):
     watch.read(tmp_path)
     assert not watch.is_committed_and_opened(NODE, Role.VALIDATOR, EPOCH)
+
+
+def test_copied_data_hold_what_was_signed(tmp_path):
+    own = write_journal(tmp_path / "own", own=make_pair())
+    copy_files(own, tmp_path / "copy")
+    signed = {(RecordKind.OUTPUT_COMMIT, EPOCH), (RecordKind.OUTPUT_REVEAL, EPOCH)}
+    assert list_signed(own) == list_signed(tmp_path / "copy") == signed

@@ -1,0 +1,70 @@
+"""The proxies of the chaos benchmark delay and cut, and change no byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from random import Random
+
+import pytest
+
+from benchmarks.chaos_grounds import CHUNK, MAX_CHUNKS, SlowGround
+
+ROUNDS = 100
+"""Of the event loop: enough for a task that was told to end."""
+BYTES = Random(5).randbytes(3 * CHUNK)
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        with suppress(ConnectionError):
+            while data := await reader.read(CHUNK):
+                writer.write(data)
+                await writer.drain()
+    finally:
+        writer.transport.abort()
+
+
+@asynccontextmanager
+async def open_echo(ground: SlowGround, path) -> AsyncIterator[int]:
+    """Yield the port of a proxy before a server that returns what it gets."""
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        target = server.sockets[0].getsockname()[1]
+        async with ground.open([path], target) as (place,):
+            yield int(place.chain_url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize(("delay_s", "loss"), [(0.0, 0.0), (0.05, 0.0), (0.01, 0.5)])
+def test_a_slow_link_passes_every_byte_in_order_and_late(tmp_path, delay_s, loss):
+    async def run() -> float:
+        ground = SlowGround(Random(1))
+        ground.delay_s, ground.loss = delay_s, loss
+        async with open_echo(ground, tmp_path) as port, asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            began_s = asyncio.get_running_loop().time()
+            writer.write(BYTES)
+            assert await reader.readexactly(len(BYTES)) == BYTES
+            writer.close()
+            return asyncio.get_running_loop().time() - began_s
+
+    assert asyncio.run(run()) >= 2 * delay_s
+
+
+def test_a_cut_link_ends_while_much_waits_in_it(tmp_path):
+    async def run() -> None:
+        ground = SlowGround(Random(1))
+        ground.delay_s = 5.0
+        async with open_echo(ground, tmp_path) as port, asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(bytes(2 * MAX_CHUNKS * CHUNK))
+            await asyncio.sleep(0.2)
+            ground.cut_all()
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await reader.readexactly(1)
+            writer.close()
+        for _ in range(ROUNDS):
+            await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(run())
