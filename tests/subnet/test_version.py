@@ -44,9 +44,7 @@ def test_a_tree_that_nobody_described_says_unknown(tmp_path: Path) -> None:
     assert read_commit(tmp_path / "subnet") == "unknown"
 
 
-def test_without_git_the_commit_is_unknown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", "")
     assert read_commit(tmp_path / "subnet") == "unknown"

@@ -336,7 +336,7 @@ async def test_a_self_chosen_place_is_refused(
     monkeypatch.setattr(dht_records, "compute_node_id", lambda peer: chosen)
     peers = tuple(await world.honest.list_addresses())
     config = HostConfig(
-        key=PeerKey.generate(), initial_peers=peers, network_id=NETWORK_ID, startup_timeout_s=2
+        key=PeerKey.generate(), initial_peers=peers, network_id=NETWORK_ID, startup_timeout_s=6
     )
     with pytest.raises(TransportError, match="no initial peer is in this network"):
         async with HivemindHost.open(config):
