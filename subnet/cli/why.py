@@ -22,11 +22,11 @@ LAST = "last"
 
 def why(
     epoch: Annotated[
-        str, typer.Argument(metavar="[EPOCH]", help="The scored epoch; the last settled if absent.")
+        str, typer.Argument(metavar="EPOCH", help="The scored epoch; the last settled if absent.")
     ] = LAST,
     node: Annotated[
         int | None,
-        typer.Argument(metavar="[NODE]", min=1, help="Any node's id; this machine's if absent."),
+        typer.Argument(metavar="NODE", min=1, help="Any node's id; this machine's if absent."),
     ] = None,
     data_dir: Annotated[
         Path | None,

@@ -110,8 +110,13 @@ class ReceiptKeeper:
         submission = (
             journal.submissions.get(following) if is_settled else self._get_submission(following)
         )
-        is_scored = journal.elections[epoch] is not None
-        later = journal.rosters.get(Epoch(epoch + 2))
+        # All of it is read before the chain is asked: the journal may forget while that lasts.
+        is_scored, elected = journal.elections[epoch] is not None, journal.elections[following]
+        next_roster, later = journal.rosters[following], journal.rosters.get(Epoch(epoch + 2))
+        previous = journal.rosters.get(Epoch(epoch - 1))
+        is_previous_scored = journal.elections.get(Epoch(epoch - 1)) is not None
+        draw, seen = journal.draws.get(epoch), self._list_seen(epoch)
+        records = await self._collect_records(roster, submission)
         least = await context.reader.fetch_min_attestation_percent(
             at_block=None if later is None else later.first_block
         )
@@ -125,19 +130,19 @@ class ReceiptKeeper:
             kept_by=context.author.node_id,
             about=context.author.node_id,
             roster=roster,
-            following=journal.rosters[following],
-            previous=journal.rosters.get(Epoch(epoch - 1)),
+            following=next_roster,
+            previous=previous,
             is_scored=is_scored,
-            is_previous_scored=journal.elections.get(Epoch(epoch - 1)) is not None,
-            draw=journal.draws.get(epoch),
+            is_previous_scored=is_previous_scored,
+            draw=draw,
             probation=await self._probation.read(epoch) if is_scored else {},
-            elected=journal.elections[following],
+            elected=elected,
             submission=submission,
             is_settled=is_settled,
             min_attestation=least,
-            departed=_find_departed(journal.rosters[following], later),
-            records=await self._collect_records(roster, submission),
-            seen=self._list_seen(epoch),
+            departed=_find_departed(next_roster, later),
+            records=records,
+            seen=seen,
             own=tuple(
                 OwnRecord(kind, of, own.is_acknowledged)
                 for (kind, of), own in sorted(journal.own_records.items())
