@@ -120,7 +120,7 @@ def audit_layer(folder: str, layer: int, device: str) -> dict[str, float]:
 
     torch.set_num_threads(1)
     located = resolve_model_folder(folder)
-    config = load_config(located.path)
+    config = load_config(located.source)
     shape = ModelShape(config.num_layers, config.hidden_size, config.vocab_size)
     task = build_tasks(SEED, LayerRange(0, config.num_layers), shape, MAINNET)[layer]
     auditor = Auditor(located, config, device=device)

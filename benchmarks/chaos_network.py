@@ -482,7 +482,7 @@ async def _compose(base: _Base, plan: Sequence[NodePlan], places: Sequence[Place
         }
         members.append(Member(node, node_ids[node.name], config, data_dir, others))
     return ChaosNetwork(
-        base, subnet_id, subnet.slot, members, make_shape(load_config(folder.path), manifest)
+        base, subnet_id, subnet.slot, members, make_shape(load_config(folder.source), manifest)
     )
 
 

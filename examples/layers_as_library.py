@@ -25,7 +25,7 @@ NEW_TOKENS = 12
 def generate_in_two_halves(folder_name: str) -> list[int]:
     """Greedy decoding: the first half embeds, the second half has the head."""
     folder = resolve_model_folder(folder_name)
-    config = load_config(folder.path)
+    config = load_config(folder.source)
     middle = config.num_layers // 2
     halves = [
         ShardRunner(

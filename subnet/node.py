@@ -397,7 +397,7 @@ class Node:
                 model=prepared.model,
                 block_time_s=terms.block_time_s,
                 book=self.probes,
-                make_prompt=make_prompter(prepared.folder.path, prepared.model),
+                make_prompt=make_prompter(prepared.folder.source, prepared.model),
                 list_targets=lambda: list_targets(
                     rosters,
                     self._parts.state.journal,

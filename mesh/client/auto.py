@@ -31,7 +31,7 @@ from mesh.client.driven_text import DrivenText
 from mesh.client.inference_session import InferenceSession
 from mesh.client.texts import TextBatch
 from mesh.errors import InvalidRequest
-from mesh.model.config import read_json_object
+from mesh.model.config import read_config_fields
 from mesh.model.files import resolve_known_model
 
 _HARMLESS_OPTIONS = frozenset(
@@ -125,8 +125,8 @@ class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ig
             connection, initial_peers=list(initial_peers), max_layers_per_hop=max_layers_per_hop
         )
         model = cls(config, connection.client, bridge, close=close)
-        if (connection.folder.path / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(connection.folder.path)
+        if (connection.folder.source / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(connection.folder.source)
         return model
 
     @classmethod
@@ -288,10 +288,10 @@ def _do_nothing() -> None:
 
 def _find_saved(name: str) -> MeshConfig | None:
     """Return the configuration in a folder that save_pretrained wrote, None for another model."""
-    folder = resolve_known_model(name).path
-    if read_json_object(folder / "config.json").get("model_type") != MODEL_TYPE:
+    folder = resolve_known_model(name)
+    if read_config_fields(folder.source).get("model_type") != MODEL_TYPE:
         return None
-    found: MeshConfig = MeshConfig.from_pretrained(folder)
+    found: MeshConfig = MeshConfig.from_pretrained(folder.path)
     return found
 
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from mesh.client.client import RoutingOptions
 from mesh.client.connection import Connection
-from mesh.model.config import read_json_object
+from mesh.model.config import read_config_fields
 
 MODEL_TYPE = "mesh"
 _NUMBERS = (
@@ -54,7 +54,7 @@ def make_mesh_config(
     connection: Connection, *, initial_peers: list[str], max_layers_per_hop: int | None
 ) -> MeshConfig:
     """Describe a served model in transformers' words."""
-    fields = read_json_object(connection.folder.path / "config.json")
+    fields = read_config_fields(connection.folder.source)
     numbers: dict[str, Any] = {name: fields[name] for name in _NUMBERS if name in fields}
     return MeshConfig(
         base_model=connection.model_name,

@@ -129,13 +129,13 @@ async def join_network(
     timeouts: ClientTimeouts | None = None,
 ) -> Connection:
     """Make a client of a host that knows its network. Raises ModelError or PeerError."""
-    config = load_config(folder.path)
+    config = load_config(folder.source)
     check_same_model(config, info)
     client = MeshClient(
         host,
         Directory(host, network_id=info.network_id),
         config=config,
-        tokenizer=ChatTokenizer.load(folder.path),
+        tokenizer=ChatTokenizer.load(folder.source),
         peers=peers,
         timeouts=timeouts,
     )

@@ -1,6 +1,7 @@
 """Text to tokens and back, and chat messages to a prompt, from the model's own files.
 
-The tokenizers library reads tokenizer.json; the chat template is rendered in jinja's immutable
+The tokenizers library reads tokenizer.json, or mesh/client/gguf_tokenizer.py builds one from a GGUF
+file's metadata; the chat template is rendered in jinja's immutable
 sandbox, because it comes with the model and is not ours. No torch, no transformers.
 """
 
@@ -46,8 +47,24 @@ class ChatTokenizer:
         self._template = _compile(template) if template is not None else None
 
     @classmethod
-    def load(cls, folder: Path) -> ChatTokenizer:
-        """Read a model folder. Raises ModelFilesMissing or ModelError."""
+    def load(cls, source: Path) -> ChatTokenizer:
+        """Read a model folder or a GGUF file. Raises ModelFilesMissing or ModelError."""
+        return cls._load_gguf(source) if source.is_file() else cls._load_folder(source)
+
+    @classmethod
+    def _load_gguf(cls, path: Path) -> ChatTokenizer:
+        # Here only: other tokenizers need no gguf.
+        from mesh.client.gguf_tokenizer import load_gguf_tokenizer
+
+        found = load_gguf_tokenizer(path)
+        return cls(
+            found.tokenizer,
+            template=_check_template(found.template),
+            special_tokens=found.special_tokens,
+        )
+
+    @classmethod
+    def _load_folder(cls, folder: Path) -> ChatTokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise ModelFilesMissing(f"{folder} has no tokenizer.json")
@@ -148,6 +165,10 @@ def _find_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template}
         template = named.get("default")
+    return _check_template(template)
+
+
+def _check_template(template: Any) -> str | None:
     if template is not None and not isinstance(template, str):
         raise ModelError("the chat template is not text")
     if template is not None and len(template) > MAX_TEMPLATE_CHARACTERS:

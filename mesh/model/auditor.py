@@ -139,7 +139,7 @@ class Auditor:
         def make() -> TensorReader:
             return TensorReader(
                 stack,
-                locate_tensors(self._folder, names),
+                locate_tensors(self._folder, self._config, names),
                 dtype=torch.float32,
                 device=self._device,
                 is_quantised=self._is_quantised,

@@ -101,7 +101,7 @@ def calibrate(
     Raises ModelError or CalibrationFailed, and Abandoned between two layers.
     """
     # An auditor downloads nothing, and only config.json may be here so far.
-    locate_tensors(folder, list_range_tensors(config, 0, config.num_layers))
+    locate_tensors(folder, config, list_range_tensors(config, 0, config.num_layers))
     auditor = Auditor(folder, config, quant_type=quant_type)
     gpu = _open_gpu(folder, config, quant_type)
     layers: list[list[_Row]] = []
@@ -374,7 +374,7 @@ def _start_processes(
         if name == "avx2" and not has_avx2:
             continue
         answered = directory / f"{name}.npz"
-        line = [sys.executable, "-m", "mesh.model.calibrate", str(folder.path), quant_type]
+        line = [sys.executable, "-m", "mesh.model.calibrate", str(folder.source), quant_type]
         process = stack.enter_context(
             subprocess.Popen(
                 [*line, str(asked), str(answered)],
@@ -421,7 +421,7 @@ def load_tasks(path: Path) -> list[StoredTask]:
 def main(folder: str, quant_type: str, asked: str, answered: str) -> None:
     """Answer the tasks of one archive into another: what a process of its own does."""
     located = resolve_model_folder(folder)
-    auditor = Auditor(located, load_config(located.path), quant_type=quant_type)
+    auditor = Auditor(located, load_config(located.source), quant_type=quant_type)
     answers: dict[str, Any] = {
         str(place): auditor.answer(task) for place, task in enumerate(load_tasks(Path(asked)))
     }

@@ -104,15 +104,32 @@ class ModelConfig:
             )
 
 
-def load_config(folder: Path) -> ModelConfig:
-    """Read config.json and generation_config.json of a model folder.
+def load_config(source: Path) -> ModelConfig:
+    """Read config.json and generation_config.json of a model folder, or a GGUF file's header.
 
     Raises ModelFilesMissing, UnknownArchitecture or ModelError.
     """
-    fields = read_json_object(folder / "config.json")
-    generation_file = folder / "generation_config.json"
+    if source.is_file():
+        # Here only: other checkpoints need no gguf.
+        from mesh.model.gguf_config import load_gguf_config
+
+        return load_gguf_config(source)
+    fields = read_json_object(source / "config.json")
+    generation_file = source / "generation_config.json"
     generation = read_json_object(generation_file) if generation_file.is_file() else {}
     return parse_config(fields, generation=generation)
+
+
+def read_config_fields(source: Path) -> dict[str, Any]:
+    """Return the fields of a folder's config.json, or what a GGUF file says in their names.
+
+    Raises ModelFilesMissing, UnknownArchitecture or ModelError.
+    """
+    if source.is_file():
+        from mesh.model.gguf_config import read_gguf_fields
+
+        return read_gguf_fields(source)
+    return read_json_object(source / "config.json")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Where a model's files are: a local folder, or the Hugging Face cache.
+"""Where a model's files are: a local folder, a GGUF file, or the Hugging Face cache.
 
-Only safetensors weights are ever read, and only the files that hold wanted tensors are
+Only safetensors and GGUF weights are ever read, and only the files that hold wanted tensors are
 downloaded. HF_HOME and HF_HUB_OFFLINE are honoured by huggingface_hub itself.
 """
 
@@ -13,21 +13,30 @@ from pathlib import Path
 from mesh.assets import SHIPPED_MODEL_NAME, shipped_model_path
 from mesh.errors import ModelFilesMissing
 
+GGUF_SUFFIX = ".gguf"
+MAX_NAMED_FILES = 4
 SMALL_FILES = ("*.json", "*.jinja", "tokenizer.model")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A folder with at least config.json.
+    """A folder with at least config.json, or with a GGUF file.
 
     ``name`` is what the operator wrote; ``revision`` is the commit in the Hugging Face cache,
-    or ``local``; ``hub_name`` is set when missing files can be downloaded.
+    or ``local``; ``hub_name`` is set when missing files can be downloaded. ``gguf`` is the file
+    that has configuration, weights and tokenizer, if one has.
     """
 
     path: Path
     name: str
     revision: str
     hub_name: str | None = None
+    gguf: Path | None = None
+
+    @property
+    def source(self) -> Path:
+        """Where configuration and tokenizer are: the GGUF file, or the folder."""
+        return self.gguf or self.path
 
 
 def resolve_known_model(name: str, revision: str | None = None) -> ModelFolder:
@@ -44,12 +53,29 @@ def resolve_model_folder(name_or_path: str, revision: str | None = None) -> Mode
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelFilesMissing(f"{path} has no config.json; name a Hugging Face model folder")
-        return ModelFolder(path, path.name or str(path), revision or "local")
-    if path.is_absolute() or name_or_path.startswith(("./", "../", "~")):
-        raise ModelFilesMissing(f"{path} is not a folder; check the path")
+        return _resolve_folder(path, revision or "local")
+    if path.suffix == GGUF_SUFFIX and path.is_file():
+        return ModelFolder(path.parent, path.stem, revision or "local", gguf=path)
+    is_path = path.is_absolute() or name_or_path.startswith(("./", "../", "~"))
+    if is_path or path.suffix == GGUF_SUFFIX:
+        raise ModelFilesMissing(f"{path} is not a folder and no GGUF file; check the path")
     return _resolve_in_hub(name_or_path, revision)
+
+
+def _resolve_folder(path: Path, revision: str) -> ModelFolder:
+    """Find what a folder holds: GGUF counts where there is no checkpoint in safetensors."""
+    name = path.name or str(path)
+    files = sorted(path.glob(f"*{GGUF_SUFFIX}"))
+    if files and not any(path.glob("*.safetensors")):
+        if len(files) > 1:
+            listed = ", ".join(file.name for file in files[:MAX_NAMED_FILES])
+            raise ModelFilesMissing(f"{path} has several GGUF files ({listed}); name one of them")
+        return ModelFolder(path, name, revision, gguf=files[0])
+    if not (path / "config.json").is_file():
+        raise ModelFilesMissing(
+            f"{path} has no config.json and no GGUF file; name a Hugging Face model folder"
+        )
+    return ModelFolder(path, name, revision)
 
 
 def _resolve_in_hub(name: str, revision: str | None) -> ModelFolder:
@@ -68,7 +94,10 @@ def _resolve_in_hub(name: str, revision: str | None) -> ModelFolder:
             f"({type(error).__name__}); check the name, the network and HF_HOME"
         ) from error
     if not (folder / "config.json").is_file():
-        raise ModelFilesMissing(f"{name} has no config.json; it is not a transformers model")
+        raise ModelFilesMissing(
+            f"{name} has no config.json; it is not a transformers model. Of a repository of GGUF "
+            "files, download one and name it"
+        )
     return ModelFolder(folder, name, folder.name, hub_name=name)
 
 
@@ -99,9 +128,13 @@ def _download(folder: ModelFolder, filename: str) -> None:
 
 
 def check_has_weights(folder: ModelFolder) -> None:
-    """Raise ModelFilesMissing for a local folder without any safetensors file.
+    """Raise ModelFilesMissing for a local folder without any weights.
 
     What is in the Hugging Face cache may still be downloaded.
     """
-    if folder.hub_name is None and not any(folder.path.glob("*.safetensors")):
+    if (
+        folder.hub_name is None
+        and folder.gguf is None
+        and not any(folder.path.glob("*.safetensors"))
+    ):
         raise ModelFilesMissing(f"{folder.path} has no *.safetensors weights; copy the whole model")

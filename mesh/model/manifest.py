@@ -81,7 +81,7 @@ def build_manifest(
     A quantised model has its own manifest, which says so; raises ModelError, and Abandoned
     between two pieces once ``check_wanted`` does.
     """
-    entries = locate_tensors(folder, list_range_tensors(config, 0, config.num_layers))
+    entries = locate_tensors(folder, config, list_range_tensors(config, 0, config.num_layers))
     tensors = {
         name: list(_describe(entry, quant_type, check_wanted)) for name, entry in entries.items()
     }
@@ -191,7 +191,7 @@ def check_manifest(
     _check_fields("architecture", manifest.architecture, describe_architecture(config))
     _check_fields("constants", manifest.constants, constants)
     for name, entry in sorted(
-        locate_tensors(folder, list_range_tensors(config, start, end)).items()
+        locate_tensors(folder, config, list_range_tensors(config, start, end)).items()
     ):
         if name not in manifest.tensors:
             raise ManifestMismatch(f"tensor {name} is not in the manifest")
@@ -238,8 +238,13 @@ def _hash_served(entry: TensorEntry, quant_type: str, check_wanted: CheckWanted)
 
 
 def hash_tensor(entry: TensorEntry, *, check_wanted: CheckWanted = always_wanted) -> str:
-    """SHA-256 hex of the tensor's stored little-endian bytes."""
+    """SHA-256 hex of the tensor's little-endian values: of the stored bytes, or dequantised."""
     digest = hashlib.sha256(_TENSOR_TAG)
+    if entry.gguf_rows is not None:
+        for values in entry.gguf_rows.iterate_served():
+            check_wanted()
+            digest.update(values)
+        return digest.hexdigest()
     left = entry.end - entry.begin
     with entry.file.open("rb") as file:
         file.seek(entry.begin)

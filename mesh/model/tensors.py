@@ -1,7 +1,7 @@
 """Which tensor of a checkpoint is in which file, and which ones a layer range needs.
 
 The safetensors header is parsed here without torch, so that a manifest can be checked and a
-plan made before anything heavy is imported.
+plan made before anything heavy is imported. mesh/model/gguf_tensors.py does the same for GGUF.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mesh.errors import ModelError, ModelFilesMissing, QuantisedCheckpoint
 from mesh.model.config import ModelConfig, read_json_object
 from mesh.model.files import ModelFolder, fetch_files
+
+if TYPE_CHECKING:
+    from mesh.model.gguf_tensors import GgufRows
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -30,7 +33,11 @@ HEAD = "lm_head.weight"
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor in a safetensors file; ``begin`` and ``end`` are byte offsets in the file."""
+    """One tensor in a file; ``begin`` and ``end`` are byte offsets in it.
+
+    ``dtype`` is what its values are, in the words of safetensors. A tensor of a GGUF file is read
+    through ``gguf_rows``; ``begin`` and ``end`` are then of its blocks.
+    """
 
     name: str
     file: Path
@@ -38,6 +45,7 @@ class TensorEntry:
     shape: tuple[int, ...]
     begin: int
     end: int
+    gguf_rows: GgufRows | None = None
 
 
 def list_layer_tensors(config: ModelConfig, layer: int) -> tuple[str, ...]:
@@ -81,11 +89,18 @@ def is_layer_matrix(entry: TensorEntry) -> bool:
     return entry.name.startswith("model.layers.") and len(entry.shape) == 2
 
 
-def locate_tensors(folder: ModelFolder, names: Iterable[str]) -> dict[str, TensorEntry]:
+def locate_tensors(
+    folder: ModelFolder, config: ModelConfig, names: Iterable[str]
+) -> dict[str, TensorEntry]:
     """Find these tensors, downloading only the files that hold them.
 
     Raises ModelFilesMissing, QuantisedCheckpoint or ModelError.
     """
+    if folder.gguf is not None:
+        # Here only: other checkpoints need no gguf.
+        from mesh.model.gguf_tensors import locate_gguf_tensors
+
+        return locate_gguf_tensors(folder.gguf, config, names)
     wanted = tuple(names)
     files = _file_of_each(folder, wanted)
     fetch_files(folder, files.values())
@@ -94,6 +109,7 @@ def locate_tensors(folder: ModelFolder, names: Iterable[str]) -> dict[str, Tenso
     for name in wanted:
         entry = headers[files[name]].get(name)
         if entry is None:
+            _refuse_packed(name, headers[files[name]])
             raise ModelFilesMissing(f"{files[name]} has no tensor {name}; the checkpoint is broken")
         if entry.dtype not in STORED_DTYPES:
             raise QuantisedCheckpoint(f"{name} is stored as {entry.dtype}")
@@ -111,11 +127,19 @@ def _file_of_each(folder: ModelFolder, names: Iterable[str]) -> dict[str, str]:
     for name in names:
         file = weight_map.get(name)
         if not isinstance(file, str):
+            _refuse_packed(name, weight_map)
             raise ModelFilesMissing(f"{INDEX_FILE} does not list {name}")
         if Path(file).name != file or not file.endswith(".safetensors"):
             raise ModelError(f"{INDEX_FILE} names {file!r}, which is not a safetensors file")
         files[name] = file
     return files
+
+
+def _refuse_packed(name: str, listed: Iterable[str]) -> None:
+    """Raise QuantisedCheckpoint where AWQ's or GPTQ's packed integers stand for a matrix."""
+    packed = f"{name.removesuffix('.weight')}.qweight"
+    if packed in listed:
+        raise QuantisedCheckpoint(f"{packed} is there instead of {name}, as AWQ and GPTQ store it")
 
 
 def read_header(path: Path) -> Mapping[str, TensorEntry]:

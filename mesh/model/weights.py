@@ -1,11 +1,11 @@
-"""The weights of a layer range, read from safetensors: only the tensors that it needs."""
+"""The weights of a layer range, read from safetensors or GGUF: only the tensors that it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -25,6 +25,9 @@ from mesh.model.tensors import (
     list_range_tensors,
     locate_tensors,
 )
+
+if TYPE_CHECKING:
+    from mesh.model.gguf_tensors import GgufRows
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANT_TYPES = ("none", "int8")
@@ -147,7 +150,7 @@ def load_shard(
         raise ModelError(f"dtype {dtype} is not one of {', '.join(DTYPES)}")
     if quant_type not in QUANT_TYPES:
         raise ModelError(f"quant type {quant_type} is not one of {', '.join(QUANT_TYPES)}")
-    entries = locate_tensors(folder, list_range_tensors(config, start, end))
+    entries = locate_tensors(folder, config, list_range_tensors(config, start, end))
     with ExitStack() as stack:
         reader = TensorReader(
             stack,
@@ -178,12 +181,30 @@ def load_shard(
 
 def hash_quantised(entry: TensorEntry) -> str:
     """SHA-256 hex of the int8 values and scales that this matrix is served as."""
+    if entry.gguf_rows is not None:
+        return hash_int8(quantise(_read_gguf(entry.gguf_rows, entry.shape, torch.float32)))
     with safe_open(entry.file, framework="pt") as file:
         return hash_int8(quantise(file.get_tensor(entry.name)))
 
 
+def _read_gguf(
+    rows: GgufRows,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    check_wanted: CheckWanted = always_wanted,
+) -> Tensor:
+    """Dequantise a whole tensor piece by piece, each rounded once to ``dtype``."""
+    whole = torch.empty((rows.rows, rows.columns), dtype=dtype)
+    first = 0
+    for piece in rows.iterate():
+        check_wanted()
+        whole[first : first + len(piece)] = torch.from_numpy(piece)
+        first += len(piece)
+    return whole.view(shape)
+
+
 class TensorReader:
-    """Reads tensors by name, one open file a checkpoint shard, and checks their shapes."""
+    """Reads tensors by name and checks their shapes; safetensors files stay open meanwhile."""
 
     def __init__(
         self,
@@ -200,17 +221,25 @@ class TensorReader:
         self._is_quantised = is_quantised
         self._dtype = dtype
         self._device = device
-        files = {entry.file for entry in entries.values()}
+        files = {entry.file for entry in entries.values() if entry.gguf_rows is None}
         self._files = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Read a whole tensor. Raises ModelError."""
+        rows = self._find(name, shape).gguf_rows
+        if rows is not None:
+            return _read_gguf(rows, shape, self._dtype, self._check_wanted).to(self._device)
         # A copy even on the CPU: the values must not follow later changes of the file.
         return self._read_stored(name, shape).to(device=self._device, dtype=self._dtype, copy=True)
 
     def read_rows(self, name: str, shape: tuple[int, int], rows: Tensor) -> Tensor:
         """Read these rows of a matrix; the file is mapped, so the others stay on disk."""
-        stored = self._read_stored(name, shape)[rows]
+        in_gguf = self._find(name, shape).gguf_rows
+        stored = (
+            self._read_stored(name, shape)[rows]
+            if in_gguf is None
+            else torch.from_numpy(in_gguf.read(rows.numpy()))
+        )
         return stored.to(device=self._device, dtype=self._dtype)
 
     def read_matrix(self, name: str, shape: tuple[int, ...]) -> Matrix:
@@ -221,12 +250,18 @@ class TensorReader:
         return quantise(self._read_stored(name, shape)).to(self._device)
 
     def _read_stored(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        entry = self._find(name, shape)
+        if entry.gguf_rows is not None:
+            return _read_gguf(entry.gguf_rows, shape, torch.float32, self._check_wanted)
+        tensor: Tensor = self._files[entry.file].get_tensor(name)
+        return tensor
+
+    def _find(self, name: str, shape: tuple[int, ...]) -> TensorEntry:
         self._check_wanted()
         entry = self._entries[name]
         if entry.shape != shape:
-            raise ModelError(f"{name} has shape {entry.shape}; config.json says {shape}")
-        tensor: Tensor = self._files[entry.file].get_tensor(name)
-        return tensor
+            raise ModelError(f"{name} has shape {entry.shape}; the configuration says {shape}")
+        return entry
 
 
 def get_embedding_shape(config: ModelConfig) -> tuple[int, int]:

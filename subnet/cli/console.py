@@ -93,10 +93,13 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
         "or register the node with `mesh chain register-node`",
     ),
     (ExtrinsicFailed, "run `mesh chain show` to see the state that the chain refers to"),
-    (ModelFilesMissing, "name a complete model folder, or a Hugging Face model that is at hand"),
+    (
+        ModelFilesMissing,
+        "name a complete model folder, a GGUF file, or a Hugging Face model that is at hand",
+    ),
     (
         QuantisedCheckpoint,
-        "name the model's checkpoint in bfloat16, float16 or float32; "
+        "name the model's checkpoint in bfloat16, float16 or float32, or a GGUF file; "
         "--quant-type int8 quantises it when it is loaded",
     ),
     (UnknownArchitecture, "name a model of a supported architecture"),

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def manifest(
-    model: Annotated[str, typer.Argument(help="Hugging Face name, or a local folder.")],
+    model: Annotated[
+        str, typer.Argument(help="Hugging Face name, a local folder, or a GGUF file.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="Write the manifest to this new file, not beside the model."),
@@ -49,7 +51,7 @@ def manifest(
     wait_passively()
     quantisation = check_quant_type(quant_type)
     folder = resolve_known_model(model)
-    config = load_config(folder.path)
+    config = load_config(folder.source)
     target = out or folder.path / MANIFEST_FILES[quantisation]
     _check_target(target, is_new=out is not None)
     made = None

@@ -20,7 +20,10 @@ app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_com
 @app.command()
 def mesh_test(
     model: Annotated[
-        str, typer.Argument(help="Hugging Face name, a local folder in that format, or mesh-tiny.")
+        str,
+        typer.Argument(
+            help="Hugging Face name, a local folder in that format, a GGUF file, or mesh-tiny."
+        ),
     ],
     hoster: Annotated[
         bool, typer.Option("--hoster", help="Serve blocks, answer challenges.")

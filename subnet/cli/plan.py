@@ -19,7 +19,9 @@ GIB = 1 << 30
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="Hugging Face name, or a local folder.")],
+    model: Annotated[
+        str, typer.Argument(help="Hugging Face name, a local folder, or a GGUF file.")
+    ],
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     torch_dtype: Annotated[
         str, typer.Option(help="auto (as saved), float32, bfloat16 or float16.")
@@ -50,7 +52,7 @@ def plan(
 ) -> None:
     """Say which blocks a hoster would serve here, in how much memory, and how fast.
 
-    Reads config.json only; no weights are downloaded. The speed is an estimate.
+    Reads the configuration only; no weights are downloaded. The speed is an estimate.
     """
     import asyncio
     import os
@@ -77,7 +79,7 @@ def plan(
     if memory is not None:
         memory_bytes = max(0, parse_size(memory, option="--memory") - get_runtime_bytes(device))
     folder = resolve_known_model(model)
-    config = load_config(folder.path)
+    config = load_config(folder.source)
     form = ServingFormat(
         config.stored_dtype if torch_dtype == "auto" else torch_dtype, quantisation
     )

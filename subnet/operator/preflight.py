@@ -80,7 +80,7 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     subnet_id, node = await _find_registration(config, key.peer_id)
     notices = _collect_notices(config, node, hotkey)
     folder = resolve_known_model(config.model)
-    model = load_config(folder.path)
+    model = load_config(folder.source)
     if config.role is Role.HOSTER:
         check_has_weights(folder)
     else:

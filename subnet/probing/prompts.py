@@ -50,12 +50,12 @@ _TOPICS = (
 )
 
 
-def make_prompter(folder: Path, config: ModelConfig) -> MakePrompt:
-    """Return what makes prompts for the model in ``folder``: questions, or random tokens where
+def make_prompter(source: Path, config: ModelConfig) -> MakePrompt:
+    """Return what makes prompts for the model in ``source``: questions, or random tokens where
     the model has no tokenizer.
     """
     try:
-        tokenizer = ChatTokenizer.load(folder)
+        tokenizer = ChatTokenizer.load(source)
     except ModelError:
         return lambda random: draw_tokens(random, config.vocab_size)
 

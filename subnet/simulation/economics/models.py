@@ -41,7 +41,7 @@ WIDE_CONFIG: dict[str, Any] = {
 def load_shipped() -> ModelAnswers:
     """Return what the shipped model answers, by torch."""
     folder = resolve_known_model(SHIPPED_MODEL_NAME)
-    config = load_config(folder.path)
+    config = load_config(folder.source)
     return _make_answers(load_shard(folder, config, start=0, end=config.num_layers))
 
 

@@ -60,9 +60,13 @@ def test_unknown_model_architecture_is_refused_by_name():
         parse_config({**FIELDS, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}})
 
 
-def test_a_quantised_checkpoint_is_refused_by_its_method():
-    with pytest.raises(QuantisedCheckpoint, match="fp8"):
-        parse_config({**FIELDS, "quantization_config": {"quant_method": "fp8"}})
+@pytest.mark.parametrize("method", ["fp8", "awq", "gptq"])
+def test_a_quantised_checkpoint_is_refused_by_its_method(method):
+    with pytest.raises(QuantisedCheckpoint, match=method):
+        parse_config({**FIELDS, "quantization_config": {"quant_method": method}})
+
+
+def test_an_empty_quantization_config_means_none():
     assert parse_config({**FIELDS, "quantization_config": None}).num_layers == 4
 
 

@@ -129,6 +129,24 @@ def test_weights_stored_in_another_type_are_refused_by_name(make_checkpoint, tmp
     load_shard(located, config, start=0, end=1)
 
 
+@pytest.mark.parametrize("is_cut", [False, True], ids=["one file", "several"])
+def test_packed_integers_of_awq_and_gptq_are_refused_by_name(make_checkpoint, tmp_path, is_cut):
+    """Older tools leave no quantization_config in config.json."""
+    folder = tmp_path / "packed"
+    shutil.copytree(make_checkpoint(), folder)
+    tensors = load_file(folder / "model.safetensors")
+    taken = tensors.pop("model.layers.2.mlp.up_proj.weight")
+    tensors["model.layers.2.mlp.up_proj.qweight"] = taken.to(torch.int32)
+    (folder / "model.safetensors").unlink()
+    save_file(tensors, folder / ("part.safetensors" if is_cut else "model.safetensors"))
+    if is_cut:
+        index = {"weight_map": dict.fromkeys(tensors, "part.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    located, config = resolve_model_folder(str(folder)), load_config(folder)
+    with pytest.raises(QuantisedCheckpoint, match=r"layers\.2\.mlp\.up_proj\.qweight .* GPTQ"):
+        load_shard(located, config, start=2, end=3)
+
+
 def test_a_device_that_is_not_there_is_said_before_weights_are_read(make_checkpoint, tmp_path):
     folder = tmp_path / "empty"
     shutil.copytree(make_checkpoint(), folder)
@@ -234,7 +252,8 @@ def test_path_outside_the_folder_in_the_index_is_refused(make_checkpoint, tmp_pa
     index = {"weight_map": {"model.norm.weight": "../../secret.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="not a safetensors file"):
-        locate_tensors(resolve_model_folder(str(folder)), ["model.norm.weight"])
+        located = resolve_model_folder(str(folder))
+        locate_tensors(located, load_config(folder), ["model.norm.weight"])
 
 
 def test_the_shipped_model_is_known_by_its_name_from_any_folder(

@@ -1,0 +1,219 @@
+"""What config.json would say of a model that is in a GGUF file.
+
+llama.cpp's names become Hugging Face's, so that the limits and refusals of mesh/model/config.py
+hold for both. What would change a layer's output and is not known here is refused by name:
+experts, rotary scaling other than Llama 3's and the linear one, tensors that no family has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mesh.errors import ModelError, ModelFilesMissing, UnknownArchitecture
+from mesh.model.config import (
+    DEFAULT_ROPE_THETA,
+    MAX_NUMBER,
+    MAX_WIDTH,
+    ModelConfig,
+    parse_config,
+)
+from mesh.model.gguf_file import GgufFile, Value, read_gguf
+from mesh.model.gguf_tensors import get_gguf_name, read_vector
+from mesh.model.tensors import list_range_tensors
+
+FAMILIES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""GGUF's ``general.architecture`` -> ours. llama.cpp calls Mistral llama."""
+WINDOWED_LLAMA = "MistralForCausalLM"
+ROPE_FACTORS = "rope_freqs.weight"
+END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
+LLAMA3_LOW, LLAMA3_HIGH, LLAMA3_CONTEXT = 1.0, 4.0, 8192
+"""What every Llama 3 scales its rotary positions by; files have only the factors that follow."""
+FACTOR_TOLERANCE = 1e-3
+"""Factors are float32, computed in float32 by whoever made the file."""
+
+
+def load_gguf_config(path: Path) -> ModelConfig:
+    """Read a file's configuration. Raises ModelFilesMissing, UnknownArchitecture or ModelError."""
+    file = read_gguf(path)
+    try:
+        config = parse_config(describe_fields(file))
+    except ModelError as error:
+        raise type(error)(str(error).replace("config.json", path.name)) from error
+    _check_tensors(file, config)
+    return config
+
+
+def read_gguf_fields(path: Path) -> dict[str, Any]:
+    """Return what config.json would hold. Raises as load_gguf_config."""
+    return describe_fields(read_gguf(path))
+
+
+def describe_fields(file: GgufFile) -> dict[str, Any]:
+    """Return a header's numbers under the names of config.json."""
+    architecture = file.fields.get("general.architecture")
+    if architecture not in FAMILIES:
+        raise UnknownArchitecture(
+            f"{file.path.name} has the architecture {architecture!r:.40}; "
+            f"GGUF files of {', '.join(FAMILIES)} are supported"
+        )
+    if file.fields.get("split.count", 1) not in (0, 1):
+        raise ModelError(
+            f"{file.path.name} is one of several parts; join them with llama-gguf-split --merge"
+        )
+    keys = _Keys(file, str(architecture))
+    if keys.find("expert_count"):
+        raise UnknownArchitecture(f"{file.path.name} is a {architecture} with experts")
+    shape = _describe_shape(keys)
+    fields = shape | {
+        "architectures": [_name_family(keys)],
+        "rope_parameters": _describe_rope(keys, shape["head_dim"]),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "attention_bias": keys.has("blk.0.attn_output.bias"),
+        "mlp_bias": keys.has("blk.0.ffn_gate.bias"),
+        "eos_token_id": _list_end_tokens(file),
+        "bos_token_id": file.fields.get("tokenizer.ggml.bos_token_id"),
+        "pad_token_id": file.fields.get("tokenizer.ggml.padding_token_id"),
+        # What quantised blocks are widened to, and no type that a file mixes in is wider.
+        "dtype": "float32",
+    }
+    window = keys.find("attention.sliding_window")
+    if window:
+        fields |= {"sliding_window": window, "use_sliding_window": True}
+    return fields
+
+
+def _list_end_tokens(file: GgufFile) -> list[int]:
+    found = [file.fields.get(f"tokenizer.ggml.{name}") for name in END_TOKENS]
+    return list(dict.fromkeys(token for token in found if isinstance(token, int)))
+
+
+class _Keys:
+    """A header's fields of one architecture."""
+
+    def __init__(self, file: GgufFile, architecture: str) -> None:
+        self.file = file
+        self.architecture = architecture
+
+    def find(self, name: str) -> Value:
+        """Return a field, None without it; a list of equal numbers, one a layer, is that number."""
+        value = self.file.fields.get(f"{self.architecture}.{name}")
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]
+        return _shorten(value) if isinstance(value, float) else value
+
+    def has(self, tensor: str) -> bool:
+        return tensor in self.file.tensors
+
+
+def _shorten(value: float) -> float:
+    """Return the shortest decimal of a float32, which its maker was given: 1e-05, not 9.99…e-06."""
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))
+
+
+def _name_family(keys: _Keys) -> str:
+    if keys.architecture == "llama" and keys.find("attention.sliding_window"):
+        return WINDOWED_LLAMA
+    return FAMILIES[keys.architecture]
+
+
+def _describe_shape(keys: _Keys) -> dict[str, Any]:
+    embedding = keys.file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise ModelFilesMissing(f"{keys.file.path.name} has no tensor token_embd.weight")
+    heads, hidden = keys.find("attention.head_count"), keys.find("embedding_length")
+    head_dim = keys.find("attention.key_length")
+    if head_dim is None and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
+        head_dim = hidden // heads
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if keys.find(name) not in (None, head_dim):
+            raise UnknownArchitecture(
+                f"{keys.file.path.name} has {name} {keys.find(name)} with heads of {head_dim}"
+            )
+    return {
+        "num_hidden_layers": keys.find("block_count"),
+        "hidden_size": hidden,
+        "intermediate_size": keys.find("feed_forward_length"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys.find("attention.head_count_kv"),
+        "head_dim": head_dim,
+        # Metadata may count other tokens than those that have a row.
+        "vocab_size": embedding.shape[0],
+        "max_position_embeddings": keys.find("context_length"),
+        "rms_norm_eps": keys.find("attention.layer_norm_rms_epsilon"),
+    }
+
+
+def _describe_rope(keys: _Keys, head_dim: Any) -> dict[str, Any]:
+    """Return rotary parameters as transformers has them."""
+    theta = keys.find("rope.freq_base") or DEFAULT_ROPE_THETA
+    factor = keys.find("rope.scaling.factor") or keys.find("rope.scale_linear") or 1.0
+    # llama.cpp takes a factor without a type for the linear one.
+    kind = keys.find("rope.scaling.type") or ("none" if factor == 1.0 else "linear")
+    if not isinstance(kind, str):
+        raise ModelError(f"{keys.file.path.name} has the rotary scaling {kind!r:.40}")
+    if keys.has(ROPE_FACTORS):
+        if kind != "none":
+            raise UnknownArchitecture(f"{keys.file.path.name} scales rotary positions twice")
+        return {"rope_theta": theta, **_recognise_llama3(keys.file, theta, head_dim)}
+    if kind == "none":
+        return {"rope_theta": theta, "rope_type": "default"}
+    return {"rope_theta": theta, "rope_type": f"{kind:.40}", "factor": factor}
+
+
+def _recognise_llama3(file: GgufFile, theta: Any, head_dim: Any) -> Mapping[str, Any]:
+    """Return Llama 3's parameters where a file's factors follow from them.
+
+    A file has one factor for each frequency, and the largest is the model's. Raises
+    UnknownArchitecture for others.
+    """
+    if not isinstance(head_dim, int) or not 1 < head_dim <= MAX_WIDTH:
+        raise ModelError(f"{file.path.name} has heads of {head_dim!r:.40} numbers")
+    found = read_vector(file, ROPE_FACTORS, head_dim // 2)
+    factor = _shorten(float(found.max()))
+    is_usable = isinstance(theta, int | float) and 0 < theta <= MAX_NUMBER and 1 < factor < math.inf
+    if not is_usable or not np.allclose(
+        found, compute_llama3_factors(theta, len(found), factor), rtol=FACTOR_TOLERANCE
+    ):
+        raise UnknownArchitecture(f"{file.path.name} has rotary factors that are not Llama 3's")
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": LLAMA3_LOW,
+        "high_freq_factor": LLAMA3_HIGH,
+        "original_max_position_embeddings": LLAMA3_CONTEXT,
+    }
+
+
+def compute_llama3_factors(theta: float, count: int, factor: float) -> NDArray[np.float64]:
+    """Return by what Llama 3 divides each of ``count`` frequencies."""
+    wavelengths = 2 * math.pi * theta ** (np.arange(count, dtype=np.float64) / count)
+    blend = (LLAMA3_CONTEXT / wavelengths - LLAMA3_LOW) / (LLAMA3_HIGH - LLAMA3_LOW)
+    # Below 0 a wavelength is long, above 1 it is short.
+    blend = np.clip(blend, 0, 1)
+    factors: NDArray[np.float64] = 1 / ((1 - blend) / factor + blend)
+    return factors
+
+
+def _check_tensors(file: GgufFile, config: ModelConfig) -> None:
+    """Refuse a file with tensors that this architecture does not compute with."""
+    known = {
+        get_gguf_name(str(file.fields["general.architecture"]), name)
+        for name in list_range_tensors(config, 0, config.num_layers)
+    }
+    unknown = sorted(file.tensors.keys() - known - {ROPE_FACTORS})
+    if unknown:
+        raise UnknownArchitecture(
+            f"{file.path.name} has the tensor {unknown[0]!r:.80}, "
+            f"which {config.architecture} does not have"
+        )
