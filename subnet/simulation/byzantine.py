@@ -18,9 +18,11 @@ from consensus.challenge import compute_owed_layers
 from consensus.commitment import compute_score_commitment, make_commit_context
 from consensus.protocol_params import MINIMAL
 from consensus.records import (
+    NO_SCORES,
     OutputCommit,
     RecordKind,
     ScoreReveal,
+    ScoreRow,
     decode_output_commit,
     decode_output_reveal,
     decode_score_reveal,
@@ -30,10 +32,13 @@ from consensus.records import (
     encode_score_reveal,
     encode_sighting,
 )
-from consensus.types import Epoch, Score, SubnetId, SubnetNodeId
+from consensus.roster import RosterNode
+from consensus.submission import Submission
+from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
 from keys.envelope import Envelope, compute_record_key, decode_envelope, seal
 from keys.peer import PeerId, PeerKey
 from subnet.epoch.interfaces import Receipt
+from subnet.errors import ChainUnavailable, ExtrinsicFailed
 from subnet.simulation.chain import Endpoint
 from subnet.simulation.inference import (
     HONEST_NOISE,
@@ -85,6 +90,11 @@ class Behaviour(Enum):
     ACCUSE = "accuse"
     HIDE_LIST = "hide-list"
     CENSOR = "censor"
+    LIE_TOTALS = "lie-totals"
+    SEE_ALLIES = "see-allies"
+    NAME_ALLIES = "name-allies"
+    ATTEST_ALLIES = "attest-allies"
+    REFUSE = "refuse"
 
 
 MIN_WAIT_S = 1e-6
@@ -109,7 +119,9 @@ EDGED = {
     RecordKind.NAMED_LIST: Behaviour.EDGE_LIST,
 }
 """Which records leave so near their deadline that some nodes see them in time and others do not."""
-SEEING = frozenset({Behaviour.SEE_NOTHING, Behaviour.SEE_WRONG, Behaviour.ACCUSE})
+SEEING = frozenset(
+    {Behaviour.SEE_NOTHING, Behaviour.SEE_WRONG, Behaviour.SEE_ALLIES, Behaviour.ACCUSE}
+)
 WORTHLESS = frozenset(
     {
         Behaviour.GARBAGE,
@@ -162,7 +174,11 @@ class Knowledge:
     key: PeerKey
     windows: Windows
     victim: PeerId
+    allies: frozenset[PeerId]
+    """All dishonest nodes, this one among them."""
     peers: Mapping[int, PeerId]
+    list_nodes: Callable[[Epoch], Sequence[RosterNode]]
+    """The nodes of an epoch: sightings speak of their places in this order."""
     compute_delay_s: Callable[[Epoch, int], float]
     """Virtual seconds until the block at an offset of an epoch; below 0 once it is there."""
     find_own: Callable[[RecordKind, Epoch], Envelope]
@@ -208,11 +224,30 @@ class EvilStore:
 
     async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
         values = await self._inner.fetch(keys, timeout_s=timeout_s)
-        if Behaviour.CENSOR not in self._behaviours:
+        if not self._behaviours & {Behaviour.CENSOR, Behaviour.NAME_ALLIES}:
             return values
         # What it does not read, it neither lists nor names.
-        victim = self._knowledge.victim
-        return {k: value for k, value in values.items() if decode_envelope(value).author != victim}
+        return {
+            k: value for k, value in values.items() if not self._ignores(decode_envelope(value))
+        }
+
+    def _ignores(self, record: Envelope) -> bool:
+        """Whether a record is the victim's, or a sighting that a list of allies can do without."""
+        if Behaviour.CENSOR in self._behaviours and record.author == self._knowledge.victim:
+            return True
+        if Behaviour.NAME_ALLIES not in self._behaviours or record.kind != RecordKind.SIGHTING:
+            return False
+        allies = self._knowledge.allies
+        validators = [
+            node.peer_id
+            for node in self._knowledge.list_nodes(Epoch(record.epoch))
+            if node.node_class is NodeClass.VALIDATOR
+        ]
+        others = [peer for peer in validators if peer not in allies]
+        num_allies = len(validators) - len(others)
+        # Two thirds of all must be named.
+        needed = -(-2 * len(validators) // 3) - num_allies
+        return record.author not in allies and record.author not in others[: max(0, needed)]
 
     async def publish(self, key: bytes, value: bytes, expires_at: int) -> bool:
         record = decode_envelope(value)
@@ -241,6 +276,8 @@ class EvilStore:
             return True
         if record.kind == RecordKind.NAMED_LIST and Behaviour.HIDE_LIST in does:
             return True
+        if record.kind in _SCORE_KINDS and Behaviour.LIE_TOTALS in does:
+            record = self._bend_totals(record)
         if record.kind == RecordKind.SIGHTING and does & SEEING:
             return await self._send(self._see(record))
         if any(record.kind == EQUIVOCATED.get(behaviour) for behaviour in does):
@@ -291,13 +328,45 @@ class EvilStore:
         sighting = replace(decode_sighting(record.body), commitment=commitment)
         return self._seal_like(record, encode_sighting(sighting))
 
+    def _bend_totals(self, record: Envelope) -> Envelope:
+        """Promise and show right tags, twice the totals of allies, and half of all others'."""
+        epoch = Epoch(record.epoch)
+        if record.kind == RecordKind.SCORE_REVEAL:
+            shown = decode_score_reveal(record.body)
+            rows = self._bend_rows(shown.rows, epoch)
+            return self._seal_like(record, encode_score_reveal(ScoreReveal(shown.salt, rows)))
+        sighting = decode_sighting(record.body)
+        if sighting.commitment == NO_SCORES:
+            return record
+        own = decode_score_reveal(self._knowledge.find_own(RecordKind.SCORE_REVEAL, epoch).body)
+        commitment = compute_score_commitment(
+            make_commit_context(record), salt=own.salt, rows=self._bend_rows(own.rows, epoch)
+        )
+        return self._seal_like(record, encode_sighting(replace(sighting, commitment=commitment)))
+
+    def _bend_rows(self, rows: Sequence[ScoreRow], epoch: Epoch) -> tuple[ScoreRow, ...]:
+        allies = {
+            node.node_id
+            for node in self._knowledge.list_nodes(epoch)
+            if node.peer_id in self._knowledge.allies
+        }
+        return tuple(
+            row._replace(total=Score(2 * row.total if row.node_id in allies else row.total // 2))
+            for row in rows
+        )
+
     def _see(self, record: Envelope) -> Envelope:
         """Say that one saw nothing, or other records than there are, or that nobody serves."""
-        sighting = decode_sighting(record.body)
+        sighting, epoch = decode_sighting(record.body), Epoch(record.epoch)
         if Behaviour.ACCUSE in self._behaviours:
             sighting = replace(sighting, failed_probes=frozenset(range(sighting.num_nodes)))
         elif Behaviour.SEE_NOTHING in self._behaviours:
             sighting = replace(sighting, seen=())
+        elif Behaviour.SEE_ALLIES in self._behaviours:
+            nodes, allies = self._knowledge.list_nodes(epoch), self._knowledge.allies
+            places = {place for place, node in enumerate(nodes) if node.peer_id in allies}
+            seen = [row for row in sighting.seen if row.position in places]
+            sighting = replace(sighting, seen=tuple(seen))
         else:
             seen = [row._replace(name=self._random.randbytes(16)) for row in sighting.seen]
             sighting = replace(sighting, seen=tuple(seen))
@@ -384,19 +453,26 @@ def _say_otherwise(record: Envelope) -> bytes:
 
 
 class EvilWriter:
-    """Proposes other rows than the node computed."""
+    """Proposes other rows than the node computed, or attests nothing."""
 
-    def __init__(self, inner: Endpoint, node_id: int, random: Random) -> None:
+    def __init__(
+        self, inner: Endpoint, node_id: int, behaviours: frozenset[Behaviour], random: Random
+    ) -> None:
         self._inner = inner
         self._node_id = SubnetNodeId(node_id)
+        self._behaviours = behaviours
         self._random = random
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
     ) -> Receipt:
-        return await self._inner.propose(subnet_id, self._bend(list(scores)), args)
+        if Behaviour.BAD_PROPOSAL in self._behaviours:
+            scores = self._bend(list(scores))
+        return await self._inner.propose(subnet_id, scores, args)
 
     async def attest(self, subnet_id: SubnetId) -> Receipt:
+        if Behaviour.REFUSE in self._behaviours:
+            raise ChainUnavailable("it attests only what an ally proposes")
         return await self._inner.attest(subnet_id)
 
     def _bend(
@@ -417,3 +493,39 @@ class EvilWriter:
                 return tuple(rows[1:])
             case _:
                 return ()
+
+
+class EvilReader:
+    """Reads the chain, and attests what an ally has proposed without looking at it."""
+
+    def __init__(
+        self,
+        inner: Endpoint,
+        allies: frozenset[int],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self._inner = inner
+        self._allies = allies
+        self._spawn = spawn
+        self._note = note
+        self._newest = Epoch(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def fetch_submission(
+        self, subnet_id: SubnetId, epoch: Epoch, *, at_block: BlockNumber | None = None
+    ) -> Submission | None:
+        submission = await self._inner.fetch_submission(subnet_id, epoch, at_block=at_block)
+        if submission is not None and submission.proposer in self._allies and epoch > self._newest:
+            self._newest = epoch
+            self._spawn(self._attest(subnet_id))
+        return submission
+
+    async def _attest(self, subnet_id: SubnetId) -> None:
+        try:
+            await self._inner.attest(subnet_id)
+        except (ChainUnavailable, ExtrinsicFailed):
+            return
+        self._note("lies-attested")

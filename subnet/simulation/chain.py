@@ -20,17 +20,21 @@ from typing import Any
 from consensus.roster import RosterNode
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, Score, SubnetId, SubnetNodeId
+from devchain import storage
 from devchain.calls import (
     ActivateSubnet,
     ActivateSubnetNode,
+    AddToDelegateStake,
     Attest,
     NetworkCall,
+    OwnerUpdateMinSubnetNodeReputation,
     ProposeAttestation,
     RegisterSubnet,
     RegisterSubnetNode,
 )
 from devchain.chain_types import (
     TENSOR,
+    ActivationMode,
     PeerInfo,
     RegistrationSubnetData,
     SubnetNodeConsensusData,
@@ -60,6 +64,7 @@ LIFETIMES = (4, 8, 16, 32, 64)
 """In how many blocks from its head on an extrinsic may land: the chain's mortal eras."""
 SETUP_BLOCKS = 2
 """Blocks in which subnet and nodes are registered and activated before anybody runs."""
+DELEGATED = 1_000 * TENSOR
 _STAKE = 100 * TENSOR
 
 
@@ -70,6 +75,14 @@ class Account:
     peer_id: PeerId
     coldkey: bytes
     hotkey: bytes
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the chain holds of a node: units at stake, and reputation at 10**18."""
+
+    stake: int
+    reputation: int
 
 
 @dataclass
@@ -97,6 +110,8 @@ class SimChain:
         seed: bytes,
         trace: Trace,
         epoch_length: int = EPOCH_LENGTH,
+        num_founders: int | None = None,
+        min_reputation: int | None = None,
     ) -> None:
         self.epoch_length = epoch_length
         self._seed = seed
@@ -113,12 +128,16 @@ class SimChain:
         self._headers: list[BlockInfo] = []
         self._watchers: list[Callable[[BlockInfo], None]] = []
         self._node_cache: dict[int, tuple[RosterNode, ...]] = {}
-        self.ledger = open_ledger(accounts, epoch_length)
+        self.ledger = open_ledger(accounts, epoch_length, mode=ActivationMode.AUTOMATIC)
         self._append_header(0)
         for number in range(1, SETUP_BLOCKS + 1):
             self._begin(number)
             if number == 1:
-                found_subnet(self.ledger, accounts)
+                found_subnet(self.ledger, accounts[:num_founders])
+                delegate(self.ledger, accounts[0].coldkey)
+                if min_reputation is not None:
+                    call = OwnerUpdateMinSubnetNodeReputation(SUBNET_ID, min_reputation)
+                    self.ledger.apply(accounts[0].coldkey, call)
 
     @property
     def best(self) -> BlockInfo:
@@ -129,6 +148,11 @@ class SimChain:
         subnet = read_subnet(self.ledger, SUBNET_ID)
         assert subnet is not None and subnet.slot is not None
         return subnet.slot
+
+    @property
+    def num_waiting(self) -> int:
+        """Extrinsics that wait for a block."""
+        return len(self._pool)
 
     def get_header(self, number: int) -> BlockInfo:
         return self._headers[number]
@@ -141,6 +165,23 @@ class SimChain:
         if block not in self._node_cache:
             self._node_cache[block] = read_nodes(self.view(block), SUBNET_ID)
         return self._node_cache[block]
+
+    def list_registered(self, block: int) -> frozenset[int]:
+        """Return the ids of all nodes, active or waiting, in the state of a block."""
+        state = self.ledger.state.at(block)
+        items = (storage.SUBNET_NODES_DATA, storage.REGISTERED_SUBNET_NODES_DATA)
+        return frozenset(node.id for item in items for _, node in state.items(item, SUBNET_ID))
+
+    def read_standings(self, block: int) -> dict[int, Standing]:
+        """Return stake and reputation of each activated node in the state of a block."""
+        state = self.ledger.state.at(block)
+        return {
+            node.node_id: Standing(
+                state.get(storage.ACCOUNT_SUBNET_STAKE, node.hotkey, SUBNET_ID),
+                state.get(storage.SUBNET_NODE_REPUTATION, SUBNET_ID, node.node_id),
+            )
+            for node in self.read_nodes(block)
+        }
 
     def get_time_s(self, number: int) -> float:
         """Return when a block is or was due, on the chain's clock."""
@@ -374,10 +415,21 @@ class Endpoint:
         return self._best.number if at_block is None else at_block
 
 
-def open_ledger(accounts: Sequence[Account], epoch_length: int = EPOCH_LENGTH) -> Ledger:
+def open_ledger(
+    accounts: Sequence[Account],
+    epoch_length: int = EPOCH_LENGTH,
+    *,
+    mode: ActivationMode = ActivationMode.MANUAL,
+) -> Ledger:
     """Return a chain on which each account's coldkey has what it needs."""
     balances = {account.coldkey: 10_000 * TENSOR for account in accounts}
-    return Ledger(LedgerConfig(epoch_length=epoch_length, balances=balances))
+    config = LedgerConfig(epoch_length=epoch_length, balances=balances, activation_mode=mode)
+    return Ledger(config)
+
+
+def delegate(ledger: Ledger, coldkey: bytes) -> None:
+    """Delegate to the subnet: without that the chain pays its nodes nothing."""
+    ledger.apply(coldkey, AddToDelegateStake(SUBNET_ID, DELEGATED))
 
 
 def found_subnet(ledger: Ledger, accounts: Sequence[Account]) -> None:
@@ -396,12 +448,14 @@ def found_subnet(ledger: Ledger, accounts: Sequence[Account]) -> None:
     )
     ledger.apply(owner, RegisterSubnet(100 * TENSOR, data))
     for node_id, account in enumerate(accounts, start=1):
-        ledger.apply(account.coldkey, _make_registration(account))
-        ledger.apply(account.coldkey, ActivateSubnetNode(SUBNET_ID, node_id))
+        ledger.apply(account.coldkey, make_registration(account))
+        if ledger.config.activation_mode is ActivationMode.MANUAL:
+            ledger.apply(account.coldkey, ActivateSubnetNode(SUBNET_ID, node_id))
     ledger.apply(owner, ActivateSubnet(SUBNET_ID))
 
 
-def _make_registration(account: Account) -> RegisterSubnetNode:
+def make_registration(account: Account) -> RegisterSubnetNode:
+    """Return the call with which an account's owner registers its node."""
     return RegisterSubnetNode(
         subnet_id=SUBNET_ID,
         hotkey=account.hotkey,

@@ -7,7 +7,7 @@ production code's. A violation is noted where it happens and ends the run at the
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from consensus.attestation import is_backed
@@ -18,6 +18,7 @@ from consensus.commitment import (
     check_score_reveal,
     make_commit_context,
 )
+from consensus.duties import MAX_SUBMISSION_ATTEMPTS
 from consensus.errors import InvalidRecord, Reason
 from consensus.naming import NOTHING_NAMED
 from consensus.protocol_params import MINIMAL
@@ -32,12 +33,16 @@ from consensus.records import (
     decode_sighting,
 )
 from consensus.report import EpochReport
+from consensus.roster import RosterNode
+from consensus.rows import ScoreRows
 from consensus.scoring import LayerReason
 from consensus.submission import Submission
-from consensus.types import SCORE_ONE, Epoch, Role, SubnetNodeId
+from consensus.types import SCORE_ONE, Epoch, NodeClass, Role, SubnetNodeId
 from keys.envelope import Envelope, decode_envelope
 from subnet.journal.journal import KEPT_EPOCHS, Journal, SignedRecord
+from subnet.simulation.bounds import compute_bound, compute_store_bound
 from subnet.simulation.byzantine import WORTHLESS, Behaviour
+from subnet.simulation.chain import Standing
 from subnet.simulation.inference import SHAPE
 from subnet.simulation.scenario import NodeSpec, Scenario
 from subnet.simulation.windows import (
@@ -75,13 +80,27 @@ class Chain:
 class Invariants:
     """Collects violations; ``raise_any`` raises the first."""
 
-    def __init__(self, scenario: Scenario, *, slot: int) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        slot: int,
+        read_nodes: Callable[[int], Sequence[RosterNode]],
+        read_elected: Callable[[Epoch], SubnetNodeId | None],
+    ) -> None:
+        """``read_nodes`` tells the chain's nodes in the state of a block."""
         self._scenario = scenario
+        self._read_nodes = read_nodes
+        self._read_elected = read_elected
         self._chain = Chain(slot, WINDOWS[scenario.epoch_length])
         self._specs = {spec.node_id: spec for spec in scenario.nodes}
         self._published: dict[tuple[int, int, int], bytes] = {}
         self._said_of: dict[tuple[Epoch, bytes], object] = {}
         self._copied: set[tuple[int, int]] = set()
+        self._started = {spec.node_id: 0 for spec in scenario.founders}
+        """The block at which each node's process was started first."""
+        self._ended: dict[int, int] = {}
+        """The block at which its process ended for good."""
         self.violations: list[str] = []
         self.num_checks = 0
 
@@ -93,6 +112,26 @@ class Invariants:
     def raise_any(self) -> None:
         if self.violations:
             raise Violation(f"{self.violations[0]}\nreplay: {self._scenario.command}")
+
+    # Who is there.
+
+    def started(self, node: int, block: int) -> None:
+        """The process of a node that has joined begins."""
+        self._started[node] = block
+
+    def ended(self, node: int, block: int) -> None:
+        """The process of a node ends for good: by its owner, or because the chain dropped it."""
+        self._ended[node] = block
+
+    def _works_in(self, node: int, epoch: int) -> bool:
+        """Whether the process of a node is there from an epoch's first block to its last."""
+        first, next_first = (self._chain.first_block(number) for number in (epoch, epoch + 1))
+        has_ended = self._ended.get(node, next_first) < next_first
+        return self._started.get(node, first + 1) <= first and not has_ended
+
+    def _read_roster(self, epoch: int) -> dict[int, RosterNode]:
+        nodes = self._read_nodes(self._chain.first_block(epoch))
+        return {node.node_id: node for node in nodes}
 
     # What honest nodes say.
 
@@ -184,13 +223,38 @@ class Invariants:
         )
         if list_hash == NOTHING_NAMED:
             # Nobody is elected in epoch 0; later, connected nodes can always have the sightings.
-            is_right = report.epoch == 0 or not self._scenario.is_connected
+            is_right = report.epoch == 0 or not self._is_reliable
             self.require(is_right, f"{name} rest on no sightings")
+            return
+        if not self._is_basis_honest(report.epoch):
             return
         self._check_cheats(name, report)
         self._check_honest_hosters(name, report)
-        if self._scenario.is_connected:
+        if self._is_reliable:
             self._check_everybody(name, report)
+
+    @property
+    def _is_reliable(self) -> bool:
+        """Whether every epoch must be scored, attested and paid.
+
+        The honest are connected, and fewer than a third of the Validator-class nodes are hostile.
+        Others can stop an epoch by their silence alone, as on the chain itself (docs/protocol.md,
+        11), and to ask more of the protocol here would be to ask what it denies.
+        """
+        return self._scenario.is_connected and self._scenario.is_tolerable
+
+    def _is_basis_honest(self, epoch: int) -> bool:
+        """Whether liars alone cannot have decided which records of an epoch count.
+
+        From a third of the Validator-class nodes on, liars are half of two thirds of the sightings.
+        One that proposes names its allies', so its records count and the honest ones' do not: the
+        protocol promises who is paid below a third only (docs/protocol.md, 7). That all compute the
+        same from what is named, and attest nothing else, is asked in every run.
+        """
+        if self._scenario.is_tolerable:
+            return True
+        proposer = self._read_elected(Epoch(epoch + 1))
+        return proposer is not None and proposer in self._scenario.honest
 
     def _check_cheats(self, name: str, report: EpochReport) -> None:
         for spec in self._specs.values():
@@ -233,38 +297,63 @@ class Invariants:
                     )
 
     def _check_everybody(self, name: str, report: EpochReport) -> None:
-        """All honest nodes are connected: each has a row, and none earns nothing."""
+        """Each honest node that the chain lists next has a row, and who could work is paid."""
         rows: dict[int, int] = dict(report.rows)
+        roster, next_roster = self._read_roster(report.epoch), self._read_roster(report.epoch + 1)
         is_paid = any(hoster.score for hoster in report.hosters)
         for node_id in sorted(self._scenario.honest):
-            spec = self._specs[node_id]
+            spec, node = self._specs[node_id], next_roster.get(node_id)
+            is_listed = node is not None and node.has_class(
+                NodeClass.INCLUDED, Epoch(report.epoch + 1)
+            )
+            if not is_listed or not self._works_in(node_id, report.epoch):
+                continue
             self.require(node_id in rows, f"{name}: honest {spec} has no row")
             self.require(node_id not in report.unpaid, f"{name}: honest {spec} is not paid")
-            if spec.role is Role.HOSTER or (
-                is_paid and report.epoch >= 2 and not self._is_paid_by_another(spec)
-            ):
+            if self._must_earn(spec, report.epoch, roster, is_paid=is_paid):
                 self.require(rows.get(node_id, 0) > 0, f"{name}: honest {spec} earns nothing")
 
-    def _is_paid_by_another(self, spec: NodeSpec) -> bool:
-        """Whether a validator of the same coldkey comes first: pay for audits is per coldkey."""
-        return any(
+    def _must_earn(
+        self, spec: NodeSpec, epoch: Epoch, roster: Mapping[int, RosterNode], *, is_paid: bool
+    ) -> bool:
+        """Whether an honest node's work in an epoch has a share in what is paid for it.
+
+        A validator is paid for what it said of the epoch before, and only Validator-class nodes can
+        say something: so from its second epoch of that class on. Audits are paid once a coldkey.
+        """
+        node = roster.get(spec.node_id)
+        if spec.role is Role.HOSTER:
+            return node is not None and node.has_class(NodeClass.INCLUDED, epoch)
+        is_judge = node is not None and node.has_class(NodeClass.VALIDATOR, Epoch(epoch - 2))
+        is_first = not any(
             other.role is Role.VALIDATOR
             and other.coldkey == spec.coldkey
             and other.node_id < spec.node_id
+            and other.node_id in roster
             for other in self._specs.values()
         )
+        return is_paid and is_judge and is_first
 
     # What the chain holds.
 
-    def attesting(self, node: int, epoch: int, rows: object, submission: Submission | None) -> None:
-        """An honest node's attestation leaves or lands: the proposal is what the node computed."""
+    def attesting(
+        self, node: int, epoch: int, rows: ScoreRows | None, submission: Submission | None
+    ) -> None:
+        """An honest node's attestation leaves or lands: the proposal is what the node computed.
+
+        The chain itself takes the row of a node that it no longer lists out of a proposal.
+        """
         if submission is None:
             # A fork has just undone the proposal. The chain refuses to attest what is not there.
             return
         proposed = tuple(sorted(submission.scores))
+        kept = {node_id for node_id, _ in proposed}
+        kept |= {each.node_id for each in self._read_nodes(submission.block)}
+        computed = None if rows is None else tuple(row for row in rows if row[0] in kept)
         self.require(
-            rows == proposed,
-            f"node {node} attests in epoch {epoch} what it did not compute: {proposed}, not {rows}",
+            computed == proposed,
+            f"node {node} attests in epoch {epoch} what it did not compute: "
+            f"{proposed}, not {computed}",
         )
 
     def _is_attestation_due(self, elected: int, submission: Submission | None) -> bool:
@@ -285,16 +374,90 @@ class Invariants:
         is_due = epoch >= 1 and (self._scenario.is_connected or is_quiet)
         if not is_due or elected is None or not self._is_attestation_due(elected, submission):
             return
+        if not self._works_in(elected, epoch):
+            return  # Its owner has switched it off, and the chain still elects it.
         attested = frozenset() if submission is None else submission.attested
-        missing = sorted(self._scenario.honest - attested)
+        missing = sorted(self._list_voters(epoch) - attested)
         self.require(
             not missing, f"epoch {epoch} ends without the word of {missing} (elected {elected})"
         )
+
+    def _list_voters(self, epoch: int) -> frozenset[int]:
+        """Return the honest nodes that could attest all the time, by class and by process."""
+        last_block = self._chain.first_block(epoch + 1) - 1
+        left = {node.node_id for node in self._read_nodes(last_block)}
+        return frozenset(
+            node_id
+            for node_id, node in self._read_roster(epoch).items()
+            if node_id in self._scenario.honest & left
+            and node.has_class(NodeClass.VALIDATOR, Epoch(epoch))
+            and self._works_in(node_id, epoch)
+        )
+
+    def settled(
+        self,
+        epoch: int,
+        submission: Submission | None,
+        *,
+        before: Mapping[int, Standing],
+        after: Mapping[int, Standing],
+    ) -> None:
+        """The chain has paid and judged an epoch: no honest node has less than before.
+
+        Not asked of an epoch whose proposer shows its list at the deadline: who has it by then
+        attests, rightly, and who has not refuses, rightly. The chain lowers the fewer of them, by a
+        tenth of their reputation at most, and what one such epoch costs is all (docs/protocol.md,
+        11).
+        """
+        if epoch < 1 or not self._is_reliable:
+            return
+        proposer = None if submission is None else self._specs[submission.proposer]
+        if proposer is not None and Behaviour.EDGE_LIST in proposer.behaviours:
+            return
+        scores = {} if submission is None else dict(submission.scores)
+        is_agreed = submission is not None and is_two_thirds(submission)
+        for node_id in sorted(self._list_voters(epoch) & before.keys()):
+            name = f"honest node {node_id}, when epoch {epoch} was settled,"
+            was, now = before[node_id], after.get(node_id)
+            if now is None:
+                is_leaving = self._specs[node_id].leaves is not None
+                self.require(is_leaving, f"{name} was removed by the chain")
+                continue
+            lost = f"{was.reputation} to {now.reputation}"
+            self.require(now.reputation >= was.reputation, f"{name} went from reputation {lost}")
+            gained = now.stake - was.stake
+            is_due = is_agreed and scores.get(SubnetNodeId(node_id), 0) > 0
+            self.require(
+                gained > 0 if is_due else gained >= 0, f"{name} was paid {gained} (due: {is_due})"
+            )
+
+    # What a node and the chain's pool keep.
+
+    def kept(self, node: int, counts: Mapping[str, int], *, num_rows: int, num_held: int) -> None:
+        """So many entries, rows and records has an honest node in memory, journal and replica."""
+        num_nodes = len(self._specs)
+        for path, count in counts.items():
+            most = compute_bound(path, num_nodes=num_nodes)
+            self.require(count <= most, f"node {node} has {count} entries in {path}, not {most}")
+        most = compute_bound("Log._epochs", num_nodes=num_nodes)
+        self.require(num_rows <= most, f"node {node} has {num_rows} rows on disk, not {most}")
+        most = compute_store_bound(num_nodes)
+        self.require(num_held <= most, f"replica {node} holds {num_held} records, not {most}")
+
+    def waiting(self, num_extrinsics: int) -> None:
+        """So many extrinsics wait for the next block: a few of each node, and its owner's."""
+        most = (2 * MAX_SUBMISSION_ATTEMPTS + 1) * len(self._specs)
+        self.require(num_extrinsics <= most, f"{num_extrinsics} extrinsics wait, not {most}")
 
     def stopped(self, left: Iterable[object]) -> None:
         """Every node was told to stop."""
         names = [repr(task) for task in left]
         self.require(not names, f"still running: {names}")
+
+
+def is_two_thirds(submission: Submission) -> bool:
+    """Whether at least 66 % of the voters attested: what the chain asks for."""
+    return 100 * len(submission.attested) >= 66 * len(submission.voters)
 
 
 def _read_signed(connection: sqlite3.Connection, kind: int, epoch: int) -> bytes | None:
@@ -344,9 +507,14 @@ def _opens(commit: Envelope, reveal: Envelope) -> bool:
 
 
 def _list_votes(report: EpochReport, layer: int) -> list[LayerReason]:
+    """Return what came of each answer to a layer that had a vote.
+
+    Who is on probation has none, an honest node too: it committed, was killed, and did not reveal.
+    """
     return [
         reason
         for hoster in report.hosters
+        if hoster.penalty is not Reason.ON_PROBATION
         for reason in hoster.reasons
         if reason.layer == layer
         and reason.refusal in _VOTES

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -125,6 +125,11 @@ class Replica:
             return True
         return held == (expires_at, value)
 
+    def drop_expired(self, now_s: float) -> None:
+        """Forget what has expired, as stores do now and then."""
+        self.held = {key: held for key, held in self.held.items() if held[0] > now_s}
+        self._admitted = {known for known in self._admitted if known[2] > now_s}
+
     def answer(self, key: bytes, reader: int) -> tuple[float, bytes] | None:
         """Return what it tells a reader that it holds."""
         held = self.held.get(key)
@@ -149,13 +154,21 @@ class Network:
             node: Replica(node, _hash_position(peer.public_key))
             for node, peer in enumerate(peers, start=1)
         }
+        self.members = tuple(self.replicas)
+        """The nodes that others know, also while they are down."""
         self._nearest: dict[bytes, tuple[Replica, ...]] = {}
+
+    def set_members(self, nodes: Collection[int]) -> None:
+        """Say which nodes there are now: each key moves to the nearest of them."""
+        self.members = tuple(node for node in self.replicas if node in nodes)
+        self._nearest.clear()
 
     def find_nearest(self, key: bytes) -> tuple[Replica, ...]:
         """Return the replicas of a key, nearest first."""
         if key not in self._nearest:
             position = _hash_position(key)
-            ordered = sorted(self.replicas.values(), key=lambda r: r.position ^ position)
+            members = [self.replicas[node] for node in self.members]
+            ordered = sorted(members, key=lambda r: r.position ^ position)
             self._nearest[key] = tuple(ordered[:REPLICAS])
         return self._nearest[key]
 
@@ -239,7 +252,7 @@ class SimRecordStore:
 
     async def fetch(self, keys: Sequence[bytes], *, timeout_s: float) -> Mapping[bytes, bytes]:
         network, latencies = self._network, {}
-        for node in network.replicas:
+        for node in network.members:
             latency_s = network.draw_latency_s()
             if 2 * latency_s <= timeout_s and network.is_delivered(self._node, node):
                 latencies[node] = latency_s

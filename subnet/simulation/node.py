@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from consensus.protocol_params import MINIMAL
 from consensus.records import RecordKind
-from consensus.roster import compute_network_id
+from consensus.roster import RosterNode, compute_network_id
+from consensus.rows import ScoreRows
 from consensus.types import Epoch, Role, SubnetNodeId
 from keys.envelope import Envelope
 from keys.peer import PeerKey
@@ -49,6 +50,7 @@ from subnet.errors import JournalFailed
 from subnet.journal.journal import Journal
 from subnet.simulation.byzantine import (
     Behaviour,
+    EvilReader,
     EvilStore,
     EvilWriter,
     Knowledge,
@@ -85,6 +87,7 @@ class Setting:
     """What faults and lies did, by name."""
     peers: dict[int, Any]
     authors: dict[bytes, int]
+    liars: frozenset[int]
 
 
 def make_key(node_id: int) -> PeerKey:
@@ -139,7 +142,9 @@ class SimNode:
         self.journal: Journal | None = None
         self.receipts: ReceiptSink | None = None
         """Where a test wants to have what each epoch's scores are made from."""
-        self.judged: dict[Epoch, object] = {}
+        self.program: EpochLoop | None = None
+        """The loop of its present life, or of the last one."""
+        self.judged: dict[Epoch, ScoreRows] = {}
         """Rows by scored epoch, as this node computed them last for a proposal."""
         self.shown_lists: set[Epoch] = set()
         self.skew_s = 0.0
@@ -208,16 +213,21 @@ class SimNode:
             ConsensusRecordPolicy(lambda: rosters.table, admit_heartbeat=_refuse_heartbeat)
         )
         self.replica.lookup = self._look_up
-        await EpochLoop(self._build_context(switch, journal, rosters)).run()
+        self.program = EpochLoop(self._build_context(switch, journal, rosters))
+        await self.program.run()
 
     def _build_context(self, switch: Switch, journal: Journal, rosters: Rosters) -> NodeContext:
         writer: Any = _WatchedWriter(self)
         store: Any = self.store
+        reader: Any = self.endpoint
         if not self.spec.is_honest:
-            store = EvilStore(self.store, self._know(), self.spec.behaviours, self.random)
-            writer = self.endpoint
-            if Behaviour.BAD_PROPOSAL in self.spec.behaviours:
-                writer = EvilWriter(self.endpoint, self.node_id, self.random)
+            does, setting = self.spec.behaviours, self.setting
+            knowledge = self._know()
+            store = EvilStore(self.store, knowledge, does, self.random)
+            writer = EvilWriter(self.endpoint, self.node_id, does, self.random)
+            if Behaviour.ATTEST_ALLIES in does:
+                allies = setting.liars - {self.node_id}
+                reader = EvilReader(self.endpoint, allies, setting.spawn, knowledge.note)
         inference = Guard(self.inference, switch)
         started_s = asyncio.get_running_loop().time() if self.lives > 1 else -MODEL_LOAD_S
 
@@ -233,7 +243,7 @@ class SimNode:
             rosters=rosters,
             store=Guard(store, switch),
             peers=Guard(self.peers, switch),
-            reader=Guard(self.endpoint, switch),
+            reader=Guard(reader, switch),
             writer=Guard(writer, switch),
             run=run_inline,
             observe=self._observe,
@@ -272,6 +282,11 @@ class SimNode:
             assert self.journal is not None
             return self.journal.own_records[kind, epoch].envelope
 
+        def list_nodes(epoch: Epoch) -> Sequence[RosterNode]:
+            assert self.journal is not None
+            roster = self.journal.rosters.get(epoch)
+            return () if roster is None else roster.nodes
+
         def chain_hash(epoch: Epoch, offset: int) -> bytes:
             block = setting.chain.slot + epoch * setting.chain.epoch_length + offset
             return setting.chain.get_header(block).block_hash
@@ -280,6 +295,8 @@ class SimNode:
             key=self.key,
             windows=windows,
             victim=setting.peers[self.victim],
+            allies=frozenset(setting.peers[node_id] for node_id in setting.liars),
+            list_nodes=list_nodes,
             peers=setting.peers,
             compute_delay_s=compute_delay_s,
             find_own=find_own,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache
+from itertools import combinations
 from random import Random
 
 from consensus.types import LayerRange, Role
@@ -18,6 +21,10 @@ EPOCH_LENGTH_WEIGHTS = (80, 12, 8)
 """How often epochs of 20, 50 and 100 blocks are drawn."""
 MAX_FAMILIES = 6
 """More at once leave too few epochs that are attested, and so little to check."""
+SEEDS_PER_ROUND = 100
+"""Within so many seeds each pair of families occurs about as often as any other."""
+MAX_ABSENT_EPOCHS = 11
+"""About so many epochs after a node fell silent the chain has removed it."""
 QUIET_EPOCHS = 2
 """Faults stop so many epochs before the end. A node that was down for the whole scored epoch
 judges it like the others, so only the sightings of the scored epoch itself must be had."""
@@ -49,10 +56,14 @@ class Fault(Enum):
     """The newest blocks are replaced, never a final one."""
     LATE_BLOCKS = "late-blocks"
     """Slots without a block, and blocks that come late."""
+    ROSTER = "roster"
+    """Nodes that join and become Validators, that leave, and that the chain removes."""
+    COLLUSION = "collusion"
+    """Dishonest nodes with one plan: up to just under half of all."""
 
 
-LYING = (Fault.BYZANTINE, Fault.SPLIT, Fault.EDGE, Fault.SELECT)
-CHAIN_FAULTS = (Fault.FORK, Fault.LATE_BLOCKS)
+LYING = (Fault.BYZANTINE, Fault.SPLIT, Fault.EDGE, Fault.SELECT, Fault.COLLUSION)
+CHAIN_FAULTS = (Fault.FORK, Fault.LATE_BLOCKS, Fault.ROSTER)
 """What the chain does to all alike: every node must still do all that it owes."""
 NETWORK_FAULTS = frozenset(Fault) - frozenset(LYING) - frozenset(CHAIN_FAULTS)
 """Where none of these is on, everybody is connected and nobody dies."""
@@ -81,6 +92,19 @@ _ANY_BEHAVIOURS = (
     Behaviour.HIDE_LIST,
     Behaviour.CENSOR,
 )
+PLANS = (
+    frozenset({Behaviour.COLLUDE}),
+    frozenset({Behaviour.COLLUDE, Behaviour.LIE_TOTALS}),
+    frozenset({Behaviour.SEE_ALLIES, Behaviour.NAME_ALLIES}),
+    frozenset({Behaviour.ACCUSE, Behaviour.NAME_ALLIES}),
+    frozenset({Behaviour.BAD_PROPOSAL, Behaviour.ATTEST_ALLIES, Behaviour.REFUSE}),
+    frozenset(
+        {Behaviour.COLLUDE, Behaviour.LIE_TOTALS, Behaviour.SEE_ALLIES, Behaviour.NAME_ALLIES}
+    ),
+)
+"""What colluders do together: answer with one lie, as hosters and as auditors; vote for each
+other's totals; see and name each other only; call all hosters silent; propose and attest each
+other's lies and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +117,12 @@ class NodeSpec:
     behaviours: frozenset[Behaviour] = frozenset()
     owner: int | None = None
     """The node whose coldkey owns this one too; None if its coldkey owns no other node."""
+    joins: int | None = None
+    """The epoch in which its owner registers it; None for a founder."""
+    leaves: int | None = None
+    """The epoch in which its owner removes it."""
+    stops: int | None = None
+    """The epoch in which its process ends for good, and the chain is not told."""
 
     @property
     def is_honest(self) -> bool:
@@ -107,7 +137,16 @@ class NodeSpec:
         does = "+".join(sorted(b.value for b in self.behaviours)) or "honest"
         serves = f" {self.layers}" if self.role is Role.HOSTER else ""
         owner = "" if self.owner is None else f", owned like node {self.owner}"
-        return f"node {self.node_id}: {self.role.value}{serves}, {does}{owner}"
+        changes = "".join(
+            f", {what} in epoch {epoch}"
+            for what, epoch in (
+                ("joins", self.joins),
+                ("leaves", self.leaves),
+                ("stops", self.stops),
+            )
+            if epoch is not None
+        )
+        return f"node {self.node_id}: {self.role.value}{serves}, {does}{owner}{changes}"
 
 
 @dataclass(frozen=True)
@@ -128,6 +167,21 @@ class Scenario:
         """Whether all honest nodes are up and see the same things in time."""
         return not self.faults & NETWORK_FAULTS
 
+    @property
+    def founders(self) -> tuple[NodeSpec, ...]:
+        """The nodes that are there from the start, those with the lowest ids."""
+        return tuple(node for node in self.nodes if node.joins is None)
+
+    @property
+    def is_tolerable(self) -> bool:
+        """Whether fewer than a third of the Validator-class nodes are hostile, at every time.
+
+        Nodes that have stopped count as hostile, and nodes that join as not there.
+        """
+        hostile = sum(not node.is_honest or node.stops is not None for node in self.nodes)
+        staying = sum(node.leaves is None for node in self.founders)
+        return 3 * hostile < staying
+
     def compute_quiet_block(self, slot: int) -> int:
         """Return the first block without faults; ``slot`` is the subnet's."""
         return slot + (self.epochs + 1 - QUIET_EPOCHS) * self.epoch_length
@@ -144,7 +198,7 @@ class Scenario:
         faults = " ".join(sorted(fault.value for fault in self.faults)) or "none"
         return (
             f"python -m tests.simulation --seed {self.seed} --epochs {self.epochs} "
-            f"--nodes {len(self.nodes)} --faults {faults}"
+            f"--nodes {len(self.founders)} --faults {faults}"
         )
 
 
@@ -152,15 +206,15 @@ def draw_scenario(
     seed: int, *, epochs: int = 20, nodes: int = 7, faults: Collection[Fault] | None = None
 ) -> Scenario:
     """Return the scenario of a seed; ``faults`` overrides the drawn families."""
-    random = Random(f"scenario/{seed}")
-    # Drawn even where they are given: the rest of the seed's draws must not depend on that.
-    drawn = draw_faults(random)
-    chosen = drawn if faults is None else frozenset(faults)
-    specs = _draw_nodes(random, nodes, chosen)
-    # A generator of its own: the faults and lies of a seed do not depend on these draws.
+    chosen = draw_faults(seed) if faults is None else frozenset(faults)
+    specs = _draw_nodes(Random(f"scenario/{seed}"), nodes, chosen)
+    # A generator of its own: the lies of a seed do not depend on these draws.
     random = Random(f"chain/{seed}")
     length = draw_epoch_length(random)
-    return Scenario(seed, epochs, draw_owners(random, specs), chosen, epoch_length=length)
+    specs = draw_owners(random, specs)
+    if Fault.ROSTER in chosen:
+        specs = draw_changes(random, specs, epochs=epochs)
+    return Scenario(seed, epochs, specs, chosen, epoch_length=length)
 
 
 def draw_epoch_length(random: Random) -> int:
@@ -189,17 +243,86 @@ def draw_owners(random: Random, specs: tuple[NodeSpec, ...]) -> tuple[NodeSpec, 
     return tuple(owned)
 
 
-def draw_faults(random: Random) -> frozenset[Fault]:
+def draw_changes(
+    random: Random, specs: tuple[NodeSpec, ...], *, epochs: int
+) -> tuple[NodeSpec, ...]:
+    """Let one or two honest nodes join, and where few lie, others leave or stop.
+
+    Hostile are fewer than a third all the time if they are at the start: a node that leaves makes
+    the others fewer, and one that stops is as good as hostile.
+    """
+    changed = list(specs)
+    num_liars = sum(not spec.is_honest for spec in specs)
+    # One auditor stays, and those that serve everything: each layer keeps its honest majority.
+    honest = [spec for spec in specs if spec.is_honest]
+    auditor = next((spec for spec in honest if spec.role is Role.VALIDATOR), None)
+    movable = [spec for spec in honest if spec.node_id > 3 and spec is not auditor]
+    random.shuffle(movable)
+    if movable and 3 * num_liars < len(specs) - 1 and random.random() < 0.8:
+        spec = movable.pop()
+        epoch = random.randrange(2, max(3, epochs - 1))
+        changed[spec.node_id - 1] = replace(spec, leaves=epoch)
+    if movable and 3 * (num_liars + 1) < len(specs) - 1 and random.random() < 0.8:
+        spec = movable.pop()
+        # Early: the chain removes a silent node only after MAX_ABSENT_EPOCHS.
+        epoch = random.randrange(2, max(3, epochs - MAX_ABSENT_EPOCHS))
+        changed[spec.node_id - 1] = replace(spec, stops=epoch)
+    epoch = 1
+    for number in range(random.choice((1, 1, 2))):
+        role = random.choice((Role.HOSTER, Role.VALIDATOR))
+        owner = random.choice((None, 1, 2, 3)) if role is Role.VALIDATOR else None
+        epoch += random.randrange(1, 4)
+        node_id = len(specs) + 1 + number
+        layers = LayerRange(0, SHAPE.num_layers)
+        changed.append(NodeSpec(node_id, role, layers, owner=owner, joins=epoch))
+    return tuple(changed)
+
+
+def draw_faults(seed: int) -> frozenset[Fault]:
     """Return a set of families: swarms of different ones find more than all at once.
 
-    Every size of a set is as likely as any other, and within a size every combination.
+    Consecutive seeds share out every pair of families evenly, which draws that do not know of each
+    other would not: some pairs would be missing among hundreds of seeds.
     """
+    return _draw_fault_sets(seed // SEEDS_PER_ROUND)[seed % SEEDS_PER_ROUND]
+
+
+@lru_cache(4)
+def _draw_fault_sets(number: int) -> tuple[frozenset[Fault], ...]:
+    """Return the sets of one round of seeds: each takes the families that have met least so far."""
+    random = Random(f"faults/{number}")
+    met: Counter[frozenset[Fault]] = Counter()
+    sets = []
+    for _ in range(SEEDS_PER_ROUND):
+        chosen = _draw_fault_set(random, met)
+        met.update(frozenset(pair) for pair in combinations(sorted(chosen, key=str), 2))
+        sets.append(frozenset(chosen))
+    # The first sets of a round would otherwise be those without choice.
+    random.shuffle(sets)
+    return tuple(sets)
+
+
+def _draw_fault_set(random: Random, met: Mapping[frozenset[Fault], int]) -> list[Fault]:
     if random.random() < 0.1:
-        return frozenset()
+        return []
     # Where all are connected, the invariants ask for more.
-    families = (*LYING, *CHAIN_FAULTS) if random.random() < 0.4 else tuple(Fault)
-    count = random.randrange(1, 1 + min(MAX_FAMILIES, len(families)))
-    return frozenset(random.sample(families, count))
+    families = [*LYING, *CHAIN_FAULTS] if random.random() < 0.4 else list(Fault)
+    chosen: list[Fault] = []
+    for _ in range(random.randrange(1, 1 + min(MAX_FAMILIES, len(families)))):
+        random.shuffle(families)
+        rest = [family for family in families if family not in chosen]
+        chosen.append(min(rest, key=lambda new: _count_meetings(new, chosen, families, met)))
+    return chosen
+
+
+def _count_meetings(
+    new: Fault,
+    chosen: Sequence[Fault],
+    families: Sequence[Fault],
+    met: Mapping[frozenset[Fault], int],
+) -> int:
+    """Return how often a family has met those that are chosen; all, while none is."""
+    return sum(met.get(frozenset((new, other)), 0) for other in chosen or families)
 
 
 def _draw_nodes(random: Random, count: int, faults: frozenset[Fault]) -> tuple[NodeSpec, ...]:
@@ -241,7 +364,11 @@ def _draw_behaviours(
     validators = list(range(num_hosters + 1, count + 1))
     budget = min(2, (count - 1) // 3)
     drawn: dict[int, set[Behaviour]] = {}
-    if Fault.BYZANTINE in faults:
+    if Fault.COLLUSION in faults:
+        drawn = _draw_collusion(random, num_hosters, len(validators))
+        if Fault.BYZANTINE in faults:
+            drawn[random.choice(sorted(drawn))].add(random.choice(_ANY_BEHAVIOURS))
+    elif Fault.BYZANTINE in faults:
         liars = [random.choice(hosters)]
         if budget >= 2:
             rest = [node for node in hosters + validators[1:] if node not in liars]
@@ -253,13 +380,40 @@ def _draw_behaviours(
             drawn = {liar: {Behaviour.COLLUDE} for liar in liars}
     if Fault.SPLIT in faults:
         liar = next(iter(drawn), random.choice((hosters[0], validators[-1])))
-        drawn[liar] = {_draw_equivocation(random, is_hoster=liar <= num_hosters)}
+        lie = _draw_equivocation(random, is_hoster=liar <= num_hosters)
+        drawn[liar] = {lie} if Fault.COLLUSION not in faults else drawn[liar] | {lie}
     for family in (Fault.EDGE, Fault.SELECT):
         if family in faults:
             liar = random.choice(sorted(drawn) or (hosters[0], validators[-1]))
             lie = _draw_family_lie(random, family, is_hoster=liar <= num_hosters)
             drawn.setdefault(liar, set()).add(lie)
     return {node: frozenset(does) for node, does in drawn.items()}
+
+
+def _draw_collusion(
+    random: Random, num_hosters: int, num_validators: int
+) -> dict[int, set[Behaviour]]:
+    """Return what colluders do: fewer than half of all nodes, and of the hosters.
+
+    At most half of two validators collude, and fewer than half of more: a majority of them decides
+    which totals are right (docs/protocol.md, 11).
+    """
+    most_hosters = min((num_hosters - 1) // 2, num_hosters - 3)
+    most_validators = max((num_validators - 1) // 2, num_validators == 2)
+    shares = [
+        (hosters, validators)
+        for hosters in range(most_hosters + 1)
+        for validators in range(most_validators + 1)
+        if 0 < 2 * (hosters + validators) < num_hosters + num_validators
+    ]
+    # Alone there is no one to collude with. Each share is as likely as any other.
+    shares = [share for share in shares if sum(share) > 1] or shares
+    total = random.choice(sorted({sum(share) for share in shares}))
+    hosters, validators = random.choice([share for share in shares if sum(share) == total])
+    count, plan = num_hosters + num_validators, random.choice(PLANS)
+    liars = [*range(num_hosters + 1 - hosters, num_hosters + 1)]
+    liars += range(count + 1 - validators, count + 1)
+    return {liar: set(plan) for liar in liars}
 
 
 def _draw_family_lie(random: Random, family: Fault, *, is_hoster: bool) -> Behaviour:

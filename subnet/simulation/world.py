@@ -11,13 +11,14 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from consensus.types import Epoch
+from consensus.types import SCORE_ONE, Epoch
 from keys.envelope import Envelope
+from subnet.simulation.bounds import count_entries
 from subnet.simulation.chain import BLOCK_TIME_S, FINALITY_LAG, SimChain
 from subnet.simulation.disk import SimDisk
 from subnet.simulation.faults import FaultDriver
 from subnet.simulation.inference import FakeModel
-from subnet.simulation.invariants import Invariants, Violation
+from subnet.simulation.invariants import Invariants, Violation, is_two_thirds
 from subnet.simulation.memory import (
     pause_collection,
     remember_records,
@@ -26,6 +27,7 @@ from subnet.simulation.memory import (
 )
 from subnet.simulation.network import Network
 from subnet.simulation.node import Setting, SimNode, make_account
+from subnet.simulation.owners import Owners
 from subnet.simulation.scenario import Fault, Scenario
 from subnet.simulation.trace import Trace
 from subnet.simulation.virtual_time import run_virtual
@@ -33,6 +35,10 @@ from subnet.simulation.virtual_time import run_virtual
 WARM_UP_PERCENT = 80
 """Nodes start at this part of epoch 0, in which the chain elects nobody yet."""
 
+COUNTED_EPOCHS = 5
+"""What nodes keep is counted after so many epochs, and at the end."""
+MIN_REPUTATION = SCORE_ONE // 2
+"""Where nodes come and go the chain removes those below half: after seven epochs of silence."""
 MAX_DISKS = 2
 """Nodes whose disks fail: a file costs the simulator more time than memory."""
 
@@ -108,7 +114,15 @@ class World:
         self._random = Random(f"world/{scenario.seed}")
         accounts = [make_account(spec.node_id, spec.owner) for spec in scenario.nodes]
         seed = f"chain/{scenario.seed}".encode()
-        self.chain = SimChain(accounts, seed=seed, trace=trace, epoch_length=scenario.epoch_length)
+        has_changes = Fault.ROSTER in scenario.faults
+        self.chain = SimChain(
+            accounts,
+            seed=seed,
+            trace=trace,
+            epoch_length=scenario.epoch_length,
+            num_founders=len(scenario.founders),
+            min_reputation=MIN_REPUTATION if has_changes else None,
+        )
         self.slot = self.chain.slot
         warm_up = WARM_UP_PERCENT * scenario.epoch_length // 100
         while self.chain.best.number < self.slot + warm_up:
@@ -117,9 +131,16 @@ class World:
         peers = [account.peer_id for account in accounts]
         self.network = Network(peers, random=Random(f"network/{scenario.seed}"))
         self.network.on_publish = self._check_published
-        self.invariants = Invariants(scenario, slot=self.slot)
+        self.network.set_members({spec.node_id for spec in scenario.founders})
+        self.invariants = Invariants(
+            scenario,
+            slot=self.slot,
+            read_nodes=self.chain.read_nodes,
+            read_elected=self.chain.read_elected,
+        )
         self.effects: Counter[str] = Counter()
         self._tasks: asyncio.TaskGroup | None = None
+        self._lives: dict[int, asyncio.Task[None]] = {}
         setting = Setting(
             chain=self.chain,
             network=self.network,
@@ -134,12 +155,21 @@ class World:
                 peer.public_key: spec.node_id
                 for spec, peer in zip(scenario.nodes, peers, strict=True)
             },
+            liars=frozenset(spec.node_id for spec in scenario.nodes if not spec.is_honest),
         )
         self.nodes = {
             spec.node_id: SimNode(spec, setting, seed=scenario.seed) for spec in scenario.nodes
         }
         self._folder = self._give_disks() if Fault.DISK in scenario.faults else None
         self.faults = FaultDriver(scenario, setting, self.nodes)
+        self._owners = Owners(
+            scenario,
+            self.chain,
+            accounts=dict(enumerate(accounts, start=1)),
+            start=self._start,
+            stop=self._stop,
+            effects=self.effects,
+        )
         self._num_attested = 0
         loop = asyncio.get_running_loop()
         trace.attach(lambda: (loop.time(), self.chain.best.number))
@@ -150,7 +180,8 @@ class World:
         memory = Path("/dev/shm")
         folder = TemporaryDirectory(dir=memory if memory.is_dir() else None)
         random = Random(f"disks/{self.scenario.seed}")
-        for node_id in random.sample(sorted(self.scenario.honest), MAX_DISKS):
+        founders = {spec.node_id for spec in self.scenario.founders}
+        for node_id in random.sample(sorted(self.scenario.honest & founders), MAX_DISKS):
             self.nodes[node_id].disk = SimDisk(
                 Path(folder.name) / f"node{node_id}.db",
                 random=Random(f"disk/{self.scenario.seed}/{node_id}"),
@@ -183,10 +214,25 @@ class World:
     async def _run_nodes(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            for node in self.nodes.values():
-                tasks.create_task(node.live())
+            for spec in self.scenario.founders:
+                self._lives[spec.node_id] = tasks.create_task(self.nodes[spec.node_id].live())
             await self._drive()
             raise _Stopped
+
+    def _start(self, node_id: int) -> None:
+        """Start the process of a node that has joined."""
+        assert self._tasks is not None
+        self.trace.add("world", f"node {node_id} joins")
+        self._lives[node_id] = self._tasks.create_task(self.nodes[node_id].live())
+        self.network.set_members(self._lives.keys())
+        self.invariants.started(node_id, self.chain.best.number)
+
+    def _stop(self, node_id: int) -> None:
+        """End the process of a node for good."""
+        self.trace.add("world", f"node {node_id} stops")
+        self._lives.pop(node_id).cancel()
+        self.network.set_members(self._lives.keys())
+        self.invariants.ended(node_id, self.chain.best.number)
 
     async def _drive(self) -> None:
         """Build the blocks of all epochs, on time; check after each."""
@@ -201,6 +247,8 @@ class World:
             self.chain.produce(self._random)
             self._check_epoch_end(block - FINALITY_LAG)
             self.faults.step(block, is_quiet=block >= quiet_from)
+            if Fault.ROSTER in self.scenario.faults:
+                self._owners.step(block)
             self.invariants.raise_any()
         await asyncio.sleep(BLOCK_TIME_S * 0.9)
         self._check_epoch_end(end + 1)
@@ -212,8 +260,8 @@ class World:
             return
         epoch = Epoch((next_block - self.slot) // self.scenario.epoch_length - 1)
         submission = self.chain.read_submission(epoch, at_block=next_block - 1)
-        attested = 0 if submission is None else len(submission.attested)
-        self._num_attested += 100 * attested >= 66 * len(self.nodes)
+        if submission is not None:
+            self._num_attested += is_two_thirds(submission)
         self.trace.add("world", f"epoch {epoch} over: {submission}")
         self.invariants.epoch_over(
             epoch,
@@ -221,6 +269,29 @@ class World:
             submission,
             is_quiet=epoch >= self.scenario.epochs,
         )
+        if (epoch + 1) % COUNTED_EPOCHS == 0 or epoch == self.scenario.epochs:
+            self._count_kept()
+        if next_block <= self.chain.best.number:
+            before, after = (
+                self.chain.read_standings(block) for block in (next_block - 1, next_block)
+            )
+            self.invariants.settled(epoch, submission, before=before, after=after)
+
+    def _count_kept(self) -> None:
+        """Count what the honest nodes that run keep."""
+        self.invariants.waiting(self.chain.num_waiting)
+        for node_id in sorted(self._lives.keys() & self.scenario.honest):
+            node = self.nodes[node_id]
+            node.replica.drop_expired(self.get_wall_time_s())
+            if node.program is None or node.replica.policy is None:
+                continue  # Its process is down.
+            (num_rows,) = node.connection.execute("SELECT count(*) FROM log").fetchone()
+            self.invariants.kept(
+                node_id,
+                count_entries(node.program),
+                num_rows=num_rows,
+                num_held=len(node.replica.held),
+            )
 
     def _check_published(self, node: int, record: Envelope) -> None:
         if node not in self.scenario.honest:

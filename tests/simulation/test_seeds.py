@@ -25,7 +25,8 @@ MAX_PROCESSES = 8
 NICE = ("nice", "-n", "5")
 EFFECTS = {
     *("edge", "replica-lies", "forks", "draws-replaced", "late-blocks", "torn-writes"),
-    *("disk-errors", "queued-bytes", "dropped-messages"),
+    *("disk-errors", "queued-bytes", "dropped-messages", "joined", "promoted", "left", "removed"),
+    "lies-attested",
 }
 """What faults and lies must have done in some run."""
 ROOT = Path(__file__).parents[2]

@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from consensus.roster import RosterNode
 from consensus.types import Epoch
 from devchain import storage
-from devchain.calls import AddToDelegateStake, Attest, ProposeAttestation
+from devchain.calls import Attest, ProposeAttestation
 from devchain.chain_types import ONE, TENSOR, SubnetNodeConsensusData
 from subnet.simulation.chain import (
     BLOCK_TIME_S,
     GENESIS_TIME_S,
     SUBNET_ID,
     Account,
+    delegate,
     found_subnet,
     open_ledger,
 )
 from subnet.simulation.ledger_reads import read_elected_validator, read_nodes, read_subnet
 from subnet.simulation.windows import EPOCH_LENGTH
 
-DELEGATED = 1_000 * TENSOR
-"""A subnet's nodes earn by what others delegate to it; without any they earn nothing."""
 QUEUED_VICTIM = 4_000_000
 """A node that a thief has removed from the queue."""
 
@@ -49,7 +48,7 @@ class EconomicChain:
         self._begin_block()
         found_subnet(self._ledger, list(accounts.values()))
         owner = next(iter(accounts.values())).coldkey
-        self._ledger.apply(owner, AddToDelegateStake(SUBNET_ID, DELEGATED))
+        delegate(self._ledger, owner)
         while self.advance() is None:
             pass
         self._staked = {node: self._read_stake(node) for node in accounts}
