@@ -13,6 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -143,8 +144,12 @@ class SimChain:
     def best(self) -> BlockInfo:
         return self._headers[-1]
 
-    @property
+    @cached_property
     def slot(self) -> int:
+        """The block of the subnet's first epoch; it stays when the chain removes the subnet.
+
+        Colluders of a third who attest nothing lower the subnet until it is removed.
+        """
         subnet = read_subnet(self.ledger, SUBNET_ID)
         assert subnet is not None and subnet.slot is not None
         return subnet.slot
