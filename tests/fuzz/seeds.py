@@ -5,10 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter, quantize
 
 from consensus import records
 from consensus.errors import InvalidRecord
@@ -198,6 +203,53 @@ def list_safetensors() -> list[bytes]:
     entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
     header = json.dumps({"__metadata__": {"format": "pt"}, "weight": entry}).encode()
     return [len(header).to_bytes(8, "little") + header + bytes(16)]
+
+
+def list_gguf() -> list[bytes]:
+    """Return small GGUF files, one for each architecture and kind of tokenizer."""
+    return [_make_gguf(name, kind) for name in ("llama", "qwen3") for kind in ("gpt2", "llama")]
+
+
+def _make_gguf(architecture: str, tokenizer: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="mesh-fuzz-") as folder:
+        path = Path(folder) / "x.gguf"
+        writer = GGUFWriter(path, architecture)
+        writer.add_block_count(1)
+        writer.add_context_length(8)
+        writer.add_embedding_length(32)
+        writer.add_feed_forward_length(32)
+        writer.add_head_count(1)
+        writer.add_head_count_kv([1])
+        writer.add_key_length(2)
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_tokenizer_model(tokenizer)
+        writer.add_tokenizer_pre("smollm")
+        tokens = ["<s>", "▁" if tokenizer == "llama" else "Ġ", "a", "b", "ab", "<0x00>"]
+        writer.add_token_list(tokens)
+        writer.add_token_types([3, 1, 1, 1, 4, 6])
+        writer.add_token_scores([0.0, -1.0, -2.0, -3.0, -4.0, 0.0])
+        writer.add_token_merges(["a b"])
+        writer.add_bos_token_id(0)
+        writer.add_add_bos_token(True)
+        writer.add_chat_template("{{ messages }}")
+        shapes = {"attn_q": (2, 32), "attn_k": (2, 32), "attn_v": (2, 32), "attn_output": (32, 2)}
+        shapes |= {"ffn_gate": (32, 32), "ffn_up": (32, 32), "ffn_down": (32, 32)}
+        vectors = {"attn_norm": 32, "ffn_norm": 32}
+        if architecture == "qwen3":
+            vectors |= {"attn_q_norm": 2, "attn_k_norm": 2}
+        for name, shape in shapes.items():
+            kind = GGMLQuantizationType.F16 if shape[-1] == 2 else GGMLQuantizationType.Q4_0
+            values = quantize(np.ones(shape, np.float32), kind)
+            writer.add_tensor(f"blk.0.{name}.weight", values, raw_dtype=kind)
+        for name, length in vectors.items():
+            writer.add_tensor(f"blk.0.{name}.weight", np.ones(length, np.float32))
+        writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
+        writer.add_tensor("token_embd.weight", np.ones((6, 32), np.float16))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path.read_bytes()
 
 
 def list_calls() -> list[calls.Call]:

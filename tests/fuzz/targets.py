@@ -51,14 +51,17 @@ from mesh.api.errors import KeysFileError
 from mesh.api.keys_file import MAX_FILE_BYTES, create_key, read_keys
 from mesh.client import http
 from mesh.client.event_stream import EventReader, EventTooLong
+from mesh.client.gguf_tokenizer import load_gguf_tokenizer
 from mesh.errors import MeshError, ModelError, PeerRefusal, RecordRefused
 from mesh.inference import wire
 from mesh.inference.refusals import Refused
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Trace
-from mesh.model.config import parse_config
-from mesh.model.manifest import decode_manifest
-from mesh.model.tensors import read_header
+from mesh.model import gguf_file
+from mesh.model.config import load_config, parse_config
+from mesh.model.files import resolve_model_folder
+from mesh.model.manifest import decode_manifest, hash_tensor
+from mesh.model.tensors import list_range_tensors, locate_tensors, read_header
 from mesh.p2p import rpc_wire
 from mesh.p2p.addresses import BadAddress, split_peer_address
 from mesh.p2p.daemon import _log_text
@@ -387,6 +390,16 @@ def _read_config(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ModelError("config.json is not a JSON object")
     return parse_config(value, generation=value)
+
+
+def _read_gguf(path: Path) -> list[str]:
+    """Read a whole model from a file: its numbers, then every tensor."""
+    # A file that was written a moment ago may have the time of the one before.
+    gguf_file._read_once.cache_clear()
+    config = load_config(path)
+    names = list_range_tensors(config, 0, config.num_layers)
+    located = locate_tensors(resolve_model_folder(str(path)), config, names)
+    return [hash_tensor(entry) for entry in located.values()]
 
 
 def _read_stream(raw: bytes) -> list[Any]:
@@ -771,6 +784,21 @@ _MODEL = (
     ),
     Target("model_config", _json(_read_config), (ModelError,), seeds.list_configs),
     Target("safetensors", read_as_file(read_header), (ModelError,), seeds.list_safetensors),
+    Target(
+        "gguf",
+        read_as_file(_read_gguf, name="input.gguf"),
+        (ModelError,),
+        seeds.list_gguf,
+        max_size=16 << 10,
+        memory_floor=8 << 20,
+    ),
+    Target(
+        "gguf_tokenizer",
+        read_as_file(load_gguf_tokenizer, name="input.gguf"),
+        (ModelError,),
+        seeds.list_gguf,
+        max_size=16 << 10,
+    ),
 )
 
 _HTTP = (
