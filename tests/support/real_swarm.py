@@ -1,4 +1,4 @@
-"""Hosters of the shipped model behind real p2p daemons, in one event loop."""
+"""Hosters of one model behind real p2p daemons, in one event loop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from keys.peer import PeerKey
-from mesh.assets import SHIPPED_MODEL_NAME, shipped_model_path
+from mesh.assets import SHIPPED_MODEL_NAME
 from mesh.inference.engine import Engine
 from mesh.inference.session_server import SessionServer
 from mesh.model.config import load_config
-from mesh.model.files import resolve_model_folder
+from mesh.model.files import ModelFolder, resolve_known_model
 from mesh.model.weights import load_shard
 from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
@@ -43,15 +43,16 @@ class HeartbeatsOnly:
 
 @contextlib.asynccontextmanager
 async def open_real_swarm(
-    spans: Sequence[tuple[int, int]],
+    spans: Sequence[tuple[int, int]], *, model: str = SHIPPED_MODEL_NAME
 ) -> AsyncIterator[tuple[str, list[Engine]]]:
     """Start one hoster for each span; yield an address of the first, and the engines."""
+    folder = resolve_known_model(model)
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         hosters: list[_Hoster] = []
         for span in spans:
-            engine = await stack.enter_async_context(_open_engine(span))
+            engine = await stack.enter_async_context(_open_engine(folder, span))
             known = [hoster.address for hoster in hosters[:1]]
-            hosters.append(await _open_hoster(stack, engine, known))
+            hosters.append(await _open_hoster(stack, engine, folder.name, known))
         peers = [hoster.host.peer_id for hoster in hosters]
         running = [tasks.create_task(hoster.engine.serve()) for hoster in hosters]
         running += [tasks.create_task(hoster.announcer.run()) for hoster in hosters]
@@ -64,14 +65,15 @@ async def open_real_swarm(
             task.cancel()
 
 
-def _open_engine(span: tuple[int, int]) -> contextlib.AbstractAsyncContextManager[Engine]:
-    folder = resolve_model_folder(str(shipped_model_path()))
-    config = load_config(folder.path)
+def _open_engine(
+    folder: ModelFolder, span: tuple[int, int]
+) -> contextlib.AbstractAsyncContextManager[Engine]:
+    config = load_config(folder.source)
     return Engine.open(lambda: load_shard(folder, config, start=span[0], end=span[1]))
 
 
 async def _open_hoster(
-    stack: contextlib.AsyncExitStack, engine: Engine, initial_peers: Sequence[str]
+    stack: contextlib.AsyncExitStack, engine: Engine, model: str, initial_peers: Sequence[str]
 ) -> _Hoster:
     key = PeerKey.generate()
     host = await stack.enter_async_context(
@@ -91,7 +93,7 @@ async def _open_hoster(
     info = NetworkInfo(
         NETWORK_ID,
         bytes(32),
-        SHIPPED_MODEL_NAME,
+        model,
         config.num_layers,
         config.max_context,
         config.vocab_size,
