@@ -321,6 +321,7 @@ class ChaosNetwork:
     async def _see_end(
         self, member: Member, node: psutil.Process, daemon: psutil.Process | None
     ) -> None:
+        child = member.child
         for process, what in ((node, "node"), (daemon, "p2pd")):
             if process is None:
                 continue
@@ -329,6 +330,8 @@ class ChaosNetwork:
             except TimeoutError:
                 self.faults.append(f"the {what} of {member.name} outlived its end")
                 process.kill()
+        # Else the next fault would meet the dead process.
+        await wait_until(lambda: member.child is not child or child is None, "supervisor")
 
     async def read_journal(self, member: Member) -> None:
         """Take in what the node's journal holds now."""
