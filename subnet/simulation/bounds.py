@@ -7,8 +7,8 @@ grows with the nodes is bounded by what these may publish in the epochs that are
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sized
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any
 
 from consensus.admission import EpochTable
@@ -25,7 +25,8 @@ MAX_LANES = 2 * NUM_KINDS + 3
 MAX_EPOCH_TABLE = KEPT_EPOCHS + 1
 _OWN_PACKAGES = ("subnet.epoch.", "subnet.journal.")
 _BY_EPOCH = ("_rosters", "_elections", "_stale", "_refused", "_submissions", "_draws")
-_CONTAINERS = (Mapping, AbstractSet, deque, list)
+_MAPPINGS = (dict, MappingProxyType)
+_CONTAINERS = (*_MAPPINGS, set, frozenset, deque, list)
 
 
 def count_entries(root: object) -> dict[str, int]:
@@ -92,6 +93,5 @@ def _is_own(value: object) -> bool:
 
 
 def _count(table: Any) -> int:
-    inner = table.values() if isinstance(table, Mapping) else table
-    nested = (len(value) for value in inner if isinstance(value, _CONTAINERS))
-    return len(table) + sum(nested) if isinstance(table, Sized) else 0
+    inner = table.values() if isinstance(table, _MAPPINGS) else table
+    return len(table) + sum(len(value) for value in inner if isinstance(value, _CONTAINERS))

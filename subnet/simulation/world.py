@@ -35,7 +35,7 @@ from subnet.simulation.virtual_time import run_virtual
 WARM_UP_PERCENT = 80
 """Nodes start at this part of epoch 0, in which the chain elects nobody yet."""
 
-COUNTED_EPOCHS = 5
+COUNTED_EPOCHS = 10
 """What nodes keep is counted after so many epochs, and at the end."""
 MIN_REPUTATION = SCORE_ONE // 2
 """Where nodes come and go the chain removes those below half: after seven epochs of silence."""
