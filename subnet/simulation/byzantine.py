@@ -243,8 +243,9 @@ class EvilStore:
             for node in self._knowledge.list_nodes(Epoch(record.epoch))
             if node.node_class is NodeClass.VALIDATOR
         ]
-        others = [peer for peer in validators if peer not in allies]
-        num_allies = len(validators) - len(others)
+        num_allies = sum(peer in allies for peer in validators)
+        ignored = {self._knowledge.victim} if Behaviour.CENSOR in self._behaviours else set()
+        others = [peer for peer in validators if peer not in allies | ignored]
         # Two thirds of all must be named.
         needed = -(-2 * len(validators) // 3) - num_allies
         return record.author not in allies and record.author not in others[: max(0, needed)]
