@@ -404,15 +404,19 @@ class Invariants:
     ) -> None:
         """The chain has paid and judged an epoch: no honest node has less than before.
 
-        Not asked of an epoch whose proposer shows its list at the deadline: who has it by then
-        attests, rightly, and who has not refuses, rightly. The chain lowers the fewer of them, by a
-        tenth of their reputation at most, and what one such epoch costs is all (docs/protocol.md,
-        11).
+        Not asked of an epoch whose proposer shows its list at the deadline to a third at most:
+        these attest, rightly, and the others refuse, rightly. The chain lowers the former by a
+        tenth of their reputation at most, and slashes the proposer (docs/protocol.md, 11).
         """
         if epoch < 1 or not self._is_reliable:
             return
         proposer = None if submission is None else self._specs[submission.proposer]
-        if proposer is not None and Behaviour.EDGE_LIST in proposer.behaviours:
+        if (
+            submission is not None
+            and proposer is not None
+            and Behaviour.EDGE_LIST in proposer.behaviours
+            and not is_backed(submission)
+        ):
             return
         scores = {} if submission is None else dict(submission.scores)
         is_agreed = submission is not None and is_two_thirds(submission)
