@@ -7,12 +7,14 @@ which may be part of a character.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from tokenizers import Tokenizer
 
 _WORD_START = "\u2581"
 """How sentencepiece vocabularies write a leading space."""
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class TokenBytes:
@@ -34,8 +36,10 @@ class TokenBytes:
         if name is None:
             raise IndexError(f"token id {token_id} is not in the vocabulary")
         if self._is_byte_level:
-            return bytes(_BYTE_OF[character] for character in name)
-        if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+            # A token with any other character stands for itself, as in tokenizers' own decoder.
+            is_spelled = all(character in _BYTE_OF for character in name)
+            return bytes(map(_BYTE_OF.__getitem__, name)) if is_spelled else name.encode()
+        if _BYTE_TOKEN.fullmatch(name):
             return bytes.fromhex(name[3:5])
         return str(name).replace(_WORD_START, " ").encode()
 
