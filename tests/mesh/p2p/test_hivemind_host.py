@@ -481,7 +481,7 @@ async def test_a_newcomer_is_handed_more_than_one_message_can_carry() -> None:
             await holder.records.publish(record_key(record), record.to_bytes(), record.expires_at)
         newcomer = await factory.open("newcomer", record_policy=policy)
         # Eight messages of 1 MiB, checked one by one, beside other tests.
-        async with asyncio.timeout(3 * TIMEOUT_S):
+        async with asyncio.timeout(8 * TIMEOUT_S):
             while True:
                 if len(_node(newcomer).protocol.storage) == len(records):
                     return

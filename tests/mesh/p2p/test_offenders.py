@@ -109,9 +109,14 @@ async def test_a_flood_of_forgeries_ends_the_forgers_channels_and_no_other(kind:
         server.serve_stream("idle", idle)
         await forger.open_stream(server.peer_id, "idle", timeout_s=TIMEOUT_S)
         await asyncio.wait_for(waiting.wait(), TIMEOUT_S)
-        with pytest.raises((ChannelClosed, PeerError)):
-            for _ in range(2 * FORGERIES):
+        num_ended = 0
+        for _ in range(2 * FORGERIES):
+            try:
                 await _forge(forger, server.peer_id)
+            except (ChannelClosed, PeerError):
+                # On a busy machine libp2p may end a channel of its own accord: so not at the first.
+                num_ended += 1
+        assert num_ended
         with pytest.raises(PeerError) as caught:
             await forger.call(server.peer_id, "echo", b"x", timeout_s=TIMEOUT_S)
         assert isinstance(caught.value, PeerUnreachable)

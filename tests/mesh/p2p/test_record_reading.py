@@ -154,7 +154,7 @@ async def test_replicas_that_lie_hide_nothing_that_others_hold(world: Any) -> No
 
 
 @pytest.mark.parametrize(
-    ("fault", "block_s"), [(signal.SIGKILL, 2.0), (signal.SIGSTOP, 6.0)], ids=["killed", "frozen"]
+    ("fault", "block_s"), [(signal.SIGKILL, 4.0), (signal.SIGSTOP, 6.0)], ids=["killed", "frozen"]
 )
 async def test_with_one_dead_replica_a_read_returns_within_half_a_block(
     fault: int, block_s: float, monkeypatch: pytest.MonkeyPatch
