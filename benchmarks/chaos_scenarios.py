@@ -29,7 +29,8 @@ from consensus.types import Epoch
 from mesh.routing.heartbeat import MAX_AHEAD_S
 
 FAULT_BLOCKS = SCHEDULE.grace
-"""Records leave so long before they are due: whoever is back after that time loses nothing."""
+"""How long a fault stops a node's work. Records leave a grace before they are due, so a node that
+is back by then loses nothing."""
 CHAIN_PAUSE_S = 3.0
 DELAY_S = (0.02, 0.15)
 LOSS = (0.005, 0.02)

@@ -24,6 +24,7 @@ class Wanted:
     kind: RecordKind
     epoch: Epoch
     node_id: SubnetNodeId
+    # Of one epoch's roster: the other fields say whose it is, and a key is slow to hash.
     author: PeerId = field(hash=False)
 
 

@@ -126,10 +126,6 @@ class EpochView:
             return False
         return self.elections[epoch] is not None if epoch in self.elections else None
 
-    def is_acknowledged(self, kind: RecordKind, epoch: Epoch) -> bool | None:
-        """Whether a replica has acknowledged this node's record of a slot. None if it has none."""
-        return self.own_records.get((kind, epoch))
-
     def has_to_publish(self, kind: RecordKind, epoch: Epoch) -> bool:
         """Whether a record of this node is there that no replica is known to hold.
 

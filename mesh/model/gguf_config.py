@@ -39,7 +39,7 @@ END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 LLAMA3_LOW, LLAMA3_HIGH, LLAMA3_CONTEXT = 1.0, 4.0, 8192
 """What every Llama 3 scales its rotary positions by; files have only the factors that follow."""
 FACTOR_TOLERANCE = 1e-3
-"""Factors are float32, computed in float32 by whoever made the file."""
+"""Relative. The program that wrote the file computed its factors in float32."""
 
 
 def load_gguf_config(path: Path) -> ModelConfig:

@@ -204,7 +204,7 @@ def _read_gguf(
 
 
 class TensorReader:
-    """Reads tensors by name and checks their shapes; safetensors files stay open meanwhile."""
+    """Reads tensors by name and checks their shapes. Holds its safetensors files open."""
 
     def __init__(
         self,

@@ -178,15 +178,15 @@ def _tell_checked(path: Path, evidence: EpochEvidence, answer: ChainAnswer | Non
 
 
 def _share(path: Path, evidence: EpochEvidence, again: Recomputed, about: SubnetNodeId) -> None:
+    from subnet.private_file import replace_private_file
     from subnet.receipts.checking import check_whole
     from subnet.receipts.encoding import encode_evidence
     from subnet.receipts.explain import compare
-    from subnet.receipts.store import replace_file
 
     check_whole(again, compare(evidence, again)[0])
     raw = encode_evidence(evidence.share(about))
     try:
-        replace_file(path, raw)
+        replace_private_file(path, raw, is_durable=True)
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be written: {error.strerror}", "give --share a file in another folder"

@@ -51,7 +51,7 @@ class Snapshot:
             previous_roster=journal.rosters.get(previous),
             elections=self._rosters.elections,
             is_challenge_seen=is_challenge_seen,
-            own_records=journal.copy_acknowledged(),
+            own_records={slot: own.is_acknowledged for slot, own in journal.own_records.items()},
             unconfirmed=journal.list_unconfirmed(),
             submission=_describe(self.get_submission(epoch)),
             previous_submission=_describe(journal.submissions.get(previous)),

@@ -133,7 +133,6 @@ class Journal:
         self._is_broken = False
         self._oldest = Epoch(0)
         self._own: dict[tuple[RecordKind, Epoch], SignedRecord] = {}
-        self._acknowledged: dict[tuple[RecordKind, Epoch], bool] = {}
         self._confirmed: set[tuple[RecordKind, Epoch]] = set()
         self._sightings: dict[Epoch, dict[tuple[RecordKind, SubnetNodeId], TimedRecord]] = {}
         self._rosters: dict[Epoch, Roster] = {}
@@ -194,10 +193,6 @@ class Journal:
     def get_timed_records(self, epoch: Epoch) -> TimedRecords:
         """Return what was seen of one epoch's records."""
         return MappingProxyType(self._sightings.get(epoch, {}))
-
-    def copy_acknowledged(self) -> dict[tuple[RecordKind, Epoch], bool]:
-        """Return, for each own record, whether a replica is known to hold it now."""
-        return dict(self._acknowledged)
 
     def find_by_name(self, name: bytes) -> Envelope | None:
         """Return the record whose hash begins so, be it seen, fetched or this node's own."""
@@ -358,14 +353,12 @@ class Journal:
         match event.type:
             case EventType.SIGNED:
                 envelope = self._index(decode_envelope(payload))
-                slot = (RecordKind(envelope.kind), epoch)
-                self._own[slot], self._acknowledged[slot] = SignedRecord(envelope), False
+                self._own[RecordKind(envelope.kind), epoch] = SignedRecord(envelope)
             case EventType.ACKNOWLEDGED:
                 slot = (RecordKind(payload[0]), epoch)
                 # Rows are pruned oldest first: this one may outlive the record that it is about.
                 if slot in self._own:
                     self._own[slot] = replace(self._own[slot], is_acknowledged=True)
-                    self._acknowledged[slot] = True
             case EventType.SIGHTED:
                 sighting = decode_timed_record(payload)
                 kind, _, node_id = _get_slot(self._index(sighting.envelope))
@@ -417,12 +410,7 @@ class Journal:
         for table in by_epoch:
             for epoch in [epoch for epoch in table if epoch < before]:
                 del table[epoch]
-        by_slot: tuple[dict[Any, Any], ...] = (
-            self._own,
-            self._acknowledged,
-            self._attempts,
-            self._fetched,
-        )
+        by_slot: tuple[dict[Any, Any], ...] = (self._own, self._attempts, self._fetched)
         for slots in by_slot:
             for slot in [slot for slot in slots if slot[1] < before]:
                 del slots[slot]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from consensus.phases import Phase
 from consensus.types import EpochPosition
 from subnet.errors import ConfigError
+from subnet.private_file import replace_private_file
 
 STATUS_FILE = "status.json"
 STATUS_VERSION = 2
@@ -146,13 +146,8 @@ class StatusFile:
 def write_status(directory: Path, status: NodeStatus) -> None:
     """Replace the status file. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = directory / STATUS_FILE
-    temporary = path.with_suffix(".json.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(status.model_dump_json() + "\n")
-    os.replace(temporary, path)
+    content = f"{status.model_dump_json()}\n".encode()
+    replace_private_file(directory / STATUS_FILE, content, is_durable=False)
 
 
 def read_statuses(data_dir: Path) -> tuple[NodeStatus, ...]:

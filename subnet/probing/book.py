@@ -7,7 +7,6 @@ be written is kept in memory.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from consensus.protocol_params import ConsensusParams
 from consensus.roster import Roster
 from consensus.types import Epoch, SubnetNodeId
+from subnet.private_file import replace_private_file
 
 BOOK_FILE = "probes.json"
 BOOK_VERSION = 1
@@ -116,18 +116,6 @@ class ProbeBook:
             "probes": dict(sorted(self._probes.items())),
         }
         try:
-            _replace_private(self._path, json.dumps(page).encode())
+            replace_private_file(self._path, json.dumps(page).encode(), is_durable=True)
         except OSError as error:
             logger.warning("the results of probes cannot be written", reason=error.strerror)
-
-
-def _replace_private(path: Path, content: bytes) -> None:
-    """Replace a file in one step; it is readable by its owner only. Raises OSError."""
-    new = path.with_suffix(".new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -367,7 +367,8 @@ def _take_own(cursor: _Cursor) -> OwnRecord:
 
 
 def _encode_text(text: str) -> bytes:
-    raw = text.encode()[:MAX_TEXT]
+    # A cut may fall within a character.
+    raw = text.encode()[:MAX_TEXT].decode(errors="ignore").encode()
     return _U16.pack(len(raw)) + raw
 
 

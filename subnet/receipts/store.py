@@ -6,7 +6,6 @@ Receipts are for people: one that cannot be written costs nothing else.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import structlog
 
 from consensus.types import Epoch
 from subnet.errors import ConfigError, ReceiptDamaged, SubnetError
+from subnet.private_file import LEFTOVER_SUFFIX, replace_private_file
 from subnet.receipts.encoding import MAX_SIZE, check_digest, decode_evidence, encode_evidence
 from subnet.receipts.evidence import EpochEvidence
 
@@ -57,7 +57,9 @@ def write_receipt(data_dir: Path, epoch: Epoch, raw: bytes) -> None:
     """Replace the epoch's file, and delete the oldest ones beyond the bounds. Raises OSError."""
     folder = data_dir / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
-    replace_file(folder / f"{epoch}.receipt", raw)
+    for leftover in folder.glob(f"*{LEFTOVER_SUFFIX}"):
+        leftover.unlink()
+    replace_private_file(folder / f"{epoch}.receipt", raw, is_durable=True)
     paths = _list_paths(data_dir)
     total = sum(path.stat().st_size for path in paths.values())
     for old in sorted(paths):
@@ -66,20 +68,6 @@ def write_receipt(data_dir: Path, epoch: Epoch, raw: bytes) -> None:
         path = paths.pop(old)
         total -= path.stat().st_size
         path.unlink()
-
-
-def replace_file(path: Path, raw: bytes) -> None:
-    """Write a private file that is there as a whole or not at all. Raises OSError."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(raw)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def list_epochs(data_dir: Path) -> tuple[Epoch, ...]:

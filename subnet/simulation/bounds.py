@@ -63,7 +63,7 @@ def compute_bound(path: str, *, num_nodes: int) -> int:
             return MAX_EPOCH_TABLE * (1 + len(OwedDuty))
         case "Journal._reports":
             return KEPT_REPORTS
-        case "Journal._own" | "Journal._acknowledged":
+        case "Journal._own" | "Journal._confirmed":
             return MAX_EPOCH_TABLE * NUM_KINDS
         case "EpochLoop._running":
             return MAX_LANES

@@ -362,8 +362,8 @@ class Invariants:
         if does & {Behaviour.BAD_PROPOSAL, Behaviour.HIDE_LIST}:
             return False
         if Behaviour.EDGE_LIST in does:
-            # Whoever had the list in time attested. If these are more than a third, the others
-            # follow; fewer are harmed by a proposer that is slashed for it.
+            # Nodes that had the list in time attested. If they are more than a third of the
+            # voters, the others follow. Fewer are harmed, and the proposer is slashed.
             return submission is not None and is_backed(submission)
         return True
 

@@ -35,6 +35,15 @@ def make_scenario(lies: Lies, *, seed: int = 1, faults: Collection[Fault] = ()) 
     return Scenario(seed, EPOCHS, nodes, frozenset(faults), origin)
 
 
+def make_small_scenario(epochs: int, *, seed: int = 1, faults: Collection[Fault] = ()) -> Scenario:
+    """Two hosters of everything, two validators, all honest."""
+    nodes = tuple(
+        NodeSpec(node_id, Role.HOSTER if node_id <= 2 else Role.VALIDATOR, WHOLE)
+        for node_id in range(1, 5)
+    )
+    return Scenario(seed, epochs, nodes, frozenset(faults), "this test")
+
+
 def run_with(lies: Lies, *, seed: int = 1) -> Result:
     scenario = make_scenario(lies, seed=seed, faults={Fault.BYZANTINE})
     print(scenario.seed, *map(str, scenario.nodes), sep="\n")

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.types import LayerRange, Role
 from devchain import rewards
 from devchain.chain_types import ONE
 from subnet.epoch.collector import Collector
 from subnet.journal.journal import Journal
 from subnet.simulation.bounds import count_entries
-from subnet.simulation.inference import SHAPE
 from subnet.simulation.invariants import Violation
 from subnet.simulation.network import Replica
-from subnet.simulation.scenario import NodeSpec, Scenario
 from subnet.simulation.world import World, run_scenario
-from tests.simulation.test_attacks import make_scenario
+from tests.simulation.test_attacks import make_scenario, make_small_scenario
 
 GROWING = {"Journal._reports", "Journal.reports"}
 """128 reports are kept for people, more than a run has."""
 
 
-def make_small(epochs: int) -> Scenario:
-    nodes = tuple(
-        NodeSpec(
-            node_id,
-            Role.HOSTER if node_id <= 2 else Role.VALIDATOR,
-            LayerRange(0, SHAPE.num_layers),
-        )
-        for node_id in range(1, 5)
-    )
-    return Scenario(1, epochs, nodes, frozenset(), "this test")
-
-
 def count_kept(epochs: int) -> dict[str, int]:
     """Return what all nodes together keep, by table, when a run of so many epochs ends."""
     worlds: list[World] = []
-    run_scenario(make_small(epochs), prepare=worlds.append)
+    run_scenario(make_small_scenario(epochs), prepare=worlds.append)
     kept: dict[str, int] = {}
     for node in worlds[0].nodes.values():
         for path, count in count_entries(node.program).items():
@@ -59,7 +44,7 @@ def test_a_node_keeps_no_more_after_24_epochs_than_after_12() -> None:
 def test_a_journal_that_forgets_nothing_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Journal, "_forget", lambda self, before: None)
     with pytest.raises(Violation, match=r"entries in Journal\._"):
-        run_scenario(make_small(8))
+        run_scenario(make_small_scenario(8))
 
 
 def test_rows_that_are_never_deleted_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +53,7 @@ def test_rows_that_are_never_deleted_are_caught(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Journal, "_prune", keep)
     with pytest.raises(Violation, match=r"Log\._epochs|rows on disk"):
-        run_scenario(make_small(40))
+        run_scenario(make_small_scenario(40))
 
 
 def test_a_table_that_grows_is_counted_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,13 +65,13 @@ def test_a_table_that_grows_is_counted_whatever_its_name(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Collector, "is_challenge_seen", leak)
     with pytest.raises(Violation, match=r"entries in Collector\._leak"):
-        run_scenario(make_small(5))
+        run_scenario(make_small_scenario(5))
 
 
 def test_a_store_that_keeps_what_has_expired_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Replica, "drop_expired", lambda self, now_s: None)
     with pytest.raises(Violation, match="replica . holds"):
-        run_scenario(make_small(15))
+        run_scenario(make_small_scenario(15))
 
 
 def test_pay_that_the_chain_withholds_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.types import Epoch, LayerRange, Role
-from subnet.simulation.inference import SHAPE
-from subnet.simulation.scenario import Fault, NodeSpec, Scenario
+from consensus.types import Epoch
+from subnet.simulation.scenario import Fault
 from subnet.simulation.windows import EPOCH_LENGTH
 from subnet.simulation.world import World, run_scenario
+from tests.simulation.test_attacks import make_small_scenario
 
 # Everything else has precedence over these processes, so a clock says little.
 pytestmark = pytest.mark.timeout(3600)
@@ -22,18 +22,6 @@ CRASH_EPOCH = 2
 HOSTER, VALIDATOR = 1, 4
 SEED_ELECTING_HOSTER = 4
 SEED_ELECTING_VALIDATOR = 8
-
-
-def make_scenario(seed: int) -> Scenario:
-    nodes = tuple(
-        NodeSpec(
-            node_id,
-            Role.HOSTER if node_id <= 2 else Role.VALIDATOR,
-            LayerRange(0, SHAPE.num_layers),
-        )
-        for node_id in range(1, 5)
-    )
-    return Scenario(seed, EPOCHS, nodes, frozenset({Fault.CRASH}), "this test")
 
 
 class Watch:
@@ -87,7 +75,7 @@ class Kill:
 
 
 def walk(node_id: int, seed: int, *, step: int) -> Watch:
-    scenario, watch = make_scenario(seed), Watch(node_id)
+    scenario, watch = make_small_scenario(EPOCHS, seed=seed, faults={Fault.CRASH}), Watch(node_id)
     run_scenario(scenario, prepare=watch)
     for point in range(watch.passed[CRASH_EPOCH], watch.passed[CRASH_EPOCH + 1], step):
         kill = Kill(node_id, point)

@@ -14,6 +14,7 @@ import pytest
 from consensus.missed import OwedDuty
 from consensus.records import RecordKind
 from consensus.types import Epoch, Score, SubnetNodeId
+from subnet import private_file
 from subnet.errors import ReceiptDamaged, ReceiptError, ReceiptRefused
 from subnet.receipts import encoding, store
 from subnet.receipts.checking import open_shared
@@ -243,6 +244,35 @@ def test_a_store_forgets_the_oldest_epochs(
     monkeypatch.setattr(store, "KEPT_BYTES", 25)
     store.write_receipt(tmp_path, Epoch(12), b"x" * 10)
     assert list_epochs(tmp_path) == (11, 12)
+
+
+def test_a_death_while_a_receipt_is_written_leaves_the_old_one(
+    whole: EpochEvidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    kept = ReceiptStore(tmp_path)
+    kept.write(replace(whole, is_settled=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(private_file.os, "replace", die)
+        with pytest.raises(Killed):
+            kept.write(whole)
+    assert not read_receipt(tmp_path, whole.epoch).is_settled
+    assert len(list((tmp_path / store.FOLDER).iterdir())) == 2
+    # What it left takes no room for ever, whichever epoch is written next.
+    store.write_receipt(tmp_path, Epoch(EPOCH + 1), b"x")
+    assert {path.suffix for path in (tmp_path / store.FOLDER).iterdir()} == {".receipt"}
+
+
+def test_a_reason_that_is_cut_within_a_character_is_read_again(whole: EpochEvidence) -> None:
+    long = "x" + "é" * encoding.MAX_TEXT
+    again = decode_evidence(encode_evidence(replace(whole, notes=replace(NOTES, refused=long))))
+    assert again.notes.refused is not None and long.startswith(again.notes.refused)
+    assert len(again.notes.refused.encode()) == encoding.MAX_TEXT - 1
 
 
 def test_a_store_that_cannot_write_costs_nothing(whole: EpochEvidence, tmp_path: Path) -> None:
