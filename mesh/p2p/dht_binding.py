@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -23,12 +24,14 @@ from uuid import UUID
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2P, P2PContext, PeerID
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerError
 from hivemind.proto import dht_pb2
 
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from mesh.errors import MeshError, PeerRefusal
 from mesh.p2p.offenders import Offenders
+from mesh.p2p.owned_tasks import OwnedTasks
 from mesh.p2p.rpc_guard import PeerBuckets, Reason
 from mesh.p2p.traffic import Traffic
 
@@ -38,11 +41,16 @@ KEYS_PER_FIND = 3
 put together in memory before hivemind looks at its size."""
 MAX_NEIGHBOURS = 64
 NEIGHBOURS_TOLD = 12
-MAX_STORE_REQUEST = 3 << 20
-"""hivemind's unary messages end at 4 MiB; a hand-off to a new neighbour is cut to this."""
+MAX_STORE_REQUEST = 1 << 20
+"""A hand-off to a new neighbour is cut to this, or to one record: on 6 s blocks a part crosses a
+link of 6 Mbit/s in the time of one call."""
+HAND_OFF_S = 60.0
+MAX_HAND_OFFS = 8
 REQUESTS_PER_SECOND = 200.0
 REQUEST_BURST = 1000
 _NODE_ID_TAG = b"mesh/dht/node/1"
+
+logger = logging.getLogger(__name__)
 
 
 class DhtRefused(MeshError):
@@ -156,6 +164,8 @@ class BoundP2P(P2P):  # type: ignore[misc]
     rules: DhtRules
     namespace: str
     traffic: Traffic
+    hand_offs: OwnedTasks
+    handed_to: set[PeerID]
 
     async def _add_protobuf_unary_handler(
         self,
@@ -183,19 +193,48 @@ class BoundP2P(P2P):  # type: ignore[misc]
     async def call_protobuf_handler(
         self, peer_id: PeerID, name: str, input: Any, output_protobuf_type: Any
     ) -> Any:
-        parts = _split_store(input) if isinstance(input, dht_pb2.StoreRequest) else (input,)
-        stored: list[bool] = []
-        for part in parts:
-            self.traffic.records.add_sent(part.ByteSize())
-            response = await super().call_protobuf_handler(
-                peer_id, self._qualify(name), part, output_protobuf_type
-            )
-            self.traffic.records.add_received(response.ByteSize())
-            self.rules.clean_answer(response, _peer(peer_id))
-            if isinstance(response, dht_pb2.StoreResponse):
-                stored.extend(response.store_ok)
-                response.store_ok[:] = stored
+        """Return the answer, of a store request that is cut into parts the first part's.
+
+        hivemind gives a hand-off of any size the time of one call and forgets the new neighbour
+        when that is over, so the later parts take their own time; ``store_ok`` is False for them.
+        """
+        if not isinstance(input, dht_pb2.StoreRequest):
+            return await self._call(peer_id, name, input, output_protobuf_type)
+        first, *later = _split_store(input)
+        response = await self._call(peer_id, name, first, output_protobuf_type)
+        if later:
+            response.store_ok.extend([False] * sum(len(part.keys) for part in later))
+            self._start_hand_off(peer_id, name, later)
         return response
+
+    async def _call(self, peer_id: PeerID, name: str, request: Any, answer_type: Any) -> Any:
+        self.traffic.records.add_sent(request.ByteSize())
+        response = await super().call_protobuf_handler(
+            peer_id, self._qualify(name), request, answer_type
+        )
+        self.traffic.records.add_received(response.ByteSize())
+        self.rules.clean_answer(response, _peer(peer_id))
+        return response
+
+    def _start_hand_off(
+        self, peer_id: PeerID, name: str, parts: Sequence[dht_pb2.StoreRequest]
+    ) -> None:
+        # What is left out is held by other replicas too.
+        if peer_id not in self.handed_to and len(self.handed_to) < MAX_HAND_OFFS:
+            self.handed_to.add(peer_id)
+            self.hand_offs.start(self._hand_off(peer_id, name, parts))
+
+    async def _hand_off(
+        self, peer_id: PeerID, name: str, parts: Sequence[dht_pb2.StoreRequest]
+    ) -> None:
+        try:
+            async with asyncio.timeout(HAND_OFF_S):
+                for part in parts:
+                    await self._call(peer_id, name, part, dht_pb2.StoreResponse)
+        except (TimeoutError, DhtRefused, P2PDaemonError, P2PHandlerError, OSError) as error:
+            logger.debug("a hand-off to %s ended early: %s", peer_id, error)
+        finally:
+            self.handed_to.discard(peer_id)
 
     async def add_bytes_handler(
         self, name: str, handler: Callable[[bytes], Awaitable[bytes]]

@@ -313,6 +313,7 @@ async def _attach(daemon: Daemon, config: HostConfig) -> AsyncIterator[BoundP2P]
     p2p = await attached.replicate(Multiaddr(f"/unix{daemon.control_path}"))
     p2p._client.control._pending_calls = OpenCalls()
     p2p.traffic = Traffic()
+    p2p.hand_offs, p2p.handed_to = OwnedTasks(), set()
     # It travels with each request. Records and calls name the whole network id.
     p2p.namespace = (config.network_id or NO_NETWORK)[:NAMESPACE_SIZE].hex()
     try:
@@ -325,6 +326,7 @@ async def _detach(p2p: BoundP2P) -> None:
     """Shut hivemind's client down and wait for its tasks, which it only cancels."""
     control = p2p._client.control
     tasks = (control._read_task, control._write_task, p2p._listen_task)
+    await p2p.hand_offs.close()
     await p2p.shutdown()
     await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
     # Transports close one round later.

@@ -27,7 +27,7 @@ from hivemind.utils import logging as hivemind_logging
 from keys.peer import PeerKey
 from mesh.errors import DaemonFailed, PeerUnreachable, TransportError
 from mesh.p2p import dht_records
-from mesh.p2p.config import HostConfig, RelayLimits
+from mesh.p2p.config import DEFAULT_BLOCK_TIME_S, HostConfig, RelayLimits
 from mesh.p2p.dht_binding import compute_node_id
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import Stream
@@ -472,15 +472,20 @@ async def test_garbage_on_a_replica_never_hangs_a_reader(world: World, poison: s
     assert time.monotonic() - started < TIMEOUT_S / 2
 
 
-async def test_a_newcomer_is_handed_more_than_one_message_can_carry() -> None:
+async def test_a_newcomer_is_handed_more_than_one_message_or_call_can_carry() -> None:
+    class SlowPolicy(SignedRecordPolicy):
+        """Takes half of a call's time over each record."""
+
+        def admit(self, value: bytes, expires_at: float) -> bytes:
+            time.sleep(DEFAULT_BLOCK_TIME_S / 4 / 2)
+            return super().admit(value, expires_at)
+
     records = [make_record(AUTHOR, bytes(1 << 20), epoch=epoch) for epoch in range(8)]
-    policy = SignedRecordPolicy(AUTHOR)
     async with open_factory("hivemind") as factory:
-        holder = await factory.open("holder", record_policy=policy)
+        holder = await factory.open("holder", record_policy=SignedRecordPolicy(AUTHOR))
         for record in records:
             await holder.records.publish(record_key(record), record.to_bytes(), record.expires_at)
-        newcomer = await factory.open("newcomer", record_policy=policy)
-        # Eight messages of 1 MiB, checked one by one, beside other tests.
+        newcomer = await factory.open("newcomer", record_policy=SlowPolicy(AUTHOR))
         async with asyncio.timeout(8 * TIMEOUT_S):
             while True:
                 if len(_node(newcomer).protocol.storage) == len(records):
