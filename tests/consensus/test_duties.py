@@ -113,7 +113,6 @@ SCORED = own(RecordKind.SIGHTING, EPOCH - 1, True) | own(RecordKind.SCORE_REVEAL
 
 
 @pytest.mark.long
-@pytest.mark.no_cover
 @every_length(LENGTHS)
 def test_no_commit_that_counts_can_follow_a_reveal(length):
     schedule = SCHEDULES[length]

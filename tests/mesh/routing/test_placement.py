@@ -145,7 +145,6 @@ def test_a_small_gain_is_not_worth_a_move():
 
 
 @pytest.mark.long
-@pytest.mark.no_cover
 def test_moves_come_to_rest_and_never_uncover_a_layer():
     seed = random.randrange(2**32)
     print(f"seed {seed}")
