@@ -32,7 +32,7 @@ from keys.account import AccountKey
 from subnet.chain.block_time import DEFAULT_BLOCK_TIME_MS
 from subnet.chain.codec import Runtime, load_runtime
 from subnet.chain.events import ChainEvent, parse_event
-from subnet.chain.extrinsics import Call, SignedExtrinsic, compute_lifetime
+from subnet.chain.extrinsics import Call, SignedExtrinsic, choose_era
 from subnet.chain.interface import check_interface
 from subnet.chain.rpc_errors import (
     AnotherChain,
@@ -176,6 +176,7 @@ class ChainSession:
     def __init__(self, interface: _Interface, *, url: str, runtime: Runtime) -> None:
         self._interface = interface
         self._opened_at = 0
+        self._head: tuple[Header, str] | None = None
         self.url = url
         self.runtime = runtime
 
@@ -244,13 +245,21 @@ class ChainSession:
         return str(self.rpc("chain_getBlockHash"))
 
     def read_head(self) -> tuple[Header, str]:
-        """Return the best block. Raises RuntimeUpgraded once it runs on another runtime."""
+        """Return the best block. Raises RuntimeUpgraded once it runs on another runtime.
+
+        A block tells that it changed the runtime, so the version is asked for only where blocks
+        between this head and the one before were not read: two requests for each block in order.
+        """
         block_hash = self.read_head_hash()
+        if self._head is not None and self._head[1] == block_hash:
+            return self._head
         header = self.read_header(block_hash)
         if header.has_new_runtime and header.number > self._opened_at:
             raise RuntimeUpgraded(f"block {header.number} of {self.url} brought another runtime")
-        self.check_version()
-        return header, block_hash
+        if self._head is None or self._head[1] != header.parent_hash:
+            self.check_version()
+        self._head = header, block_hash
+        return self._head
 
     def check_version(self) -> None:
         """Raise RuntimeUpgraded if the head's runtime is not the one that this session read."""
@@ -362,13 +371,14 @@ class ChainSession:
     ) -> SignedExtrinsic:
         """Encode and sign ``call`` with the account's next nonce; ``tip`` in 10^-18 TENSOR.
 
-        It may land in the 63 blocks after the head, or, before block ``end``, in as many as
-        ``compute_lifetime`` says. Raises RuntimeUpgraded, ChainMismatch.
+        It may land in the 63 blocks after the newest final one, or, before block ``end``, in as
+        many as ``choose_era`` says. Raises RuntimeUpgraded, ChainMismatch.
         """
         header, _ = self.read_head()
-        lifetime = compute_lifetime(header.number, end=end)
+        final = self.read_header(self.read_finalised_hash()).number
+        since, lifetime = choose_era(header.number, final=final, end=end)
         nonce = self.read_nonce(key.account_id)
-        era = {"period": lifetime, "current": header.number}
+        era = {"period": lifetime, "current": since}
         composed = self._compose(call)
         pair = Keypair.create_from_private_key(key.private_key(), crypto_type=KeypairType.ECDSA)
         extrinsic = self._interface.create_signed_extrinsic(
@@ -379,8 +389,8 @@ class ChainSession:
             sender=key.account_id,
             nonce=nonce,
             data=bytes(extrinsic.data.data),
-            since=header.number,
-            until=header.number + lifetime,
+            since=since,
+            until=since + lifetime,
         )
 
     def watch(self, extrinsic: SignedExtrinsic) -> str:

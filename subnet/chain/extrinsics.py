@@ -28,8 +28,8 @@ class Call:
 class SignedExtrinsic:
     """Signed bytes. The nonce in them lets the chain include them once at most.
 
-    ``since`` is the head's number when they were signed: they are in a later block, and before
-    ``until`` or nowhere.
+    ``since`` is the number of the block at which their era begins: they are in a later block, and
+    before ``until`` or nowhere.
     """
 
     call: str
@@ -54,3 +54,19 @@ def compute_lifetime(head: int, *, end: int | None) -> int:
     while 2 * lifetime <= (MAX_LIFETIME if end is None else min(end - head, MAX_LIFETIME)):
         lifetime *= 2
     return lifetime
+
+
+def choose_era(head: int, *, final: int, end: int | None) -> tuple[int, int]:
+    """Return the block at which the era of what is signed at ``head`` begins, and its length.
+
+    The hash of that block is signed too. If a reorganisation takes the block away, the chain
+    answers BadProof, so the era begins at the newest ``final`` block. Where no era from there
+    leaves MIN_LIFETIME blocks to land and is over by ``end``, it begins at the head.
+    """
+    lifetime = MAX_LIFETIME
+    while lifetime >= MIN_LIFETIME:
+        until = final + lifetime
+        if until >= head + MIN_LIFETIME and (end is None or until <= end):
+            return final, lifetime
+        lifetime //= 2
+    return head, compute_lifetime(head, end=end)

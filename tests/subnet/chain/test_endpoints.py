@@ -358,3 +358,25 @@ def test_the_default_address_is_written_once() -> None:
         if DEFAULT_CHAIN_URL in path.read_text()
     ]
     assert holders == ["chain/endpoints.py"]
+
+
+async def test_a_head_in_order_costs_three_requests_and_a_skipped_one_a_look_at_the_version() -> (
+    None
+):
+    config = DevChainConfig(mode=BlockMode.MANUAL, seed=b"cost")
+    async with DevChain.open(config) as devchain, run_rpc_proxy(devchain.url) as proxy:
+        async with SubstrateChain.open(proxy.url) as chain:
+            await chain.fetch_head()
+            proxy.requests.clear()
+            for _ in range(3):
+                await chain.query(lambda session: session.rpc("dev_newBlock", {"count": 1}))
+                await chain.fetch_head()
+            del proxy.requests["dev_newBlock"]
+            assert proxy.requests == {
+                "chain_getBlockHash": 3,
+                "chain_getHeader": 3,
+                "state_getStorageAt": 3,
+            }
+            await chain.query(lambda session: session.rpc("dev_newBlock", {"count": 2}))
+            await chain.fetch_head()
+            assert proxy.requests["state_getRuntimeVersion"] == 1

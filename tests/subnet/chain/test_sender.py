@@ -14,7 +14,7 @@ from consensus.types import BlockNumber
 from keys.account import AccountKey
 from subnet.chain.chain_session import Header
 from subnet.chain.events import ChainEvent
-from subnet.chain.extrinsics import Call, SignedExtrinsic, compute_lifetime
+from subnet.chain.extrinsics import Call, SignedExtrinsic, choose_era, compute_lifetime
 from subnet.chain.rpc_errors import PoolRefused
 from subnet.chain.sender import ExtrinsicSender
 from subnet.chain.worker import ChainWorker
@@ -283,6 +283,29 @@ def test_a_lifetime_ends_with_the_epoch_where_the_chain_knows_so_short_a_one(
     head: int, end: int | None, lifetime: int
 ) -> None:
     assert compute_lifetime(head, end=end) == lifetime
+
+
+@pytest.mark.parametrize(
+    ("head", "final", "end", "era"),
+    [
+        (100, 97, None, (97, 64)),
+        (100, 97, 200, (97, 64)),
+        (100, 97, 120, (97, 16)),
+        (100, 97, 105, (97, 8)),
+        # From the final block four blocks are over too soon, and eight end too late.
+        (100, 97, 104, (100, 4)),
+        (100, 97, 101, (100, 4)),
+        # Finality stands still.
+        (100, 20, None, (100, 64)),
+        (100, 20, 120, (100, 16)),
+        (100, 50, 120, (50, 64)),
+        (100, 100, None, (100, 64)),
+    ],
+)
+def test_an_era_begins_at_a_final_block_where_it_can(
+    head: int, final: int, end: int | None, era: tuple[int, int]
+) -> None:
+    assert choose_era(head, final=final, end=end) == era
 
 
 async def test_what_is_signed_anew_lives_no_longer_than_the_epoch() -> None:

@@ -271,6 +271,16 @@ async def test_a_nonce_that_is_too_low_is_stale(devchain: DevChain) -> None:
         assert await chain.sender.resume(signed) is None
 
 
+async def test_what_is_signed_names_a_final_block(devchain: DevChain) -> None:
+    async with SubstrateChain.open(devchain.url) as chain:
+        await chain.query(lambda session: session.rpc("dev_newBlock", {"count": 5}))
+        final = await chain.fetch_finalised_number()
+        call = Call("System", "remark", {"remark": b"once"})
+        signed = await chain.query(lambda session: session.sign(call, ALITH))
+        assert signed.since == final < devchain.chain.head.number
+        assert await chain.sender.resume(signed) is not None
+
+
 async def test_an_account_without_money_cannot_pay_the_fee(devchain: DevChain) -> None:
     async with SubstrateChain.open(devchain.url) as chain:
         with pytest.raises(ExtrinsicFailed) as caught:
