@@ -132,9 +132,7 @@ async def open_node(
         extrinsics = stack.enter_context(ExtrinsicJournal.open(prepared.data_dir / EXTRINSICS_FILE))
         logger.info("connecting to the chain", url=config.chain_url)
         chain = await stack.enter_async_context(
-            SubstrateChain.open(
-                config.chain_url, signer=prepared.hotkey, node_id=prepared.node_id, log=extrinsics
-            )
+            SubstrateChain.open(config.chain_url, signer=prepared.hotkey, log=extrinsics)
         )
         subnet = await fetch_subnet_on_chain(chain, prepared.subnet_id, params)
         stack.enter_context(hold_identity(prepared.key, subnet.terms.network_id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -19,6 +18,7 @@ from mesh.api.auth import KeyRing
 from mesh.api.backend import Backend
 from mesh.api.errors import GatewayError, GenerationFailed, PortInUse, PublicBindWithoutKey
 from mesh.api.limits import MAX_HEAD_BYTES, Limits
+from mesh.loopback import is_loopback
 
 DEFAULT_PORT = 8000
 BACKLOG = 512
@@ -93,16 +93,6 @@ def check_bind(host: str, ring: KeyRing | None) -> None:
     if is_loopback(host) or (ring is not None and ring.has_keys):
         return
     raise PublicBindWithoutKey(f"listening on {host} opens the gateway to others without a key")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``. Other names than localhost are not trusted."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -341,9 +341,7 @@ async def fetch_registered_node(
 
 
 def parse_registered_node(record: Mapping[str, Any], *, is_queued: bool) -> RegisteredNode:
-    """Return a SubnetNode record of either map. Raises ChainMismatch where nodes have no hotkey."""
-    if "hotkey" not in record:
-        raise ChainMismatch("this runtime's nodes have no hotkey of their own; update this client")
+    """Return a SubnetNode record of either map."""
     classification = record["classification"]
     return RegisteredNode(
         node_id=SubnetNodeId(record["id"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from subnet.chain.shapes import choose_shape
 from subnet.errors import ChainMismatch
 
 if TYPE_CHECKING:
@@ -22,6 +21,9 @@ REQUIRED_STORAGE = (
     "Network.SubnetConsensusSubmission",
     "Network.MinAttestationPercentage",
     "Network.PeerIdSubnetNodeId",
+    # The tree of June 2026 gives hotkeys to validators instead of nodes.
+    "Network.HotkeyOwner",
+    "Network.HotkeySubnetNodeId",
 )
 REQUIRED_CALLS = ("Network.propose_attestation", "Network.attest")
 
@@ -32,4 +34,3 @@ def check_interface(runtime: Runtime, *, url: str) -> None:
     missing += [name for name in REQUIRED_CALLS if not runtime.has_call(*name.split("."))]
     if missing:
         raise ChainMismatch(f"the runtime behind {url} lacks {', '.join(missing)}")
-    choose_shape(runtime)

@@ -82,7 +82,6 @@ from subnet.chain.sender import (
     ExtrinsicSender,
     Inclusion,
 )
-from subnet.chain.shapes import add_own_node, choose_shape
 from subnet.chain.worker import ChainWorker
 from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
 from subnet.errors import ChainMismatch, ChainUnavailable
@@ -124,7 +123,6 @@ class SubstrateChain:
         sender: ExtrinsicSender,
         info: ChainInfo,
         signer: AccountKey | None,
-        node_id: SubnetNodeId | None,
         tip: int,
         block_time_s: float,
     ) -> None:
@@ -132,7 +130,6 @@ class SubstrateChain:
         self._sender = sender
         self._info = info
         self._signer = signer
-        self._node_id = node_id
         self._tip = tip
         self._block_time_s = block_time_s
 
@@ -143,7 +140,6 @@ class SubstrateChain:
         url: str | Sequence[str],
         *,
         signer: AccountKey | None = None,
-        node_id: SubnetNodeId | None = None,
         tip: int = 0,
         expected_genesis: bytes | None = None,
         log: ExtrinsicLog | None = None,
@@ -153,9 +149,9 @@ class SubstrateChain:
     ) -> AsyncIterator[SubstrateChain]:
         """Connect to ``url``, or to the first of several (a sequence, or commas) that answers.
 
-        ``signer`` is the hotkey for ``propose`` and ``attest``, ``node_id`` the node for which it
-        signs where one hotkey serves several, ``tip`` what ``submit`` adds to each fee (units of
-        10^-18 TENSOR). ``call_timeout_s`` and ``block_time_s`` None mean the chain's block time.
+        ``signer`` is the hotkey for ``propose`` and ``attest``, ``tip`` what ``submit`` adds to
+        each fee (units of 10^-18 TENSOR). ``call_timeout_s`` and ``block_time_s`` None mean the
+        chain's block time.
         Raises UsageError for an address that is none, ChainUnavailable or ChainMismatch.
         """
         endpoints = Endpoints(parse_chain_urls(url))
@@ -174,7 +170,6 @@ class SubstrateChain:
                 sender=ExtrinsicSender(writer, log=log, inclusion_timeout_s=inclusion_timeout_s),
                 info=info,
                 signer=signer,
-                node_id=node_id,
                 tip=tip,
                 block_time_s=block_time_s or reader.block_time_s,
             )
@@ -340,8 +335,7 @@ class SubstrateChain:
         return await self._submit_in_epoch(subnet_id, "propose_attestation", arguments)
 
     async def attest(self, subnet_id: SubnetId) -> Receipt:
-        # The same argument goes by two names in two runtimes.
-        arguments = {"subnet_id": subnet_id, "attest_data": None, "data": None}
+        arguments = {"subnet_id": subnet_id, "attest_data": None}
         return await self._submit_in_epoch(subnet_id, "attest", arguments)
 
     async def _submit_in_epoch(
@@ -350,16 +344,10 @@ class SubstrateChain:
         """Submit a call that means the present epoch, so that it dies with the epoch."""
         key = self._require_signer()
 
-        def prepare(session: ChainSession) -> tuple[BlockNumber, Mapping[str, object]]:
-            return (
-                _find_epoch_end(session, subnet_id, self._info.epoch_length),
-                add_own_node(
-                    session, name, arguments, hotkey=key.account_id, node_id=self._node_id
-                ),
-            )
-
-        end, complete = await self._reader.call(prepare)
-        inclusion = await self.submit("Network", name, complete, key=key, end=end)
+        end = await self._reader.call(
+            lambda session: _find_epoch_end(session, subnet_id, self._info.epoch_length)
+        )
+        inclusion = await self.submit("Network", name, arguments, key=key, end=end)
         return inclusion.receipt
 
     def _require_signer(self) -> AccountKey:
@@ -376,7 +364,14 @@ def check_args_size(args: bytes | None) -> None:
 
 def read_nodes(session: ChainSession, subnet_id: SubnetId, *, at: str) -> tuple[RosterNode, ...]:
     """Return the activated nodes in the state of block hash ``at``, sorted by id."""
-    return choose_shape(session.runtime).read_nodes(session, subnet_id, at=at)
+    rows = [row for _, row in session.read_map("Network.SubnetNodesData", subnet_id, at=at)]
+    hotkeys = [row["hotkey"] for row in rows]
+    coldkeys = session.read_many("Network.HotkeyOwner", hotkeys, at=at)
+    nodes = (
+        parsing.parse_roster_node(row, hotkey=row["hotkey"], coldkey=coldkey)
+        for row, coldkey in zip(rows, coldkeys, strict=True)
+    )
+    return tuple(sorted(nodes, key=lambda node: node.node_id))
 
 
 def _read_info(session: ChainSession) -> ChainInfo:

@@ -15,6 +15,7 @@ Rules of the command line:
 
 from __future__ import annotations
 
+import resource
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -209,7 +210,11 @@ VersionOption = Annotated[
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoReturn:
-    """Run a command line and turn every expected error into an exit code."""
+    """Run a command line and turn every expected error into an exit code.
+
+    No process of it writes a core dump, which would hold private keys.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     wait_passively()
     verbose = "--verbose" in arguments
     remaining = [argument for argument in arguments if argument != "--verbose"]

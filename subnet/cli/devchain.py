@@ -23,7 +23,13 @@ class Activation(StrEnum):
 
 
 def devchain(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other than loopback needs --expose.")
+    ] = "127.0.0.1",
+    expose: Annotated[
+        bool,
+        typer.Option("--expose", help="Let others in, who can then spend from every account."),
+    ] = False,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="WebSocket port; 0 takes a free one.")
     ] = 9944,
@@ -45,7 +51,7 @@ def devchain(
 ) -> None:
     """Run a Hypertensor development chain that stock Substrate clients connect to.
 
-    Alith to Faith of the well-known development mnemonic are funded. Never expose it.
+    Alith to Faith of the well-known development mnemonic are funded: their keys are public.
     """
     import asyncio
 
@@ -53,6 +59,14 @@ def devchain(
     from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
     from devchain.run import run_until_stopped
     from devchain.runtime import LedgerConfig
+    from mesh.loopback import is_loopback
+    from subnet.errors import UsageError
+
+    if not expose and not is_loopback(host):
+        raise UsageError(
+            f"--host {host} lets others spend from this chain's accounts, whose keys are public",
+            "leave --host out, or add --expose where that is meant",
+        )
 
     def on_ready(url: str) -> None:
         emit(url)

@@ -20,7 +20,8 @@ from mesh.api.errors import (
 )
 from mesh.api.keys_file import KEY_PREFIX, create_key, read_keys, revoke_key
 from mesh.api.rate_limit import Rate
-from mesh.api.server import ServeConfig, check_bind, is_loopback, open_gateway
+from mesh.api.server import ServeConfig, check_bind, open_gateway
+from mesh.loopback import is_loopback
 from tests.support.http_checks import check_error
 from tests.support.local_backend import MODEL
 

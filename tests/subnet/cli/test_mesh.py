@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import resource
 import stat
 import subprocess
 import sys
@@ -407,3 +408,17 @@ def test_wrong_inputs_end_before_anything_starts(
     (tmp_path / "file" / "x").touch()
     places = {"file": tmp_path / "file", "gone": tmp_path / "gone"}
     assert sentence in fails(*(part.format(**places) for part in line))[0]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_a_chain_whose_keys_are_public_listens_for_others_only_where_that_is_meant(
+    host: str,
+) -> None:
+    sentence, fix = fails("devchain", "--port", "0", "--host", host, code=2)
+    assert "whose keys are public" in sentence
+    assert "--expose" in fix
+
+
+def test_no_command_leaves_a_core_dump_with_keys_in_it() -> None:
+    run("--version")
+    assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
