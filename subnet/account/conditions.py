@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from consensus.types import SubnetId, SubnetNodeId
+from consensus.types import BlockNumber, SubnetId, SubnetNodeId, compute_epoch_position
 from keys.peer import PeerId
 from subnet.account.registration import (
     TENSOR,
+    ActivationRules,
     NodeRegistration,
+    RegisteredNode,
     SubnetRegistration,
     build_node_arguments,
     build_subnet_arguments,
@@ -124,7 +126,7 @@ async def check_activate_node(
     chain: SubstrateChain, *, subnet_id: SubnetId, node_id: SubnetNodeId, coldkey: bytes
 ) -> tuple[Check, ...]:
     """Return the conditions of activate_subnet_node."""
-    rules = await fetch_activation_rules(chain)
+    rules = await fetch_activation_rules(chain, subnet_id)
     node = await fetch_registered_node(chain, subnet_id=subnet_id, node_id=node_id)
     owner = b""
     if node is not None:
@@ -135,6 +137,28 @@ async def check_activate_node(
         Check("the node is registered", node is not None),
         Check("the node is not active yet", node is None or node.is_queued),
         Check("the signer is the node's coldkey", owner == coldkey),
+        *([] if node is None else [await _check_window(chain, subnet_id, node, rules)]),
+    )
+
+
+async def _check_window(
+    chain: SubstrateChain, subnet_id: SubnetId, node: RegisteredNode, rules: ActivationRules
+) -> Check:
+    """Return whether the present epoch is one in which the node may be activated."""
+    length = (await chain.fetch_info()).epoch_length
+
+    def read_epoch(session: ChainSession) -> int:
+        header, at = session.read_head()
+        slot = session.read("Network.SubnetSlot", subnet_id, at=at) or 0
+        return compute_epoch_position(
+            BlockNumber(header.number), slot=slot, epoch_length=length
+        ).epoch
+
+    epoch = await chain.query(read_epoch)
+    first, last = node.start_epoch, node.start_epoch + (rules.grace_epochs or 0)
+    return Check(
+        f"the epoch is {first} to {last}, in which the node may be activated (it is {epoch})",
+        first <= epoch <= last,
     )
 
 

@@ -101,7 +101,8 @@ async def _activate(
                 raise ConfigError(
                     f"the activation window of node {node_id} closed after epoch"
                     f" {node.start_epoch + (rules.grace_epochs or 0)}",
-                    f"run `mesh chain remove-node --node-id {node_id}`, then this again",
+                    f"run `mesh chain leave --subnet {subnet_id} --hotkey 0x{node.hotkey.hex()}`"
+                    " with the same coldkey, which brings its stake back, then this again",
                 )
             else:
                 say("activating the node")

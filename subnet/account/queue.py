@@ -22,18 +22,20 @@ class QueuedNode:
     """A node that waits to be activated.
 
     ``earliest_epoch`` is the first subnet epoch in which it may become Idle; the nodes in front
-    of it and the churn limit may make it later. From ``removable_from`` on a validator may propose
-    to remove it from the queue.
+    of it and the churn limit may make it later. Where its operator activates it, ``last_epoch`` is
+    the last one in which that is possible, else None. From ``removable_from`` on a validator may
+    propose to remove it from the queue.
     """
 
     node: RegisteredNode
     earliest_epoch: Epoch
+    last_epoch: Epoch | None
     removable_from: Epoch
 
 
 async def fetch_queue(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[QueuedNode, ...]:
     """Return the queued nodes of a subnet in the order of its queue, front first."""
-    is_automatic = (await fetch_activation_rules(chain)).is_automatic
+    rules = await fetch_activation_rules(chain, subnet_id)
 
     def work(session: ChainSession) -> tuple[QueuedNode, ...]:
         at = session.read_head_hash()
@@ -41,7 +43,7 @@ async def fetch_queue(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[Queue
         def read_setting(name: str) -> int:
             return int(session.read(f"Network.{name}", subnet_id, at=at, default=True))
 
-        waiting = read_setting("SubnetNodeQueueEpochs") + 1 if is_automatic else 0
+        waiting = read_setting("SubnetNodeQueueEpochs") + 1 if rules.is_automatic else 0
         immune = read_setting("QueueImmunityEpochs")
         queued = {
             node.node_id: node
@@ -63,6 +65,9 @@ async def fetch_queue(chain: SubstrateChain, subnet_id: SubnetId) -> tuple[Queue
                 # Activated when the epoch is past start_epoch + SubnetNodeQueueEpochs, or by its
                 # operator from start_epoch on.
                 earliest_epoch=Epoch(node.start_epoch + waiting),
+                last_epoch=None
+                if rules.grace_epochs is None
+                else Epoch(node.start_epoch + rules.grace_epochs),
                 removable_from=Epoch(node.start_epoch + immune),
             )
             for node in nodes

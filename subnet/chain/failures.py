@@ -148,8 +148,8 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "sign with the node's hotkey, not with its coldkey",
     ),
     "InvalidSubnetNodeId": (
-        "the node is queued, or it joined after the proposal",
-        "wait for the epoch in which the node is activated",
+        "the subnet has no active node with this id, or it joined after the proposal",
+        "`mesh chain nodes` lists the ids; a queued node waits for its activation",
     ),
     "InvalidSubnetNodeClassification": (
         "the node is not of class Validator yet",
@@ -210,8 +210,8 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     # Nodes.
     "ColdkeyMatchesHotkey": ("hotkey and coldkey are the same", "use another key as hotkey"),
     "HotkeyHasOwner": (
-        "the hotkey belongs to another node or coldkey",
-        "make a new hotkey; one serves a single node",
+        "the hotkey serves a node, or holds the stake of one that left",
+        "bring that home with `mesh chain leave`, or make a new hotkey; one serves a single node",
     ),
     "HotkeyAlreadyRegisteredToColdkey": (
         "the hotkey is registered by this coldkey already",
@@ -256,7 +256,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     # Stake.
     "MinStakeNotReached": ("the stake is below the subnet's minimum", "stake more"),
     "MaxStakeReached": ("the stake exceeds the subnet's maximum", "stake less"),
-    "NotEnoughBalanceToStake": ("the balance does not cover the stake", _BALANCE),
+    "NotEnoughBalanceToStake": (
+        "the balance does not cover the stake",
+        _BALANCE + "; `mesh chain leave` brings back what a node that left had staked",
+    ),
     "NotEnoughStakeToWithdraw": ("the hotkey has less stake than that", "withdraw less"),
     "AmountZero": ("the amount is zero", "give an amount"),
     "InvalidAmount": ("the amount is zero", "give an amount"),

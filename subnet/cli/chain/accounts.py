@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli.chain.options import AsJson, PasswordFile
+from subnet.cli.chain.options import AsJson, PasswordFile, choose_password
 from subnet.cli.console import emit, say
 from subnet.errors import ConfigError, UsageError
 
@@ -35,7 +35,7 @@ def new(file: Target, password_file: PasswordFile = None, as_json: AsJson = Fals
     from keys.keystore import create_keystore
 
     key = AccountKey.from_private_key(secrets.token_bytes(32))
-    create_keystore(file, key, _choose_password(password_file))
+    create_keystore(file, key, choose_password(password_file))
     _report(key.address, file, as_json=as_json)
 
 
@@ -54,7 +54,7 @@ def import_account(
     from keys.keystore import create_keystore
 
     key = AccountKey.from_mnemonic(_read_phrase(phrase_file), index=index)
-    create_keystore(file, key, _choose_password(password_file))
+    create_keystore(file, key, choose_password(password_file))
     _report(key.address, file, as_json=as_json)
 
 
@@ -97,14 +97,6 @@ def list_accounts(
             f"no keystore (*.json) in {directory.absolute()}; make one with"
             f" `mesh chain accounts new {directory / 'coldkey.json'}`"
         )
-
-
-def _choose_password(password_file: Path | None) -> str:
-    if password_file is not None:
-        from subnet.operator.passwords import read_password
-
-        return read_password(password_file, prompt="")
-    return str(typer.prompt("New password", hide_input=True, confirmation_prompt=True, err=True))
 
 
 def _read_phrase(phrase_file: Path | None) -> str:

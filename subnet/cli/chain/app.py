@@ -7,6 +7,7 @@ import typer
 from subnet.cli.chain import (
     accounts,
     activate,
+    leave,
     metagraph,
     money,
     node_calls,
@@ -62,6 +63,7 @@ for command in (
     watch.watch,
     rewards.rewards,
     onboard.onboard,
+    leave.leave,
 ):
     app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(accounts.app, name="accounts")

@@ -74,12 +74,12 @@ def queue(subnet: Subnet, *, reading: Reading) -> None:
 
     rows = reading.ask_subnet(subnet, work)
     lines = [
-        f"{place:<4} node {row.node.node_id}, activated from epoch {row.earliest_epoch} on,"
+        f"{place:<4} node {row.node.node_id}, {_describe_wait(row)},"
         f" {row.node.peer_id or 'not Ed25519'}"
         for place, row in enumerate(rows, start=1)
     ]
     described = {"queue": [_describe_queued(row) for row in rows]}
-    reading.give(Result(described, "\n".join(lines) or "nobody waits"))
+    reading.give(Result(described, "\n".join(lines) or "no node waits"))
 
 
 @expand_options
@@ -123,11 +123,21 @@ def submission(
     reading.give(Result({"submission": describe_submission(found)}, "\n".join(lines)))
 
 
+def _describe_wait(row: QueuedNode) -> str:
+    if row.last_epoch is None:
+        return f"which the chain activates in epoch {row.earliest_epoch} or later"
+    return (
+        f"which its owner activates (`mesh chain activate-node`) in epochs {row.earliest_epoch} to"
+        f" {row.last_epoch}"
+    )
+
+
 def _describe_queued(row: QueuedNode) -> dict[str, Any]:
     return {
         "subnet_node_id": row.node.node_id,
         "start_epoch": row.node.start_epoch,
         "earliest_epoch": row.earliest_epoch,
+        "last_epoch": row.last_epoch,
         "removable_from": row.removable_from,
         "peer_id": None if row.node.peer_id is None else str(row.node.peer_id),
         "hotkey": f"0x{row.node.hotkey.hex()}",

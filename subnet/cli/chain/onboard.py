@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.chain.options import Result, Signer, Subnet, expand_options, parse_amount
+from subnet.cli.chain.options import (
+    Result,
+    Signer,
+    Subnet,
+    choose_password,
+    expand_options,
+    parse_amount,
+)
 from subnet.cli.console import say
 
 if TYPE_CHECKING:
@@ -133,11 +140,11 @@ def _load_hotkey(path: Path, password_file: Path | None) -> AccountKey:
 
     from keys.account import AccountKey
     from keys.keystore import create_keystore
-    from subnet.operator.passwords import open_keystore, read_password
+    from subnet.operator.passwords import open_keystore
 
     if path.exists():
         return open_keystore(path, password_file)
-    password = read_password(password_file, prompt=f"Password of the hotkey in {path}")
+    password = choose_password(password_file, prompt=f"New password of the hotkey in {path}")
     say(f"making a hotkey in {path}")
     key = AccountKey.from_private_key(secrets.token_bytes(32))
     create_keystore(path, key, password)

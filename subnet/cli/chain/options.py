@@ -203,6 +203,15 @@ def load_signer(
     )
 
 
+def choose_password(password_file: Path | None, *, prompt: str = "New password") -> str:
+    """Return the password of a keystore that is made now; typed, it is asked for twice."""
+    if password_file is not None:
+        from subnet.operator.passwords import read_password
+
+        return read_password(password_file, prompt="")
+    return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True))
+
+
 @asynccontextmanager
 async def open_chain(
     url: str, *, dev_account: str | None = None, tip: str = "0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -29,6 +30,7 @@ from keys.secret_file import create_secret_file
 from subnet.account.metagraph import Metagraph
 from subnet.account.registration import TENSOR
 from subnet.chain.development import check_development_chain
+from subnet.chain.substrate import SubstrateChain
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain.app import app
 from subnet.cli.console import run_app
@@ -205,7 +207,7 @@ async def test_onboarding_walks_the_whole_way_and_can_be_walked_again(
     await shell.ok("activate-subnet", "--subnet", "mesh", "--dev-account", "alith")
 
     # The subnet is active, so the late node waits for its start epoch.
-    devchain.set_mode(BlockMode.INTERVAL, 0.1)
+    devchain.set_mode(BlockMode.INTERVAL, 0.25)
     password = tmp_path / "password"
     create_secret_file(password, PASSWORD.encode())
     line = ["onboard", "--subnet", "mesh", "--dir", str(tmp_path / "late")]
@@ -224,6 +226,52 @@ async def test_onboarding_walks_the_whole_way_and_can_be_walked_again(
 
     shown = await shell.ok("show", "--subnet", "mesh")
     assert [row["class"] for row in shown["nodes"]] == ["Validator"] * 3 + ["Idle"]
+
+    # It leaves with all that it staked, and its hotkey serves again.
+    away = ["leave", "--subnet", "mesh", "--hotkey", shown["nodes"][3]["hotkey"]]
+    away += ["--dev-account", "ethan"]
+    code, out, err = await shell.run(*away, "--json", "--no-wait")
+    assert code == 0, err
+    (left,) = json.loads(out)["unbondings"]
+    assert left["amount"] == str(100 * TENSOR)
+    code, out, err = await shell.run(*away, "--json")
+    assert (code, json.loads(out)) == (0, {"unbondings": []})
+    assert "can be claimed in" in err and "claiming" in err
+    assert (await shell.ok("unbondings", shown["nodes"][3]["coldkey"]))["unbondings"] == []
+    code, out, err = await shell.run(*line, "--json")
+    assert code == 0 and json.loads(out)["subnet_node_id"] == 5, err
+
+
+@pytest.mark.usefixtures("cheap_keystores")
+async def test_a_node_whose_window_closed_is_told_how_to_leave_and_come_back(
+    shell: Shell, devchain: DevChain, tmp_path: Path
+) -> None:
+    await fill_subnet(shell, "mesh", tmp_path)
+    hotkey = AccountKey.from_private_key(secrets.token_bytes(32))
+    create_identity_set(tmp_path / "late")
+    password = tmp_path / "password"
+    create_secret_file(password, PASSWORD.encode())
+    create_keystore(tmp_path / "late" / "hotkey.json", hotkey, PASSWORD)
+    line = ["register-node", "--subnet", "mesh", "--hotkey", hotkey.address]
+    line += ["--identity-dir", str(tmp_path / "late"), "--dev-account", "ethan"]
+    node_id = str((await shell.ok(*line))["subnet_node_id"])
+    dry = ["activate-node", "--subnet", "mesh", "--node-id", node_id, "--dry-run"]
+    dry += ["--dev-account", "ethan"]
+    code, out, _ = await shell.run(*dry)
+    assert code == 1 and re.search(r"NO   the epoch is \d+ to \d+", out)
+    (row,) = (await shell.ok("queue", "--subnet", "mesh"))["queue"]
+    async with SubstrateChain.open(devchain.url) as chain:
+        length = (await chain.fetch_info()).epoch_length
+        count = (row["last_epoch"] + 2) * length
+        await chain.query(lambda session: session.rpc("dev_newBlock", {"count": count}))
+    assert (await shell.run(*dry))[0] == 1
+    line = ["onboard", "--subnet", "mesh", "--dir", str(tmp_path / "late")]
+    line += ["--hotkey-password-file", str(password), "--dev-account", "ethan"]
+    code, _, err = await shell.run(*line)
+    assert code == 1
+    fix = re.search(r"hint: run `mesh chain (leave [^`]+)`", err)
+    assert fix is not None, err
+    assert (await shell.run(*fix[1].split(), "--dev-account", "ethan", "--no-wait"))[0] == 0
 
 
 async def test_a_metagraph_is_kept_in_a_file_and_read_back(shell: Shell, tmp_path: Path) -> None:
@@ -413,7 +461,7 @@ async def test_a_late_node_is_seen_in_the_queue_and_a_node_by_itself(
     assert row["start_epoch"] <= row["earliest_epoch"] <= row["start_epoch"] + 4
     assert row["removable_from"] == row["start_epoch"] + 3
     code, out, _ = await shell.run("queue", "--subnet", "waiting")
-    assert code == 0 and out.startswith("1    node 4, activated from epoch")
+    assert code == 0 and out.startswith("1    node 4, which ")
 
     rows = (await shell.ok("nodes", "--subnet", "waiting"))["nodes"]
     assert [row["is_queued"] for row in rows] == [False, False, False, True]

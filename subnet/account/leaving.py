@@ -1,0 +1,112 @@
+"""Take a node out of its subnet and bring its stake home. Safe to re-run.
+
+The steps: remove the node, unbond its whole stake, wait until that can be claimed, claim it. Each
+looks at the chain first, so what is done is not done twice. Once all stake of a hotkey is
+unbonded the chain forgets the hotkey, which can then be registered anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from consensus.types import BlockNumber, SubnetId, SubnetNodeId, compute_epoch_position
+from keys.account import AccountKey
+from subnet.account.money import Unbonding, fetch_unbondings
+from subnet.account.registration import hex_account
+from subnet.chain.substrate import SubstrateChain
+
+if TYPE_CHECKING:
+    from subnet.chain.chain_session import ChainSession
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """The hotkey of the node that leaves, and the coldkey that owns it and signs."""
+
+    subnet_id: SubnetId
+    hotkey: bytes
+    coldkey: AccountKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What the chain still holds of the node. ``stake`` is in units of 10^-18 TENSOR."""
+
+    node_id: SubnetNodeId | None
+    is_elected: bool
+    stake: int
+
+
+async def leave(
+    chain: SubstrateChain, departure: Departure, *, say: Say, is_waiting: bool = True
+) -> tuple[Unbonding, ...]:
+    """Remove the node, unbond and claim its stake; return what is left to be claimed.
+
+    ``say`` gets a line for each step and each block of a wait. Without ``is_waiting`` it ends
+    where only time is missing. Raises ExtrinsicFailed, ChainUnavailable.
+    """
+    subnet_id, hotkey = departure.subnet_id, hex_account(departure.hotkey)
+    async with aclosing(chain.heads()) as heads:
+        async for head in heads:
+            standing = await _fetch_standing(chain, departure)
+            left = await fetch_unbondings(chain, departure.coldkey.account_id)
+            if standing.node_id is not None and standing.is_elected:
+                say(f"node {standing.node_id} is elected: it may leave when the epoch is over")
+            elif standing.node_id is not None:
+                say(f"removing node {standing.node_id}")
+                arguments = {"subnet_id": subnet_id, "subnet_node_id": standing.node_id}
+                await chain.submit(
+                    "Network", "remove_subnet_node", arguments, key=departure.coldkey
+                )
+                continue
+            elif standing.stake:
+                say("unbonding its stake")
+                staked = {
+                    "subnet_id": subnet_id,
+                    "hotkey": hotkey,
+                    "stake_to_be_removed": standing.stake,
+                }
+                await chain.submit("Network", "remove_stake", staked, key=departure.coldkey)
+                continue
+            elif any(unbonding.claimable for unbonding in left):
+                say("claiming what is unbonded")
+                await chain.submit("Network", "claim_unbondings", {}, key=departure.coldkey)
+                continue
+            elif not left:
+                return ()
+            else:
+                say(f"the stake can be claimed in {left[-1].block - head.number} blocks")
+            if not is_waiting:
+                return left
+    raise AssertionError("the chain's heads never end")
+
+
+async def _fetch_standing(chain: SubstrateChain, departure: Departure) -> _Standing:
+    subnet_id, hotkey = departure.subnet_id, hex_account(departure.hotkey)
+    length = (await chain.fetch_info()).epoch_length
+
+    def work(session: ChainSession) -> _Standing:
+        header, at = session.read_head()
+        node_id = session.read("Network.HotkeySubnetNodeId", subnet_id, hotkey, at=at)
+        slot = session.read("Network.SubnetSlot", subnet_id, at=at)
+        elected = None
+        if slot is not None:
+            position = compute_epoch_position(
+                BlockNumber(header.number), slot=slot, epoch_length=length
+            )
+            elected = session.read(
+                "Network.SubnetElectedValidator", subnet_id, position.epoch, at=at
+            )
+        stake = session.read("Network.AccountSubnetStake", hotkey, subnet_id, at=at) or 0
+        return _Standing(
+            node_id=SubnetNodeId(node_id) if node_id else None,
+            is_elected=bool(node_id) and elected == node_id,
+            stake=int(stake),
+        )
+
+    return await chain.query(work)
