@@ -86,6 +86,11 @@ _CLOSES_ACCOUNT = (
     "the transfer would close the sender's account",
     "leave at least the existential deposit behind",
 )
+_OUT_OF_BOUNDS = (
+    "the value is outside the bounds that the chain sets",
+    "give a value nearer to the present one",
+)
+_PEER_ID_TAKEN = ("another node has this peer id", "make new ones with `mesh keygen`")
 _SENTENCES: dict[str, tuple[str, str]] = {
     # The transaction pool.
     "Stale": (
@@ -277,4 +282,162 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "IdentityFieldEmpty": ("every field of an identity must be filled", "fill the empty ones"),
     "IdentityTaken": ("another coldkey uses this name", "choose another"),
     "Paused": ("the whole chain is paused", "wait until it is unpaused"),
+    # Settings of a subnet.
+    "InvalidChurnLimit": _OUT_OF_BOUNDS,
+    "InvalidChurnLimitMultiplier": _OUT_OF_BOUNDS,
+    "InvalidRegistrationQueueEpochs": _OUT_OF_BOUNDS,
+    "InvalidIdleClassificationEpochs": _OUT_OF_BOUNDS,
+    "InvalidIncludedClassificationEpochs": _OUT_OF_BOUNDS,
+    "InvalidSubnetNodeConsecutiveIncludedEpochs": _OUT_OF_BOUNDS,
+    "InvalidTargetNodeRegistrationsPerEpoch": _OUT_OF_BOUNDS,
+    "InvalidMaxRegisteredNodes": _OUT_OF_BOUNDS,
+    "InvalidDelegateStakePercentage": _OUT_OF_BOUNDS,
+    "InvalidAbsentDecreaseReputationFactor": _OUT_OF_BOUNDS,
+    "InvalidIncludedIncreaseReputationFactor": _OUT_OF_BOUNDS,
+    "InvalidNonConsensusAttestorDecreaseReputationFactor": _OUT_OF_BOUNDS,
+    "InvalidNonValidatorAbsentDecreaseReputationFactor": _OUT_OF_BOUNDS,
+    "InvalidValidatorNonConsensusSubnetNodeReputationFactor": _OUT_OF_BOUNDS,
+    "InvalidBelowMinWeightDecreaseReputationFactor": _OUT_OF_BOUNDS,
+    "InvalidNonAttestorDecreaseReputationFactor": _OUT_OF_BOUNDS,
+    "InvalidMinNodeBurnRate": _OUT_OF_BOUNDS,
+    "InvalidMaxNodeBurnRate": _OUT_OF_BOUNDS,
+    "InvalidPercent": _OUT_OF_BOUNDS,
+    "InvalidValues": ("the lowest value is above the highest", "exchange the two"),
+    "MinSubnetNodeReputation": _OUT_OF_BOUNDS,
+    "DelegateStakePercentageUpdateTooSoon": (
+        "the share of delegators was changed a short time ago",
+        "wait before it is changed again",
+    ),
+    "DelegateStakePercentageAbsDiffTooLarge": (
+        "the share of delegators may change only a little at once",
+        "take a value nearer to the present one",
+    ),
+    "SubnetPauseCooldownActive": ("the subnet was paused a short time ago", "wait some epochs"),
+    "EmergencyValidatorsSet": (
+        "the subnet has a set of emergency validators already",
+        "wait until it has done its part",
+    ),
+    "NotPendingSubnetOwner": (
+        "the signer is not the account to which the subnet was offered",
+        "sign with that account",
+    ),
+    "NoPendingSubnetOwner": ("the subnet is offered to no account", "let its owner offer it first"),
+    "InBootnodeAccessList": ("the account may set bootnodes already", "nothing is left to do"),
+    "NotInAccessList": ("the account may not set bootnodes", "let the owner add it first"),
+    "InvalidAccess": (
+        "the signer may not set the subnet's bootnodes",
+        "sign with the owner's key, or let the owner add this account",
+    ),
+    "MaxSubnetBootnodeAccess": (
+        "as many accounts as possible may set bootnodes",
+        "take one off the list first",
+    ),
+    # Nodes.
+    "BootnodePeerIdExist": _PEER_ID_TAKEN,
+    "ClientPeerIdExist": _PEER_ID_TAKEN,
+    "PeerIdsMustBeUnique": (
+        "two of the node's three peer ids are equal",
+        "make three with `mesh keygen`",
+    ),
+    "InvalidClientPeerId": ("the client's peer id is not one", "copy it from `mesh keygen`"),
+    "UniqueParameterTaken": ("another node has this unique text", "choose another"),
+    "MaxSubnetNodes": ("the subnet is full", "wait until a node leaves, or join another subnet"),
+    "OldHotkeyNotRegistered": ("the old hotkey has no owner", "check --old"),
+    "ColdkeyBlacklisted": (
+        "the chain lets this coldkey register nothing",
+        "register with another coldkey",
+    ),
+    "ElectionSlotInsertFail": (
+        "the node is among those that can be elected already",
+        "look at `mesh chain node`",
+    ),
+    "NoDelegateRewardRateChange": ("the rate is what it was", "give another rate"),
+    "InvalidDelegateAccountRate": _OUT_OF_BOUNDS,
+    "InvalidDelegateAccountParameters": (
+        "a delegate account and its rate go together",
+        "give both, or neither",
+    ),
+    "DelegateAccountIdIsNone": ("a rate is given without an account", "name the account, too"),
+    "DelegateAccountRateIsNone": ("an account is given without its rate", "give the rate, too"),
+    "DelegateAccountCannotBeHotkey": (
+        "the delegate account is the node's hotkey",
+        "name another account",
+    ),
+    "DelegateAccountCannotBeColdkey": (
+        "the delegate account is the node's coldkey",
+        "name another account",
+    ),
+    "NotDelegateAccountOwner": (
+        "the signer is not the node's delegate account",
+        "sign with that account",
+    ),
+    "NoDelegateAccountSet": ("the node has no delegate account", "let its coldkey set one first"),
+    "SurpassesMaxRewardRateDecrease": (
+        "the rate may fall only a little at once",
+        "take a value nearer to the present one",
+    ),
+    "MaxRewardRateUpdates": ("the rate was changed a short time ago", "wait some epochs"),
+    # Stake.
+    "NotEnoughBalance": _TOO_POOR,
+    "BalanceWithdrawalError": _TOO_POOR,
+    "CouldNotConvertToBalance": ("the amount is too large", "give a smaller amount"),
+    "CouldNotConvertToShares": ("the amount is too small for a share", "give a larger amount"),
+    "SharesZero": ("the amount is worth no share", "give a larger amount"),
+    "MinDelegateStake": ("the amount is below the least that is delegated", "give a larger one"),
+    "MinDelegateStakeDepositNotReached": (
+        "the amount is below the least that is delegated",
+        "give a larger one",
+    ),
+    "MinNodeDelegateStakeDepositNotReached": (
+        "the amount is below the least that is delegated",
+        "give a larger one",
+    ),
+    "TransferToSelfNotAllowed": ("sender and recipient are equal", "name another account"),
+    "SwapCallNotFound": (
+        "no such swap of delegated stake is queued",
+        "look at `mesh chain delegation`",
+    ),
 }
+
+RAW_ERRORS = frozenset(
+    {
+        # Calls of the network's governance.
+        "InvalidAttestorRewardExponent",
+        "InvalidDelegateStakeCooldownEpochs",
+        "InvalidDelegateStakeSubnetRemovalInterval",
+        "InvalidMaxBootnodes",
+        "InvalidMaxEmergencySubnetNodes",
+        "InvalidMaxSubnetBootnodeAccess",
+        "InvalidMaxSubnetNodes",
+        "InvalidMaxSubnetPauseEpochs",
+        "InvalidMaxSubnetRemovalInterval",
+        "InvalidMaxSubnets",
+        "InvalidMaxUnbondings",
+        "InvalidMinDelegateStakeDeposit",
+        "InvalidMinEmergencySubnetNodes",
+        "InvalidMinSubnetNodes",
+        "InvalidMinSubnetRegistrationEpochs",
+        "InvalidNodeDelegateStakeCooldownEpochs",
+        "InvalidOverwatchEpochLengthMultiplier",
+        "InvalidPerbillPercent",
+        "InvalidStakeCooldownEpochs",
+        "InvalidSubnetRegistrationEpochs",
+        "InvalidSubnetRemoval",
+        "InvalidSuperMajorityAttestationRatio",
+        "InvalidValidatorRewardK",
+        # Overwatch nodes, which this client does not run.
+        "AlreadyCommitted",
+        "ColdkeyNotOverwatchQualified",
+        "ColdkeyOverwatchQualified",
+        "CommitsEmpty",
+        "InvalidOverwatchNodeId",
+        "InvalidWeight",
+        "MaxOverwatchNodes",
+        "NoCommitFound",
+        "NotCommitPeriod",
+        "NotRevealPeriod",
+        "OverwatchEpochIsZero",
+        "RevealMismatch",
+    }
+)
+"""Errors of the pallet that no command of ours can end in: they keep the pallet's own name."""
