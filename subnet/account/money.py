@@ -40,11 +40,18 @@ async def fetch_unbondings(chain: SubstrateChain, account_id: bytes) -> tuple[Un
 
 
 async def fetch_delegated_shares(
-    chain: SubstrateChain, account_id: bytes, subnet_id: SubnetId
+    chain: SubstrateChain, account_id: bytes, subnet_id: SubnetId, node_id: int | None = None
 ) -> int:
-    """Return the account's shares of the subnet's delegate stake; ``undelegate`` takes shares."""
-    item = "Network.AccountSubnetDelegateStakeShares"
-    return int(await read_at_head(chain, item, hex_account(account_id), subnet_id, default=True))
+    """Return the account's shares of the subnet's delegate stake, or of the node's if one is named.
+
+    ``undelegate`` takes shares.
+    """
+    account = hex_account(account_id)
+    if node_id is None:
+        item = "Network.AccountSubnetDelegateStakeShares"
+        return int(await read_at_head(chain, item, account, subnet_id, default=True))
+    item = "Network.AccountNodeDelegateStakeShares"
+    return int(await read_at_head(chain, item, account, subnet_id, node_id, default=True))
 
 
 async def is_hotkey_funded(chain: SubstrateChain, hotkey: bytes) -> bool:

@@ -6,7 +6,7 @@ account ids are 20 bytes, epochs are subnet epochs unless said otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -372,6 +372,16 @@ def build_subnet_arguments(registration: SubnetRegistration) -> dict[str, object
         ),
     }
     return {"max_cost": registration.max_cost, "subnet_data": data}
+
+
+def build_bootnode_arguments(
+    *, add: Mapping[str, str], remove: Sequence[PeerId]
+) -> dict[str, object]:
+    """Return update_bootnodes' arguments by name but the subnet. Raises ConfigError."""
+    return {
+        "add": sorted(_build_bootnode(text, multiaddr) for text, multiaddr in add.items()),
+        "remove": sorted(peer.to_base58().encode("ascii") for peer in remove),
+    }
 
 
 def build_node_arguments(registration: NodeRegistration) -> dict[str, object]:

@@ -91,6 +91,17 @@ class Runtime:
             raise ChainMismatch(f"the chain's runtime has no call {pallet}.{name}")
         return tuple(str(argument.name) for argument in call.args)
 
+    def list_calls(self, pallet: str) -> tuple[str, ...]:
+        """Return the names of the pallet's calls; empty if it has none."""
+        found = self.metadata.get_metadata_pallet(pallet)
+        return () if found is None else tuple(str(call.name) for call in found.calls or ())
+
+    def list_errors(self, pallet: str) -> tuple[str, ...]:
+        """Return the names of the pallet's errors; empty if it has none."""
+        found = self.metadata.get_metadata_pallet(pallet)
+        errors = () if found is None else found.errors or ()
+        return tuple(str(error.value["name"]) for error in errors)
+
     def find_error_name(self, pallet_index: int, error_index: int) -> str:
         """Return the name of a module error, or its numbers if the metadata lacks it."""
         for pallet in self.metadata.pallets:

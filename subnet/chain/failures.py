@@ -354,8 +354,8 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "NoDelegateRewardRateChange": ("the rate is what it was", "give another rate"),
     "InvalidDelegateAccountRate": _OUT_OF_BOUNDS,
     "InvalidDelegateAccountParameters": (
-        "a delegate account and its rate go together",
-        "give both, or neither",
+        "neither a delegate account nor its rate is given",
+        "give one of them, or both",
     ),
     "DelegateAccountIdIsNone": ("a rate is given without an account", "name the account, too"),
     "DelegateAccountRateIsNone": ("an account is given without its rate", "give the rate, too"),

@@ -1,4 +1,4 @@
-"""``mesh chain transfer`` and ``mesh chain balance``."""
+"""``mesh chain transfer``, ``balance`` and ``coldkey``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from subnet.cli.chain.options import (
 
 if TYPE_CHECKING:
     from subnet.account.conditions import Check
+    from subnet.account.holdings import HotkeyHolding
     from subnet.chain.substrate import SubstrateChain
 
 
@@ -63,3 +64,42 @@ def balance(
     units = reading.ask(lambda chain: chain.fetch_balance(account_id))
     text = f"{format_amount(units)} TENSOR"
     reading.give(Result({"account": account, "free": str(units)}, text))
+
+
+@expand_options
+def coldkey(
+    account: Annotated[str, typer.Argument(help="Coldkey account, 0x...")], *, reading: Reading
+) -> None:
+    """Show what a coldkey has in all subnets: nodes, stake, what unbonds, its balance."""
+    from subnet.account.holdings import fetch_holdings
+
+    account_id = parse_account(account)
+    held = reading.ask(lambda chain: fetch_holdings(chain, account_id))
+    rows = [
+        {
+            "subnet_id": row.subnet_id,
+            "subnet_node_id": row.node_id,
+            "class": None if row.node_class is None else row.node_class.name.capitalize(),
+            "hotkey": f"0x{row.hotkey.hex()}",
+            "stake": str(row.stake),
+        }
+        for row in held.hotkeys
+    ]
+    unbonding = [{"block": row.block, "amount": str(row.amount)} for row in held.unbondings]
+    lines = [f"{_describe_holding(row)}  0x{row.hotkey.hex()}" for row in held.hotkeys]
+    lines += [
+        f"unbonds   {format_amount(row.amount)} TENSOR, to be claimed from block {row.block} on"
+        for row in held.unbondings
+    ]
+    lines.append(f"free      {format_amount(held.free)} TENSOR")
+    described = {"account": account, "hotkeys": rows, "unbondings": unbonding}
+    reading.give(Result(described | {"free": str(held.free)}, "\n".join(lines)))
+
+
+def _describe_holding(row: HotkeyHolding) -> str:
+    if row.node_id is None:
+        node = "no node any more: `mesh chain leave` brings the stake home"
+    else:
+        kind = "queued" if row.node_class is None else row.node_class.name.capitalize()
+        node = f"node {row.node_id}, {kind}"
+    return f"subnet {row.subnet_id}  {format_amount(row.stake)} TENSOR  {node}"

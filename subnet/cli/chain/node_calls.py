@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from subnet.cli.chain.options import Hotkey, NodeId, Signing, Subnet, expand_options, parse_peer_id
+from subnet.cli.chain.options import (
+    Hotkey,
+    NodeId,
+    Signing,
+    Subnet,
+    expand_options,
+    parse_peer_id,
+    parse_percent,
+)
 from subnet.cli.chain.send import account_text, send_call
 from subnet.errors import UsageError
 
@@ -24,20 +33,79 @@ IDENTITY_FIELDS = (
 )
 
 
+class PeerKind(StrEnum):
+    """Which of a node's three peer ids; the chain holds each with its address."""
+
+    MAIN = "main"
+    BOOTNODE = "bootnode"
+    CLIENT = "client"
+
+
+_PEER_CALLS = {
+    PeerKind.MAIN: "update_peer_info",
+    PeerKind.BOOTNODE: "update_bootnode_peer_info",
+    PeerKind.CLIENT: "update_client_peer_info",
+}
+
+
 @expand_options
 def update_peer_info(
     subnet: Subnet,
     node_id: NodeId,
-    peer_id: Annotated[str, typer.Option(help="The node's new peer id, 12D3KooW...")],
+    peer_id: Annotated[
+        str | None, typer.Option(help="The new peer id, 12D3KooW...; absent: none any more.")
+    ] = None,
     multiaddr: Annotated[str | None, typer.Option(help="Where it listens.")] = None,
+    kind: Annotated[PeerKind, typer.Option(help="Which of the node's peer ids.")] = PeerKind.MAIN,
     *,
     signing: Signing,
 ) -> None:
-    """Give a node a new main peer id, signed by its coldkey."""
+    """Give a node a new peer id, signed by its coldkey."""
     from subnet.account.registration import build_peer_info
 
-    arguments = {"new_peer_info": build_peer_info(parse_peer_id(peer_id), multiaddr)}
-    send_call(signing, "update_peer_info", arguments, subnet=subnet, node_id=node_id)
+    if peer_id is None and (kind is PeerKind.MAIN or multiaddr is not None):
+        raise UsageError("a main peer id and an address need --peer-id", "give --peer-id")
+    peer = None if peer_id is None else parse_peer_id(peer_id)
+    arguments = {"new_peer_info": build_peer_info(peer, multiaddr)}
+    send_call(signing, _PEER_CALLS[kind], arguments, subnet=subnet, node_id=node_id)
+
+
+@expand_options
+def delegate_account(
+    subnet: Subnet,
+    node_id: NodeId,
+    account: Annotated[
+        str | None, typer.Option(help="Account, 0x..., that gets a share of the node's pay.")
+    ] = None,
+    percent: Annotated[
+        str | None, typer.Option(help="Its share, as 12.5. What is absent stays.")
+    ] = None,
+    *,
+    signing: Signing,
+) -> None:
+    """Share a node's pay with an account, signed by its coldkey."""
+    if account is None and percent is None:
+        raise UsageError("nothing is changed", "give --account, --percent or both")
+    arguments = {
+        "delegate_account_id": None if account is None else account_text(account),
+        "delegate_rate": None if percent is None else parse_percent(percent),
+    }
+    send_call(signing, "update_delegate_account", arguments, subnet=subnet, node_id=node_id)
+
+
+@expand_options
+def delegate_rate(
+    subnet: Subnet,
+    node_id: NodeId,
+    percent: Annotated[str, typer.Option(help="Share of the pay, as 12.5.")],
+    *,
+    signing: Signing,
+) -> None:
+    """Set what those who delegate stake to a node get of its pay, signed by its coldkey."""
+    arguments = {"new_delegate_reward_rate": parse_percent(percent)}
+    send_call(
+        signing, "update_node_delegate_reward_rate", arguments, subnet=subnet, node_id=node_id
+    )
 
 
 @expand_options

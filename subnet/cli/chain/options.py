@@ -250,6 +250,14 @@ def parse_amount(text: str) -> int:
     return int(units)
 
 
+def parse_percent(text: str) -> int:
+    """Return a percentage as the chain takes shares, 10^18 for 100 %. Raises UsageError."""
+    units = parse_amount(text)
+    if units > 100 * 10**DECIMALS:
+        raise UsageError(f"{text!r} is more than 100 %", "write a percentage, as 12.5")
+    return units // 100
+
+
 def format_amount(units: int) -> str:
     """Return units of 10^-18 as TENSOR, exactly."""
     whole, rest = divmod(units, 10**DECIMALS)

@@ -1,4 +1,4 @@
-"""Commands of a subnet's owner: change a setting, pause, go on, remove the subnet."""
+"""Commands of a subnet's owner: settings, bootnodes, pause, going on, removal, a new owner."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli.chain.options import Signing, Subnet, expand_options, parse_amount
-from subnet.cli.chain.send import send_call
+from subnet.cli.chain.options import (
+    Signing,
+    Subnet,
+    expand_options,
+    parse_amount,
+    parse_pair,
+    parse_peer_id,
+)
+from subnet.cli.chain.send import account_text, send_call
 from subnet.errors import UsageError
 
 AMOUNT_SETTINGS = frozenset({"min-max-stake"})
@@ -55,6 +62,62 @@ def set_subnet(
     """Change one of a subnet's settings, signed by its owner."""
     call = f"owner_update_{setting.replace('-', '_')}"
     send_call(signing, call, _parse_setting(setting, values), subnet=subnet, owner_only=True)
+
+
+@expand_options
+def bootnodes(
+    subnet: Subnet,
+    add: Annotated[
+        list[str] | None, typer.Option(help="PEER_ID=MULTIADDR; may be given several times.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(help="Peer id; may be given several times.")
+    ] = None,
+    *,
+    signing: Signing,
+) -> None:
+    """Add and remove bootnodes, signed by the owner or an account that it let in."""
+    from subnet.account.registration import build_bootnode_arguments
+
+    if not add and not remove:
+        raise UsageError("nothing is added and nothing is removed", "give --add or --remove")
+    pairs = (parse_pair(text, option="--add", form="PEER_ID=MULTIADDR") for text in add or ())
+    arguments = build_bootnode_arguments(
+        add=dict(pairs), remove=[parse_peer_id(text) for text in remove or ()]
+    )
+    send_call(signing, "update_bootnodes", arguments, subnet=subnet)
+
+
+@expand_options
+def bootnode_access(
+    subnet: Subnet,
+    account: Annotated[str, typer.Argument(help="Account, 0x..., that may set bootnodes.")],
+    remove: Annotated[bool, typer.Option("--remove", help="It may no longer.")] = False,
+    *,
+    signing: Signing,
+) -> None:
+    """Let another account set the subnet's bootnodes, signed by the owner."""
+    call = "owner_remove_bootnode_access" if remove else "owner_add_bootnode_access"
+    arguments = {"remove_account" if remove else "new_account": account_text(account)}
+    send_call(signing, call, arguments, subnet=subnet, owner_only=True)
+
+
+@expand_options
+def transfer_subnet(
+    subnet: Subnet,
+    to: Annotated[str, typer.Option("--to", help="The new owner, 0x..., who has to accept.")],
+    *,
+    signing: Signing,
+) -> None:
+    """Offer a subnet to a new owner, signed by the present one."""
+    arguments = {"new_owner": account_text(to)}
+    send_call(signing, "transfer_subnet_ownership", arguments, subnet=subnet, owner_only=True)
+
+
+@expand_options
+def accept_subnet(subnet: Subnet, *, signing: Signing) -> None:
+    """Become the owner of a subnet, signed by the account to which it was offered."""
+    send_call(signing, "accept_subnet_ownership", subnet=subnet)
 
 
 def _parse_setting(setting: str, values: list[str]) -> Mapping[str, object]:

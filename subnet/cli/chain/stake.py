@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from consensus.types import SubnetId
     from subnet.chain.substrate import SubstrateChain
 
+ToNode = Annotated[
+    int | None, typer.Option("--node-id", min=1, help="A node of it, instead of the subnet.")
+]
+
 
 @expand_options
 def add_stake(
@@ -49,22 +53,33 @@ def claim(*, signing: Signing) -> None:
 
 
 @expand_options
-def delegate(subnet: Subnet, amount: Amount, *, signing: Signing) -> None:
-    """Delegate stake to a subnet: its emissions grow with it."""
-    arguments = {"stake_to_be_added": parse_amount(amount)}
-    send_call(signing, "add_to_delegate_stake", arguments, subnet=subnet)
+def delegate(subnet: Subnet, amount: Amount, node_id: ToNode = None, *, signing: Signing) -> None:
+    """Delegate stake to a subnet, whose emissions grow with it, or to one of its nodes."""
+    units = parse_amount(amount)
+    if node_id is None:
+        send_call(signing, "add_to_delegate_stake", {"stake_to_be_added": units}, subnet=subnet)
+        return
+    arguments = {"subnet_node_id": node_id, "node_delegate_stake_to_be_added": units}
+    send_call(signing, "add_to_node_delegate_stake", arguments, subnet=subnet)
 
 
 @expand_options
 def undelegate(
     subnet: Subnet,
     shares: Annotated[int, typer.Option("--shares", min=1, help="Shares to give back.")],
+    node_id: ToNode = None,
     *,
     signing: Signing,
 ) -> None:
     """Begin to unbond delegated stake, by shares."""
-    arguments = {"shares_to_be_removed": shares}
-    send_call(signing, "remove_delegate_stake", arguments, subnet=subnet)
+    if node_id is None:
+        send_call(signing, "remove_delegate_stake", {"shares_to_be_removed": shares}, subnet=subnet)
+        return
+    arguments = {
+        "subnet_node_id": node_id,
+        "node_delegate_stake_shares_to_be_removed": shares,
+    }
+    send_call(signing, "remove_node_delegate_stake", arguments, subnet=subnet)
 
 
 @expand_options
@@ -92,19 +107,21 @@ def unbondings(
 def delegation(
     account: Annotated[str, typer.Argument(help="Delegating account, 0x...")],
     subnet: Subnet,
+    node_id: ToNode = None,
     *,
     reading: Reading,
 ) -> None:
-    """Show the shares that an account holds of a subnet's delegate stake."""
+    """Show the shares that an account holds of the stake delegated to a subnet or a node."""
     account_id = parse_account(account)
 
     async def work(chain: SubstrateChain, subnet_id: SubnetId) -> Result:
         from subnet.account.money import fetch_delegated_shares
 
-        shares = await fetch_delegated_shares(chain, account_id, subnet_id)
-        return Result(
-            {"account": account, "subnet_id": subnet_id, "shares": str(shares)},
-            f"{shares} shares of subnet {subnet_id}",
-        )
+        shares = await fetch_delegated_shares(chain, account_id, subnet_id, node_id)
+        described = {"account": account, "subnet_id": subnet_id, "shares": str(shares)}
+        if node_id is None:
+            return Result(described, f"{shares} shares of subnet {subnet_id}")
+        text = f"{shares} shares of node {node_id} of subnet {subnet_id}"
+        return Result(described | {"subnet_node_id": node_id}, text)
 
     reading.give(reading.ask_subnet(subnet, work))

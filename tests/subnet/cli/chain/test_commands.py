@@ -557,3 +557,62 @@ async def test_onboarding_before_activation_needs_no_window(
         assert onboarded["subnet_node_id"] == number
         assert await shell.ok(*line) == onboarded
     await shell.ok("activate-subnet", "--subnet", "onboarded", "--dev-account", "alith")
+
+
+async def test_a_node_is_delegated_to_and_shares_its_pay(any_shell: Shell, tmp_path: Path) -> None:
+    shell, ethan = any_shell, get_development_account("ethan").address
+    await fill_subnet(shell, "sharing", tmp_path)
+    node = ["--subnet", "sharing", "--node-id", "2"]
+    owner, delegator = ["--dev-account", NAMES[1]], ["--dev-account", "ethan"]
+    await shell.ok("delegate-rate", *node, "--percent", "12.5", *owner)
+    await shell.ok("delegate", *node, "--amount", "30", *delegator)
+    shares = int((await shell.ok("delegation", ethan, *node))["shares"])
+    assert shares > 0
+    assert (await shell.ok("delegation", ethan, "--subnet", "sharing"))["shares"] == "0"
+    await shell.ok("undelegate", *node, "--shares", str(shares // 2), *delegator)
+    assert int((await shell.ok("delegation", ethan, *node))["shares"]) == shares - shares // 2
+    await shell.ok("delegate-account", *node, "--account", ethan, "--percent", "5", *owner)
+    await shell.ok("delegate-account", *node, "--percent", "4", *owner)
+    assert "nothing is changed" in await shell.fails("delegate-account", *node, *owner, code=2)
+    for kind in ("bootnode", "client"):
+        peer = str(PeerKey.generate().peer_id)
+        line = ["update-peer-info", *node, "--kind", kind, *owner]
+        await shell.ok(*line, "--peer-id", peer, "--multiaddr", "/ip4/192.0.2.1/tcp/31330")
+        await shell.ok(*line)
+    line = ["update-peer-info", *node, *owner]
+    assert "need --peer-id" in await shell.fails(*line, code=2)
+
+
+async def test_a_subnet_gets_bootnodes_and_another_owner(any_shell: Shell, tmp_path: Path) -> None:
+    shell, ethan = any_shell, get_development_account("ethan").address
+    await fill_subnet(shell, "moving", tmp_path)
+    subnet, owner, friend = ["--subnet", "moving"], ["--dev-account", "alith"], ["ethan"]
+    peer = str(PeerKey.generate().peer_id)
+    pair = f"{peer}=/ip4/192.0.2.1/tcp/31330"
+    line = ["bootnodes", *subnet, "--add", pair, "--dev-account", *friend]
+    await shell.fails(*line)
+    await shell.ok("bootnode-access", ethan, *subnet, *owner)
+    sent = await shell.ok(*line)
+    assert "Network.BootnodesUpdated" in sent["events"]
+    await shell.ok("bootnodes", *subnet, "--remove", peer, "--dev-account", *friend)
+    await shell.ok("bootnode-access", ethan, "--remove", *subnet, *owner)
+    assert "nothing is added" in await shell.fails("bootnodes", *subnet, *owner, code=2)
+    await shell.ok("transfer-subnet", *subnet, "--to", ethan, *owner)
+    await shell.ok("accept-subnet", *subnet, "--dev-account", *friend)
+    pause = ["pause-subnet", *subnet, "--dry-run", "--dev-account"]
+    assert (await shell.run(*pause, "alith"))[0] == 1
+    assert (await shell.run(*pause, "ethan"))[0] == 0
+
+
+async def test_a_coldkey_sees_all_that_it_has(shell: Shell, tmp_path: Path) -> None:
+    coldkey = get_development_account(NAMES[0]).address
+    await fill_subnet(shell, "one", tmp_path / "a")
+    before = await shell.ok("coldkey", coldkey)
+    (row,) = before["hotkeys"]
+    assert (row["subnet_node_id"], row["class"]) == (1, "Validator")
+    assert row["stake"] == str(100 * TENSOR) and before["unbondings"] == []
+    await shell.ok("remove-node", "--subnet", "one", "--node-id", "1", "--dev-account", NAMES[0])
+    after = await shell.ok("coldkey", coldkey)
+    assert after["hotkeys"][0]["subnet_node_id"] is None
+    code, out, _ = await shell.run("coldkey", coldkey)
+    assert code == 0 and "no node any more" in out and "free      " in out
