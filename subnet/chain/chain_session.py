@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -88,6 +88,12 @@ class Header:
     number: int
     parent_hash: str
     has_new_runtime: bool = False
+
+
+def make_header(number: int, parent_hash: str, logs: Iterable[object]) -> Header:
+    """Return a header; ``logs`` are the digest's items, 0x and hexadecimal."""
+    is_new = any(str(log).startswith(RUNTIME_UPDATED) for log in logs)
+    return Header(number, parent_hash, has_new_runtime=is_new)
 
 
 class _Interface(SubstrateInterface):  # type: ignore[misc]
@@ -253,7 +259,10 @@ class ChainSession:
         block_hash = self.read_head_hash()
         if self._head is not None and self._head[1] == block_hash:
             return self._head
-        header = self.read_header(block_hash)
+        return self.take_head(self.read_header(block_hash), block_hash)
+
+    def take_head(self, header: Header, block_hash: str) -> tuple[Header, str]:
+        """Make this block the newest that is known. Raises RuntimeUpgraded as ``read_head``."""
         if header.has_new_runtime and header.number > self._opened_at:
             raise RuntimeUpgraded(f"block {header.number} of {self.url} brought another runtime")
         if self._head is None or self._head[1] != header.parent_hash:
@@ -286,11 +295,7 @@ class ChainSession:
         if not header:
             raise ChainUnavailable(f"{self.url} does not know block {block_hash}")
         logs = header.get("digest", {}).get("logs", [])
-        return Header(
-            int(header["number"], 16),
-            str(header["parentHash"]),
-            has_new_runtime=any(str(log).startswith(RUNTIME_UPDATED) for log in logs),
-        )
+        return make_header(int(header["number"], 16), str(header["parentHash"]), logs)
 
     def read_extrinsics(self, block_hash: str) -> list[bytes]:
         """Return the encoded extrinsics of a block, in order."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,13 +16,25 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_FRAME_BYTES = 1 << 20
+HASH_SIZE = 32
+MAX_LOGS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncedHead:
+    """A block header as an announcement tells it, and the block's hash, 0x and hexadecimal."""
+
+    number: int
+    block_hash: str
+    parent_hash: str
+    logs: tuple[str, ...]
 
 
 class HeadListener:
     """Wakes its owner whenever the endpoint announces a head. A refused connection is silence.
 
-    The owner reads the head itself over its own connection, so an endpoint that announces too
-    much, too little or nothing can only cost time.
+    The owner reads the announced block over its own connection, so an endpoint that announces too
+    much, too little, nonsense or nothing can only cost time.
     """
 
     def __init__(self, url: str) -> None:
@@ -27,6 +42,7 @@ class HeadListener:
         self._heard = 0
         self._is_over = False
         self._news = asyncio.Event()
+        self._newest: Mapping[str, Any] | None = None
         self._socket: Any = None
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -66,6 +82,11 @@ class HeadListener:
         self._news.clear()
         return True
 
+    def take_announced(self) -> AnnouncedHead | None:
+        """Return the newest block that was announced and not taken yet, if it can be read."""
+        newest, self._newest = self._newest, None
+        return None if newest is None else parse_announced(newest)
+
     def _listen(self) -> None:
         from websocket import WebSocketException, create_connection
 
@@ -83,7 +104,9 @@ class HeadListener:
                 frame = self._socket.recv()
                 if not frame:
                     break
-                if len(frame) <= MAX_FRAME_BYTES and "params" in json.loads(frame):
+                message = json.loads(frame) if len(frame) <= MAX_FRAME_BYTES else {}
+                if "params" in message:
+                    self._newest = message["params"]
                     self._heard += 1
                     self._wake()
         except (WebSocketException, OSError, TypeError, ValueError, RecursionError) as error:
@@ -99,3 +122,39 @@ class HeadListener:
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._news.set)
+
+
+def parse_announced(parameters: object) -> AnnouncedHead | None:
+    """Return the head in the ``params`` of an announcement; None for what is no header.
+
+    The hash is not in it: it is the BLAKE2b-256 hash of the header's SCALE encoding.
+    """
+    try:
+        header = parameters["result"]  # type: ignore[index]
+        number, logs = int(header["number"], 16), header["digest"]["logs"]
+        hashes = [
+            bytes.fromhex(header[name].removeprefix("0x"))
+            for name in ("parentHash", "stateRoot", "extrinsicsRoot")
+        ]
+        if len(logs) > MAX_LOGS or any(len(value) != HASH_SIZE for value in hashes):
+            return None
+        encoded = (
+            hashes[0]
+            + _encode_compact(number)
+            + hashes[1]
+            + hashes[2]
+            + _encode_compact(len(logs))
+            + b"".join(bytes.fromhex(log.removeprefix("0x")) for log in logs)
+        )
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
+        return None
+    block_hash = hashlib.blake2b(encoded, digest_size=HASH_SIZE).hexdigest()
+    return AnnouncedHead(number, f"0x{block_hash}", f"0x{hashes[0].hex()}", tuple(logs))
+
+
+def _encode_compact(value: int) -> bytes:
+    """Return a number as SCALE's compact integer; raises OverflowError from 2^30 on."""
+    for size, mode in ((1, 0), (2, 1), (4, 2)):
+        if 0 <= value < 1 << (8 * size - 2):
+            return (value << 2 | mode).to_bytes(size, "little")
+    raise OverflowError("a block number has 30 bits here")

@@ -45,7 +45,8 @@ What can fail, and what then happens:
     the pool or the pallet refuses an extrinsic
         ExtrinsicFailed; see sender.py
 
-Heads. The listener only wakes heads(); the head itself is read by the reader. Announcements that
+Heads. The listener wakes heads() with a header, and the reader reads that block's timestamp: one
+request. A block that the reader's node does not know makes it ask for the head. Announcements that
 stop are noticed by asking: after one and a half blocks of silence the head is read anyway. If it
 is a new one, an announcement was missed. After MAX_MISSES in a row the subscription is made anew,
 after twice as many if the new one was silent, too. A head that stands still for STALL_BLOCKS
@@ -57,7 +58,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from consensus.roster import RosterNode
@@ -75,7 +76,8 @@ from subnet.chain import parsing
 from subnet.chain.block_time import Pace
 from subnet.chain.endpoints import Endpoints, parse_chain_urls
 from subnet.chain.extrinsics import Call
-from subnet.chain.head_subscription import HeadListener
+from subnet.chain.head_subscription import AnnouncedHead, HeadListener
+from subnet.chain.rpc_errors import RpcRefused
 from subnet.chain.sender import (
     INCLUSION_TIMEOUT_S,
     ExtrinsicLog,
@@ -202,7 +204,7 @@ class SubstrateChain:
                 while misses < max_misses and listener.is_useful_at(self._reader.url):
                     patience = POLL_BLOCKS if misses else SILENCE_BLOCKS
                     is_told = await listener.wait(patience * pace.block_s)
-                    head = await self._fetch_head_patiently()
+                    head = await self._fetch_head_patiently(listener.take_announced())
                     if is_told:
                         misses = 0
                     if head.block_hash != latest.block_hash:
@@ -223,13 +225,13 @@ class SubstrateChain:
 
     async def fetch_head(self) -> BlockInfo:
         """Return the best block. Raises ChainUnavailable."""
-        return await self._reader.call(_read_head)
+        return await self._reader.call(lambda session: _read_head(session))
 
-    async def _fetch_head_patiently(self) -> BlockInfo:
+    async def _fetch_head_patiently(self, announced: AnnouncedHead | None) -> BlockInfo:
         since = time.monotonic()
         while True:
             try:
-                return await self.fetch_head()
+                return await self._reader.call(lambda session: _read_head(session, announced))
             except ChainUnavailable:
                 if time.monotonic() - since > MAX_OUTAGE_S:
                     raise
@@ -395,7 +397,22 @@ def _find_epoch_end(session: ChainSession, subnet_id: SubnetId, epoch_length: in
     return BlockNumber(header.number - position.offset + position.length)
 
 
-def _read_head(session: ChainSession) -> BlockInfo:
+def _read_head(session: ChainSession, announced: AnnouncedHead | None = None) -> BlockInfo:
+    """Return the announced block, or the best one where there is none or it is not known here.
+
+    Behind a load balancer the announcement may come from a node that is ahead of ours.
+    """
+    from subnet.chain.chain_session import make_header
+
+    if announced is not None:
+        # Nodes refuse a hash that they do not know, or find no timestamp there.
+        block = None
+        with suppress(RpcRefused):
+            block = read_block(session, announced.number, announced.block_hash)
+        if block is not None and block.timestamp_s:
+            header = make_header(announced.number, announced.parent_hash, announced.logs)
+            session.take_head(header, announced.block_hash)
+            return block
     header, block_hash = session.read_head()
     return read_block(session, header.number, block_hash)
 

@@ -36,6 +36,8 @@ class RpcProxy:
         self.is_announcing = True
         """False swallows what subscriptions say."""
         self.announcement_delay_s = 0.0
+        self.announced: dict[str, Any] | None = None
+        """The header in every announcement, if given."""
         self.requests: Counter[str] = Counter()
 
     @property
@@ -82,6 +84,10 @@ class RpcProxy:
                     await asyncio.sleep(self.announcement_delay_s)
                     if not self.is_announcing:
                         continue
+                    if self.announced is not None:
+                        announcement = json.loads(message)
+                        announcement["params"]["result"] = self.announced
+                        message = json.dumps(announcement)
                 await client.send(message)
         except ConnectionClosed:
             pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,22 @@ from subnet.chain.endpoints import (
     Endpoints,
     parse_chain_urls,
 )
+from subnet.chain.head_subscription import parse_announced
 from subnet.chain.rpc_errors import AnotherChain
 from subnet.chain.substrate import SubstrateChain
 from subnet.chain.worker import ChainWorker
+from subnet.epoch.interfaces import BlockInfo
 from subnet.errors import ChainMismatch, ChainUnavailable, UsageError
 from tests.support.rpc_proxy import PASS, RpcProxy, refuse, run_rpc_proxy
 from tests.support.tcp_proxy import run_proxy
 
+HEADER = {
+    "number": "0x99",
+    "parentHash": f"0x{bytes(32).hex()}",
+    "stateRoot": f"0x{bytes(32).hex()}",
+    "extrinsicsRoot": f"0x{bytes(32).hex()}",
+    "digest": {"logs": []},
+}
 ALITH = get_development_account("Alith")
 BALTATHAR = get_development_account("Baltathar")
 SUBNET = SubnetId(1)
@@ -360,23 +369,54 @@ def test_the_default_address_is_written_once() -> None:
     assert holders == ["chain/endpoints.py"]
 
 
-async def test_a_head_in_order_costs_three_requests_and_a_skipped_one_a_look_at_the_version() -> (
-    None
-):
+async def test_a_head_that_is_announced_costs_one_request_and_after_a_gap_the_version() -> None:
     config = DevChainConfig(mode=BlockMode.MANUAL, seed=b"cost")
     async with DevChain.open(config) as devchain, run_rpc_proxy(devchain.url) as proxy:
-        async with SubstrateChain.open(proxy.url) as chain:
-            await chain.fetch_head()
+        async with SubstrateChain.open(proxy.url) as chain, aclosing(chain.heads()) as heads:
+
+            async def follow(count: int) -> BlockInfo:
+                make = {"count": count}
+                await chain.query(lambda session: session.rpc("dev_newBlock", make))
+                return await anext(heads)
+
+            await anext(heads)
+            await follow(1)
             proxy.requests.clear()
             for _ in range(3):
-                await chain.query(lambda session: session.rpc("dev_newBlock", {"count": 1}))
-                await chain.fetch_head()
-            del proxy.requests["dev_newBlock"]
-            assert proxy.requests == {
-                "chain_getBlockHash": 3,
-                "chain_getHeader": 3,
-                "state_getStorageAt": 3,
-            }
+                head = await follow(1)
+                assert head.block_hash == devchain.chain.head.hash
+                assert head.number == devchain.chain.head.number
+            assert proxy.requests == {"dev_newBlock": 3, "state_getStorageAt": 3}
             await chain.query(lambda session: session.rpc("dev_newBlock", {"count": 2}))
             await chain.fetch_head()
             assert proxy.requests["state_getRuntimeVersion"] == 1
+
+
+async def test_an_announced_block_that_the_reader_does_not_know_costs_no_head() -> None:
+    config = DevChainConfig(mode=BlockMode.MANUAL, seed=b"balancer")
+    async with DevChain.open(config) as devchain, run_rpc_proxy(devchain.url) as proxy:
+        proxy.announced = HEADER
+        async with SubstrateChain.open(proxy.url) as chain, aclosing(chain.heads()) as heads:
+            await anext(heads)
+            await chain.query(lambda session: session.rpc("dev_newBlock", {"count": 1}))
+            assert (await anext(heads)).number == devchain.chain.head.number
+            assert proxy.requests["chain_getHeader"] > 0
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        None,
+        [],
+        {},
+        {"result": None},
+        {"result": {"number": "0x1"}},
+        {"result": {**HEADER, "number": "one"}},
+        {"result": {**HEADER, "number": "0xffffffffff"}},
+        {"result": {**HEADER, "stateRoot": "0x00"}},
+        {"result": {**HEADER, "digest": {"logs": ["0x00"] * 65}}},
+        {"result": {**HEADER, "digest": {"logs": [1]}}},
+    ],
+)
+def test_an_announcement_that_is_no_header_is_none(parameters: object) -> None:
+    assert parse_announced(parameters) is None
