@@ -19,6 +19,7 @@ from consensus.types import (
     SubnetNodeId,
     compute_epoch_position,
 )
+from subnet.epoch.finality import Finality
 from subnet.epoch.interfaces import BlockInfo, ChainReader
 from subnet.epoch.terms import SubnetTerms
 from subnet.journal.journal import Journal
@@ -44,6 +45,7 @@ class Rosters:
         self._terms = terms
         self._reader = reader
         self._journal = journal
+        self.finality = Finality(reader)
         self._slot: int | None = None
         self._tentative: dict[Epoch, SubnetNodeId | None] = {}
         sizes = None if shape is None else compute_vector_sizes(shape, terms.params)
@@ -109,26 +111,29 @@ class Rosters:
         ]
         if not wanted:
             return
-        final = await self._reader.fetch_finalised_number()
         for epoch in wanted:
-            first_block = position.first_block - (position.epoch - epoch) * position.length
-            if first_block <= final:
+            age = position.epoch - epoch
+            first_block = BlockNumber(position.first_block - age * position.length)
+            if await self.finality.fetch_is_final(first_block, head=position.block):
                 await self._read_roster(epoch, first_block)
         is_missing = position.epoch not in self._journal.rosters
         is_late = position.offset >= self._terms.schedule.finality_deadline
         if is_missing and is_late and not self._journal.is_stale(position.epoch):
             await self._journal.record_stale(position.epoch)
 
-    async def _read_roster(self, epoch: Epoch, first_block: int) -> None:
-        block = await self._reader.fetch_block(BlockNumber(first_block))
+    async def _read_roster(self, epoch: Epoch, first_block: BlockNumber) -> None:
+        block = await self._reader.fetch_block(first_block)
         nodes = await self._reader.fetch_nodes(self._terms.subnet_id, at_block=block.number)
         roster = Roster(epoch, block.number, block.block_hash, block.timestamp_s, nodes)
         await self._journal.record_roster(roster)
         self._admit(roster)
 
     async def _refresh_election(self, epoch: Epoch) -> None:
+        is_final = epoch in self._journal.rosters
+        if not is_final and epoch in self._tentative:
+            return
         elected = await self._fetch_elected(epoch)
-        if epoch in self._journal.rosters:
+        if is_final:
             # The epoch's first block is final, and it holds the election.
             await self._journal.record_election(epoch, elected)
             self._tentative.clear()
@@ -139,13 +144,9 @@ class Rosters:
         """Read the draws of the present epoch and the one before, once they are final."""
         epochs = (Epoch(position.epoch - 1), position.epoch)
         rosters = [self._journal.rosters[epoch] for epoch in epochs if self._lacks_draw(epoch)]
-        due = [r for r in rosters if self.get_draw_block(r) <= position.block]
-        if not due:
-            return
-        final = await self._reader.fetch_finalised_number()
-        for roster in due:
+        for roster in rosters:
             number = self.get_draw_block(roster)
-            if number <= final:
+            if await self.finality.fetch_is_final(number, head=position.block):
                 block = await self._reader.fetch_block(number)
                 await self._journal.record_draw(roster.epoch, block.block_hash)
 

@@ -22,6 +22,8 @@ class Snapshot:
         self._has_hotkey = context.writer is not None
         self._submission_epoch: Epoch | None = None
         self._submission: Submission | None = None
+        self._attested_at: BlockNumber | None = None
+        """The head at which this node's part in the submission was seen first."""
         self._final_epoch: Epoch | None = None
         """The epoch in which a final block has this node's attestation."""
 
@@ -29,7 +31,7 @@ class Snapshot:
         """Ask the chain what it may have changed. Raises ChainUnavailable."""
         await self._rosters.refresh(position)
         await self._settle(Epoch(position.epoch - 1))
-        await self._refresh_submission(position.epoch)
+        await self._refresh_submission(position)
 
     def build_view(
         self, position: EpochPosition, *, is_clock_right: bool, is_challenge_seen: bool
@@ -75,21 +77,27 @@ class Snapshot:
         await self._journal.record_submission(epoch, submission)
         self._context.observe(EpochSettled(epoch, elected, submission))
 
-    async def _refresh_submission(self, epoch: Epoch) -> None:
+    async def _refresh_submission(self, position: EpochPosition) -> None:
         """Read the epoch's proposal until this node has nothing more to do with it.
 
-        A fork may undo the proposal or an attestation, so both are read until a final block has
-        what this node sent.
+        A fork may undo the proposal or an attestation, so what this node sent is looked for again
+        once the block at which it was first seen is final.
         """
+        epoch = position.epoch
         is_done = epoch == self._final_epoch or epoch in self._journal.refused
         if is_done or not self._has_hotkey:
             return
-        self._submission = await self._fetch_submission(epoch)
-        self._submission_epoch = epoch
-        if self._is_attested(self._submission):
-            final = await self._context.reader.fetch_finalised_number()
-            if self._is_attested(await self._fetch_submission(epoch, at_block=final)):
+        seen_at = self._attested_at if self._submission_epoch == epoch else None
+        if seen_at is None:
+            self._submission = await self._fetch_submission(epoch)
+            self._submission_epoch = epoch
+            is_seen = self._is_attested(self._submission)
+            self._attested_at = position.block if is_seen else None
+        elif await self._rosters.finality.fetch_is_final(seen_at, head=position.block):
+            if self._is_attested(await self._fetch_submission(epoch, at_block=seen_at)):
                 self._final_epoch = epoch
+            else:
+                self._attested_at = None
 
     def _is_attested(self, submission: Submission | None) -> bool:
         return submission is not None and self._node_id in submission.attested
