@@ -15,6 +15,7 @@ ACCOUNT_ID_SIZE = 20
 PRIVATE_KEY_SIZE = 32
 MAX_DERIVATION_INDEX = 2**31 - 1
 MAX_MNEMONIC_TEXT = 512
+MNEMONIC_WORDS = 24
 
 # Public knowledge, funded on development chains only.
 DEVELOPMENT_MNEMONIC = (
@@ -80,6 +81,14 @@ class AccountKey:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a private key is not serialised")
+
+
+def generate_mnemonic() -> str:
+    """Return a new random BIP-39 phrase of 24 words: 256 bits of entropy."""
+    from eth_account.hdaccount import generate_mnemonic as generate
+    from eth_account.types import Language
+
+    return str(generate(MNEMONIC_WORDS, Language.ENGLISH))
 
 
 def derive_development_account(index: int) -> AccountKey:

@@ -42,6 +42,23 @@ def create_keystore(
     create_secret_file(path, json.dumps(document, indent=2).encode("ascii") + b"\n")
 
 
+def change_password(
+    path: Path, old: str, new: str, *, work_factor: int = SCRYPT_WORK_FACTOR
+) -> AccountKey:
+    """Encrypt the key in ``path`` with another password; return it.
+
+    The file is replaced in one step, once the new one was read back: whatever happens, one of the
+    two passwords opens it. Raises as ``load_keystore`` and ``create_keystore`` do.
+    """
+    key = load_keystore(path, old)
+    written = path.with_name(path.name + ".new")
+    written.unlink(missing_ok=True)
+    create_keystore(written, key, new, work_factor=work_factor)
+    load_keystore(written, new)
+    written.replace(path)
+    return key
+
+
 def load_keystore(path: Path, password: str) -> AccountKey:
     """Decrypt the account key in ``path``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,16 +28,73 @@ Target = Annotated[Path, typer.Argument(help="The keystore file; never overwritt
 
 
 @app.command("new")
-def new(file: Target, password_file: PasswordFile = None, as_json: AsJson = False) -> None:
-    """Make a new random account and keep it in an encrypted keystore."""
-    import secrets
+def new(
+    file: Target,
+    phrase_file: Annotated[
+        Path | None,
+        typer.Option(help="New file for the phrase, instead of the terminal; 0600."),
+    ] = None,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new account from a new phrase of 24 words, and keep it in an encrypted keystore.
 
-    from keys.account import AccountKey
+    The phrase is shown once, on a terminal only: who has it has the account, and it brings the
+    account back (`accounts import`) when file or password are lost.
+    """
+    from keys.account import AccountKey, generate_mnemonic
     from keys.keystore import create_keystore
+    from keys.secret_file import check_absent, create_secret_file
 
-    key = AccountKey.from_private_key(secrets.token_bytes(32))
+    check_absent(file)
+    phrase = generate_mnemonic()
+    key = AccountKey.from_mnemonic(phrase)
+    if phrase_file is not None:
+        create_secret_file(phrase_file, phrase.encode("ascii") + b"\n")
     create_keystore(file, key, choose_password(password_file))
+    if phrase_file is None and sys.stderr.isatty():
+        say(f"Write these words down, on paper; they are not shown again:\n\n{phrase}\n")
+    elif phrase_file is None:
+        say("the phrase is shown on a terminal only: keep a copy of the keystore and its password")
     _report(key.address, file, as_json=as_json)
+
+
+@app.command("password")
+def password(
+    file: Annotated[Path, typer.Argument(help="A keystore file.")],
+    new_password_file: Annotated[
+        Path | None, typer.Option(help="File with the new password; else it is asked, twice.")
+    ] = None,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Encrypt a keystore with another password."""
+    from keys.keystore import change_password, check_keystore
+    from subnet.operator.passwords import read_password
+
+    check_keystore(file)
+    old = read_password(password_file, prompt=f"Present password of {file}")
+    key = change_password(file, old, choose_password(new_password_file))
+    _report(key.address, file, as_json=as_json)
+
+
+@app.command("export")
+def export(
+    file: Annotated[Path, typer.Argument(help="A keystore file.")],
+    to: Annotated[
+        Path, typer.Option("--to", help="New file for the private key, hexadecimal; 0600.")
+    ],
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write an account's private key to a file, unencrypted, as wallets import it."""
+    from keys.secret_file import create_secret_file
+    from subnet.operator.passwords import open_keystore
+
+    key = open_keystore(file, password_file)
+    create_secret_file(to, f"0x{key.private_key().hex()}\n".encode("ascii"))
+    say(f"{to} is not encrypted: delete it once it is imported")
+    _report(key.address, to, as_json=as_json)
 
 
 @app.command("import")

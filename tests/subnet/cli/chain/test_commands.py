@@ -7,6 +7,7 @@ import io
 import json
 import re
 import secrets
+import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -331,6 +332,48 @@ async def test_accounts_are_made_imported_shown_and_listed(tmp_path: Path) -> No
     phrase.write_text("not a phrase")
     code, _, err = await accounts("import", str(tmp_path / "x.json"), *line[2:])
     assert code == 1 and "not a phrase" not in err
+
+
+@pytest.mark.usefixtures("cheap_keystores")
+async def test_a_phrase_brings_an_account_back_and_is_never_in_the_output(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    create_secret_file(old, PASSWORD.encode())
+    create_secret_file(new, b"another password")
+    made, phrase = tmp_path / "made.json", tmp_path / "phrase"
+
+    async def accounts(*arguments: str) -> str:
+        code, out, err = await asyncio.to_thread(_run, ["accounts", *arguments, "--json"])
+        assert code == 0, err
+        shown.append(out + err)
+        return str(json.loads(out)["account"])
+
+    shown: list[str] = []
+    line = [str(made), "--password-file", str(old)]
+    account = await accounts("new", *line, "--phrase-file", str(phrase))
+    words = phrase.read_text().split()
+    assert len(words) == 24 and stat.S_IMODE(phrase.stat().st_mode) == 0o600
+    again = ["import", str(tmp_path / "again.json"), "--phrase-file", str(phrase)]
+    assert await accounts(*again, "--password-file", str(old)) == account
+
+    changed = ["password", str(made), "--password-file", str(old), "--new-password-file", str(new)]
+    assert await accounts(*changed) == account
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    code, _, err = await asyncio.to_thread(_run, ["accounts", *changed])
+    assert code == 1 and "password does not open" in err
+
+    plain = tmp_path / "plain"
+    export = ["export", str(made), "--to", str(plain), "--password-file"]
+    assert await accounts(*export, str(new)) == account
+    key = plain.read_text().strip()
+    assert AccountKey.from_private_key(bytes.fromhex(key[2:])).address == account
+    assert stat.S_IMODE(plain.stat().st_mode) == 0o600
+    code, _, err = await asyncio.to_thread(_run, ["accounts", *export, str(new)])
+    assert code == 1 and "never overwritten" in err
+
+    # Without a terminal no phrase is shown at all.
+    await accounts("new", str(tmp_path / "other.json"), "--password-file", str(old))
+    assert "on a terminal only" in shown[-1]
+    assert not any(key[2:] in text or " ".join(words[:3]) in text for text in shown)
 
 
 async def test_stake_is_seen_to_unbond(shell: Shell) -> None:
