@@ -1,4 +1,4 @@
-"""``mesh``: everything except running a node."""
+"""``mesh``: every command; ``mesh node`` is ``mesh-test``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from subnet.cli import (
     keygen,
     localnet,
     manifest,
+    mesh_test,
     plan,
     serve,
     simulate,
@@ -22,8 +23,7 @@ from subnet.cli import (
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain.app import app as chain_app
 from subnet.cli.console import VersionOption, run_app
-
-MULTI_VALUE = frozenset({"--initial-peers", "--host-maddrs", "--announce-maddrs"})
+from subnet.cli.mesh_test import MULTI_VALUE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +42,7 @@ def mesh(version: VersionOption = False) -> None:
 app.command("localnet")(localnet.localnet)
 app.command("devchain")(devchain.devchain)
 app.command("bootstrap")(bootstrap.bootstrap)
+app.command("node")(mesh_test.mesh_test)
 app.command("keygen")(keygen.keygen)
 app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)

@@ -422,3 +422,11 @@ def test_a_chain_whose_keys_are_public_listens_for_others_only_where_that_is_mea
 def test_no_command_leaves_a_core_dump_with_keys_in_it() -> None:
     run("--version")
     assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+
+
+def test_mesh_node_is_mesh_test() -> None:
+    (alone,) = node_app.registered_commands
+    (node,) = (command for command in app.registered_commands if command.name == "node")
+    assert node.callback is alone.callback
+    sentence, _ = fails("node", "mesh-tiny", code=2)
+    assert "--hoster" in sentence and "--validator" in sentence
