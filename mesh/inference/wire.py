@@ -35,7 +35,8 @@ from keys.peer import PeerId
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampling import MAX_STOP_TOKENS, MAX_TOP_LOGPROBS, Sampling
 from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token
-from mesh.model.config import MAX_LAYERS, LayerSpan
+from mesh.model.config import LayerSpan
+from mesh.model.fields import MAX_LAYERS
 from mesh.p2p.interface import MAX_FRAME_SIZE
 from mesh.routing.hop import Hop, Route
 

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from mesh.model.config import ModelConfig, load_config
 from mesh.model.files import ModelFolder, resolve_model_folder
 from mesh.model.llama import attend_grouped
 from mesh.model.margins import DISTANCE_ONE, MAX_DISTANCE, MAX_SCALE, Calibration, name_layer
-from mesh.model.quantise import Int8Matrix, quantise
+from mesh.model.quantise import quantise
 from mesh.model.tensors import list_range_tensors, locate_tensors
 from mesh.model.weights import LayerWeights
 
@@ -241,7 +241,7 @@ class _Bench:
             final_norm, head = self._read_head(task)
             return _to_numpy(compute_last_logits(self.config, final_norm, change(head), x))
         if name not in self._changed:
-            self._changed[name] = _change_matrices(self.layer_weights, change)
+            self._changed[name] = self.layer_weights.change_matrices(change)
         return _to_numpy(compute_last_addition(self.config, self._changed[name], x))
 
     def run_narrow(self, task: ChallengeTask, dtype: torch.dtype) -> Vector:
@@ -310,13 +310,6 @@ def _attend_fused(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     positions = queries.shape[0]
     mask = torch.ones(positions, positions, dtype=torch.bool, device=queries.device).tril()
     return attend_grouped(queries, keys.transpose(0, 1), values.transpose(0, 1), mask=mask)
-
-
-def _change_matrices(weights: LayerWeights, change: Callable[[Tensor], Tensor]) -> LayerWeights:
-    names = ("qkv", "out", "gate_up", "down")
-    matrices = {name: getattr(weights, name) for name in names}
-    assert not any(isinstance(matrix, Int8Matrix) for matrix in matrices.values())
-    return replace(weights, **{name: change(matrix) for name, matrix in matrices.items()})
 
 
 def _smallest_of_each(found: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -6,11 +6,14 @@ Nothing is loaded and torch is not imported, except to ask a GPU how much memory
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.errors import DeviceUnavailable, ModelError
 from mesh.model.config import LayerSpan, ModelConfig
+from mesh.model.families import list_layer
+from mesh.model.family import LayerTensor
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _FLOAT32_BYTES = 4
@@ -62,32 +65,15 @@ class MemoryNeed:
 
 def compute_layer_bytes(config: ModelConfig, form: ServingFormat) -> int:
     """Return the weights of one layer."""
-    matrices = _list_matrices(config)
-    numbers = sum(rows * columns for rows, columns in matrices)
-    if form.quant_type == "none":
-        matrix_bytes = numbers * form.value_bytes
-    else:
-        # One byte a number, and a float32 scale for each row.
-        matrix_bytes = numbers + _FLOAT32_BYTES * sum(rows for rows, _ in matrices)
-    return matrix_bytes + _count_vector_numbers(config) * form.value_bytes
+    return sum(_count_bytes(tensor, form) for tensor in list_layer(config))
 
 
-def _list_matrices(config: ModelConfig) -> tuple[tuple[int, int], ...]:
-    """Return (rows, columns) of a layer's matrices: query-key-value, out, gate-up, down."""
-    queries = config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-    hidden, inner = config.hidden_size, config.intermediate_size
-    return (queries + 2 * keys, hidden), (hidden, queries), (2 * inner, hidden), (hidden, inner)
-
-
-def _count_vector_numbers(config: ModelConfig) -> int:
-    """Count a layer's norms and biases."""
-    qkv, out, gate_up, down = (rows for rows, _ in _list_matrices(config))
-    numbers = 2 * config.hidden_size
-    numbers += qkv if config.qkv_bias else 0
-    numbers += out if config.out_bias else 0
-    numbers += gate_up + down if config.mlp_bias else 0
-    return numbers + (2 * config.head_dim if config.qk_norm else 0)
+def _count_bytes(tensor: LayerTensor, form: ServingFormat) -> int:
+    numbers = math.prod(tensor.shape)
+    if form.quant_type == "none" or not tensor.is_matrix:
+        return numbers * form.value_bytes
+    # One byte a number, and a float32 scale for each row.
+    return numbers + _FLOAT32_BYTES * (numbers // tensor.shape[-1])
 
 
 def compute_embedding_bytes(config: ModelConfig, form: ServingFormat) -> int:
@@ -129,16 +115,16 @@ def compute_workspace_bytes(
     step follow each other on one thread, so the largest counts; rotary tables are always there.
     """
     rotary = 2 * config.max_context * config.head_dim * form.value_bytes
-    numbers = sum(matrix_rows * columns for matrix_rows, columns in _list_matrices(config))
-    wide_layer = (numbers + _count_vector_numbers(config)) * _FLOAT32_BYTES
+    wide_layer = _FLOAT32_BYTES * sum(math.prod(tensor.shape) for tensor in list_layer(config))
     loading = 2 * compute_layer_bytes(config, form)
     return rotary + max(wide_layer, loading, _compute_step_bytes(config, form, rows))
 
 
 def _compute_step_bytes(config: ModelConfig, form: ServingFormat, rows: int) -> int:
     """Bound the activations of one layer over ``rows`` of a full context, then logits or mask."""
-    (qkv, _), _, (gate_up, _), _ = _list_matrices(config)
-    activations = rows * (6 * config.hidden_size + 3 * qkv + 2 * gate_up) * _FLOAT32_BYTES
+    qkv = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    inner = 4 * config.intermediate_size
+    activations = rows * (6 * config.hidden_size + 3 * qkv + inner) * _FLOAT32_BYTES
     logits = rows * config.vocab_size * (_FLOAT32_BYTES + form.value_bytes)
     group = config.num_heads // config.num_kv_heads
     # The mask is laid out for each head of a group, as bits in bytes and as numbers.

@@ -7,7 +7,7 @@ other weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,10 +19,9 @@ from mesh.model.challenge import (
     run_challenge_layer,
 )
 from mesh.model.quantise import Matrix, quantise
-from mesh.model.weights import LayerWeights, ShardWeights
+from mesh.model.weights import ShardWeights
 
 Vector = NDArray[np.float32]
-_MATRICES = ("qkv", "out", "gate_up", "down")
 _RUNG_COUNT = 7
 """Values of a 4-bit weight on either side of 0."""
 
@@ -87,12 +86,8 @@ def _change_weights(
 ) -> ShardWeights:
     """Return the model with every matrix of its layers changed; norms stay."""
 
-    def change_layer(layer: LayerWeights) -> LayerWeights:
-        wide = layer.cast(torch.float32)
-        values = {field.name: getattr(wide, field.name) for field in fields(wide)}
-        return LayerWeights(**values | {name: change(values[name]) for name in _MATRICES})
-
-    return replace(weights, layers=tuple(change_layer(layer) for layer in weights.layers))
+    layers = tuple(layer.cast(torch.float32).change_matrices(change) for layer in weights.layers)
+    return replace(weights, layers=layers)
 
 
 def _round_to_4_bits(matrix: torch.Tensor) -> Matrix:

@@ -1,14 +1,13 @@
 """What a model's config.json says, in the words that the rest of mesh uses.
 
-One small adapter per architecture turns the Hugging Face names into a ModelConfig;
-an architecture without an adapter is refused by name. No torch here: the command line
-checks a model before anything heavy is imported.
+mesh/model/families has one file for each architecture; others are refused by name. No torch here:
+the command line checks a model before anything heavy is imported.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,19 @@ from mesh.errors import (
     QuantisedCheckpoint,
     UnknownArchitecture,
 )
+from mesh.model.families import FAMILIES
+from mesh.model.fields import (
+    MAX_CONTEXT,
+    MAX_LAYERS,
+    MAX_VOCABULARY,
+    MAX_WIDTH,
+    Fields,
+    read_number,
+    read_positive,
+)
+from mesh.model.rope import RopeConfig, read_rope
 
 MAX_CONFIG_BYTES = 1 << 20
-MAX_LAYERS = 1024
-MAX_WIDTH = 1 << 20
-MAX_VOCABULARY = 1 << 24
-MAX_CONTEXT = 1 << 24
-DEFAULT_ROPE_THETA = 10_000.0
-MAX_NUMBER = 1e30
-"""Numbers of config.json are at most this; an infinity or a NaN is no number of a model."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -50,18 +53,6 @@ class LayerSpan:
     def covers(self, other: LayerSpan) -> bool:
         """Say whether ``other`` lies within this span."""
         return self.start <= other.start < other.end <= self.end
-
-
-@dataclass(frozen=True, slots=True)
-class RopeConfig:
-    """Rotary position parameters; ``kind`` is ``default``, ``linear`` or ``llama3``."""
-
-    theta: float = DEFAULT_ROPE_THETA
-    kind: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_context: int = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +138,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def parse_config(
-    fields: Mapping[str, Any], *, generation: Mapping[str, Any] | None = None
-) -> ModelConfig:
+def parse_config(fields: Fields, *, generation: Fields | None = None) -> ModelConfig:
     """Turn the fields of config.json into a ModelConfig.
 
     Raises UnknownArchitecture naming what is not supported, QuantisedCheckpoint or ModelError.
     """
     architecture = _architecture(fields)
-    adapter = ADAPTERS.get(architecture)
-    if adapter is None:
-        known = ", ".join(sorted(ADAPTERS))
+    family = FAMILIES.get(architecture)
+    if family is None:
+        known = ", ".join(sorted(FAMILIES))
         raise UnknownArchitecture(f"{architecture} is not supported; supported are {known}")
     quantisation = fields.get("quantization_config")
     if quantisation:
@@ -165,151 +154,57 @@ def parse_config(
         raise QuantisedCheckpoint(f"config.json says that the weights are quantised ({method})")
     if fields.get("hidden_act", "silu") != "silu":
         raise UnknownArchitecture(f"{architecture} with activation {fields['hidden_act']}")
-    num_heads = _positive(fields, "num_attention_heads", MAX_WIDTH)
-    num_kv_heads = _positive(fields, "num_key_value_heads", MAX_WIDTH, default=num_heads)
-    hidden_size = _positive(fields, "hidden_size", MAX_WIDTH)
+    num_heads = read_positive(fields, "num_attention_heads", MAX_WIDTH)
+    num_kv_heads = read_positive(fields, "num_key_value_heads", MAX_WIDTH, default=num_heads)
+    hidden_size = read_positive(fields, "hidden_size", MAX_WIDTH)
     if num_heads % num_kv_heads:
         raise ModelError(f"{num_heads} heads do not share {num_kv_heads} key-value heads evenly")
-    head_dim = _positive(fields, "head_dim", MAX_WIDTH, default=max(1, hidden_size // num_heads))
+    head_dim = read_positive(
+        fields, "head_dim", MAX_WIDTH, default=max(1, hidden_size // num_heads)
+    )
     if head_dim % 2:
         raise ModelError(f"rotary positions need an even head_dim, not {head_dim}")
-    parts = adapter(fields)
+    traits = family.read_traits(fields)
     return ModelConfig(
         architecture=architecture,
-        num_layers=_positive(fields, "num_hidden_layers", MAX_LAYERS),
+        num_layers=read_positive(fields, "num_hidden_layers", MAX_LAYERS),
         hidden_size=hidden_size,
-        intermediate_size=_positive(fields, "intermediate_size", MAX_WIDTH),
+        intermediate_size=read_positive(fields, "intermediate_size", MAX_WIDTH),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        vocab_size=_positive(fields, "vocab_size", MAX_VOCABULARY),
-        max_context=_context(fields, parts.window),
-        norm_epsilon=_number(fields, "rms_norm_eps", 1e-6),
-        rope=_rope(architecture, fields),
+        vocab_size=read_positive(fields, "vocab_size", MAX_VOCABULARY),
+        max_context=_context(fields, traits.window),
+        norm_epsilon=read_number(fields, "rms_norm_eps", 1e-6),
+        rope=read_rope(architecture, fields),
         tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
-        qkv_bias=parts.qkv_bias,
-        out_bias=parts.out_bias,
-        mlp_bias=parts.mlp_bias,
-        qk_norm=parts.qk_norm,
+        qkv_bias=traits.qkv_bias,
+        out_bias=traits.out_bias,
+        mlp_bias=traits.mlp_bias,
+        qk_norm=traits.qk_norm,
         eos_token_ids=_eos(fields, generation or {}),
         stored_dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _FamilyParts:
-    """Where families differ. ``window`` is a sliding window in tokens, if one is used."""
-
-    qkv_bias: bool = False
-    out_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    window: int | None = None
-
-
-def _llama(fields: Mapping[str, Any]) -> _FamilyParts:
-    attention_bias = bool(fields.get("attention_bias", False))
-    return _FamilyParts(
-        qkv_bias=attention_bias,
-        out_bias=attention_bias,
-        mlp_bias=bool(fields.get("mlp_bias", False)),
-    )
-
-
-def _mistral(fields: Mapping[str, Any]) -> _FamilyParts:
-    return _FamilyParts(window=_window(fields))
-
-
-def _qwen2(fields: Mapping[str, Any]) -> _FamilyParts:
-    return _FamilyParts(qkv_bias=True, window=_qwen_window(fields))
-
-
-def _qwen3(fields: Mapping[str, Any]) -> _FamilyParts:
-    attention_bias = bool(fields.get("attention_bias", False))
-    return _FamilyParts(
-        qkv_bias=attention_bias, out_bias=attention_bias, qk_norm=True, window=_qwen_window(fields)
-    )
-
-
-def _qwen_window(fields: Mapping[str, Any]) -> int | None:
-    return _window(fields) if fields.get("use_sliding_window") else None
-
-
-def _window(fields: Mapping[str, Any]) -> int | None:
-    is_given = fields.get("sliding_window") is not None
-    return _positive(fields, "sliding_window", MAX_CONTEXT) if is_given else None
-
-
-ADAPTERS: Mapping[str, Callable[[Mapping[str, Any]], _FamilyParts]] = {
-    "LlamaForCausalLM": _llama,
-    "MistralForCausalLM": _mistral,
-    "Qwen2ForCausalLM": _qwen2,
-    "Qwen3ForCausalLM": _qwen3,
-}
-
-
-def _architecture(fields: Mapping[str, Any]) -> str:
+def _architecture(fields: Fields) -> str:
     named = fields.get("architectures")
     if isinstance(named, list) and len(named) == 1 and isinstance(named[0], str):
         return named[0]
     raise UnknownArchitecture(f"config.json names no single architecture: {named!r:.80}")
 
 
-def _positive(
-    fields: Mapping[str, Any], name: str, limit: int, *, default: int | None = None
-) -> int:
-    value = fields.get(name)
-    if value is None:
-        value = default
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= limit:
-        raise ModelError(f"config.json: {name} must be from 1 to {limit}, not {value!r:.80}")
-    return value
-
-
-def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
-    value = fields.get(name)
-    if value is None:
-        return default
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not abs(value) <= MAX_NUMBER:
-        raise ModelError(f"config.json: {name} must be a number, not {value!r:.80}")
-    return float(value)
-
-
-def _context(fields: Mapping[str, Any], window: int | None) -> int:
+def _context(fields: Fields, window: int | None) -> int:
     """Cut the context at the sliding window: up to there attention is the full one."""
-    context = _positive(fields, "max_position_embeddings", MAX_CONTEXT)
+    context = read_positive(fields, "max_position_embeddings", MAX_CONTEXT)
     return context if window is None else min(context, window)
-
-
-def _rope(architecture: str, fields: Mapping[str, Any]) -> RopeConfig:
-    """Read both layouts: ``rope_parameters`` (transformers 5) and ``rope_scaling`` (before)."""
-    scaling = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    if not isinstance(scaling, Mapping):
-        raise ModelError("config.json: the rotary parameters are not an object")
-    theta = _number(scaling, "rope_theta", 0.0) or _number(fields, "rope_theta", 0.0)
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind not in ("default", "linear", "llama3"):
-        raise UnknownArchitecture(f"{architecture} with rotary scaling {kind}")
-    whole = _number(fields, "partial_rotary_factor", 1.0)
-    if _number(scaling, "partial_rotary_factor", whole) != 1.0:
-        raise UnknownArchitecture(f"{architecture} with partial rotary positions")
-    original = "original_max_position_embeddings"
-    return RopeConfig(
-        theta=theta or DEFAULT_ROPE_THETA,
-        kind=str(kind),
-        factor=_number(scaling, "factor", 1.0),
-        low_freq_factor=_number(scaling, "low_freq_factor", 1.0),
-        high_freq_factor=_number(scaling, "high_freq_factor", 4.0),
-        original_context=_positive(scaling, original, MAX_CONTEXT, default=8192),
-    )
 
 
 def _optional_token(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _eos(fields: Mapping[str, Any], generation: Mapping[str, Any]) -> tuple[int, ...]:
+def _eos(fields: Fields, generation: Fields) -> tuple[int, ...]:
     """Return the end tokens; generation_config.json knows more of them than config.json."""
     value = generation.get("eos_token_id", fields.get("eos_token_id"))
     listed = value if isinstance(value, list) else [value]

@@ -16,24 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mesh.errors import ModelError, ModelFilesMissing, UnknownArchitecture
-from mesh.model.config import (
-    DEFAULT_ROPE_THETA,
-    MAX_NUMBER,
-    MAX_WIDTH,
-    ModelConfig,
-    parse_config,
-)
+from mesh.model.config import ModelConfig, parse_config
+from mesh.model.families import FAMILIES
+from mesh.model.families.mistral import MISTRAL
+from mesh.model.fields import MAX_NUMBER, MAX_WIDTH
 from mesh.model.gguf_file import GgufFile, Value, read_gguf
 from mesh.model.gguf_tensors import get_gguf_name, read_vector
+from mesh.model.rope import DEFAULT_ROPE_THETA
 from mesh.model.tensors import list_range_tensors
 
-FAMILIES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-"""GGUF's ``general.architecture`` -> ours. llama.cpp calls Mistral llama."""
-WINDOWED_LLAMA = "MistralForCausalLM"
+GGUF_FAMILIES = {family.gguf_name: family for family in FAMILIES.values() if family.gguf_name}
+"""By GGUF's ``general.architecture``. llama.cpp calls Mistral llama."""
 ROPE_FACTORS = "rope_freqs.weight"
 END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 LLAMA3_LOW, LLAMA3_HIGH, LLAMA3_CONTEXT = 1.0, 4.0, 8192
@@ -61,10 +54,10 @@ def read_gguf_fields(path: Path) -> dict[str, Any]:
 def describe_fields(file: GgufFile) -> dict[str, Any]:
     """Return a header's numbers under the names of config.json."""
     architecture = file.fields.get("general.architecture")
-    if architecture not in FAMILIES:
+    if architecture not in GGUF_FAMILIES:
         raise UnknownArchitecture(
             f"{file.path.name} has the architecture {architecture!r:.40}; "
-            f"GGUF files of {', '.join(FAMILIES)} are supported"
+            f"GGUF files of {', '.join(GGUF_FAMILIES)} are supported"
         )
     if file.fields.get("split.count", 1) not in (0, 1):
         raise ModelError(
@@ -123,8 +116,8 @@ def _shorten(value: float) -> float:
 
 def _name_family(keys: _Keys) -> str:
     if keys.architecture == "llama" and keys.find("attention.sliding_window"):
-        return WINDOWED_LLAMA
-    return FAMILIES[keys.architecture]
+        return MISTRAL.architecture
+    return GGUF_FAMILIES[keys.architecture].architecture
 
 
 def _describe_shape(keys: _Keys) -> dict[str, Any]:

@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mesh.model.config import ModelConfig, RopeConfig
+from mesh.model.config import ModelConfig
 from mesh.model.quantise import Matrix, multiply_rows
+from mesh.model.rope import RopeConfig
 from mesh.model.weights import LayerWeights, ShardWeights
 
 MAX_CONSTANTS = 16

@@ -16,10 +16,11 @@ from typing import Any
 
 from mesh.errors import ManifestMismatch, ModelError, NotCalibrated
 from mesh.model.abandon import CheckWanted, always_wanted
-from mesh.model.config import MAX_LAYERS, ModelConfig
+from mesh.model.config import ModelConfig
+from mesh.model.fields import MAX_LAYERS
 from mesh.model.files import ModelFolder
 from mesh.model.margins import Calibration, describe_calibration, parse_calibration
-from mesh.model.tensors import TensorEntry, is_layer_matrix, list_range_tensors, locate_tensors
+from mesh.model.tensors import TensorEntry, list_matrices, list_range_tensors, locate_tensors
 
 FORMAT = 2
 UNCALIBRATED_FORMAT = 1
@@ -82,8 +83,10 @@ def build_manifest(
     between two pieces once ``check_wanted`` does.
     """
     entries = locate_tensors(folder, config, list_range_tensors(config, 0, config.num_layers))
+    quantised = _list_quantised(config, quant_type)
     tensors = {
-        name: list(_describe(entry, quant_type, check_wanted)) for name, entry in entries.items()
+        name: list(_describe(entry, name in quantised, check_wanted))
+        for name, entry in entries.items()
     }
     value: dict[str, Any] = {
         "format": FORMAT,
@@ -190,19 +193,22 @@ def check_manifest(
     _check_equal("quantisation", manifest.quant_type, quant_type)
     _check_fields("architecture", manifest.architecture, describe_architecture(config))
     _check_fields("constants", manifest.constants, constants)
+    quantised = _list_quantised(config, quant_type)
     for name, entry in sorted(
         locate_tensors(folder, config, list_range_tensors(config, start, end)).items()
     ):
         if name not in manifest.tensors:
             raise ManifestMismatch(f"tensor {name} is not in the manifest")
         expected, shape, digest = manifest.tensors[name]
-        dtype = _get_served_dtype(entry, quant_type)
+        dtype = QUANTISED_DTYPE if name in quantised else entry.dtype
         _check_equal(f"dtype of {name}", expected, dtype)
         _check_equal(f"shape of {name}", shape, entry.shape)
         rounds = served_dtype not in _EXACT_DTYPES.get(dtype, {"float32"})
         if rounds and dtype != QUANTISED_DTYPE:
             raise ManifestMismatch(f"{name} is stored as {dtype}; {served_dtype} would round it")
-        _check_equal(f"SHA-256 of {name}", digest, _hash_served(entry, quant_type, check_wanted))
+        _check_equal(
+            f"SHA-256 of {name}", digest, _hash_served(entry, name in quantised, check_wanted)
+        )
 
 
 def _check_fields(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -215,21 +221,20 @@ def _check_equal(what: str, expected: object, found: object) -> None:
         raise ManifestMismatch(f"{what}: the manifest has {expected}, this node {found}")
 
 
+def _list_quantised(config: ModelConfig, quant_type: str) -> frozenset[str]:
+    return frozenset() if quant_type == "none" else list_matrices(config)
+
+
 def _describe(
-    entry: TensorEntry, quant_type: str, check_wanted: CheckWanted
+    entry: TensorEntry, is_quantised: bool, check_wanted: CheckWanted
 ) -> tuple[str, list[int], str]:
-    dtype = _get_served_dtype(entry, quant_type)
-    return dtype, list(entry.shape), _hash_served(entry, quant_type, check_wanted)
+    dtype = QUANTISED_DTYPE if is_quantised else entry.dtype
+    return dtype, list(entry.shape), _hash_served(entry, is_quantised, check_wanted)
 
 
-def _get_served_dtype(entry: TensorEntry, quant_type: str) -> str:
-    is_quantised = quant_type != "none" and is_layer_matrix(entry)
-    return QUANTISED_DTYPE if is_quantised else entry.dtype
-
-
-def _hash_served(entry: TensorEntry, quant_type: str, check_wanted: CheckWanted) -> str:
+def _hash_served(entry: TensorEntry, is_quantised: bool, check_wanted: CheckWanted) -> str:
     check_wanted()
-    if _get_served_dtype(entry, quant_type) != QUANTISED_DTYPE:
+    if not is_quantised:
         return hash_tensor(entry, check_wanted=check_wanted)
     # Here only: a manifest of stored values needs no torch.
     from mesh.model.weights import hash_quantised

@@ -69,7 +69,9 @@ def quantise(matrix: Tensor) -> Int8Matrix:
 
 
 def join_rows(parts: list[Matrix]) -> Matrix:
-    """Put matrices of one kind on top of each other."""
+    """Put matrices of one kind on top of each other, or vectors after each other."""
+    if len(parts) == 1:
+        return parts[0]
     packed = [part for part in parts if isinstance(part, Int8Matrix)]
     if len(packed) == len(parts):
         values = torch.cat([part.values for part in packed])

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from mesh.model.config import ModelConfig
-from mesh.model.weights import LayerWeights, ShardWeights
+from mesh.model.families import list_layer
+from mesh.model.family import LayerTensor
+from mesh.model.weights import LayerWeights, ShardWeights, assemble_layer
 
 DEVIATION = 0.02
 """What Llama-style models begin with; norms are 1 and a deviation."""
@@ -30,25 +32,11 @@ def draw_weights(config: ModelConfig, *, seed: int) -> ShardWeights:
 
 
 def _draw_layer(config: ModelConfig, generator: torch.Generator) -> LayerWeights:
-    hidden, inner, queries = (
-        config.hidden_size,
-        config.intermediate_size,
-        config.num_heads * config.head_dim,
-    )
-    return LayerWeights(
-        attention_norm=1 + _draw(generator, hidden),
-        qkv=_draw(generator, queries + 2 * config.num_kv_heads * config.head_dim, hidden),
-        qkv_bias=None,
-        query_norm=None,
-        key_norm=None,
-        out=_draw(generator, hidden, queries),
-        out_bias=None,
-        mlp_norm=1 + _draw(generator, hidden),
-        gate_up=_draw(generator, 2 * inner, hidden),
-        gate_up_bias=None,
-        down=_draw(generator, hidden, inner),
-        down_bias=None,
-    )
+    def draw(tensor: LayerTensor) -> Tensor:
+        drawn = _draw(generator, *tensor.shape)
+        return 1 + drawn if tensor.field.endswith("norm") else drawn
+
+    return assemble_layer((tensor.field, draw(tensor)) for tensor in list_layer(config))
 
 
 def _draw(generator: torch.Generator, *shape: int) -> Tensor:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.errors import ModelError, ModelFilesMissing, QuantisedCheckpoint
 from mesh.model.config import ModelConfig, read_json_object
+from mesh.model.families import list_layer
+from mesh.model.family import LayerTensor
 from mesh.model.files import ModelFolder, fetch_files
 
 if TYPE_CHECKING:
@@ -50,23 +52,12 @@ class TensorEntry:
 
 def list_layer_tensors(config: ModelConfig, layer: int) -> tuple[str, ...]:
     """Return the tensor names of one transformer layer."""
-    attention = [f"{part}_proj.weight" for part in "qkvo"]
-    if config.qkv_bias:
-        attention += [f"{part}_proj.bias" for part in "qkv"]
-    if config.out_bias:
-        attention.append("o_proj.bias")
-    if config.qk_norm:
-        attention += ["q_norm.weight", "k_norm.weight"]
-    mlp = [f"{part}_proj.weight" for part in ("gate", "up", "down")]
-    if config.mlp_bias:
-        mlp += [f"{part}_proj.bias" for part in ("gate", "up", "down")]
-    names = [
-        "input_layernorm.weight",
-        *(f"self_attn.{name}" for name in attention),
-        "post_attention_layernorm.weight",
-        *(f"mlp.{name}" for name in mlp),
-    ]
-    return tuple(f"model.layers.{layer}.{name}" for name in names)
+    return tuple(name_layer_tensor(layer, tensor) for tensor in list_layer(config))
+
+
+def name_layer_tensor(layer: int, tensor: LayerTensor) -> str:
+    """Return what a checkpoint calls this tensor of one transformer layer."""
+    return f"model.layers.{layer}.{tensor.name}"
 
 
 def list_range_tensors(config: ModelConfig, start: int, end: int) -> tuple[str, ...]:
@@ -84,9 +75,14 @@ def list_range_tensors(config: ModelConfig, start: int, end: int) -> tuple[str, 
     return tuple(dict.fromkeys(names))
 
 
-def is_layer_matrix(entry: TensorEntry) -> bool:
-    """Whether a tensor is one of a layer's matrices: what quantisation changes."""
-    return entry.name.startswith("model.layers.") and len(entry.shape) == 2
+def list_matrices(config: ModelConfig) -> frozenset[str]:
+    """Return the names of all layers' matrices that int8 quantises."""
+    matrices = [tensor for tensor in list_layer(config) if tensor.is_matrix]
+    return frozenset(
+        name_layer_tensor(layer, tensor)
+        for layer in range(config.num_layers)
+        for tensor in matrices
+    )
 
 
 def locate_tensors(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,8 @@ from mesh.errors import ModelError
 from mesh.model.abandon import CheckWanted, always_wanted
 from mesh.model.capacity import check_device
 from mesh.model.config import ModelConfig
+from mesh.model.families import list_layer
+from mesh.model.family import MATRICES, LayerTensor
 from mesh.model.files import ModelFolder
 from mesh.model.quantise import Int8Matrix, Matrix, hash_int8, join_rows, quantise
 from mesh.model.tensors import (
@@ -24,6 +26,7 @@ from mesh.model.tensors import (
     TensorEntry,
     list_range_tensors,
     locate_tensors,
+    name_layer_tensor,
 )
 
 if TYPE_CHECKING:
@@ -43,16 +46,16 @@ class LayerWeights:
 
     attention_norm: Tensor
     qkv: Matrix
-    qkv_bias: Tensor | None
-    query_norm: Tensor | None
-    key_norm: Tensor | None
     out: Matrix
-    out_bias: Tensor | None
     mlp_norm: Tensor
     gate_up: Matrix
-    gate_up_bias: Tensor | None
     down: Matrix
-    down_bias: Tensor | None
+    query_norm: Tensor | None = None
+    key_norm: Tensor | None = None
+    qkv_bias: Tensor | None = None
+    out_bias: Tensor | None = None
+    gate_up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
 
     def cast(self, dtype: torch.dtype) -> LayerWeights:
         """Return the layer in ``dtype``; tensors already in it are shared, not copied."""
@@ -68,9 +71,14 @@ class LayerWeights:
         """Return the layer with its norms and biases changed; matrices stay as they are."""
         return self._map(
             lambda value: (
-                value if isinstance(value, Int8Matrix) or value.dim() == 2 else change(value)
+                value if isinstance(value, Int8Matrix) or value.dim() > 1 else change(value)
             )
         )
+
+    def change_matrices(self, change: Callable[[Tensor], Matrix]) -> LayerWeights:
+        """Return the layer with the matrices changed that int8 quantises; here they are plain."""
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in MATRICES}
+        return replace(self, **changed)
 
     def _map(self, change: Callable[[Matrix], Matrix]) -> LayerWeights:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -279,41 +287,18 @@ def _load_head(config: ModelConfig, reader: TensorReader, embedding: Tensor | No
 
 def load_layer(config: ModelConfig, layer: int, reader: TensorReader) -> LayerWeights:
     """Read one transformer layer in the reader's type. Raises ModelError."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries = config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-    prefix = f"model.layers.{layer}."
 
-    def read(name: str, *shape: int) -> Tensor:
-        return reader.read(prefix + name, shape)
+    def read(tensor: LayerTensor) -> Matrix:
+        read_part = reader.read_matrix if tensor.is_matrix else reader.read
+        return read_part(name_layer_tensor(layer, tensor), tensor.shape)
 
-    def read_if(wanted: bool, make: Callable[[], Tensor]) -> Tensor | None:
-        return make() if wanted else None
+    return assemble_layer((tensor.field, read(tensor)) for tensor in list_layer(config))
 
-    def read_matrix(name: str, *shape: int) -> Matrix:
-        return reader.read_matrix(prefix + name, shape)
 
-    def fuse(pattern: str, rows: dict[str, int]) -> Matrix:
-        return join_rows([read_matrix(pattern.format(part), n, hidden) for part, n in rows.items()])
-
-    def fuse_biases(pattern: str, rows: dict[str, int]) -> Tensor:
-        return torch.cat([read(pattern.format(part), n) for part, n in rows.items()])
-
-    qkv_rows = {"q": queries, "k": keys, "v": keys}
-    mlp_rows = {"gate": inner, "up": inner}
-    return LayerWeights(
-        attention_norm=read("input_layernorm.weight", hidden),
-        qkv=fuse("self_attn.{}_proj.weight", qkv_rows),
-        qkv_bias=read_if(config.qkv_bias, lambda: fuse_biases("self_attn.{}_proj.bias", qkv_rows)),
-        query_norm=read_if(
-            config.qk_norm, lambda: read("self_attn.q_norm.weight", config.head_dim)
-        ),
-        key_norm=read_if(config.qk_norm, lambda: read("self_attn.k_norm.weight", config.head_dim)),
-        out=read_matrix("self_attn.o_proj.weight", hidden, queries),
-        out_bias=read_if(config.out_bias, lambda: read("self_attn.o_proj.bias", hidden)),
-        mlp_norm=read("post_attention_layernorm.weight", hidden),
-        gate_up=fuse("mlp.{}_proj.weight", mlp_rows),
-        gate_up_bias=read_if(config.mlp_bias, lambda: fuse_biases("mlp.{}_proj.bias", mlp_rows)),
-        down=read_matrix("mlp.down_proj.weight", hidden, inner),
-        down_bias=read_if(config.mlp_bias, lambda: read("mlp.down_proj.bias", hidden)),
-    )
+def assemble_layer(tensors: Iterable[tuple[str, Matrix]]) -> LayerWeights:
+    """Join the tensors of each field by rows."""
+    parts: dict[str, list[Matrix]] = {}
+    for field, tensor in tensors:
+        parts.setdefault(field, []).append(tensor)
+    joined: dict[str, Any] = {field: join_rows(tensors) for field, tensors in parts.items()}
+    return LayerWeights(**joined)

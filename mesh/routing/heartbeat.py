@@ -15,7 +15,8 @@ from keys.envelope import Envelope, decode_envelope, seal
 from keys.errors import BadEnvelope, BadSignature
 from keys.peer import PeerId, PeerKey
 from mesh.errors import RecordRefused
-from mesh.model.config import MAX_LAYERS, LayerSpan
+from mesh.model.config import LayerSpan
+from mesh.model.fields import MAX_LAYERS
 
 HEARTBEAT_KIND = 1
 HEARTBEAT_EPOCH = 0
