@@ -217,7 +217,6 @@ class _Bench:
     def run_beside_others(self, task: ChallengeTask) -> Vector:
         """Run a challenge in one batch with others: products see all rows, attention its own."""
         x = self.read_input(task)
-        positions = x.shape[0]
         if self.layer_weights is None:
             final_norm, head = self._read_head(task)
             wide = torch.cat([head, *[head.flip(0)] * BATCH_COPIES])
@@ -226,7 +225,7 @@ class _Bench:
 
         def multiply(rows: Tensor, matrix: Any, bias: Tensor | None) -> Tensor:
             others = [rows.flip(0)] * BATCH_COPIES
-            return F.linear(torch.cat([rows, *others]), matrix, bias)[:positions]
+            return F.linear(torch.cat([rows, *others]), matrix, bias)[: rows.shape[0]]
 
         return _to_numpy(
             compute_last_addition(self.config, self.layer_weights, x, multiply=multiply)
@@ -287,13 +286,13 @@ def round_to_int8(matrix: Tensor) -> Tensor:
 
 
 def round_to_int4(matrix: Tensor) -> Tensor:
-    """Return a matrix [outputs, inputs] with the error of int4, one scale for 32 values."""
-    outputs, inputs = matrix.shape
-    padded = F.pad(matrix, (0, -inputs % INT4_GROUP)).view(outputs, -1, INT4_GROUP)
+    """Return a matrix [outputs, inputs], or a stack, with the error of int4 in groups of 32."""
+    *outputs, inputs = matrix.shape
+    padded = F.pad(matrix, (0, -inputs % INT4_GROUP)).view(*outputs, -1, INT4_GROUP)
     scales = padded.abs().amax(-1, keepdim=True) / INT4_LARGEST
     scales = torch.where(scales > 0, scales, torch.ones_like(scales))
     rounded = (padded / scales).round().clamp(-INT4_LARGEST, INT4_LARGEST) * scales
-    return rounded.view(outputs, -1)[:, :inputs]
+    return rounded.view(*outputs, -1)[..., :inputs]
 
 
 def compute_distance(found: Vector, expected: Vector) -> float:

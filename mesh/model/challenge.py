@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mesh.model.config import ModelConfig
-from mesh.model.llama import Attend, Multiply, RotaryTable, compute_addition, rms_norm
-from mesh.model.quantise import multiply_rows
+from mesh.model.llama import Attend, RotaryTable, compute_addition, rms_norm
+from mesh.model.quantise import Multiply, multiply_rows
 from mesh.model.weights import LayerWeights, ShardWeights
 
 

@@ -92,7 +92,7 @@ def _change_weights(
 
 def _round_to_4_bits(matrix: torch.Tensor) -> Matrix:
     """Round each row to 15 values: the coarsest format that people serve."""
-    scales = matrix.abs().amax(dim=1, keepdim=True) / _RUNG_COUNT
+    scales = matrix.abs().amax(dim=-1, keepdim=True) / _RUNG_COUNT
     return torch.round(matrix / scales).clamp(-_RUNG_COUNT, _RUNG_COUNT) * scales
 
 

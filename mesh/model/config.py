@@ -20,6 +20,7 @@ from mesh.errors import (
     UnknownArchitecture,
 )
 from mesh.model.families import FAMILIES
+from mesh.model.family import ExpertsConfig
 from mesh.model.fields import (
     MAX_CONTEXT,
     MAX_LAYERS,
@@ -59,7 +60,9 @@ class LayerSpan:
 class ModelConfig:
     """The architecture numbers of one decoder-only model.
 
-    ``max_context`` is in tokens. ``stored_dtype`` is the checkpoint's own type, for information.
+    ``max_context`` is in tokens; ``intermediate_size`` is the width within the MLP, or within each
+    of the ``experts``, which are None where a layer has no router. ``stored_dtype`` is the
+    checkpoint's own type, for information.
     """
 
     architecture: str
@@ -80,6 +83,7 @@ class ModelConfig:
     qk_norm: bool
     eos_token_ids: tuple[int, ...]
     stored_dtype: str
+    experts: ExpertsConfig | None = None
 
     @property
     def cache_values_per_token(self) -> int:
@@ -123,12 +127,12 @@ def read_config_fields(source: Path) -> dict[str, Any]:
     return read_json_object(source / "config.json")
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """Read a small JSON object. Raises ModelFilesMissing or ModelError."""
     if not path.is_file():
         raise ModelFilesMissing(f"{path.name} is not in {path.parent}")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ModelError(f"{path.name} is larger than {MAX_CONFIG_BYTES} bytes")
+    if path.stat().st_size > max_bytes:
+        raise ModelError(f"{path.name} is larger than {max_bytes} bytes")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -165,18 +169,19 @@ def parse_config(fields: Fields, *, generation: Fields | None = None) -> ModelCo
     if head_dim % 2:
         raise ModelError(f"rotary positions need an even head_dim, not {head_dim}")
     traits = family.read_traits(fields)
+    rope = read_rope(architecture, fields, head_dim=head_dim, names=traits.rope_names)
     return ModelConfig(
         architecture=architecture,
         num_layers=read_positive(fields, "num_hidden_layers", MAX_LAYERS),
         hidden_size=hidden_size,
-        intermediate_size=read_positive(fields, "intermediate_size", MAX_WIDTH),
+        intermediate_size=read_positive(fields, traits.inner_size_name, MAX_WIDTH),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         vocab_size=read_positive(fields, "vocab_size", MAX_VOCABULARY),
-        max_context=_context(fields, traits.window),
+        max_context=_context(fields, rope, traits.window),
         norm_epsilon=read_number(fields, "rms_norm_eps", 1e-6),
-        rope=read_rope(architecture, fields),
+        rope=rope,
         tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
         qkv_bias=traits.qkv_bias,
         out_bias=traits.out_bias,
@@ -184,6 +189,7 @@ def parse_config(fields: Fields, *, generation: Fields | None = None) -> ModelCo
         qk_norm=traits.qk_norm,
         eos_token_ids=_eos(fields, generation or {}),
         stored_dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
+        experts=traits.experts,
     )
 
 
@@ -194,9 +200,9 @@ def _architecture(fields: Fields) -> str:
     raise UnknownArchitecture(f"config.json names no single architecture: {named!r:.80}")
 
 
-def _context(fields: Fields, window: int | None) -> int:
+def _context(fields: Fields, rope: RopeConfig, window: int | None) -> int:
     """Cut the context at the sliding window: up to there attention is the full one."""
-    context = read_positive(fields, "max_position_embeddings", MAX_CONTEXT)
+    context = rope.limit_context(read_positive(fields, "max_position_embeddings", MAX_CONTEXT))
     return context if window is None else min(context, window)
 
 

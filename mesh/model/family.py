@@ -6,9 +6,9 @@ what int8 quantises, how many bytes a layer takes and what random weights look l
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from mesh.model.fields import MAX_CONTEXT, Fields, read_positive
 
@@ -25,7 +25,7 @@ class LayerTensor:
     """One tensor of a layer, by its name in a checkpoint after ``model.layers.N.``.
 
     ``field`` is what it becomes in LayerWeights; tensors of one field are joined by rows, in the
-    order of the list.
+    order of the list. Matrices of experts are a stack, [experts, rows, columns].
     """
 
     field: str
@@ -42,10 +42,24 @@ LayerList = tuple[LayerTensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertsConfig:
+    """How many experts a layer has, and how many of them a row takes.
+
+    ``is_normalised`` says that the shares of those add up to 1.
+    """
+
+    count: int
+    chosen: int
+    is_normalised: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Traits:
     """What one config.json says that not all families have.
 
-    ``window`` is a sliding window in tokens, if one is used.
+    ``window`` is a sliding window in tokens, if one is used; ``rope_names`` are kinds of rotary
+    scaling that the family calls otherwise than READERS of mesh/model/rope.py. ``inner_size_name``
+    is what config.json calls the width within the MLP, or within each expert.
     """
 
     qkv_bias: bool = False
@@ -53,6 +67,9 @@ class Traits:
     mlp_bias: bool = False
     qk_norm: bool = False
     window: int | None = None
+    rope_names: Mapping[str, str] = field(default_factory=dict)
+    experts: ExpertsConfig | None = None
+    inner_size_name: str = "intermediate_size"
 
 
 def list_attention(config: ModelConfig) -> LayerList:
@@ -106,14 +123,16 @@ def list_plain_layer(config: ModelConfig) -> LayerList:
 class Family:
     """One architecture of config.json.
 
-    ``gguf_name`` is what llama.cpp calls it, if its files can be read; ``read_traits`` raises
-    UnknownArchitecture or ModelError.
+    ``gguf_name`` is what llama.cpp calls it, if its files can be read; ``describe_gguf`` returns
+    what config.json has beyond what all families share, from the fields of a GGUF file by their
+    names after the architecture's. ``read_traits`` raises UnknownArchitecture or ModelError.
     """
 
     architecture: str
     read_traits: Callable[[Fields], Traits]
     list_layer: Callable[[ModelConfig], LayerList] = list_plain_layer
     gguf_name: str | None = None
+    describe_gguf: Callable[[Callable[[str], Any]], dict[str, Any]] = lambda find: {}
 
 
 def read_window(fields: Fields) -> int | None:

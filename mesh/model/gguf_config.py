@@ -2,7 +2,7 @@
 
 llama.cpp's names become Hugging Face's, so that the limits and refusals of mesh/model/config.py
 hold for both. What would change a layer's output and is not known here is refused by name:
-experts, rotary scaling other than Llama 3's and the linear one, tensors that no family has.
+experts where a family has none, other rotary scaling, tensors that no family has.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from mesh.model.families.mistral import MISTRAL
 from mesh.model.fields import MAX_NUMBER, MAX_WIDTH
 from mesh.model.gguf_file import GgufFile, Value, read_gguf
 from mesh.model.gguf_tensors import get_gguf_name, read_vector
-from mesh.model.rope import DEFAULT_ROPE_THETA
+from mesh.model.rope import DEFAULT_ROPE_THETA, ORIGINAL_CONTEXT
 from mesh.model.tensors import list_range_tensors
 
 GGUF_FAMILIES = {family.gguf_name: family for family in FAMILIES.values() if family.gguf_name}
 """By GGUF's ``general.architecture``. llama.cpp calls Mistral llama."""
 ROPE_FACTORS = "rope_freqs.weight"
+SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
+YARN_CHANGES = ("attn_factor", "yarn_attn_factor", "yarn_ext_factor")
+"""Fields after ``rope.scaling.`` by which llama.cpp computes YaRN otherwise, unless they are 1."""
 END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 LLAMA3_LOW, LLAMA3_HIGH, LLAMA3_CONTEXT = 1.0, 4.0, 8192
 """What every Llama 3 scales its rotary positions by; files have only the factors that follow."""
@@ -64,10 +67,13 @@ def describe_fields(file: GgufFile) -> dict[str, Any]:
             f"{file.path.name} is one of several parts; join them with llama-gguf-split --merge"
         )
     keys = _Keys(file, str(architecture))
-    if keys.find("expert_count"):
+    more = GGUF_FAMILIES[architecture].describe_gguf(keys.find)
+    if keys.find("expert_count") and "num_experts" not in more:
         raise UnknownArchitecture(f"{file.path.name} is a {architecture} with experts")
     shape = _describe_shape(keys)
-    fields = shape | {
+    fields = {
+        **shape,
+        **more,
         "architectures": [_name_family(keys)],
         "rope_parameters": _describe_rope(keys, shape["head_dim"]),
         "tie_word_embeddings": "output.weight" not in file.tensors,
@@ -159,9 +165,40 @@ def _describe_rope(keys: _Keys, head_dim: Any) -> dict[str, Any]:
         if kind != "none":
             raise UnknownArchitecture(f"{keys.file.path.name} scales rotary positions twice")
         return {"rope_theta": theta, **_recognise_llama3(keys.file, theta, head_dim)}
+    if keys.has(SHORT_FACTORS):
+        return {"rope_theta": theta, **_describe_longrope(keys, head_dim)}
     if kind == "none":
         return {"rope_theta": theta, "rope_type": "default"}
-    return {"rope_theta": theta, "rope_type": f"{kind:.40}", "factor": factor}
+    described = {"rope_theta": theta, "rope_type": f"{kind:.40}", "factor": factor}
+    return described | (_describe_yarn(keys) if kind == "yarn" else {})
+
+
+def _describe_yarn(keys: _Keys) -> dict[str, Any]:
+    for name in YARN_CHANGES:
+        if keys.find(f"rope.scaling.{name}") not in (None, 1):
+            raise UnknownArchitecture(f"{keys.file.path.name} scales by YaRN with {name}")
+    return {
+        ORIGINAL_CONTEXT: keys.find("rope.scaling.original_context_length"),
+        "beta_fast": keys.find("rope.scaling.yarn_beta_fast"),
+        "beta_slow": keys.find("rope.scaling.yarn_beta_slow"),
+    }
+
+
+def _describe_longrope(keys: _Keys, head_dim: Any) -> dict[str, Any]:
+    factors = read_vector(keys.file, SHORT_FACTORS, _halve(keys.file, head_dim))
+    return {
+        "rope_type": "longrope",
+        "short_factor": [_shorten(float(factor)) for factor in factors],
+        "attention_factor": keys.find("rope.scaling.attn_factor"),
+        ORIGINAL_CONTEXT: keys.find("rope.scaling.original_context_length"),
+    }
+
+
+def _halve(file: GgufFile, head_dim: Any) -> int:
+    """Return how many frequencies a head has. Raises ModelError."""
+    if not isinstance(head_dim, int) or not 1 < head_dim <= MAX_WIDTH:
+        raise ModelError(f"{file.path.name} has heads of {head_dim!r:.40} numbers")
+    return head_dim // 2
 
 
 def _recognise_llama3(file: GgufFile, theta: Any, head_dim: Any) -> Mapping[str, Any]:
@@ -170,9 +207,7 @@ def _recognise_llama3(file: GgufFile, theta: Any, head_dim: Any) -> Mapping[str,
     A file has one factor for each frequency, and the largest is the model's. Raises
     UnknownArchitecture for others.
     """
-    if not isinstance(head_dim, int) or not 1 < head_dim <= MAX_WIDTH:
-        raise ModelError(f"{file.path.name} has heads of {head_dim!r:.40} numbers")
-    found = read_vector(file, ROPE_FACTORS, head_dim // 2)
+    found = read_vector(file, ROPE_FACTORS, _halve(file, head_dim))
     factor = _shorten(float(found.max()))
     is_usable = isinstance(theta, int | float) and 0 < theta <= MAX_NUMBER and 1 < factor < math.inf
     if not is_usable or not np.allclose(
@@ -204,7 +239,8 @@ def _check_tensors(file: GgufFile, config: ModelConfig) -> None:
         get_gguf_name(str(file.fields["general.architecture"]), name)
         for name in list_range_tensors(config, 0, config.num_layers)
     }
-    unknown = sorted(file.tensors.keys() - known - {ROPE_FACTORS})
+    rotary = {SHORT_FACTORS, LONG_FACTORS} if config.rope.divisors else {ROPE_FACTORS}
+    unknown = sorted(file.tensors.keys() - known - rotary)
     if unknown:
         raise UnknownArchitecture(
             f"{file.path.name} has the tensor {unknown[0]!r:.80}, "

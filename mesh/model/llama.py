@@ -15,7 +15,6 @@ number of threads. Prompt chunks never mix sessions, so theirs do not depend on 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mesh.model.config import ModelConfig
-from mesh.model.quantise import Matrix, multiply_rows
-from mesh.model.rope import RopeConfig
+from mesh.model.mlp import run_mlp
+from mesh.model.quantise import Matrix, Multiply, multiply_rows
+from mesh.model.rotary import compute_rotary_frequencies
 from mesh.model.weights import LayerWeights, ShardWeights
 
 MAX_CONSTANTS = 16
@@ -77,40 +77,14 @@ class RotaryTable:
         frequencies = compute_rotary_frequencies(config.rope, config.head_dim)
         positions = torch.arange(config.max_context, dtype=torch.float64)
         angles = torch.outer(positions, frequencies)
-        cos, sin = angles.cos(), angles.sin()
+        scale = config.rope.attention_factor or 1.0
+        cos, sin = angles.cos() * scale, angles.sin() * scale
         self.cos = torch.cat((cos, cos), dim=-1).to(device, dtype)
         self.sin = torch.cat((-sin, sin), dim=-1).to(device, dtype)
 
 
-def compute_rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
-    """Return float64 [head_dim / 2] angles per position.
-
-    ``llama3`` keeps short wavelengths, divides long ones by ``factor`` and blends between
-    (Llama 3.1's rule, as transformers' ``rope_type: llama3`` describes it).
-    """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-    frequencies = rope.theta**-exponents
-    if rope.kind == "linear":
-        return frequencies / rope.factor
-    if rope.kind != "llama3":
-        return frequencies
-    wavelengths = 2 * math.pi / frequencies
-    low = rope.original_context / rope.low_freq_factor
-    high = rope.original_context / rope.high_freq_factor
-    blend = (rope.original_context / wavelengths - rope.low_freq_factor) / (
-        rope.high_freq_factor - rope.low_freq_factor
-    )
-    blended = (1 - blend) * frequencies / rope.factor + blend * frequencies
-    scaled = torch.where(wavelengths > low, frequencies / rope.factor, blended)
-    return torch.where(wavelengths < high, frequencies, scaled)
-
-
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries [rows, heads, dim], keys and values [rows, kv_heads, dim]) -> [rows, heads * dim]."""
-
-
-Multiply = Callable[[Tensor, Matrix, Tensor | None], Tensor]
-"""(rows [rows, inputs], weights [outputs, inputs], bias or None) -> [rows, outputs]."""
 
 
 def multiply_row_by_row(x: Tensor, weights: Matrix, bias: Tensor | None) -> Tensor:
@@ -131,7 +105,7 @@ def run_layer(
     """Run one transformer layer over ``x`` [rows, hidden]; cos and sin are [rows, 1, dim]."""
     mixed = _run_attention(config, weights, x, cos=cos, sin=sin, attend=attend, multiply=multiply)
     x = mixed.add_(x)
-    return _run_mlp(config, weights, x, multiply).add_(x)
+    return _run_mlp(config, weights, x, multiply, is_smooth=False).add_(x)
 
 
 def compute_addition(
@@ -147,10 +121,11 @@ def compute_addition(
     """Return what one layer adds to ``x`` [rows, hidden]: attention's output plus the MLP's.
 
     It is not the layer's output less its input: that difference would keep the rounding of a sum
-    that may be hundreds of times larger.
+    that may be hundreds of times larger. Of experts at the edge of a router's choice it takes a
+    part, so that honest machines agree (mesh/model/mlp.py).
     """
     mixed = _run_attention(config, weights, x, cos=cos, sin=sin, attend=attend, multiply=multiply)
-    return _run_mlp(config, weights, mixed + x, multiply).add_(mixed)
+    return _run_mlp(config, weights, mixed + x, multiply, is_smooth=True).add_(mixed)
 
 
 def _run_attention(
@@ -178,11 +153,11 @@ def _run_attention(
     return multiply(mixed, weights.out, weights.out_bias)
 
 
-def _run_mlp(config: ModelConfig, weights: LayerWeights, x: Tensor, multiply: Multiply) -> Tensor:
+def _run_mlp(
+    config: ModelConfig, weights: LayerWeights, x: Tensor, multiply: Multiply, *, is_smooth: bool
+) -> Tensor:
     normed = rms_norm(x, weights.mlp_norm, config.norm_epsilon)
-    gate, up = multiply(normed, weights.gate_up, weights.gate_up_bias).chunk(2, dim=-1)
-    inner = F.silu(gate, inplace=True).mul_(up)
-    return multiply(inner, weights.down, weights.down_bias)
+    return run_mlp(config.experts, weights, normed, multiply, is_smooth=is_smooth)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

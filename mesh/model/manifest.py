@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +109,10 @@ def encode_canonical_json(value: Mapping[str, Any]) -> bytes:
 
 
 def describe_architecture(config: ModelConfig) -> dict[str, Any]:
-    """Return the numbers that change a layer's output; floats as their shortest exact text."""
+    """Return the numbers that change a layer's output; floats as their shortest exact text.
+
+    What a model does not have is left out, so a new kind of number changes no manifest.
+    """
     fields = dataclasses.asdict(config)
     for name in ("stored_dtype", "eos_token_ids"):
         del fields[name]
@@ -119,13 +122,15 @@ def describe_architecture(config: ModelConfig) -> dict[str, Any]:
 
 
 def _without_floats(fields: Mapping[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = {}
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            described[name] = _without_floats(value)
-        else:
-            described[name] = repr(value) if isinstance(value, float) else value
-    return described
+    return {name: _describe_value(value) for name, value in fields.items() if value is not None}
+
+
+def _describe_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _without_floats(value)
+    if isinstance(value, tuple):
+        return [_describe_value(part) for part in value]
+    return repr(value) if isinstance(value, float) else value
 
 
 def decode_manifest(body: bytes) -> ModelManifest:
@@ -250,14 +255,20 @@ def hash_tensor(entry: TensorEntry, *, check_wanted: CheckWanted = always_wanted
             check_wanted()
             digest.update(values)
         return digest.hexdigest()
+    for part in entry.safetensors:
+        for piece in _read_pieces(part):
+            check_wanted()
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _read_pieces(entry: TensorEntry) -> Iterator[bytes]:
     left = entry.end - entry.begin
     with entry.file.open("rb") as file:
         file.seek(entry.begin)
         while left:
-            check_wanted()
             piece = file.read(min(left, _READ_BYTES))
             if not piece:
                 raise ModelError(f"{entry.file.name} ends inside {entry.name}")
-            digest.update(piece)
+            yield piece
             left -= len(piece)
-    return digest.hexdigest()

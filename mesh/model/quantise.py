@@ -15,6 +15,7 @@ hence the manifest's hash, belong to its release.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,10 @@ _TAG = b"mesh/tensor/int8"
 
 @dataclass(frozen=True, slots=True)
 class Int8Matrix:
-    """A matrix [outputs, inputs]: int8 ``values`` times float32 ``scales`` [outputs] by row."""
+    """A matrix [outputs, inputs]: int8 ``values`` times float32 ``scales`` [outputs] by row.
+
+    A stack of them has one more dimension in front.
+    """
 
     values: Tensor
     scales: Tensor
@@ -42,20 +46,34 @@ class Int8Matrix:
     def nbytes(self) -> int:
         return int(self.values.nbytes + self.scales.nbytes)
 
+    def __getitem__(self, index: int | slice) -> Int8Matrix:
+        """Return a matrix of a stack, or some rows of a matrix."""
+        return Int8Matrix(self.values[index], self.scales[index])
+
     def to(self, target: torch.device) -> Int8Matrix:
         """Return the matrix on another device."""
         return Int8Matrix(self.values.to(target), self.scales.to(target))
 
     def widen(self, dtype: torch.dtype) -> Tensor:
         """Return the values that are served, rounded once to ``dtype``; exact rules in float32."""
-        return (self.values.float() * self.scales.unsqueeze(1)).to(dtype)
+        return (self.values.float() * self.scales.unsqueeze(-1)).to(dtype)
 
 
 Matrix = Tensor | Int8Matrix
 
+Multiply = Callable[[Tensor, Matrix, Tensor | None], Tensor]
+"""(rows [rows, inputs], weights [outputs, inputs], bias or None) -> [rows, outputs]."""
+
 
 def quantise(matrix: Tensor) -> Int8Matrix:
-    """Quantise a matrix [outputs, inputs] row by row. Raises ModelError if it is not finite."""
+    """Quantise a matrix [outputs, inputs], or each of a stack, row by row.
+
+    Raises ModelError if it is not finite.
+    """
+    if matrix.dim() > 2:
+        parts = [quantise(part) for part in matrix]
+        values = torch.stack([part.values for part in parts])
+        return Int8Matrix(values, torch.stack([part.scales for part in parts]))
     # On the CPU: GPUs multiply by reciprocals where the rule divides.
     wide = matrix.detach().to("cpu", torch.float32)
     largest = wide.abs().amax(dim=1)
@@ -74,9 +92,10 @@ def join_rows(parts: list[Matrix]) -> Matrix:
         return parts[0]
     packed = [part for part in parts if isinstance(part, Int8Matrix)]
     if len(packed) == len(parts):
-        values = torch.cat([part.values for part in packed])
-        return Int8Matrix(values, torch.cat([part.scales for part in packed]))
-    return torch.cat([part for part in parts if isinstance(part, Tensor)])
+        values = torch.cat([part.values for part in packed], dim=-2)
+        return Int8Matrix(values, torch.cat([part.scales for part in packed], dim=-1))
+    plain = [part for part in parts if isinstance(part, Tensor)]
+    return torch.cat(plain, dim=-2 if plain[0].dim() > 1 else 0)
 
 
 def hash_int8(matrix: Int8Matrix) -> str:

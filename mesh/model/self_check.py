@@ -64,8 +64,7 @@ def _count_rows(matrix: Matrix) -> int:
 def _widen_tile(matrix: Matrix, start: int) -> Tensor:
     rows = slice(start, start + TILE_ROWS)
     if isinstance(matrix, Int8Matrix):
-        tile = Int8Matrix(matrix.values[rows], matrix.scales[rows])
-        return tile.to(torch.device("cpu")).widen(torch.float64)
+        return matrix[rows].to(torch.device("cpu")).widen(torch.float64)
     return _to_float64(matrix[rows])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MAX_HEADER_BYTES = 16 << 20
+MAX_INDEX_BYTES = 16 << 20
+"""A model of 96 layers with 128 experts each names 37,000 tensors in 4 MB."""
 
 STORED_DTYPES = ("F32", "BF16", "F16")
 """What safetensors calls the types that weights may be stored in."""
@@ -31,6 +33,7 @@ STORED_DTYPES = ("F32", "BF16", "F16")
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
+EXPERTS = ".mlp.experts."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class TensorEntry:
     """One tensor in a file; ``begin`` and ``end`` are byte offsets in it.
 
     ``dtype`` is what its values are, in the words of safetensors. A tensor of a GGUF file is read
-    through ``gguf_rows``; ``begin`` and ``end`` are then of its blocks.
+    through ``gguf_rows``; ``begin`` and ``end`` are then of its blocks. A stack of
+    experts' matrices that are stored apart has them as ``parts``, and the place of the first.
     """
 
     name: str
@@ -48,6 +52,14 @@ class TensorEntry:
     begin: int
     end: int
     gguf_rows: GgufRows | None = None
+    parts: tuple[TensorEntry, ...] = ()
+
+    @property
+    def safetensors(self) -> tuple[TensorEntry, ...]:
+        """The tensors of safetensors files behind this one."""
+        if self.gguf_rows is not None:
+            return ()
+        return self.parts or (self,)
 
 
 def list_layer_tensors(config: ModelConfig, layer: int) -> tuple[str, ...]:
@@ -97,26 +109,54 @@ def locate_tensors(
         from mesh.model.gguf_tensors import locate_gguf_tensors
 
         return locate_gguf_tensors(folder.gguf, config, names)
-    wanted = tuple(names)
-    files = _file_of_each(folder, wanted)
+    wanted = {name: list_stored_names(config, name) for name in names}
+    files = _file_of_each(folder, [part for parts in wanted.values() for part in parts])
     fetch_files(folder, files.values())
     headers = {file: read_header(folder.path / file) for file in sorted(set(files.values()))}
-    entries = {}
-    for name in wanted:
-        entry = headers[files[name]].get(name)
-        if entry is None:
-            _refuse_packed(name, headers[files[name]])
-            raise ModelFilesMissing(f"{files[name]} has no tensor {name}; the checkpoint is broken")
-        if entry.dtype not in STORED_DTYPES:
-            raise QuantisedCheckpoint(f"{name} is stored as {entry.dtype}")
-        entries[name] = entry
-    return entries
+
+    def find(name: str) -> TensorEntry:
+        return _find_entry(name, files[name], headers[files[name]])
+
+    return {name: _join_parts(name, [*map(find, parts)]) for name, parts in wanted.items()}
+
+
+def list_stored_names(config: ModelConfig, name: str) -> tuple[str, ...]:
+    """Return the tensors of a checkpoint behind this one: a stack has one for each expert."""
+    before, stack, after = name.partition(EXPERTS)
+    if config.experts is None or not stack:
+        return (name,)
+    return tuple(f"{before}{stack}{expert}.{after}" for expert in range(config.experts.count))
+
+
+def _find_entry(name: str, file: str, header: Mapping[str, TensorEntry]) -> TensorEntry:
+    entry = header.get(name)
+    if entry is None:
+        _refuse_packed(name, header)
+        raise ModelFilesMissing(f"{file} has no tensor {name}; the checkpoint is broken")
+    if entry.dtype not in STORED_DTYPES:
+        raise QuantisedCheckpoint(f"{name} is stored as {entry.dtype}")
+    return entry
+
+
+def _join_parts(name: str, parts: list[TensorEntry]) -> TensorEntry:
+    first = parts[0]
+    if first.name == name:
+        return first
+    for part in parts:
+        if (part.dtype, part.shape) != (first.dtype, first.shape):
+            raise ModelError(
+                f"{part.name} is {part.dtype} {part.shape}, "
+                f"but {first.name} {first.dtype} {first.shape}"
+            )
+    return replace(first, name=name, shape=(len(parts), *first.shape), parts=tuple(parts))
 
 
 def _file_of_each(folder: ModelFolder, names: Iterable[str]) -> dict[str, str]:
     if (folder.path / SINGLE_FILE).is_file() or not (folder.path / INDEX_FILE).is_file():
         return dict.fromkeys(names, SINGLE_FILE)
-    weight_map = read_json_object(folder.path / INDEX_FILE).get("weight_map")
+    weight_map = read_json_object(folder.path / INDEX_FILE, max_bytes=MAX_INDEX_BYTES).get(
+        "weight_map"
+    )
     if not isinstance(weight_map, dict):
         raise ModelError(f"{INDEX_FILE} has no weight_map")
     files = {}

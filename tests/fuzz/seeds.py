@@ -192,10 +192,15 @@ def list_configs() -> list[bytes]:
     more: dict[str, Any] = {"rope_parameters": None, "rope_scaling": scaling, "eos_token_id": [1]}
     more |= {"sliding_window": 128, "use_sliding_window": True, "head_dim": 16}
     families = ("MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-    return [
-        raw,
-        *(json.dumps(shipped | more | {"architectures": [name]}).encode() for name in families),
+    yarn = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 32, "mscale": 1.0, "mscale_all_dim": 1}
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    longrope = {"type": "su", "short_factor": [1.5] * 8, "attention_factor": 1.2}
+    changes = [
+        *(more | {"architectures": [name]} for name in families),
+        more | experts | {"architectures": ["Qwen3MoeForCausalLM"], "rope_scaling": yarn},
+        more | {"architectures": ["Phi3ForCausalLM"], "rope_scaling": longrope},
     ]
+    return [raw, *(json.dumps(shipped | change).encode() for change in changes)]
 
 
 def list_safetensors() -> list[bytes]:
@@ -207,7 +212,8 @@ def list_safetensors() -> list[bytes]:
 
 def list_gguf() -> list[bytes]:
     """Return small GGUF files, one for each architecture and kind of tokenizer."""
-    return [_make_gguf(name, kind) for name in ("llama", "qwen3") for kind in ("gpt2", "llama")]
+    names = ("llama", "qwen3", "qwen3moe", "phi3")
+    return [_make_gguf(name, kind) for name in names for kind in ("gpt2", "llama")]
 
 
 def _make_gguf(architecture: str, tokenizer: str) -> bytes:
@@ -232,11 +238,25 @@ def _make_gguf(architecture: str, tokenizer: str) -> bytes:
         writer.add_bos_token_id(0)
         writer.add_add_bos_token(True)
         writer.add_chat_template("{{ messages }}")
-        shapes = {"attn_q": (2, 32), "attn_k": (2, 32), "attn_v": (2, 32), "attn_output": (32, 2)}
-        shapes |= {"ffn_gate": (32, 32), "ffn_up": (32, 32), "ffn_down": (32, 32)}
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("attn_q", "attn_k", "attn_v"), (2, 32))
+        shapes |= {"attn_output": (32, 2)}
+        mlp: dict[str, tuple[int, ...]] = dict.fromkeys(
+            ("ffn_gate", "ffn_up", "ffn_down"), (32, 32)
+        )
         vectors = {"attn_norm": 32, "ffn_norm": 32}
-        if architecture == "qwen3":
+        if architecture in ("qwen3", "qwen3moe"):
             vectors |= {"attn_q_norm": 2, "attn_k_norm": 2}
+        if architecture == "qwen3moe":
+            writer.add_expert_count(2)
+            writer.add_expert_used_count(1)
+            writer.add_expert_feed_forward_length(32)
+            mlp = {f"{name}_exps": (2, 32, 32) for name in mlp} | {"ffn_gate_inp": (2, 32)}
+        if architecture == "phi3":
+            writer.add_rope_scaling_orig_ctx_len(8)
+            writer.add_tensor("rope_factors_short.weight", np.ones(1, np.float32))
+            shapes, mlp = {"attn_qkv": (6, 32), "attn_output": (32, 2)}, {"ffn_up": (64, 32)}
+            mlp["ffn_down"] = (32, 32)
+        shapes |= mlp
         for name, shape in shapes.items():
             kind = GGMLQuantizationType.F16 if shape[-1] == 2 else GGMLQuantizationType.Q4_0
             values = quantize(np.ones(shape, np.float32), kind)

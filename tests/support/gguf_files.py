@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gguf import (
     MODEL_ARCH_NAMES,
     GGMLQuantizationType,
     GGUFWriter,
+    RopeScalingType,
     get_tensor_name_map,
     quantize,
 )
@@ -24,7 +26,10 @@ ARCHITECTURES = {
     "MistralForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3moe",
+    "Phi3ForCausalLM": "phi3",
 }
+EXPERT = r"\.experts\.(\d+)\."
 TOKENS = ("<pad>", "<s>", "</s>")
 
 
@@ -48,7 +53,8 @@ def write_gguf(
     change(writer)
     if rope_factors is not None:
         writer.add_tensor("rope_freqs.weight", rope_factors)
-    _add_tensors(writer, load_file(folder / "model.safetensors"), config, architecture, kind)
+    tensors = stack_experts(load_file(folder / "model.safetensors"))
+    _add_tensors(writer, tensors, config, architecture, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -57,18 +63,22 @@ def write_gguf(
 
 
 def _add_numbers(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
-    head_dim = config["head_dim"] or config["hidden_size"] // config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     writer.add_name("tiny")
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
+    if "num_local_experts" in config:
+        writer.add_expert_count(config["num_local_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_rope_dimension_count(head_dim)
-    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    _add_rope(writer, config["rope_parameters"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_bos_token_id(1)
@@ -79,6 +89,35 @@ def _add_numbers(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types([3] * len(TOKENS) + [1] * (len(tokens) - len(TOKENS)))
     writer.add_token_merges(["t 3"])
+
+
+def _add_rope(writer: GGUFWriter, rope: Mapping[str, Any]) -> None:
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if "original_max_position_embeddings" in rope:
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "longrope":
+        for name in ("long", "short"):
+            factors = np.array(rope[f"{name}_factor"], np.float32)
+            writer.add_tensor(f"rope_factors_{name}.weight", factors)
+
+
+def stack_experts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors with those of a layer's experts as one stack of each kind."""
+    stacks: dict[str, list[torch.Tensor]] = {}
+    for name in sorted(tensors, key=_read_expert):
+        stacks.setdefault(re.sub(EXPERT, ".experts.", name), []).append(tensors[name])
+    return {
+        name: torch.stack(parts) if ".experts." in name else parts[0]
+        for name, parts in stacks.items()
+    }
+
+
+def _read_expert(name: str) -> int:
+    found = re.search(EXPERT, name)
+    return int(found[1]) if found else 0
 
 
 def _add_tensors(
@@ -98,7 +137,7 @@ def _add_tensors(
             values = turn(values, config["num_key_value_heads"])
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert stored is not None
-        used = kind if values.dim() == 2 else GGMLQuantizationType.F32
+        used = kind if values.dim() > 1 else GGMLQuantizationType.F32
         writer.add_tensor(stored, quantize(values.numpy(), used), raw_dtype=used)
 
 

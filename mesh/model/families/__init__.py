@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 from mesh.model.families.llama import LLAMA
 from mesh.model.families.mistral import MISTRAL
+from mesh.model.families.phi3 import PHI3
 from mesh.model.families.qwen2 import QWEN2
 from mesh.model.families.qwen3 import QWEN3
+from mesh.model.families.qwen3_moe import QWEN3_MOE
 from mesh.model.family import Family, LayerList
 
 if TYPE_CHECKING:
     from mesh.model.config import ModelConfig
 
 FAMILIES: Mapping[str, Family] = {
-    family.architecture: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)
+    family.architecture: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, QWEN3_MOE, PHI3)
 }
 
 

@@ -15,6 +15,7 @@ from mesh.model.challenge import run_challenge_head, run_challenge_layer
 from mesh.model.config import load_config
 from mesh.model.files import ModelFolder, resolve_model_folder
 from mesh.model.weights import load_shard
+from tests.support.families import EXPERTS, PHI
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ def answer_as_hoster(folder, quant_type="none"):
         ("none", {"tie_word_embeddings": True}),
         ("none", {"architecture": "Qwen3ForCausalLM"}),
         ("int8", {}),
+        ("none", {"architecture": "Phi3ForCausalLM", **PHI}),
+        ("none", {"architecture": "Qwen3MoeForCausalLM", "max_shard_size": "50KB", **EXPERTS}),
+        ("int8", {"architecture": "Qwen3MoeForCausalLM", **EXPERTS}),
     ],
 )
 async def test_an_auditor_answers_every_layer_as_its_hosters_do(

@@ -27,6 +27,7 @@ from mesh.model.config import load_config
 from mesh.model.files import ModelFolder, resolve_model_folder
 from mesh.model.margins import check_margins
 from subnet.hosting.manifest import calibrate_model, draw_calibration_tasks
+from tests.support.families import EXPERTS
 
 SHAPE = ModelShape(num_layers=6, hidden_size=48, vocab_size=131)
 TASKS = draw_calibration_tasks(SHAPE, MAINNET)
@@ -90,6 +91,12 @@ def test_weights_that_are_not_here_yet_are_downloaded_first(
         folder, load_config(folder.path), TASKS[:1], fixed_point_bits=20, value_bound_bits=11
     )
     assert len(found.scales) == 7
+
+
+@pytest.mark.parametrize("quant_type", ["none", "int8"])
+def test_cheats_with_experts_can_be_told(make_checkpoint, no_processes, quant_type):
+    folder = make_checkpoint("Qwen3MoeForCausalLM", **EXPERTS)
+    check_margins(measure(folder, quant_type, tasks=TASKS[:1]), tolerance_bits=12)
 
 
 def test_int8_is_no_cheat_where_int8_is_served(make_checkpoint, no_processes):

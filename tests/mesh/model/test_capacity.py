@@ -22,9 +22,10 @@ from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.llama import KVCache
 from mesh.model.weights import load_shard
+from tests.support.families import FAMILIES
 
-FAMILIES = ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
 BIASED = {"attention_bias": True, "mlp_bias": True}
+FORMS = [ServingFormat("float32"), ServingFormat("bfloat16", "int8")]
 
 
 def count_held_bytes(shard) -> int:
@@ -62,12 +63,13 @@ def test_weights_are_exact_to_the_byte(make_checkpoint, dtype, quant_type, span)
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("is_tied", [False, True])
-def test_every_family_counts_its_biases_and_norms(make_checkpoint, architecture, is_tied):
-    changes = BIASED if architecture == "LlamaForCausalLM" else {}
+def test_every_family_counts_its_biases_norms_and_experts(make_checkpoint, architecture, is_tied):
+    changes = BIASED if architecture == "LlamaForCausalLM" else FAMILIES[architecture]
     folder = make_checkpoint(architecture, tie_word_embeddings=is_tied, **changes)
-    config, form, whole = load_config(folder), ServingFormat("float32"), LayerSpan(0, 6)
-    shard = load(folder, form, whole)
-    assert compute_weights_bytes(config, form, whole) == count_held_bytes(shard)
+    config, whole = load_config(folder), LayerSpan(0, 6)
+    for form in FORMS:
+        shard = load(folder, form, whole)
+        assert compute_weights_bytes(config, form, whole) == count_held_bytes(shard)
 
 
 def test_cache_is_exact_to_the_byte(make_checkpoint):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ from mesh.errors import (
 )
 from mesh.model.config import load_config, parse_config
 from mesh.model.files import resolve_model_folder
+from mesh.model.manifest import describe_architecture
+from tests.support.families import EXPERTS
 
 FIELDS = {
     "architectures": ["LlamaForCausalLM"],
@@ -30,6 +33,18 @@ FIELDS = {
     "max_position_embeddings": 512,
     "eos_token_id": 2,
 }
+
+PHI = {
+    **FIELDS,
+    "architectures": ["Phi3ForCausalLM"],
+    "original_max_position_embeddings": 128,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1.0] * 7 + [2.5],
+        "long_factor": [4.0] * 8,
+    },
+}
+MOE = {**FIELDS, "architectures": ["Qwen3MoeForCausalLM"], **EXPERTS}
 
 
 def test_old_and_new_rope_layouts_read_the_same():
@@ -56,8 +71,8 @@ def test_generation_config_adds_end_tokens():
 def test_unknown_model_architecture_is_refused_by_name():
     with pytest.raises(UnknownArchitecture, match="GPT2LMHeadModel"):
         parse_config({**FIELDS, "architectures": ["GPT2LMHeadModel"]})
-    with pytest.raises(UnknownArchitecture, match="yarn"):
-        parse_config({**FIELDS, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}})
+    with pytest.raises(UnknownArchitecture, match="rotary scaling dynamic"):
+        parse_config({**FIELDS, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}})
 
 
 @pytest.mark.parametrize("method", ["fp8", "awq", "gptq"])
@@ -73,6 +88,72 @@ def test_an_empty_quantization_config_means_none():
 def test_sliding_window_shortens_the_context():
     mistral = {**FIELDS, "architectures": ["MistralForCausalLM"], "sliding_window": 128}
     assert parse_config(mistral).max_context == 128
+
+
+def test_yarn_lengthens_the_context_and_longrope_ends_where_it_would_turn_cached_keys():
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+    config = parse_config({**FIELDS, "rope_scaling": yarn})
+    assert (config.max_context, config.rope.original_context) == (1024, 256)
+    assert config.rope.attention_factor == pytest.approx(1 + 0.1 * math.log(4))
+    assert parse_config(PHI).max_context == 128
+    assert parse_config({**PHI, "sliding_window": 100}).max_context == 100
+    # Early files of Phi-3 call it so.
+    for name in ("su", "yarn"):
+        early = {**PHI["rope_scaling"], "type": name}
+        assert parse_config({**PHI, "rope_scaling": early}) == parse_config(PHI)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": "yarn", "factor": -1.0}, "factor must be above 0"),
+        ({"type": "linear", "factor": 0.0}, "factor must be above 0"),
+        ({"type": "llama3", "factor": 8.0, "low_freq_factor": 0}, "low_freq_factor must be"),
+        ({"type": "llama3", "factor": 8.0, "low_freq_factor": 4}, "low_freq_factor must be"),
+        ({"type": "yarn", "factor": 4.0, "rope_theta": 1.0}, "rope_theta must be above 1"),
+        ({"type": "yarn", "factor": 4.0, "beta_fast": -2}, "beta_fast must be above 0"),
+        ({"type": "yarn", "factor": 4.0, "mscale": -9, "mscale_all_dim": 1}, "mscale must be"),
+        ({"type": "longrope"}, "short_factor must be a list of 8 numbers"),
+        ({"type": "longrope", "short_factor": [1.0] * 7}, "list of 8 numbers"),
+        ({"type": "longrope", "short_factor": [1.0] * 7 + [0]}, "short_factor must be above 0"),
+        ({"type": "longrope", "short_factor": [1.0] * 7 + ["1"]}, "must be a number"),
+        ({"type": ["yarn"]}, "rotary scaling"),
+    ],
+)
+def test_impossible_rotary_scaling_is_refused(change, message):
+    with pytest.raises(ModelError, match=message):
+        parse_config({**FIELDS, "rope_scaling": change})
+
+
+def test_a_new_kind_of_number_changes_no_manifest():
+    described = describe_architecture(parse_config(FIELDS))
+    assert "experts" not in described
+    assert set(described["rope"]) == {
+        "theta",
+        "kind",
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_context",
+    }
+    found = describe_architecture(parse_config(PHI))["rope"]
+    assert found["divisors"] == ["1.0"] * 7 + ["2.5"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"mlp_only_layers": [1]}, UnknownArchitecture, "layers that have no experts"),
+        ({"decoder_sparse_step": 2}, UnknownArchitecture, "layers that have no experts"),
+        ({"num_experts_per_tok": 9}, ModelError, "takes 9 of 8 experts"),
+        ({"num_experts": 10**6}, ModelError, "num_experts must be from 1"),
+        ({"moe_intermediate_size": None}, ModelError, "moe_intermediate_size"),
+    ],
+)
+def test_experts_that_are_not_served_are_refused(change, error, message):
+    assert parse_config(MOE).intermediate_size == 32
+    with pytest.raises(error, match=message):
+        parse_config({**MOE, **change})
 
 
 @pytest.mark.parametrize(

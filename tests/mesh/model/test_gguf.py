@@ -32,6 +32,7 @@ from mesh.model.llama import Segment, ShardRunner
 from mesh.model.manifest import build_manifest, check_manifest
 from mesh.model.weights import load_shard
 from tests.support.calibrations import make_calibration
+from tests.support.families import EXPERTS, LONGROPE, PHI, YARN
 from tests.support.gguf_files import write_gguf
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 8}
@@ -72,8 +73,9 @@ def read_with_transformers(path):
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    # Of Qwen 3 it leaves the heads' size out, and takes the default's.
-    described = {"head_dim": 8, **load_gguf_checkpoint(str(path))["config"]}
+    # These it leaves out, and takes the defaults of Qwen 3 and Phi-3.
+    left_out = {"head_dim": 8, "moe_intermediate_size": 32, "pad_token_id": 0}
+    described = left_out | load_gguf_checkpoint(str(path))["config"]
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**described)).float().eval()
     tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
     missing = model.load_state_dict(tensors, strict=False).missing_keys
@@ -91,6 +93,8 @@ def read_with_transformers(path):
         ("MistralForCausalLM", {"sliding_window": None}),
         ("Qwen2ForCausalLM", {}),
         ("Qwen3ForCausalLM", {}),
+        ("Qwen3MoeForCausalLM", EXPERTS),
+        ("Phi3ForCausalLM", PHI),
     ],
 )
 def test_logits_equal_transformers_reading_of_the_same_file(
@@ -109,6 +113,36 @@ def test_query_and_key_biases_are_turned_back_too(make_checkpoint, tmp_path, loa
     with torch.inference_mode():
         expected = load_reference(folder)(torch.tensor([PROMPT])).logits[0]
     assert (compute_logits(path) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("Qwen3ForCausalLM", {"rope_parameters": YARN}),
+        ("Qwen3MoeForCausalLM", {**EXPERTS, "rope_parameters": YARN}),
+        (
+            "Phi3ForCausalLM",
+            {**PHI, "rope_parameters": LONGROPE, "original_max_position_embeddings": 64},
+        ),
+    ],
+)
+def test_a_file_is_the_model_of_its_checkpoint(make_checkpoint, tmp_path, architecture, changes):
+    """The configuration, and each tensor's values: experts stacked, rotary scaling too."""
+    folder = make_checkpoint(architecture, **WIDE, **changes)
+    path = write_gguf(folder, tmp_path / "model.gguf")
+    assert load_config(path) == load_config(folder)
+    one, other = (
+        build_manifest(
+            resolve_model_folder(str(source)),
+            load_config(source),
+            model_name="tiny",
+            revision="1",
+            constants=CONSTANTS,
+            calibration=make_calibration(6),
+        )
+        for source in (folder, path)
+    )
+    assert one.manifest_hash == other.manifest_hash
 
 
 def test_rotary_factors_of_llama_3_are_recognised(make_checkpoint, tmp_path, load_reference):
@@ -422,8 +456,11 @@ def test_a_header_of_gigabytes_is_refused_at_its_limit(tmp_path, monkeypatch):
     [
         (lambda writer: writer.add_expert_count(8), "a llama with experts"),
         (
-            lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.YARN),
-            "rotary scaling yarn",
+            lambda writer: (
+                writer.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+                writer.add_rope_scaling_yarn_ext_factor(0.5),
+            ),
+            "by YaRN with yarn_ext_factor",
         ),
         (
             lambda writer: writer.add_tensor("blk.0.attn_sinks", np.ones(3, np.float32)),
@@ -446,7 +483,7 @@ def test_partial_rotary_positions_are_refused(make_checkpoint, tmp_path):
         load_config(path)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "qwen3moe", "phi3", "mistral3"])
+@pytest.mark.parametrize("name", ["gemma3", "qwen2moe", "phi2", "mistral3"])
 def test_other_architectures_are_refused_by_name(tmp_path, name):
     path = tmp_path / "x.gguf"
     path.write_bytes(make_header(text("general.architecture") + struct.pack("<I", 8) + text(name)))

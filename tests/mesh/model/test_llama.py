@@ -10,6 +10,7 @@ from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.llama import Segment, ShardRunner
 from mesh.model.weights import load_shard
+from tests.support.families import EXPERTS, FAMILIES, LONGROPE, PHI, YARN
 
 VARIANTS = [
     ("LlamaForCausalLM", {}),
@@ -31,6 +32,14 @@ VARIANTS = [
     ("MistralForCausalLM", {}),
     ("Qwen2ForCausalLM", {}),
     ("Qwen3ForCausalLM", {}),
+    ("Qwen3ForCausalLM", {"rope_parameters": YARN}),
+    ("Qwen3MoeForCausalLM", EXPERTS),
+    ("Qwen3MoeForCausalLM", {**EXPERTS, "norm_topk_prob": False, "attention_bias": True}),
+    ("Phi3ForCausalLM", PHI),
+    (
+        "Phi3ForCausalLM",
+        {**PHI, "rope_parameters": LONGROPE, "original_max_position_embeddings": 64},
+    ),
 ]
 SPLITS = [((0, 6),), ((0, 2), (2, 6)), ((0, 1), (1, 4), (4, 6))]
 
@@ -89,22 +98,24 @@ def test_logits_equal_transformers_for_one_two_and_three_ranges(
     assert (logits - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("split", SPLITS, ids=["one", "two", "three"])
-def test_greedy_tokens_equal_transformers(make_checkpoint, load_reference, split):
-    folder = make_checkpoint()
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_greedy_tokens_equal_transformers(make_checkpoint, load_reference, architecture):
+    folder = make_checkpoint(architecture, **FAMILIES[architecture])
     prompt = list(range(3, 30))
     with torch.inference_mode():
         expected = load_reference(folder).generate(
             torch.tensor([prompt]), max_new_tokens=40, do_sample=False, eos_token_id=None
         )
-        tokens = generate(make_runners(folder, split), prompt, 40)
-    assert tokens == expected[0, len(prompt) :].tolist()
+        for split in SPLITS:
+            tokens = generate(make_runners(folder, split), prompt, 40)
+            assert tokens == expected[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_batched_rows_equal_the_same_rows_alone(make_checkpoint, dtype):
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_batched_rows_equal_the_same_rows_alone(make_checkpoint, architecture, dtype):
     """Eight sessions of different lengths decode in one step: the bits do not change."""
-    folder = make_checkpoint()
+    folder = make_checkpoint(architecture, **FAMILIES[architecture])
     alone, crowd = (
         make_runners(folder, SPLITS[0], dtype=dtype, deterministic=True)[0] for _ in range(2)
     )

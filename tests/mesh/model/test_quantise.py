@@ -17,6 +17,7 @@ from mesh.model.manifest import build_manifest, check_manifest, decode_manifest
 from mesh.model.quantise import Int8Matrix, hash_int8, multiply_rows, quantise
 from mesh.model.weights import load_shard
 from tests.support.calibrations import make_calibration
+from tests.support.families import FAMILIES
 
 CONSTANTS = {"challenge_positions": 16}
 
@@ -180,10 +181,12 @@ def test_changed_weights_of_a_quantised_model_are_named(make_checkpoint):
         check(make_manifest(mine, "int8"), theirs, "int8")
 
 
-def test_rows_of_a_crowd_equal_rows_alone(make_checkpoint):
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3MoeForCausalLM"])
+def test_rows_of_a_crowd_equal_rows_alone(make_checkpoint, architecture):
     """Decode rows of a deterministic runner: the same bits whatever stands beside them."""
     for dtype in ("float32", "bfloat16"):
-        shard = load(make_checkpoint(dtype="bfloat16"), "int8", dtype)
+        folder = make_checkpoint(architecture, dtype="bfloat16", **FAMILIES[architecture])
+        shard = load(folder, "int8", dtype)
         runner = ShardRunner(shard, cache_tokens=64, deterministic=True)
         with torch.inference_mode():
             x = runner.embed(range(3, 13))

@@ -9,6 +9,7 @@ from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.self_check import check_float32, multiply_exactly
 from mesh.model.weights import load_shard
+from tests.support.families import FAMILIES
 
 
 def load(folder, **options):
@@ -21,12 +22,10 @@ def check(weights):
     check_float32(weights.config, weights.get_layer(1), weights.device)
 
 
-@pytest.mark.parametrize(
-    "architecture", ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
-)
+@pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16"}, {"quant_type": "int8"}])
 def test_an_honest_machine_passes_whatever_it_serves(make_checkpoint, architecture, options):
-    check(load(make_checkpoint(architecture), **options))
+    check(load(make_checkpoint(architecture, **FAMILIES[architecture]), **options))
 
 
 def keep_bits(tensor, bits):

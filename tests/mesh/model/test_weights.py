@@ -27,6 +27,7 @@ from mesh.model.manifest import build_manifest, check_manifest, decode_manifest
 from mesh.model.tensors import locate_tensors, read_header
 from mesh.model.weights import load_shard
 from tests.support.calibrations import make_calibration
+from tests.support.families import EXPERTS
 
 CONSTANTS = {"challenge_positions": 16, "tolerance_bits": 12}
 CALIBRATION = make_calibration(6)
@@ -92,6 +93,40 @@ def test_tied_head_shares_the_embedding(make_checkpoint):
     last = load_shard(located, config, start=5, end=6)
     assert last.embedding is None
     assert last.head is not None
+
+
+@pytest.mark.parametrize("quant_type", ["none", "int8"])
+def test_a_stack_of_experts_has_one_hash_however_the_files_are_cut(make_checkpoint, quant_type):
+    whole, cut = (
+        make_manifest(
+            make_checkpoint("Qwen3MoeForCausalLM", max_shard_size=size, **EXPERTS), quant_type
+        )[2]
+        for size in ("5GB", "50KB")
+    )
+    assert whole.manifest_hash == cut.manifest_hash
+    name = "model.layers.4.mlp.experts.down_proj.weight"
+    assert whole.tensors[name][:2] == ("F32" if quant_type == "none" else "I8", (8, 48, 32))
+    assert whole.tensors["model.layers.4.mlp.gate.weight"][0] == "F32"
+
+
+def test_a_changed_or_reshaped_expert_is_named(make_checkpoint, tmp_path):
+    located, config, manifest = make_manifest(make_checkpoint("Qwen3MoeForCausalLM", **EXPERTS))
+    check(manifest, located, config)
+    changed = tmp_path / "changed"
+    shutil.copytree(located.path, changed)
+    other, name = resolve_model_folder(str(changed)), "model.layers.4.mlp.experts.5.up_proj.weight"
+    tensors = load_file(changed / "model.safetensors")
+    tensors[name][3, 3] += 1e-3
+    save_file(tensors, changed / "model.safetensors")
+    with pytest.raises(
+        ManifestMismatch, match=r"SHA-256 of model\.layers\.4\.mlp\.experts\.up_proj"
+    ):
+        check(manifest, other, config)
+    check(manifest, other, config, start=0, end=4)
+    tensors[name] = tensors[name][:-1].contiguous()
+    save_file(tensors, changed / "model.safetensors")
+    with pytest.raises(ModelError, match=r"experts\.5\.up_proj.*but.*experts\.0\.up_proj"):
+        load_shard(other, config, start=4, end=5)
 
 
 def test_range_dtype_and_shape_are_checked(make_checkpoint):
@@ -172,7 +207,7 @@ def test_deeply_nested_safetensors_header_is_refused(tmp_path):
         read_header(path)
 
 
-def make_manifest(folder):
+def make_manifest(folder, quant_type="none"):
     located, config = resolve_model_folder(str(folder)), load_config(folder)
     manifest = build_manifest(
         located,
@@ -181,6 +216,7 @@ def make_manifest(folder):
         revision="1",
         constants=CONSTANTS,
         calibration=CALIBRATION,
+        quant_type=quant_type,
     )
     return located, config, manifest
 
