@@ -183,7 +183,11 @@ class Swarm:
 @pytest.fixture(scope="session")
 def chat_checkpoint(make_checkpoint):
     """A random checkpoint with the byte tokenizer and a chat template."""
-    folder = make_checkpoint(vocab_size=259, seed=11)
+    return add_chat(make_checkpoint(vocab_size=259, seed=11))
+
+
+def add_chat(folder):
+    """Put the byte tokenizer and a chat template beside a checkpoint; returns its folder."""
     make_tokenizer().save(str(folder / "tokenizer.json"))
     template = (
         "{{ bos_token }}{% for message in messages %}"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import pytest
 
 from mesh.inference.sampling import Sampling
-from tests.mesh.client.conftest import Swarm
+from tests.mesh.client.conftest import Swarm, add_chat
+from tests.support.families import FAMILIES
 
 PROMPT = "How does one epoch work?"
 CROWD = [f"{PROMPT} {'And then? ' * number}" for number in range(5)]
@@ -54,15 +55,11 @@ async def open_client(folder, *, ranges=1, **options):
         yield await swarm.open_client(stack)
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
-@pytest.mark.parametrize(("dtype", "quant_type"), KINDS)
-async def test_one_range_and_three_alone_and_in_a_crowd_give_the_same_bits(
-    chat_checkpoint, dtype, quant_type, sampling
-):
-    options = {"dtype": dtype, "quant_type": quant_type}
+async def check_same_bits(folder, sampling, **options):
+    """Ask one range and three, alone and in a crowd."""
     answers = []
     for ranges in (1, 3):
-        async with open_client(chat_checkpoint, ranges=ranges, **options) as client:
+        async with open_client(folder, ranges=ranges, **options) as client:
             answers.append(await ask(client, PROMPT, sampling))
             async with asyncio.TaskGroup() as tasks:
                 mine = tasks.create_task(ask(client, PROMPT, sampling))
@@ -72,6 +69,20 @@ async def test_one_range_and_three_alone_and_in_a_crowd_give_the_same_bits(
     # A drawn answer may meet the stop token.
     assert len(answers[0].tokens) > 10
     assert [answer == answers[0] for answer in answers] == [True] * 4
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize(("dtype", "quant_type"), KINDS)
+async def test_one_range_and_three_alone_and_in_a_crowd_give_the_same_bits(
+    chat_checkpoint, dtype, quant_type, sampling
+):
+    await check_same_bits(chat_checkpoint, sampling, dtype=dtype, quant_type=quant_type)
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3MoeForCausalLM", "Phi3ForCausalLM"])
+async def test_other_families_give_the_same_bits_in_a_crowd(make_checkpoint, architecture):
+    folder = make_checkpoint(architecture, vocab_size=259, seed=11, **FAMILIES[architecture])
+    await check_same_bits(add_chat(folder), SEEDED, dtype="float32")
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])

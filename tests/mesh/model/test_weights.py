@@ -129,6 +129,23 @@ def test_a_changed_or_reshaped_expert_is_named(make_checkpoint, tmp_path):
         load_shard(other, config, start=4, end=5)
 
 
+def test_an_index_of_many_experts_is_read_and_one_without_end_is_not(
+    make_checkpoint, tmp_path, monkeypatch
+):
+    folder = tmp_path / "many"
+    shutil.copytree(make_checkpoint(max_shard_size="50KB"), folder)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"] |= {f"{number:0100}": "x.safetensors" for number in range(20_000)}
+    path.write_text(json.dumps(index))
+    located, config = resolve_model_folder(str(folder)), load_config(folder)
+    assert path.stat().st_size > 2 << 20
+    load_shard(located, config, start=2, end=3)
+    monkeypatch.setattr("mesh.model.tensors.MAX_INDEX_BYTES", 2 << 20)
+    with pytest.raises(ModelError, match="index.json is larger than"):
+        load_shard(located, config, start=2, end=3)
+
+
 def test_range_dtype_and_shape_are_checked(make_checkpoint):
     folder = make_checkpoint()
     located, config = resolve_model_folder(str(folder)), load_config(folder)
