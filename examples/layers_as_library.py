@@ -12,13 +12,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mesh.assets import shipped_model_path
+from mesh.model.attention import Segment
+from mesh.model.capacity import count_pages
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
-from mesh.model.llama import Segment, ShardRunner
+from mesh.model.llama import ShardRunner
 from mesh.model.weights import load_shard
 
 PROMPT = (1, 4, 347, 352, 383, 320, 552, 36, 2, 5)
 NEW_TOKENS = 12
+PAGES = range(count_pages(len(PROMPT) + NEW_TOKENS))
+"""The text has the whole cache, so its pages are all there are."""
 
 
 @torch.inference_mode()
@@ -39,7 +43,7 @@ def generate_in_two_halves(folder_name: str) -> list[int]:
     new, position = PROMPT, 0
     while len(answer) < NEW_TOKENS:
         # One session, so one segment: its rows follow what its cache holds already.
-        segment = Segment(first_row=0, rows=len(new), slot=0, position=position)
+        segment = Segment(first_row=0, rows=len(new), pages=PAGES, position=position)
         hidden = first.forward(first.embed(new), [segment], start=0, end=middle)
         hidden = second.forward(hidden, [segment], start=middle, end=config.num_layers)
         token_id = int(second.compute_logits(hidden[-1:]).argmax())

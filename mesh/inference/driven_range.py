@@ -76,7 +76,7 @@ class DrivenRange(RangeRole[DriveSession]):
 
     def _check(self, feed: FeedFrame) -> None:
         if feed.position + len(feed.token_ids) > self.session.capacity:
-            raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than were reserved")
+            raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than the session may have")
         check_vocabulary(feed.token_ids, self.engine.config)
 
     async def _compute_feed(self, feed: FeedFrame, next_hop: NextHop | None) -> None:
@@ -107,8 +107,7 @@ class DrivenRange(RangeRole[DriveSession]):
     ) -> None:
         if position > self.session.length:
             raise self.make_position_refusal(position)
-        # What followed is forgotten: its cache slots are written again before they are read.
-        self.session.length = position
+        self.session.rewind(position)
         output = await self.engine.submit(self.session, step)
         if next_hop is not None:
             await next_hop.send(encode_driven_step(output.make_frame(position), wanted))

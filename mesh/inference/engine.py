@@ -5,23 +5,34 @@ Theory of operation
 
 **Parts.** The engine has one :class:`ShardRunner` (the weights of a range of layers and a cache
 for keys and values), one compute thread, a :class:`Scheduler` (who computes next) and a
-:class:`CacheLedger` (who owns which slots of the cache).
+:class:`PageBook` (who holds which pages of the cache; mesh/inference/pages.py).
 
-- The *event loop* owns the scheduler, the ledger and every count of sessions. It admits sessions,
-  queues their steps and starts batches.
+- The *event loop* owns the scheduler, the book and every count of sessions. It admits sessions,
+  queues their steps, finds pages for them and starts batches.
 - The *compute thread* owns the weights, the cache's contents, the buffer for hidden states and,
-  while a batch runs, the ``length`` of the batch's sessions. It does not decide what is next.
+  while a batch runs, the lengths of the batch's sessions. It does not decide what is next.
 
-**A session** is opened by :meth:`Engine.admit`. It reserves a contiguous stretch of cache slots,
-one slot for one token in every layer, for as many tokens as the session may ever have. Leaving
-the block frees the stretch. A step of the session that is still on the thread then writes into the
-stretch before any later owner does, because one thread runs all steps in order.
+**A session** is opened by :meth:`Engine.admit`. It holds no page at first, and gets pages when a
+step is about to start for which it has too few. Leaving the block frees them. A step of the session
+that is still on the thread then writes into them before any later owner does, because one thread
+runs all steps in order.
+
+**When pages run out** a step takes those of the session of the lowest rank; see pages.py. The event
+loop decides that only while the thread is idle.
+
+- Where a session's text is known, which is at a range that starts at layer 0, the session stays
+  open. Once there are pages again, its text is computed again, in steps that nobody sees, and then
+  it goes on. It waits for pages ``page_wait_s`` at most and is refused (BUSY) after that.
+- A later range has hidden states from another hoster and does not keep them. There the session is
+  refused (BUSY), and its client continues the answer over another route or later. The ranges
+  before and after it drop the session as they do for any refusal.
+- While a session waits for pages, none that ranks after it is admitted.
 
 **A step** is a session's next rows: several rows of a prompt, or one row to decode. A session has
 at most one step waiting or running. The order of events is:
 
 1. ``submit`` puts the step into the scheduler. If the thread is idle, it starts at once, in the
-   same turn of the event loop.
+   same turn of the event loop. Before a batch starts, its sessions get the pages they lack.
 2. The scheduler chooses a batch: one chunk of a prompt, or one decode row each of many sessions
    that run through the same layers. Prompt chunks and decode batches take turns. A challenge goes
    before both, because it has a deadline on chain.
@@ -29,10 +40,10 @@ at most one step waiting or running. The order of events is:
    computes logits for the sessions that asked.
 4. If a step has a ``follow`` function, the thread calls it with the output. The function may send
    the output to a peer from there, and may return the session's next step.
-5. If every session of the batch has supplied its next step and nothing is queued, the thread
-   continues without returning to the loop. Otherwise it returns the batch to the loop, which
-   answers the sessions that wait and queues the steps that follow. So a new session waits for one
-   step at most, not for the end of an answer.
+5. If every session of the batch has supplied its next step, has a page for it, and nothing is
+   queued, the thread continues without returning to the loop. Otherwise it returns the batch to the
+   loop, which answers the sessions that wait and queues the steps that follow. So a new session
+   waits for one step at most, not for the end of an answer.
 
 **Rows do not depend on their neighbours** where the engine is opened with ``deterministic``: each
 row then gets the same bits in a batch as alone, whatever else is being served.
@@ -40,12 +51,14 @@ row then gets the same bits in a batch as alone, whatever else is being served.
 **What can fail, and where.**
 
 - ``admit`` raises Refused: the layers are not served here (WRONG_RANGE), the session exceeds the
-  model's context (CONTEXT_OVERFLOW), or there is no place for it (BUSY). Peers that are not members
-  of the subnet leave a part of the sessions and of the cache to members.
-- ``submit`` raises Refused when the rows exceed what was reserved.
+  model's context or the cache (CONTEXT_OVERFLOW), or there is no place for it (BUSY). Peers that
+  are not members of the subnet leave a part of the sessions and of the cache to members.
+- ``submit`` raises Refused when the rows exceed the session's capacity, or its pages are lost.
 - A batch that raises on the thread is run again, each step alone. A step that raises alone fails
   its own session with Refused(FAILED); the other sessions get what they would have got without it.
   Peers decide what hidden states and tokens are, so no step may end the node.
+- A batch for which there is not enough memory is run again without its youngest session, which is
+  refused (BUSY).
 - A step whose hidden states are those of an open challenge fails its own session with
   Refused(CHALLENGE_RELAYED); see mesh/inference/challenge_guard.py. Every path of hidden states to
   the layers passes :func:`_run_batch`; only :meth:`Engine.run_tasks`, the node's own, does not.
@@ -60,10 +73,11 @@ import asyncio
 import itertools
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -73,12 +87,15 @@ from torch import Tensor
 
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.challenge_guard import ChallengeGuard
+from mesh.inference.pages import NoPages, PageBook, Rank
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
-from mesh.inference.scheduler import CacheLedger, Scheduler, Work
+from mesh.inference.scheduler import Scheduler, Work
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Token
 from mesh.inference.wire import DTYPE_SIZES, HiddenRows, StepFrame
+from mesh.model.attention import Segment
+from mesh.model.capacity import PAGE_TOKENS, count_pages
 from mesh.model.challenge import (
     ChallengeTask,
     run_challenge_head,
@@ -86,7 +103,7 @@ from mesh.model.challenge import (
     use_exact_float32,
 )
 from mesh.model.config import LayerSpan, ModelConfig
-from mesh.model.llama import Segment, ShardRunner
+from mesh.model.llama import ShardRunner
 from mesh.model.weights import ShardWeights
 
 T = TypeVar("T")
@@ -97,7 +114,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """What one engine takes on. ``cache_tokens`` are slots for one token in every served layer."""
+    """What one engine takes on. ``cache_tokens`` are slots for one token in every served layer; the
+    cache has whole pages, so it may hold a few more.
+    """
 
     cache_tokens: int = 8192
     max_sessions: int = 64
@@ -106,19 +125,63 @@ class EngineLimits:
     """One part in so many of the cache and the sessions is kept for members."""
     max_batch_rows: int = 32
     prefill_chunk: int = 128
+    page_wait_s: float = 20.0
+    """A session whose pages went to another one waits so long for pages, and is refused then."""
 
 
 @dataclass(slots=True)
 class EngineSession:
-    """One request's place in this engine: its layers, its stretch of the cache, its length."""
+    """One request's place in this engine: its layers, its pages of the cache, its length.
+
+    ``length`` tokens of its text are computed. ``kept`` of them have keys and values in ``pages``:
+    all, unless the pages went to another session. ``token_ids`` is the text where it is known.
+    """
 
     serial: int
     span: LayerSpan
-    slot: int
     capacity: int
     account: Account
+    table: Sequence[int]
+    """The book's table, for the event loop."""
+    pages: tuple[int, ...] = ()
+    """The table as it was when the session's step was handed to the compute thread."""
     length: int = 0
+    kept: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    """The lengths after each step: where the text was cut."""
+    loss: Refused | None = None
+    """Why the session cannot go on: its pages are gone and its text is not known."""
     is_open: bool = True
+
+    @property
+    def rank(self) -> Rank:
+        return Rank(self.account.is_member, self.account.priority, -self.serial)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the text can be computed again."""
+        return len(self.token_ids) == self.length
+
+    def count(self, step: StepInput) -> None:
+        """Add the rows of a computed step to the text."""
+        self.length += step.rows
+        self.kept = self.length
+        self.token_ids.extend(step.token_ids or ())
+        self.ends.append(self.length)
+
+    def rewind(self, length: int) -> None:
+        """Forget what follows ``length`` tokens: its slots are written before they are read."""
+        if length == self.length:
+            return
+        self.length, self.kept = length, min(self.kept, length)
+        del self.token_ids[length:]
+        del self.ends[bisect_right(self.ends, length) :]
+        self.ends.append(length)
+
+    def has_room(self, rows: int) -> bool:
+        """Whether the pages hold the next ``rows``."""
+        return self.kept + rows <= len(self.pages) * PAGE_TOKENS
 
 
 Follow = Callable[["StepOutput"], "StepInput | None"]
@@ -168,12 +231,16 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What the compute thread runs, and who waits for it."""
+    """What the compute thread runs, and who waits for it.
+
+    A job that computes lost text again names the job that it ``restores`` the session for.
+    """
 
     session: EngineSession
     step: StepInput
     future: asyncio.Future[StepOutput]
     handed_over: float
+    restores: _Job | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +258,21 @@ class Engine:
         executor: ThreadPoolExecutor,
         limits: EngineLimits,
         guard: ChallengeGuard,
+        *,
+        deterministic: bool = False,
     ) -> None:
         self.limits = limits
+        self._deterministic = deterministic
         self.guard = guard
         self._runner = runner
         self._buffer = HiddenBuffer(runner.weights.config.hidden_size, runner.weights.dtype)
         self._executor = executor
-        self._ledger = CacheLedger(limits.cache_tokens)
+        self._book = _open_book(limits, max_context=runner.weights.config.max_context)
         self._scheduler: Scheduler[_Job, _ChallengeJob] = Scheduler(limits.max_batch_rows)
         self._serials = itertools.count()
         self._sessions: dict[int, EngineSession] = {}
+        self._starved: dict[int, _Job] = {}
+        self._page_timers: dict[int, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
         self._is_serving = False
         self._running: asyncio.Future[list[_Job]] | None = None
@@ -233,7 +305,9 @@ class Engine:
 
         try:
             runner = await asyncio.get_running_loop().run_in_executor(executor, build)
-            yield cls(runner, executor, limits, guard or ChallengeGuard())
+            yield cls(
+                runner, executor, limits, guard or ChallengeGuard(), deterministic=deterministic
+            )
         finally:
             # The thread ends after the step it is in, which is short.
             executor.shutdown(wait=True, cancel_futures=True)
@@ -249,17 +323,21 @@ class Engine:
 
     @property
     def free_cache_tokens(self) -> int:
-        return self._ledger.free_tokens
+        """The tokens that a new session may promise."""
+        return self._book.unpromised_pages * PAGE_TOKENS
 
     @property
     def session_count(self) -> int:
         return len(self._sessions)
 
     @contextmanager
-    def admit(self, span: LayerSpan, *, capacity: int, account: Account) -> Iterator[EngineSession]:
-        """Reserve cache for ``capacity`` tokens; leaving the block frees it.
+    def admit(
+        self, span: LayerSpan, *, capacity: int, account: Account, promised: int | None = None
+    ) -> Iterator[EngineSession]:
+        """Open a session of at most ``capacity`` tokens; leaving the block frees its pages.
 
-        Raises Refused: WRONG_RANGE, CONTEXT_OVERFLOW or BUSY.
+        ``promised`` tokens are computed soon, so there must be pages for them beside what others
+        promised; None promises all. Raises Refused: WRONG_RANGE, CONTEXT_OVERFLOW or BUSY.
         """
         if not self.layers.covers(span):
             raise Refused(RefusalReason.WRONG_RANGE, f"this hoster serves blocks {self.layers}")
@@ -268,25 +346,44 @@ class Engine:
                 RefusalReason.CONTEXT_OVERFLOW,
                 f"{capacity} tokens do not fit into a context of {self.config.max_context}",
             )
-        if capacity > self.limits.cache_tokens:
+        room = self._book.pages * PAGE_TOKENS
+        if capacity > room:
             raise Refused(
                 RefusalReason.CONTEXT_OVERFLOW,
-                f"{capacity} tokens do not fit into a cache of {self.limits.cache_tokens}",
+                f"{capacity} tokens do not fit into a cache of {room}",
             )
-        self._check_quota(account, capacity)
-        slot = self._ledger.reserve(capacity)
-        session = EngineSession(next(self._serials), span, slot, capacity, account)
-        self._sessions[session.serial] = session
+        self._check_quota(account)
+        session = self._open_session(span, capacity, account, promised=promised)
         try:
             yield session
         finally:
-            # A step still on the thread writes into the stretch before any later owner does.
-            session.is_open = False
-            self._scheduler.discard(session.serial)
-            self._ledger.release(slot, capacity)
-            del self._sessions[session.serial]
+            self._close_session(session)
 
-    def _check_quota(self, account: Account, capacity: int) -> None:
+    def _open_session(
+        self, span: LayerSpan, capacity: int, account: Account, *, promised: int | None
+    ) -> EngineSession:
+        serial = next(self._serials)
+        rank = Rank(account.is_member, account.priority, -serial)
+        if any(job.session.rank > rank for job in self._starved.values()):
+            raise Refused(RefusalReason.BUSY, "sessions wait for pages of the cache")
+        pages = count_pages(capacity if promised is None else min(promised, capacity))
+        table = self._book.open(serial, rank, promised=pages)
+        session = EngineSession(serial, span, capacity, account, table)
+        self._sessions[serial] = session
+        return session
+
+    def _close_session(self, session: EngineSession) -> None:
+        # A step still on the thread writes into the pages before any later owner does.
+        session.is_open = False
+        self._scheduler.discard(session.serial)
+        self._starved.pop(session.serial, None)
+        self._stop_waiting(session)
+        self._book.close(session.serial)
+        del self._sessions[session.serial]
+        if self._starved:
+            self._wake.set()
+
+    def _check_quota(self, account: Account) -> None:
         """Raise Refused(BUSY) where another session would exceed what the account may use."""
         limits, others = self.limits, self._sessions.values()
         if len(others) >= limits.max_sessions:
@@ -298,32 +395,49 @@ class Engine:
         if account.is_member:
             return
         sessions = limits.max_sessions - limits.max_sessions // limits.reserved_divisor
-        tokens = limits.cache_tokens - limits.cache_tokens // limits.reserved_divisor
-        # One stranger may always fill a context, however small the cache is.
-        tokens = max(tokens, self.config.max_context)
-        used = [other.capacity for other in others if not other.account.is_member]
-        if len(used) >= sessions or sum(used) + capacity > tokens:
+        if sum(not other.account.is_member for other in others) >= sessions:
             raise Refused(RefusalReason.BUSY, "the rest is kept for the nodes of the subnet")
 
     def submit(self, session: EngineSession, step: StepInput) -> asyncio.Future[StepOutput]:
         """Queue a session's next rows, one step after the other; ``follow`` may name more.
 
-        Returns the last step's output. Raises Refused(CONTEXT_OVERFLOW) when the rows exceed what
-        was reserved.
+        Returns the last step's output. Raises Refused(CONTEXT_OVERFLOW) when the rows exceed the
+        session's capacity, and Refused(BUSY) when its pages are lost.
         """
+        if session.loss is not None:
+            raise session.loss
         _check_room(session, step)
         future: asyncio.Future[StepOutput] = asyncio.get_running_loop().create_future()
         self._queue(_Job(session, step, future, time.perf_counter()))
         return future
 
     def _queue(self, job: _Job) -> None:
-        session = job.session
-        work = Work(session.serial, session.span, job.step.rows, session.account.priority, job)
-        self._scheduler.add(work)
+        self._add(self._plan(job))
         if self._is_serving and self._running is None and not self._scheduler.has_challenge:
             # The thread is idle: it starts now, not when the event loop comes round to serve().
             self._start_batch()
         self._wake.set()
+
+    def _add(self, job: _Job) -> None:
+        session = job.session
+        work = Work(session.serial, session.span, job.step.rows, session.account.priority, job)
+        self._scheduler.add(work)
+
+    def _plan(self, job: _Job) -> _Job:
+        """Return the job, or a step that computes lost text of its session again before it.
+
+        A deterministic engine cuts the text where it was cut before, for the sake of equal bits.
+        """
+        wanted = job.restores or job
+        session = wanted.session
+        missing = session.length - session.kept
+        if not missing:
+            return wanted
+        rows = min(missing, self.limits.prefill_chunk)
+        if self._deterministic:
+            rows = session.ends[bisect_right(session.ends, session.kept)] - session.kept
+        token_ids = session.token_ids[session.kept : session.kept + rows]
+        return replace(wanted, step=StepInput(rows, token_ids=token_ids), restores=wanted)
 
     async def measure_throughput(self) -> int:
         """Run a few rows through every layer; return rows through one layer per second.
@@ -410,13 +524,92 @@ class Engine:
 
     def _start_batch(self) -> asyncio.Future[list[_Job]] | None:
         """Hand the idle thread what waits; None if nothing does."""
-        batch = [work.payload for work in self._scheduler.take_batch()]
+        self._queue_starved()
+        batch = self._take_batch()
         if not batch:
             return None
         loop = asyncio.get_running_loop()
         self._running = loop.create_future()
         self._executor.submit(self._compute, batch, loop, self._running)
         return self._running
+
+    def _take_batch(self) -> list[_Job]:
+        """Return the next batch whose sessions have pages for it; empty if nothing can go on."""
+        while works := self._scheduler.take_batch():
+            batch = self._find_pages([work.payload for work in works])
+            if batch:
+                return batch
+        return []
+
+    def _find_pages(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Return those of a batch for which there are pages; the others wait for pages."""
+        if all(job.session.has_room(job.step.rows) for job in jobs):
+            return [*jobs]
+        preempted: set[int] = set()
+        ready: set[int] = set()
+        for job in sorted(jobs, key=lambda job: job.session.rank, reverse=True):
+            session, wanted = job.session, job.restores or job
+            pages = count_pages(session.length + wanted.step.rows)
+            try:
+                victims = () if session.serial in preempted else self._grow(session, pages)
+            except NoPages:
+                victims = (session.serial,)
+            preempted.update(victims)
+            if session.serial in preempted:
+                self._starve(wanted)
+            else:
+                ready.add(session.serial)
+        return [job for job in jobs if job.session.serial in ready]
+
+    def _grow(self, session: EngineSession, pages: int) -> tuple[int, ...]:
+        """Give a session so many pages; return the sessions that lost theirs. Raises NoPages."""
+        victims = self._book.grow(session.serial, pages)
+        session.pages = tuple(session.table)
+        self._stop_waiting(session)
+        for serial in victims:
+            self._preempt(self._sessions[serial])
+        return victims
+
+    def _preempt(self, session: EngineSession) -> None:
+        """Note that a session's pages went to another one; what it has queued waits for pages."""
+        logger.info("session %d gave its pages to an older one", session.serial)
+        session.pages, session.kept = (), 0
+        if not session.is_known:
+            session.loss = Refused(RefusalReason.BUSY, "its pages went to an older session")
+        waiting = self._starved.pop(session.serial, None)
+        for job in (*self._scheduler.discard(session.serial), *([waiting] if waiting else [])):
+            self._starve(job.restores or job)
+
+    def _starve(self, job: _Job) -> None:
+        """Let a job wait for pages, or refuse it if its session cannot go on."""
+        session = job.session
+        if session.loss is not None:
+            _fail(job.future, session.loss)
+            return
+        self._starved[session.serial] = job
+        if session.serial not in self._page_timers:
+            self._page_timers[session.serial] = asyncio.get_running_loop().call_later(
+                self.limits.page_wait_s, self._give_up, session
+            )
+
+    def _give_up(self, session: EngineSession) -> None:
+        job = self._starved.pop(session.serial, None)
+        if job is not None:
+            _fail(job.future, Refused(RefusalReason.BUSY, "no page of the cache became free"))
+
+    def _stop_waiting(self, session: EngineSession) -> None:
+        timer = self._page_timers.pop(session.serial, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _queue_starved(self) -> None:
+        """Queue the jobs for which there may be pages now."""
+        for job in [*self._starved.values()]:
+            session = job.session
+            pages = count_pages(session.length + job.step.rows)
+            if self._book.can_grow(session.serial, pages):
+                del self._starved[session.serial]
+                self._add(self._plan(job))
 
     def _compute(
         self,
@@ -428,17 +621,52 @@ class Engine:
         while True:
             ran = _run_surely(self._runner, self._buffer, batch, guard=self.guard)
             computed = zip(batch, ran, strict=True)
-            outputs, following = zip(*(_follow(*each) for each in computed), strict=True)
+            outputs, following = zip(*(self._follow(*each) for each in computed), strict=True)
             going_on = [job for job in following if job is not None and job.session.is_open]
             if len(going_on) < len(batch) or self._scheduler.is_anything_waiting:
+                break
+            if not _can_go_on(going_on):
                 break
             batch = going_on
         loop.call_soon_threadsafe(_hand_over, batch, outputs, following, done)
 
+    def _follow(
+        self, job: _Job, output: StepOutput | Refused
+    ) -> tuple[StepOutput | Refused, _Job | None]:
+        """Count a computed step; return its output, and the job that follows it."""
+        if isinstance(output, Refused):
+            return output, None
+        if job.restores is not None:
+            job.session.kept += job.step.rows
+            return output, self._plan(job)
+        job.session.count(job.step)
+        try:
+            step = None if job.step.follow is None else job.step.follow(output)
+            if step is None:
+                return output, None
+            _check_room(job.session, step)
+        except Exception:
+            logger.exception("what follows a step failed")
+            return _make_failure(), None
+        return output, replace(job, step=step, handed_over=time.perf_counter())
+
 
 def _check_room(session: EngineSession, step: StepInput) -> None:
     if session.length + step.rows > session.capacity:
-        raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than were reserved")
+        raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than the session may have")
+
+
+def _open_book(limits: EngineLimits, *, max_context: int) -> PageBook:
+    pages = count_pages(limits.cache_tokens)
+    strangers = pages - pages // limits.reserved_divisor
+    # One stranger may always fill a context, however small the cache is.
+    return PageBook(pages, stranger_pages=max(strangers, count_pages(max_context)))
+
+
+def _can_go_on(jobs: Sequence[_Job]) -> bool:
+    """Whether jobs may run as the next batch: there are pages, and prompts are not mixed."""
+    is_batch = len(jobs) == 1 or all(job.step.rows == 1 for job in jobs)
+    return is_batch and all(job.session.has_room(job.step.rows) for job in jobs)
 
 
 def _run_surely(
@@ -453,33 +681,41 @@ def _run_surely(
         return [*_run_batch(runner, buffer, batch, guard=guard)]
     except Refused as refused:
         failure = refused
-    except Exception:
+    except Exception as error:
         logger.exception("a batch of %d failed", len(batch))
         failure = _make_failure()
+        if is_out_of_memory(error):
+            failure = Refused(RefusalReason.BUSY, "not enough memory for the step")
+            return _run_without_youngest(runner, buffer, batch, guard=guard, failure=failure)
     if len(batch) == 1:
         logger.info("a step is refused: %s", failure)
         return [failure]
     return [out for job in batch for out in _run_surely(runner, buffer, [job], guard=guard)]
 
 
+def _run_without_youngest(
+    runner: ShardRunner,
+    buffer: HiddenBuffer,
+    batch: Sequence[_Job],
+    *,
+    guard: ChallengeGuard,
+    failure: Refused,
+) -> list[StepOutput | Refused]:
+    """Run the others of a batch; ``failure`` is what its youngest session gets."""
+    youngest = max(batch, key=lambda job: job.session.serial)
+    others = [job for job in batch if job is not youngest]
+    ran = iter(_run_surely(runner, buffer, others, guard=guard) if others else ())
+    return [failure if job is youngest else next(ran) for job in batch]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch or Python had no memory; on the CPU, torch says so in words only."""
+    is_typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return is_typed or "can't allocate memory" in str(error)
+
+
 def _make_failure() -> Refused:
     return Refused(RefusalReason.FAILED, "the step could not be computed")
-
-
-def _follow(job: _Job, output: StepOutput | Refused) -> tuple[StepOutput | Refused, _Job | None]:
-    """Count a computed step; return its output, and the job that follows it."""
-    if isinstance(output, Refused):
-        return output, None
-    job.session.length += job.step.rows
-    try:
-        step = None if job.step.follow is None else job.step.follow(output)
-        if step is None:
-            return output, None
-        _check_room(job.session, step)
-    except Exception:
-        logger.exception("what follows a step failed")
-        return _make_failure(), None
-    return output, replace(job, step=step, handed_over=time.perf_counter())
 
 
 def _hand_over(
@@ -525,7 +761,7 @@ def _run_batch(
     segments, first_row = [], 0
     for job in batch:
         session = job.session
-        segments.append(Segment(first_row, job.step.rows, session.slot, session.length))
+        segments.append(Segment(first_row, job.step.rows, session.pages, session.kept))
         first_row += job.step.rows
     x = _read_rows(runner, buffer, [job.step for job in batch])
     span = batch[0].session.span

@@ -1,4 +1,4 @@
-"""The scheduler chooses which work computes next; the ledger says which cache slots are free.
+"""The scheduler chooses which work computes next.
 
 Three kinds of work wait for the one compute thread. Challenges go first: they have a deadline on
 chain. Then prompt chunks and decode batches take turns, so that a long prompt does not stall the
@@ -70,10 +70,12 @@ class Scheduler(Generic[T, C]):
             raise Refused(RefusalReason.BUSY, "too many challenges wait")
         self._challenges.append(payload)
 
-    def discard(self, session: int) -> None:
-        """Forget what a released session was still waiting for."""
+    def discard(self, session: int) -> tuple[T, ...]:
+        """Return what a session was still waiting for, and forget it."""
+        waiting = [w.payload for w in (*self._prompts, *self._decodes) if w.session == session]
         self._prompts = [work for work in self._prompts if work.session != session]
         self._decodes = [work for work in self._decodes if work.session != session]
+        return tuple(waiting)
 
     def take_challenge(self) -> C | None:
         """Return the next challenge; it goes before everything else."""
@@ -95,39 +97,3 @@ class Scheduler(Generic[T, C]):
         chosen = {work.session for work in batch}
         self._decodes = [work for work in self._decodes if work.session not in chosen]
         return tuple(batch)
-
-
-@dataclass
-class CacheLedger:
-    """Token slots of the cache: which stretches are free. First fit; neighbours merge again."""
-
-    tokens: int
-    _free: list[tuple[int, int]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._free = [(0, self.tokens)]
-
-    @property
-    def free_tokens(self) -> int:
-        """All free slots, whether or not they are adjacent."""
-        return sum(end - start for start, end in self._free)
-
-    def reserve(self, tokens: int) -> int:
-        """Return the first slot of a free stretch. Raises Refused(BUSY) when none is long."""
-        for place, (start, end) in enumerate(self._free):
-            if end - start >= tokens:
-                self._free[place : place + 1] = (
-                    [(start + tokens, end)] if end - start > tokens else []
-                )
-                return start
-        raise Refused(RefusalReason.BUSY, f"no {tokens} free cache tokens together")
-
-    def release(self, start: int, tokens: int) -> None:
-        """Give a stretch back."""
-        merged: list[tuple[int, int]] = []
-        for stretch in sorted([*self._free, (start, start + tokens)]):
-            if merged and merged[-1][1] == stretch[0]:
-                merged[-1] = (merged[-1][0], stretch[1])
-            else:
-                merged.append(stretch)
-        self._free = merged

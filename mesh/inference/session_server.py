@@ -135,7 +135,10 @@ class SessionServer:
     async def _serve(self, kind: SessionKind[R], request: R, upstream: Stream) -> None:
         account = self._accounts.find(upstream.peer_id, is_first=request.is_first)
         with self._engine.admit(
-            request.hop.span, capacity=request.capacity, account=account
+            request.hop.span,
+            capacity=request.capacity,
+            account=account,
+            promised=request.promised,
         ) as session:
             role = kind.role(self._engine, session, request, upstream, self._timeouts)
             await role.run(

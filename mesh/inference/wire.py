@@ -154,8 +154,13 @@ class OpenSession(RouteRequest):
 
     @property
     def capacity(self) -> int:
-        """How many tokens the caches must hold."""
+        """How many tokens the text may have."""
         return len(self.token_ids) + self.max_new_tokens
+
+    @property
+    def promised(self) -> int:
+        """How many tokens are there, and one more: what the caches must have room for soon."""
+        return len(self.token_ids) + 1
 
     @property
     def wants_scores(self) -> bool:
@@ -192,6 +197,11 @@ class DriveSession(RouteRequest):
     """A client wants to drive a session of at most ``capacity`` tokens."""
 
     capacity: int
+
+    @property
+    def promised(self) -> int:
+        """What comes is not known."""
+        return 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from mesh.errors import CalibrationFailed
 from mesh.model.abandon import CheckWanted, always_wanted
+from mesh.model.attention import attend_grouped
 from mesh.model.auditor import Auditor
 from mesh.model.challenge import (
     ChallengeTask,
@@ -42,7 +43,6 @@ from mesh.model.challenge import (
 )
 from mesh.model.config import ModelConfig, load_config
 from mesh.model.files import ModelFolder, resolve_model_folder
-from mesh.model.llama import attend_grouped
 from mesh.model.margins import DISTANCE_ONE, MAX_DISTANCE, MAX_SCALE, Calibration, name_layer
 from mesh.model.quantise import quantise
 from mesh.model.tensors import list_range_tensors, locate_tensors

@@ -17,6 +17,8 @@ from mesh.model.family import LayerTensor
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _FLOAT32_BYTES = 4
+PAGE_TOKENS = 16
+"""Tokens whose keys and values stand in one page of a cache."""
 PREFILL_ROWS = 128
 """Rows of a prompt chunk, the longest step that an engine computes by default."""
 RUNTIME_BYTES = {"cpu": 512 << 20, "cuda": 1 << 30}
@@ -99,11 +101,17 @@ def compute_weights_bytes(config: ModelConfig, form: ServingFormat, span: LayerS
     return total
 
 
+def count_pages(tokens: int) -> int:
+    """Return how many pages hold that many tokens."""
+    return -(-tokens // PAGE_TOKENS)
+
+
 def compute_cache_bytes(
     config: ModelConfig, form: ServingFormat, *, layers: int, tokens: int
 ) -> int:
-    """Return keys and values of ``tokens`` tokens in ``layers`` layers."""
-    return layers * tokens * config.cache_values_per_token * form.value_bytes
+    """Return keys and values of ``tokens`` tokens, in whole pages, in ``layers`` layers."""
+    slots = count_pages(tokens) * PAGE_TOKENS
+    return layers * slots * config.cache_values_per_token * form.value_bytes
 
 
 def compute_workspace_bytes(

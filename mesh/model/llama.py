@@ -2,7 +2,7 @@
 
 Rows of a step are laid side by side [rows, hidden]; a Segment says which session's tokens they
 are. Matrix products run over all rows together, attention session by session over that
-session's own stretch of the cache, so no session sees another's length or padding.
+session's own pages of the cache (mesh/model/attention.py).
 
 **What a row's result depends on.** Attention is computed alone for each session, so only the
 matrix products could see the batch. On CPUs a bfloat16 product gives a row the same bits whatever
@@ -16,13 +16,13 @@ number of threads. Prompt chunks never mix sessions, so theirs do not depend on 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mesh.model.attention import Attention, PagedCache, Segment, make_attention
 from mesh.model.config import ModelConfig
 from mesh.model.mlp import run_mlp
 from mesh.model.quantise import Matrix, Multiply, multiply_rows
@@ -32,39 +32,6 @@ from mesh.model.weights import LayerWeights, ShardWeights
 MAX_CONSTANTS = 16
 MIN_JOINT_ROWS = 4
 """Float32 rows on a CPU from which one product of all is faster than one for each (x86-64)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Consecutive tokens of one session within a step.
-
-    ``first_row`` counts rows of the step; ``slot`` is the session's first token slot in the cache;
-    ``position`` is the first row's place in the session's text.
-    """
-
-    first_row: int
-    rows: int
-    slot: int
-    position: int
-
-
-class KVCache:
-    """Keys and values of every served layer in one slab, [kv_heads, token slots, head_dim] each.
-
-    A session owns a contiguous stretch of slots, so its keys are a view and never gathered.
-    """
-
-    def __init__(self, weights: ShardWeights, *, tokens: int) -> None:
-        config = weights.config
-        shape = (len(weights.layers), 2, config.num_kv_heads, tokens, config.head_dim)
-        self._start = weights.start
-        self.slab = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
-        # Views made once: every step asks for those of every layer.
-        self._pairs = [(self.slab[i, 0], self.slab[i, 1]) for i in range(len(weights.layers))]
-
-    def get_layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values of one layer, by its number in the model."""
-        return self._pairs[layer - self._start]
 
 
 class RotaryTable:
@@ -182,6 +149,17 @@ def _make_constant(value: float, device: torch.device) -> Tensor:
     return torch.tensor(value, dtype=torch.float32, device=device)
 
 
+def _attend_in(attention: Attention, cache_keys: Tensor, cache_values: Tensor) -> Attend:
+    """Return the attention over one layer's cache; it stores the rows' keys and values first."""
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        attention.store(cache_keys, keys)
+        attention.store(cache_values, values)
+        return attention.attend(queries, cache_keys, cache_values)
+
+    return attend
+
+
 class ShardRunner:
     """Runs steps over a shard's layers. Used from the one compute thread only."""
 
@@ -193,7 +171,7 @@ class ShardRunner:
         has_two_kernels = weights.dtype == torch.float32 or self._is_quantised
         self._has_two_kernels = has_two_kernels and weights.device.type == "cpu"
         self._deterministic = deterministic
-        self.cache = KVCache(weights, tokens=cache_tokens)
+        self.cache = PagedCache(weights, tokens=cache_tokens)
         self._rotary = RotaryTable(weights.config, dtype=weights.dtype, device=weights.device)
 
     def embed(self, token_ids: Sequence[int]) -> Tensor:
@@ -204,13 +182,17 @@ class ShardRunner:
         return F.embedding(index, self.weights.embedding)
 
     def forward(self, x: Tensor, segments: Sequence[Segment], *, start: int, end: int) -> Tensor:
-        """Run layers ``[start, end)`` over ``x`` [rows, hidden]; the rows fill the cache."""
-        step = _Step(segments, device=x.device)
+        """Run layers ``[start, end)`` over ``x`` [rows, hidden]; the rows fill the cache.
+
+        Raises ValueError for a block table that does not fit the cache.
+        """
+        self.cache.check_tables(segments)
+        attention = make_attention(segments, device=x.device)
         multiply = self._choose_product(x.shape[0], all(s.rows == 1 for s in segments))
-        cos = step.look_up(self._rotary.cos).unsqueeze(1)
-        sin = step.look_up(self._rotary.sin).unsqueeze(1)
+        cos = attention.look_up(self._rotary.cos).unsqueeze(1)
+        sin = attention.look_up(self._rotary.sin).unsqueeze(1)
         for layer in range(start, end):
-            attend = step.attend_in(*self.cache.get_layer(layer))
+            attend = _attend_in(attention, *self.cache.get_layer(layer))
             layer_weights = self.weights.get_layer(layer)
             x = run_layer(
                 self.weights.config,
@@ -240,91 +222,3 @@ class ShardRunner:
         if self._has_two_kernels and are_decodes and rows > 1 and few:
             return multiply_row_by_row
         return multiply_rows
-
-
-class _Step:
-    """What one step's attention needs in every layer: positions, cache slots and masks."""
-
-    def __init__(self, segments: Sequence[Segment], *, device: torch.device) -> None:
-        self._segments = tuple(segments)
-        self._masks = [_causal_mask(s, device) for s in segments]
-        if len(segments) > 1:
-            positions = [s.position + i for s in segments for i in range(s.rows)]
-            slots = [s.slot + s.position + i for s in segments for i in range(s.rows)]
-            self._positions = torch.tensor(positions, device=device)
-            self._slots = torch.tensor(slots, device=device)
-
-    def look_up(self, table: Tensor) -> Tensor:
-        """Return the rows of ``table`` [positions, ...] that this step's tokens stand at."""
-        if len(self._segments) > 1:
-            return table[self._positions]
-        segment = self._segments[0]
-        return table[segment.position : segment.position + segment.rows]
-
-    def attend_in(self, cache_keys: Tensor, cache_values: Tensor) -> Attend:
-        """Return the attention over one layer's cache, [kv_heads, slots, dim] each."""
-
-        def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            self._store(cache_keys, keys)
-            self._store(cache_values, values)
-            outputs = [
-                _attend_segment(segment, mask, queries, cache_keys, cache_values)
-                for segment, mask in zip(self._segments, self._masks, strict=True)
-            ]
-            return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-        return attend
-
-    def _store(self, cache: Tensor, rows: Tensor) -> None:
-        new = rows.transpose(0, 1)
-        if len(self._segments) == 1:
-            segment = self._segments[0]
-            first = segment.slot + segment.position
-            cache[:, first : first + segment.rows] = new
-        else:
-            cache.index_copy_(1, self._slots, new)
-
-
-def _causal_mask(segment: Segment, device: torch.device) -> Tensor | None:
-    """Bool [rows, position + rows]; None for a single row, which sees everything before it."""
-    if segment.rows == 1:
-        return None
-    length = segment.position + segment.rows
-    mask = torch.ones(segment.rows, length, dtype=torch.bool, device=device)
-    return mask.tril(diagonal=segment.position)
-
-
-def _attend_segment(
-    segment: Segment, mask: Tensor | None, queries: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
-    """Attention of one session's rows over its stretch of the cache: [rows, heads * dim]."""
-    stop = segment.first_row + segment.rows
-    length = segment.position + segment.rows
-    stretch = slice(segment.slot, segment.slot + length)
-    return attend_grouped(
-        queries[segment.first_row : stop], keys[:, stretch], values[:, stretch], mask=mask
-    )
-
-
-def attend_grouped(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None) -> Tensor:
-    """Attention of queries [rows, heads, dim] over keys [kv_heads, length, dim].
-
-    The heads that share a key-value head are laid along the query axis, so keys are never copied
-    per head: [1, kv_heads, group * rows, dim] against [1, kv_heads, length, dim].
-    """
-    rows, heads, dim = queries.shape
-    kv_heads = keys.shape[0]
-    group = heads // kv_heads
-    if rows == 1:
-        # Nothing to rearrange.
-        grouped = queries.view(1, kv_heads, group, dim)
-        mixed = F.scaled_dot_product_attention(grouped, keys.unsqueeze(0), values.unsqueeze(0))
-        return mixed.reshape(1, heads * dim)
-    grouped = queries.view(rows, kv_heads, group, dim).permute(1, 2, 0, 3)
-    grouped = grouped.reshape(1, kv_heads, group * rows, dim)
-    wide = mask if mask is None or group == 1 else mask.repeat(group, 1)
-    mixed = F.scaled_dot_product_attention(
-        grouped, keys.unsqueeze(0), values.unsqueeze(0), attn_mask=wide
-    )
-    mixed = mixed.view(kv_heads, group, rows, dim).permute(2, 0, 1, 3)
-    return mixed.reshape(rows, heads * dim)

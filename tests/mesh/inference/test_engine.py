@@ -81,7 +81,7 @@ async def test_batched_equals_alone(make_checkpoint, sampling):
 
 
 async def test_limits_refuse_as_busy_and_cache_comes_back(make_checkpoint):
-    limits = EngineLimits(cache_tokens=100, max_sessions=3, max_sessions_per_peer=2)
+    limits = EngineLimits(cache_tokens=96, max_sessions=3, max_sessions_per_peer=2)
     async with Serving(loader(make_checkpoint()), limits=limits) as engine:
         with engine.admit(ALL, capacity=60, account=Account(PEER)):
             with (
@@ -97,7 +97,7 @@ async def test_limits_refuse_as_busy_and_cache_comes_back(make_checkpoint):
                     with pytest.raises(Refused, match="3 sessions"):
                         with engine.admit(ALL, capacity=1, account=OWN_ACCOUNT):
                             pass
-        assert engine.free_cache_tokens == 100
+        assert engine.free_cache_tokens == 96
         assert engine.session_count == 0
         with pytest.raises(Refused, match="context_overflow"):
             with engine.admit(ALL, capacity=257, account=OWN_ACCOUNT):

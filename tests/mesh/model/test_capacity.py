@@ -8,6 +8,7 @@ import pytest
 
 from mesh.errors import DeviceUnavailable, ModelError
 from mesh.model import capacity
+from mesh.model.attention import PagedCache
 from mesh.model.capacity import (
     ServingFormat,
     compute_cache_bytes,
@@ -20,7 +21,6 @@ from mesh.model.capacity import (
 )
 from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder
-from mesh.model.llama import KVCache
 from mesh.model.weights import load_shard
 from tests.support.families import FAMILIES
 
@@ -74,7 +74,7 @@ def test_every_family_counts_its_biases_norms_and_experts(make_checkpoint, archi
 
 def test_cache_is_exact_to_the_byte(make_checkpoint):
     folder, form = make_checkpoint(), ServingFormat("bfloat16")
-    cache = KVCache(load(folder, form, LayerSpan(1, 4)), tokens=77)
+    cache = PagedCache(load(folder, form, LayerSpan(1, 4)), tokens=77)
     found = compute_cache_bytes(load_config(folder), form, layers=3, tokens=77)
     assert found == cache.slab.nbytes
 
@@ -95,7 +95,7 @@ def test_tinyllama_takes_what_is_known_of_it(make_checkpoint):
     )
     form = ServingFormat("bfloat16")
     assert compute_weights_bytes(tiny, form, LayerSpan(0, 22)) == 2 * 1_100_048_384
-    assert compute_cache_bytes(tiny, form, layers=22, tokens=1) == 22 * 1024
+    assert compute_cache_bytes(tiny, form, layers=22, tokens=16) == 16 * 22 * 1024
     assert compute_layer_bytes(tiny, ServingFormat("bfloat16", "int8")) < 0.51 * (
         compute_layer_bytes(tiny, form)
     )

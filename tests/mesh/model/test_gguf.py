@@ -22,13 +22,14 @@ from mesh.errors import (
     UnknownArchitecture,
 )
 from mesh.model import gguf_file
+from mesh.model.attention import Segment
 from mesh.model.auditor import Auditor
 from mesh.model.config import load_config
 from mesh.model.files import check_has_weights, resolve_model_folder
 from mesh.model.gguf_config import compute_llama3_factors
 from mesh.model.gguf_file import read_gguf
 from mesh.model.gguf_tensors import GgufRows, can_dequantise
-from mesh.model.llama import Segment, ShardRunner
+from mesh.model.llama import ShardRunner
 from mesh.model.manifest import build_manifest, check_manifest
 from mesh.model.weights import load_shard
 from tests.support.calibrations import make_calibration
@@ -60,7 +61,7 @@ def load_file_of(path, start=0, end=6, **options):
 
 def compute_logits(path, split=((0, 6),), **options):
     runners = [ShardRunner(load_file_of(path, *part, **options), cache_tokens=64) for part in split]
-    segments = [Segment(0, len(PROMPT), 0, 0)]
+    segments = [Segment(0, len(PROMPT), range(4), 0)]
     with torch.inference_mode():
         x = runners[0].embed(PROMPT)
         for runner, (start, end) in zip(runners, split, strict=True):

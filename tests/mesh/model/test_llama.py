@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mesh.model.attention import Segment
 from mesh.model.challenge import run_challenge_head, run_challenge_layer
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
-from mesh.model.llama import Segment, ShardRunner
+from mesh.model.llama import ShardRunner
 from mesh.model.weights import load_shard
 from tests.support.families import EXPERTS, FAMILIES, LONGROPE, PHI, YARN
 
@@ -41,6 +42,8 @@ VARIANTS = [
         {**PHI, "rope_parameters": LONGROPE, "original_max_position_embeddings": 64},
     ),
 ]
+SCATTERED = (7, 2, 20)
+TABLES = [range(4 * i, 4 * i + 4) for i in range(8)]
 SPLITS = [((0, 6),), ((0, 2), (2, 6)), ((0, 1), (1, 4), (4, 6))]
 
 
@@ -64,16 +67,16 @@ def run_all(runners, token_ids, segments):
     return x
 
 
-def generate(runners, prompt, count, *, slot=0, chunk=16):
+def generate(runners, prompt, count, *, pages=range(8), chunk=16):
     """Greedy tokens, with the prompt prefilled in chunks."""
     position = 0
     while position < len(prompt):
         piece = prompt[position : position + chunk]
-        x = run_all(runners, piece, [Segment(0, len(piece), slot, position)])
+        x = run_all(runners, piece, [Segment(0, len(piece), pages, position)])
         position += len(piece)
     tokens = [int(runners[-1].compute_logits(x[-1:]).argmax())]
     while len(tokens) < count:
-        x = run_all(runners, tokens[-1:], [Segment(0, 1, slot, position)])
+        x = run_all(runners, tokens[-1:], [Segment(0, 1, pages, position)])
         tokens.append(int(runners[-1].compute_logits(x).argmax()))
         position += 1
     return tokens
@@ -90,9 +93,10 @@ def test_logits_equal_transformers_for_one_two_and_three_ranges(
     with torch.inference_mode():
         expected = load_reference(folder)(torch.tensor([prompt])).logits[0]
         runners = make_runners(folder, split)
-        rows = [run_all(runners, prompt[:23], [Segment(0, 23, 5, 0)])]
+        rows = [run_all(runners, prompt[:23], [Segment(0, 23, SCATTERED, 0)])]
         rows += [
-            run_all(runners, [t], [Segment(0, 1, 5, 23 + i)]) for i, t in enumerate(prompt[23:])
+            run_all(runners, [t], [Segment(0, 1, SCATTERED, 23 + i)])
+            for i, t in enumerate(prompt[23:])
         ]
         logits = runners[-1].compute_logits(torch.cat(rows))
     assert (logits - expected).abs().max() < 1e-4
@@ -123,13 +127,13 @@ def test_batched_rows_equal_the_same_rows_alone(make_checkpoint, architecture, d
     with torch.inference_mode():
         for i, prompt in enumerate(prompts):
             for runner in (alone, crowd):
-                run_all([runner], prompt, [Segment(0, len(prompt), 64 * i, 0)])
+                run_all([runner], prompt, [Segment(0, len(prompt), TABLES[i], 0)])
         for step in range(6):
             tokens = [(step * 17 + i) % 131 for i in range(8)]
-            segments = [Segment(i, 1, 64 * i, len(p) + step) for i, p in enumerate(prompts)]
+            segments = [Segment(i, 1, TABLES[i], len(p) + step) for i, p in enumerate(prompts)]
             together = crowd.compute_logits(run_all([crowd], tokens, segments))
             for i, segment in enumerate(segments):
-                single = Segment(0, 1, segment.slot, segment.position)
+                single = Segment(0, 1, segment.pages, segment.position)
                 row = alone.compute_logits(run_all([alone], tokens[i : i + 1], [single]))
                 assert torch.equal(row[0], together[i])
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from mesh.errors import ManifestMismatch, ModelError
+from mesh.model.attention import Segment
 from mesh.model.challenge import run_challenge_layer
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
-from mesh.model.llama import Segment, ShardRunner
+from mesh.model.llama import ShardRunner
 from mesh.model.manifest import build_manifest, check_manifest, decode_manifest
 from mesh.model.quantise import Int8Matrix, hash_int8, multiply_rows, quantise
 from mesh.model.weights import load_shard
@@ -83,7 +84,7 @@ def run(shard):
     runner = ShardRunner(shard, cache_tokens=32)
     with torch.inference_mode():
         x = runner.embed(range(3, 19))
-        hidden = runner.forward(x, [Segment(0, 16, slot=0, position=0)], start=0, end=6)
+        hidden = runner.forward(x, [Segment(0, 16, pages=(0,), position=0)], start=0, end=6)
         return runner.compute_logits(hidden, are_decodes=False)
 
 
@@ -187,10 +188,10 @@ def test_rows_of_a_crowd_equal_rows_alone(make_checkpoint, architecture):
     for dtype in ("float32", "bfloat16"):
         folder = make_checkpoint(architecture, dtype="bfloat16", **FAMILIES[architecture])
         shard = load(folder, "int8", dtype)
-        runner = ShardRunner(shard, cache_tokens=64, deterministic=True)
+        runner = ShardRunner(shard, cache_tokens=160, deterministic=True)
         with torch.inference_mode():
             x = runner.embed(range(3, 13))
-            alone = runner.forward(x[:1], [Segment(0, 1, slot=0, position=0)], start=0, end=6)
-            crowd = [Segment(row, 1, slot=row, position=0) for row in range(10)]
+            alone = runner.forward(x[:1], [Segment(0, 1, pages=(0,), position=0)], start=0, end=6)
+            crowd = [Segment(row, 1, pages=(row,), position=0) for row in range(10)]
             joint = runner.forward(x, crowd, start=0, end=6)
         assert torch.equal(alone[0], joint[0])

@@ -1,0 +1,109 @@
+"""One contract for both ways to read the paged cache, and what a table may not do."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mesh.model.attention import (
+    AttentionBySession,
+    PaddedAttention,
+    PagedCache,
+    Segment,
+    attend_grouped,
+    make_attention,
+)
+from mesh.model.capacity import PAGE_TOKENS
+from mesh.model.config import load_config
+from mesh.model.files import resolve_model_folder
+from mesh.model.weights import load_shard
+
+CPU = torch.device("cpu")
+KV_HEADS, GROUP, DIM, PAGES = 2, 3, 16, 12
+TABLES = ((5,), (2, 9, 3), (7, 8), (11, 0, 6, 1))
+LENGTHS = (1, 40, 32, 49)
+"""Tokens of each session, the row that attends included: pages are begun, full or just full."""
+
+
+def make_pool():
+    """Every slot that no text uses holds what must not be read."""
+    return [torch.full((KV_HEADS, PAGES * PAGE_TOKENS, DIM), math.nan) for _ in range(2)]
+
+
+def fill(pool, texts, tables):
+    """Put keys and values of each text, [2, KV_HEADS, tokens, DIM], where its table says."""
+    for text, table in zip(texts, tables, strict=True):
+        for place in range(text.shape[2]):
+            slot = table[place // PAGE_TOKENS] * PAGE_TOKENS + place % PAGE_TOKENS
+            for kept, part in zip(pool, text, strict=True):
+                kept[:, slot] = part[:, place]
+
+
+def make_texts():
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randn(2, KV_HEADS, length, DIM, generator=generator) for length in LENGTHS]
+
+
+def make_queries(rows):
+    return torch.randn(rows, KV_HEADS * GROUP, DIM, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("kind", [AttentionBySession, PaddedAttention])
+def test_decode_rows_attend_to_their_own_text_and_nothing_else(kind):
+    texts, pool = make_texts(), make_pool()
+    fill(pool, [text[:, :, :-1] for text in texts], TABLES)
+    queries = make_queries(len(texts))
+    segments = [Segment(i, 1, TABLES[i], LENGTHS[i] - 1) for i in range(len(texts))]
+    attention = kind(segments, device=CPU)
+    for kept, part in zip(pool, (0, 1), strict=True):
+        attention.store(kept, torch.stack([text[part, :, -1] for text in texts]))
+    found = attention.attend(queries, *pool)
+    for row, text in enumerate(texts):
+        expected = attend_grouped(queries[row : row + 1], *text, mask=None)
+        assert torch.allclose(found[row], expected[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, 20])
+def test_scattered_pages_give_the_same_bits_as_neighbours(dtype, rows):
+    text = make_texts()[3].to(dtype)
+    queries = make_queries(rows).to(dtype)
+    found = []
+    for table in ((3, 4, 5, 6), (11, 0, 6, 1), (4, 5, 2, 3)):
+        pool = [part.to(dtype) for part in make_pool()]
+        fill(pool, [text[:, :, :-rows]], [table])
+        attention = AttentionBySession([Segment(0, rows, table, 49 - rows)], device=CPU)
+        for kept, part in zip(pool, text, strict=True):
+            attention.store(kept, part[:, -rows:].transpose(0, 1))
+        found.append(attention.attend(queries, *pool))
+    assert torch.isfinite(found[0]).all()
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_the_cpu_attends_session_by_session_and_a_gpu_pads_decode_rows_only():
+    decodes = [Segment(i, 1, TABLES[i], 0) for i in range(2)]
+    assert isinstance(make_attention(decodes, device=CPU), AttentionBySession)
+    meta = torch.device("meta")
+    assert isinstance(make_attention(decodes, device=meta), PaddedAttention)
+    prompt = [Segment(0, 3, TABLES[1], 0)]
+    assert isinstance(make_attention(prompt, device=meta), AttentionBySession)
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        Segment(0, 1, (0, 4), 3),
+        Segment(0, 1, (-1,), 3),
+        Segment(0, 2, (0,), PAGE_TOKENS - 1),
+        Segment(0, 1, (), 0),
+    ],
+)
+def test_a_table_that_points_outside_or_is_too_short_is_refused(make_checkpoint, segment):
+    folder = make_checkpoint()
+    shard = load_shard(resolve_model_folder(str(folder)), load_config(folder), start=2, end=3)
+    cache = PagedCache(shard, tokens=50)
+    cache.check_tables([Segment(0, 1, (0, 3), PAGE_TOKENS)])
+    with pytest.raises(ValueError, match="page"):
+        cache.check_tables([Segment(0, 1, (1,), 0), segment])
