@@ -86,7 +86,8 @@ class GenerateRequest:
     """One answer to one prompt.
 
     ``max_new_tokens`` may be 0 when only the prompt's scores are wanted. ``alternatives`` None
-    means that no log probabilities are needed, 0 only those of the chosen tokens.
+    means that no log probabilities are needed, 0 only those of the chosen tokens. ``caller`` is who
+    asks: hosters reuse what they computed of a prompt for the same caller only.
     """
 
     model_id: str
@@ -95,6 +96,7 @@ class GenerateRequest:
     sampling: Sampling = field(default_factory=Sampling)
     alternatives: int | None = None
     score_prompt: bool = False
+    caller: str = ""
 
 
 class Backend(Protocol):

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -129,7 +129,8 @@ class Generations:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.gate.enter(caller, places=len(jobs)))
             self._answers.append(answer)
-            pumps = [self._start_pump(answer, index, job) for index, job in enumerate(answer.jobs)]
+            named = [replace(j, request=replace(j.request, caller=caller)) for j in answer.jobs]
+            pumps = [self._start_pump(answer, index, job) for index, job in enumerate(named)]
             try:
                 yield answer
             finally:

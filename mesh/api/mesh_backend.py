@@ -119,6 +119,7 @@ class MeshBackend:
             max_new_tokens=request.max_new_tokens,
             sampling=replace(request.sampling, top_logprobs=request.alternatives or 0),
             routing=self._routing,
+            user=request.caller,
         )
         with _explained_losses():
             async with aclosing(self._read_tokens(answer, request)) as pieces:

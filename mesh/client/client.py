@@ -45,7 +45,9 @@ reason of the last one. InvalidRequest is raised before anything is sent.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -68,7 +70,7 @@ from mesh.errors import (
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import MAX_STOP_TOKENS, Sampling
 from mesh.inference.tokens import Finish, Token, Trace, TracedHop
-from mesh.inference.wire import OpenSession, make_session_id
+from mesh.inference.wire import SALT_SIZE, OpenSession, make_session_id
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory, fetch_info
@@ -115,6 +117,7 @@ class MeshClient:
         self.tokenizer = tokenizer
         self._peers = tuple(peers)
         self.timeouts = timeouts or ClientTimeouts()
+        self._salt_key = os.urandom(SALT_SIZE)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the prompt's token ids. Raises InvalidRequest naming what is wrong."""
@@ -152,8 +155,12 @@ class MeshClient:
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         routing: RoutingOptions | None = None,
+        user: str = "",
     ) -> AsyncGenerator[Token, None]:
         """Yield the answer token by token; closing the generator frees the cache on every hop.
+
+        Hosters reuse what they computed of an earlier prompt of the same ``user`` of this client.
+        They learn that two prompts are of one user, and not which one.
 
         The model's end tokens stop the answer unless ``sampling`` names stop tokens itself.
         Raises InvalidRequest, NoRoute, or SessionLost after too many failures.
@@ -166,7 +173,12 @@ class MeshClient:
         stops, text = StopMatcher(stop), self.tokenizer.start_stream()
         trace = Trace(started_s=time.monotonic())
         tokens = self._stream_tokens(
-            token_ids, max_new_tokens, sampling, routing or RoutingOptions(), trace
+            token_ids,
+            max_new_tokens,
+            sampling,
+            routing or RoutingOptions(),
+            trace,
+            salt=self._make_salt(user),
         )
         async with aclosing(tokens):
             async for token in tokens:
@@ -204,6 +216,15 @@ class MeshClient:
             except HopFailed as failure:
                 await search.note_failure(failure)
 
+    def _make_salt(self, user: str) -> bytes:
+        """Return a name of the user for hosters; another client calls the same user otherwise.
+
+        A client with one user needs none, and an OPEN frame without it is one of earlier versions.
+        """
+        if not user:
+            return b""
+        return hashlib.blake2b(user.encode(), key=self._salt_key, digest_size=SALT_SIZE).digest()
+
     def _complete(self, sampling: Sampling) -> Sampling:
         sampling.check()
         if sampling.stop_token_ids:
@@ -217,6 +238,8 @@ class MeshClient:
         sampling: Sampling,
         routing: RoutingOptions,
         trace: Trace,
+        *,
+        salt: bytes,
     ) -> AsyncGenerator[Token, None]:
         """Yield the answer's tokens over as many routes as it takes."""
         answer: list[int] = []
@@ -230,6 +253,7 @@ class MeshClient:
                 (*prompt, *answer),
                 max_new_tokens=max_new_tokens - len(answer),
                 first_index=len(answer),
+                salt=salt,
             )
             vocab_size = self.config.vocab_size
             tokens = stream_tokens(

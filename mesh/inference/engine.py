@@ -28,6 +28,13 @@ loop decides that only while the thread is idle.
   before and after it drop the session as they do for any refusal.
 - While a session waits for pages, none that ranks after it is admitted.
 
+**Equal prompts** are computed once. The full pages of a prompt are published when they are
+computed, under keys that name the text, the layers and a salt (:class:`Prefix`). A session whose
+prompt begins in the same way, with the same salt, begins with those pages. At least one token is
+left to compute. A deterministic engine publishes and reuses whole chunks of prompts only, so that
+what is left is cut as if nothing had been reused. Otherwise the pages of an answer are published
+too, when its session ends, where the text is known: the next turn of a chat begins with them.
+
 **A step** is a session's next rows: several rows of a prompt, or one row to decode. A session has
 at most one step waiting or running. The order of events is:
 
@@ -72,6 +79,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import time
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -87,7 +95,7 @@ from torch import Tensor
 
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.challenge_guard import ChallengeGuard
-from mesh.inference.pages import NoPages, PageBook, Rank
+from mesh.inference.pages import NoPages, PageBook, Rank, compute_page_keys
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
 from mesh.inference.scheduler import Scheduler, Work
@@ -129,6 +137,19 @@ class EngineLimits:
     """A session whose pages went to another one waits so long for pages, and is refused then."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A prompt whose beginning may be computed already.
+
+    ``salt`` says whose: sessions of different salts share nothing, since a first token that comes
+    early tells that someone else sent the same text. At most ``limit`` tokens are reused.
+    """
+
+    salt: bytes
+    token_ids: Sequence[int]
+    limit: int
+
+
 @dataclass(slots=True)
 class EngineSession:
     """One request's place in this engine: its layers, its pages of the cache, its length.
@@ -150,6 +171,13 @@ class EngineSession:
     token_ids: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     """The lengths after each step: where the text was cut."""
+    salt: bytes | None = None
+    """Under which the session's pages are published; None: they are not."""
+    keys: tuple[bytes, ...] = ()
+    """The keys of the pages that may be published."""
+    published: int = 0
+    reused: int = 0
+    """The tokens that the session began with."""
     loss: Refused | None = None
     """Why the session cannot go on: its pages are gone and its text is not known."""
     is_open: bool = True
@@ -332,12 +360,19 @@ class Engine:
 
     @contextmanager
     def admit(
-        self, span: LayerSpan, *, capacity: int, account: Account, promised: int | None = None
+        self,
+        span: LayerSpan,
+        *,
+        capacity: int,
+        account: Account,
+        promised: int | None = None,
+        prefix: Prefix | None = None,
     ) -> Iterator[EngineSession]:
         """Open a session of at most ``capacity`` tokens; leaving the block frees its pages.
 
         ``promised`` tokens are computed soon, so there must be pages for them beside what others
-        promised; None promises all. Raises Refused: WRONG_RANGE, CONTEXT_OVERFLOW or BUSY.
+        promised; None promises all. The session's length says how much of ``prefix`` is there
+        already. Raises Refused: WRONG_RANGE, CONTEXT_OVERFLOW or BUSY.
         """
         if not self.layers.covers(span):
             raise Refused(RefusalReason.WRONG_RANGE, f"this hoster serves blocks {self.layers}")
@@ -355,9 +390,57 @@ class Engine:
         self._check_quota(account)
         session = self._open_session(span, capacity, account, promised=promised)
         try:
+            if prefix is not None:
+                self._reuse(session, prefix)
             yield session
         finally:
             self._close_session(session)
+
+    def _reuse(self, session: EngineSession, prefix: Prefix) -> None:
+        """Let a new session begin with the published pages of its prompt."""
+        unit, text = self._reuse_unit, prefix.token_ids
+        session.salt = b"%b%d:%d" % (prefix.salt, session.span.start, session.span.end)
+        session.keys = compute_page_keys(session.salt, text[: len(text) // unit * unit])
+        found = self._book.count_published(session.keys) * PAGE_TOKENS
+        reused = min(found, prefix.limit, len(text) - 1) // unit * unit
+        if reused <= 0:
+            return
+        session.published = reused // PAGE_TOKENS
+        self._book.share(session.serial, session.keys[: session.published])
+        session.pages = tuple(session.table)
+        session.length = session.kept = session.reused = reused
+        if session.span.start == 0:
+            session.token_ids.extend(text[:reused])
+        chunk = self.limits.prefill_chunk
+        session.ends.extend([*range(chunk, reused, chunk), reused])
+
+    @property
+    def _reuse_unit(self) -> int:
+        """The tokens that are reused are a multiple of it."""
+        return math.lcm(PAGE_TOKENS, self.limits.prefill_chunk if self._deterministic else 1)
+
+    def reuse_less(self, session: EngineSession, tokens: int) -> None:
+        """Let a session, of which nothing is computed yet, begin with fewer tokens.
+
+        Raises Refused(WRONG_POSITION) unless these are whole pages of those that it began with.
+        """
+        is_new = session.length == session.reused
+        if not is_new or tokens > session.reused or tokens % PAGE_TOKENS:
+            raise Refused(
+                RefusalReason.WRONG_POSITION, f"position {tokens} does not follow {session.length}"
+            )
+        self._book.cut(session.serial, tokens // PAGE_TOKENS)
+        session.pages = tuple(session.table)
+        session.rewind(tokens)
+        session.reused = tokens
+        session.published = tokens // PAGE_TOKENS
+
+    def _publish(self, session: EngineSession) -> None:
+        """Offer the full pages of a session's prompt to later ones."""
+        full = min(len(session.keys), session.kept // PAGE_TOKENS)
+        if full > session.published:
+            self._book.publish(session.serial, session.keys[:full])
+            session.published = full
 
     def _open_session(
         self, span: LayerSpan, capacity: int, account: Account, *, promised: int | None
@@ -375,6 +458,9 @@ class Engine:
     def _close_session(self, session: EngineSession) -> None:
         # A step still on the thread writes into the pages before any later owner does.
         session.is_open = False
+        if session.salt is not None and session.span.start == 0 and not self._deterministic:
+            session.keys = compute_page_keys(session.salt, session.token_ids)
+        self._publish(session)
         self._scheduler.discard(session.serial)
         self._starved.pop(session.serial, None)
         self._stop_waiting(session)
@@ -504,7 +590,10 @@ class Engine:
         if running is None:
             self._wake.clear()
             return
-        for job in await running:
+        following = await running
+        for session in self._sessions.values():
+            self._publish(session)
+        for job in following:
             if job.session.is_open:
                 self._queue(job)
         # Sessions that go on at once get into the next batch together.
@@ -573,7 +662,7 @@ class Engine:
     def _preempt(self, session: EngineSession) -> None:
         """Note that a session's pages went to another one; what it has queued waits for pages."""
         logger.info("session %d gave its pages to an older one", session.serial)
-        session.pages, session.kept = (), 0
+        session.pages, session.kept, session.published = (), 0, 0
         if not session.is_known:
             session.loss = Refused(RefusalReason.BUSY, "its pages went to an older session")
         waiting = self._starved.pop(session.serial, None)

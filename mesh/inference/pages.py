@@ -232,9 +232,11 @@ class PageBook:
         return self._free.take(after=after)
 
     def _drop_table(self, serial: int) -> None:
-        table = self._holders[serial].table
+        self._release(self._holders[serial].table, keep=0)
+
+    def _release(self, table: list[int], *, keep: int) -> None:
         # The end of a text first: its beginning is more likely to come again.
-        for page in reversed(table):
+        for page in reversed(table[keep:]):
             self._references[page] -= 1
             if self._references[page]:
                 continue
@@ -243,7 +245,7 @@ class PageBook:
                 self._idle[page] = None
             else:
                 self._free.put(page)
-        table.clear()
+        del table[keep:]
 
     def publish(self, serial: int, keys: Sequence[bytes]) -> None:
         """Offer a session's first pages, which are full, under ``keys``.
@@ -270,6 +272,10 @@ class PageBook:
             self._idle.pop(page, None)
             self._references[page] += 1
             table.append(page)
+
+    def cut(self, serial: int, pages: int) -> None:
+        """Take all but the first ``pages`` from a session's table."""
+        self._release(self._holders[serial].table, keep=pages)
 
     def _forget_key(self, page: int) -> None:
         del self._page_of[self._key_of.pop(page)]

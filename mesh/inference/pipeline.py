@@ -17,6 +17,9 @@ states (STEP) to the second range, which computes them and sends them on. The la
 first token after the last row of the prompt. Hidden states of a chunk are many bytes: sending them
 waits for a slow link, and the next chunk is computed after that.
 
+What a range has of an equal prompt is not computed again, where all later ranges have it too
+(mesh/inference/prefixes.py).
+
 **Each further token.** The last range sends a chosen token straight to the first range: over their
 own stream where there are two ranges, else over a *loop stream* that the last range opens to the
 first and that names the session (BIND). The first range checks that it is the next token, hands it
@@ -64,6 +67,7 @@ from mesh.inference.answer import AnswerAlone, AnswerState
 from mesh.inference.engine import Follow, StepInput, StepOutput
 from mesh.inference.first_range import AnswerAtFirst, ScoresAtFirst
 from mesh.inference.hops import IDLE, Departure, Links, NextHop, RangeRole, TurnLoop, run_guarded
+from mesh.inference.prefixes import agree
 from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.tokens import Finish
@@ -72,6 +76,7 @@ from mesh.inference.wire import (
     ScoresFrame,
     StepFrame,
     decode_step,
+    encode_ready,
     encode_scores,
     encode_step,
     encode_token,
@@ -113,15 +118,28 @@ class GenerationRange(RangeRole[OpenSession]):
             first = ScoresAtFirst(self) if request.wants_scores else AnswerAtFirst(self)
             with links.take_loop(first.put):
                 async with links.open_next() as next_hop:
+                    await self._agree(next_hop)
                     await first.run(next_hop)
         elif not request.is_last:
             async with links.open_next() as next_hop:
+                await self._agree(next_hop)
+                await self._tell_ready()
                 await run_guarded(self._pass_on(next_hop), self._watch_next(next_hop))
         elif len(request.route) == 2:
+            await self._tell_ready()
             await self._run_last(self.upstream)
         else:
+            await self._tell_ready()
             async with links.open_loop() as back:
                 await self._run_last(back)
+
+    async def _agree(self, next_hop: NextHop) -> None:
+        await agree(self.engine, self.session, next_hop, timeouts=self.timeouts)
+
+    async def _tell_ready(self) -> None:
+        """Tell the range before, which has some of the prompt, how much is here too."""
+        if self.request.reused:
+            await self.upstream.send(encode_ready(self.session.reused))
 
     async def _pass_on(self, next_hop: NextHop) -> None:
         while self.session.length < len(self.request.token_ids):
@@ -188,7 +206,10 @@ class GenerationRange(RangeRole[OpenSession]):
     def read_step(self, frame: bytes) -> StepFrame:
         """Parse the next hidden states. Raises Refused."""
         step = decode_step(frame, hidden_size=self.engine.config.hidden_size)
-        if step.position != self.session.length:
+        session = self.session
+        if step.position < session.length == session.reused:
+            self.engine.reuse_less(session, step.position)
+        if step.position != session.length:
             raise self.make_position_refusal(step.position)
         return step
 
@@ -216,12 +237,12 @@ class GenerationRange(RangeRole[OpenSession]):
     async def compute_prompt(
         self, sample: SampleRequest | None, follow: Follow | None = None
     ) -> AsyncIterator[tuple[int, StepOutput]]:
-        """Compute the prompt in chunks; yield (position, output).
+        """Compute the prompt in chunks, from what the session began with; yield (position, output).
 
         ``sample`` and ``follow`` are for the last of them.
         """
         token_ids, chunk = self.request.token_ids, self.engine.limits.prefill_chunk
-        for position in range(0, len(token_ids), chunk):
+        for position in range(self.session.length, len(token_ids), chunk):
             piece = token_ids[position : position + chunk]
             step = StepInput(len(piece), token_ids=piece)
             if position + len(piece) == len(token_ids):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -16,6 +16,7 @@ from mesh.inference.driven_range import DrivenRange, check_drive
 from mesh.inference.engine import Engine, EngineSession
 from mesh.inference.hops import Links, NextHop, RangeRole, SessionTimeouts
 from mesh.inference.pipeline import GenerationRange, check_generation
+from mesh.inference.prefixes import make_prefix, mix_salt
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
 from mesh.inference.wire import (
     DRIVE_METHOD,
@@ -139,20 +140,22 @@ class SessionServer:
             capacity=request.capacity,
             account=account,
             promised=request.promised,
+            prefix=make_prefix(request, upstream.peer_id),
         ) as session:
             role = kind.role(self._engine, session, request, upstream, self._timeouts)
             await role.run(
                 Links(
-                    open_next=lambda: self._open_next(kind, request),
+                    open_next=lambda: self._open_next(
+                        kind, _prepare_next(request, upstream.peer_id, session)
+                    ),
                     open_loop=lambda: self._open_loop(request),
                     take_loop=lambda put: self._take_loop(request, put),
                 )
             )
 
     @asynccontextmanager
-    async def _open_next(self, kind: SessionKind[R], request: R) -> AsyncIterator[NextHop]:
+    async def _open_next(self, kind: SessionKind[R], following: R) -> AsyncIterator[NextHop]:
         """Open the session at the next range; leaving drops it there too."""
-        following = request.for_next_hop()
         async with self._open_stream(
             following, following.hop_index, kind.method, kind.encode(following)
         ) as stream:
@@ -220,6 +223,15 @@ class SessionServer:
             return
         except Refused as refused:
             await _send_refusal(stream, refused, 0)
+
+
+def _prepare_next(request: R, caller: PeerId, session: EngineSession) -> R:
+    """Return the request for the next range: whose session it is, and what need not be sent."""
+    following = request.for_next_hop()
+    if isinstance(following, OpenSession):
+        salt = mix_salt(following.salt, caller)
+        return replace(following, salt=salt, reused=session.reused)
+    return following
 
 
 async def _send_refusal(stream: Stream, refused: Refused, own_hop: int) -> None:

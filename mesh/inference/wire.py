@@ -4,6 +4,7 @@ Sessions in which the hosters choose the tokens:
 
 OPEN         client -> first -> ... -> last   the route, the sampling parameters, the prompt
 STEP         a range -> the next              hidden states of the session's next positions
+READY        a range -> the one before        how much of the prompt need not be sent
 TOKEN        last -> first -> client          one chosen token
 SCORES       last -> first -> client          log probabilities of the prompt's own tokens
 BIND         last -> first                    whose answers a loop stream carries
@@ -17,7 +18,9 @@ LOGITS       last -> ... -> first -> client   float32 logits of some rows
 
 ERROR        any range -> back to the client  why a session ends, and which hop is to blame
 
-A request for 0 new tokens asks for the prompt's scores. Feeding at an earlier position replaces
+An OPEN frame may end with how many tokens of the prompt the range before has already, and a salt
+(mesh/inference/prefixes.py); a range that is told of some answers READY. A request for 0 new tokens
+asks for the prompt's scores. Feeding at an earlier position replaces
 what followed it. Sizes are computed from the header and compared before anything is allocated; a
 frame with a byte too many is malformed. No torch here: clients use these frames too.
 """
@@ -45,6 +48,7 @@ LOOP_METHOD = "mesh.loop"
 DRIVE_METHOD = "mesh.drive"
 VERSION = 1
 SESSION_ID_SIZE = 16
+SALT_SIZE = 32
 MAX_HOPS = 32
 MAX_PROMPT_TOKENS = 1 << 18
 MAX_STEP_ROWS = 512
@@ -59,6 +63,10 @@ _DTYPE_NAMES = {code: name for name, code in _DTYPE_CODES.items()}
 
 # type, version, session, hop index, hops, stops, prompt length, first index, max new tokens
 _OPEN = struct.Struct("<BB16sBBBIII")
+# tokens that need not be sent, salt; at the end of an OPEN frame, or absent
+_PREFIX = struct.Struct(f"<I{SALT_SIZE}s")
+# type, position
+_READY = struct.Struct("<BI")
 _SAMPLING_FIELDS = ("temperature", "top_p", "repetition_penalty", "top_k", "seed", "top_logprobs")
 _SAMPLING = struct.Struct("<dddIQB")
 _HOP = struct.Struct("<32sHH")
@@ -102,6 +110,7 @@ class FrameType(IntEnum):
     FEED = 8
     DRIVEN_STEP = 9
     LOGITS = 10
+    READY = 11
 
 
 _FINISHES = tuple(Finish)
@@ -144,13 +153,17 @@ class OpenSession(RouteRequest):
     """A request for tokens. ``token_ids`` are the prompt and, after a re-route, the tokens so far.
 
     ``first_index`` is the index of the next token within the answer; ``max_new_tokens`` is how
-    many may still come. 0 asks for the prompt's log probabilities instead.
+    many may still come. 0 asks for the prompt's log probabilities instead. ``reused`` tokens of the
+    prompt need not be sent to this range if it has them too; ``salt`` says whose prompt it is, in
+    ``SALT_SIZE`` bytes or none.
     """
 
     sampling: Sampling
     token_ids: tuple[int, ...]
     max_new_tokens: int
     first_index: int = 0
+    reused: int = 0
+    salt: bytes = b""
 
     @property
     def capacity(self) -> int:
@@ -265,10 +278,20 @@ def encode_open(request: OpenSession) -> bytes:
             encode_route(hops),
             struct.pack(f"<{len(stops)}I", *stops),
             struct.pack(f"<{len(prompt)}I", *prompt),
+            _encode_prefix(request),
         )
     except struct.error as error:
         raise ValueError(f"a field of the request does not fit: {error}") from error
     return b"".join(parts)
+
+
+def _encode_prefix(request: OpenSession) -> bytes:
+    """Return what an OPEN frame ends with. Raises ValueError for a salt of another size."""
+    if not request.salt and not request.reused:
+        return b""
+    if len(request.salt) != SALT_SIZE:
+        raise ValueError(f"a salt has {SALT_SIZE} bytes")
+    return _PREFIX.pack(request.reused, request.salt)
 
 
 def decode_open(frame: bytes) -> OpenSession:
@@ -284,7 +307,11 @@ def decode_open(frame: bytes) -> OpenSession:
     route_at = _OPEN.size + _SAMPLING.size
     stops_at = route_at + hops * HOP_SIZE
     prompt_at = stops_at + 4 * stops
-    check_size(frame, prompt_at + 4 * prompt)
+    prefix_at = prompt_at + 4 * prompt
+    reused, salt = 0, b""
+    if len(frame) != prefix_at:
+        check_size(frame, prefix_at + _PREFIX.size)
+        reused, salt = _PREFIX.unpack_from(frame, prefix_at)
     stop_token_ids = struct.unpack_from(f"<{stops}I", frame, stops_at)
     return OpenSession(
         session_id=session_id,
@@ -294,6 +321,8 @@ def decode_open(frame: bytes) -> OpenSession:
         max_new_tokens=max_new,
         first_index=first_index,
         hop_index=hop_index,
+        reused=reused,
+        salt=salt,
     )
 
 
@@ -346,6 +375,19 @@ def decode_step(frame: bytes, *, hidden_size: int) -> StepFrame:
         raise Refused(RefusalReason.WRONG_SHAPE, f"not {rows} rows of {hidden_size} {dtype}")
     times_us = _TIMES[times].unpack_from(frame, _STEP.size)
     return StepFrame(position, HiddenRows(rows, dtype, memoryview(frame)[data_at:]), times_us)
+
+
+def encode_ready(position: int) -> bytes:
+    """Say from which token of the prompt on hidden states are to be sent."""
+    return _READY.pack(FrameType.READY, position)
+
+
+def decode_ready(frame: bytes) -> int:
+    """Return the position. Raises Refused(MALFORMED)."""
+    position: int
+    (position,) = read_header(frame, _READY, FrameType.READY)
+    check_size(frame, _READY.size)
+    return position
 
 
 def encode_token(token: Token) -> bytes:

@@ -733,6 +733,14 @@ _WIRE = (
         lambda: [wire.encode_error(wire.ErrorFrame("busy", "later", 1))],
     ),
     Target(
+        "wire_ready",
+        wire.decode_ready,
+        (Refused,),
+        lambda: [wire.encode_ready(48)],
+        max_size=64,
+        encode=wire.encode_ready,
+    ),
+    Target(
         "wire_bind",
         wire.decode_bind,
         (Refused,),

@@ -129,7 +129,7 @@ async def test_a_session_waits_for_pages_within_a_bound_and_none_is_admitted_aft
             waiting = engine.submit(young, StepInput(20, token_ids=[6] * 20))
             for _ in range(20):
                 await asyncio.sleep(0)
-            with pytest.raises(Refused, match="wait for pages"), open_session(engine):
+            with pytest.raises(Refused, match="wait for pages"), open_session(engine, 8):
                 pass
             with pytest.raises(Refused, match="busy: no page"):
                 await waiting

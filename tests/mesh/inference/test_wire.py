@@ -24,12 +24,14 @@ from mesh.inference.wire import (
     decode_bind,
     decode_error,
     decode_open,
+    decode_ready,
     decode_scores,
     decode_step,
     decode_token,
     encode_bind,
     encode_error,
     encode_open,
+    encode_ready,
     encode_scores,
     encode_step,
     encode_token,
@@ -68,6 +70,9 @@ def test_frames_survive_the_wire():
     assert decode_error(encode_error(ERROR)) == ERROR
     assert decode_scores(encode_scores(SCORES)) == SCORES
     assert decode_bind(encode_bind(b"s" * 16)) == b"s" * 16
+    assert decode_ready(encode_ready(48)) == 48
+    salted = replace(OPEN, reused=48, salt=b"s" * 32)
+    assert decode_open(encode_open(salted)) == salted
 
 
 @pytest.mark.parametrize("value", [1e39, -6.8e38, 1e308, -math.inf, math.inf])
@@ -94,6 +99,7 @@ DECODERS = [
     (encode_error(ERROR), decode_error),
     (encode_bind(b"s" * 16), decode_bind),
     (encode_scores(SCORES), decode_scores),
+    (encode_ready(48), decode_ready),
 ]
 
 
@@ -119,6 +125,18 @@ def test_random_bytes_are_refused_or_decoded_never_a_crash(frame, decode):
             decode(bytes(garbled))
         except Refused:
             continue
+
+
+def test_a_request_ends_with_a_whole_salt_or_none():
+    plain, salted = (encode_open(replace(OPEN, salt=salt)) for salt in (b"", b"s" * 32))
+    for size in range(len(plain) + 1, len(salted)):
+        with pytest.raises(Refused, match="size"):
+            decode_open(salted[:size])
+    with pytest.raises(Refused, match="size"):
+        decode_open(salted + b"s")
+    for wrong in ({"salt": b"short"}, {"reused": 16}):
+        with pytest.raises(ValueError, match="32 bytes"):
+            encode_open(replace(OPEN, **wrong))
 
 
 def test_oversized_tensor_frame_is_refused_before_allocation():
