@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -46,6 +46,7 @@ from subnet.epoch.observer import HeadHandled, HeadSeen, NodeEvent, Observe, log
 from subnet.errors import ChainUnavailable, ConfigError
 from subnet.hosting.auditing import AuditInference
 from subnet.hosting.layer_choice import LayerChoice
+from subnet.hosting.limits import choose_rpc_limits
 from subnet.hosting.manifest import fetch_manifest, find_manifest, keep_manifest, make_shape
 from subnet.hosting.relay_guard import RelayGuard
 from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
@@ -155,8 +156,9 @@ async def open_node(
             announce_maddrs=config.get_announce_maddrs(),
             initial_peers=initial_peers,
         )
+        host_config = state.configure_host(relay, admission=gate.check)
         host = await stack.enter_async_context(
-            HivemindHost.open(state.configure_host(relay, admission=gate.check))
+            HivemindHost.open(replace(host_config, limits=choose_rpc_limits(config)))
         )
         manifest = await obtain_manifest(prepared, subnet, host, state.known_peers)
         yield Node(

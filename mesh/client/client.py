@@ -34,7 +34,7 @@ reason to give up either, not even one that blames the request: the request was 
 
 **When no peer is left.** If leaving peers out leaves no route, the list is cleared after a pause
 that doubles from ``FIRST_BACKOFF_S`` to ``MAX_BACKOFF_S``: busy hosters may have room, and
-restarted ones may be back.
+restarted ones may be back. Waiting for busy ones counts as no failure for ``busy_wait_s``.
 
 **What ends an answer.** Its last token; a stop text; a reader that closes the generator, which
 aborts the stream to the first hop, and with it the session on every hop; NoRoute, if some layer has
@@ -87,10 +87,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RoutingOptions:
-    """How routes are chosen. ``max_layers_per_hop`` forces a route over several hosters."""
+    """How routes are chosen. ``max_layers_per_hop`` forces a route over several hosters.
+
+    Hosters that are busy are asked again for ``busy_wait_s``; after that, being busy counts as any
+    other failure, of which ``max_reroutes`` are allowed.
+    """
 
     max_layers_per_hop: int | None = None
     max_reroutes: int = MAX_REROUTES
+    busy_wait_s: float = 30.0
 
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
@@ -331,6 +336,8 @@ class RouteSearch:
         self._excluded: set[PeerId] = set()
         self._cache_tokens = 0
         self._backoff_s = FIRST_BACKOFF_S
+        self._failures = 0
+        self._busy_until_s: float | None = None
         self._last_reason = RefusalReason.HOP_LOST
 
     async def find(self, cache_tokens: int) -> Route:
@@ -396,10 +403,20 @@ class RouteSearch:
 
     def _count(self, detail: str) -> None:
         self._trace.reroutes += 1
-        if self._trace.reroutes > self._routing.max_reroutes:
+        if self._last_reason is RefusalReason.BUSY and self._may_wait():
+            return
+        self._failures += 1
+        if self._failures > self._routing.max_reroutes:
             raise SessionLost(
                 f"gave up after {self._routing.max_reroutes} re-routes: {detail}", self._last_reason
             )
+
+    def _may_wait(self) -> bool:
+        """Whether the time to wait for busy hosters, from the first of them on, is not over."""
+        now_s = time.monotonic()
+        if self._busy_until_s is None:
+            self._busy_until_s = now_s + self._routing.busy_wait_s
+        return now_s < self._busy_until_s
 
     async def _refresh(self) -> None:
         try:

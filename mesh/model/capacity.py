@@ -141,28 +141,39 @@ def _compute_step_bytes(config: ModelConfig, form: ServingFormat, rows: int) -> 
 
 
 def compute_memory(
-    config: ModelConfig, form: ServingFormat, span: LayerSpan, *, cache_tokens: int
+    config: ModelConfig,
+    form: ServingFormat,
+    span: LayerSpan,
+    *,
+    cache_tokens: int,
+    rows: int = PREFILL_ROWS,
 ) -> MemoryNeed:
-    """Return what serving ``span`` with ``cache_tokens`` takes."""
+    """Return what serving ``span`` with ``cache_tokens`` takes, in steps of ``rows`` at most."""
     return MemoryNeed(
         weights=compute_weights_bytes(config, form, span),
         cache=compute_cache_bytes(config, form, layers=len(span), tokens=cache_tokens),
-        workspace=compute_workspace_bytes(config, form),
+        workspace=compute_workspace_bytes(config, form, rows=rows),
     )
 
 
 def count_fitting_layers(
-    config: ModelConfig, form: ServingFormat, *, memory_bytes: int, cache_tokens: int
+    config: ModelConfig,
+    form: ServingFormat,
+    *,
+    memory_bytes: int,
+    cache_tokens: int,
+    rows: int = PREFILL_ROWS,
 ) -> int:
     """Return how many adjacent layers fit into ``memory_bytes``, wherever they stand; 0 if none.
 
     A range shorter than the model holds the embedding or the head, never both.
     """
     whole = LayerSpan(0, config.num_layers)
-    if compute_memory(config, form, whole, cache_tokens=cache_tokens).total <= memory_bytes:
+    need = compute_memory(config, form, whole, cache_tokens=cache_tokens, rows=rows)
+    if need.total <= memory_bytes:
         return config.num_layers
     ends = max(compute_embedding_bytes(config, form), compute_head_bytes(config, form))
-    left = memory_bytes - ends - compute_workspace_bytes(config, form)
+    left = memory_bytes - ends - compute_workspace_bytes(config, form, rows=rows)
     each = compute_layer_bytes(config, form)
     each += compute_cache_bytes(config, form, layers=1, tokens=cache_tokens)
     return min(max(0, left // each), config.num_layers - 1)

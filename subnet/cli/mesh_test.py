@@ -98,6 +98,18 @@ def mesh_test(
     attn_cache_tokens: Annotated[
         int, typer.Option(min=16, help="Tokens of key-value cache, over all sessions.")
     ] = 16_384,
+    max_sessions: Annotated[
+        int | None, typer.Option(min=1, help="Open sessions; suits the device if absent.")
+    ] = None,
+    max_sessions_per_peer: Annotated[
+        int | None, typer.Option(min=1, help="Sessions of one client; half of all if absent.")
+    ] = None,
+    max_batch_rows: Annotated[
+        int | None, typer.Option(min=1, help="Sessions in one step; suits the device if absent.")
+    ] = None,
+    prefill_chunk: Annotated[
+        int | None, typer.Option(min=1, max=512, help="Prompt tokens in one step; 128 if absent.")
+    ] = None,
     subnet_id: Annotated[int | None, typer.Option(help="Looked up by peer id if absent.")] = None,
     subnet_node_id: Annotated[
         int | None, typer.Option(help="Looked up by peer id if absent.")
@@ -151,6 +163,10 @@ def mesh_test(
             "priority": priority,
             "threads": threads,
             "attn_cache_tokens": attn_cache_tokens,
+            "max_sessions": max_sessions,
+            "max_sessions_per_peer": max_sessions_per_peer,
+            "max_batch_rows": max_batch_rows,
+            "prefill_chunk": prefill_chunk,
             "subnet_id": subnet_id,
             "subnet_node_id": subnet_node_id,
             "chain_url": chain,

@@ -12,7 +12,12 @@ from collections.abc import Callable, Sequence
 from consensus.types import LayerRange
 from keys.peer import PeerId
 from mesh.errors import MeshError
-from mesh.model.capacity import ServingFormat, count_fitting_layers, measure_free_memory
+from mesh.model.capacity import (
+    PREFILL_ROWS,
+    ServingFormat,
+    count_fitting_layers,
+    measure_free_memory,
+)
 from mesh.model.config import LayerSpan, ModelConfig
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import PROTOCOL_VERSION, ServerRole, ServerState
@@ -44,6 +49,7 @@ def choose_length(
         get_format(config, model),
         memory_bytes=memory_bytes,
         cache_tokens=config.attn_cache_tokens,
+        rows=config.prefill_chunk or PREFILL_ROWS,
     )
     if not fitting:
         raise ConfigError(

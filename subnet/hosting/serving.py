@@ -23,7 +23,7 @@ from consensus.types import EpochPosition, LayerRange
 from mesh.errors import ManifestNotFound
 from mesh.inference.accounts import Accounts, IsMember
 from mesh.inference.challenge_guard import ChallengeGuard
-from mesh.inference.engine import Engine, EngineLimits
+from mesh.inference.engine import Engine
 from mesh.inference.session_server import SessionServer
 from mesh.model.abandon import CheckWanted, run_abandonable
 from mesh.model.config import ModelConfig
@@ -36,6 +36,7 @@ from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerState
 from subnet.epoch.interfaces import Inference
 from subnet.hosting.layer_choice import LayerChoice, get_format
+from subnet.hosting.limits import choose_limits
 from subnet.hosting.manifest import describe_constants
 from subnet.operator.access import Rank
 from subnet.operator.config import NodeConfig
@@ -109,7 +110,7 @@ async def open_engine(
 
     async with Engine.open(
         check_and_give,
-        limits=EngineLimits(cache_tokens=config.attn_cache_tokens),
+        limits=choose_limits(config),
         threads=config.threads or os.cpu_count() or 1,
         deterministic=config.deterministic,
         guard=guard,

@@ -56,6 +56,10 @@ class NodeConfig(BaseModel):
     deny_file: Path | None = None
     priority: str | None = Field(default=None, min_length=1, max_length=MAX_PLUGIN_NAME)
     attn_cache_tokens: int = Field(default=16_384, ge=16)
+    max_sessions: int | None = Field(default=None, ge=1, le=4096)
+    max_sessions_per_peer: int | None = Field(default=None, ge=1, le=4096)
+    max_batch_rows: int | None = Field(default=None, ge=1, le=1024)
+    prefill_chunk: int | None = Field(default=None, ge=1, le=512)
     data_dir: Path | None = None
 
     @model_validator(mode="after")

@@ -168,7 +168,7 @@ async def test_a_swarm_without_a_free_place_is_overloaded_not_broken(swarm):
     (hoster,) = swarm.hosters
     async with contextlib.AsyncExitStack() as stack:
         client = await swarm.open_client(stack)
-        routing = RoutingOptions(max_reroutes=2)
+        routing = RoutingOptions(max_reroutes=2, busy_wait_s=0)
         backend = MeshBackend(client, model_id=MODEL, created_s=1, routing=routing)
         http = await stack.enter_async_context(open_client(backend))
         with hoster.engine.admit(hoster.engine.layers, capacity=16, account=OWN_ACCOUNT):
@@ -183,7 +183,7 @@ async def test_a_swarm_without_a_free_place_is_overloaded_not_broken(swarm):
 
 
 async def test_a_request_longer_than_any_cache_is_refused_at_once_with_the_limit(swarm):
-    await swarm.add_hoster(0, 8, limits=EngineLimits(cache_tokens=1500))
+    await swarm.add_hoster(0, 8, limits=EngineLimits(cache_tokens=1504))
     async with contextlib.AsyncExitStack() as stack:
         client = await swarm.open_client(stack)
         backend = MeshBackend(client, model_id=MODEL, created_s=1)
@@ -193,7 +193,7 @@ async def test_a_request_longer_than_any_cache_is_refused_at_once_with_the_limit
             reply = await http.post("/v1/chat/completions", json={**ask("Hello"), **options})
             error = reply.json()["error"]
             assert reply.status_code == 400 and error["code"] == "context_length_exceeded"
-            assert error["param"] == "max_tokens" and "room for 1500" in error["message"]
+            assert error["param"] == "max_tokens" and "room for 1504" in error["message"]
         assert time.monotonic() - started < 5
         # Without a length the answer does not reserve the context of 2,048 tokens.
         reply = await http.post("/v1/chat/completions", json=ask("Hello"))

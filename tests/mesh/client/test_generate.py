@@ -252,7 +252,31 @@ async def test_retries_are_bounded(swarm):
         client = await swarm.open_client(stack)
         stack.enter_context(hoster.engine.admit(LayerSpan(0, 6), capacity=8, account=OWN_ACCOUNT))
         with pytest.raises(SessionLost, match="gave up after 3"):
-            await collect(client, routing=RoutingOptions(max_reroutes=3))
+            await collect(client, routing=RoutingOptions(max_reroutes=3, busy_wait_s=0))
+
+
+async def test_a_busy_hoster_is_waited_for_within_a_bound(swarm, monkeypatch):
+    """Being busy counts as no failure for a while, and as one after that."""
+    monkeypatch.setattr("mesh.client.client.MAX_BACKOFF_S", 0.0)
+    monkeypatch.setattr("mesh.client.client.FIRST_BACKOFF_S", 0.0)
+    clock = [0.0]
+    monkeypatch.setattr("mesh.client.client.time.monotonic", lambda: clock[0])
+    hoster = await swarm.add_hoster(0, 6, limits=EngineLimits(max_sessions=1))
+    async with contextlib.AsyncExitStack() as stack:
+        client = await swarm.open_client(stack)
+        asked = []
+        admit = hoster.engine.admit
+
+        def count(*arguments, **options):
+            asked.append(clock[0])
+            clock[0] += 1.0
+            return admit(*arguments, **options)
+
+        hoster.engine.admit = count
+        with admit(LayerSpan(0, 6), capacity=8, account=OWN_ACCOUNT):
+            with pytest.raises(SessionLost, match="gave up after 2"):
+                await collect(client, routing=RoutingOptions(max_reroutes=2, busy_wait_s=10))
+        assert 10 < len(asked) <= 12
 
 
 async def test_a_session_too_long_for_every_cache_is_refused_with_the_limit(swarm):
@@ -279,7 +303,7 @@ async def test_a_lost_session_carries_its_typed_reason(swarm, max_reroutes):
     async with contextlib.AsyncExitStack() as stack:
         client = await swarm.open_client(stack)
         stack.enter_context(hoster.engine.admit(LayerSpan(0, 6), capacity=8, account=OWN_ACCOUNT))
-        routing = RoutingOptions(max_reroutes=max_reroutes)
+        routing = RoutingOptions(max_reroutes=max_reroutes, busy_wait_s=0)
         with pytest.raises(SessionLost) as lost:
             await collect(client, routing=routing)
         assert lost.value.reason is RefusalReason.BUSY
