@@ -175,3 +175,14 @@ def phase_at(position: EpochPosition, schedule: Schedule) -> Phase:
     if position.offset < schedule.score_start:
         return Phase.REVEAL
     return Phase.SCORE
+
+
+def get_phase_end(phase: Phase, schedule: Schedule) -> int:
+    """Return the first offset after ``phase``."""
+    return {
+        Phase.PROPOSE: schedule.commit_start,
+        Phase.COMMIT: schedule.audit_start,
+        Phase.AUDIT: schedule.reveal_start,
+        Phase.REVEAL: schedule.score_start,
+        Phase.SCORE: schedule.length,
+    }[phase]

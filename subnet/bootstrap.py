@@ -25,10 +25,14 @@ from mesh.routing.directory import Directory
 from subnet.account.registration import find_subnet
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.heads import follow_heads
-from subnet.epoch.observer import log_event
+from subnet.epoch.observer import HeadSeen, NodeEvent, log_event
 from subnet.epoch.terms import SubnetTerms
 from subnet.errors import ChainUnavailable
 from subnet.known_peers import find_subnet_of_bootnode
+from subnet.metrics.bootstrap import BootstrapMetrics, FollowedSubnet
+from subnet.metrics.chain_clock import ChainClock
+from subnet.metrics.serving import serve_metrics
+from subnet.metrics.table import Process
 from subnet.network import (
     OnReady,
     SubnetState,
@@ -37,6 +41,7 @@ from subnet.network import (
     open_subnet_state,
 )
 from subnet.operator.interrupts import Service
+from subnet.operator.metrics_options import MetricsOptions
 from subnet.operator.status import StatusFile
 
 ROLE = "bootstrap"
@@ -59,6 +64,7 @@ class BootstrapConfig:
     announce_maddrs: tuple[str, ...]
     initial_peers: tuple[str, ...]
     data_dir: Path
+    metrics: MetricsOptions | None = None
 
 
 async def run_bootstrap(config: BootstrapConfig, *, on_ready: OnReady) -> None:
@@ -89,8 +95,16 @@ class _Bootstrap:
         self._addresses: tuple[str, ...] = ()
         directory = config.data_dir / f"{ROLE}-{config.key.peer_id}"
         self._status = StatusFile(directory, self._get_facts)
+        self._metrics = BootstrapMetrics(config.data_dir)
 
     async def run(self) -> None:
+        metrics = self._metrics
+        async with serve_metrics(
+            self._config.metrics, Process.BOOTSTRAP, metrics.fill, metrics.list_checks
+        ):
+            await self._run()
+
+    async def _run(self) -> None:
         logger.info("connecting to the chain", url=self._config.chain_url)
         subnet_id = await self._find_place() or await self._relay_until_registered()
         async with SubstrateChain.open(self._config.chain_url) as chain:
@@ -113,6 +127,7 @@ class _Bootstrap:
             helpers = [
                 tasks.create_task(host.watch()),
                 tasks.create_task(self._status.keep_fresh()),
+                tasks.create_task(self._metrics.keep_fresh(host)),
             ]
             await self._go_online(host)
             logger.warning("relaying only: no subnet on the chain names this peer as a bootnode")
@@ -137,12 +152,19 @@ class _Bootstrap:
                 directory = Directory(host, network_id=subnet.terms.network_id)
                 # It has no model; clients ask a node with a role for its name.
                 directory.serve(subnet.describe)
+                clock = ChainClock(
+                    schedule=subnet.terms.schedule, block_time_s=subnet.terms.block_time_s
+                )
+                self._metrics.follow(
+                    FollowedSubnet(clock=clock, endpoints=chain.endpoints, directory=directory)
+                )
                 await self._go_online(host)
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._status.keep_fresh())
+                    tasks.create_task(self._metrics.keep_fresh(host))
                     tasks.create_task(host.watch())
                     tasks.create_task(directory.keep_fresh(state.known_peers.list_nodes))
-                    tasks.create_task(self._follow_chain(chain, state))
+                    tasks.create_task(self._follow_chain(chain, state, clock))
                     logger.info("serving", subnet_id=subnet_id, peer_id=str(host.peer_id))
 
     async def _go_online(self, host: HivemindHost) -> None:
@@ -151,9 +173,17 @@ class _Bootstrap:
         self._service.note_started(_drain)
         self._on_ready(self._addresses)
         self._status.write()
+        self._metrics.is_online = True
 
-    async def _follow_chain(self, chain: SubstrateChain, state: SubnetState) -> None:
+    async def _follow_chain(
+        self, chain: SubstrateChain, state: SubnetState, clock: ChainClock
+    ) -> None:
         """Keep rosters and known peers fresh; an outage keeps the last ones."""
+
+        def observe(event: NodeEvent) -> None:
+            clock.observe(event)
+            log_event(event)
+
         followed: tuple[Epoch, Roster | None] | None = None
         rosters = state.rosters
         heads = follow_heads(
@@ -161,14 +191,16 @@ class _Bootstrap:
             state.terms,
             newest=rosters.get_newest_roster(),
             get_wall_time_s=time.time,
-            observe=log_event,
+            observe=observe,
         )
         async with aclosing(heads):
             async for head in heads:
+                clock.observe(HeadSeen(head))
                 try:
                     position = await rosters.locate(head)
                     if position is None:
                         continue
+                    clock.note_position(position)
                     self._status.note_head(position, phase_at(position, state.terms.schedule))
                     await rosters.refresh(position)
                     roster = rosters.get_newest_roster()

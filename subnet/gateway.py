@@ -17,6 +17,7 @@ from subnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from mesh.api.server import ServeConfig
+    from subnet.operator.metrics_options import MetricsOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,18 @@ async def run_gateway(
     *,
     max_layers_per_hop: int | None = None,
     on_start: Callable[[str], None] | None = None,
+    metrics: MetricsOptions | None = None,
 ) -> None:
     """Serve a network's model over HTTP until cancelled; ``on_start`` gets the URL.
 
-    Raises what open_client and mesh.api.server.serve raise.
+    Raises what open_client, mesh.api.server.serve and serve_metrics raise.
     """
+    from mesh.api.measures import GatewayMeasures
     from mesh.api.mesh_backend import MeshBackend
     from mesh.api.server import serve
+    from subnet.metrics.gateway import GatewayMetrics
+    from subnet.metrics.serving import serve_metrics
+    from subnet.metrics.table import Process
 
     async with open_named_client(client_config) as (client, model_name):
         backend = MeshBackend(
@@ -78,10 +84,15 @@ async def run_gateway(
             created_s=int(time.time()),
             routing=RoutingOptions(max_layers_per_hop=max_layers_per_hop),
         )
+        measures = GatewayMeasures()
+        shown = GatewayMetrics(measures, client, find_uncovered=backend.find_uncovered)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with (
+                serve_metrics(metrics, Process.GATEWAY, shown.fill, shown.list_checks),
+                asyncio.TaskGroup() as tasks,
+            ):
                 refreshing = tasks.create_task(backend.keep_fresh())
-                await serve(serve_config, backend, on_start=on_start)
+                await serve(serve_config, backend, on_start=on_start, measures=measures)
                 refreshing.cancel()
         except ExceptionGroup as group:
             if len(group.exceptions) == 1:

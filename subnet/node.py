@@ -35,7 +35,7 @@ from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
 from mesh.routing.info import NetworkInfo
 from mesh.routing.manifest_exchange import serve_manifest
-from subnet.account.money import is_hotkey_funded
+from subnet.account.money import MIN_HOTKEY_BALANCE, fetch_stake
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.author import Author
@@ -52,6 +52,11 @@ from subnet.hosting.relay_guard import RelayGuard
 from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
 from subnet.journal.journal import Journal
 from subnet.known_peers import KnownPeers, fetch_bootnode_addresses
+from subnet.metrics.chain_clock import ChainClock
+from subnet.metrics.duties import DutyCounts
+from subnet.metrics.node import MetricSources, NodeMetrics
+from subnet.metrics.serving import serve_metrics
+from subnet.metrics.table import Process
 from subnet.network import (
     OnReady,
     SubnetOnChain,
@@ -66,6 +71,7 @@ from subnet.operator.identity_watch import check_runs_nowhere_else, mark_folder,
 from subnet.operator.interrupts import Service
 from subnet.operator.preflight import PreparedNode, make_private_directory
 from subnet.operator.status import StatusFile
+from subnet.operator.vitals import Vitals
 from subnet.probing.book import BOOK_FILE, ProbeBook
 from subnet.probing.prober import ProbeContext, Prober
 from subnet.probing.prompts import make_prompter
@@ -306,6 +312,8 @@ class Node:
         )
         self._prober = self._make_prober()
         self._status = StatusFile(prepared.data_dir, self._get_facts)
+        self._vitals = Vitals(prepared.data_dir)
+        self._metrics = self._make_metrics()
         self._loop = EpochLoop(
             NodeContext(
                 author=Author(terms, prepared.key, prepared.node_id),
@@ -341,8 +349,15 @@ class Node:
             serve_manifest(self._host, self._parts.manifest.body)
         self._exchange.serve()
         self._addresses = tuple(await self._host.list_addresses())
-        async with asyncio.TaskGroup() as tasks:
+        metrics = self._metrics
+        async with (
+            serve_metrics(
+                self._prepared.config.metrics, Process.NODE, metrics.fill, metrics.list_checks
+            ),
+            asyncio.TaskGroup() as tasks,
+        ):
             tasks.create_task(self._host.watch())
+            tasks.create_task(self._vitals.keep_fresh(self._host.count_peers))
             tasks.create_task(self._loop.run())
             tasks.create_task(self._announcer.run())
             tasks.create_task(self._directory.keep_fresh(self._known_peers.list_nodes))
@@ -385,6 +400,26 @@ class Node:
             rank=prepared.rank,
             is_member=self._known_peers.is_node,
         )
+
+    def _make_metrics(self) -> NodeMetrics:
+        prepared, terms = self._prepared, self._terms
+        return NodeMetrics(
+            MetricSources(
+                clock=ChainClock(schedule=terms.schedule, block_time_s=terms.block_time_s),
+                duties=DutyCounts(prepared.node_id, is_paid=not prepared.config.unpaid),
+                vitals=self._vitals,
+                endpoints=self._parts.chain.endpoints,
+                traffic=self._host.traffic,
+                directory=self._directory,
+                num_layers=prepared.model.num_layers,
+                server=self._server,
+                get_state=self._get_state,
+                count_others=lambda: len(self._known_peers.list_nodes()) - 1,
+            )
+        )
+
+    def _get_state(self) -> ServerState:
+        return self._state if self._server is None else self._server.state
 
     def _make_prober(self) -> Prober:
         prepared, terms = self._prepared, self._terms
@@ -443,7 +478,7 @@ class Node:
         layers = None if server is None else server.layers
         return ServerInfo(
             role=ServerRole.VALIDATOR if server is None else ServerRole.HOSTER,
-            state=self._state if server is None else server.state,
+            state=self._get_state(),
             span=None if layers is None else LayerSpan(layers.start, layers.end),
             throughput=0 if server is None else server.throughput,
             free_cache_tokens=0 if server is None else server.free_cache_tokens,
@@ -472,16 +507,21 @@ class Node:
             try:
                 await self._known_peers.follow(self._rosters.get_newest_roster())
                 await settle(self._parts.chain, self._parts.extrinsics)
-                await self._warn_of_empty_hotkey()
+                await self._read_hotkey()
             except ChainUnavailable as error:
                 logger.warning("chain unavailable", detail=str(error))
             self._announcer.notify()
             await self._has_news.wait()
             self._has_news.clear()
 
-    async def _warn_of_empty_hotkey(self) -> None:
-        hotkey = self._prepared.hotkey
-        if hotkey is not None and not await is_hotkey_funded(self._parts.chain, hotkey.account_id):
+    async def _read_hotkey(self) -> None:
+        """Read what the hotkey has; warn if that pays no fee."""
+        hotkey, chain, vitals = self._prepared.hotkey, self._parts.chain, self._vitals
+        if hotkey is None:
+            return
+        vitals.balance = await chain.fetch_balance(hotkey.account_id)
+        vitals.stake = await fetch_stake(chain, hotkey.account_id, self._terms.subnet_id)
+        if vitals.balance < MIN_HOTKEY_BALANCE:
             logger.warning(
                 "the hotkey cannot pay a fee, so proposals and attestations will be refused",
                 hotkey=hotkey.address,
@@ -493,6 +533,7 @@ class Node:
             self._relay_guard.note_head(event.head)
         if isinstance(event, HeadHandled):
             self._on_head(event)
+        self._metrics.observe(event)
         self._parts.observe(event)
 
     def _on_head(self, event: HeadHandled) -> None:

@@ -22,12 +22,12 @@ from mesh.api.disconnect import CallerGone
 from mesh.api.gate import Gate
 from mesh.api.gateway import Gateway
 from mesh.api.generation import Generations
+from mesh.api.hosts import ALWAYS_ALLOWED_HOSTS
 from mesh.api.limits import Limits
+from mesh.api.measures import GatewayMeasures
 from mesh.api.middleware import BodyGuard, HostGuard, KeyGuard, RequestFrame
 from mesh.api.problems import Problem, explain
 from mesh.errors import MeshError
-
-ALWAYS_ALLOWED_HOSTS = frozenset({"localhost"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,14 @@ class AppConfig:
     """What the application needs to know. ``ring`` None: no keys, for loopback only.
 
     ``cors_origins`` are origins such as ``https://example.org`` whose pages may call the API.
+    ``measures`` counts what is answered.
     """
 
     ring: KeyRing | None = None
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    measures: GatewayMeasures = field(default_factory=GatewayMeasures)
 
 
 @dataclass(slots=True)
@@ -61,7 +63,8 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
         async with asyncio.TaskGroup() as tasks:
-            generations = Generations(backend, config.limits, tasks, Gate(config.limits))
+            gate = Gate(config.limits)
+            generations = Generations(backend, config.limits, tasks, gate, config.measures)
             application.gateway = Gateway(backend, config.limits, generations)
             yield {"gateway": application.gateway}
             generations.cancel_all()

@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mesh.api.credentials import get_presented_key
 from mesh.api.keys_file import ApiKey, compute_digest, read_keys
 from mesh.api.problems import Problem
 from mesh.token_bucket import TokenBucket
 
-MAX_KEY_LENGTH = 512
 ANONYMOUS = "anonymous"
 FILE_CHECK_SECONDS = 1.0
 
@@ -91,18 +91,6 @@ class KeyRing:
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def get_presented_key(headers: list[tuple[bytes, bytes]]) -> str | None:
-    """Return the key of ``Authorization: Bearer`` or ``X-API-Key``, or None."""
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, credentials = value.decode("latin-1").partition(" ")
-            if scheme.lower() == "bearer" and 0 < len(credentials) <= MAX_KEY_LENGTH:
-                return credentials.strip()
-        elif name == b"x-api-key" and 0 < len(value) <= MAX_KEY_LENGTH:
-            return value.decode("latin-1").strip()
-    return None
 
 
 def check_caller(ring: KeyRing | None, headers: list[tuple[bytes, bytes]], *, now_s: float) -> str:

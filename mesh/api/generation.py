@@ -28,6 +28,7 @@ from mesh.api.backend import (
 from mesh.api.errors import GenerationFailed
 from mesh.api.gate import Gate
 from mesh.api.limits import Limits
+from mesh.api.measures import GatewayMeasures
 from mesh.api.problems import make_overloaded
 from mesh.api.stops import TokenStops
 from mesh.errors import MeshError
@@ -110,6 +111,7 @@ class Generations:
     limits: Limits
     tasks: asyncio.TaskGroup
     gate: Gate
+    measures: GatewayMeasures = field(default_factory=GatewayMeasures)
     is_draining: bool = False
     _answers: list[RunningAnswer] = field(default_factory=list)
     _pumps: set[asyncio.Task[None]] = field(default_factory=set)
@@ -127,7 +129,15 @@ class Generations:
             set(range(len(jobs))),
         )
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.gate.enter(caller, places=len(jobs)))
+            with self.measures.wait():
+                await stack.enter_async_context(self.gate.enter(caller, places=len(jobs)))
+            self.measures.prompt_tokens += sum(len(job.request.prompt_ids) for job in jobs)
+            stack.enter_context(
+                self.measures.run(
+                    started_s=answer.trace.started_s,
+                    is_finished=lambda: not answer.open_choices,
+                )
+            )
             self._answers.append(answer)
             named = [replace(j, request=replace(j.request, caller=caller)) for j in answer.jobs]
             pumps = [self._start_pump(answer, index, job) for index, job in enumerate(named)]
@@ -139,6 +149,7 @@ class Generations:
                     if index in answer.open_choices:
                         pump.cancel()
                 self._answers.remove(answer)
+                self.measures.reroutes += answer.trace.reroutes
 
     def _start_pump(self, answer: RunningAnswer, index: int, job: Job) -> asyncio.Task[None]:
         pump = self.tasks.create_task(self._pump(answer, index, job))
@@ -170,6 +181,7 @@ class Generations:
 
     async def _generate(self, answer: RunningAnswer, index: int, job: Job) -> None:
         matcher = TokenStops(job.stop)
+        note_tokens = self.measures.start_choice(started_s=answer.trace.started_s)
         route: Route = ()
         async with aclosing(self.backend.generate(job.request)) as pieces:
             async for piece in pieces:
@@ -181,6 +193,7 @@ class Generations:
                         await answer.put(index, piece)
                     case Generated():
                         answer.usage_tokens[index] += len(piece.tokens)
+                        note_tokens(len(piece.tokens))
                         await _put_tokens(answer, index, matcher.feed(piece.tokens))
                         if matcher.is_stopped:
                             await answer.put(index, Finished(Finish.STOP, route))

@@ -68,12 +68,13 @@ class MeshBackend:
                 created_s=self._created_s,
                 max_context=config.max_context,
                 num_layers=config.num_layers,
-                uncovered=self._find_uncovered(),
+                uncovered=self.find_uncovered(),
                 has_chat_template=tokenizer.has_chat_template,
             ),
         )
 
-    def _find_uncovered(self) -> tuple[tuple[int, int], ...]:
+    def find_uncovered(self) -> tuple[tuple[int, int], ...]:
+        """Return the half-open ranges of layers that have no server now."""
         try:
             self._client.plan(self._routing, exclude=set(), cache_tokens=0)
         except NoRoute as error:

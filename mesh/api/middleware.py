@@ -7,7 +7,6 @@ other sites' pages; BodyGuard bounds the body in size and time; KeyGuard asks wh
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import secrets
 import time
 import traceback
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mesh.api.auth import KeyRing, check_caller
 from mesh.api.disconnect import CallerGone
+from mesh.api.hosts import is_trusted_host
 from mesh.api.limits import Limits
 from mesh.api.problems import SERVER_ERROR, Problem, explain, make_overloaded
 from mesh.errors import MeshError
@@ -118,11 +118,7 @@ def _log_defect(error: Exception, *, request_id: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class HostGuard:
-    """Refuses names that are not ours, and other sites' pages.
-
-    A page of another site reaches a loopback server under its own name after it has rebound that
-    name's address. An address literal cannot be rebound, so literals pass.
-    """
+    """Refuses names that are not ours, and other sites' pages."""
 
     app: ASGIApp
     allowed_hosts: frozenset[str]
@@ -131,15 +127,15 @@ class HostGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = dict(scope["headers"])
-            host = headers.get(b"host", b"").decode("latin-1").lower()
+            host = headers.get(b"host", b"")
             self._check_host(host)
             if scope["method"] not in SAFE_METHODS:
-                self._check_origin(headers.get(b"origin", b"").decode("latin-1").lower(), host)
+                origin = headers.get(b"origin", b"").decode("latin-1").lower()
+                self._check_origin(origin, host.decode("latin-1").lower())
         await self.app(scope, receive, send)
 
-    def _check_host(self, host: str) -> None:
-        name = _get_host_name(host)
-        if name not in self.allowed_hosts and not _is_address(name):
+    def _check_host(self, host: bytes) -> None:
+        if not is_trusted_host(host, self.allowed_hosts):
             raise Problem(
                 421,
                 "This gateway does not answer under this host name; add it with --allowed-host.",
@@ -159,21 +155,6 @@ def _get_place(origin: str) -> str | None:
         return urlsplit(origin).netloc
     except ValueError:
         return None
-
-
-def _get_host_name(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mesh.errors import MeshError
 from mesh.inference.engine import StepInput, StepOutput
+from mesh.inference.measures import TokenClock
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import OpenSession, encode_token
@@ -50,14 +51,18 @@ class AnswerAlone:
     Nothing waits for a slow reader: the tokens of an answer are few bytes.
     """
 
-    def __init__(self, answer: AnswerState, send: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, answer: AnswerState, send: Callable[[bytes], None], clock: TokenClock
+    ) -> None:
         self._answer = answer
+        self._clock = clock
         self._send = send
         self._failure: MeshError | None = None
 
     def follow(self, output: StepOutput) -> StepInput | None:
         """Send a token; return the step after it, if it was not the last."""
         token = self._answer.accept(output, (output.elapsed_us, output.elapsed_us))
+        self._clock.note_token()
         try:
             self._send(encode_token(token))
         except MeshError as error:

@@ -95,6 +95,7 @@ from torch import Tensor
 
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.challenge_guard import ChallengeGuard
+from mesh.inference.measures import ServingMeasures
 from mesh.inference.pages import NoPages, PageBook, Rank, compute_page_keys
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
@@ -286,12 +287,14 @@ class Engine:
         executor: ThreadPoolExecutor,
         limits: EngineLimits,
         guard: ChallengeGuard,
+        measures: ServingMeasures,
         *,
         deterministic: bool = False,
     ) -> None:
         self.limits = limits
         self._deterministic = deterministic
         self.guard = guard
+        self.measures = measures
         self._runner = runner
         self._buffer = HiddenBuffer(runner.weights.config.hidden_size, runner.weights.dtype)
         self._executor = executor
@@ -315,11 +318,13 @@ class Engine:
         threads: int = 1,
         deterministic: bool = False,
         guard: ChallengeGuard | None = None,
+        measures: ServingMeasures | None = None,
     ) -> AsyncIterator[Engine]:
         """Load weights on the compute thread; :meth:`serve` must run while anything is asked.
 
         ``threads`` are torch's; ``deterministic`` makes a row's bits independent of its batch;
-        ``guard`` knows the challenges that are open. Raises ModelError.
+        ``guard`` knows the challenges that are open; ``measures`` counts what is served. Raises
+        ModelError.
         """
         limits = limits or EngineLimits()
         executor = ThreadPoolExecutor(
@@ -334,7 +339,12 @@ class Engine:
         try:
             runner = await asyncio.get_running_loop().run_in_executor(executor, build)
             yield cls(
-                runner, executor, limits, guard or ChallengeGuard(), deterministic=deterministic
+                runner,
+                executor,
+                limits,
+                guard or ChallengeGuard(),
+                measures or ServingMeasures(),
+                deterministic=deterministic,
             )
         finally:
             # The thread ends after the step it is in, which is short.
@@ -357,6 +367,11 @@ class Engine:
     @property
     def session_count(self) -> int:
         return len(self._sessions)
+
+    @property
+    def waiting_count(self) -> int:
+        """Sessions whose next step waits for the compute thread."""
+        return self._scheduler.waiting_count
 
     @contextmanager
     def admit(
@@ -609,6 +624,7 @@ class Engine:
             )
         finally:
             self._running = None
+        self.measures.challenges += 1
         _resolve(challenge.future, vector)
 
     def _start_batch(self) -> asyncio.Future[list[_Job]] | None:
@@ -709,6 +725,7 @@ class Engine:
         """On the compute thread: run a batch, and continue it while nothing else is queued."""
         while True:
             ran = _run_surely(self._runner, self._buffer, batch, guard=self.guard)
+            self._measure(batch, ran)
             computed = zip(batch, ran, strict=True)
             outputs, following = zip(*(self._follow(*each) for each in computed), strict=True)
             going_on = [job for job in following if job is not None and job.session.is_open]
@@ -718,6 +735,12 @@ class Engine:
                 break
             batch = going_on
         loop.call_soon_threadsafe(_hand_over, batch, outputs, following, done)
+
+    def _measure(self, batch: Sequence[_Job], ran: Sequence[StepOutput | Refused]) -> None:
+        """Count what was computed, also on the compute thread."""
+        for job, output in zip(batch, ran, strict=True):
+            if isinstance(output, StepOutput):
+                self.measures.note_step(job.step.rows, output.elapsed_us)
 
     def _follow(
         self, job: _Job, output: StepOutput | Refused

@@ -6,13 +6,13 @@ mesh/inference/pipeline.py describes the whole session.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.errors import MeshError, StreamClosed
 from mesh.inference.engine import StepInput
 from mesh.inference.hops import Departure, NextHop, TurnLoop, run_guarded
+from mesh.inference.measures import TokenClock
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import (
@@ -42,7 +42,7 @@ class AnswerAtFirst:
         self._next_hop: NextHop | None = None
         self._departure: Departure | None = None
         self._prompt_has_left = False
-        self._started = time.perf_counter()
+        self._clock = TokenClock(role.engine.measures)
         self._turns = TurnLoop(self._on_arrival, late=NO_TOKEN)
 
     async def run(self, next_hop: NextHop) -> None:
@@ -99,9 +99,7 @@ class AnswerAtFirst:
         self._index += 1
         if token.finish is Finish.NOT_YET:
             self._compute(token.token_id)
-        now = time.perf_counter()
-        elapsed_us = int((now - self._started) * 1e6)
-        self._started = now
+        elapsed_us = int(self._clock.note_token() * 1e6)
         self._turns.allow(self._role.timeouts.step_s)
         # Nothing waits here for the client: an answer's tokens are few bytes.
         told = token.with_times((*token.times_us, elapsed_us))

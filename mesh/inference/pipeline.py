@@ -67,6 +67,7 @@ from mesh.inference.answer import AnswerAlone, AnswerState
 from mesh.inference.engine import Follow, StepInput, StepOutput
 from mesh.inference.first_range import AnswerAtFirst, ScoresAtFirst
 from mesh.inference.hops import IDLE, Departure, Links, NextHop, RangeRole, TurnLoop, run_guarded
+from mesh.inference.measures import TokenClock
 from mesh.inference.prefixes import agree
 from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
 from mesh.inference.sampler import SampleRequest
@@ -172,7 +173,8 @@ class GenerationRange(RangeRole[OpenSession]):
 
     async def _answer_alone(self) -> None:
         answer = AnswerState(self.request)
-        alone = AnswerAlone(answer, self.upstream.send_now)
+        clock = TokenClock(self.engine.measures)
+        alone = AnswerAlone(answer, self.upstream.send_now, clock)
         async for _ in self.compute_prompt(answer.next_sample(), alone.follow):
             alone.check()
 

@@ -60,6 +60,11 @@ class Scheduler(Generic[T, C]):
         return bool(self._challenges or self._prompts or self._decodes)
 
     @property
+    def waiting_count(self) -> int:
+        """How many sessions have rows waiting."""
+        return len(self._prompts) + len(self._decodes)
+
+    @property
     def has_challenge(self) -> bool:
         """Whether a challenge waits."""
         return bool(self._challenges)

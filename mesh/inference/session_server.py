@@ -119,6 +119,7 @@ class SessionServer:
             own_hop = request.hop_index
             await self._serve(kind, request, stream)
         except Refused as refused:
+            self._engine.measures.note_failure(refused.reason)
             await _send_refusal(stream, refused, own_hop)
 
     def _check(self, request: RouteRequest, caller: PeerId) -> None:
@@ -142,6 +143,7 @@ class SessionServer:
             promised=request.promised,
             prefix=make_prefix(request, upstream.peer_id),
         ) as session:
+            self._engine.measures.sessions_opened += 1
             role = kind.role(self._engine, session, request, upstream, self._timeouts)
             await role.run(
                 Links(

@@ -27,12 +27,14 @@ from typing import cast
 from hivemind.p2p.p2p_daemon_bindings.utils import read_pbmsg_safe, write_pbmsg
 from hivemind.proto import p2pd_pb2
 from hivemind.utils.multiaddr import Multiaddr
+from hivemind.utils.multiaddr.exceptions import Error as MultiaddrError
 
 from keys.peer import PeerId, PeerKey
 from mesh.errors import DaemonFailed, PeerUnreachable
 from mesh.p2p.addresses import split_peer_address
 from mesh.p2p.channel import SocketChannel
 from mesh.p2p.config import HostConfig, RelayLimits
+from mesh.p2p.interface import PeerCounts
 from mesh.p2p.traffic import ByteCounter
 
 IDLE_TIMEOUT_S = 30
@@ -91,6 +93,17 @@ class Daemon:
         reader_writer[1].close()
         return [str(Multiaddr(raw)) for raw in response.identify.addrs]
 
+    async def count_peers(self) -> PeerCounts:
+        """Return how many peers are connected. Raises DaemonFailed."""
+        response, (_, writer) = await self._request(
+            p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS)
+        )
+        writer.close()
+        # A peer stands in the list once for each of its connections.
+        direct = {peer.id for peer in response.peers if not is_relayed(peer.addrs)}
+        relayed = {peer.id for peer in response.peers} - direct
+        return PeerCounts(direct=len(direct), relayed=len(relayed))
+
     async def connect(self, peer: PeerId, addresses: Sequence[str]) -> None:
         """Dial a peer. Raises PeerUnreachable or DaemonFailed."""
         raw_addresses = [Multiaddr(split_peer_address(text)[0]).to_bytes() for text in addresses]
@@ -148,6 +161,16 @@ class Daemon:
             writer.close()
             raise
         return response, (reader, writer)
+
+
+def is_relayed(addresses: Sequence[bytes]) -> bool:
+    """Whether a connection with these addresses leads over a relay."""
+    try:
+        texts = [str(Multiaddr(raw)) for raw in addresses]
+    except (MultiaddrError, ValueError):
+        # p2pd knows newer kinds of addresses than hivemind; relayed ones are as old as both.
+        return False
+    return any("/p2p-circuit" in text for text in texts)
 
 
 class _DaemonProcess(asyncio.SubprocessProtocol):

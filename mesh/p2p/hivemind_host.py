@@ -30,7 +30,7 @@ from mesh.p2p.dht_records import (
     create_dht_node,
 )
 from mesh.p2p.dht_writer import RecordWriter
-from mesh.p2p.interface import RecordStore, StreamHandler, UnaryHandler
+from mesh.p2p.interface import PeerCounts, RecordStore, StreamHandler, UnaryHandler
 from mesh.p2p.offenders import Offenders
 from mesh.p2p.owned_tasks import OwnedTasks
 from mesh.p2p.pipe import open_pipe
@@ -155,6 +155,10 @@ class HivemindHost:
 
     async def list_addresses(self) -> Sequence[str]:
         return [with_peer_id(text, self.peer_id) for text in await self._daemon.fetch_addresses()]
+
+    async def count_peers(self) -> PeerCounts:
+        """Return how many peers are connected now. Raises DaemonFailed."""
+        return await self._daemon.count_peers()
 
     async def connect(self, addresses: Sequence[str]) -> None:
         by_peer: dict[PeerId, list[str]] = defaultdict(list)

@@ -8,6 +8,7 @@ follows by satisfying it too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from keys.peer import PeerId
@@ -17,6 +18,19 @@ MAX_FRAME_SIZE = 4 << 20
 """One stream frame; a longer announced length ends the stream before it is read."""
 MAX_UNARY_SIZE = 1 << 20
 MAX_RECORD_SIZE = (1 << 20) + 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCounts:
+    """Peers with an open connection: over an address of their own, or only over a relay."""
+
+    direct: int
+    relayed: int
+
+    @property
+    def all(self) -> int:
+        """Both together."""
+        return self.direct + self.relayed
 
 
 class RecordPolicy(Protocol):

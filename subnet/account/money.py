@@ -1,4 +1,4 @@
-"""An account's unbonding stake and delegated shares, and whether a hotkey can pay fees."""
+"""An account's stake, unbonding or not, its delegated shares, and whether it can pay fees."""
 
 from __future__ import annotations
 
@@ -52,6 +52,12 @@ async def fetch_delegated_shares(
         return int(await read_at_head(chain, item, account, subnet_id, default=True))
     item = "Network.AccountNodeDelegateStakeShares"
     return int(await read_at_head(chain, item, account, subnet_id, node_id, default=True))
+
+
+async def fetch_stake(chain: SubstrateChain, account_id: bytes, subnet_id: SubnetId) -> int:
+    """Return the hotkey's stake in the subnet, in units of 10^-18 TENSOR."""
+    item = "Network.AccountSubnetStake"
+    return int(await read_at_head(chain, item, hex_account(account_id), subnet_id, default=True))
 
 
 async def is_hotkey_funded(chain: SubstrateChain, hotkey: bytes) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mesh.histogram import SECONDS_OF_A_REQUEST, Histogram
 from subnet.chain.rpc_errors import AnotherChain
 from subnet.errors import ChainUnavailable, UsageError
 
@@ -45,6 +46,20 @@ def parse_chain_urls(text: str | Sequence[str]) -> tuple[str, ...]:
     return urls
 
 
+def name_endpoints(urls: Iterable[str]) -> tuple[str, ...]:
+    """Return a name for each address that holds no secret: its host and port.
+
+    Of several addresses at one host, the later ones have a number too.
+    """
+    names: list[str] = []
+    for url in urls:
+        parts = urlsplit(url)
+        name = parts.netloc.rpartition("@")[2]
+        taken = sum(other.partition("#")[0] == name for other in names)
+        names.append(f"{name}#{taken + 1}" if taken else name)
+    return tuple(names)
+
+
 def _is_websocket_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
@@ -63,6 +78,19 @@ class _Standing:
     failing_since: float | None = None
     error: str = ""
     said_at: float | None = None
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointHealth:
+    """One endpoint, by its host name alone: the rest of an address may hold an access token.
+
+    ``failures`` counts how often it was left since the start.
+    """
+
+    name: str
+    is_serving: bool
+    failures: int
 
 
 class Endpoints:
@@ -81,6 +109,8 @@ class Endpoints:
         self._standings = {url: _Standing() for url in urls}
         self._clock = clock
         self.is_proven = False
+        self.call_s = Histogram(SECONDS_OF_A_REQUEST)
+        """How long calls took that were answered, with the opening of sessions."""
 
     @property
     def first(self) -> str:
@@ -109,6 +139,7 @@ class Endpoints:
         standing.rest_s = min(max(FIRST_REST_S, standing.rest_s * REST_GROWTH), MAX_REST_S)
         standing.ready_at = now + standing.rest_s
         standing.error = str(error)
+        standing.failures += 1
         if standing.failing_since is None:
             standing.failing_since = now
         if standing.said_at is None or now - standing.said_at >= REMINDER_S:
@@ -136,6 +167,14 @@ class Endpoints:
             raise error
         del self._standings[url]
         logger.warning("%s is left out from now on: %s", url, error)
+
+    def list_health(self) -> tuple[EndpointHealth, ...]:
+        """Return how each endpoint that is not excluded does, in the operator's order."""
+        names = name_endpoints(self._standings)
+        return tuple(
+            EndpointHealth(name, standing.failing_since is None, standing.failures)
+            for name, standing in zip(names, self._standings.values(), strict=True)
+        )
 
     def _list_turns(self, url: str) -> list[str]:
         urls = list(self._standings)

@@ -127,7 +127,9 @@ class SubstrateChain:
         signer: AccountKey | None,
         tip: int,
         block_time_s: float,
+        endpoints: Endpoints,
     ) -> None:
+        self.endpoints = endpoints
         self._reader = reader
         self._sender = sender
         self._info = info
@@ -174,6 +176,7 @@ class SubstrateChain:
                 signer=signer,
                 tip=tip,
                 block_time_s=block_time_s or reader.block_time_s,
+                endpoints=endpoints,
             )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -108,6 +109,7 @@ class ChainWorker:
             if is_new:
                 self._url = self._endpoints.choose(self._url)
                 timeout_s += CONNECT_TIMEOUT_S
+            started_s = time.monotonic()
             try:
                 result = await self._run_in_time(work, timeout_s)
             except AnotherChain as error:
@@ -119,6 +121,7 @@ class ChainWorker:
                     self._url = self._endpoints.leave(self._url, error)
                 raise
             self._endpoints.note_answer(self._url)
+            self._endpoints.call_s.add(time.monotonic() - started_s)
             return result
 
     async def _run_in_time(self, work: Callable[[ChainSession], T], timeout_s: float) -> T:

@@ -9,6 +9,13 @@ import typer
 
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit
+from subnet.cli.metrics import (
+    MetricsHost,
+    MetricsPort,
+    MetricsTokenFile,
+    NoMetrics,
+    make_metrics_options,
+)
 
 
 def bootstrap(
@@ -37,6 +44,10 @@ def bootstrap(
     data_dir: Annotated[
         Path | None, typer.Option(envvar="MESH_HOME", help="Where the rosters are kept.")
     ] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
+    metrics_token_file: MetricsTokenFile = None,
+    no_metrics: NoMetrics = False,
 ) -> None:
     """Run a bootstrap and relay node. It prints the addresses that others dial."""
     import asyncio
@@ -48,6 +59,12 @@ def bootstrap(
     from subnet.errors import ConfigError
     from subnet.operator.logs import configure_logs
 
+    metrics = make_metrics_options(
+        host=metrics_host,
+        port=metrics_port,
+        token_file=metrics_token_file,
+        no_metrics=no_metrics,
+    )
     key = load_identity_file(identity_path)
     listen = tuple(host_maddrs or (f"/ip4/0.0.0.0/tcp/{port or 0}",))
     try:
@@ -65,5 +82,6 @@ def bootstrap(
         announce_maddrs=tuple(announce_maddrs or ()),
         initial_peers=tuple(initial_peers or ()),
         data_dir=data_dir or user_data_path("mesh"),
+        metrics=metrics,
     )
     asyncio.run(run_bootstrap(config, on_ready=lambda addresses: emit("\n".join(addresses))))

@@ -11,6 +11,13 @@ import typer
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import VersionOption, run_app
+from subnet.cli.metrics import (
+    MetricsHost,
+    MetricsPort,
+    MetricsTokenFile,
+    NoMetrics,
+    make_metrics_options,
+)
 
 MULTI_VALUE = frozenset({"--host-maddrs", "--announce-maddrs", "--initial-peers"})
 
@@ -132,6 +139,10 @@ def mesh_test(
             envvar="MESH_HOME", help="Where the journal lives; the user's data folder if absent."
         ),
     ] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
+    metrics_token_file: MetricsTokenFile = None,
+    no_metrics: NoMetrics = False,
     version: VersionOption = False,
 ) -> None:
     """Run one node of a subnet, as a hoster or as a validator.
@@ -173,6 +184,12 @@ def mesh_test(
             "hotkey_path": hotkey_path,
             "hotkey_password_file": hotkey_password_file,
             "data_dir": data_dir,
+            "metrics": make_metrics_options(
+                host=metrics_host,
+                port=metrics_port,
+                token_file=metrics_token_file,
+                no_metrics=no_metrics,
+            ),
         },
         hoster=hoster,
         validator=validator,

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.cli.console import emit, say
+from subnet.cli.metrics import (
+    MetricsHost,
+    MetricsPort,
+    MetricsTokenFile,
+    NoMetrics,
+    make_metrics_options,
+)
 from subnet.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from mesh.api.server import ServeConfig
     from subnet.gateway import ClientConfig
+    from subnet.operator.metrics_options import MetricsOptions
 
 
 def serve(
@@ -58,6 +66,10 @@ def serve(
         int, typer.Option(min=1, help="Requests a minute of the key to create.")
     ] = 120,
     burst: Annotated[int, typer.Option(min=1, help="Requests at once of the key to create.")] = 30,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
+    metrics_token_file: MetricsTokenFile = None,
+    no_metrics: NoMetrics = False,
 ) -> None:
     """Answer OpenAI's API and a chat page over HTTP, with the swarm behind them.
 
@@ -75,10 +87,17 @@ def serve(
         return
     if not initial_peers:
         raise UsageError("the gateway needs a peer to dial", "give --initial-peers ADDR")
+    metrics = make_metrics_options(
+        host=metrics_host,
+        port=metrics_port,
+        token_file=metrics_token_file,
+        no_metrics=no_metrics,
+    )
     _run(
         _make_client_config(initial_peers, model=model, identity_path=identity_path),
         _make_serve_config(host, port, keys_file, allowed_host or [], cors_origin or []),
         max_layers_per_hop=max_layers_per_hop,
+        metrics=metrics,
     )
 
 
@@ -123,7 +142,11 @@ def _make_serve_config(
 
 
 def _run(
-    client_config: ClientConfig, serve_config: ServeConfig, *, max_layers_per_hop: int | None
+    client_config: ClientConfig,
+    serve_config: ServeConfig,
+    *,
+    max_layers_per_hop: int | None,
+    metrics: MetricsOptions | None,
 ) -> None:
     import asyncio
 
@@ -138,6 +161,7 @@ def _run(
         serve_config,
         max_layers_per_hop=max_layers_per_hop,
         on_start=_make_greeting(serve_config),
+        metrics=metrics,
     )
     try:
         asyncio.run(run_interruptible(gateway))

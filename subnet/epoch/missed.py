@@ -24,7 +24,7 @@ class MissedDuties:
 
     def remember(self, duty: Duty, reason: str) -> None:
         """Keep why a duty could not be done now."""
-        owed = _find_owed(duty)
+        owed = find_owed(duty)
         if owed is not None:
             self._reasons[owed] = reason
 
@@ -40,7 +40,7 @@ class MissedDuties:
             del self._reasons[owed]
 
 
-def _find_owed(duty: Duty) -> tuple[OwedDuty, Epoch] | None:
+def find_owed(duty: Duty) -> tuple[OwedDuty, Epoch] | None:
     """Return what a duty is part of, and the epoch in which it is owed."""
     match duty:
         case ReportEpoch():

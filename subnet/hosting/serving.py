@@ -24,6 +24,7 @@ from mesh.errors import ManifestNotFound
 from mesh.inference.accounts import Accounts, IsMember
 from mesh.inference.challenge_guard import ChallengeGuard
 from mesh.inference.engine import Engine
+from mesh.inference.measures import ServingMeasures
 from mesh.inference.session_server import SessionServer
 from mesh.model.abandon import CheckWanted, run_abandonable
 from mesh.model.config import ModelConfig
@@ -77,6 +78,7 @@ async def open_engine(
     layers: LayerRange,
     *,
     guard: ChallengeGuard | None = None,
+    measures: ServingMeasures | None = None,
 ) -> AsyncIterator[Engine]:
     """Check the weights against the manifest and load them. Raises ModelError.
 
@@ -114,6 +116,7 @@ async def open_engine(
         threads=config.threads or os.cpu_count() or 1,
         deterministic=config.deterministic,
         guard=guard,
+        measures=measures,
     ) as engine:
         yield engine
 
@@ -176,6 +179,7 @@ class LayerServer:
         self._fixed_layers = layers
         self._rank = rank
         self.guard = guard or ChallengeGuard()
+        self.measures = ServingMeasures()
         self._served = served
         self._host = host
         self._directory = directory
@@ -195,6 +199,20 @@ class LayerServer:
     @property
     def free_cache_tokens(self) -> int:
         return 0 if self._engine is None else self._engine.free_cache_tokens
+
+    @property
+    def cache_tokens(self) -> int:
+        """Slots of the cache, free or not; 0 while layers load."""
+        return 0 if self._engine is None else self._engine.limits.cache_tokens
+
+    @property
+    def session_count(self) -> int:
+        return 0 if self._engine is None else self._engine.session_count
+
+    @property
+    def waiting_count(self) -> int:
+        """Sessions whose next step waits for the compute thread."""
+        return 0 if self._engine is None else self._engine.waiting_count
 
     @property
     def dtype(self) -> str:
@@ -225,7 +243,9 @@ class LayerServer:
         self.layers, self.state, self.throughput = layers, ServerState.JOINING, 0
         # Before anything is loaded, so that the next newcomer counts on it.
         self._announce()
-        async with open_engine(self._local, self._served, layers, guard=self.guard) as engine:
+        async with open_engine(
+            self._local, self._served, layers, guard=self.guard, measures=self.measures
+        ) as engine:
             async with asyncio.TaskGroup() as tasks:
                 computing = tasks.create_task(engine.serve())
                 self.throughput = await engine.measure_throughput()

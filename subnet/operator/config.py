@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from consensus.types import LayerRange, Role
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.errors import UsageError
+from subnet.operator.metrics_options import MetricsOptions
 
 TorchDtype = Literal["auto", "float32", "bfloat16", "float16"]
 QuantType = Literal["none", "int8"]
@@ -23,6 +24,7 @@ class NodeConfig(BaseModel):
     ``num_layers`` layers (None: as many as fit) help most. ``subnet_id`` and ``subnet_node_id``
     None means that they are looked up on the chain by peer id. ``unpaid`` serves clients
     without taking part in consensus. A ``light`` validator audits nothing and needs no weights.
+    ``metrics`` None: the node shows none.
     """
 
     model_config = ConfigDict(
@@ -61,6 +63,7 @@ class NodeConfig(BaseModel):
     max_batch_rows: int | None = Field(default=None, ge=1, le=1024)
     prefill_chunk: int | None = Field(default=None, ge=1, le=512)
     data_dir: Path | None = None
+    metrics: MetricsOptions | None = None
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

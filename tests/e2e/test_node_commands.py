@@ -23,7 +23,16 @@ from mesh.model.config import parse_config
 from mesh.model.tensors import list_range_tensors
 from subnet.chain.substrate import SubstrateChain
 from subnet.localnet.node_plan import plan_nodes
+from subnet.metrics.table import Process
 from tests.support.commands import MESH, MESH_TEST, Command, run_command, wait_until
+from tests.support.metrics import (
+    get_value,
+    list_names,
+    list_promised,
+    read_metrics_url,
+    read_samples,
+    scrape,
+)
 from tests.support.networks import Network, NodeFiles, register_network
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -201,6 +210,21 @@ def assert_private_journal(node: NodeFiles) -> None:
     assert stat.S_IMODE(journal.parent.stat().st_mode) == 0o700
 
 
+def check_metrics(url: str) -> None:
+    """Check that a hoster without peers shows all that it can know before an epoch is scored."""
+    promised = list_promised(Process.NODE) - {"mesh_score", "mesh_score_epoch"}
+    wait_until(lambda: list_names(read_samples(url)) == promised, "every metric of the node")
+    samples = read_samples(url)
+    assert get_value(samples, "mesh_blocks_served") == NUM_BLOCKS
+    assert get_value(samples, "mesh_serving_state", state="online") == 1
+    assert get_value(samples, "mesh_hotkey_balance_tensor") > 0
+    assert get_value(samples, "mesh_kv_cache_usage_perc") == 0
+    status, text = scrape(url, "/readyz")
+    # The other nodes of the subnet do not run.
+    assert (status, json.loads(text)["missing"]) == (503, ["peers"])
+    assert scrape(url, "/healthz")[0] == 200
+
+
 def test_the_readme_has_these_lines() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert HOSTER_LINE in readme and VALIDATOR_LINE in readme
@@ -246,6 +270,7 @@ def test_with_a_hotkey_the_node_takes_part_and_says_how_it_is(place: Place, tmp_
     node = place.hoster
     line = fill(HOSTER_LINE, place, node, usual=31330)
     line += ["--hotkey_path", str(node.hotkey), "--hotkey_password_file", str(node.password)]
+    line += ["--metrics_port", "0"]
     with run_command(line, tmp_path, place.get_environment(node)) as command:
         command.wait_for(SERVING)
         assert NOTICE not in command.stderr
@@ -257,6 +282,7 @@ def test_with_a_hotkey_the_node_takes_part_and_says_how_it_is(place: Place, tmp_
             assert status.wait(timeout_s=60) == 0, status.stderr
             shown = json.loads(status.stdout)
         assert (shown["peer_id"], shown["role"]) == (str(node.peer_id), "hoster")
+        check_metrics(read_metrics_url(command.stderr))
         second = [*line, "--data_dir", str(node.data_dir)]
         with run_command(second, tmp_path, place.get_environment(node)) as twin:
             assert twin.wait(timeout_s=60) == 1

@@ -10,6 +10,7 @@ from keys.peer import PeerKey
 from mesh.errors import StreamBroken
 from mesh.inference.answer import AnswerAlone, AnswerState
 from mesh.inference.engine import StepOutput
+from mesh.inference.measures import ServingMeasures, TokenClock
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import OpenSession, decode_token
@@ -42,7 +43,8 @@ def run_to_the_end(alone):
 
 def test_every_token_leaves_in_order_and_the_last_ends_the_answer():
     frames = []
-    alone = AnswerAlone(make_answer(), frames.append)
+    measures = ServingMeasures()
+    alone = AnswerAlone(make_answer(), frames.append, TokenClock(measures))
     assert run_to_the_end(alone) == WANTED
     alone.check()
     tokens = [decode_token(frame) for frame in frames]
@@ -50,6 +52,8 @@ def test_every_token_leaves_in_order_and_the_last_ends_the_answer():
     assert [token.index for token in tokens] == list(range(WANTED))
     assert {token.finish for token in tokens[:-1]} == {Finish.NOT_YET}
     assert tokens[-1].finish is Finish.LENGTH
+    assert sum(measures.first_token.read().counts) == 1
+    assert sum(measures.between_tokens.read().counts) == WANTED - 1
 
 
 def test_a_reader_that_has_gone_ends_the_answer():
@@ -60,7 +64,7 @@ def test_a_reader_that_has_gone_ends_the_answer():
             raise StreamBroken(PeerKey(b"\2" * 32).peer_id, "it left")
         sent.append(frame)
 
-    alone = AnswerAlone(make_answer(), send)
+    alone = AnswerAlone(make_answer(), send, TokenClock(ServingMeasures()))
     assert run_to_the_end(alone) == 4
     with pytest.raises(StreamBroken):
         alone.check()

@@ -78,6 +78,10 @@ async def test_batched_equals_alone(make_checkpoint, sampling):
         crowd = await asyncio.gather(*(answer(engine, p, sampling, 20) for p in prompts))
     assert crowd == alone
     assert engine.free_cache_tokens == engine.limits.cache_tokens
+    measures = engine.measures
+    assert measures.prompt_rows == 2 * sum(map(len, prompts))
+    assert measures.decode_rows == 2 * len(prompts) * 19
+    assert sum(measures.step.read().counts) == 2 * len(prompts) * 20
 
 
 async def test_limits_refuse_as_busy_and_cache_comes_back(make_checkpoint):

@@ -23,14 +23,16 @@ from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.p2p import PeerID
 from hivemind.utils import MSGPackSerializer
 from hivemind.utils import logging as hivemind_logging
+from hivemind.utils.multiaddr import Multiaddr
 
 from keys.peer import PeerKey
 from mesh.errors import DaemonFailed, PeerUnreachable, TransportError
 from mesh.p2p import dht_records
 from mesh.p2p.config import DEFAULT_BLOCK_TIME_S, HostConfig, RelayLimits
+from mesh.p2p.daemon import is_relayed
 from mesh.p2p.dht_binding import compute_node_id
 from mesh.p2p.hivemind_host import HivemindHost
-from mesh.p2p.interface import Stream
+from mesh.p2p.interface import PeerCounts, Stream
 from tests.support.p2p import (
     NETWORK_ID,
     SignedRecordPolicy,
@@ -261,6 +263,23 @@ async def test_only_a_relay_relays_and_within_limits() -> None:
         b"-relayTimeLimit=4s",
         b"-relayDataLimit=5",
     } <= set(arguments)
+
+
+async def test_connected_peers_are_counted_once_however_they_are_connected() -> None:
+    async with HivemindHost.open(HostConfig(key=PeerKey.generate())) as host:
+        assert await host.count_peers() == PeerCounts(direct=0, relayed=0)
+        addresses = tuple(await host.list_addresses())
+        config = HostConfig(key=PeerKey.generate(), initial_peers=addresses)
+        async with HivemindHost.open(config) as other:
+            assert await other.count_peers() == PeerCounts(direct=1, relayed=0)
+            assert await host.count_peers() == PeerCounts(direct=1, relayed=0)
+
+
+async def test_a_connection_over_a_relay_is_told_from_its_address() -> None:
+    relay = f"/ip4/1.2.3.4/tcp/31330/p2p/{AUTHOR.peer_id}"
+    assert is_relayed([Multiaddr(f"{relay}/p2p-circuit").to_bytes()])
+    assert not is_relayed([Multiaddr(relay).to_bytes()])
+    assert not is_relayed([b"\xff\xff\x7f unknown"])
 
 
 async def test_the_log_says_which_p2pd_it_is(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,23 @@
+"""What a process tells about itself to who watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that a process needs before it can do its work; ``detail`` says what is missing."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Monitored:
+    """Its metrics as text, and its checks. Both are instant."""
+
+    render: Callable[[], bytes]
+    list_checks: Callable[[], Sequence[Check]]

@@ -1,0 +1,76 @@
+"""What a hoster has served since it started: plain numbers, read from outside.
+
+One :class:`ServingMeasures` outlives the engines of a node that moves to other layers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from mesh.histogram import SECONDS_OF_A_REQUEST, SECONDS_OF_A_STEP, Histogram
+from mesh.inference.refusals import read_reason
+
+
+class ServingMeasures:
+    """Counts that only grow.
+
+    The compute thread adds to ``prompt_rows``, ``decode_rows`` and ``challenges``, the event loop
+    to the sessions, both to the histograms, which are in seconds. A row is one token at this
+    node's layers.
+    """
+
+    __slots__ = (
+        "between_tokens",
+        "challenges",
+        "decode_rows",
+        "first_token",
+        "prompt_rows",
+        "sessions_failed",
+        "sessions_opened",
+        "step",
+    )
+
+    def __init__(self) -> None:
+        self.sessions_opened = 0
+        self.sessions_failed: Counter[str] = Counter()
+        self.prompt_rows = 0
+        self.decode_rows = 0
+        self.challenges = 0
+        self.step = Histogram(SECONDS_OF_A_STEP)
+        self.first_token = Histogram(SECONDS_OF_A_REQUEST)
+        self.between_tokens = Histogram(SECONDS_OF_A_STEP)
+
+    def note_step(self, rows: int, elapsed_us: int) -> None:
+        """Count a computed step; ``elapsed_us`` includes its wait for the compute thread."""
+        if rows > 1:
+            self.prompt_rows += rows
+        else:
+            self.decode_rows += 1
+        self.step.add(elapsed_us / 1e6)
+
+    def note_failure(self, reason: str) -> None:
+        """Count a session that was refused or ended early.
+
+        A word that this version does not know comes from a peer, and is counted as a failure.
+        """
+        self.sessions_failed[read_reason(reason).value] += 1
+
+
+class TokenClock:
+    """Measures one answer where its tokens leave for the client: at the first range."""
+
+    __slots__ = ("_last_s", "_measures", "_spans")
+
+    def __init__(self, measures: ServingMeasures) -> None:
+        self._measures = measures
+        self._spans = measures.first_token
+        self._last_s = time.perf_counter()
+
+    def note_token(self) -> float:
+        """Count a token; return the seconds since the one before, or since the session began."""
+        now_s = time.perf_counter()
+        elapsed_s, self._last_s = now_s - self._last_s, now_s
+        self._spans.add(elapsed_s)
+        self._spans = self._measures.between_tokens
+        return elapsed_s

@@ -1,0 +1,1 @@
+"""Prometheus metrics, health and readiness of a node, a bootstrap and a gateway."""

@@ -1,0 +1,104 @@
+"""The metrics and checks of a node, read when somebody asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from consensus.view import EpochStatus
+from mesh.api.checks import Check
+from mesh.p2p.traffic import Traffic
+from mesh.routing.directory import Directory
+from mesh.routing.heartbeat import ServerState
+from subnet.account.registration import TENSOR
+from subnet.chain.endpoints import Endpoints
+from subnet.epoch.observer import HeadHandled, NodeEvent
+from subnet.hosting.serving import LayerServer
+from subnet.metrics.chain_clock import ChainClock, fill_endpoints
+from subnet.metrics.duties import DutyCounts
+from subnet.metrics.hosting import fill_hosting, fill_serving_state
+from subnet.metrics.page import Page
+from subnet.metrics.swarm import fill_blocks, fill_peers, fill_servers, fill_traffic
+from subnet.operator.vitals import Vitals, describe_disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSources:
+    """What a node's metrics are read from. ``server`` is None for a validator.
+
+    ``count_others`` says how many other nodes of the subnet are known.
+    """
+
+    clock: ChainClock
+    duties: DutyCounts
+    vitals: Vitals
+    endpoints: Endpoints
+    traffic: Traffic
+    directory: Directory
+    num_layers: int
+    server: LayerServer | None
+    get_state: Callable[[], ServerState]
+    count_others: Callable[[], int]
+
+
+class NodeMetrics:
+    """Counts a node's events, and reads the rest from its sources."""
+
+    def __init__(self, sources: MetricSources) -> None:
+        self._sources = sources
+        self._status: EpochStatus | None = None
+
+    def observe(self, event: NodeEvent) -> None:
+        """Count one event of the epoch loop. Quick, and never raises."""
+        if isinstance(event, HeadHandled):
+            self._status = event.status
+        self._sources.clock.observe(event)
+        self._sources.duties.observe(event)
+
+    def list_checks(self) -> tuple[Check, ...]:
+        """Return what a node needs to serve and to earn."""
+        vitals = self._sources.vitals
+        return (
+            self._check_serving(),
+            self._sources.clock.check(),
+            self._check_clock(),
+            self._check_peers(),
+            Check("disk", not vitals.is_disk_low, describe_disk(vitals.disk_free)),
+        )
+
+    def fill(self, page: Page) -> None:
+        """Put everything that is known into the page."""
+        sources = self._sources
+        servers = sources.directory.list_servers()
+        sources.clock.fill(page)
+        sources.duties.fill(page)
+        fill_endpoints(page, sources.endpoints)
+        fill_traffic(page, [sources.traffic])
+        fill_peers(page, sources.vitals.peers)
+        fill_servers(page, servers)
+        fill_blocks(page, servers, num_layers=sources.num_layers)
+        fill_serving_state(page, sources.get_state())
+        if sources.server is not None:
+            fill_hosting(page, sources.server)
+        vitals = sources.vitals
+        page.add("mesh_disk_free_bytes", vitals.disk_free)
+        page.add("mesh_hotkey_balance_tensor", _to_tensor(vitals.balance))
+        page.add("mesh_stake_tensor", _to_tensor(vitals.stake))
+
+    def _check_serving(self) -> Check:
+        state = self._sources.get_state()
+        return Check("serving", state is ServerState.ONLINE, f"the node is {state.name.lower()}")
+
+    def _check_clock(self) -> Check:
+        is_wrong = self._status is EpochStatus.CLOCK_SKEW
+        return Check("clock", not is_wrong, EpochStatus.CLOCK_SKEW.value if is_wrong else "right")
+
+    def _check_peers(self) -> Check:
+        peers, others = self._sources.vitals.peers, self._sources.count_others()
+        if peers is None:
+            return Check("peers", False, "p2pd was not asked yet, or does not answer")
+        return Check("peers", peers.all > 0 or not others, f"{peers.all} connected")
+
+
+def _to_tensor(amount: int | None) -> float | None:
+    return None if amount is None else amount / TENSOR
