@@ -36,6 +36,8 @@ from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
 from mesh.routing.info import NetworkInfo
 from mesh.routing.manifest_exchange import serve_manifest
 from subnet.account.money import MIN_HOTKEY_BALANCE, fetch_stake
+from subnet.alerts.node import NodeAlerts
+from subnet.alerts.watch import Watched
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.author import Author
@@ -313,6 +315,8 @@ class Node:
         self._prober = self._make_prober()
         self._status = StatusFile(prepared.data_dir, self._get_facts)
         self._vitals = Vitals(prepared.data_dir)
+        self._clock = ChainClock(schedule=terms.schedule, block_time_s=terms.block_time_s)
+        self._alerts = self._make_alerts()
         self._metrics = self._make_metrics()
         self._loop = EpochLoop(
             NodeContext(
@@ -357,7 +361,11 @@ class Node:
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(self._host.watch())
-            tasks.create_task(self._vitals.keep_fresh(self._host.count_peers))
+            tasks.create_task(
+                self._vitals.keep_fresh(self._host.count_peers, on_news=self._on_measured)
+            )
+            if self._alerts is not None:
+                tasks.create_task(self._alerts.run())
             tasks.create_task(self._loop.run())
             tasks.create_task(self._announcer.run())
             tasks.create_task(self._directory.keep_fresh(self._known_peers.list_nodes))
@@ -371,6 +379,10 @@ class Node:
                 tasks.create_task(self._server.run(lambda: self._go_online(on_ready)))
             if self._relay_guard is not None:
                 tasks.create_task(self._relay_guard.run())
+
+    def _on_measured(self) -> None:
+        if self._alerts is not None:
+            self._alerts.look()
 
     def _make_relay_guard(self, server: LayerServer) -> RelayGuard:
         return RelayGuard(
@@ -402,10 +414,10 @@ class Node:
         )
 
     def _make_metrics(self) -> NodeMetrics:
-        prepared, terms = self._prepared, self._terms
+        prepared, alerts = self._prepared, self._alerts
         return NodeMetrics(
             MetricSources(
-                clock=ChainClock(schedule=terms.schedule, block_time_s=terms.block_time_s),
+                clock=self._clock,
                 duties=DutyCounts(prepared.node_id, is_paid=not prepared.config.unpaid),
                 vitals=self._vitals,
                 endpoints=self._parts.chain.endpoints,
@@ -414,9 +426,31 @@ class Node:
                 num_layers=prepared.model.num_layers,
                 server=self._server,
                 get_state=self._get_state,
-                count_others=lambda: len(self._known_peers.list_nodes()) - 1,
+                count_others=self._count_others,
+                count_alerts=None if alerts is None else lambda: (alerts.firing, alerts.lost),
             )
         )
+
+    def _make_alerts(self) -> NodeAlerts | None:
+        prepared = self._prepared
+        if prepared.config.alert_webhook is None:
+            return None
+        return NodeAlerts(
+            prepared.config.alert_webhook,
+            Watched(
+                node_id=prepared.node_id,
+                vitals=self._vitals,
+                check_chain=self._clock.check,
+                count_others=self._count_others,
+            ),
+            name=f"node {prepared.node_id} of subnet {prepared.subnet_id}",
+            directory=prepared.data_dir,
+        )
+
+    def _count_others(self) -> int:
+        """Return how many other nodes of the subnet the chain names."""
+        own = self._prepared.key.peer_id
+        return sum(peer != own for peer in self._known_peers.list_nodes())
 
     def _get_state(self) -> ServerState:
         return self._state if self._server is None else self._server.state
@@ -534,6 +568,8 @@ class Node:
         if isinstance(event, HeadHandled):
             self._on_head(event)
         self._metrics.observe(event)
+        if self._alerts is not None:
+            self._alerts.observe(event)
         self._parts.observe(event)
 
     def _on_head(self, event: HeadHandled) -> None:

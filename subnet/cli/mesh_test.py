@@ -9,6 +9,12 @@ from typing import Annotated
 import typer
 
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
+from subnet.cli.alerts import (
+    AlertWebhook,
+    AlertWebhookFile,
+    AlertWebhookPrivate,
+    make_webhook,
+)
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import VersionOption, run_app
 from subnet.cli.metrics import (
@@ -143,6 +149,9 @@ def mesh_test(
     metrics_host: MetricsHost = None,
     metrics_token_file: MetricsTokenFile = None,
     no_metrics: NoMetrics = False,
+    alert_webhook: AlertWebhook = None,
+    alert_webhook_file: AlertWebhookFile = None,
+    alert_webhook_private: AlertWebhookPrivate = False,
     version: VersionOption = False,
 ) -> None:
     """Run one node of a subnet, as a hoster or as a validator.
@@ -189,6 +198,9 @@ def mesh_test(
                 port=metrics_port,
                 token_file=metrics_token_file,
                 no_metrics=no_metrics,
+            ),
+            "alert_webhook": make_webhook(
+                alert_webhook, file=alert_webhook_file, may_be_private=alert_webhook_private
             ),
         },
         hoster=hoster,

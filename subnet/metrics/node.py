@@ -26,6 +26,8 @@ from subnet.operator.vitals import Vitals, describe_disk
 class MetricSources:
     """What a node's metrics are read from. ``server`` is None for a validator.
 
+    ``count_alerts`` gives those that fire and those that were lost; None without a webhook.
+
     ``count_others`` says how many other nodes of the subnet are known.
     """
 
@@ -39,6 +41,7 @@ class MetricSources:
     server: LayerServer | None
     get_state: Callable[[], ServerState]
     count_others: Callable[[], int]
+    count_alerts: Callable[[], tuple[int, int]] | None
 
 
 class NodeMetrics:
@@ -80,6 +83,10 @@ class NodeMetrics:
         fill_serving_state(page, sources.get_state())
         if sources.server is not None:
             fill_hosting(page, sources.server)
+        if sources.count_alerts is not None:
+            firing, lost = sources.count_alerts()
+            page.add("mesh_alerts_firing", firing)
+            page.add("mesh_alerts_lost_total", lost)
         vitals = sources.vitals
         page.add("mesh_disk_free_bytes", vitals.disk_free)
         page.add("mesh_hotkey_balance_tensor", _to_tensor(vitals.balance))

@@ -100,6 +100,18 @@ _PROCESS = (
         "Process",
         ON_CHAIN,
     ),
+    _gauge(
+        "mesh_alerts_firing",
+        "Alerts that have fired and not cleared, where a webhook is given.",
+        "Process",
+        NODE,
+    ),
+    _counter(
+        "mesh_alerts_lost_total",
+        "Alerts that the webhook did not take after all attempts, or that found the queue full.",
+        "Process",
+        NODE,
+    ),
 )
 _REQUESTS = (
     _gauge(

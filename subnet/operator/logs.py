@@ -10,6 +10,8 @@ from typing import Any
 
 import structlog
 
+from subnet.operator.redaction import redact_urls
+
 MAX_VALUE_TEXT = 300
 _SECRET_WORDS = ("password", "salt", "secret", "private", "mnemonic", "seed_phrase")
 _OWN_LOGGERS = ("keys", "consensus", "mesh", "devchain", "subnet")
@@ -60,6 +62,8 @@ def _redact(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     for name, value in event.items():
+        if isinstance(value, str) and "://" in value:
+            value = event[name] = redact_urls(value)
         if name == "prompt" or any(word in name.lower() for word in _SECRET_WORDS):
             event[name] = "<redacted>"
         elif isinstance(value, str) and len(value) > MAX_VALUE_TEXT and name != "exception":

@@ -41,13 +41,12 @@ class Vitals:
         self,
         count_peers: Callable[[], Awaitable[PeerCounts]],
         *,
-        on_news: Callable[[], None] | None = None,
+        on_news: Callable[[], None] = lambda: None,
     ) -> None:
         """Measure every PERIOD_S until cancelled; ``on_news`` is called after each time."""
         while True:
             await self.measure(count_peers)
-            if on_news is not None:
-                on_news()
+            on_news()
             await asyncio.sleep(PERIOD_S)
 
     async def measure(self, count_peers: Callable[[], Awaitable[PeerCounts]]) -> None:

@@ -10,8 +10,11 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +222,10 @@ def check_metrics(url: str) -> None:
     assert get_value(samples, "mesh_serving_state", state="online") == 1
     assert get_value(samples, "mesh_hotkey_balance_tensor") > 0
     assert get_value(samples, "mesh_kv_cache_usage_perc") == 0
+    wait_until(
+        lambda: get_value(read_samples(url), "mesh_alerts_firing") == 0, "the alert that clears"
+    )
+    assert get_value(samples, "mesh_alerts_lost_total") == 0
     status, text = scrape(url, "/readyz")
     # The other nodes of the subnet do not run.
     assert (status, json.loads(text)["missing"]) == (503, ["peers"])
@@ -271,6 +278,41 @@ def test_with_a_hotkey_the_node_takes_part_and_says_how_it_is(place: Place, tmp_
     line = fill(HOSTER_LINE, place, node, usual=31330)
     line += ["--hotkey_path", str(node.hotkey), "--hotkey_password_file", str(node.password)]
     line += ["--metrics_port", "0"]
+    with receive_posts() as (url, messages):
+        # As if the hotkey had been empty when the node ended.
+        folder = node.data_dir / f"{place.network.subnet_id}-{node.node_id}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "alerts.json").write_text('["low_balance"]')
+        line += ["--alert_webhook", url, "--alert_webhook_private"]
+        _run_with_a_hotkey(place, tmp_path, line)
+    assert [message["text"] for message in messages] == [
+        f"node {node.node_id} of subnet {place.network.subnet_id}: low_balance cleared"
+    ]
+
+
+@contextmanager
+def receive_posts() -> Iterator[tuple[str, list[dict[str, object]]]]:
+    """Take what is posted to a port of loopback; give its address and what came."""
+    messages: list[dict[str, object]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/secret", messages
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _run_with_a_hotkey(place: Place, tmp_path: Path, line: list[str]) -> None:
+    node = place.hoster
     with run_command(line, tmp_path, place.get_environment(node)) as command:
         command.wait_for(SERVING)
         assert NOTICE not in command.stderr

@@ -93,6 +93,7 @@ class Scene:
                 server=self.server,
                 get_state=lambda: self.state,
                 count_others=lambda: self.others,
+                count_alerts=lambda: (1, 2),
             )
         )
         self.see(147)

@@ -106,6 +106,7 @@ def test_the_dashboard_is_what_its_panels_say_and_shows_every_metric_of_the_tabl
         metric.name for metric in METRICS.values() if not (shown | asked) & set(metric.series)
     }
     assert not_drawn == {
+        "mesh_alerts_firing",
         "mesh_build_info",
         "mesh_chain_block_height",
         "mesh_chain_endpoint_failures_total",

@@ -1,0 +1,1 @@
+"""Alerts of a node to the webhook that its operator names."""
