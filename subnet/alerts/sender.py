@@ -59,10 +59,6 @@ class AlertSender:
             finally:
                 self._waiting.task_done()
 
-    async def wait_until_sent(self) -> None:
-        """Wait until every queued alert was sent or lost; :meth:`run` must run."""
-        await self._waiting.join()
-
     async def _send(self, alert: Alert) -> None:
         body = encode_alert(alert, node=self._node)
         for wait_s in (*RETRY_AFTER_S, None):

@@ -25,7 +25,9 @@ def test_long_prompts_and_decodes_take_turns():
         scheduler.add(work(session, rows=64))
     for session in (4, 5):
         scheduler.add(work(session))
+    assert scheduler.waiting_count == 5
     assert [taken(scheduler) for _ in range(5)] == [[1], [4, 5], [2], [3], []]
+    assert scheduler.waiting_count == 0
 
 
 def test_decode_rows_of_one_range_are_batched_up_to_the_limit():

@@ -73,7 +73,7 @@ async def send(receiver, *alerts):
             sender.put(alert)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(sender.run())
-            await sender.wait_until_sent()
+            await sender._waiting.join()
             running.cancel()
     return sender, waits
 
