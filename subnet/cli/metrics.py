@@ -45,5 +45,5 @@ def make_metrics_options(
         return None
     options = MetricsOptions(host=host or DEFAULT_HOST, port=port, token_file=token_file)
     # Before anything slow: a refusal should not take a minute.
-    options.read_token()
+    options.check()
     return options

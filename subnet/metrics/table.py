@@ -12,9 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-MAX_LABEL_VALUES = 32
-"""The most values of one label, over all that a process may ever export."""
-
 
 class MetricType(Enum):
     COUNTER = "counter"

@@ -8,6 +8,7 @@ from pathlib import Path
 from keys.errors import SecretFileExposed
 from keys.secret_file import read_secret_file
 from mesh.loopback import is_loopback
+from mesh.p2p.ports import PortInUse, check_ports_free
 from subnet.errors import ConfigError
 
 DEFAULT_HOST = "127.0.0.1"
@@ -29,6 +30,18 @@ class MetricsOptions:
     host: str = DEFAULT_HOST
     port: int | None = None
     token_file: Path | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError for a port that is taken, or a token that is missing or unusable."""
+        self.read_token()
+        host = DEFAULT_HOST if self.host == "localhost" else self.host
+        family = "ip6" if ":" in host else "ip4"
+        try:
+            check_ports_free((f"/{family}/{host}/tcp/{self.port or 0}",))
+        except PortInUse as error:
+            raise ConfigError(
+                f"cannot show metrics on {error}", "choose another --metrics-port"
+            ) from error
 
     def read_token(self) -> str | None:
         """Return the token that readers send. Raises ConfigError.

@@ -72,8 +72,6 @@ async def prepare(config: NodeConfig, *, hotkey: AccountKey | None = None) -> Pr
     key = load_identity_file(config.identity_path)
     hotkey = hotkey or _load_hotkey(config)
     load_rules(config.allow_file, config.deny_file)
-    if config.metrics is not None:
-        config.metrics.read_token()
     rank = None if config.priority is None else load_priority(config.priority)
     check_private_directory(get_data_dir(config))
     _check_ports(config)

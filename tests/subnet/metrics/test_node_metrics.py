@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from consensus.types import (
 )
 from consensus.view import EpochStatus
 from keys.peer import PeerKey
+from mesh.inference.refusals import RefusalReason
 from mesh.model.config import LayerSpan
 from mesh.p2p.interface import PeerCounts
 from mesh.p2p.traffic import Traffic
@@ -129,6 +131,14 @@ def test_every_metric_of_a_node_is_there_and_no_other(scene):
     found = list_names(scene.read()) - set(STANDARD_SERIES)
     assert found == promised - by_server - WITH_AN_ENGINE
     assert found < list_series()
+
+
+def test_no_label_takes_more_values_than_its_list_has(scene):
+    for number in range(100):
+        scene.server.measures.note_failure(f"made up {number}")
+        scene.observe(EpochSettled(Epoch(number), SubnetNodeId(number), None))
+    series = Counter(name for name, labels in scene.read() if dict(labels).keys() != {"le"})
+    assert max(series.values()) == len(RefusalReason)
 
 
 def test_duties_are_counted_once_by_what_became_of_them(scene):

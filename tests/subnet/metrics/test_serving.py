@@ -67,6 +67,14 @@ async def test_a_taken_port_that_the_operator_chose_ends_the_start():
                 pytest.fail("it listens twice")
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", None])
+def test_a_taken_port_is_named_before_anything_slow(host):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot show metrics on .*port {port} is in use"):
+            make_metrics_options(host=host, port=port, token_file=None, no_metrics=False)
+
+
 def test_default_ports_differ_and_are_never_given_to_outgoing_connections():
     ports = list(DEFAULT_PORTS.values())
     assert len(set(ports)) == len(Process)
@@ -79,7 +87,7 @@ def test_beyond_loopback_a_token_is_demanded(host, tmp_path):
     with pytest.raises(ConfigError, match="without a token"):
         make_metrics_options(host=host, port=None, token_file=None, no_metrics=False)
     token_file = write_token(tmp_path / "token", f"{TOKEN}\n")
-    options = make_metrics_options(host=host, port=1, token_file=token_file, no_metrics=False)
+    options = make_metrics_options(host=host, port=None, token_file=token_file, no_metrics=False)
     assert options is not None and options.read_token() == TOKEN
 
 
