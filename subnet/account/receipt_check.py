@@ -71,7 +71,7 @@ async def fetch_settlement(
     epoch is not settled.
     """
     paid = await fetch_rewards(chain, subnet_id, epoch)
-    shortfall = paid.shortfall
+    shortfall, proposer = paid.shortfall, paid.proposer
     return Settlement(
         block=paid.block,
         paid=paid.nodes.get(node_id, 0),
@@ -79,6 +79,7 @@ async def fetch_settlement(
         slashed=0 if hotkey is None else paid.slashed.get(hotkey, 0),
         reputation=paid.reputations.get(node_id),
         shortfall=None if shortfall is None else f"{shortfall.reason}; fix: {shortfall.fix}",
+        proposing=None if proposer is None or proposer.node_id != node_id else proposer.amount,
     )
 
 

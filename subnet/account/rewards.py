@@ -8,8 +8,9 @@ weight is 0 and only proposers are paid, however well the nodes scored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from consensus.types import BlockNumber, Epoch, NodeClass, SubnetId, SubnetNodeId
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 WEIGHTS_OFFSET = 2
 """The block of a general epoch in which the runtime fixes every subnet's weight."""
 
+ELECTED_AND_AWAY = "elected, and proposed nothing"
+NOT_AGREED = "its proposal was attested by too few"
+ATTESTED_IN_VAIN = "attested a proposal that too few attested"
+ABSENT = "missing in the agreed proposal"
+PRESENT = "in the agreed proposal"
+BELOW_WEIGHT = "its share of the scores is below the subnet's least"
+NOT_ATTESTED = "did not attest the proposal that the others agreed on"
+NOT_YET = "nodes are not paid yet"
+UNEXPLAINED = "the chain gives no cause"
+
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
@@ -34,14 +45,34 @@ class Shortfall:
 
 
 @dataclass(frozen=True, slots=True)
+class ReputationStep:
+    """One change of a node's reputation, 10^18 is one, and what caused it."""
+
+    before: int
+    after: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProposerReward:
+    """What the proposer's stake got for its agreed proposal. It stands in no event."""
+
+    node_id: SubnetNodeId
+    amount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRewards:
     """The settlement of ``epoch``, in the first block of the next one.
 
-    Amounts are units of 10^-18 TENSOR. ``is_agreed`` is False where there was no proposal, or too
-    few attested it. ``slashed`` maps a hotkey to what its stake lost; ``reputations`` maps a node
-    to its reputation before and after, 10^18 is one. ``nodes`` holds those that were paid;
-    ``unpaid`` says of every other node of the proposal's snapshot why it was not. The proposer's
-    base reward goes to its stake and stands in no event, so it is not in ``nodes``.
+    ``epoch`` is that of the proposal, which scores the epoch before it. Amounts are units of
+    10^-18 TENSOR. ``is_agreed`` is False where there was no proposal, or too few attested it.
+    ``slashed`` maps a hotkey to what its stake lost. ``steps`` holds each change of a node's
+    reputation. ``nodes`` holds those that were paid; ``unpaid`` says of every other node of the
+    proposal's snapshot why it was not. ``shared`` is what went from a node's pay to its delegators
+    and its delegate account, beside ``nodes``. The proposer's base reward is not in ``nodes``.
+    ``promoted`` maps a node to its new class, ``removed`` are nodes that left the subnet.
+    ``moved`` is what its owner added to a hotkey's stake in this block, less what was taken.
     """
 
     subnet_id: SubnetId
@@ -51,9 +82,22 @@ class EpochRewards:
     nodes: Mapping[SubnetNodeId, int]
     delegators: int
     slashed: Mapping[bytes, int]
-    reputations: Mapping[SubnetNodeId, tuple[int, int]]
+    steps: Mapping[SubnetNodeId, tuple[ReputationStep, ...]]
     unpaid: Mapping[SubnetNodeId, str]
     shortfall: Shortfall | None
+    elected: SubnetNodeId | None = None
+    proposer: ProposerReward | None = None
+    shared: Mapping[SubnetNodeId, int] = field(default_factory=dict)
+    promoted: Mapping[SubnetNodeId, NodeClass] = field(default_factory=dict)
+    removed: frozenset[SubnetNodeId] = frozenset()
+    moved: Mapping[bytes, int] = field(default_factory=dict)
+
+    @property
+    def reputations(self) -> dict[SubnetNodeId, tuple[int, int]]:
+        """Each changed reputation before and after the block; 10^18 is one."""
+        return {
+            node_id: (steps[0].before, steps[-1].after) for node_id, steps in self.steps.items()
+        }
 
 
 async def fetch_rewards(
@@ -109,35 +153,57 @@ def _find_first(subnet: Mapping[str, Any], *, is_named: bool) -> int:
 def _collect(
     events: list[ChainEvent], subnet_id: SubnetId, epoch: Epoch, block: BlockNumber
 ) -> EpochRewards:
-    nodes: dict[SubnetNodeId, int] = {}
-    slashed: dict[bytes, int] = {}
-    reputations: dict[SubnetNodeId, tuple[int, int]] = {}
+    """Return what the events of the settling block say; causes and reasons are added later."""
+    nodes: Counter[SubnetNodeId] = Counter()
+    shared: Counter[SubnetNodeId] = Counter()
+    slashed: Counter[bytes] = Counter()
+    moved: Counter[bytes] = Counter()
+    steps: dict[SubnetNodeId, list[ReputationStep]] = {}
+    promoted: dict[SubnetNodeId, NodeClass] = {}
+    removed: set[SubnetNodeId] = set()
     delegators, is_agreed = 0, False
     for event in events:
-        if event.name == "SubnetRewards":
-            is_agreed = True
-            delegators += int(_get(event, "delegate_stake_reward", 2))
-            for node_id, amount in _get(event, "node_rewards", 1):
-                nodes[SubnetNodeId(node_id)] = nodes.get(SubnetNodeId(node_id), 0) + int(amount)
-        elif event.name == "Slashing":
-            account = parsing.parse_bytes(_get(event, "account_id", 1))
-            slashed[account] = slashed.get(account, 0) + int(_get(event, "amount", 2))
-        elif event.name == "NodeReputationUpdate":
-            node_id = SubnetNodeId(_get(event, "subnet_node_id", 1))
-            before = reputations[node_id][0] if node_id in reputations else None
-            was, now = _get(event, "prev_reputation", 2), _get(event, "new_reputation", 3)
-            reputations[node_id] = (int(was) if before is None else before, int(now))
+        match event.name:
+            case "SubnetRewards":
+                is_agreed = True
+                delegators += int(_get(event, "delegate_stake_reward", 2))
+                for node_id, amount in _get(event, "node_rewards", 1):
+                    nodes[SubnetNodeId(node_id)] += int(amount)
+                for node_id, amount in _get(event, "node_delegate_stake_rewards", 3):
+                    shared[SubnetNodeId(node_id)] += int(amount)
+                for node_id, (_, amount) in _get(event, "node_delegate_account_allocations", 4):
+                    shared[SubnetNodeId(node_id)] += int(amount)
+            case "Slashing":
+                account = parsing.parse_bytes(_get(event, "account_id", 1))
+                slashed[account] += int(_get(event, "amount", 2))
+            case "StakeAdded" | "StakeRemoved":
+                sign = 1 if event.name == "StakeAdded" else -1
+                account = parsing.parse_bytes(_get(event, "hotkey", 2))
+                moved[account] += sign * int(_get(event, "amount", 3))
+            case "NodeReputationUpdate":
+                was, now = _get(event, "prev_reputation", 2), _get(event, "new_reputation", 3)
+                step = ReputationStep(int(was), int(now), UNEXPLAINED)
+                steps.setdefault(_get_node(event), []).append(step)
+            case "NodeClassGraduation":
+                classification = _get(event, "classification", 2)
+                promoted[_get_node(event)] = parsing.parse_class(classification["node_class"])
+            case "SubnetNodeRemoved":
+                removed.add(_get_node(event))
     return EpochRewards(
         subnet_id=subnet_id,
         epoch=epoch,
         block=block,
         is_agreed=is_agreed,
-        nodes=nodes,
+        nodes=dict(nodes),
         delegators=delegators,
-        slashed=slashed,
-        reputations=reputations,
+        slashed=dict(slashed),
+        steps={node_id: tuple(found) for node_id, found in steps.items()},
         unpaid={},
         shortfall=None,
+        shared=dict(shared),
+        promoted=promoted,
+        removed=frozenset(removed),
+        moved=dict(moved),
     )
 
 
@@ -146,6 +212,16 @@ def _explain(
 ) -> EpochRewards:
     """Add why nodes got nothing. ``at`` is the hash of the block that settled the epoch."""
     record = session.read("Network.SubnetConsensusSubmission", paid.subnet_id, paid.epoch, at=at)
+    elected = session.read("Network.SubnetElectedValidator", paid.subnet_id, paid.epoch, at=at)
+    most = session.read("Network.SuperMajorityAttestationRatio", at=at, default=True)
+    paid = replace(
+        paid,
+        elected=None if elected is None else SubnetNodeId(elected),
+        steps={
+            node_id: _name_causes(record, paid, node_id, super_majority=int(most))
+            for node_id in paid.steps
+        },
+    )
     if record is None:
         reason = "nothing was proposed in this epoch"
         return replace(
@@ -153,9 +229,15 @@ def _explain(
         )
     if paid.is_agreed:
         shortfall = _explain_weight(session, paid, epoch_length=epoch_length)
+        base = session.read("Network.BaseValidatorReward", at=at, default=True)
+        proposer = ProposerReward(
+            SubnetNodeId(record["validator_id"]),
+            int(base) * int(record["validator_reward_factor"]) // 10**18,
+        )
+        paid = replace(paid, proposer=proposer)
     else:
         least = session.read("Network.MinAttestationPercentage", at=at, default=True)
-        validators = sum(_get_class(node) is NodeClass.VALIDATOR for node in record["subnet_nodes"])
+        validators = _count_validators(record)
         shortfall = Shortfall(
             f"{len(record['attests'])} of {validators} validators attested the proposal,"
             f" and {least * 100 // 10**18} % are needed",
@@ -163,6 +245,49 @@ def _explain(
             " look at the logs of the others",
         )
     return replace(paid, unpaid=_list_unpaid(record, paid), shortfall=shortfall)
+
+
+def _name_causes(
+    record: Mapping[str, Any] | None,
+    paid: EpochRewards,
+    node_id: SubnetNodeId,
+    *,
+    super_majority: int,
+) -> tuple[ReputationStep, ...]:
+    """Return the steps with their causes. The runtime takes them in the order of the events."""
+    steps = paid.steps[node_id]
+    num_falls = sum(step.after <= step.before for step in steps)
+    falls = iter(_list_falls(record, paid, node_id, num_falls, super_majority=super_majority))
+    return tuple(
+        replace(step, cause=PRESENT if step.after > step.before else next(falls, UNEXPLAINED))
+        for step in steps
+    )
+
+
+def _list_falls(
+    record: Mapping[str, Any] | None,
+    paid: EpochRewards,
+    node_id: SubnetNodeId,
+    num_falls: int,
+    *,
+    super_majority: int,
+) -> list[str]:
+    """Return why the runtime lowered this node's reputation ``num_falls`` times, in order."""
+    if record is None:
+        return [ELECTED_AND_AWAY]
+    attested = {found for found, _ in record["attests"]}
+    if not paid.is_agreed:
+        own = [NOT_AGREED] if node_id == record["validator_id"] else []
+        return own + [ATTESTED_IN_VAIN] * (node_id in attested)
+    if node_id not in {row["subnet_node_id"] for row in record["data"]}:
+        return [ABSENT]
+    needed = _count_validators(record) * super_majority
+    is_fined = node_id not in attested and len(attested) * 10**18 >= needed
+    return [BELOW_WEIGHT] * (num_falls - is_fined) + [NOT_ATTESTED] * is_fined
+
+
+def _count_validators(record: Mapping[str, Any]) -> int:
+    return sum(_get_class(node) is NodeClass.VALIDATOR for node in record["subnet_nodes"])
 
 
 def _explain_weight(
@@ -191,7 +316,7 @@ def _list_unpaid(record: Mapping[str, Any], paid: EpochRewards) -> dict[SubnetNo
         if node_id in paid.nodes:
             continue
         if node_class is not NodeClass.VALIDATOR:
-            unpaid[node_id] = f"{node_class.name.capitalize()} nodes are not paid yet"
+            unpaid[node_id] = f"{node_class.name.capitalize()} {NOT_YET}"
         elif node_id not in scores:
             unpaid[node_id] = "it is not in the proposal"
         elif not scores[node_id]:
@@ -204,6 +329,10 @@ def _list_unpaid(record: Mapping[str, Any], paid: EpochRewards) -> dict[SubnetNo
 def _get_class(node: Mapping[str, Any]) -> NodeClass:
     """Return the class of a node of the proposal's snapshot."""
     return parsing.parse_class(node["classification"]["node_class"])
+
+
+def _get_node(event: ChainEvent) -> SubnetNodeId:
+    return SubnetNodeId(_get(event, "subnet_node_id", 1))
 
 
 def _get(event: ChainEvent, name: str, position: int) -> Any:

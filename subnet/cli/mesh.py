@@ -9,6 +9,7 @@ import typer
 from subnet.cli import (
     bootstrap,
     devchain,
+    earnings,
     generate,
     keygen,
     localnet,
@@ -51,6 +52,7 @@ app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("status")(status.status)
 app.command("why")(why.why)
+app.command("earnings")(earnings.earnings)
 app.add_typer(chain_app, name="chain")
 
 

@@ -327,6 +327,8 @@ def _describe_payment(node_id: SubnetNodeId, answer: ChainAnswer | None) -> Iter
     for reason in (paid.unpaid if not paid.paid else None, paid.shortfall):
         if reason is not None:
             yield from _wrap(reason, indent="    ")
+    if paid.proposing is not None:
+        yield f"  and for its proposal {_tensor(paid.proposing)}"
     if paid.slashed:
         yield f"  slashed: {_tensor(paid.slashed)}"
     if paid.reputation is not None:
@@ -437,4 +439,5 @@ def _render_settlement(paid: Settlement) -> dict[str, Any]:
         "slashed": str(paid.slashed),
         "reputation": None if paid.reputation is None else [str(v) for v in paid.reputation],
         "shortfall": paid.shortfall,
+        "proposing": None if paid.proposing is None else str(paid.proposing),
     }

@@ -12,10 +12,10 @@ from consensus.types import BlockNumber, Epoch, SubnetNodeId
 class Settlement:
     """What the chain paid and took when it settled the proposal, in ``block``.
 
-    Amounts are units of 10^-18 TENSOR. ``paid`` is what the node got beside a proposer's reward,
-    which stands in no event; ``unpaid`` says why it got nothing. ``reputation`` is its reputation
-    before and after, 10^18 is one; None if it did not change. ``shortfall`` is why the epoch paid
-    at most its proposer.
+    Amounts are units of 10^-18 TENSOR. ``paid`` is what the node got beside ``proposing``, the
+    reward for its proposal; that is None if it made none. ``unpaid`` says why it got nothing.
+    ``reputation`` is its reputation before and after, 10^18 is one; None if it did not change.
+    ``shortfall`` is why the epoch paid at most its proposer.
     """
 
     block: BlockNumber
@@ -24,6 +24,7 @@ class Settlement:
     slashed: int
     reputation: tuple[int, int] | None
     shortfall: str | None
+    proposing: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,5 +178,8 @@ def test_from_genesis_to_rewards_through_commands_alone(runtime: str, tmp_path: 
         for node_id in (1, 2, 3):
             seen = operator.type("chain", "node", "--subnet", "mesh", "--node-id", str(node_id))
             assert int(seen["stake"]) >= 100 * 10**18 + rewards[node_id]
+            line = ["earnings", str(node_id), "--subnet", "mesh", "--epoch", str(eve + 1)]
+            row = operator.type(*line, "--epochs", "1")["rows"][0]
+            assert (row["difference"], int(row["paid"])) == ("0", rewards[node_id])
         for node in nodes:
             assert node.process.poll() is None, node.stderr[-4000:]

@@ -42,11 +42,20 @@ def _describe_rewards(paid: EpochRewards) -> dict[str, Any]:
         "epoch": paid.epoch,
         "block": paid.block,
         "agreed": paid.is_agreed,
+        "elected": paid.elected,
+        "proposer": None
+        if paid.proposer is None
+        else [paid.proposer.node_id, str(paid.proposer.amount)],
         "nodes": [[node_id, str(amount)] for node_id, amount in paid.nodes.items()],
         "delegators": str(paid.delegators),
         "slashed": [[f"0x{who.hex()}", str(amount)] for who, amount in paid.slashed.items()],
         "reputations": [
             [node_id, str(was), str(now)] for node_id, (was, now) in paid.reputations.items()
+        ],
+        "causes": [
+            [node_id, str(step.before), str(step.after), step.cause]
+            for node_id, steps in paid.steps.items()
+            for step in steps
         ],
         "unpaid": [[node_id, reason] for node_id, reason in paid.unpaid.items()],
         "shortfall": None
@@ -58,6 +67,9 @@ def _describe_rewards(paid: EpochRewards) -> dict[str, Any]:
 def _show_rewards(paid: EpochRewards) -> str:
     verdict = "agreed" if paid.is_agreed else "not agreed"
     lines = [f"epoch {paid.epoch}, settled in block {paid.block}: {verdict}"]
+    if paid.proposer is not None:
+        reward = format_amount(paid.proposer.amount)
+        lines.append(f"node {paid.proposer.node_id}: {reward} TENSOR for its proposal")
     for node_id, amount in paid.nodes.items():
         lines.append(f"node {node_id}: {format_amount(amount)} TENSOR")
     for node_id, reason in paid.unpaid.items():
@@ -68,6 +80,10 @@ def _show_rewards(paid: EpochRewards) -> str:
         lines.append(f"fix: {paid.shortfall.fix}")
     for account, amount in paid.slashed.items():
         lines.append(f"slashed 0x{account.hex()}: {format_amount(amount)} TENSOR")
-    for node_id, (was, now) in paid.reputations.items():
-        lines.append(f"reputation of node {node_id}: {format_amount(was)} -> {format_amount(now)}")
+    for node_id, steps in paid.steps.items():
+        for step in steps:
+            lines.append(
+                f"reputation of node {node_id}: {format_amount(step.before)} ->"
+                f" {format_amount(step.after)}: {step.cause}"
+            )
     return "\n".join(lines)

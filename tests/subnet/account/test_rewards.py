@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,9 +13,16 @@ from devchain.config import BlockMode, DevChainConfig, fund_development_accounts
 from devchain.runtime import LedgerConfig
 from devchain.server import DevChain
 from keys.account import AccountKey
+from subnet.account.earnings import fetch_earnings, parse_row, render_row
 from subnet.account.receipt_check import ask_chain_alone, fetch_settlement
 from subnet.account.registration import TENSOR, delegate_stake
-from subnet.account.rewards import fetch_rewards
+from subnet.account.rewards import (
+    ATTESTED_IN_VAIN,
+    ELECTED_AND_AWAY,
+    NOT_AGREED,
+    fetch_rewards,
+)
+from subnet.account.standing import check_eligibility, describe_next_class, fetch_standing
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError
 from subnet.receipts.describe import describe_chain_row
@@ -72,6 +80,28 @@ async def agree(
     return epoch
 
 
+async def check_rows_equal_the_chain(
+    chain: SubstrateChain,
+    rig: WireRig,
+    subnet_id: SubnetId,
+    hotkeys: dict[SubnetNodeId, AccountKey],
+    proposed: Epoch,
+) -> None:
+    """Every node's row accounts for its stake to the last unit, and the newest for its balance."""
+    for node_id, hotkey in hotkeys.items():
+        (row,) = (await fetch_earnings(chain, subnet_id, node_id, count=1)).rows
+        assert row.epoch == proposed - 1
+        assert row.difference == 0 and row.stake is not None
+        assert row.stake.after == await rig.read_stake(subnet_id, hotkey.account_id)
+        assert row.stake.after - row.stake.before == row.gain
+        assert parse_row(json.loads(json.dumps(render_row(row)))) == row
+    elections = [
+        (await fetch_earnings(chain, subnet_id, node_id, count=1)).rows[0].proposing
+        for node_id in hotkeys
+    ]
+    assert sum(proposing is not None for proposing in elections) == 1
+
+
 async def test_an_epoch_that_pays_nobody_says_why_and_how_to_mend_it() -> None:
     rules = LedgerConfig(
         activation_mode=ActivationMode.AUTOMATIC, balances=fund_development_accounts()
@@ -112,6 +142,18 @@ async def test_an_epoch_that_pays_nobody_says_why_and_how_to_mend_it() -> None:
         silent = await fetch_rewards(chain, subnet_id)
         assert silent.shortfall is not None
         assert "nothing was proposed" in silent.shortfall.reason
+        assert silent.elected is not None and set(silent.steps) == {silent.elected}
+        found = await fetch_earnings(chain, subnet_id, silent.elected, count=8)
+        assert [step.cause for step in found.rows[0].reputation] == [ELECTED_AND_AWAY]
+        assert found.rows[0].proposing == 0
+        assert [row.difference for row in found.rows] == [0] * len(found.rows)
+        with pytest.raises(ConfigError, match="are not settled"):
+            await fetch_earnings(chain, subnet_id, first, count=1, last=Epoch(epoch + 50))
+        with pytest.raises(ConfigError, match="has no node 99"):
+            await fetch_standing(chain, subnet_id, SubnetNodeId(99))
+        standing = await fetch_standing(chain, subnet_id, silent.elected)
+        assert check_eligibility(standing).reason is None
+        assert describe_next_class(standing).startswith("Validator since epoch")
 
 
 async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(url: str) -> None:
@@ -140,6 +182,7 @@ async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(ur
         assert (paid.unpaid, paid.shortfall) == ({}, None)
         assert paid.slashed == {}
         assert await fetch_rewards(chain, subnet_id) == paid
+        await check_rows_equal_the_chain(chain, rig, subnet_id, hotkeys, epoch)
 
         later, elected = await wait_for_election(rig, chain, subnet_id)
         async with rig.open(hotkeys[elected]) as writer:
@@ -158,6 +201,8 @@ async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(ur
         assert slashed.slashed == lost.slashed[hotkey] > 0
         assert slashed.reputation == lost.reputations[elected]
         assert slashed.shortfall is not None and "are needed; fix: " in slashed.shortfall
+        assert [step.cause for step in lost.steps[elected]] == [NOT_AGREED, ATTESTED_IN_VAIN]
+        await check_rows_equal_the_chain(chain, rig, subnet_id, hotkeys, later)
         row = await ask_chain_alone(chain, subnet_id, Epoch(later - 1), elected)
         assert row.submission is not None and row.submission.proposer == row.elected == elected
         assert row.answer.settlement == slashed

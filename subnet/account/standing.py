@@ -1,0 +1,249 @@
+"""Where one node stands on the chain now: its class, what it waits for, what it may earn next.
+
+``fetch_standing`` reads; the rest decides, so that ``mesh earnings``, the running node and its
+status file say the same of the same facts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from consensus.types import (
+    BlockNumber,
+    Epoch,
+    NodeClass,
+    SubnetId,
+    SubnetNodeId,
+    compute_epoch_position,
+)
+from subnet.account.money import MIN_HOTKEY_BALANCE
+from subnet.account.registration import (
+    ActivationRules,
+    RegisteredNode,
+    fetch_activation_rules,
+    parse_registered_node,
+)
+from subnet.chain.substrate import SubstrateChain
+from subnet.errors import ConfigError, UnknownSubnet
+
+if TYPE_CHECKING:
+    from subnet.chain.chain_session import ChainSession
+
+ONE = 10**18
+MAX_NAMED_NODES = 16
+"""Ids that an error message lists."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One node at ``head``. Amounts are units of 10^-18 TENSOR, reputations have 10^18 as one.
+
+    ``epoch`` is the subnet's present one, ``epoch_s`` its length in seconds; ``started_at`` is the
+    general epoch from which the subnet is paid. ``queue_place`` counts from one, None outside the
+    queue. ``idle_left`` and ``included_left`` are the agreed epochs that are missing for the next
+    class. ``num_electable`` nodes may be elected, ``elected`` is it in the present epoch.
+    ``fall`` is what an epoch outside the agreed proposal takes of the reputation.
+    """
+
+    head: BlockNumber
+    epoch: Epoch
+    epoch_s: float
+    subnet_id: SubnetId
+    subnet_state: str
+    started_at: int
+    node: RegisteredNode
+    stake: int
+    reputation: int
+    min_reputation: int
+    fall: int
+    hotkey_balance: int
+    rules: ActivationRules
+    queue_place: int | None
+    queue_epochs: int
+    churn_limit: int
+    idle_left: int
+    included_left: int
+    num_electable: int
+    elected: SubnetNodeId | None
+
+    @property
+    def class_name(self) -> str:
+        """The node's class as the pallet spells it; Queued while it waits."""
+        return "Queued" if self.node.is_queued else self.node.node_class.name.capitalize()
+
+
+@dataclass(frozen=True, slots=True)
+class Eligibility:
+    """Whether a node can be elected, attest and be paid in ``epoch``; ``reason`` why not."""
+
+    epoch: Epoch
+    reason: str | None
+
+    def __str__(self) -> str:
+        verdict = "eligible" if self.reason is None else f"not eligible: {self.reason}"
+        return f"epoch {self.epoch}: {verdict}"
+
+
+async def fetch_standing(
+    chain: SubstrateChain, subnet_id: SubnetId, node_id: SubnetNodeId
+) -> Standing:
+    """Return where the node stands at the head.
+
+    Raises UnknownSubnet, ConfigError for a node that the subnet does not have, ChainUnavailable.
+    """
+    epoch_length = (await chain.fetch_info()).epoch_length
+    rules = await fetch_activation_rules(chain, subnet_id)
+
+    def work(session: ChainSession) -> Standing | tuple[int, ...] | None:
+        header, at = session.read_head()
+        subnet = session.read("Network.SubnetsData", subnet_id, at=at)
+        if subnet is None:
+            return None
+        node = _read_node(session, subnet_id, node_id, at=at)
+        if node is None:
+            rows = session.read_map("Network.SubnetNodesData", subnet_id, at=at)
+            return tuple(sorted(int(record["id"]) for _, record in rows))
+        return _read_standing(
+            session, subnet, node, head=header.number, at=at, epoch_length=epoch_length, rules=rules
+        )
+
+    found = await chain.query(work)
+    if found is None:
+        raise UnknownSubnet(f"the chain has no subnet {subnet_id}")
+    if isinstance(found, tuple):
+        known = ", ".join(map(str, found[:MAX_NAMED_NODES])) or "none"
+        raise ConfigError(
+            f"subnet {subnet_id} has no node {node_id}",
+            f"name one of its nodes: {known}",
+        )
+    return found
+
+
+def _read_node(
+    session: ChainSession, subnet_id: SubnetId, node_id: SubnetNodeId, *, at: str
+) -> RegisteredNode | None:
+    for item, is_queued in (("SubnetNodesData", False), ("RegisteredSubnetNodesData", True)):
+        record = session.read(f"Network.{item}", subnet_id, node_id, at=at)
+        if record is not None and record["id"]:
+            return parse_registered_node(record, is_queued=is_queued)
+    return None
+
+
+def _read_standing(
+    session: ChainSession,
+    subnet: dict[str, Any],
+    node: RegisteredNode,
+    *,
+    head: int,
+    at: str,
+    epoch_length: int,
+    rules: ActivationRules,
+) -> Standing:
+    subnet_id = int(subnet["id"])
+    hotkey = f"0x{node.hotkey.hex()}"
+
+    def read(name: str, *keys: object) -> int:
+        return int(session.read(f"Network.{name}", *keys, at=at, default=True))
+
+    slot = session.read("Network.SubnetSlot", subnet_id, at=at)
+    position = compute_epoch_position(BlockNumber(head), slot=slot or 0, epoch_length=epoch_length)
+    elected = session.read("Network.SubnetElectedValidator", subnet_id, position.epoch, at=at)
+    queue = (
+        session.read("Network.SubnetNodeQueue", subnet_id, at=at) or [] if node.is_queued else []
+    )
+    places = [int(row["id"]) for row in queue]
+    counts = {"idle": 0, "included": 0}
+    if node.node_class is NodeClass.IDLE:
+        counts["idle"] = read("SubnetNodeIdleConsecutiveEpochs", subnet_id, node.node_id)
+    if node.node_class is NodeClass.INCLUDED:
+        counts["included"] = read("SubnetNodeConsecutiveIncludedEpochs", subnet_id, node.node_id)
+    account = session.read("System.Account", hotkey, at=at, default=True)
+    return Standing(
+        head=BlockNumber(head),
+        epoch=position.epoch,
+        epoch_s=epoch_length * session.block_time_ms / 1000,
+        subnet_id=SubnetId(subnet_id),
+        subnet_state=str(subnet["state"]),
+        started_at=int(subnet["start_epoch"]),
+        node=node,
+        stake=read("AccountSubnetStake", hotkey, subnet_id),
+        reputation=read("SubnetNodeReputation", subnet_id, node.node_id),
+        min_reputation=read("MinSubnetNodeReputation", subnet_id),
+        fall=read("AbsentDecreaseReputationFactor", subnet_id),
+        hotkey_balance=int(account["data"]["free"]),
+        rules=rules,
+        queue_place=places.index(node.node_id) + 1 if node.node_id in places else None,
+        queue_epochs=read("SubnetNodeQueueEpochs", subnet_id),
+        churn_limit=max(1, read("ChurnLimit", subnet_id)),
+        idle_left=max(1, read("IdleClassificationEpochs", subnet_id) - counts["idle"]),
+        included_left=max(1, read("IncludedClassificationEpochs", subnet_id) - counts["included"]),
+        num_electable=read("TotalSubnetElectableNodes", subnet_id),
+        elected=None if elected is None else SubnetNodeId(elected),
+    )
+
+
+def describe_next_class(standing: Standing) -> str:
+    """Return what the node is, and what it waits for, as one sentence."""
+    node = standing.node
+    if standing.subnet_state == "Registered":
+        return f"{standing.class_name} of a subnet that waits for its owner's activate-subnet"
+    if node.is_queued:
+        return f"Queued: {_describe_queue(standing)}"
+    match node.node_class:
+        case NodeClass.IDLE:
+            return (
+                f"Idle since epoch {node.start_epoch}: Included after {standing.idle_left} more"
+                f" agreed epochs, in epoch {standing.epoch + standing.idle_left} at the earliest"
+            )
+        case NodeClass.INCLUDED:
+            low = standing.reputation < ONE
+            needs = f", and a reputation of 1 (now {standing.reputation / ONE:.3f})" if low else ""
+            return (
+                f"Included since epoch {node.start_epoch}: Validator after"
+                f" {standing.included_left} more agreed epochs with its row in the proposal{needs},"
+                f" in epoch {standing.epoch + standing.included_left} at the earliest"
+            )
+        case NodeClass.VALIDATOR:
+            return f"Validator since epoch {node.start_epoch}: the highest class"
+    return f"{standing.class_name}: not activated yet; {_describe_activation(standing)}"
+
+
+def _describe_queue(standing: Standing) -> str:
+    if not standing.rules.is_automatic:
+        return _describe_activation(standing)
+    place = standing.queue_place or 1
+    ready = max(standing.node.start_epoch + standing.queue_epochs + 1, standing.epoch + 1)
+    epoch = ready + (place - 1) // standing.churn_limit
+    return f"place {place} in the queue, activated by the chain in epoch {epoch} at the earliest"
+
+
+def _describe_activation(standing: Standing) -> str:
+    first, grace = standing.node.start_epoch, standing.rules.grace_epochs
+    window = f"from epoch {first} on" if grace is None else f"in epochs {first} to {first + grace}"
+    return f"waits for `mesh chain activate-node`, {window}"
+
+
+def check_eligibility(standing: Standing, *, unable: str | None = None) -> Eligibility:
+    """Return whether the node can be elected, attest and be paid in the next epoch.
+
+    ``unable`` is why the process on this machine could not do it, if it knows a reason.
+    """
+    epoch = Epoch(standing.epoch + 1)
+    if standing.subnet_state == "Paused":
+        return Eligibility(epoch, "the subnet's owner has paused it")
+    if standing.subnet_state != "Active" or standing.node.node_class is not NodeClass.VALIDATOR:
+        return Eligibility(epoch, describe_next_class(standing))
+    if standing.node.start_epoch > epoch:
+        return Eligibility(epoch, f"Validator only from epoch {standing.node.start_epoch} on")
+    if standing.reputation < standing.min_reputation:
+        return Eligibility(
+            epoch,
+            f"its reputation {standing.reputation / ONE:.3f} is below"
+            f" {standing.min_reputation / ONE:.3f}, and the chain removes it",
+        )
+    if standing.hotkey_balance < MIN_HOTKEY_BALANCE:
+        return Eligibility(
+            epoch, "its hotkey cannot pay a fee, so it can neither propose nor attest"
+        )
+    return Eligibility(epoch, unable)
