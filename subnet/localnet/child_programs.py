@@ -18,7 +18,7 @@ from subnet.localnet.processes import Message, Send
 from subnet.node import run_node
 from subnet.operator.config import NodeConfig
 from subnet.operator.interrupts import run_interruptible
-from subnet.operator.logs import configure_logs
+from subnet.operator.logs import LogOptions, configure_logs
 from subnet.operator.preflight import prepare
 
 ROUTE_RETRY_S = 0.5
@@ -31,7 +31,7 @@ def run_node_child(config: Message, send: Send) -> None:
     Without ``initial_peers`` it asks the chain for them, and without ``announce_maddrs`` others
     dial what it listens on.
     """
-    configure_logs(as_json=True)
+    configure_logs(LogOptions(as_json=True))
     asyncio.run(_run_node(config, send))
 
 
@@ -68,7 +68,7 @@ async def _run_node(config: Message, send: Send) -> None:
 
 def run_client_child(config: Message, send: Send) -> None:
     """Ask one question; report each ``piece`` of the answer and its ``route``."""
-    configure_logs(as_json=True)
+    configure_logs(LogOptions(as_json=True))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     asyncio.run(_ask(config, send))
 
@@ -102,7 +102,7 @@ async def _ask(config: Message, send: Send) -> None:
 
 def run_gateway_child(config: Message, send: Send) -> None:
     """Answer HTTP on loopback, without a key; report ``listening`` with the URL."""
-    configure_logs(as_json=True)
+    configure_logs(LogOptions(as_json=True))
     gateway = run_gateway(
         ClientConfig(initial_peers=tuple(config["initial_peers"]), model=config["model"]),
         ServeConfig(port=config["port"]),

@@ -22,11 +22,11 @@ from mesh.model.files import resolve_known_model
 from subnet.bootstrap import BootstrapConfig, run_bootstrap
 from subnet.node import run_node
 from subnet.operator.config import NodeConfig
-from subnet.operator.logs import configure_logs
+from subnet.operator.logs import LogOptions, configure_logs
 from subnet.operator.preflight import PreparedNode
 
 what, url, data_dir = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-configure_logs(as_json=True)
+configure_logs(LogOptions(as_json=True))
 key = PeerKey(bytes([7]) * 32)
 if what == "node":
     folder = resolve_known_model("mesh-tiny")

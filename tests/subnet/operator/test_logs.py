@@ -1,0 +1,109 @@
+"""Logs hold no secret, repeat nothing for ever, and go to a bounded private file when asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from subnet.errors import ConfigError
+from subnet.operator import logs
+from subnet.operator.logs import (
+    MAX_KNOWN_LINES,
+    MAX_REPEATS,
+    REPEAT_WINDOW_S,
+    LogOptions,
+    RepeatLimit,
+    configure_logs,
+)
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Leave the process's loggers as they were."""
+    root = logging.getLogger()
+    kept, level = list(root.handlers), root.level
+    yield
+    for handler in root.handlers:
+        if handler not in kept:
+            handler.close()
+    root.handlers[:] = kept
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def read_lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_log_file_is_private_json_of_the_level_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "node.log"
+    configure_logs(LogOptions(level="warning", as_json=False, file=path))
+    logger = structlog.get_logger("subnet.test")
+    logger.info("not said")
+    logger.warning("left", url="wss://u:p@chain.example", password="x")
+    try:
+        raise ValueError("wss://u:p@chain.example broke")
+    except ValueError:
+        logger.exception("broken")
+    logging.getLogger("subnet.other").warning("%s is left", "wss://u:p@chain.example")
+    first, second, third = read_lines(path)
+    assert (first["event"], first["url"], first["password"]) == (
+        "left",
+        "wss://chain.example",
+        "<redacted>",
+    )
+    assert "wss://chain.example broke" in str(second["exception"])
+    assert third["event"] == "wss://chain.example is left"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_log_file_is_begun_anew_before_it_grows_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_FILE_BYTES", 2000)
+    path = tmp_path / "node.log"
+    configure_logs(LogOptions(file=path))
+    for word in "abcdefghijklmnopqrst":
+        structlog.get_logger("subnet.test").info("long", field=200 * word)
+    written = sorted(tmp_path.iterdir())
+    assert 1 < len(written) <= 1 + logs.KEPT_FILES
+    assert all(file.stat().st_size <= 2000 for file in written)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in written} == {0o600}
+
+
+def test_a_log_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent/node.log cannot be opened: No such file"):
+        configure_logs(LogOptions(file=tmp_path / "absent" / "node.log"))
+
+
+def make_record(event: str, level: int = logging.WARNING, **fields: object) -> logging.LogRecord:
+    record = logging.LogRecord("subnet.test", level, "", 0, "", None, None)
+    record.msg = {"event": event} | fields  # type: ignore[assignment]
+    return record
+
+
+def test_lines_alike_but_for_numbers_are_limited_and_counted() -> None:
+    now_s = 0.0
+    limit = RepeatLimit(lambda: now_s)
+    passed = [limit.filter(make_record("chain unavailable", block=n)) for n in range(50)]
+    assert passed == [True] * MAX_REPEATS + [False] * (50 - MAX_REPEATS)
+    assert limit.filter(make_record("chain unavailable", block="other"))
+    assert all(limit.filter(make_record("seen", logging.DEBUG)) for _ in range(50))
+    now_s = REPEAT_WINDOW_S
+    late = make_record("chain unavailable", block=51)
+    assert limit.filter(late)
+    assert isinstance(late.msg, dict) and late.msg["left_out_like_this"] == 50 - MAX_REPEATS
+
+
+def test_what_the_limit_remembers_is_bounded() -> None:
+    limit = RepeatLimit(lambda: 0.0)
+    for number in range(2 * MAX_KNOWN_LINES):
+        word = "".join(chr(ord("a") + int(digit)) for digit in str(number))
+        assert limit.filter(make_record(word))
+    assert len(limit._seen) == MAX_KNOWN_LINES
