@@ -85,11 +85,11 @@ def _list_records(
             continue
         if is_acknowledged is not None:
             yield Missed(duty, epoch, "no replica has acknowledged it")
-        elif kind not in REVEAL_KINDS and _is_owed(view, kind, epoch, node):
+        elif kind not in REVEAL_KINDS and is_owed(view, kind, epoch, node):
             yield Missed(duty, epoch, _explain(view, has_ended=has_ended))
 
 
-def _is_owed(view: EpochView, kind: RecordKind, epoch: Epoch, node: RosterNode | None) -> bool:
+def is_owed(view: EpochView, kind: RecordKind, epoch: Epoch, node: RosterNode | None) -> bool:
     """Whether this node had to sign such a record. Reveals are owed only where they were signed."""
     if node is None or not node.has_class(NodeClass.INCLUDED, epoch):
         return False

@@ -71,6 +71,7 @@ from subnet.operator.access import AccessGate
 from subnet.operator.identity_lock import hold_identity
 from subnet.operator.identity_watch import check_runs_nowhere_else, mark_folder, was_run_here_lately
 from subnet.operator.interrupts import Service
+from subnet.operator.node_facts import LoadSample, NodeFacts
 from subnet.operator.preflight import PreparedNode, make_private_directory
 from subnet.operator.status import StatusFile
 from subnet.operator.vitals import Vitals
@@ -271,6 +272,13 @@ async def find_initial_peers(chain: SubstrateChain, prepared: PreparedNode) -> t
     return others
 
 
+def find_unable(prepared: PreparedNode) -> str | None:
+    """Return why the node, as it was started, can neither propose nor attest; None if it can."""
+    if prepared.config.unpaid:
+        return "it runs with --unpaid"
+    return "no hotkey was given" if prepared.hotkey is None else None
+
+
 @asynccontextmanager
 async def open_stranger(network_id: bytes) -> AsyncIterator[Host]:
     """Open a client's host in the network under a key that no peer knows."""
@@ -313,6 +321,14 @@ class Node:
             prepared.data_dir / BOOK_FILE, network_id=terms.network_id, params=terms.params
         )
         self._prober = self._make_prober()
+        self._facts = NodeFacts(
+            prepared.data_dir,
+            subnet_id=prepared.subnet_id,
+            node_id=prepared.node_id,
+            schedule=terms.schedule,
+            num_layers=prepared.model.num_layers,
+            unable=find_unable(prepared),
+        )
         self._status = StatusFile(prepared.data_dir, self._get_facts)
         self._vitals = Vitals(prepared.data_dir)
         self._clock = ChainClock(schedule=terms.schedule, block_time_s=terms.block_time_s)
@@ -372,6 +388,7 @@ class Node:
             tasks.create_task(self._keep_connected())
             tasks.create_task(self._follow_epochs())
             tasks.create_task(self._status.keep_fresh())
+            tasks.create_task(self._facts.watch_load(self._sample_load))
             tasks.create_task(self._prober.run())
             if self._server is None:
                 self._go_online(on_ready)
@@ -542,6 +559,7 @@ class Node:
                 await self._known_peers.follow(self._rosters.get_newest_roster())
                 await settle(self._parts.chain, self._parts.extrinsics)
                 await self._read_hotkey()
+                await self._facts.follow(self._parts.chain)
             except ChainUnavailable as error:
                 logger.warning("chain unavailable", detail=str(error))
             self._announcer.notify()
@@ -565,6 +583,7 @@ class Node:
     def _on_event(self, event: NodeEvent) -> None:
         if isinstance(event, HeadSeen) and self._relay_guard is not None:
             self._relay_guard.note_head(event.head)
+        self._facts.note(event)
         if isinstance(event, HeadHandled):
             self._on_head(event)
         self._metrics.observe(event)
@@ -584,6 +603,18 @@ class Node:
         self._taking_part = event.status.value
         self._status.note_head(event.position, phase_at(event.position, self._terms.schedule))
 
+    def _sample_load(self) -> LoadSample:
+        server = self._server
+        size = 0 if server is None else server.cache_tokens
+        return LoadSample(
+            sessions=None if server is None else server.session_count,
+            rows_computed=0 if server is None else server.rows_computed,
+            cache_used=size - server.free_cache_tokens if server is not None and size else None,
+            cache_size=size or None,
+            peers=self._vitals.peers,
+            servers=self._directory.list_servers(),
+        )
+
     def _get_facts(self) -> dict[str, Any]:
         """Return what the status file says beside the head."""
         config = self._prepared.config
@@ -599,4 +630,5 @@ class Node:
             "addresses": self._addresses,
             "relays_refused": None if self._server is None else self._server.guard.refused,
             "missed": describe_missed(self._parts.state.journal),
+            **self._facts.render(),
         }

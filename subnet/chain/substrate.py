@@ -184,6 +184,11 @@ class SubstrateChain:
         """Sends any call with any key; ``propose`` and ``attest`` use it."""
         return self._sender
 
+    @property
+    def url(self) -> str:
+        """The endpoint that is read from."""
+        return self._reader.url
+
     async def query(self, work: Callable[[ChainSession], T]) -> T:
         """Run blocking reads with the session, off the event loop; they may be repeated."""
         return await self._reader.call(work, timeout_s=QUERY_CALLS * self._reader.call_timeout_s)

@@ -5,7 +5,8 @@ Rules of the command line:
 - results go to stdout, talk to stderr, so that a pipe gets results only;
 - ``--json`` prints one JSON object; amounts are strings of integers in units of 10^-18 TENSOR;
 - an error is one sentence and one fix; ``--verbose`` adds the traceback;
-- exit code 0 is success, 1 a failure, 2 a wrong command line, 130 Ctrl-C;
+- exit code 0 is success, 1 a failure, 2 a wrong command line, 3 a time that was over before what
+  was waited for, 130 Ctrl-C;
 - what can be wrong with the line or its files is said before a password is asked for, before
   the network is used, and before anything slow is imported;
 - nothing stays silent for longer than NOTICE_AFTER_S while it waits for others;
@@ -71,6 +72,7 @@ from subnet.errors import (
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+EXIT_TIMEOUT = 3
 EXIT_INTERRUPTED = 130
 
 NOTICE_AFTER_S = 2.0

@@ -56,26 +56,24 @@ def earnings(
     """Show what a node earned and lost in each epoch, in TENSOR, and what it waits for."""
     from platformdirs import user_data_path
 
-    wanted = _Wanted(node, subnet, epochs, epoch)
-    folder = _find_folder(data_dir or user_data_path("mesh"), wanted)
+    wanted = _find_wanted(data_dir or user_data_path("mesh"), node, subnet)
     try:
-        found = _ask(chain, wanted, folder)
+        found = _ask(chain, wanted, count=epochs, epoch=epoch)
     except ChainUnavailable as error:
-        if folder is None:
+        if wanted.folder is None:
             raise
         say(f"the chain does not answer: {error}")
-        found = _read_kept(wanted, folder)
+        found = _read_kept(wanted.folder, count=epochs, epoch=epoch)
     emit(json.dumps(render(found)) if as_json else describe(found))
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What the command line asks for."""
+    """Which node is asked about; ``folder`` is its data on this machine, None if it has none."""
 
-    node: int | None
-    subnet: str | None
-    count: int
-    epoch: int | None
+    subnet: str
+    node_id: SubnetNodeId
+    folder: NodeFolder | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,48 +92,44 @@ class Found:
     absence: Absence | None
 
 
-def _find_folder(data_dir: Path, wanted: _Wanted) -> NodeFolder | None:
-    """Return the folder of the node that is asked for, if this machine has one.
+def _find_wanted(data_dir: Path, node: int | None, subnet: str | None) -> _Wanted:
+    """Return the node that is asked for, or the only one of this machine.
 
     Raises ConfigError or UsageError where none is named and none is here, or several are.
     """
+    from consensus.types import SubnetNodeId
     from subnet.errors import UsageError
     from subnet.receipts.folders import find_folders
 
-    named = wanted.subnet
-    subnet_id = int(named) if named is not None and named.isdecimal() else None
+    subnet_id = int(subnet) if subnet is not None and subnet.isdecimal() else None
+    is_named = subnet is not None and subnet_id is None
+    if is_named and node is not None:
+        return _Wanted(str(subnet), SubnetNodeId(node), None)
     try:
         folders = find_folders(data_dir, subnet_id)
-    except ConfigError:
-        if wanted.node is None or wanted.subnet is None:
-            raise ConfigError(
-                f"no node has run with its data in {data_dir}",
-                "name NODE and --subnet, or give --data-dir",
-            ) from None
-        return None
-    own = [folder for folder in folders if wanted.node in (None, folder.node_id)]
-    if len(own) == 1 and (wanted.subnet is None or subnet_id is not None):
-        return own[0]
-    if len(own) > 1:
-        names = ", ".join(folder.path.name for folder in own)
-        raise UsageError(
-            f"several nodes keep data here: {names} (SUBNET-NODE)", "name NODE and --subnet"
-        )
-    if wanted.node is None:
-        raise UsageError("which node is meant is not clear", "name NODE and --subnet")
-    if wanted.subnet is None:
+    except ConfigError as error:
+        if node is not None and subnet is not None:
+            return _Wanted(subnet, SubnetNodeId(node), None)
+        raise ConfigError(str(error), "name NODE and --subnet, or give --data-dir") from None
+    subnets = {folder.subnet_id for folder in folders}
+    own = [folder for folder in folders if node in (None, folder.node_id)]
+    if len(own) == 1 and not is_named:
+        return _Wanted(str(own[0].subnet_id), own[0].node_id, own[0])
+    if node is not None and not own and len(subnets) == 1:
         # Any node of the subnet can be asked about; only its own book is not here.
-        subnets = {folder.subnet_id for folder in folders}
-        if len(subnets) > 1:
-            raise UsageError("nodes of several subnets keep data here", "give --subnet")
-    return None
+        return _Wanted(str(min(subnets)), SubnetNodeId(node), None)
+    names = ", ".join(folder.path.name for folder in folders)
+    raise UsageError(
+        f"which node is meant is not clear: here are {names} (SUBNET-NODE)",
+        "name NODE and --subnet",
+    )
 
 
-def _ask(url: str, wanted: _Wanted, folder: NodeFolder | None) -> Found:
+def _ask(url: str, wanted: _Wanted, *, count: int, epoch: int | None) -> Found:
     """Return what the chain says, and of older epochs what the node has kept."""
     import asyncio
 
-    from consensus.types import Epoch, SubnetNodeId
+    from consensus.types import Epoch
     from subnet.account.earnings import compute_absence, fetch_earnings
     from subnet.account.earnings_book import read_book
     from subnet.account.standing import fetch_standing
@@ -145,22 +139,17 @@ def _ask(url: str, wanted: _Wanted, folder: NodeFolder | None) -> Found:
 
     async def work() -> Found:
         async with SubstrateChain.open(url) as chain:
-            if folder is None:
-                subnet_id = await require_subnet(chain, str(wanted.subnet))
-                node_id = SubnetNodeId(int(wanted.node or 0))
-            else:
-                subnet_id, node_id = folder.subnet_id, folder.node_id
+            node_id = wanted.node_id
+            subnet_id = await require_subnet(chain, wanted.subnet)
             with say_if_slow("reading the settled epochs"):
                 standing = await _find_standing(chain, subnet_id, node_id)
-                last = None if wanted.epoch is None else Epoch(wanted.epoch)
-                found = await fetch_earnings(
-                    chain, subnet_id, node_id, count=wanted.count, last=last
-                )
+                last = None if epoch is None else Epoch(epoch)
+                found = await fetch_earnings(chain, subnet_id, node_id, count=count, last=last)
                 if standing is None and not any(row.stake or row.gain for row in found.rows):
                     await fetch_standing(chain, subnet_id, node_id)
         oldest = found.rows[-1].epoch if found.rows else 0
-        kept = () if folder is None else read_book(folder.path)
-        older = [row for row in kept if row.epoch < oldest][: wanted.count - len(found.rows)]
+        kept = () if wanted.folder is None else read_book(wanted.folder.path)
+        older = [row for row in kept if row.epoch < oldest][: count - len(found.rows)]
         return Found(
             subnet_id,
             node_id,
@@ -186,14 +175,12 @@ async def _find_standing(
         return None
 
 
-def _read_kept(wanted: _Wanted, folder: NodeFolder) -> Found:
+def _read_kept(folder: NodeFolder, *, count: int, epoch: int | None) -> Found:
     """Return what the node itself has kept. Raises ConfigError if that is nothing."""
     from subnet.account.earnings_book import read_book
 
     rows = read_book(folder.path)
-    if wanted.epoch is not None:
-        rows = tuple(row for row in rows if row.epoch <= wanted.epoch)
-    rows = rows[: wanted.count]
+    rows = tuple(row for row in rows if epoch is None or row.epoch <= epoch)[:count]
     if not rows:
         raise ConfigError(
             f"node {folder.node_id} has kept no earnings of these epochs",

@@ -19,6 +19,8 @@ from subnet.cli import (
     serve,
     simulate,
     status,
+    top,
+    wait_for_restart_window,
     why,
 )
 from subnet.cli.arguments import normalise_arguments
@@ -51,6 +53,8 @@ app.command("manifest")(manifest.manifest)
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("status")(status.status)
+app.command("top")(top.top)
+app.command("wait-for-restart-window")(wait_for_restart_window.wait_for_restart_window)
 app.command("why")(why.why)
 app.command("earnings")(earnings.earnings)
 app.add_typer(chain_app, name="chain")

@@ -22,6 +22,7 @@ from consensus.duties import (
     is_reveal_time,
     list_reveals,
 )
+from consensus.owed import explain_stay, explain_unable, list_duties_now
 from consensus.reading import is_urgent
 from consensus.types import BlockNumber, Epoch, EpochPosition
 from consensus.view import EpochStatus, EpochView
@@ -34,6 +35,7 @@ from subnet.epoch.missed import MissedDuties
 from subnet.epoch.observer import (
     DutyDone,
     DutyFailed,
+    Elected,
     HeadHandled,
     HeadSeen,
     NodeEvent,
@@ -64,6 +66,7 @@ class EpochLoop:
         self._missed = MissedDuties(context)
         self._receipts = ReceiptKeeper(context, get_submission=self._snapshot.get_submission)
         self._status: EpochStatus | None = None
+        self._told_election: Elected | None = None
         schedule = context.terms.schedule
         self._urgent = frozenset(o for o in range(schedule.length) if is_urgent(schedule, o))
         self._head: BlockInfo | None = None
@@ -171,7 +174,9 @@ class EpochLoop:
         """Start the duties that are due and not under way, and say what was missed."""
         view = self._build_view(position)
         self._receipts.note_head(position)
-        self._observe(HeadHandled(position, view.status))
+        stay = explain_stay(view) if self._context.is_paid else None
+        self._observe(HeadHandled(position, view.status, list_duties_now(view), stay))
+        self._tell_election(view)
         if not self._context.is_paid:
             return
         self._tell_status(view)
@@ -190,6 +195,15 @@ class EpochLoop:
         if view.status not in (self._status, EpochStatus.WAITING):
             self._status = view.status
             self._observe(ParticipationChanged(view.epoch, view.status))
+
+    def _tell_election(self, view: EpochView) -> None:
+        """Say that this node is elected, and at once if it will not be able to propose."""
+        if view.elected != view.node_id or view.submission is not None:
+            return
+        told = Elected(view.epoch, explain_unable(view, is_paid=self._context.is_paid))
+        if told != self._told_election:
+            self._told_election = told
+            self._observe(told)
 
     def _observe(self, event: NodeEvent) -> None:
         if isinstance(event, Unavailable) and event.what == "chain":

@@ -11,6 +11,7 @@ from consensus.duties import Duty
 from consensus.errors import InvalidRecord
 from consensus.evidence import TimedRecord
 from consensus.missed import OwedDuty
+from consensus.owed import DutyNow
 from consensus.records import RecordKind
 from consensus.report import EpochReport
 from consensus.submission import Submission
@@ -31,10 +32,26 @@ class HeadSeen:
 
 @dataclass(frozen=True, slots=True)
 class HeadHandled:
-    """A head was planned for; ``status`` says whether the node takes part in the epoch."""
+    """A head was planned for; ``status`` says whether the node takes part in the epoch.
+
+    ``duties`` are those of the epoch, ``stay`` is why stopping the node now would cost something.
+    """
 
     position: EpochPosition
     status: EpochStatus
+    duties: tuple[DutyNow, ...] = ()
+    stay: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Elected:
+    """The chain elected this node in ``epoch``; ``unable`` is why it cannot propose, if it knows.
+
+    Once an epoch, and again when ``unable`` changes.
+    """
+
+    epoch: Epoch
+    unable: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +162,7 @@ class Unavailable:
 NodeEvent = (
     HeadSeen
     | HeadHandled
+    | Elected
     | ParticipationChanged
     | RecordSeen
     | RecordDropped
@@ -171,6 +189,10 @@ def log_event(event: NodeEvent) -> None:
         case HeadHandled(position, status):
             epoch, offset = position.epoch, position.offset
             logger.debug("head handled", epoch=epoch, offset=offset, status=status.name)
+        case Elected(epoch, None):
+            logger.info("elected: this node proposes", epoch=epoch)
+        case Elected(epoch, unable):
+            logger.warning("elected, and unable to propose", epoch=epoch, reason=unable)
         case ParticipationChanged(epoch, EpochStatus.ACTIVE):
             logger.info("this node takes part", epoch=epoch)
         case ParticipationChanged(epoch, status):

@@ -215,6 +215,11 @@ class LayerServer:
         return 0 if self._engine is None else self._engine.waiting_count
 
     @property
+    def rows_computed(self) -> int:
+        """Rows of sessions that this node has computed since its start."""
+        return self.measures.prompt_rows + self.measures.decode_rows
+
+    @property
     def dtype(self) -> str:
         """What a heartbeat says about the weights; nothing while they load."""
         if self._engine is None:

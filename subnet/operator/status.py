@@ -24,20 +24,65 @@ from subnet.errors import ConfigError
 from subnet.private_file import replace_private_file
 
 STATUS_FILE = "status.json"
-STATUS_VERSION = 2
+STATUS_VERSION = 3
 MAX_STATUS_SIZE = 64 * 1024
 PERIOD_S = 10.0
+SILENT_AFTER_S = 3 * PERIOD_S
+"""A process that has not written for so long is no longer called by what it said last."""
 MAX_HEAD_AGE_BLOCKS = 20
 DEFAULT_BLOCK_TIME_S = 6.0
 
 logger = structlog.get_logger(__name__)
 
 
+class DutyLine(BaseModel):
+    """One duty of the present epoch: done, due, later or missed; ``until`` is a chain block."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    duty: str
+    progress: str
+    until: int
+
+
+class EarnedLine(BaseModel):
+    """What one scored epoch brought the node; amounts are units of 10^-18 TENSOR."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int
+    paid: str
+    proposing: str | None
+    slashed: str
+    reason: str | None = None
+    """Why ``paid`` is 0."""
+
+
+class Load(BaseModel):
+    """What the node serves and whom it reaches; None for what it does not have or know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sessions: int | None = None
+    rows_per_s: float | None = None
+    """Tokens that the served blocks computed a second, prompts and answers, over PERIOD_S."""
+    cache_used: int | None = None
+    cache_size: int | None = None
+    peers_direct: int | None = None
+    peers_relayed: int | None = None
+    servers: int | None = None
+    """Hosters that take sessions, as far as this node knows."""
+    least_hosters: int | None = None
+    """The number of hosters of the block that the fewest serve."""
+
+
 class NodeStatus(BaseModel):
     """The state of one process. Times are seconds since 1970.
 
     A bootstrap has no ``subnet_node_id``. While no subnet names it, it has no ``subnet_id``, and
-    follows no ``head`` either.
+    follows no ``head`` either. ``standing`` says the node's class and what it waits for,
+    ``eligibility`` whether it can earn in the next epoch. ``stay`` is why stopping it now would
+    cost something. ``scores`` are (epoch, score at 10^18) of the last epochs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +105,19 @@ class NodeStatus(BaseModel):
     """Steps that the relay guard has refused since the start; None without an engine."""
     missed: tuple[str, ...] = ()
     """Duties missed and proposals refused in the last epochs, and why, the newest first."""
+    is_stopped: bool = False
+    phase_ends: int | None = None
+    epoch_ends: int | None = None
+    duties: tuple[DutyLine, ...] = ()
+    stay: str | None = None
+    standing: str | None = None
+    eligibility: str | None = None
+    stake: str | None = None
+    reputation: str | None = None
+    earned: tuple[EarnedLine, ...] = ()
+    scores: tuple[tuple[int, str], ...] = ()
+    endpoint: str | None = None
+    load: Load = Load()
 
     @property
     def name(self) -> str:
@@ -67,21 +125,43 @@ class NodeStatus(BaseModel):
         node = self.role if self.subnet_node_id is None else f"node {self.subnet_node_id}"
         return node if self.subnet_id is None else f"{node} of subnet {self.subnet_id}"
 
+    def is_silent(self, *, now_s: float) -> bool:
+        """Whether the process has stopped, or has not written lately: it may be dead."""
+        return self.is_stopped or now_s - self.written_at > SILENT_AFTER_S
+
+    def describe_life(self, *, now_s: float) -> str:
+        """Return whether the process takes part, or since when it does not run or write."""
+        ago = f"{max(0.0, now_s - self.written_at):.0f} s"
+        if self.is_stopped:
+            return f"stopped {ago} ago"
+        if self.is_silent(now_s=now_s):
+            return f"silent for {ago}, killed or hanging (last: {self.taking_part})"
+        return f"{self.taking_part}, {ago} ago"
+
     def describe(self, *, now_s: float) -> str:
         """Return one line for people."""
-        facts = [self.taking_part, f"{now_s - self.written_at:.0f} s ago"]
+        place = self.describe_place()
+        mark = ":" if place == self.name else ","
+        line = f"{place}{mark} {self.describe_life(now_s=now_s)}"
+        return f"{line}, {len(self.missed)} missed: {self.missed[0]}" if self.missed else line
+
+    def describe_place(self) -> str:
+        """Return which process it is, what it serves, and where it last saw the chain."""
+        facts = []
         if self.head is not None:
-            facts = [f"head {self.head}", f"epoch {self.epoch}", f"{self.phase}", *facts]
+            facts = [f"head {self.head}", f"epoch {self.epoch}", f"{self.phase}"]
         if self.subnet_node_id is not None:
             blocks = "" if self.blocks is None else f" blocks {self.blocks[0]}:{self.blocks[1]}"
             facts = [f"{self.role}{blocks}", *facts]
-        if self.missed:
-            facts.append(f"{len(self.missed)} missed: {self.missed[0]}")
-        return f"{self.name}: {', '.join(facts)}"
+        return f"{self.name}: {', '.join(facts)}" if facts else self.name
 
     def check(self, *, now_s: float, max_age_s: float) -> None:
         """Raise ConfigError if the process is silent or its head stands still."""
         silent_s = now_s - self.written_at
+        if self.is_stopped:
+            raise ConfigError(
+                f"{self.name} was stopped {silent_s:.0f} s ago", "start it again with mesh-test"
+            )
         if silent_s > max_age_s:
             raise ConfigError(
                 f"{self.name} has been silent for {silent_s:.0f} s",
@@ -124,9 +204,10 @@ class StatusFile:
         self._head |= {"epoch": position.epoch, "phase": phase.value}
         self.write()
 
-    def write(self) -> None:
+    def write(self, *, is_stopped: bool = False) -> None:
         """Replace the file. A first failure is logged, and the next write is the next attempt."""
-        status = NodeStatus(**self._get_facts(), **self._head, written_at=self._clock())
+        facts = {**self._get_facts(), **self._head, "is_stopped": is_stopped}
+        status = NodeStatus(**facts, written_at=self._clock())
         try:
             write_status(self._directory, status)
         except OSError as error:
@@ -137,10 +218,13 @@ class StatusFile:
             self._is_failing = False
 
     async def keep_fresh(self) -> None:
-        """Write it every PERIOD_S until cancelled."""
-        while True:
-            self.write()
-            await asyncio.sleep(PERIOD_S)
+        """Write it every PERIOD_S until cancelled, and then that the process was stopped."""
+        try:
+            while True:
+                self.write()
+                await asyncio.sleep(PERIOD_S)
+        finally:
+            self.write(is_stopped=True)
 
 
 def write_status(directory: Path, status: NodeStatus) -> None:
@@ -155,13 +239,14 @@ def read_statuses(data_dir: Path) -> tuple[NodeStatus, ...]:
 
     Raises ConfigError for a file that is not a status of a version up to STATUS_VERSION.
     """
-    return tuple(_read(path) for path in sorted(data_dir.glob(f"*/{STATUS_FILE}")))
+    return tuple(read_status(path) for path in sorted(data_dir.glob(f"*/{STATUS_FILE}")))
 
 
-def _read(path: Path) -> NodeStatus:
-    if path.stat().st_size > MAX_STATUS_SIZE:
-        raise ConfigError(f"{path} is too large for a status file", "remove it")
+def read_status(path: Path) -> NodeStatus:
+    """Return what one status file says. Raises ConfigError."""
     try:
+        if path.stat().st_size > MAX_STATUS_SIZE:
+            raise ConfigError(f"{path} is too large for a status file", "remove it")
         body = _migrate(json.loads(path.read_bytes()))
         if body["version"] != STATUS_VERSION:
             raise ConfigError(
@@ -175,8 +260,8 @@ def _read(path: Path) -> NodeStatus:
 
 
 def _migrate(body: dict[str, Any]) -> dict[str, Any]:
-    """Bring version 1, which named no version, to version 2."""
-    if "version" in body:
-        return body
-    added = {"head_moved_at": body["written_at"], "block_time_s": DEFAULT_BLOCK_TIME_S}
-    return body | added | {"version": STATUS_VERSION}
+    """Bring version 1, which named no version, and version 2 to version 3."""
+    if "version" not in body:
+        added = {"head_moved_at": body["written_at"], "block_time_s": DEFAULT_BLOCK_TIME_S}
+        return body | added | {"version": STATUS_VERSION}
+    return body | {"version": STATUS_VERSION} if body["version"] == 2 else body

@@ -30,6 +30,7 @@ from subnet.epoch.observer import (
     DutyDone,
     DutyFailed,
     DutyMissed,
+    Elected,
     EpochScored,
     EpochSettled,
     ExtrinsicLanded,
@@ -350,6 +351,8 @@ def _describe(event: NodeEvent) -> str:
             return f"sees {kind} {record.epoch} of {record.node_id} at {sighting.seen_at}: {digest}"
         case HeadHandled(position, status):
             return f"handles {position.epoch}+{position.offset}: {status.name}"
+        case Elected(epoch, unable):
+            return f"is elected in {epoch}: {unable or 'able'}"
         case ParticipationChanged(epoch, status):
             return f"takes part in {epoch}: {status.name}"
         case RecordDropped(kind, node_id, error):

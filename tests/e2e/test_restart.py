@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import shutil
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import ExitStack, asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager, closing, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,8 +29,12 @@ from keys.envelope import decode_envelope
 from mesh.assets import shipped_model_path
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
+from subnet.account.earnings import parse_row
+from subnet.account.earnings_book import read_book
 from subnet.account.registration import hex_account
 from subnet.chain.substrate import SubstrateChain
+from subnet.cli.console import run_app
+from subnet.cli.mesh import app
 from subnet.hosting.manifest import load_own_manifest
 from subnet.journal.codec import decode_timed_record
 from subnet.journal.log import EventType
@@ -276,10 +282,46 @@ async def test_a_hoster_killed_between_commit_and_reveal_is_scored_and_signs_not
         await swarm.advance_to(later, EPOCH_LENGTH - 1)
         assert_paid_alike(await swarm.settle(Epoch(later + 1)), swarm.network)
 
+        await assert_earnings_equal_the_chain(swarm, scored=epoch)
         await swarm.stop_all()
+        assert all(status.is_stopped for status in read_statuses(third.data_dir))
         await assert_said_once(swarm, (epoch, later, Epoch(later + 1)), scratch)
         final = read_journal(third, scratch)
         assert at_death.signed.items() <= final.signed.items()
+
+
+def ask_earnings(node: NodeFiles, chain: str) -> dict[str, Any]:
+    """Return what ``mesh earnings`` says on the machine of a node."""
+    out = io.StringIO()
+    line = ["earnings", "--json", "--data-dir", str(node.data_dir), "--chain", chain]
+    with redirect_stdout(out), pytest.raises(SystemExit) as ended:
+        run_app(app, line, name="mesh")
+    assert ended.value.code == 0
+    answer: dict[str, Any] = json.loads(out.getvalue())
+    return answer
+
+
+async def assert_earnings_equal_the_chain(swarm: Swarm, *, scored: Epoch) -> None:
+    """Each node's rows add up to its stake on the chain, and the node has kept the same rows."""
+    proposing = set()
+    for node in swarm.network.nodes:
+        found = await asyncio.to_thread(ask_earnings, node, swarm.url)
+        rows = found["rows"]
+        assert rows[0]["epoch"] == scored
+        assert {row["difference"] for row in rows} == {"0"}
+        gained = sum(int(row["gain"]) for row in rows)
+        assert int(found["standing"]["stake"]) == int(rows[-1]["stake"][0]) + gained
+        assert found["standing"]["eligibility"].endswith("eligible")
+        proposing |= {node.node_id} if rows[0]["proposing"] is not None else set()
+        await swarm.wait_until(
+            lambda node=node: read_book(next(node.data_dir.glob("*-*")))[:1] != (), "kept earnings"
+        )
+        kept = read_book(next(node.data_dir.glob("*-*")))
+        assert [parse_row(row) for row in rows if row["epoch"] == scored] == list(kept[:1])
+        (status,) = read_statuses(node.data_dir)
+        assert status.eligibility == found["standing"]["eligibility"]
+        assert status.earned[0].epoch == scored
+    assert len(proposing) == 1
 
 
 async def assert_said_once(swarm: Swarm, epochs: Iterable[Epoch], scratch: Path) -> None:

@@ -32,7 +32,7 @@ from subnet.cli.console import explain, find_expected, run_app
 from subnet.cli.mesh import MULTI_VALUE, app
 from subnet.cli.mesh_test import app as node_app
 from subnet.errors import ChainUnavailable, ConfigError, SubnetError, UsageError
-from subnet.operator.status import NodeStatus, write_status
+from subnet.operator.status import DutyLine, EarnedLine, Load, NodeStatus, write_status
 
 HEAVY = (
     "torch",
@@ -235,6 +235,83 @@ class TestStatus:
         assert first.startswith("bootstrap: relaying only, ")
         assert second.startswith("bootstrap of subnet 128001: head 41, epoch 2, commit, no role, ")
 
+    def test_the_screen_fits_80_columns_without_colour_and_has_every_line(
+        self, tmp_path: Path
+    ) -> None:
+        keep_status(
+            tmp_path,
+            "128001-3",
+            phase_ends=44,
+            epoch_ends=63,
+            duties=(
+                DutyLine(duty="commit", progress="due", until=46),
+                DutyLine(duty="attest", progress="done", until=61),
+            ),
+            stay="commit of epoch 2 is due, in chain block 46 at the latest",
+            standing="Validator since epoch 1: the highest class",
+            eligibility="epoch 3: eligible",
+            stake=str(105 * 10**18),
+            reputation=str(9 * 10**17),
+            earned=(EarnedLine(epoch=0, paid=str(10**16), proposing=str(10**18), slashed="0"),),
+            scores=((1, str(10**17)),),
+            endpoint="ws://127.0.0.1:9944",
+            load=Load(
+                sessions=2,
+                rows_per_s=12.5,
+                cache_used=4096,
+                cache_size=16384,
+                peers_direct=5,
+                peers_relayed=1,
+                servers=4,
+                least_hosters=0,
+            ),
+            missed=("epoch 1: elected, did not propose: no hotkey was given",),
+        )
+        code, out, err = run("status", "--data-dir", str(tmp_path))
+        assert (code, err) == (0, "")
+        assert "\x1b" not in out and max(map(len, out.splitlines())) <= 80
+        for line in (
+            "phase    commit, ends in 3 blocks (18 s); epoch 2 in 22 blocks (132 s)",
+            "duties   commit DUE (by block 46), attest ok",
+            "state    active, ",
+            "restart  commit of epoch 2 is due, in chain block 46 at the latest",
+            "class    Validator since epoch 1: the highest class",
+            "next     epoch 3: eligible",
+            "serving  2 sessions, 12.5 tokens/s, cache 4096/16384 tokens (25 %)",
+            "swarm    4 hosters, each block by 0+; 5 peers direct, 1 through relays",
+            "scores   epoch 1: 0.100000",
+            "stake    105.000000 TENSOR, reputation 0.900",
+            "earned   epoch 0: 0.010000 + 1.000000 for proposing TENSOR",
+            "chain    ws://127.0.0.1:9944",
+            "wrong    some block of the model has no hoster",
+        ):
+            assert line in out
+
+    def test_a_stopped_or_killed_node_is_not_called_active(self, tmp_path: Path) -> None:
+        keep_status(tmp_path, "128001-3", is_stopped=True, written_at=time.time() - 100)
+        code, out, err = run("status", "--data-dir", str(tmp_path))
+        assert code == 1 and re.search(r"state +stopped 1\d\d s ago", out)
+        assert err.startswith("error: node 3 of subnet 128001 was stopped 1")
+        keep_status(tmp_path, "128001-4", subnet_node_id=4, written_at=time.time() - 100)
+        out = " ".join(run("status", "--data-dir", str(tmp_path))[1].split())
+        assert re.search(r"silent for 1\d\d s, killed or hanging \(last: active\)", out)
+        assert not re.search(r"active, \d+ s ago", out)
+
+    def test_a_restart_window_that_does_not_come_is_exit_code_3(self, tmp_path: Path) -> None:
+        keep_status(tmp_path, "128001-3", stay="reveal of epoch 2 is due, 3 blocks at most")
+        line = ["wait-for-restart-window", "--timeout", "0.01", "--data-dir", str(tmp_path)]
+        code, out, err = run(*line)
+        assert (code, out) == (3, "")
+        assert "node 3 of subnet 128001: reveal of epoch 2 is due" in err
+        assert "no window for a restart came in 0.01 s" in err
+        keep_status(tmp_path, "128001-4", subnet_node_id=4)
+        assert run(*line, "4") == (0, "", "")
+
+    def test_top_without_a_terminal_names_what_to_use(self, tmp_path: Path) -> None:
+        code, out, err = run("top", "--data-dir", str(tmp_path))
+        assert (code, out) == (2, "")
+        assert "mesh status --json" in err
+
     def test_nothing_there_is_a_failure(self, tmp_path: Path) -> None:
         assert "no node has run" in fails("status", "--data-dir", str(tmp_path))[0]
 
@@ -243,6 +320,33 @@ class TestStatus:
         (tmp_path / "128001-3").mkdir()
         (tmp_path / "128001-3" / "status.json").write_text(content)
         assert "status file" in fails("status", "--data-dir", str(tmp_path))[0]
+
+
+class TestEarnings:
+    def test_without_a_node_here_it_asks_which_one(self, tmp_path: Path) -> None:
+        sentence, fix = fails("earnings", "--data-dir", str(tmp_path))
+        assert "no node has run" in sentence and "NODE and --subnet" in fix
+        for name in ("128001-3", "128001-4"):
+            (tmp_path / name).mkdir()
+        code, _, err = run("earnings", "--data-dir", str(tmp_path))
+        assert code == 2 and "here are 128001-3, 128001-4 (SUBNET-NODE)" in err
+
+    def test_while_the_chain_is_away_it_shows_what_the_node_kept(self, tmp_path: Path) -> None:
+        folder = tmp_path / "128001-3"
+        folder.mkdir()
+        line = ["earnings", "--data-dir", str(tmp_path), "--chain", "ws://127.0.0.1:1"]
+        code, out, err = run(*line)
+        assert (code, out) == (1, "") and "has kept no earnings" in err
+        row = {"epoch": 7, "subnet_node_id": 3, "settled_in_block": 183, "agreed": True}
+        row |= {"paid": str(10**17), "shared": "0", "proposing": None, "slashed": "0"}
+        row |= {"reputation": [], "unpaid": None, "shortfall": None, "promoted": None}
+        row |= {"removed": False, "stake": ["0", str(10**17), "0"]}
+        (folder / "earnings.json").write_text(json.dumps({"version": 1, "rows": [row]}))
+        code, out, err = run(*line)
+        assert code == 0 and "the chain does not answer" in err
+        assert "as it has kept them itself" in out and "0.100000" in out
+        code, out, _ = run(*line, "--json")
+        assert code == 0 and json.loads(out)["rows"][0]["source"] == "node"
 
 
 class TestManifest:

@@ -122,7 +122,7 @@ def test_an_older_status_is_migrated(scene: Scene) -> None:
     assert (found.head, found.head_moved_at, found.block_time_s) == (41, 1000, 6.0)
 
 
-@pytest.mark.parametrize("version", [0, 3, "2"])
+@pytest.mark.parametrize("version", [0, 4, "3"])
 def test_a_status_of_an_unknown_version_is_refused_with_a_fix(
     scene: Scene, version: object
 ) -> None:
