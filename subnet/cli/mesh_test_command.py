@@ -14,18 +14,25 @@ from keys.peer import PeerId
 from subnet.cli.console import say
 from subnet.errors import UsageError
 from subnet.operator.config import NodeConfig, parse_layer_indices
-from subnet.operator.logs import configure_logs
+from subnet.operator.logs import LogOptions, configure_logs
 
 _USAGE_HINT = "see `mesh-test --help`"
 _ADDRESS = re.compile(r"(/[^/\s]+){2,}")
 
 
 def run_node_command(
-    values: dict[str, Any], *, hoster: bool, validator: bool, block_indices: str | None
+    values: dict[str, Any],
+    *,
+    hoster: bool,
+    validator: bool,
+    block_indices: str | None,
+    logs: LogOptions | None = None,
+    has_summary: bool = False,
 ) -> None:
     """Validate the values, check everything that is cheap, then run the node until it is stopped.
 
-    Raises UsageError, ConfigError and what the node itself raises.
+    With ``has_summary`` its status is shown live below the log lines. Raises UsageError,
+    ConfigError and what the node itself raises.
     """
     config = parse_config(values, hoster=hoster, validator=validator, block_indices=block_indices)
     from subnet.operator.preflight import prepare
@@ -33,10 +40,19 @@ def run_node_command(
     prepared = asyncio.run(prepare(config))
     for notice in prepared.notices:
         say(notice)
-    configure_logs()
+    configure_logs(logs)
     from subnet.node import run_node
 
-    asyncio.run(run_node(prepared))
+    async def work() -> None:
+        if not has_summary:
+            await run_node(prepared)
+            return
+        from subnet.cli.live_summary import show_summary
+
+        async with show_summary(prepared.data_dir):
+            await run_node(prepared)
+
+    asyncio.run(work())
 
 
 def parse_config(
