@@ -106,9 +106,10 @@ class _Bootstrap:
 
     async def _run(self) -> None:
         logger.info("connecting to the chain", url=self._config.chain_url)
-        subnet_id = await self._find_place() or await self._relay_until_registered()
-        async with SubstrateChain.open(self._config.chain_url) as chain:
-            await self._serve_subnet(chain, subnet_id)
+        with self._status.say_when_stopped():
+            subnet_id = await self._find_place() or await self._relay_until_registered()
+            async with SubstrateChain.open(self._config.chain_url) as chain:
+                await self._serve_subnet(chain, subnet_id)
 
     async def _find_place(self) -> SubnetId | None:
         """Return the subnet to serve; None while the chain is away or names none."""

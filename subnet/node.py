@@ -369,6 +369,10 @@ class Node:
             serve_manifest(self._host, self._parts.manifest.body)
         self._exchange.serve()
         self._addresses = tuple(await self._host.list_addresses())
+        with self._status.say_when_stopped():
+            await self._run_parts(on_ready)
+
+    async def _run_parts(self, on_ready: OnReady | None) -> None:
         metrics = self._metrics
         async with (
             serve_metrics(

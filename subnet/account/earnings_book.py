@@ -52,7 +52,14 @@ def read_book(data_dir: Path) -> tuple[EpochEarnings, ...]:
         rows = {row.epoch: row for row in map(parse_row, body["rows"])}
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         hint = "remove it; the chain has it too"
         raise ConfigError(f"{path} cannot be read: {error}", hint) from error
     return tuple(rows[epoch] for epoch in sorted(rows, reverse=True))

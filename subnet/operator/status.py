@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from consensus.phases import Phase
 from consensus.types import EpochPosition
@@ -31,6 +32,9 @@ SILENT_AFTER_S = 3 * PERIOD_S
 """A process that has not written for so long is no longer called by what it said last."""
 MAX_HEAD_AGE_BLOCKS = 20
 DEFAULT_BLOCK_TIME_S = 6.0
+
+Amount = Annotated[str, Field(pattern=r"^\d{1,40}$")]
+"""Units of 10^-18: JSON's numbers lose digits."""
 
 logger = structlog.get_logger(__name__)
 
@@ -51,9 +55,9 @@ class EarnedLine(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epoch: int
-    paid: str
-    proposing: str | None
-    slashed: str
+    paid: Amount
+    proposing: Amount | None
+    slashed: Amount
     reason: str | None = None
     """Why ``paid`` is 0."""
 
@@ -112,10 +116,10 @@ class NodeStatus(BaseModel):
     stay: str | None = None
     standing: str | None = None
     eligibility: str | None = None
-    stake: str | None = None
-    reputation: str | None = None
+    stake: Amount | None = None
+    reputation: Amount | None = None
     earned: tuple[EarnedLine, ...] = ()
-    scores: tuple[tuple[int, str], ...] = ()
+    scores: tuple[tuple[int, Amount], ...] = ()
     endpoint: str | None = None
     load: Load = Load()
 
@@ -218,11 +222,16 @@ class StatusFile:
             self._is_failing = False
 
     async def keep_fresh(self) -> None:
-        """Write it every PERIOD_S until cancelled, and then that the process was stopped."""
+        """Write it every PERIOD_S until cancelled."""
+        while True:
+            self.write()
+            await asyncio.sleep(PERIOD_S)
+
+    @contextmanager
+    def say_when_stopped(self) -> Iterator[None]:
+        """Write at the end of the block that the process was stopped."""
         try:
-            while True:
-                self.write()
-                await asyncio.sleep(PERIOD_S)
+            yield
         finally:
             self.write(is_stopped=True)
 

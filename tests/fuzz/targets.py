@@ -28,7 +28,7 @@ from consensus.errors import InvalidRecord, ProposalMismatch
 from consensus.naming import Naming, decode_args, encode_args
 from consensus.protocol_params import MINIMAL
 from consensus.records import EPOCH_KINDS, MAX_BODY_SIZES, decode_body
-from consensus.types import SubnetNodeId
+from consensus.types import BlockNumber, Epoch, SubnetNodeId
 from devchain import addresses as devchain_addresses
 from devchain.errors import DispatchError
 from devchain.extrinsics import decode_extrinsic, decode_timestamp, encode_timestamp
@@ -80,7 +80,10 @@ from mesh.routing.heartbeat import (
     seal_heartbeat,
 )
 from mesh.routing.info import decode_info, encode_info
+from subnet.account.earnings import EpochEarnings, StakeChange, render_row
+from subnet.account.earnings_book import BOOK_FILE, read_book
 from subnet.account.metagraph import FORMAT, Metagraph
+from subnet.account.rewards import ABSENT, ReputationStep
 from subnet.chain.codec import _decode_runtime
 from subnet.chain.failures import read_dispatch_error
 from subnet.chain.manifest_hash import format_manifest_hash, parse_manifest_hash
@@ -485,6 +488,26 @@ def _list_statuses() -> list[bytes]:
         addresses=(),
     )
     return [status.model_dump_json().encode()]
+
+
+def _list_books() -> list[bytes]:
+    row = EpochEarnings(
+        epoch=Epoch(4),
+        node_id=SubnetNodeId(1),
+        block=BlockNumber(123),
+        is_agreed=True,
+        paid=5,
+        shared=1,
+        proposing=7,
+        slashed=0,
+        reputation=(ReputationStep(10**18, 9 * 10**17, ABSENT),),
+        unpaid=None,
+        shortfall=None,
+        promoted="Validator",
+        is_removed=False,
+        stake=StakeChange(1, 13, 0),
+    )
+    return [json.dumps({"version": 1, "rows": [render_row(row)]}).encode()]
 
 
 def _list_metagraphs() -> list[bytes]:
@@ -957,6 +980,12 @@ _FILES = (
         ),
         (ConfigError,),
         _list_statuses,
+    ),
+    Target(
+        "earnings_book",
+        read_as_file(lambda path: read_book(path.parent), name=BOOK_FILE, inside="n"),
+        (ConfigError,),
+        _list_books,
     ),
     Target(
         "receipt_file",

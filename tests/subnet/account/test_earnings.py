@@ -156,7 +156,13 @@ def test_each_loss_is_one_warning_with_its_cause() -> None:
 
 def test_a_kept_book_that_is_damaged_is_refused_by_name_and_begun_anew(tmp_path: Path) -> None:
     assert read_book(tmp_path) == ()
-    for content in (b"{", b"[]", b'{"version": 2, "rows": []}', b'{"version": 1, "rows": [{}]}'):
+    for content in (
+        b"{",
+        b"[]",
+        b'{"version": 2, "rows": []}',
+        b'{"version": 1, "rows": [{}]}',
+        b'{"version": 1, "rows": [{"epoch": Infinity}]}',
+    ):
         (tmp_path / BOOK_FILE).write_bytes(content)
         with pytest.raises(ConfigError, match=BOOK_FILE):
             read_book(tmp_path)

@@ -18,6 +18,7 @@ from subnet.epoch.observer import (
     DutyDone,
     DutyFailed,
     DutyMissed,
+    Elected,
     EpochScored,
     EpochSettled,
     HeadHandled,
@@ -141,10 +142,13 @@ async def test_each_node_publishes_each_slot_once_and_reveals_after_commits_clos
 
 
 async def test_a_node_without_a_hotkey_commits_and_reveals_but_neither_proposes_nor_attests():
-    subnet = Subnet(elect=lambda epoch: 1)
+    subnet = Subnet(elect=lambda epoch: 2 if epoch == 3 else 1)
     subnet.nodes[2].writer = None
     async with subnet.run():
-        await advance_to(subnet.chain, 2, 10)
+        await advance_to(subnet.chain, 3, 1)
+    # In the block of its election it says that it cannot propose, and once.
+    assert subnet.nodes[2].list_events(Elected) == [Elected(3, "no hotkey was given")]
+    assert {event.unable for event in subnet.nodes[1].list_events(Elected)} == {None}
     assert subnet.chain.submissions[2].attested == {1, 3, 4, 5, 6}
     assert dict(subnet.chain.submissions[2].scores)[2] > 0
 

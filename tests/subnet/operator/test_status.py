@@ -109,6 +109,19 @@ def test_a_folder_that_is_gone_is_made_again(scene: Scene) -> None:
     assert scene.read().subnet_node_id == 3
 
 
+def test_a_process_that_ends_in_order_says_that_it_was_stopped(scene: Scene) -> None:
+    with pytest.raises(ValueError, match="broke"), scene.file.say_when_stopped():
+        scene.see(41, now_s=1000)
+        assert not scene.read().is_stopped
+        raise ValueError("it broke")
+    found = scene.read()
+    assert found.is_stopped and found.head == 41
+    with pytest.raises(ConfigError, match="was stopped 5 s ago"):
+        found.check(now_s=1005, max_age_s=100)
+    scene.see(42, now_s=1010)
+    assert not scene.read().is_stopped
+
+
 def rewrite(scene: Scene, change: Any) -> None:
     path = scene.place / "128001-3" / "status.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -131,6 +144,14 @@ def test_a_status_of_an_unknown_version_is_refused_with_a_fix(
     with pytest.raises(ConfigError, match="is of version") as refusal:
         scene.read()
     assert "the program that wrote it" in refusal.value.hint
+
+
+def test_an_amount_that_is_no_number_is_refused(scene: Scene) -> None:
+    scene.file.write()
+    for amount in ("abc", "-1", "1" * 41, 5):
+        rewrite(scene, lambda body, amount=amount: body | {"stake": amount})
+        with pytest.raises(ConfigError, match="is not a status file"):
+            scene.read()
 
 
 def test_the_newest_missed_duty_is_shown_with_the_number_of_all(tmp_path: Path) -> None:
