@@ -42,11 +42,9 @@ def read_book(data_dir: Path) -> tuple[EpochEarnings, ...]:
     """
     path = data_dir / BOOK_FILE
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BOOK_SIZE + 1)
-        if len(raw) > MAX_BOOK_SIZE:
+        if path.stat().st_size > MAX_BOOK_SIZE:
             raise ValueError("it is too large")
-        body = json.loads(raw)
+        body = json.loads(path.read_bytes())
         if body["version"] != BOOK_VERSION:
             raise ValueError(f"its version is {body['version']!r}, not {BOOK_VERSION}")
         rows = {row.epoch: row for row in map(parse_row, body["rows"])}
