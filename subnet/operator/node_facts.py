@@ -30,7 +30,7 @@ from subnet.account.standing import (
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.observer import EpochScored, HeadHandled, NodeEvent
 from subnet.errors import ConfigError, UnknownSubnet
-from subnet.operator.logs import redact_urls
+from subnet.operator.redaction import redact_urls
 from subnet.operator.status import PERIOD_S, DutyLine, EarnedLine, Load
 
 SHOWN_EPOCHS = 5
