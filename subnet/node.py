@@ -19,7 +19,7 @@ import structlog
 
 from consensus.phases import phase_at
 from consensus.protocol_params import MAINNET, ConsensusParams
-from consensus.types import Role
+from consensus.types import LayerRange, Role
 from keys.peer import PeerKey
 from mesh.client.connection import make_client_host_config
 from mesh.errors import ManifestNotFound, MeshError
@@ -40,6 +40,12 @@ from subnet.alerts.node import NodeAlerts
 from subnet.alerts.watch import Watched
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
 from subnet.chain.substrate import SubstrateChain
+from subnet.doctor.checks import NODE_CHECKS, run_in_node
+from subnet.doctor.finding import Verdict
+from subnet.doctor.hourly import Health, HourlyExam
+from subnet.doctor.in_node import NodeExam
+from subnet.doctor.service import make_facts, make_methods, try_own_prompt
+from subnet.doctor.subject import NodeFacts, Subject
 from subnet.epoch.author import Author
 from subnet.epoch.context import NodeContext
 from subnet.epoch.loop import EpochLoop
@@ -68,17 +74,19 @@ from subnet.network import (
     open_subnet_state,
 )
 from subnet.operator.access import AccessGate
+from subnet.operator.control import ControlServer
 from subnet.operator.identity_lock import hold_identity
 from subnet.operator.identity_watch import check_runs_nowhere_else, mark_folder, was_run_here_lately
 from subnet.operator.interrupts import Service
-from subnet.operator.node_facts import LoadSample, NodeFacts
 from subnet.operator.preflight import PreparedNode, make_private_directory
 from subnet.operator.status import StatusFile
+from subnet.operator.status_facts import LoadSample, StatusFacts
 from subnet.operator.vitals import Vitals
 from subnet.probing.book import BOOK_FILE, ProbeBook
 from subnet.probing.prober import ProbeContext, Prober
 from subnet.probing.prompts import make_prompter
 from subnet.probing.targets import is_validator, list_targets
+from subnet.probing.verdict import Attempt
 from subnet.receipts.store import ReceiptStore
 from subnet.thread_runner import Runner, open_thread_runner
 from subnet.version import SOFTWARE
@@ -320,8 +328,14 @@ class Node:
         self.probes = ProbeBook.open(
             prepared.data_dir / BOOK_FILE, network_id=terms.network_id, params=terms.params
         )
-        self._prober = self._make_prober()
-        self._facts = NodeFacts(
+        self._probe_context = self._make_probe_context()
+        self._prober = Prober(self._probe_context)
+        self._exam = self._make_exam()
+        self._control = ControlServer(
+            prepared.data_dir, make_methods(self._get_node_facts, self._exam)
+        )
+        self._hourly = HourlyExam(self._get_subject)
+        self._facts = StatusFacts(
             prepared.data_dir,
             subnet_id=prepared.subnet_id,
             node_id=prepared.node_id,
@@ -394,6 +408,8 @@ class Node:
             tasks.create_task(self._status.keep_fresh())
             tasks.create_task(self._facts.watch_load(self._sample_load))
             tasks.create_task(self._prober.run())
+            tasks.create_task(self._control.run())
+            tasks.create_task(self._hourly.run())
             if self._server is None:
                 self._go_online(on_ready)
             else:
@@ -476,29 +492,82 @@ class Node:
     def _get_state(self) -> ServerState:
         return self._state if self._server is None else self._server.state
 
-    def _make_prober(self) -> Prober:
+    def _make_probe_context(self) -> ProbeContext:
         prepared, terms = self._prepared, self._terms
         rosters, own = self._rosters, prepared.key.peer_id
-        return Prober(
-            ProbeContext(
-                key=prepared.key,
-                network_id=terms.network_id,
-                params=terms.params,
-                model=prepared.model,
-                block_time_s=terms.block_time_s,
-                book=self.probes,
-                make_prompt=make_prompter(prepared.folder.source, prepared.model),
-                list_targets=lambda: list_targets(
-                    rosters,
-                    self._parts.state.journal,
-                    own=own,
-                    num_layers=prepared.model.num_layers,
-                ),
-                is_validator=lambda: is_validator(rosters, own),
-                list_servers=self._directory.list_servers,
-                open_client=lambda: open_stranger(terms.network_id),
-                observe=self._on_event,
-            )
+        return ProbeContext(
+            key=prepared.key,
+            network_id=terms.network_id,
+            params=terms.params,
+            model=prepared.model,
+            block_time_s=terms.block_time_s,
+            book=self.probes,
+            make_prompt=make_prompter(prepared.folder.source, prepared.model),
+            list_targets=lambda: list_targets(
+                rosters,
+                self._parts.state.journal,
+                own=own,
+                num_layers=prepared.model.num_layers,
+            ),
+            is_validator=lambda: is_validator(rosters, own),
+            list_servers=self._directory.list_servers,
+            open_client=lambda: open_stranger(terms.network_id),
+            observe=self._on_event,
+        )
+
+    def _make_exam(self) -> NodeExam:
+        """Return what the checks of ``mesh doctor`` may use of this node."""
+        prepared, parts, server = self._prepared, self._parts, self._server
+        return NodeExam(
+            role=prepared.config.role,
+            is_unpaid=prepared.config.unpaid,
+            author=Author(self._terms, prepared.key, prepared.node_id),
+            shape=make_shape(prepared.model, parts.manifest),
+            peers=self._host.checks,
+            addresses=lambda: self._addresses,
+            list_servers=self._directory.list_servers,
+            get_heartbeat=lambda: self._announcer.newest,
+            get_roster=self._rosters.get_newest_roster,
+            get_inference=lambda: None if server is None else server.get_inference(),
+            try_prompt=None if server is None else self._try_prompt,
+            open_file_runner=self._open_file_runner,
+        )
+
+    def _open_file_runner(self) -> AuditInference | None:
+        """Return what computes a layer from the model's files: a validator's auditor, or a new one.
+
+        Raises DeviceUnavailable.
+        """
+        prepared, manifest = self._prepared, self._parts.manifest
+        if self._auditor is not None or prepared.config.role is Role.VALIDATOR or manifest is None:
+            return self._auditor
+        return AuditInference(
+            prepared.folder,
+            prepared.model,
+            manifest,
+            params=self._terms.params,
+            device=prepared.config.device,
+        )
+
+    async def _try_prompt(self, layers: LayerRange) -> Attempt:
+        node_id = self._prepared.node_id
+        return await try_own_prompt(self._probe_context, self._host, node_id, layers)
+
+    @property
+    def health(self) -> Health | None:
+        """What the last hourly examination found; None before the first."""
+        return self._hourly.health
+
+    def _get_node_facts(self) -> NodeFacts:
+        return make_facts(self._prepared, self._addresses)
+
+    def _get_subject(self) -> Subject:
+        """Return this node for its own hourly examination."""
+        return Subject(
+            self._get_node_facts(),
+            chain=self._parts.chain,
+            ask_node=lambda name: run_in_node(NODE_CHECKS[name], self._exam),
+            params=self._terms.params,
         )
 
     def _go_online(self, on_ready: OnReady | None) -> None:
@@ -635,4 +704,16 @@ class Node:
             "relays_refused": None if self._server is None else self._server.guard.refused,
             "missed": describe_missed(self._parts.state.journal),
             **self._facts.render(),
+            **self._describe_health(),
         }
+
+    def _describe_health(self) -> dict[str, Any]:
+        """Return the fields of the status that the hourly examination decides."""
+        health = self.health
+        if health is None:
+            return {}
+        failing, warned = (
+            tuple(f"{one.name}: {one.finding.detail}" for one in health.list_with(verdict))
+            for verdict in (Verdict.FAIL, Verdict.WARN)
+        )
+        return {"examined_at": health.examined_at, "failing": failing, "warned": warned}

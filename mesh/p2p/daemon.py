@@ -237,8 +237,25 @@ class _DaemonProcess(asyncio.SubprocessProtocol):
 @cache
 def describe_build() -> str:
     """Return version and SHA-256 of the p2pd that is installed, for the log."""
-    digest = hashlib.sha256(_get_executable().read_bytes()).hexdigest()
-    return f"{KNOWN_BUILDS.get(digest, 'of an unknown version')}, sha256 {digest}"
+    return f"{find_build() or 'of an unknown version'}, sha256 {_hash_executable()}"
+
+
+def find_build() -> str | None:
+    """Return the version of the p2pd that is installed; None for an unknown one. Raises OSError."""
+    return KNOWN_BUILDS.get(_hash_executable())
+
+
+async def try_daemon(*, timeout_s: float) -> None:
+    """Start p2pd under a key made for the occasion, and stop it: it listens nowhere.
+
+    Raises DaemonFailed when it does not start in time.
+    """
+    config = HostConfig(key=PeerKey.generate(), host_maddrs=(), client_mode=True)
+    try:
+        async with asyncio.timeout(timeout_s), run_daemon(config):
+            return
+    except TimeoutError as error:
+        raise DaemonFailed(f"p2pd did not start within {timeout_s:g} s") from error
 
 
 @asynccontextmanager
@@ -308,6 +325,10 @@ def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) 
     if config.use_auto_relay and config.initial_peers:
         arguments.append(f"-trustedRelays={','.join(config.initial_peers)}")
     return arguments
+
+
+def _hash_executable() -> str:
+    return hashlib.sha256(_get_executable().read_bytes()).hexdigest()
 
 
 def _get_executable() -> Path:

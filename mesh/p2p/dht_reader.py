@@ -115,6 +115,17 @@ class RecordReader:
             logger.debug("a reading ended with %d of %d keys", len(found), len(earliest))
         return found
 
+    async def fetch_copies(self, key: bytes, earliest: int) -> tuple[tuple[bytes, ...], int]:
+        """Ask all other replicas of one key; return their valid values, and how many were asked.
+
+        For one who wants to know what became of a record: this node's own copy does not count.
+        """
+        search = self._begin(key, earliest, self._draw_ranks())
+        answers = await asyncio.gather(*(self._call(peer, [search]) for peer in search.replicas))
+        held = [answer[0] for answer in answers if answer]
+        values = tuple(one.value for one in held if one is not None and self._is_valid(search, one))
+        return values, len(answers)
+
     def _draw_ranks(self) -> dict[PeerID, int]:
         """Return each known peer's place in the order of this reading; the highest is first."""
         peers = self._node.protocol.routing_table.uid_to_peer_id

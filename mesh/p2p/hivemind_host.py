@@ -33,6 +33,7 @@ from mesh.p2p.dht_writer import RecordWriter
 from mesh.p2p.interface import PeerCounts, RecordStore, StreamHandler, UnaryHandler
 from mesh.p2p.offenders import Offenders
 from mesh.p2p.owned_tasks import OwnedTasks
+from mesh.p2p.peer_checks import PeerChecks
 from mesh.p2p.pipe import open_pipe
 from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
 from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
@@ -72,6 +73,7 @@ class HivemindHost:
         self._tasks = OwnedTasks()
         self._channels: WeakSet[SocketChannel] = WeakSet()
         self._records: RecordStore | None = None
+        self._checks: PeerChecks | None = None
         self._neighbourhood: Neighbourhood | None = None
         # Every node of a network may be given the same list, the first one included.
         self._initial_peers = [
@@ -121,6 +123,13 @@ class HivemindHost:
         if self._records is None:
             raise TransportError("a host without a network id has no record store")
         return self._records
+
+    @property
+    def checks(self) -> PeerChecks:
+        """What this node asks peers about itself. Raises TransportError as ``records`` does."""
+        if self._checks is None:
+            raise TransportError("a host without a network id has no peers to ask")
+        return self._checks
 
     @property
     def traffic(self) -> Traffic:
@@ -215,6 +224,7 @@ class HivemindHost:
         reader = RecordReader(node, self._p2p, policy, request_s=timing.request_s)
         if not config.client_mode:
             await reader.serve()
+        self._checks = PeerChecks(self.peer_id, self._daemon, node, reader)
         writer = RecordWriter(node, is_member=config.is_member)
         self._records = DhtRecordStore(policy, reader, writer, publish_s=timing.publish_s)
         peers = [split_peer_address(text)[1] for text in self._initial_peers]

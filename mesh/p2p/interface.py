@@ -73,6 +73,14 @@ class RecordStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """The valid values that other replicas of a key hold, one each, and how many were asked."""
+
+    values: tuple[bytes, ...]
+    asked: int
+
+
 class Stream(Protocol):
     """One bidirectional stream with a peer whose identity is proven.
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from keys.envelope import Envelope
 from keys.peer import PeerKey
 from mesh.errors import MeshError
 from mesh.p2p.interface import Host
@@ -45,6 +46,8 @@ class Announcer:
         self._describe = describe
         self._clock = clock
         self._last_expires_at = 0
+        self.newest: Envelope | None = None
+        """What was announced last; None before the first announcement."""
         self._changed = asyncio.Event()
         self._is_urgent = False
 
@@ -71,6 +74,7 @@ class Announcer:
         )
         raw = envelope.to_bytes()
         self._last_expires_at, self._is_urgent = expires_at, False
+        self.newest = envelope
         self._directory.add(raw)
         key = make_heartbeat_key(self._network_id, self._key.peer_id)
         return await self._host.records.publish(key, raw, expires_at)

@@ -9,6 +9,7 @@ import typer
 from subnet.cli import (
     bootstrap,
     devchain,
+    doctor,
     earnings,
     generate,
     keygen,
@@ -55,6 +56,7 @@ app.command("simulate")(simulate.simulate)
 app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("wait-for-restart-window")(wait_for_restart_window.wait_for_restart_window)
+app.command("doctor")(doctor.doctor)
 app.command("why")(why.why)
 app.command("earnings")(earnings.earnings)
 app.add_typer(chain_app, name="chain")

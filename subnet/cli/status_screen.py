@@ -119,7 +119,8 @@ def list_problems(node: NodeStatus, *, now_s: float) -> list[str]:
         problems.append("some block of the model has no hoster, so no prompt is answered")
     if node.load.peers_direct == 0 and not node.load.peers_relayed:
         problems.append("no peer is connected")
-    return [*problems, *node.missed[:SHOWN_MISSED]]
+    failing = [f"mesh doctor fails at {text}" for text in node.failing]
+    return [*problems, *failing, *node.missed[:SHOWN_MISSED]]
 
 
 def _join_duties(duties: Sequence[DutyLine]) -> Text:

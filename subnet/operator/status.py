@@ -122,6 +122,12 @@ class NodeStatus(BaseModel):
     scores: tuple[tuple[int, Amount], ...] = ()
     endpoint: str | None = None
     load: Load = Load()
+    examined_at: float | None = None
+    """When the node's hourly examination ended; None before the first."""
+    failing: tuple[str, ...] = ()
+    """The checks of ``mesh doctor`` that failed in it, each with what it found."""
+    warned: tuple[str, ...] = ()
+    """The checks that gave a warning."""
 
     @property
     def name(self) -> str:
@@ -146,8 +152,13 @@ class NodeStatus(BaseModel):
         """Return one line for people."""
         place = self.describe_place()
         mark = ":" if place == self.name else ","
-        line = f"{place}{mark} {self.describe_life(now_s=now_s)}"
-        return f"{line}, {len(self.missed)} missed: {self.missed[0]}" if self.missed else line
+        facts = [f"{place}{mark} {self.describe_life(now_s=now_s)}"]
+        if self.missed:
+            facts.append(f"{len(self.missed)} missed: {self.missed[0]}")
+        if self.failing:
+            count = len(self.failing)
+            facts.append(f"{count} {'check fails' if count == 1 else 'checks fail'}: mesh doctor")
+        return ", ".join(facts)
 
     def describe_place(self) -> str:
         """Return which process it is, what it serves, and where it last saw the chain."""

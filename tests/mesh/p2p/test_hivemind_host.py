@@ -311,7 +311,7 @@ async def test_a_host_among_its_own_initial_peers_is_the_first() -> None:
     config = HostConfig(key=key, initial_peers=(own,), network_id=NETWORK_ID)
     async with HivemindHost.open(config) as host:
         assert host.peer_id == key.peer_id
-        assert await host.count_peers() == (0, 0)
+        assert await host.count_peers() == PeerCounts(direct=0, relayed=0)
 
 
 async def test_a_client_learns_the_network_from_its_first_peer(world: World) -> None:

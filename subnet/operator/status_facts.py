@@ -51,7 +51,7 @@ class LoadSample:
     servers: Sequence[KnownServer]
 
 
-class NodeFacts:
+class StatusFacts:
     """Collects the facts of one node. ``unable`` is why it can never propose, if so."""
 
     def __init__(

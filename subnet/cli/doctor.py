@@ -1,0 +1,115 @@
+"""``mesh doctor``: can this node earn, and if not, what is the one thing to do?"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from subnet.cli.console import EXIT_FAILURE, emit, say
+
+if TYPE_CHECKING:
+    from subnet.doctor.examine import Request
+    from subnet.doctor.finding import Outcome
+
+WIDTH = 80
+NAME_WIDTH = 12
+
+
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="The model, as for mesh-test; a running node knows its own."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="MESH_HOME", help="Where the journals live, as given to mesh-test."),
+    ] = None,
+    identity_path: Annotated[
+        Path | None, typer.Option(help="The identity file, where no node runs: peer_id.key.")
+    ] = None,
+    hotkey_path: Annotated[
+        Path | None, typer.Option(help="The hotkey's keystore, where no node runs.")
+    ] = None,
+    subnet: Annotated[
+        int | None, typer.Option(min=0, help="The subnet's id, if nodes of several are here.")
+    ] = None,
+    node: Annotated[
+        int | None, typer.Option(min=1, help="The node's id, if several are here.")
+    ] = None,
+    chain: Annotated[
+        str | None,
+        typer.Option(envvar="MESH_CHAIN", help="The chain's address, where no node runs."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="The port that a node will use, where none runs."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check everything that a node needs to earn; exit 1 if a check fails.
+
+    A running node is asked over its control socket for what only it can check. Nothing is signed.
+    """
+    import asyncio
+
+    from platformdirs import user_data_path
+
+    from subnet.doctor.examine import Request
+
+    request = Request(
+        data_dir=data_dir or user_data_path("mesh"),
+        identity_path=identity_path,
+        hotkey_path=hotkey_path,
+        chain_url=chain,
+        subnet_id=subnet,
+        node_id=node,
+        model=model,
+        port=port,
+    )
+    outcomes = asyncio.run(_examine(request, as_json=as_json))
+    verdicts = Counter(str(outcome.finding.verdict) for outcome in outcomes)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    if as_json:
+        body = {"checks": [outcome.to_json() for outcome in outcomes], "counts": dict(verdicts)}
+        emit(json.dumps(body))
+    else:
+        say(f"{len(outcomes)} checks: {counts}")
+    if verdicts["FAIL"]:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+async def _examine(request: Request, *, as_json: bool) -> list[Outcome]:
+    """Make all checks; show each as soon as it has ended."""
+    from subnet.doctor.checks import run_checks
+    from subnet.doctor.examine import open_subject
+
+    outcomes = []
+    async with open_subject(request) as subject:
+        async for outcome in run_checks(subject):
+            outcomes.append(outcome)
+            if not as_json:
+                emit(describe(outcome))
+    return outcomes
+
+
+def describe(outcome: Outcome) -> str:
+    """Return one check in lines of at most WIDTH characters, as far as its words are short."""
+    finding = outcome.finding
+    head = f"{finding.verdict:<5} {outcome.name:<{NAME_WIDTH}} "
+    paragraphs = [finding.detail, f"fix: {finding.fix}"] if finding.fix else [finding.detail]
+    lines = []
+    for number, text in enumerate(paragraphs):
+        lines += textwrap.wrap(
+            text,
+            WIDTH,
+            initial_indent=" " * len(head) if number else head,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
