@@ -96,6 +96,8 @@ DRAIN_S = 5.0
 MANIFEST_ROUNDS = 6
 MANIFEST_RETRY_S = 5.0
 EXTRINSICS_FILE = "extrinsics.sqlite"
+MAX_HEALTH_TEXT = 300
+"""Characters of one check's words in the status file."""
 
 logger = structlog.get_logger(__name__)
 
@@ -713,7 +715,10 @@ class Node:
         if health is None:
             return {}
         failing, warned = (
-            tuple(f"{one.name}: {one.finding.detail}" for one in health.list_with(verdict))
+            tuple(
+                f"{one.name}: {one.finding.detail}"[:MAX_HEALTH_TEXT]
+                for one in health.list_with(verdict)
+            )
             for verdict in (Verdict.FAIL, Verdict.WARN)
         )
         return {"examined_at": health.examined_at, "failing": failing, "warned": warned}

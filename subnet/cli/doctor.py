@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import textwrap
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from subnet.cli.console import EXIT_FAILURE, emit, say
+from subnet.errors import UsageError
 
 if TYPE_CHECKING:
+    from subnet.doctor.dry_scores import DryScore
     from subnet.doctor.examine import Request
     from subnet.doctor.finding import Outcome
 
@@ -49,12 +52,43 @@ def doctor(
         int | None,
         typer.Option(min=1, max=65535, help="The port that a node will use, where none runs."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; with --dry-node one an epoch.")
+    ] = False,
+    dry_node: Annotated[
+        bool,
+        typer.Option(
+            "--dry-node",
+            help="Before registering: say of each epoch what MODEL here would have scored.",
+        ),
+    ] = False,
+    epochs: Annotated[
+        int, typer.Option(min=0, help="With --dry-node: how many epochs; 0: until Ctrl-C.")
+    ] = 0,
+    block_indices: Annotated[
+        str | None, typer.Option(help="With --dry-node: as for mesh-test, START:END.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="With --dry-node: cpu, cuda or cuda:N.")] = "cpu",
+    initial_peers: Annotated[
+        list[str] | None, typer.Option(help="With --dry-node: peers to dial. Else the chain's.")
+    ] = None,
 ) -> None:
     """Check everything that a node needs to earn; exit 1 if a check fails.
 
     A running node is asked over its control socket for what only it can check. Nothing is signed.
     """
+    if dry_node:
+        values = {"device": device, "initial_peers": tuple(initial_peers or ())}
+        _run_dry_node(
+            model,
+            subnet,
+            chain,
+            values,
+            block_indices=block_indices,
+            epochs=epochs,
+            as_json=as_json,
+        )
+        return
     import asyncio
 
     from platformdirs import user_data_path
@@ -81,6 +115,49 @@ def doctor(
         say(f"{len(outcomes)} checks: {counts}")
     if verdicts["FAIL"]:
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _run_dry_node(
+    model: str | None,
+    subnet: int | None,
+    chain: str | None,
+    values: dict[str, Any],
+    *,
+    block_indices: str | None,
+    epochs: int,
+    as_json: bool,
+) -> None:
+    """Print a line for each epoch. Raises UsageError and what the dry node raises."""
+    import asyncio
+
+    from consensus.types import SubnetId
+    from subnet.chain.endpoints import DEFAULT_CHAIN_URL
+    from subnet.cli.mesh_test_command import parse_config
+    from subnet.operator.interrupts import run_interruptible
+
+    if model is None or subnet is None:
+        raise UsageError(
+            "--dry-node needs MODEL and --subnet", "write mesh doctor MODEL --dry-node --subnet ID"
+        )
+    named = {"model": model, "identity_path": Path(), "chain_url": chain or DEFAULT_CHAIN_URL}
+    config = parse_config(
+        {**values, **named}, hoster=True, validator=False, block_indices=block_indices
+    )
+    from subnet.doctor.dry_node import run_dry_node
+    from subnet.operator.logs import configure_logs
+
+    configure_logs(level=logging.WARNING)
+    shown = 0
+
+    def show(score: DryScore) -> bool:
+        nonlocal shown
+        shown += 1
+        emit(json.dumps(score.to_json()) if as_json else score.describe())
+        return not epochs or shown < epochs
+
+    asyncio.run(
+        run_interruptible(run_dry_node(config, SubnetId(subnet), on_step=say, on_score=show))
+    )
 
 
 async def _examine(request: Request, *, as_json: bool) -> list[Outcome]:

@@ -14,7 +14,7 @@ from keys.identity_file import load_identity_file
 from keys.peer import PeerId
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL, parse_chain_urls
 from subnet.doctor.checks import NODE_CHECKS
-from subnet.doctor.finding import Finding, decode_finding, skipped
+from subnet.doctor.finding import Finding, decode_finding, failed, skipped
 from subnet.doctor.service import CHECK, DESCRIBE
 from subnet.doctor.subject import AskNode, NodeFacts, Subject, parse_facts
 from subnet.errors import ChainError, ConfigError, UsageError
@@ -53,12 +53,7 @@ async def open_subject(request: Request) -> AsyncIterator[Subject]:
     folder = choose_running(request)
     facts, ask = guess_facts(request), None
     if folder is not None:
-        try:
-            raw = await ask_node(folder, DESCRIBE, timeout_s=DESCRIBE_TIMEOUT_S)
-            facts, ask = parse_facts(raw), _make_ask(folder)
-        except (NodeNotRunning, KeyError, TypeError, ValueError, BadPeerId):
-            # It has just stopped, or is of another version: examined as a node that is not running.
-            pass
+        facts, ask = await _meet(folder, facts)
     async with AsyncExitStack() as stack:
         subject = Subject(facts, ask_node=ask)
         try:
@@ -67,6 +62,23 @@ async def open_subject(request: Request) -> AsyncIterator[Subject]:
         except ChainError:
             pass  # The check of the endpoints says what is wrong with each.
         yield replace(subject, facts=facts)
+
+
+async def _meet(folder: Path, guessed: NodeFacts) -> tuple[NodeFacts, AskNode | None]:
+    """Return what the running node tells of itself, and how to ask it; else what is guessed."""
+    try:
+        raw = await ask_node(folder, DESCRIBE, timeout_s=DESCRIBE_TIMEOUT_S)
+        return parse_facts(raw), _make_ask(folder)
+    except NodeNotRunning:
+        return guessed, None
+    except TimeoutError:
+        return guessed, _answer_always(
+            failed("the node runs and does not answer", "look at its log, then start it again")
+        )
+    except (ControlRefused, KeyError, TypeError, ValueError, BadPeerId):
+        return guessed, _answer_always(
+            skipped("the running node is of another version", "restart it with this version")
+        )
 
 
 def choose_running(request: Request) -> Path | None:
@@ -143,6 +155,13 @@ def _make_ask(folder: Path) -> AskNode:
             return skipped(str(error), error.hint)
         except ValueError as error:
             return skipped(f"the node's answer was not understood: {error}", "restart the node")
+
+    return ask
+
+
+def _answer_always(finding: Finding) -> AskNode:
+    async def ask(name: str) -> Finding:
+        return finding
 
     return ask
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from consensus.phases import compute_schedule, phase_at
-from consensus.types import SCORE_ONE, EpochPosition, NodeClass, compute_epoch_position
+from consensus.submission import Submission
+from consensus.types import (
+    SCORE_ONE,
+    Epoch,
+    EpochPosition,
+    NodeClass,
+    SubnetId,
+    compute_epoch_position,
+)
 from keys.account import format_account_id, parse_account_id
 from keys.errors import KeysError
 from keys.keystore import read_keystore_account
@@ -138,7 +146,7 @@ async def check_registration(chain: SubstrateChain, subject: Subject) -> Finding
     facts = subject.facts
     if facts.peer_id is None:
         return skipped("without an identity there is nothing to look for", "see the check identity")
-    row = await _fetch_row(chain, subject)
+    row = await fetch_row(chain, subject)
     if row is None or facts.subnet_id is None:
         return failed(
             f"no node with peer id {facts.peer_id} is registered",
@@ -165,7 +173,7 @@ async def check_registration(chain: SubstrateChain, subject: Subject) -> Finding
 
 async def check_class(chain: SubstrateChain, subject: Subject) -> Finding:
     """The chain counts the node among those that are paid, and whose voice counts."""
-    row = await _fetch_row(chain, subject)
+    row = await fetch_row(chain, subject)
     if row is None:
         return skipped(NO_ROW)
     if row.is_queued:
@@ -187,7 +195,7 @@ async def check_class(chain: SubstrateChain, subject: Subject) -> Finding:
 
 async def check_stake(chain: SubstrateChain, subject: Subject) -> Finding:
     """The stake is not below the subnet's minimum."""
-    row = await _fetch_row(chain, subject)
+    row = await fetch_row(chain, subject)
     if row is None:
         return skipped(NO_ROW)
     subnet_id = subject.facts.subnet_id
@@ -206,7 +214,7 @@ async def check_balance(chain: SubstrateChain, subject: Subject) -> Finding:
     """The hotkey can pay the fee that is withheld for a proposal or attestation."""
     if subject.facts.is_unpaid:
         return skipped("an --unpaid node signs nothing on the chain")
-    row = await _fetch_row(chain, subject)
+    row = await fetch_row(chain, subject)
     hotkey = _read_hotkey(subject) if row is None else row.hotkey
     if hotkey is None:
         return skipped("no hotkey is known", "start the node with --hotkey-path FILE")
@@ -221,30 +229,27 @@ async def check_balance(chain: SubstrateChain, subject: Subject) -> Finding:
 
 async def check_score(chain: SubstrateChain, subject: Subject) -> Finding:
     """The last proposal has a row of this node, above zero."""
-    facts, row = subject.facts, await _fetch_row(chain, subject)
+    facts, row = subject.facts, await fetch_row(chain, subject)
     if row is None or facts.subnet_id is None:
         return skipped(NO_ROW)
     now = await fetch_position(chain, subject)
     if row.is_queued or now is None:
         return skipped("the node is not in a roster yet")
-    for epoch in (now.epoch, type(now.epoch)(now.epoch - 1)):
-        submission = None
-        if epoch >= 0:
-            submission = await chain.fetch_submission(facts.subnet_id, epoch)
-        if submission is not None:
-            break
-    else:
+    found = await _find_proposal(chain, facts.subnet_id, now.epoch)
+    if found is None:
         return warned(
             "no validator proposed scores in this epoch or the last one, so no node was paid",
             "see `mesh why` for the reason",
         )
-    scores = dict(submission.scores)
-    scored = f"epoch {epoch - 1}, proposed in {epoch}"
-    if row.node_id not in scores:
-        return warned(f"{scored}: no row of this node", f"see `mesh why {max(0, epoch - 1)}`")
-    score = scores[row.node_id] / SCORE_ONE
-    text = f"{scored}: {score:.6f}"
-    return passed(text) if score else warned(text, f"see `mesh why {max(0, epoch - 1)}`")
+    epoch, submission = found
+    scored = max(0, epoch - 1)
+    fix, text = f"see `mesh why {scored}`", f"epoch {scored}, proposed in {epoch}"
+    # The first of two rows for one node is the one that is paid.
+    score = dict(reversed(submission.scores)).get(row.node_id)
+    if score is None:
+        return warned(f"{text}: no row of this node", fix)
+    text = f"{text}: {score / SCORE_ONE:.6f}"
+    return passed(text) if score else warned(text, fix)
 
 
 async def check_manifest(chain: SubstrateChain, subject: Subject) -> Finding:
@@ -286,6 +291,17 @@ def _compare_manifest(model: str, wanted: bytes, subject: Subject) -> Finding:
         f"{named} is not on this machine: the node asks peers for it when it starts",
         "copy the file that the subnet's owner has into the model's folder",
     )
+
+
+async def _find_proposal(
+    chain: SubstrateChain, subnet_id: SubnetId, epoch: Epoch
+) -> tuple[Epoch, Submission] | None:
+    """Return the proposal of this epoch or the one before, and in which it was made."""
+    for candidate in (epoch, Epoch(max(0, epoch - 1))):
+        submission = await chain.fetch_submission(subnet_id, candidate)
+        if submission is not None:
+            return candidate, submission
+    return None
 
 
 async def fetch_position(chain: SubstrateChain, subject: Subject) -> EpochPosition | None:
@@ -339,7 +355,8 @@ def _is_local(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
 
 
-async def _fetch_row(chain: SubstrateChain, subject: Subject) -> RegisteredNode | None:
+async def fetch_row(chain: SubstrateChain, subject: Subject) -> RegisteredNode | None:
+    """Return the chain's row of this node; None if its ids are not known or it has none."""
     facts = subject.facts
     if facts.subnet_id is None or facts.node_id is None:
         return None

@@ -100,7 +100,7 @@ class Judge:
 
         The reveal is None without scores: in the role hoster, or where no output was revealed.
         """
-        facts = await self._gather_own(roster)
+        facts = await self.gather_own(roster)
         seen = await self._run(list_seen, facts.records, roster)
         commitment, reveal = NO_SCORES, None
         if self._context.role is Role.VALIDATOR:
@@ -216,7 +216,7 @@ class Judge:
         if known is not None:
             return known
         roster, next_roster = self._journal.rosters[epoch], self._journal.rosters[Epoch(epoch + 1)]
-        facts = await self._gather_own(roster)
+        facts = await self.gather_own(roster)
         return await self._run(score_epoch, facts, next_roster, self._terms.params)
 
     def _score_own(self, facts: EpochFacts) -> tuple[ScoreRow, ...]:
@@ -347,7 +347,7 @@ class Judge:
         self._remember(report)
         return report
 
-    async def _gather_own(self, roster: Roster) -> EpochFacts:
+    async def gather_own(self, roster: Roster) -> EpochFacts:
         """Return what this node saw itself, in time."""
         records = {}
         for age in (0, 1):

@@ -212,6 +212,16 @@ def test_readme_s_way_to_a_paid_node_leads_there(subnet: Subnet) -> None:
             paid = json.loads(second.run(f"{rewards} --json"))["nodes"]
             return set(hosters) <= {node_id for node_id, _ in paid}
 
+        # A machine that is not registered, while the nodes earn.
+        line = ["doctor", "mesh-tiny", "--dry-node", "--subnet", second.values["SUBNET_ID"]]
+        options = ["--chain", subnet.url, "--epochs", "1", "--json"]
+        dry = stack.enter_context(run_command([*MESH, *line, *options], third.directory))
         wait_until(have_earned, "pay for both hosters", timeout_s=EPOCHS_S, poll_s=LOOK_EVERY_S)
         assert second.run(generate).strip()
+        # It exits 1 if anything keeps a node from earning.
+        for person in (second, third):
+            assert "PASS  records" in person.run("mesh doctor")
+        assert dry.wait(timeout_s=EPOCHS_S) == 0, dry.stderr
+        scored = json.loads(dry.stdout)
+        assert int(scored["score"]) > 0 and scored["other_hosters"] and not scored["reason"]
     assert subnet.steps == []

@@ -67,6 +67,7 @@ from mesh.p2p.addresses import BadAddress, split_peer_address
 from mesh.p2p.daemon import _log_text
 from mesh.p2p.dht_binding import DhtRefused, DhtRules, compute_node_id
 from mesh.p2p.dht_records import PolicyValidator, decode_value
+from mesh.p2p.dial_back import decode_dial_answer
 from mesh.p2p.read_wire import HeldValue, MalformedRead, decode_read, encode_read
 from mesh.p2p.read_wire import decode_answer as decode_read_answer
 from mesh.p2p.read_wire import encode_answer as encode_read_answer
@@ -627,6 +628,12 @@ _RPC = (
         (MalformedMessage,),
         lambda: [rpc_wire.encode_refusal("busy", "later"), rpc_wire.encode_refusal("x", "")],
         max_size=rpc_wire.MAX_REFUSAL_SIZE + 1,
+    ),
+    Target(
+        "dial_answer",
+        decode_dial_answer,
+        (ValueError,),
+        _list(bytes.fromhex("08011a0608641202" + "6e6f"), bytes.fromhex("08011a020800")),
     ),
     Target(
         "record_names",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -21,11 +22,12 @@ from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import run_app
 from subnet.cli.doctor import WIDTH
 from subnet.cli.mesh import MULTI_VALUE, app
+from subnet.doctor import examine as examination
 from subnet.doctor.checks import CHECKS, NODE_CHECKS
 from subnet.doctor.finding import Finding, Verdict, encode_finding, passed
 from subnet.doctor.service import CHECK, DESCRIBE
 from subnet.doctor.subject import NodeFacts, parse_facts
-from subnet.operator.control import ControlServer, find_running
+from subnet.operator.control import CONTROL_SOCKET, ControlServer, Method, find_running
 
 NOWHERE = "ws://127.0.0.1:1"
 WAIT_S = 60.0
@@ -59,7 +61,9 @@ def quick_p2pd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def node_running(folder: Path, facts: NodeFacts, answer: Finding) -> Iterator[list[str]]:
+def node_running(
+    folder: Path, facts: NodeFacts, answer: Finding, tell: Method | None = None
+) -> Iterator[list[str]]:
     """Run the control socket of a node whose checks all find ``answer``; yield what was asked."""
     asked: list[str] = []
     folder.mkdir(parents=True, mode=0o700)
@@ -71,7 +75,7 @@ def node_running(folder: Path, facts: NodeFacts, answer: Finding) -> Iterator[li
         asked.append(str(request["check"]))
         return encode_finding(answer)
 
-    server = ControlServer(folder, {DESCRIBE: describe, CHECK: check})
+    server = ControlServer(folder, {DESCRIBE: tell or describe, CHECK: check})
     loop, stop, up = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
 
     async def serve() -> None:
@@ -143,6 +147,33 @@ def test_a_running_node_is_asked_for_what_only_it_can_check(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("quick_p2pd")
+def test_a_node_that_hangs_fails_its_checks_and_the_others_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination, "DESCRIBE_TIMEOUT_S", 0.2)
+    folder = tmp_path / "7-1"
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(folder / CONTROL_SOCKET))
+        deaf.listen()
+        code, rows = examine(tmp_path)
+    assert code == 1
+    assert {rows[name]["detail"] for name in NODE_CHECKS} == {"the node runs and does not answer"}
+    assert rows["disk"]["verdict"] == "PASS"
+
+
+@pytest.mark.usefixtures("quick_p2pd")
+def test_a_node_of_another_version_skips_its_checks(tmp_path: Path) -> None:
+    async def describe_less(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"peer_id": None}
+
+    with node_running(tmp_path / "7-1", make_facts(tmp_path), passed(""), describe_less):
+        _, rows = examine(tmp_path)
+    assert {rows[name]["verdict"] for name in NODE_CHECKS} == {"SKIP"}
+    assert "another version" in rows["canary"]["detail"]
+
+
+@pytest.mark.usefixtures("quick_p2pd")
 def test_several_running_nodes_need_a_choice(tmp_path: Path) -> None:
     with (
         node_running(tmp_path / "7-1", make_facts(tmp_path), passed("one")),
@@ -167,3 +198,18 @@ def test_facts_travel_over_the_socket_as_they_are(tmp_path: Path) -> None:
         addresses=("/ip4/127.0.0.1/tcp/31330",),
     )
     assert parse_facts(json.loads(json.dumps(facts.to_json()))) == facts
+
+
+@pytest.mark.parametrize(
+    "line", ((), ("mesh-tiny",), ("--subnet", "7"), ("mesh-tiny", "--subnet", "7", "--chain", "x"))
+)
+def test_a_dry_node_says_what_it_needs(line: tuple[str, ...]) -> None:
+    code, out, err = run("--dry-node", *line)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and "\nhint: " in err
+
+
+def test_a_dry_node_without_the_chain_ends_at_once() -> None:
+    code, out, err = run("mesh-tiny", "--dry-node", "--subnet", "7", "--chain", NOWHERE)
+    assert (code, out) == (1, "")
+    assert "does not answer" in err and "--chain" in err

@@ -16,7 +16,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from consensus.types import SubnetId, SubnetNodeId
+from consensus.submission import Submission
+from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
 from devchain.config import BlockMode, DevChainConfig
 from devchain.server import DevChain
 from keys.account import derive_development_account
@@ -24,7 +25,7 @@ from keys.identity_file import create_identity_file
 from keys.keystore import create_keystore
 from keys.peer import PeerId, PeerKey
 from mesh.p2p import daemon
-from subnet.account.registration import NodeRegistration
+from subnet.account.registration import NodeRegistration, RegisteredNode
 from subnet.chain.substrate import SubstrateChain
 from subnet.doctor import on_chain
 from subnet.doctor.checks import CHECKS, Check, run_checks
@@ -324,6 +325,38 @@ async def test_a_hotkey_that_is_not_the_registered_one(place: Place) -> None:
 
 async def test_a_node_that_still_waits_in_the_queue(place: Place) -> None:
     await warns("class", place.subject, "queued", "mesh chain queue")
+
+
+async def test_a_node_that_the_last_proposals_leave_out_or_score_0(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = await on_chain.fetch_row(place.chain, place.subject)
+    assert row is not None
+    active = replace(row, is_queued=False, node_class=NodeClass.INCLUDED)
+    rows: tuple[tuple[SubnetNodeId, Score], ...] | None = None
+
+    async def fetch_row(chain: SubstrateChain, subject: Subject) -> RegisteredNode:
+        return active
+
+    async def fetch_submission(
+        chain: SubstrateChain, subnet_id: SubnetId, epoch: Epoch
+    ) -> Submission | None:
+        if rows is None:
+            return None
+        return Submission(SubnetNodeId(9), BlockNumber(1), rows, frozenset(), None)
+
+    monkeypatch.setattr(on_chain, "fetch_row", fetch_row)
+    monkeypatch.setattr(SubstrateChain, "fetch_submission", fetch_submission)
+    await warns("score", place.subject, "no validator proposed", "mesh why")
+    rows = ((SubnetNodeId(row.node_id + 1), Score(5)),)
+    await warns("score", place.subject, "no row of this node", "mesh why")
+    rows = ((row.node_id, Score(0)), (row.node_id, Score(7)))
+    await warns("score", place.subject, "0.000000", "mesh why")
+    rows = ((row.node_id, Score(10**17)),)
+    assert (await ask("score", place.subject)).verdict is Verdict.PASS
+    assert (await ask("class", place.subject)).verdict is Verdict.PASS
+    active = replace(active, node_class=NodeClass.IDLE)
+    await warns("class", place.subject, "Idle", "keep it running")
 
 
 async def test_a_stake_below_the_subnet_s_minimum(

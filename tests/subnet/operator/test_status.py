@@ -160,3 +160,10 @@ def test_the_newest_missed_duty_is_shown_with_the_number_of_all(tmp_path: Path) 
     (found,) = read_statuses(tmp_path)
     assert found.missed == lines
     assert found.describe(now_s=found.written_at).endswith(f"2 missed: {lines[0]}")
+
+
+def test_checks_that_fail_are_counted_with_the_command_that_tells_more(tmp_path: Path) -> None:
+    file = StatusFile(tmp_path / "128001-3", lambda: FACTS | {"failing": ("disk: full", "stake")})
+    file.write()
+    (found,) = read_statuses(tmp_path)
+    assert found.describe(now_s=found.written_at).endswith("2 checks fail: mesh doctor")
