@@ -28,6 +28,7 @@ from keys.envelope import Envelope, decode_envelope
 from subnet.journal.codec import decode_timed_record
 from subnet.journal.log import EventType
 from subnet.network import JOURNAL_FILE
+from subnet.operator.control import CONTROL_SOCKET
 
 READ_ATTEMPTS = 20
 RETRY_S = 0.1
@@ -126,7 +127,8 @@ def copy_files(data_dir: Path, target: Path) -> None:
     """Copy the data of a running node, as an operator's backup may."""
     for attempt in range(READ_ATTEMPTS):
         try:
-            shutil.copytree(data_dir, target)
+            # A socket has nothing to copy.
+            shutil.copytree(data_dir, target, ignore=shutil.ignore_patterns(CONTROL_SOCKET))
             list_signed(target)
             return
         except (sqlite3.DatabaseError, OSError):

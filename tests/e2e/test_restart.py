@@ -39,6 +39,7 @@ from subnet.hosting.manifest import load_own_manifest
 from subnet.journal.codec import decode_timed_record
 from subnet.journal.log import EventType
 from subnet.localnet.node_plan import plan_nodes
+from subnet.operator.control import CONTROL_SOCKET
 from subnet.operator.status import read_statuses
 from tests.support.commands import MESH, MESH_TEST, Command
 from tests.support.networks import Network, NodeFiles, register_network
@@ -225,7 +226,9 @@ class JournalRows:
 def read_journal(node: NodeFiles, scratch: Path) -> JournalRows:
     """Read a copy, so that the node's own file stays as it is."""
     copy = scratch / f"{node.name}-{len(list(scratch.iterdir()))}"
-    shutil.copytree(node.journal().parent, copy)
+    # A socket has nothing to copy.
+    ignore = shutil.ignore_patterns(CONTROL_SOCKET)
+    shutil.copytree(node.journal().parent, copy, ignore=ignore)
     with closing(sqlite3.connect(copy / node.journal().name)) as connection:
         rows = connection.execute("SELECT type, payload FROM log ORDER BY seq").fetchall()
     signed: dict[tuple[RecordKind, int], bytes] = {}
