@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -144,9 +143,9 @@ def _run_dry_node(
         {**values, **named}, hoster=True, validator=False, block_indices=block_indices
     )
     from subnet.doctor.dry_node import run_dry_node
-    from subnet.operator.logs import configure_logs
+    from subnet.operator.logs import LogOptions, configure_logs
 
-    configure_logs(level=logging.WARNING)
+    configure_logs(LogOptions(level="warning"))
     shown = 0
 
     def show(score: DryScore) -> bool:
