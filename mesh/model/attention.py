@@ -179,26 +179,37 @@ class PaddedAttention(Attention):
         return gathered.masked_fill_(self._padding, 0.0)
 
 
+def _are_neighbours(pages: Sequence[int]) -> bool:
+    """Whether pages lie side by side in this order."""
+    return tuple(pages) == tuple(range(pages[0], pages[0] + len(pages)))
+
+
 def _find_slot_span(segment: Segment) -> slice | None:
     """Return the slots of a segment's rows where they lie side by side, else None."""
     first, last = segment.position // PAGE_TOKENS, (segment.length - 1) // PAGE_TOKENS
-    pages = segment.pages
-    if any(pages[i + 1] - pages[i] != 1 for i in range(first, last)):
+    if first != last and not _are_neighbours(segment.pages[first : last + 1]):
         return None
-    start = pages[first] * PAGE_TOKENS + segment.position % PAGE_TOKENS
+    start = segment.pages[first] * PAGE_TOKENS + segment.position % PAGE_TOKENS
     return slice(start, start + segment.rows)
 
 
 def _list_slots(segment: Segment) -> list[int]:
     """Return the cache slot of each row of a segment."""
+    if segment.rows == 1:
+        page, slot = divmod(segment.position, PAGE_TOKENS)
+        return [segment.pages[page] * PAGE_TOKENS + slot]
     places = (divmod(p, PAGE_TOKENS) for p in range(segment.position, segment.length))
     return [segment.pages[page] * PAGE_TOKENS + slot for page, slot in places]
 
 
 def _list_runs(segment: Segment) -> tuple[slice, ...]:
     """Return the slots of a session's text so far: as few slices as its pages allow."""
+    count = count_pages(segment.length)
+    first = segment.pages[0]
+    if _are_neighbours(segment.pages[:count]):
+        return (slice(first * PAGE_TOKENS, first * PAGE_TOKENS + segment.length),)
     runs: list[list[int]] = []
-    for page in segment.pages[: count_pages(segment.length)]:
+    for page in segment.pages[:count]:
         if runs and runs[-1][1] == page:
             runs[-1][1] = page + 1
         else:
