@@ -68,7 +68,7 @@ def explain_stay(view: EpochView) -> str | None:
     """Return why stopping the node now would cost it something; None if it would not.
 
     It costs nothing once every duty of the epoch is done or past. The next epoch's commit is the
-    next duty; whoever is elected by then has until the middle of that epoch to propose.
+    next duty; the node that is elected by then has until the middle of that epoch to propose.
     """
     takes_part = (EpochStatus.ACTIVE, EpochStatus.WAITING)
     if view.status not in takes_part or not view.has_class(NodeClass.INCLUDED):

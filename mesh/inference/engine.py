@@ -21,8 +21,8 @@ runs all steps in order.
 loop decides that only while the thread is idle.
 
 - Where a session's text is known, which is at a range that starts at layer 0, the session stays
-  open. Once there are pages again, its text is computed again, in steps that nobody sees, and then
-  it goes on. It waits for pages ``page_wait_s`` at most and is refused (BUSY) after that.
+  open. Once there are pages again, its text is computed again, in steps whose output goes nowhere,
+  and then it goes on. It waits for pages ``page_wait_s`` at most and is refused (BUSY) after that.
 - A later range has hidden states from another hoster and does not keep them. There the session is
   refused (BUSY), and its client continues the answer over another route or later. The ranges
   before and after it drop the session as they do for any refusal.

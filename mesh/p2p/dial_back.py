@@ -1,7 +1,7 @@
 """Asks a peer to dial us back: AutoNAT 1, which every p2pd of this network answers.
 
 The peer dials from a separate host of its own, so the connection over which it is asked does not
-help. It dials only at the IP address from which it sees us, so it can be used against nobody else,
+help. It dials only at the IP address from which it sees us, so it cannot be used against others,
 and it refuses private addresses. It answers three times a minute.
 
 The messages are protobuf, each behind its length (libp2p's ``autonat.proto``). What is read of the

@@ -70,7 +70,7 @@ class PeerChecks:
         except TimeoutError as error:
             raise PeerTimeout(peer, f"no word of a dial within {timeout_s:g} s") from error
         except ChannelClosed as error:
-            raise PeerUnreachable(peer, "it dials nobody back") from error
+            raise PeerUnreachable(peer, "it does not dial back") from error
         except ValueError as error:
             raise PeerMisbehaved(peer, str(error)) from error
 

@@ -141,7 +141,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "the subnet has no epoch yet",
         "wait until the subnet is active and its slot has come",
     ),
-    "NoElectedValidator": ("nobody was elected in this epoch", _NEXT_EPOCH),
+    "NoElectedValidator": ("no node was elected in this epoch", _NEXT_EPOCH),
     "InvalidValidator": (
         "the signer is not the hotkey of the elected node",
         "sign with the hotkey of the node that `mesh chain show` names",

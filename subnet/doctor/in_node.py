@@ -283,7 +283,7 @@ def _judge_time(exam: NodeExam, seconds: float, text: str) -> Finding:
 
 
 def _judge_private(exam: NodeExam, addresses: Sequence[str]) -> Finding:
-    """Say what private addresses mean: fine where all nodes have such, else nobody gets in."""
+    """Say what private addresses mean: fine where all nodes have such, else no peer gets in."""
     theirs = [
         address
         for server in exam.list_servers()

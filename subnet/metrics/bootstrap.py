@@ -26,7 +26,7 @@ class FollowedSubnet:
 
 
 class BootstrapMetrics:
-    """Reads a bootstrap's parts when somebody asks. ``is_online`` once it has told its addresses.
+    """Reads a bootstrap's parts on demand. ``is_online`` once it has told its addresses.
 
     The bytes of the host that it had before it found its subnet are counted too.
     """

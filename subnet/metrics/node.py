@@ -1,4 +1,4 @@
-"""The metrics and checks of a node, read when somebody asks for them."""
+"""The metrics and checks of a node, read when they are asked for."""
 
 from __future__ import annotations
 

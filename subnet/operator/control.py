@@ -177,7 +177,7 @@ def _listen(directory: Path) -> Iterator[socket.socket]:
     with _open_socket() as listener:
         with _short_name(directory) as name:
             listener.bind(name)
-        # Until it listens, nobody can connect: the mode is right before the first client.
+        # Until it listens, no client can connect: the mode is right before the first client.
         os.chmod(path, 0o600)
         listener.listen(MAX_CLIENTS)
         try:

@@ -87,7 +87,7 @@ def elected(subnet: Subnet, *, reading: Reading) -> None:
     """Show which node is elected to propose in the present epoch."""
     overview = ask_overview(reading, subnet)
     epoch = None if overview.position is None else overview.position.epoch
-    name = "nobody" if overview.elected is None else overview.elected
+    name = "none" if overview.elected is None else overview.elected
     reading.give(Result({"epoch": epoch, "elected": overview.elected}, f"epoch {epoch}: {name}"))
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 import structlog
 
-from subnet.operator.logs import configure_logs
+from subnet.operator.logs import LogOptions, configure_logs
 from subnet.operator.redaction import redact_urls
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -41,7 +41,7 @@ def test_own_logs_and_those_of_the_standard_library_are_redacted(monkeypatch):
     url = f"wss://rpc.example.org/{TOKEN}"
     handlers, level = logging.root.handlers[:], logging.root.level
     try:
-        configure_logs(as_json=True)
+        configure_logs(LogOptions(as_json=True))
         structlog.get_logger("subnet.test").warning(f"{url} fails", url=url)
         logging.getLogger("subnet.chain.endpoints").warning("%s is left for now", url)
     finally:
