@@ -123,6 +123,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Hosting": (
         _one("Cache in use", "percentunit", "mesh_kv_cache_usage_percWHERE"),
+        _one(
+            "Prompts found in the cache",
+            "percentunit",
+            "rate(mesh_prefix_cache_hits_totalWHERE[5m])"
+            " / rate(mesh_prefix_cache_queries_totalWHERE[5m])",
+        ),
         Panel("A step through this node", "s", _quantiles("mesh_hop_seconds")),
         Panel(
             "Sessions",

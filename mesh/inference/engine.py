@@ -409,6 +409,8 @@ class Engine:
                 self._reuse(session, prefix)
             yield session
         finally:
+            if prefix is not None:
+                self.measures.note_prefix(len(prefix.token_ids), session.reused)
             self._close_session(session)
 
     def _reuse(self, session: EngineSession, prefix: Prefix) -> None:

@@ -16,8 +16,8 @@ class ServingMeasures:
     """Counts that only grow.
 
     The compute thread adds to ``prompt_rows``, ``decode_rows`` and ``challenges``, the event loop
-    to the sessions, both to the histograms, which are in seconds. A row is one token at this
-    node's layers.
+    to the sessions and the prefixes, both to the histograms, which are in seconds. A row is one
+    token at this node's layers.
     """
 
     __slots__ = (
@@ -25,6 +25,8 @@ class ServingMeasures:
         "challenges",
         "decode_rows",
         "first_token",
+        "prefix_hits",
+        "prefix_queries",
         "prompt_rows",
         "sessions_failed",
         "sessions_opened",
@@ -37,6 +39,8 @@ class ServingMeasures:
         self.prompt_rows = 0
         self.decode_rows = 0
         self.challenges = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
         self.step = Histogram(SECONDS_OF_A_STEP)
         self.first_token = Histogram(SECONDS_OF_A_REQUEST)
         self.between_tokens = Histogram(SECONDS_OF_A_STEP)
@@ -48,6 +52,11 @@ class ServingMeasures:
         else:
             self.decode_rows += 1
         self.step.add(elapsed_us / 1e6)
+
+    def note_prefix(self, tokens: int, reused: int) -> None:
+        """Count a prompt of a session that ends, and how many of its tokens were in the cache."""
+        self.prefix_queries += tokens
+        self.prefix_hits += reused
 
     def note_failure(self, reason: str) -> None:
         """Count a session that was refused or ended early.

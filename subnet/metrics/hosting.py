@@ -23,6 +23,8 @@ def fill_hosting(page: Page, server: LayerServer) -> None:
         page.add("mesh_sessions_failed_total", measures.sessions_failed[reason.value], reason.value)
     page.add("mesh_relays_refused_total", server.guard.refused)
     page.add("mesh_challenge_layers_total", measures.challenges)
+    page.add("mesh_prefix_cache_queries_total", measures.prefix_queries)
+    page.add("mesh_prefix_cache_hits_total", measures.prefix_hits)
     page.add_histogram("mesh_hop_seconds", measures.step)
     layers = server.layers
     page.add("mesh_blocks_served", 0 if layers is None else layers.end - layers.start)

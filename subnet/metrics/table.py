@@ -201,6 +201,18 @@ _HOSTING = (
         "Hosting",
         NODE,
     ),
+    _counter(
+        "mesh_prefix_cache_queries_total",
+        "Tokens of prompts that were looked for in the cache, counted when their session ends.",
+        "Hosting",
+        NODE,
+    ),
+    _counter(
+        "mesh_prefix_cache_hits_total",
+        "Those of them that were there, and were not computed again.",
+        "Hosting",
+        NODE,
+    ),
     _gauge(
         "mesh_kv_cache_usage_perc",
         "Part of the key-value cache that is in use; 1 is all of it.",

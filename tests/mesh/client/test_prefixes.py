@@ -85,6 +85,10 @@ async def test_an_equal_beginning_is_computed_once_and_gives_the_same_bits(chat_
         await client.score(PROMPT)
         assert find_starts(rows) == [0] * ranges
         await wait_until(lambda: all_free(swarm))
+        looked_up = 4 * len(client.encode(PROMPT)) + len(client.encode(NEXT_TURN))
+        for hoster in swarm.hosters:
+            measures = hoster.engine.measures
+            assert (measures.prefix_queries, measures.prefix_hits) == (looked_up, 2 * known)
 
 
 async def test_the_next_turn_of_a_chat_begins_after_the_answer(chat_checkpoint):

@@ -28,9 +28,10 @@ from hivemind.utils.multiaddr import Multiaddr
 from keys.peer import PeerKey
 from mesh.errors import DaemonFailed, PeerUnreachable, TransportError
 from mesh.p2p import dht_records
-from mesh.p2p.config import DEFAULT_BLOCK_TIME_S, HostConfig, RelayLimits
+from mesh.p2p.config import HostConfig, RelayLimits
 from mesh.p2p.daemon import is_relayed
 from mesh.p2p.dht_binding import compute_node_id
+from mesh.p2p.dht_records import compute_timing
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import PeerCounts, Stream
 from tests.support.p2p import (
@@ -493,16 +494,21 @@ async def test_garbage_on_a_replica_never_hangs_a_reader(world: World, poison: s
 
 
 async def test_a_newcomer_is_handed_more_than_one_message_or_call_can_carry() -> None:
+    block_time_s = 16.0
+    call_s = compute_timing(block_time_s).request_s
+
     class SlowPolicy(SignedRecordPolicy):
-        """Takes half of a call's time over each record."""
+        """Takes an eighth of a call's time over each record."""
 
         def admit(self, value: bytes, expires_at: float) -> bytes:
-            time.sleep(DEFAULT_BLOCK_TIME_S / 4 / 2)
+            time.sleep(call_s / 8)
             return super().admit(value, expires_at)
 
-    records = [make_record(AUTHOR, bytes(1 << 20), epoch=epoch) for epoch in range(8)]
+    records = [make_record(AUTHOR, bytes(1 << 20), epoch=epoch) for epoch in range(12)]
     async with open_factory("hivemind") as factory:
-        holder = await factory.open("holder", record_policy=SignedRecordPolicy(AUTHOR))
+        holder = await factory.open(
+            "holder", record_policy=SignedRecordPolicy(AUTHOR), block_time_s=block_time_s
+        )
         for record in records:
             await holder.records.publish(record_key(record), record.to_bytes(), record.expires_at)
         newcomer = await factory.open("newcomer", record_policy=SlowPolicy(AUTHOR))
