@@ -69,6 +69,7 @@ from subnet.errors import (
     UnknownSubnet,
     UsageError,
 )
+from subnet.operator.redaction import redact_urls
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -189,8 +190,8 @@ def emit(text: str) -> None:
 
 
 def fail(message: str, hint: str, *, code: int = EXIT_FAILURE) -> NoReturn:
-    """End the command with one sentence and one fix."""
-    say(f"error: {message}\nhint: {hint}")
+    """End the command with one sentence and one fix; access tokens in addresses are left out."""
+    say(redact_urls(f"error: {message}\nhint: {hint}"))
     raise SystemExit(code)
 
 

@@ -534,3 +534,12 @@ def test_mesh_node_is_mesh_test() -> None:
     assert node.callback is alone.callback
     sentence, _ = fails("node", "mesh-tiny", code=2)
     assert "--hoster" in sentence and "--validator" in sentence
+
+
+def test_an_error_leaves_out_the_token_in_a_chains_address() -> None:
+    token = "0123456789abcdef0123456789abcdef"
+    sentence, fix = fails(
+        "chain", "balance", f"0x{'1' * 40}", "--chain", f"wss://127.0.0.1.nip.invalid/v2/{token}"
+    )
+    assert token not in sentence + fix
+    assert "wss://127.0.0.1.nip.invalid/..." in sentence
