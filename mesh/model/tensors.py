@@ -189,7 +189,7 @@ def read_header(path: Path) -> Mapping[str, TensorEntry]:
         try:
             header = json.loads(file.read(header_size))
         except (ValueError, RecursionError) as error:
-            raise ModelError(f"{path.name} has a broken header: {error}") from error
+            raise ModelError(f"{path.name} has a broken header: it is not JSON") from error
     if not isinstance(header, dict):
         raise ModelError(f"{path.name} has a broken header")
     header.pop("__metadata__", None)
