@@ -156,7 +156,7 @@ async def test_each_epoch_is_answered_once_in_its_commit_phase_and_scored_when_i
 
 
 async def settle() -> None:
-    """Let whoever was woken run until it waits again."""
+    """Give every woken task its turn, until all of them wait again."""
     for _ in range(20):
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""Logs hold no secret, repeat nothing for ever, and go to a bounded private file when asked."""
+"""Logs leave secrets out and limit repeated lines; a log file is private and of limited size."""
 
 from __future__ import annotations
 
