@@ -13,6 +13,8 @@ from keys.peer import PeerId
 from mesh.errors import InvalidRequest
 
 MAX_ADDRESS_TEXT = 2048
+RELAYED = "/p2p-circuit"
+"""What stands in the address of a peer that is reached through a relay."""
 
 
 class BadAddress(InvalidRequest):

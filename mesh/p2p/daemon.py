@@ -31,7 +31,7 @@ from hivemind.utils.multiaddr.exceptions import Error as MultiaddrError
 
 from keys.peer import PeerId, PeerKey
 from mesh.errors import DaemonFailed, PeerUnreachable
-from mesh.p2p.addresses import split_peer_address
+from mesh.p2p.addresses import RELAYED, split_peer_address
 from mesh.p2p.channel import SocketChannel
 from mesh.p2p.config import HostConfig, RelayLimits
 from mesh.p2p.interface import PeerCounts
@@ -170,7 +170,7 @@ def is_relayed(addresses: Sequence[bytes]) -> bool:
     except (MultiaddrError, ValueError):
         # p2pd knows newer kinds of addresses than hivemind; relayed ones are as old as both.
         return False
-    return any("/p2p-circuit" in text for text in texts)
+    return any(RELAYED in text for text in texts)
 
 
 class _DaemonProcess(asyncio.SubprocessProtocol):

@@ -17,8 +17,6 @@ from enum import IntEnum
 from keys.peer import PeerId
 
 AUTONAT_PROTOCOL = "/libp2p/autonat/1.0.0"
-RELAYED = "/p2p-circuit"
-"""What stands in the address of a peer that is reached through a relay."""
 MAX_ANSWER_SIZE = 4096
 MAX_ADDRESSES = 16
 _MAX_VARINT_BYTES = 5

@@ -14,13 +14,12 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from keys.peer import PeerId
 from mesh.errors import MeshError, PeerMisbehaved, PeerTimeout, PeerUnreachable
-from mesh.p2p.addresses import split_peer_address
+from mesh.p2p.addresses import RELAYED, split_peer_address
 from mesh.p2p.channel import Channel, ChannelClosed
 from mesh.p2p.daemon import Daemon
 from mesh.p2p.dht_reader import RecordReader
 from mesh.p2p.dial_back import (
     AUTONAT_PROTOCOL,
-    RELAYED,
     DialBack,
     decode_dial_answer,
     encode_dial_request,

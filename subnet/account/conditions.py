@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from consensus.types import BlockNumber, SubnetId, SubnetNodeId, compute_epoch_position
+from consensus.types import SubnetId, SubnetNodeId
 from keys.peer import PeerId
 from subnet.account.registration import (
     TENSOR,
@@ -22,7 +22,7 @@ from subnet.account.registration import (
     read_at_head,
 )
 from subnet.chain import parsing
-from subnet.chain.substrate import SubstrateChain
+from subnet.chain.substrate import SubstrateChain, read_position
 
 if TYPE_CHECKING:
     from subnet.chain.chain_session import ChainSession
@@ -147,14 +147,10 @@ async def _check_window(
     """Return whether the present epoch is one in which the node may be activated."""
     length = (await chain.fetch_info()).epoch_length
 
-    def read_epoch(session: ChainSession) -> int:
-        header, at = session.read_head()
-        slot = session.read("Network.SubnetSlot", subnet_id, at=at) or 0
-        return compute_epoch_position(
-            BlockNumber(header.number), slot=slot, epoch_length=length
-        ).epoch
-
-    epoch = await chain.query(read_epoch)
+    position, _ = await chain.query(
+        lambda session: read_position(session, subnet_id, epoch_length=length)
+    )
+    epoch = position.epoch
     first, last = node.start_epoch, node.start_epoch + (rules.grace_epochs or 0)
     return Check(
         f"the epoch is {first} to {last}, in which the node may be activated (it is {epoch})",

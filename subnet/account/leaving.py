@@ -12,11 +12,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from consensus.types import BlockNumber, SubnetId, SubnetNodeId, compute_epoch_position
+from consensus.types import SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from subnet.account.money import Unbonding, fetch_unbondings
 from subnet.account.registration import hex_account
-from subnet.chain.substrate import SubstrateChain
+from subnet.chain.substrate import SubstrateChain, read_position
 
 if TYPE_CHECKING:
     from subnet.chain.chain_session import ChainSession
@@ -91,17 +91,9 @@ async def _fetch_standing(chain: SubstrateChain, departure: Departure) -> _Stand
     length = (await chain.fetch_info()).epoch_length
 
     def work(session: ChainSession) -> _Standing:
-        header, at = session.read_head()
+        position, at = read_position(session, subnet_id, epoch_length=length)
         node_id = session.read("Network.HotkeySubnetNodeId", subnet_id, hotkey, at=at)
-        slot = session.read("Network.SubnetSlot", subnet_id, at=at)
-        elected = None
-        if slot is not None:
-            position = compute_epoch_position(
-                BlockNumber(header.number), slot=slot, epoch_length=length
-            )
-            elected = session.read(
-                "Network.SubnetElectedValidator", subnet_id, position.epoch, at=at
-            )
+        elected = session.read("Network.SubnetElectedValidator", subnet_id, position.epoch, at=at)
         stake = session.read("Network.AccountSubnetStake", hotkey, subnet_id, at=at) or 0
         return _Standing(
             node_id=SubnetNodeId(node_id) if node_id else None,

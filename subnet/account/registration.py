@@ -331,13 +331,20 @@ async def fetch_registered_node(
 
     def work(session: ChainSession) -> RegisteredNode | None:
         at = session.read_head_hash() if at_block is None else session.read_block_hash(at_block)
-        for item, is_queued in (("SubnetNodesData", False), ("RegisteredSubnetNodesData", True)):
-            record = session.read(f"Network.{item}", subnet_id, node_id, at=at)
-            if record is not None and record["id"]:
-                return parse_registered_node(record, is_queued=is_queued)
-        return None
+        return read_registered_node(session, subnet_id, node_id, at=at)
 
     return await chain.query(work)
+
+
+def read_registered_node(
+    session: ChainSession, subnet_id: SubnetId, node_id: SubnetNodeId, *, at: str
+) -> RegisteredNode | None:
+    """Return one node in the state of block hash ``at``, queued or activated; None without one."""
+    for item, is_queued in (("SubnetNodesData", False), ("RegisteredSubnetNodesData", True)):
+        record = session.read(f"Network.{item}", subnet_id, node_id, at=at)
+        if record is not None and record["id"]:
+            return parse_registered_node(record, is_queued=is_queued)
+    return None
 
 
 def parse_registered_node(record: Mapping[str, Any], *, is_queued: bool) -> RegisteredNode:

@@ -22,7 +22,7 @@ from subnet.account.registration import (
     ActivationRules,
     RegisteredNode,
     fetch_activation_rules,
-    parse_registered_node,
+    read_registered_node,
 )
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError, UnknownSubnet
@@ -100,7 +100,7 @@ async def fetch_standing(
         subnet = session.read("Network.SubnetsData", subnet_id, at=at)
         if subnet is None:
             return None
-        node = _read_node(session, subnet_id, node_id, at=at)
+        node = read_registered_node(session, subnet_id, node_id, at=at)
         if node is None:
             rows = session.read_map("Network.SubnetNodesData", subnet_id, at=at)
             return tuple(sorted(int(record["id"]) for _, record in rows))
@@ -118,16 +118,6 @@ async def fetch_standing(
             f"name one of its nodes: {known}",
         )
     return found
-
-
-def _read_node(
-    session: ChainSession, subnet_id: SubnetId, node_id: SubnetNodeId, *, at: str
-) -> RegisteredNode | None:
-    for item, is_queued in (("SubnetNodesData", False), ("RegisteredSubnetNodesData", True)):
-        record = session.read(f"Network.{item}", subnet_id, node_id, at=at)
-        if record is not None and record["id"]:
-            return parse_registered_node(record, is_queued=is_queued)
-    return None
 
 
 def _read_standing(

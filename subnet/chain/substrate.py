@@ -66,6 +66,7 @@ from consensus.submission import Submission
 from consensus.types import (
     BlockNumber,
     Epoch,
+    EpochPosition,
     Score,
     SubnetId,
     SubnetNodeId,
@@ -395,14 +396,20 @@ def _resolve(session: ChainSession, number: BlockNumber | None) -> str:
     return session.read_head_hash() if number is None else session.read_block_hash(number)
 
 
-def _find_epoch_end(session: ChainSession, subnet_id: SubnetId, epoch_length: int) -> BlockNumber:
-    """Return the first block of the subnet's next epoch."""
+def read_position(
+    session: ChainSession, subnet_id: SubnetId, *, epoch_length: int
+) -> tuple[EpochPosition, str]:
+    """Return where the head stands in the subnet's epochs, slot 0 while it has none; its hash."""
     header, at = session.read_head()
     slot = session.read("Network.SubnetSlot", subnet_id, at=at) or 0
-    position = compute_epoch_position(
-        BlockNumber(header.number), slot=slot, epoch_length=epoch_length
-    )
-    return BlockNumber(header.number - position.offset + position.length)
+    block = BlockNumber(header.number)
+    return compute_epoch_position(block, slot=slot, epoch_length=epoch_length), at
+
+
+def _find_epoch_end(session: ChainSession, subnet_id: SubnetId, epoch_length: int) -> BlockNumber:
+    """Return the first block of the subnet's next epoch."""
+    position, _ = read_position(session, subnet_id, epoch_length=epoch_length)
+    return BlockNumber(position.block - position.offset + position.length)
 
 
 def _read_head(session: ChainSession, announced: AnnouncedHead | None = None) -> BlockInfo:

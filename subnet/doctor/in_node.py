@@ -21,7 +21,8 @@ from consensus.types import LayerRange, Role
 from keys.envelope import Envelope
 from keys.peer import PeerId
 from mesh.errors import LayerNotOnDisk, MeshError, ModelError
-from mesh.p2p.dial_back import RELAYED, DialBack, DialStatus
+from mesh.p2p.addresses import RELAYED
+from mesh.p2p.dial_back import DialBack, DialStatus
 from mesh.p2p.interface import Copies
 from mesh.routing.directory import KnownServer
 from mesh.routing.heartbeat import make_heartbeat_key

@@ -22,12 +22,12 @@ from keys.account import format_account_id, parse_account_id
 from keys.errors import KeysError
 from keys.keystore import read_keystore_account
 from mesh.errors import ModelError
-from subnet.account.money import MIN_HOTKEY_BALANCE
+from subnet.account.amounts import format_amount
+from subnet.account.money import MIN_HOTKEY_BALANCE, fetch_stake
 from subnet.account.registration import (
     TENSOR,
     RegisteredNode,
     fetch_registered_node,
-    hex_account,
     read_at_head,
 )
 from subnet.chain.block_time import fetch_block_time_ms
@@ -179,7 +179,7 @@ async def check_class(chain: SubstrateChain, subject: Subject) -> Finding:
     if row.is_queued:
         return warned(
             "queued: no roster has the node, and it earns nothing yet",
-            f"`mesh chain queue {subject.facts.subnet_id}` says when its turn comes",
+            f"`mesh chain queue --subnet {subject.facts.subnet_id}` says when its turn comes",
         )
     match row.node_class:
         case NodeClass.VALIDATOR:
@@ -199,14 +199,16 @@ async def check_stake(chain: SubstrateChain, subject: Subject) -> Finding:
     if row is None:
         return skipped(NO_ROW)
     subnet_id = subject.facts.subnet_id
-    account = hex_account(row.hotkey)
-    stake = int(
-        await read_at_head(chain, "Network.AccountSubnetStake", account, subnet_id, default=True)
-    )
+    assert subnet_id is not None
+    stake = await fetch_stake(chain, row.hotkey, subnet_id)
     least = int(await read_at_head(chain, "Network.SubnetMinStakeBalance", subnet_id, default=True))
     text = f"{_tensor(stake)} staked, {_tensor(least)} needed"
     if stake < least:
-        return failed(text, f"`mesh chain add-stake {subnet_id}` with the coldkey")
+        command = (
+            f"`mesh chain add-stake --subnet {subnet_id} --node-id {row.node_id} --hotkey"
+            f" {format_account_id(row.hotkey)} --amount {format_amount(least - stake)}`"
+        )
+        return failed(text, f"{command}, with --key-file of the coldkey")
     return passed(text)
 
 

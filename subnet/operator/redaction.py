@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from urllib.parse import urlsplit
+
+from mesh.loopback import is_loopback
 
 MAX_PLAIN_SEGMENT = 15
 """Characters of a path's segment; access tokens are longer."""
@@ -28,17 +29,10 @@ def redact_url(url: str) -> str:
     except ValueError:
         return "<redacted>"
     place = parts.netloc.rpartition("@")[2]
-    if _is_loopback(host) and place == parts.netloc:
+    if is_loopback(host) and place == parts.netloc:
         return url
     segments = parts.path.split("/")
     is_plain = all(len(segment) <= MAX_PLAIN_SEGMENT for segment in segments)
     if is_plain and not (parts.query or parts.fragment):
         return f"{parts.scheme}://{place}{parts.path}"
     return f"{parts.scheme}://{place}/..."
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

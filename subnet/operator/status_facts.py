@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from consensus.owed import DUTY_WORDS, DutyNow
-from consensus.phases import Schedule
-from consensus.types import EpochPosition, SubnetId, SubnetNodeId
+from consensus.phases import Schedule, get_phase_end, phase_at
+from consensus.types import SubnetId, SubnetNodeId
 from consensus.view import EpochStatus
 from mesh.p2p.interface import PeerCounts
+from mesh.routing.coverage import count_servers
 from mesh.routing.directory import KnownServer
 from subnet.account.earnings import NOT_LISTED
 from subnet.account.earnings_book import EarningsBook
@@ -113,11 +114,7 @@ class StatusFacts:
     def _compute_load(self, before: LoadSample, now: LoadSample) -> Load:
         rows = now.rows_computed - before.rows_computed
         hosters = [server for server in now.servers if server.info.takes_sessions]
-        counts = [0] * self._num_layers
-        for server in hosters:
-            span = server.info.span
-            for layer in range(span.start, min(span.end, len(counts))) if span is not None else ():
-                counts[layer] += 1
+        spans = [server.info.span for server in hosters if server.info.span is not None]
         return Load(
             sessions=now.sessions,
             rows_per_s=None if now.sessions is None else rows / PERIOD_S,
@@ -126,7 +123,7 @@ class StatusFacts:
             peers_direct=None if now.peers is None else now.peers.direct,
             peers_relayed=None if now.peers is None else now.peers.relayed,
             servers=len(hosters),
-            least_hosters=min(counts, default=None),
+            least_hosters=min(count_servers(spans, num_layers=self._num_layers)),
         )
 
     def render(self) -> dict[str, Any]:
@@ -158,7 +155,8 @@ class StatusFacts:
             position = handled.position
             first = position.block - position.offset
             facts |= {
-                "phase_ends": first + get_phase_end(position, self._schedule),
+                "phase_ends": first
+                + get_phase_end(phase_at(position, self._schedule), self._schedule),
                 "epoch_ends": first + position.length,
                 "duties": tuple(_render_duty(duty, first) for duty in handled.duties),
                 "stay": handled.stay,
@@ -169,17 +167,6 @@ class StatusFacts:
         if self._unable is None and self._handled is not None and self._handled.status in _UNABLE:
             return self._handled.status.value
         return self._unable
-
-
-def get_phase_end(position: EpochPosition, schedule: Schedule) -> int:
-    """Return the offset at which the present phase is over."""
-    starts = (
-        schedule.commit_start,
-        schedule.audit_start,
-        schedule.reveal_start,
-        schedule.score_start,
-    )
-    return next((start for start in starts if start > position.offset), position.length)
 
 
 def _render_duty(duty: DutyNow, first_block: int) -> DutyLine:

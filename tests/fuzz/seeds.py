@@ -413,3 +413,16 @@ def list_stream_events() -> list[bytes]:
         {"error": {"message": "no", "code": "busy", "param": "model"}},
     )
     return [json.dumps(event).encode() for event in events]
+
+
+def list_announcements() -> list[bytes]:
+    """Return announcements of a head, as JSON."""
+    root = f"0x{bytes(32).hex()}"
+    header = {
+        "number": "0x4d2",
+        "parentHash": root,
+        "stateRoot": root,
+        "extrinsicsRoot": root,
+        "digest": {"logs": ["0x066261626500", "0x08"]},
+    }
+    return [json.dumps({"subscription": "1", "result": header}).encode()]

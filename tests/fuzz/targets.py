@@ -87,6 +87,7 @@ from subnet.account.metagraph import FORMAT, Metagraph
 from subnet.account.rewards import ABSENT, ReputationStep
 from subnet.chain.codec import _decode_runtime
 from subnet.chain.failures import read_dispatch_error
+from subnet.chain.head_subscription import AnnouncedHead, parse_announced
 from subnet.chain.manifest_hash import format_manifest_hash, parse_manifest_hash
 from subnet.chain.multiaddr import decode_multiaddr, encode_multiaddr
 from subnet.errors import ChainError, ConfigError, ReceiptDamaged, ReceiptError
@@ -433,6 +434,14 @@ def _read_event(value: Any) -> Any:
 
 def _post(path: str) -> Callable[[bytes], int]:
     return lambda raw: get_gateway_rig().post(path, raw)
+
+
+def _parse_announced(raw: bytes) -> AnnouncedHead | None:
+    """Read what an endpoint announces; what is no JSON never comes so far."""
+    try:
+        return parse_announced(json.loads(raw))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _post_headers(raw: bytes) -> int:
@@ -907,6 +916,7 @@ _DEVCHAIN = (
         encode=encode_timestamp,
     ),
     Target("storage_key", parse_key, (), seeds.list_storage_keys, max_size=256),
+    Target("announced_head", _parse_announced, (), seeds.list_announcements),
     Target("devchain_rpc", answer_rpc, (), seeds.list_requests, memory_factor=256),
     Target(
         "devchain_multiaddr",

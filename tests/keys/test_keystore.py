@@ -3,9 +3,11 @@
 import copy
 import json
 import stat
+from pathlib import Path
 
 import pytest
 
+import keys.keystore as keystore_module
 from keys.account import derive_development_account
 from keys.errors import (
     KeyFileExists,
@@ -14,7 +16,12 @@ from keys.errors import (
     KeystoreMode,
     WrongPassword,
 )
-from keys.keystore import create_keystore, load_keystore, read_keystore_account
+from keys.keystore import (
+    change_password,
+    create_keystore,
+    load_keystore,
+    read_keystore_account,
+)
 
 PASSWORD = "correct horse"
 FAST = 2
@@ -184,3 +191,30 @@ def test_key_derivation_that_would_stall_the_node_is_refused(keystore, changes):
     rewrite(keystore, lambda d: d["crypto"]["kdfparams"].update(changes))
     with pytest.raises(KeystoreError):
         load_keystore(keystore, PASSWORD)
+
+
+def test_a_changed_password_opens_and_the_old_one_does_not(keystore):
+    (keystore.parent / f"{keystore.name}.new").write_text("what a process left that died")
+    key = change_password(keystore, PASSWORD, "another", work_factor=FAST)
+    assert load_keystore(keystore, "another").account_id == key.account_id
+    assert stat.S_IMODE(keystore.stat().st_mode) == 0o600
+    assert list(keystore.parent.iterdir()) == [keystore]
+    with pytest.raises(WrongPassword):
+        load_keystore(keystore, PASSWORD)
+
+
+@pytest.mark.parametrize("step", ["create_keystore", "load_keystore", "replace"])
+def test_a_death_at_any_step_of_a_change_leaves_the_old_password(keystore, step, monkeypatch):
+    key = load_keystore(keystore, PASSWORD)
+
+    def die(path, *_rest, **_options):
+        if path != keystore or step == "replace":
+            raise KeyboardInterrupt
+        return key
+
+    owner = Path if step == "replace" else keystore_module
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(owner, step, die)
+        change_password(keystore, PASSWORD, "another", work_factor=FAST)
+    assert load_keystore(keystore, PASSWORD).account_id == key.account_id
+    assert change_password(keystore, PASSWORD, "another", work_factor=FAST).account_id

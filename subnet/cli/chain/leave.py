@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subnet.account.amounts import format_amount
 from subnet.cli.chain.options import (
     Hotkey,
     Result,
     Signer,
     Subnet,
     expand_options,
-    format_amount,
     parse_account,
 )
 from subnet.cli.console import say

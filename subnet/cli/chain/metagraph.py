@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.chain.options import AtBlock, Reading, Result, expand_options, format_amount
+from subnet.account.amounts import format_amount
+from subnet.cli.chain.options import AtBlock, Reading, Result, expand_options
 from subnet.cli.console import say
 from subnet.errors import ConfigError, UsageError
 

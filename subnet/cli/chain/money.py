@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subnet.account.amounts import format_amount
 from subnet.cli.chain.options import (
     Amount,
     Reading,
     Result,
     Signing,
     expand_options,
-    format_amount,
     parse_account,
     parse_amount,
 )

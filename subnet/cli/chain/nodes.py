@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from subnet.account.amounts import format_amount
 from subnet.cli.chain.options import (
     NodeId,
     Reading,
     Result,
     Subnet,
     expand_options,
-    format_amount,
 )
 from subnet.cli.chain.show import (
     ask_overview,

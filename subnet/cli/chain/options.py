@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from subnet.account.amounts import DECIMALS
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit, fail
 from subnet.errors import ExtrinsicFailed, UnknownSubnet, UsageError
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DECIMALS = 18
 MAX_AMOUNT = 2**128 - 1
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -256,13 +256,6 @@ def parse_percent(text: str) -> int:
     if units > 100 * 10**DECIMALS:
         raise UsageError(f"{text!r} is more than 100 %", "write a percentage, as 12.5")
     return units // 100
-
-
-def format_amount(units: int) -> str:
-    """Return units of 10^-18 as TENSOR, exactly."""
-    whole, rest = divmod(units, 10**DECIMALS)
-    decimals = f"{rest:0{DECIMALS}d}".rstrip("0")
-    return f"{whole}.{decimals}" if decimals else str(whole)
 
 
 def parse_account(text: str) -> bytes:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from subnet.cli.chain.options import Reading, Result, Subnet, expand_options, format_amount
+from subnet.account.amounts import format_amount
+from subnet.cli.chain.options import Reading, Result, Subnet, expand_options
 
 if TYPE_CHECKING:
     from consensus.types import SubnetId

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from subnet.cli.chain.options import AtBlock, Reading, Result, expand_options, format_amount
+from subnet.account.amounts import format_amount
+from subnet.cli.chain.options import AtBlock, Reading, Result, expand_options
 from subnet.cli.console import say
 from subnet.errors import ConfigError
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subnet.account.amounts import format_amount
 from subnet.cli.chain.options import (
     Amount,
     Hotkey,
@@ -15,7 +16,6 @@ from subnet.cli.chain.options import (
     Signing,
     Subnet,
     expand_options,
-    format_amount,
     parse_account,
     parse_amount,
 )

@@ -12,9 +12,9 @@ from typer.core import TyperGroup, TyperOption
 from keys.account import get_development_account
 from keys.errors import KeystoreError
 from keys.keystore import create_keystore
+from subnet.account.amounts import format_amount
 from subnet.cli.chain.app import app
 from subnet.cli.chain.options import (
-    format_amount,
     load_signer,
     parse_account,
     parse_amount,
