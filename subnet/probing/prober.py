@@ -62,7 +62,7 @@ from subnet.probing.verdict import (
 
 MIN_NEW_TOKENS, MAX_NEW_TOKENS = 4, 12
 TEMPERATURES = (0.0, 0.7, 1.0)
-MAX_REFERENCES = 2
+MAX_REFERENCES = 3
 MAX_ASKED_PEERS = 4
 BUSY_PAUSES_S = (1.0, 3.0)
 """How long to wait before a full hoster is asked again, within one attempt."""
@@ -333,30 +333,42 @@ class _Asking:
     ) -> tuple[Route, tuple[Token, ...]] | None:
         """Return another route and its scores of a text; None where none answers.
 
-        Raises NoRoute where the hoster alone serves some layer.
+        Raises NoRoute where the hoster alone serves some layer. A lost session proves nothing
+        of the hop that it names: a hop before it may have made that up. So the next route is
+        without the named hop, or else without those that named it.
         """
-        failed: set[PeerId] = set()
-        for _ in range(MAX_REFERENCES):
+        named: set[PeerId] = set()
+        accusers: set[PeerId] = set()
+        for attempt in range(MAX_REFERENCES):
             try:
-                route = plan_around(
-                    [server for server in self._list_servers() if server.peer_id not in failed],
-                    self._target.peer_id,
-                    num_layers=self._context.model.num_layers,
-                    random=self._random,
-                    avoid=avoid,
-                    prefer=self._context.key.peer_id,
-                )
+                route = self._plan_reference(named, {*avoid, *accusers})
             except NoRoute:
-                if not failed:
+                if not attempt:
                     raise
-                return None
+                try:
+                    route = self._plan_reference(accusers, avoid)
+                except NoRoute:
+                    return None
             request = OpenSession(make_session_id(), route, Sampling(), text, max_new_tokens=0)
             try:
                 await self._dial(route[0].peer_id)
                 return route, await fetch_scores(self._host, request, timeouts=self._timeouts)
             except HopFailed as failure:
-                failed |= {failure.peer_id or route[0].peer_id}
+                lost = failure.peer_id or route[0].peer_id
+                named.add(lost)
+                peers = [hop.peer_id for hop in route]
+                accusers |= set(peers[: peers.index(lost)])
         return None
+
+    def _plan_reference(self, without: set[PeerId], avoid: Collection[PeerId]) -> Route:
+        return plan_around(
+            [server for server in self._list_servers() if server.peer_id not in without],
+            self._target.peer_id,
+            num_layers=self._context.model.num_layers,
+            random=self._random,
+            avoid=avoid,
+            prefer=self._context.key.peer_id,
+        )
 
     async def _is_network_alive(self, prompt: tuple[int, ...]) -> bool:
         """Whether others serve this client: if not, it is no news that the hoster does not."""

@@ -274,6 +274,16 @@ async def test_a_hop_that_accuses_the_hoster_falsely_is_left_out(probed):
         assert read(probed, 2, epoch) is True
 
 
+async def test_a_hop_that_accuses_another_one_does_not_spoil_the_reference(probed):
+    liar = await probed.add_liar(0, 4, blame_next, method=SESSION_METHOD)
+    await probed.add(4, 8)
+    await probed.add(0, 8)
+    for _ in range(20):
+        attempt = await probed.attempt(2)
+        through_liar = Failed("hop_lost", frozenset({liar.key.peer_id}))
+        assert attempt in (Passed(), through_liar)
+
+
 async def test_a_hoster_that_blames_every_next_hop_fails(probed):
     await probed.add_liar(0, 4, blame_next, method=SESSION_METHOD)
     for _ in range(3):
