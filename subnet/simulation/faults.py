@@ -121,27 +121,28 @@ class FaultDriver:
     def _kill(self, node_id: int) -> None:
         """Let a node die at one of the next points that it passes, and rest for a while."""
         node = self._nodes[node_id]
-        node.next_rest_s = self._draw_rest_s()
+        self._draw_rest(node)
         if node.switch.fire_at is None:
             delay = self._random.randrange(MAX_POINTS_TO_DEATH)
             node.switch.fire_at = node.switch.passed + delay
 
-    def _draw_rest_s(self) -> float:
-        """Return for how long a dead process stays down: not at all, for some blocks, or minutes.
+    def _draw_rest(self, node: SimNode) -> None:
+        """Say for how long a process stays down once it is dead: not at all, some blocks, minutes.
 
-        It is up again about when faults end.
+        It is up again about when faults end, however late it dies.
         """
         random = self._random
         rests_s = (0.0, random.uniform(0, MAX_REST_S), random.uniform(MAX_REST_S, MAX_LONG_REST_S))
-        left_s = BLOCK_TIME_S * (self._quiet_from - self._chain.best.number)
-        return min(random.choice(rests_s), MAX_REST_S + left_s)
+        left_s = MAX_REST_S + BLOCK_TIME_S * (self._quiet_from - self._chain.best.number)
+        node.next_rest_s = random.choice(rests_s)
+        node.up_by_s = asyncio.get_running_loop().time() + left_s
 
     def _break_disk(self) -> None:
         """Let a disk lose power, or refuse a write; the process ends, and rests for a while."""
         node = self._random.choice([node for node in self._nodes.values() if node.disk])
         assert node.disk is not None
         node.disk.arm(self._random.choice(("torn", "error")))
-        node.next_rest_s = self._draw_rest_s()
+        self._draw_rest(node)
 
     def _cut(self, block: int) -> None:
         ids = sorted(self._nodes)

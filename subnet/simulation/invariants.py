@@ -275,20 +275,26 @@ class Invariants:
     def _has_honest_majority(self, report: EpochReport, node_id: int) -> bool:
         hoster = next((h for h in report.hosters if h.node_id == node_id), None)
         blocks = () if hoster is None else [reason.layer for reason in hoster.reasons]
-        return all(self._is_majority_honest(_list_votes(report, block)) for block in blocks)
+        return all(self._is_majority_honest(report, block) for block in blocks)
 
-    def _is_majority_honest(self, votes: list[LayerReason]) -> bool:
-        coldkeys = {self._specs[vote.node_id].coldkey: vote.node_id for vote in votes}
+    def _is_majority_honest(self, report: EpochReport, layer: int) -> bool:
+        """Whether honest answers are more than half of the votes on a layer.
+
+        On a drawn layer reference rows are votes too, and stand before the hosters' of the same
+        coldkey. The report does not say which layers were drawn: liars' rows are counted on all.
+        """
+        nodes = [vote.node_id for vote in _list_votes(report, layer)]
+        nodes += [node for node in _list_references(report) if node not in self._scenario.honest]
+        coldkeys = {self._specs[node_id].coldkey: node_id for node_id in nodes}
         honest = sum(node_id in self._scenario.honest for node_id in coldkeys.values())
         return 2 * honest > len(coldkeys)
 
     def _check_honest_hosters(self, name: str, report: EpochReport) -> None:
         """Whatever a minority does, an honest answer that was opened keeps its worth."""
         for block in SHAPE.challenged_layers:
-            votes = _list_votes(report, block)
-            if not self._is_majority_honest(votes):
+            if not self._is_majority_honest(report, block):
                 continue
-            for vote in votes:
+            for vote in _list_votes(report, block):
                 if vote.node_id in self._scenario.honest:
                     self.require(
                         vote.refusal is None and vote.score >= MIN_HONEST_SCORE,
@@ -524,3 +530,9 @@ def _list_votes(report: EpochReport, layer: int) -> list[LayerReason]:
         and reason.refusal in _VOTES
         and (reason.refusal is None or reason.refusal is not Reason.INVALID_VECTOR)
     ]
+
+
+def _list_references(report: EpochReport) -> list[SubnetNodeId]:
+    """Return the validators whose reference rows opened, whether or not a majority backs them."""
+    opened = (None, Reason.OUTSIDE_TOLERANCE)
+    return [each.node_id for each in report.validators if each.audit_refusal in opened]

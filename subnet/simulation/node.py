@@ -6,6 +6,7 @@ Its journal and its keys survive its deaths; its replica does not.
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -153,6 +154,8 @@ class SimNode:
         self.last_words = ""
         self.next_fire_at: int | None = None
         self.next_rest_s = 0.0
+        self.up_by_s = math.inf
+        """When a dead process is started at the latest, in virtual time."""
 
     async def live(self) -> None:
         """Run until cancelled; die where the switch says, and come back after a rest."""
@@ -175,7 +178,8 @@ class SimNode:
                 self.replica.stop()
             self.last_words = self.switch.last
             self.setting.trace.add(self.name, f"killed {self.last_words}")
-            await asyncio.sleep(self.next_rest_s)
+            left_s = self.up_by_s - asyncio.get_running_loop().time()
+            await asyncio.sleep(max(0.0, min(self.next_rest_s, left_s)))
 
     def check_attestation(self, block: int) -> None:
         """Compare the proposal in the state of a block with the rows that this node computed."""

@@ -338,6 +338,15 @@ def test_a_lone_honest_hoster_is_paid_beside_a_lying_reference():
     assert report.probation == {} and scores(report) == {1: 3 * POOL}
 
 
+def test_a_layer_with_one_hoster_and_one_lying_auditor_pays_nothing_in_that_epoch():
+    world = make_world()
+    world.host(1)
+    world.audit(9, vectors=WRONG)
+    report = world.score()
+    assert report.probation == {} and scores(report) == {1: 2 * POOL}
+    assert refusals(report)[1, 1] is Reason.NO_MAJORITY
+
+
 def test_a_vector_that_is_no_vector_is_refuted_on_a_drawn_layer_and_not_elsewhere():
     world = make_world()
     world.host(1, 2)

@@ -15,7 +15,7 @@ from subnet.simulation.byzantine import Behaviour
 from subnet.simulation.crash import Killed, Switch
 from subnet.simulation.disk import MAX_STATEMENTS, SimDisk
 from subnet.simulation.network import MAX_QUEUE_BYTES, Link
-from subnet.simulation.scenario import QUIET_EPOCHS, Fault
+from subnet.simulation.scenario import QUIET_EPOCHS, Fault, draw_scenario
 from subnet.simulation.world import World, run_scenario
 from tests.simulation.test_attacks import EPOCHS, make_scenario
 
@@ -131,6 +131,11 @@ def test_a_node_that_rests_for_minutes_is_back_when_faults_end() -> None:
     result = run_scenario(scenario, prepare=watch)
     assert max(rests_s) > 120
     assert result.num_deaths > 2
+
+
+def test_a_node_that_dies_long_after_its_rest_was_drawn_is_back_when_faults_end() -> None:
+    faults = [Fault.DISK, Fault.EDGE, Fault.LOSS, Fault.NARROW]
+    run_scenario(draw_scenario(270, epochs=20, nodes=7, faults=faults))
 
 
 def test_a_torn_write_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
