@@ -483,7 +483,7 @@ class TestErrors:
 def test_a_dead_peer_is_named_while_it_is_waited_for_and_given_up_soon(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subnet.cli.console.NOTICE_AFTER_S", 0.2)
+    monkeypatch.setattr("subnet.cli.console.NOTICE_AFTER_S", 0.0)
     monkeypatch.setattr("mesh.client.connection.DIAL_TIMEOUT_S", 2.0)
     peer = f"/ip4/127.0.0.1/tcp/9/p2p/{PeerKey.generate().peer_id}"
     code, out, err = run(*command, "--initial-peers", peer)
