@@ -230,12 +230,15 @@ class ChaosNetwork:
             await asyncio.sleep(max(left_s, DUTY_SHARE * (now - max(made_at, self._ready_at))))
 
     def _is_handled(self, block: int) -> bool:
-        """Whether each node that may run, and is not held by a fault, has planned for ``block``."""
-        waited_for = [one for one in self.members if one.may_run.is_set() and not one.is_held]
+        """Whether each node that is not held by a fault has planned for ``block``.
+
+        A killed node is waited for as well, while its journal is read and while it starts.
+        """
         return all(
             one.is_ready.is_set()
             and any((status.head or 0) >= block for status in read_statuses(one.data_dir))
-            for one in waited_for
+            for one in self.members
+            if not one.is_held
         )
 
     async def skip_to_eve(self, maker: DevChainBlockMaker) -> Epoch:
