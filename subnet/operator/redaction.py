@@ -9,7 +9,9 @@ from mesh.loopback import is_loopback
 
 MAX_PLAIN_SEGMENT = 15
 """Characters of a path's segment; access tokens are longer."""
-_URL = re.compile(r"\b(?:wss?|https?)://[^\s'\"<>]+", re.IGNORECASE)
+_SCHEME = r"(?:wss?|https?)://"
+# Endpoints are listed with commas between them, so a comma before a scheme ends an address.
+_URL = re.compile(rf"\b{_SCHEME}(?:(?!,\s*{_SCHEME})[^\s'\"<>])+", re.IGNORECASE)
 
 
 def redact_urls(text: str) -> str:

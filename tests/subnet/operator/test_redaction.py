@@ -28,6 +28,10 @@ TOKEN = "0123456789abcdef0123456789abcdef"
         ("http://127.0.0.1:31340/metrics?a=1", "http://127.0.0.1:31340/metrics?a=1"),
         (f"ws://me:{TOKEN}@127.0.0.1:9944/", "ws://127.0.0.1:9944/"),
         (f"https://[not-an-address/{TOKEN}", "<redacted>"),
+        # As --chain lists them: each is judged alone.
+        (f"on ws://127.0.0.1:9944,wss://a.org/{TOKEN}", "on ws://127.0.0.1:9944,wss://a.org/..."),
+        ("wss://a.org,wss://u:k@b.org", "wss://a.org,wss://b.org"),
+        (f"wss://a.org/x,{TOKEN}", "wss://a.org/..."),
         ("/ip4/1.2.3.4/tcp/31330", "/ip4/1.2.3.4/tcp/31330"),
     ],
 )
