@@ -143,7 +143,8 @@ def parse_webhook(url: str, *, may_be_private: bool) -> Webhook:
     except ValueError:
         host = port = None
     is_printable = url.isascii() and url.isprintable() and " " not in url
-    if host is None or len(url) > MAX_URL or not is_printable or parts.username is not None:
+    is_sound = len(url) <= MAX_URL and is_printable and host is not None and _can_be_resolved(host)
+    if host is None or not is_sound or parts.username is not None:
         raise ConfigError(
             "the alert webhook is not an address such as https://hooks.example.org/...",
             "copy it from the service that takes the alerts",
@@ -166,6 +167,15 @@ def parse_webhook(url: str, *, may_be_private: bool) -> Webhook:
         target=f"{parts.path or '/'}{query}",
         may_be_private=may_be_private,
     )
+
+
+def _can_be_resolved(host: str) -> bool:
+    """Whether a host's labels have lengths that a resolver takes; it raises UnicodeError if not."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _is_known_private(host: str) -> bool:
