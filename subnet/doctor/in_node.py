@@ -150,9 +150,8 @@ async def check_records(exam: NodeExam) -> Finding:
     found = await _fetch_own(exam)
     if isinstance(found, Finding):
         return found
-    heartbeat, copies = found
-    own = heartbeat.to_bytes()
-    count = copies.values.count(own)
+    own, copies = found
+    count = sum(value in own for value in copies.values)
     text = f"{count} of {copies.asked} replicas hold this node's newest heartbeat"
     if not copies.asked:
         return skipped("there is no other replica to ask", "see the check peers")
@@ -169,8 +168,8 @@ async def check_elsewhere(exam: NodeExam) -> Finding:
     found = await _fetch_own(exam)
     if isinstance(found, Finding):
         return found
-    heartbeat, copies = found
-    others = [value for value in copies.values if value != heartbeat.to_bytes()]
+    own, copies = found
+    others = [value for value in copies.values if value not in own]
     if others:
         return failed(
             f"another process announces itself as {exam.own}: both sign, and neither counts",
@@ -299,12 +298,16 @@ def _judge_private(exam: NodeExam, addresses: Sequence[str]) -> Finding:
     )
 
 
-async def _fetch_own(exam: NodeExam) -> tuple[Envelope, Copies] | Finding:
+async def _fetch_own(exam: NodeExam) -> tuple[frozenset[bytes], Copies] | Finding:
+    """Return what this node announced last, and the copies that the replicas hold of it."""
     heartbeat = exam.get_heartbeat()
     if heartbeat is None:
         return warned("the node has not announced itself yet", "ask again in half a minute")
     key = make_heartbeat_key(exam.author.terms.network_id, exam.own)
-    return heartbeat, await exam.peers.fetch_copies(key, heartbeat.expires_at)
+    copies = await exam.peers.fetch_copies(key, heartbeat.expires_at)
+    # The node may have replaced it while the replicas were asked.
+    renewed = exam.get_heartbeat() or heartbeat
+    return frozenset((heartbeat.to_bytes(), renewed.to_bytes())), copies
 
 
 async def _ask_all(peers: Sequence[PeerId], ask: Callable[[PeerId], Awaitable[T]]) -> list[T]:

@@ -205,6 +205,17 @@ async def test_a_second_process_with_this_identity() -> None:
     expect(finding, Verdict.FAIL, str(KEY.peer_id), "stop one of them")
 
 
+async def test_a_heartbeat_that_the_node_renews_meanwhile_is_its_own() -> None:
+    renewed = announce(KEY, PRIVATE).envelope
+    newest = iter((OWN.envelope, renewed))
+    copies = Copies((OWN.envelope.to_bytes(), renewed.to_bytes()), 3)
+    exam = make_exam(get_heartbeat=lambda: next(newest), peers=Peers(copies=copies))
+    assert (await check_elsewhere(exam)).verdict is Verdict.PASS
+    newest = iter((OWN.envelope, renewed))
+    exam = replace(exam, peers=Peers(copies=Copies((renewed.to_bytes(),) * 3, 3)))
+    assert (await check_records(exam)).verdict is Verdict.PASS
+
+
 def seal_twin() -> Envelope:
     return announce(KEY, PRIVATE).envelope
 
