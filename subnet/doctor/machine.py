@@ -25,9 +25,10 @@ from subnet.doctor.finding import Finding, failed, passed, skipped, warned
 from subnet.doctor.subject import Subject
 from subnet.errors import ConfigError
 from subnet.operator.preflight import check_private_directory
+from subnet.operator.vitals import LOW_DISK_BYTES
 
 GIB = 1 << 30
-MIN_DISK, LOW_DISK = GIB // 4, 2 * GIB
+MIN_DISK = GIB // 4
 MIN_MEMORY, LOW_MEMORY = GIB // 4, GIB
 CONNECT_TIMEOUT_S = 5.0
 DAEMON_START_S = 30.0
@@ -108,7 +109,7 @@ async def check_disk(subject: Subject) -> Finding:
     fix = "free space there, or move the data with --data-dir"
     if free < MIN_DISK:
         return failed(text, fix)
-    return warned(text, fix) if free < LOW_DISK else passed(text)
+    return warned(text, fix) if free < LOW_DISK_BYTES else passed(text)
 
 
 async def check_memory(subject: Subject) -> Finding:

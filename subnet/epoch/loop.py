@@ -15,6 +15,7 @@ from collections.abc import Hashable
 from contextlib import aclosing
 
 from consensus.duties import (
+    Attest,
     Duty,
     Reveal,
     compute_duties,
@@ -247,8 +248,13 @@ class EpochLoop:
             self._missed.remember(duty, str(error))
             self._observe(DutyFailed(duty, str(error)))
         else:
-            self._observe(DutyDone(duty))
+            if not self._is_refused(duty):
+                self._observe(DutyDone(duty))
             # A finished duty may make another one due at the same head.
             self._news.set()
         finally:
             self._running.discard(lane)
+
+    def _is_refused(self, duty: Duty) -> bool:
+        """Whether the duty ended with a refusal, which was told when it was written down."""
+        return isinstance(duty, Attest) and duty.epoch in self._context.journal.refused

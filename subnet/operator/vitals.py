@@ -17,7 +17,8 @@ from mesh.p2p.interface import PeerCounts
 PERIOD_S = 15.0
 PEERS_TIMEOUT_S = 5.0
 LOW_DISK_BYTES = 1 << 30
-"""A journal grows by megabytes an epoch, and a full disk ends the node."""
+"""Below it doctor, /readyz, alerts and the Prometheus rule warn: a journal grows by megabytes an
+epoch, and a full disk ends the node."""
 
 
 class Vitals:

@@ -32,6 +32,7 @@ from subnet.doctor.checks import CHECKS, Check, run_checks
 from subnet.doctor.finding import Finding, Verdict
 from subnet.doctor.subject import NodeFacts, Subject
 from subnet.hosting.manifest import MANIFEST_FILES
+from subnet.operator.vitals import LOW_DISK_BYTES
 from tests.support.chain_rigs import COLDKEYS, HOTKEY_FUNDS, OWNER, WireRig, make_subnet
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -212,7 +213,7 @@ async def test_a_data_folder_that_is_a_file(place: Place) -> None:
 
 async def test_a_full_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(place.facts.data_dir)
-    for free, see in ((1 << 20, fails), (1 << 30, warns)):
+    for free, see in ((1 << 20, fails), (LOW_DISK_BYTES - 1, warns)):
         full = usage._replace(free=free)
         monkeypatch.setattr(shutil, "disk_usage", lambda _, full=full: full)
         await see("disk", place.subject, "GiB free", "free space")

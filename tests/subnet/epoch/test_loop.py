@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
+from consensus.duties import Attest
 from consensus.missed import OwedDuty
 from consensus.records import RecordKind
 from consensus.types import SCORE_ONE, Epoch, LayerRange, Role
@@ -237,6 +238,8 @@ async def test_a_proposal_that_differs_is_refused_with_the_difference():
     for node in subnet.nodes.values():
         (refusal,) = node.list_events(AttestationRefused)
         assert refusal.detail == "args: the proposal has none"
+        attested = [e.duty.epoch for e in node.list_events(DutyDone) if isinstance(e.duty, Attest)]
+        assert 1 in attested and 2 not in attested
 
 
 async def test_a_node_that_was_down_for_the_whole_scored_epoch_attests_and_is_heard_of():

@@ -14,6 +14,7 @@ from make_dashboard import DASHBOARD, build
 from subnet.cli.metrics import make_metrics_options
 from subnet.metrics.serving import DEFAULT_PORTS
 from subnet.metrics.table import METRICS, MetricType, list_series
+from subnet.operator.vitals import LOW_DISK_BYTES
 from tests.support.metrics import ROOT
 
 MONITORING = ROOT / "examples" / "monitoring"
@@ -128,3 +129,7 @@ def test_prometheus_scrapes_the_default_ports():
     options = make_metrics_options(host=None, port=None, token_file=None, no_metrics=False)
     assert options is not None
     assert targets == [f"{options.host}:{port}" for port in DEFAULT_PORTS.values()]
+
+
+def test_the_disk_rule_warns_where_doctor_and_readyz_do():
+    assert ALERTS["MeshDiskLow"]["expr"] == f"mesh_disk_free_bytes < {LOW_DISK_BYTES}"
