@@ -9,6 +9,9 @@ KeysError
 │   ├── IdentityFileMissing
 │   ├── IdentityFileMode  readable by others than its owner
 │   └── IdentityFileFormat
+├── BackupError           a backup of keys that cannot be made, read or restored
+│   ├── BackupDamaged     no backup, cut off or changed
+│   └── BackupVersion     of a version that this program does not know
 ├── KeyFileExists         a key file is never overwritten
 ├── SecretFileExposed     a secret file open to others; its readers raise their own error for it
 └── KeystoreError         a keystore, private key or mnemonic that cannot be used
@@ -56,6 +59,18 @@ class IdentityFileMode(IdentityFileError):
 
 class IdentityFileFormat(IdentityFileError):
     """The file is not an Ed25519 private key in the libp2p format."""
+
+
+class BackupError(KeysError):
+    """The backup of keys cannot be made, read or restored."""
+
+
+class BackupDamaged(BackupError):
+    """The bytes are no backup, or were cut off or changed."""
+
+
+class BackupVersion(BackupError):
+    """The backup is of a version that this program does not know."""
 
 
 class KeyFileExists(KeysError):

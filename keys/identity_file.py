@@ -67,16 +67,17 @@ def load_identity_file(path: Path) -> PeerKey:
         raise IdentityFileMode(str(error)) from error
     except OSError as error:
         raise IdentityFileMissing(f"cannot read an identity from {path}: {error}") from error
-    return _decode_identity(raw, path)
+    return decode_identity(raw, source=str(path))
 
 
-def _decode_identity(raw: bytes, path: Path) -> PeerKey:
+def decode_identity(raw: bytes, *, source: str = "the key") -> PeerKey:
+    """Return the key in the bytes of an identity file. Raises IdentityFileFormat."""
     if len(raw) != IDENTITY_FILE_SIZE:
-        raise IdentityFileFormat(f"{path} has not the {IDENTITY_FILE_SIZE} bytes of an identity")
+        raise IdentityFileFormat(f"{source} has not the {IDENTITY_FILE_SIZE} bytes of an identity")
     if not raw.startswith(_PREFIX):
-        raise IdentityFileFormat(f"{path} is not an Ed25519 private key in the libp2p format")
+        raise IdentityFileFormat(f"{source} is not an Ed25519 private key in the libp2p format")
     key = PeerKey(raw[len(_PREFIX) : len(_PREFIX) + SEED_SIZE])
     if key.peer_id.public_key != raw[-PUBLIC_KEY_SIZE:]:
         # The daemon would sign with the one half and introduce itself with the other.
-        raise IdentityFileFormat(f"the public half in {path} does not belong to the private half")
+        raise IdentityFileFormat(f"the public half in {source} does not belong to the private half")
     return key

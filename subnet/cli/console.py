@@ -27,11 +27,15 @@ import typer
 
 from devchain.errors import DevchainError, DevchainUnusable
 from keys.errors import (
+    BackupDamaged,
+    BackupError,
+    BackupVersion,
     IdentityFileFormat,
     IdentityFileMissing,
     IdentityFileMode,
     KeyFileExists,
     KeysError,
+    SecretFileExposed,
     WrongPassword,
 )
 from mesh.errors import (
@@ -83,6 +87,10 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (IdentityFileMode, "run the chmod that the message names"),
     (IdentityFileFormat, "create a new one with `mesh keygen --dir DIR`"),
     (KeyFileExists, "choose another directory; key files are never overwritten"),
+    (BackupDamaged, "take another copy of the backup"),
+    (BackupVersion, "open it with the release that wrote it"),
+    (BackupError, "correct what the message names"),
+    (SecretFileExposed, "run the chmod that the message names"),
     (WrongPassword, "check the password file or type the password again"),
     (KeysError, "check the key file that the message names"),
     (ChainUnavailable, "check --chain (or MESH_CHAIN) and that the chain is running"),

@@ -27,6 +27,7 @@ from subnet.cli import (
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain.app import app as chain_app
 from subnet.cli.console import VersionOption, run_app
+from subnet.cli.keys import app as keys_app
 from subnet.cli.mesh_test import MULTI_VALUE
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ app.command("wait-for-restart-window")(wait_for_restart_window.wait_for_restart_
 app.command("doctor")(doctor.doctor)
 app.command("why")(why.why)
 app.command("earnings")(earnings.earnings)
+app.add_typer(keys_app, name="keys")
 app.add_typer(chain_app, name="chain")
 
 

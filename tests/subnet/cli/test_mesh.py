@@ -45,7 +45,7 @@ HEAVY = (
     "numpy",
 )
 KEY_FILES = (PEER_ID_FILE, BOOTSTRAP_PEER_ID_FILE, CLIENT_PEER_ID_FILE)
-COMMANDS = ("", *sorted(command.name or "" for command in app.registered_commands), "chain")
+COMMANDS = ("", *sorted(command.name or "" for command in app.registered_commands), "chain", "keys")
 
 
 def run(*arguments: str, tool: typer.Typer = app) -> tuple[int, str, str]:
