@@ -26,8 +26,8 @@ from consensus.records import (
 from consensus.types import Role
 from keys.envelope import Envelope, decode_envelope
 from subnet.journal.codec import decode_timed_record
+from subnet.journal.journal import JOURNAL_FILE
 from subnet.journal.log import EventType
-from subnet.network import JOURNAL_FILE
 from subnet.operator.control import CONTROL_SOCKET
 
 READ_ATTEMPTS = 20

@@ -41,6 +41,7 @@ from subnet.network import (
     open_subnet_state,
 )
 from subnet.operator.interrupts import Service
+from subnet.operator.layout import prepare_folder
 from subnet.operator.metrics_options import MetricsOptions
 from subnet.operator.status import StatusFile
 
@@ -93,12 +94,13 @@ class _Bootstrap:
         self._relay = replace(relay, relay_service=RelayLimits())
         self._terms: SubnetTerms | None = None
         self._addresses: tuple[str, ...] = ()
-        directory = config.data_dir / f"{ROLE}-{config.key.peer_id}"
-        self._status = StatusFile(directory, self._get_facts)
+        self._directory = config.data_dir / f"{ROLE}-{config.key.peer_id}"
+        self._status = StatusFile(self._directory, self._get_facts)
         self._metrics = BootstrapMetrics(config.data_dir)
 
     async def run(self) -> None:
         metrics = self._metrics
+        prepare_folder(self._directory)
         async with serve_metrics(
             self._config.metrics, Process.BOOTSTRAP, metrics.fill, metrics.list_checks
         ):
@@ -144,6 +146,7 @@ class _Bootstrap:
         config = self._config
         subnet = await fetch_subnet_on_chain(chain, subnet_id)
         data_dir = config.data_dir / f"{subnet_id}-{ROLE}"
+        prepare_folder(data_dir)
         async with open_subnet_state(
             chain, subnet.terms, key=config.key, data_dir=data_dir
         ) as state:

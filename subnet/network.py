@@ -32,13 +32,11 @@ from subnet.epoch.record_policy import ConsensusRecordPolicy
 from subnet.epoch.rosters import Rosters
 from subnet.epoch.terms import SubnetTerms
 from subnet.errors import UnknownSubnet
-from subnet.journal.journal import Journal, open_journal
+from subnet.journal.journal import JOURNAL_FILE, Journal, open_journal
 from subnet.known_peers import KnownPeers, read_known_peers
 from subnet.operator.preflight import make_private_directory
 from subnet.thread_runner import open_thread_runner
 from subnet.version import SOFTWARE
-
-JOURNAL_FILE = "journal.sqlite"
 
 OnReady = Callable[[tuple[str, ...]], None]
 """Called with the addresses that others dial, once the process serves."""

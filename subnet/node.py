@@ -20,15 +20,12 @@ import structlog
 from consensus.phases import phase_at
 from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.types import LayerRange, Role
-from keys.peer import PeerKey
 from mesh.client.connection import make_client_host_config
 from mesh.errors import ManifestNotFound, MeshError
 from mesh.model.config import LayerSpan
 from mesh.model.manifest import ModelManifest
-from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import Host
-from mesh.p2p.quic import modernise
 from mesh.p2p.record_exchange import RecordExchange
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
@@ -40,6 +37,7 @@ from subnet.alerts.node import NodeAlerts
 from subnet.alerts.watch import Watched
 from subnet.chain.extrinsic_journal import ExtrinsicJournal, settle
 from subnet.chain.substrate import SubstrateChain
+from subnet.claim import FolderBefore, claim_identity
 from subnet.doctor.checks import NODE_CHECKS, run_in_node
 from subnet.doctor.finding import Verdict
 from subnet.doctor.hourly import Health, HourlyExam
@@ -76,9 +74,9 @@ from subnet.network import (
 from subnet.operator.access import AccessGate
 from subnet.operator.control import ControlServer
 from subnet.operator.identity_lock import hold_identity
-from subnet.operator.identity_watch import check_runs_nowhere_else, mark_folder, was_run_here_lately
 from subnet.operator.interrupts import Service
-from subnet.operator.preflight import PreparedNode, make_private_directory
+from subnet.operator.layout import check_folder, prepare_folder
+from subnet.operator.preflight import PreparedNode
 from subnet.operator.status import StatusFile
 from subnet.operator.status_facts import LoadSample, StatusFacts
 from subnet.operator.vitals import Vitals
@@ -146,7 +144,7 @@ async def open_node(
     prepared: PreparedNode, *, params: ConsensusParams, observe: Observe
 ) -> AsyncIterator[Node]:
     """Open everything a node needs, in the order in which it can fail."""
-    make_private_directory(prepared.data_dir)
+    check_folder(prepared.data_dir)
     config = prepared.config
     async with AsyncExitStack() as stack:
         extrinsics = stack.enter_context(ExtrinsicJournal.open(prepared.data_dir / EXTRINSICS_FILE))
@@ -156,6 +154,8 @@ async def open_node(
         )
         subnet = await fetch_subnet_on_chain(chain, prepared.subnet_id, params)
         stack.enter_context(hold_identity(prepared.key, subnet.terms.network_id))
+        prepare_folder(prepared.data_dir)
+        before = FolderBefore.look(prepared)
         state = await stack.enter_async_context(
             open_subnet_state(
                 chain,
@@ -167,7 +167,7 @@ async def open_node(
         )
         gate = AccessGate(config.allow_file, config.deny_file, is_member=state.known_peers.is_node)
         initial_peers = await find_initial_peers(chain, prepared)
-        await claim_identity(prepared, state, initial_peers)
+        await claim_identity(prepared, chain, state, initial_peers, before)
         logger.info("joining the swarm", initial_peers=len(initial_peers))
         relay = make_relay_config(
             prepared.key,
@@ -194,29 +194,6 @@ async def open_node(
                 observe=observe,
             )
         )
-
-
-async def claim_identity(
-    prepared: PreparedNode, state: SubnetState, initial_peers: tuple[str, ...]
-) -> None:
-    """Return once no other process runs as this node; at once where it ran a moment ago.
-
-    Without initial peers there is no peer to ask. Raises ConfigError or TransportError.
-    """
-    if was_run_here_lately(prepared.data_dir, now_s=time.time()):
-        return
-    if initial_peers:
-        reader = HostConfig(
-            key=PeerKey.generate(),
-            host_maddrs=(),
-            client_mode=True,
-            initial_peers=modernise(initial_peers),
-        )
-        async with HivemindHost.open(state.configure_host(reader)) as host:
-            await check_runs_nowhere_else(
-                host.records, prepared.key.peer_id, state.terms.network_id
-            )
-    mark_folder(prepared.data_dir)
 
 
 async def obtain_manifest(

@@ -99,6 +99,7 @@ from subnet.journal.codec import (
 from subnet.journal.log import KEPT_REPORTS, Event, EventType, Log, open_connection
 from subnet.thread_runner import Runner
 
+JOURNAL_FILE = "journal.sqlite"
 KEPT_EPOCHS = 4
 """Epochs of records that are kept: scoring reads three, and their records have expired."""
 MAX_FETCHED = 4

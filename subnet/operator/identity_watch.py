@@ -14,10 +14,10 @@ expires later.
 
 Who waits. A node that is soon started again in its own data folder does not: the locks of the
 folder and of the identity say that its predecessor is dead, and a restart has no minute to lose.
-The folder is its own if it holds a mark that names the mark's own file system and inode. A copied
-or restored folder has another inode, and a new folder has no mark. Soon means that a node wrote its
-status there within a heartbeat's life. All others wait, unless the record store holds no heartbeat
-of them: after a longer rest in its own folder a node finds one only if another process runs.
+The folder is its own if it holds its own mark (folder_mark.py). Soon means that a node wrote its
+status there within a heartbeat's life. After a longer rest in its own folder a node asks once, and
+waits only for a heartbeat that it finds. A node in another folder, or with a restored identity,
+listens a whole epoch instead (silence.py).
 
 How it reads. As a client under a key made for the occasion: under its own key it would take over
 the running node's place in the peers' tables while it looks.
@@ -27,14 +27,13 @@ back from a process that has died can show it late, and so delay a node in a new
 heartbeat expires, two minutes after the death at most. If all replicas hide the heartbeats, or the
 other process is cut off from the network, the check finds nothing and the node starts.
 
-What it does not see. A clone of a whole disk image has the same inodes. A node that comes back to
-its own folder within two minutes does not look whether a copy has taken over in the meantime.
+What it does not see. A node that comes back to its own folder within two minutes does not look
+whether a copy has taken over in the meantime.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,10 +44,9 @@ from keys.peer import PeerId
 from mesh.p2p.interface import RecordStore
 from mesh.routing.heartbeat import MAX_AHEAD_S, make_heartbeat_key, open_heartbeat
 from subnet.errors import ConfigError
+from subnet.operator.folder_mark import MARK_FILE, make_mark, read_mark
 from subnet.operator.status import STATUS_FILE
 
-MARK_FILE = "folder"
-MAX_MARK_SIZE = 64
 POLL_S = 2.0
 FETCH_TIMEOUT_S = 5.0
 ALL_REPLICAS = 8
@@ -58,28 +56,12 @@ logger = structlog.get_logger(__name__)
 
 def was_run_here_lately(data_dir: Path, *, now_s: float) -> bool:
     """Return whether a node ran in ``data_dir``, and in no copy, within a heartbeat's life."""
-    mark = data_dir / MARK_FILE
+    mark = read_mark(data_dir)
     try:
-        with mark.open("rb") as file:
-            is_own = file.read(MAX_MARK_SIZE) == _make_mark(mark)
-        return is_own and now_s - (data_dir / STATUS_FILE).stat().st_mtime < MAX_AHEAD_S
+        own = make_mark(data_dir / MARK_FILE, restored=None if mark is None else mark.restored)
+        return mark == own and now_s - (data_dir / STATUS_FILE).stat().st_mtime < MAX_AHEAD_S
     except OSError:
         return False
-
-
-def mark_folder(data_dir: Path) -> None:
-    """Mark ``data_dir`` as this node's own. A mark that cannot be written costs the next wait."""
-    mark = data_dir / MARK_FILE
-    try:
-        mark.touch(mode=0o600)
-        mark.write_bytes(_make_mark(mark))
-    except OSError as error:
-        logger.warning("the data folder is not marked", reason=error.strerror)
-
-
-def _make_mark(mark: Path) -> bytes:
-    # Fresh disks number their files alike, so the inode alone does not tell two of them apart.
-    return f"{os.statvfs(mark).f_fsid} {mark.stat().st_ino}".encode()
 
 
 async def check_runs_nowhere_else(
@@ -96,7 +78,7 @@ async def check_runs_nowhere_else(
     """
     newest = None
     # Replicas may hold an older one than others do, and that is no sign of life.
-    while later := await _find_expiry(records, own, network_id, after=newest, clock=clock):
+    while later := await find_expiry(records, own, network_id, after=newest, clock=clock):
         newest = later
     if newest is None:
         return
@@ -108,14 +90,14 @@ async def check_runs_nowhere_else(
     )
     while clock() < newest:
         await asyncio.sleep(poll_s)
-        if await _find_expiry(records, own, network_id, after=newest, clock=clock) is not None:
+        if await find_expiry(records, own, network_id, after=newest, clock=clock) is not None:
             raise ConfigError(
                 f"another process runs as {own}: its heartbeat was renewed just now",
                 "stop it, or make an identity of its own for this node with `mesh keygen`",
             )
 
 
-async def _find_expiry(
+async def find_expiry(
     records: RecordStore,
     own: PeerId,
     network_id: bytes,
@@ -123,7 +105,10 @@ async def _find_expiry(
     after: int | None,
     clock: Callable[[], float],
 ) -> int | None:
-    """Return when a live heartbeat expires that expires after ``after``; None without one."""
+    """Return when a live heartbeat expires that expires after ``after``; None without one.
+
+    Raises TransportError.
+    """
     key = make_heartbeat_key(network_id, own)
     earliest = max(int(clock()), after or 0) + 1
     found = await records.fetch({key: earliest}, timeout_s=FETCH_TIMEOUT_S, max_misses=ALL_REPLICAS)

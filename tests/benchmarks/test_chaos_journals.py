@@ -24,8 +24,7 @@ from consensus.records import (
 from consensus.types import BlockNumber, Epoch, LayerRange, Role, SubnetNodeId
 from keys.envelope import Envelope, seal
 from keys.peer import PeerKey
-from subnet.journal.journal import open_journal
-from subnet.network import JOURNAL_FILE
+from subnet.journal.journal import JOURNAL_FILE, open_journal
 from subnet.simulation.inline_runner import run_inline
 
 KEY, NODE, EPOCH = PeerKey(b"\x71" * 32), SubnetNodeId(3), Epoch(5)

@@ -26,11 +26,10 @@ from mesh.routing.heartbeat import (
     seal_heartbeat,
 )
 from subnet.errors import ConfigError
+from subnet.operator.folder_mark import MARK_FILE, mark_folder
 from subnet.operator.identity_watch import (
-    MARK_FILE,
     POLL_S,
     check_runs_nowhere_else,
-    mark_folder,
     was_run_here_lately,
 )
 from subnet.operator.status import STATUS_FILE
