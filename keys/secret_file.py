@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from keys.errors import KeyFileExists, SecretFileExposed
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_ACL = "system.posix_acl_access"
+_ACL_VERSION = struct.pack("<I", 2)
+_ACL_ENTRY = struct.Struct("<HHI")
+_ACL_USER_OBJ, _ACL_USER, _ACL_MASK = 0x01, 0x02, 0x10
 
 
 def check_absent(path: Path) -> None:
@@ -61,9 +66,30 @@ def read_secret_file(path: Path, *, max_size: int) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a regular file")
-        if status.st_mode & _OTHERS:
+        if status.st_mode & _OTHERS and not _is_open_to_us_alone(file.fileno(), status):
             raise SecretFileExposed(path, mode=stat.S_IMODE(status.st_mode))
         return file.read(max_size + 1)
+
+
+def _is_open_to_us_alone(descriptor: int, status: os.stat_result) -> bool:
+    """Whether an access list explains the group's bits, and names only this process's user.
+
+    systemd gives a service its credentials so: the file is root's, the list names the service's
+    user, and the bits of the group show the list's mask.
+    """
+    if status.st_mode & stat.S_IRWXO or not hasattr(os, "getxattr"):
+        return False
+    try:
+        raw = os.getxattr(descriptor, _ACL)
+    except OSError:
+        return False
+    entries = raw.removeprefix(_ACL_VERSION)
+    if len(entries) == len(raw) or len(entries) % _ACL_ENTRY.size:
+        return False
+    return all(
+        tag in (_ACL_USER_OBJ, _ACL_MASK) or not rights or (tag, user) == (_ACL_USER, os.geteuid())
+        for tag, rights, user in _ACL_ENTRY.iter_unpack(entries)
+    )
 
 
 def _create_directory(directory: Path) -> None:

@@ -44,6 +44,7 @@ from subnet.operator.interrupts import Service
 from subnet.operator.layout import prepare_folder
 from subnet.operator.metrics_options import MetricsOptions
 from subnet.operator.status import StatusFile
+from subnet.operator.supervisor import Supervisor, find_chain_fault
 
 ROLE = "bootstrap"
 PLACE_RETRY_S = 10.0
@@ -68,21 +69,31 @@ class BootstrapConfig:
     metrics: MetricsOptions | None = None
 
 
-async def run_bootstrap(config: BootstrapConfig, *, on_ready: OnReady) -> None:
+async def run_bootstrap(
+    config: BootstrapConfig, *, on_ready: OnReady, supervisor: Supervisor | None = None
+) -> None:
     """Run until SIGTERM or SIGINT. ``on_ready`` gets the addresses that others dial.
 
     Until the chain names this peer as a bootnode of a subnet, it only introduces and relays:
     a subnet cannot be registered before its bootnodes have addresses.
     """
-    service = Service()
-    await service.run(_Bootstrap(config, service, on_ready).run())
+    supervisor = supervisor or Supervisor()
+    service = Service(supervisor)
+    await service.run(_Bootstrap(config, service, on_ready, supervisor).run())
 
 
 class _Bootstrap:
     """One bootstrap: what it follows, and what its status file says."""
 
-    def __init__(self, config: BootstrapConfig, service: Service, on_ready: OnReady) -> None:
+    def __init__(
+        self,
+        config: BootstrapConfig,
+        service: Service,
+        on_ready: OnReady,
+        supervisor: Supervisor,
+    ) -> None:
         self._config = config
+        self._supervisor = supervisor
         self._service = service
         self._on_ready = on_ready
         relay = make_relay_config(
@@ -111,6 +122,7 @@ class _Bootstrap:
         with self._status.say_when_stopped():
             subnet_id = await self._find_place() or await self._relay_until_registered()
             async with SubstrateChain.open(self._config.chain_url) as chain:
+                self._supervisor.watch(lambda: find_chain_fault(chain.endpoints))
                 await self._serve_subnet(chain, subnet_id)
 
     async def _find_place(self) -> SubnetId | None:
@@ -178,6 +190,9 @@ class _Bootstrap:
         self._on_ready(self._addresses)
         self._status.write()
         self._metrics.is_online = True
+        self._supervisor.note_ready()
+        taking_part = self._get_facts()["taking_part"]
+        self._supervisor.note_status(f"online; {taking_part}")
 
     async def _follow_chain(
         self, chain: SubstrateChain, state: SubnetState, clock: ChainClock

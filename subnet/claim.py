@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -56,10 +56,13 @@ async def claim_identity(
     state: SubnetState,
     initial_peers: tuple[str, ...],
     before: FolderBefore,
+    *,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Return once no other process runs as this node; at once where it ran a moment ago.
 
-    Raises ConfigError if one runs, ChainUnavailable or TransportError.
+    ``say`` hears in a line what it waits for. Raises ConfigError if one runs, ChainUnavailable or
+    TransportError.
     """
     data_dir = prepared.data_dir
     why = None
@@ -85,7 +88,7 @@ async def claim_identity(
             trace = await find_trace(ear)
             why = None if trace is None else f"its data folder is new, and {trace}"
         if why is not None:
-            await _listen(prepared, ear, why)
+            await _listen(prepared, ear, why, say)
         elif records is not None:
             await check_runs_nowhere_else(records, ear.own, state.terms.network_id)
     mark_folder(data_dir, restored=before.restored)
@@ -109,15 +112,18 @@ async def _open_records(
         yield host.records
 
 
-async def _listen(prepared: PreparedNode, ear: Ear, why: str) -> None:
+async def _listen(prepared: PreparedNode, ear: Ear, why: str, say: Callable[[str], None]) -> None:
     """Listen a whole epoch, and say so in log and status file."""
     logger.warning("listening for a whole epoch before anything is signed", reason=why)
     until: BlockNumber | None = None
     epoch = Epoch(0)
 
-    def get_facts() -> dict[str, Any]:
+    def describe() -> str:
         end = "" if until is None else f" until block {until}"
-        text = f"{LISTENING}{end}: {why}"
+        return f"{LISTENING}{end}: {why}"
+
+    def get_facts() -> dict[str, Any]:
+        text = describe()
         return {
             "peer_id": str(ear.own),
             "subnet_id": prepared.subnet_id,
@@ -135,6 +141,7 @@ async def _listen(prepared: PreparedNode, ear: Ear, why: str) -> None:
     def tell(position: EpochPosition, ends_at: BlockNumber) -> None:
         nonlocal until, epoch
         until, epoch = ends_at, position.epoch
+        say(describe())
         status.note_head(position, phase_at(position, ear.terms.schedule))
 
     try:

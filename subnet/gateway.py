@@ -14,6 +14,7 @@ from keys.peer import PeerKey
 from mesh.client.client import MeshClient, RoutingOptions
 from mesh.client.connection import OnWait, ignore_wait, open_connection
 from subnet.errors import ConfigError
+from subnet.operator.supervisor import Supervisor, beating
 
 if TYPE_CHECKING:
     from mesh.api.server import ServeConfig
@@ -65,8 +66,11 @@ async def run_gateway(
     max_layers_per_hop: int | None = None,
     on_start: Callable[[str], None] | None = None,
     metrics: MetricsOptions | None = None,
+    supervisor: Supervisor | None = None,
 ) -> None:
     """Serve a network's model over HTTP until cancelled; ``on_start`` gets the URL.
+
+    ``supervisor`` hears that it is ready once it answers, and a beat until it has drained.
 
     Raises what open_client, mesh.api.server.serve and serve_metrics raise.
     """
@@ -77,7 +81,15 @@ async def run_gateway(
     from subnet.metrics.serving import serve_metrics
     from subnet.metrics.table import Process
 
-    async with open_named_client(client_config) as (client, model_name):
+    supervisor = supervisor or Supervisor()
+
+    def start(url: str) -> None:
+        supervisor.note_ready()
+        supervisor.note_status(f"answering at {url}")
+        if on_start is not None:
+            on_start(url)
+
+    async with beating(supervisor), open_named_client(client_config) as (client, model_name):
         backend = MeshBackend(
             client,
             model_id=_make_model_id(model_name),
@@ -92,7 +104,7 @@ async def run_gateway(
                 asyncio.TaskGroup() as tasks,
             ):
                 refreshing = tasks.create_task(backend.keep_fresh())
-                await serve(serve_config, backend, on_start=on_start, measures=measures)
+                await serve(serve_config, backend, on_start=start, measures=measures)
                 refreshing.cancel()
         except ExceptionGroup as group:
             if len(group.exceptions) == 1:

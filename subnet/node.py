@@ -20,6 +20,7 @@ import structlog
 from consensus.phases import phase_at
 from consensus.protocol_params import MAINNET, ConsensusParams
 from consensus.types import LayerRange, Role
+from consensus.view import EpochStatus
 from mesh.client.connection import make_client_host_config
 from mesh.errors import ManifestNotFound, MeshError
 from mesh.model.config import LayerSpan
@@ -79,6 +80,7 @@ from subnet.operator.layout import check_folder, prepare_folder
 from subnet.operator.preflight import PreparedNode
 from subnet.operator.status import StatusFile
 from subnet.operator.status_facts import LoadSample, StatusFacts
+from subnet.operator.supervisor import Supervisor, find_chain_fault
 from subnet.operator.vitals import Vitals
 from subnet.probing.book import BOOK_FILE, ProbeBook
 from subnet.probing.prober import ProbeContext, Prober
@@ -106,16 +108,20 @@ async def run_node(
     params: ConsensusParams = MAINNET,
     observe: Observe = log_event,
     on_ready: OnReady | None = None,
+    supervisor: Supervisor | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain. SIGHUP reads the access lists again.
 
-    ``on_ready`` gets the addresses that others dial, once the node serves. Raises what ended it
-    otherwise.
+    ``on_ready`` gets the addresses that others dial, once the node serves; ``supervisor`` hears
+    that the node is ready once it takes part. Raises what ended it otherwise.
     """
-    service = Service()
+    supervisor = supervisor or Supervisor()
+    service = Service(supervisor)
 
     async def work() -> None:
-        async with open_node(prepared, params=params, observe=observe) as node:
+        async with open_node(
+            prepared, params=params, observe=observe, supervisor=supervisor
+        ) as node:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, node.reload_access)
             service.note_started(node.drain)
             await node.serve(on_ready)
@@ -137,11 +143,12 @@ class NodeParts:
     host: HivemindHost
     run: Runner
     observe: Observe
+    supervisor: Supervisor
 
 
 @asynccontextmanager
 async def open_node(
-    prepared: PreparedNode, *, params: ConsensusParams, observe: Observe
+    prepared: PreparedNode, *, params: ConsensusParams, observe: Observe, supervisor: Supervisor
 ) -> AsyncIterator[Node]:
     """Open everything a node needs, in the order in which it can fail."""
     check_folder(prepared.data_dir)
@@ -152,6 +159,7 @@ async def open_node(
         chain = await stack.enter_async_context(
             SubstrateChain.open(config.chain_url, signer=prepared.hotkey, log=extrinsics)
         )
+        supervisor.watch(lambda: find_chain_fault(chain.endpoints))
         subnet = await fetch_subnet_on_chain(chain, prepared.subnet_id, params)
         stack.enter_context(hold_identity(prepared.key, subnet.terms.network_id))
         prepare_folder(prepared.data_dir)
@@ -167,7 +175,9 @@ async def open_node(
         )
         gate = AccessGate(config.allow_file, config.deny_file, is_member=state.known_peers.is_node)
         initial_peers = await find_initial_peers(chain, prepared)
-        await claim_identity(prepared, chain, state, initial_peers, before)
+        await claim_identity(
+            prepared, chain, state, initial_peers, before, say=supervisor.note_status
+        )
         logger.info("joining the swarm", initial_peers=len(initial_peers))
         relay = make_relay_config(
             prepared.key,
@@ -192,6 +202,7 @@ async def open_node(
                 host=host,
                 run=stack.enter_context(open_thread_runner("scores")),
                 observe=observe,
+                supervisor=supervisor,
             )
         )
 
@@ -652,8 +663,17 @@ class Node:
         if self._server is not None:
             self._server.note_position(event.position)
         self._prober.note_position(event.position)
-        self._taking_part = event.status.value
+        self._taking_part = "unpaid" if self._prepared.config.unpaid else event.status.value
+        self._tell_supervisor(event.status)
         self._status.note_head(event.position, phase_at(event.position, self._terms.schedule))
+
+    def _tell_supervisor(self, status: EpochStatus) -> None:
+        """Say what the node does; it is ready once it serves and takes part in an epoch."""
+        state = self._get_state()
+        self._parts.supervisor.note_status(f"{state.name.lower()}; {self._taking_part}")
+        takes_part = self._prepared.config.unpaid or status is EpochStatus.ACTIVE
+        if takes_part and state is ServerState.ONLINE:
+            self._parts.supervisor.note_ready()
 
     def _sample_load(self) -> LoadSample:
         server = self._server
@@ -678,7 +698,7 @@ class Node:
             "role": config.role.value,
             "blocks": None if layers is None else (layers.start, layers.end),
             "block_time_s": self._terms.block_time_s,
-            "taking_part": "unpaid" if config.unpaid else self._taking_part,
+            "taking_part": self._taking_part,
             "addresses": self._addresses,
             "relays_refused": None if self._server is None else self._server.guard.refused,
             "missed": describe_missed(self._parts.state.journal),

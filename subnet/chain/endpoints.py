@@ -109,6 +109,7 @@ class Endpoints:
         self._standings = {url: _Standing() for url in urls}
         self._clock = clock
         self.is_proven = False
+        self._heard_at = clock()
         self.call_s = Histogram(SECONDS_OF_A_REQUEST)
         """How long calls took that were answered, with the opening of sessions."""
 
@@ -133,9 +134,17 @@ class Endpoints:
         ready_at = min(standing.ready_at for standing in self._standings.values())
         return max(0.0, ready_at - self._clock())
 
+    def get_silence_s(self) -> float:
+        """Return how long ago a call was answered or failed last: the readers live if it is short.
+
+        A node asks at least once in two blocks, whether the chain moves or not.
+        """
+        return self._clock() - self._heard_at
+
     def leave(self, url: str, error: Exception) -> str:
         """Let ``url`` rest, because of ``error``; return whose turn it is after it."""
         standing, now = self._standings[url], self._clock()
+        self._heard_at = now
         standing.rest_s = min(max(FIRST_REST_S, standing.rest_s * REST_GROWTH), MAX_REST_S)
         standing.ready_at = now + standing.rest_s
         standing.error = str(error)
@@ -153,6 +162,7 @@ class Endpoints:
 
     def note_answer(self, url: str) -> None:
         """Take note that ``url`` serves: its next failure is a first one."""
+        self._heard_at = self._clock()
         standing = self._standings.get(url)
         if standing is None or standing.failing_since is None:
             return

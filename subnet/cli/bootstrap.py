@@ -51,6 +51,7 @@ def bootstrap(
 ) -> None:
     """Run a bootstrap and relay node. It prints the addresses that others dial."""
     import asyncio
+    import os
 
     from platformdirs import user_data_path
 
@@ -73,6 +74,7 @@ def bootstrap(
         raise ConfigError(f"cannot listen on {error}", "choose another port") from error
     configure_logs()
     from subnet.bootstrap import BootstrapConfig, run_bootstrap
+    from subnet.operator.supervisor import Supervisor
 
     config = BootstrapConfig(
         key=key,
@@ -84,4 +86,10 @@ def bootstrap(
         data_dir=data_dir or user_data_path("mesh"),
         metrics=metrics,
     )
-    asyncio.run(run_bootstrap(config, on_ready=lambda addresses: emit("\n".join(addresses))))
+    asyncio.run(
+        run_bootstrap(
+            config,
+            on_ready=lambda addresses: emit("\n".join(addresses)),
+            supervisor=Supervisor.from_environment(os.environ),
+        )
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from typing import Any
 
@@ -42,15 +43,18 @@ def run_node_command(
         say(notice)
     configure_logs(logs)
     from subnet.node import run_node
+    from subnet.operator.supervisor import Supervisor
+
+    supervisor = Supervisor.from_environment(os.environ)
 
     async def work() -> None:
         if not has_summary:
-            await run_node(prepared)
+            await run_node(prepared, supervisor=supervisor)
             return
         from subnet.cli.live_summary import show_summary
 
         async with show_summary(prepared.data_dir):
-            await run_node(prepared)
+            await run_node(prepared, supervisor=supervisor)
 
     asyncio.run(work())
 

@@ -149,11 +149,13 @@ def _run(
     metrics: MetricsOptions | None,
 ) -> None:
     import asyncio
+    import os
 
     from mesh.api.errors import PortInUse
     from subnet.gateway import run_gateway
     from subnet.operator.interrupts import run_interruptible
     from subnet.operator.logs import configure_logs
+    from subnet.operator.supervisor import Supervisor
 
     configure_logs()
     gateway = run_gateway(
@@ -162,6 +164,7 @@ def _run(
         max_layers_per_hop=max_layers_per_hop,
         on_start=_make_greeting(serve_config),
         metrics=metrics,
+        supervisor=Supervisor.from_environment(os.environ),
     )
     try:
         asyncio.run(run_interruptible(gateway))

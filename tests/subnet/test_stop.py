@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -73,3 +74,50 @@ def test_a_signal_ends_a_process_that_still_starts(
             process.kill()
         rest = process.stderr.read()
     assert "stopping" in rest and "Traceback" not in rest
+
+
+DRAINING = """
+import asyncio, os, signal
+from subnet.operator.interrupts import Service
+from subnet.operator.supervisor import Supervisor
+
+async def drain_for_ever():
+    print("draining", flush=True)
+    await asyncio.Event().wait()
+
+async def work(service):
+    service.note_started(drain_for_ever)
+    print("started", flush=True)
+    await asyncio.Event().wait()
+
+async def main():
+    service = Service(Supervisor.from_environment(os.environ))
+    await service.run(work(service))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_process_that_still_drains_at_once(
+    second: signal.Signals, tmp_path: Path
+) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(address))
+        listener.settimeout(STOP_TIMEOUT_S)
+        environment = os.environ | {"NOTIFY_SOCKET": str(address)}
+        line = [sys.executable, "-c", DRAINING]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "started\n"
+                process.send_signal(signal.SIGTERM)
+                while "draining" not in process.stdout.readline():
+                    pass
+                while listener.recv(4096) != b"STOPPING=1":
+                    pass
+                process.send_signal(second)
+                assert process.wait(timeout=STOP_TIMEOUT_S) == 128 + second
+            finally:
+                process.kill()
