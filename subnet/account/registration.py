@@ -35,6 +35,7 @@ DEFAULT_MAX_COST = 10 * TENSOR
 DEFAULT_MAX_BURN = TENSOR
 
 MAX_FRIENDLY_ID = 127_999
+MAX_ID_DIGITS = 10
 """Ids below the first subnet id are friendly ids: FriendlyUidSubnetId knows them."""
 
 AUTOMATIC = "Automatic"
@@ -276,6 +277,11 @@ async def fetch_activation_rules(
         return ActivationRules(is_automatic=False, grace_epochs=grace)
 
     return await chain.query(work)
+
+
+def is_subnet_id(text: str) -> bool:
+    """Return whether ``text`` is a subnet's id itself, and no friendly id or name of one."""
+    return text.isdecimal() and len(text) <= MAX_ID_DIGITS and int(text) > MAX_FRIENDLY_ID
 
 
 async def find_subnet(chain: SubstrateChain, name_or_id: str) -> SubnetId | None:

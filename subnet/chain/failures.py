@@ -174,7 +174,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "the subnet lacks active nodes, delegate stake or reputation",
         "register and activate as many nodes as the chain's MinSubnetNodes, or more; " + _SHOW,
     ),
-    "InvalidSubnetId": ("there is no subnet with this id", "check --subnet-id"),
+    "InvalidSubnetId": ("there is no subnet with this id", "check --subnet"),
     "SubnetMustBeRegistering": ("the subnet is past its registration", _SHOW),
     "SubnetMustBeRegisteringOrActivated": (
         "the subnet is in its enactment period and takes no nodes",
@@ -247,7 +247,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "the signer does not own this node or hotkey",
         "sign with its coldkey; check the node's id, too: " + _SHOW,
     ),
-    "NotUidOwner": ("the node id belongs to another key", "check --subnet-node-id"),
+    "NotUidOwner": ("the node id belongs to another key", "check --node"),
     "NotStartEpoch": (
         "the node's activation window is not open",
         "activate from its start epoch on and inside the grace period; " + _SHOW,

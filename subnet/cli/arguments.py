@@ -1,20 +1,47 @@
-"""Command lines in the older spelling: several values after one option, and underscores.
+"""Command lines in the older spellings: several values after one option, underscores, old names.
 
-``--host_maddrs A B`` becomes ``--host-maddrs A --host-maddrs B``; every other
-option only has its underscores turned into dashes, and only in its name.
+``--host_maddrs A B`` becomes ``--host-maddrs A --host-maddrs B``, ``--subnet_id 1`` becomes
+``--subnet 1``; every other option only has its underscores turned into dashes, and only in its
+name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+MULTI_VALUE = frozenset({"--host-maddrs", "--announce-maddrs", "--initial-peers"})
+"""Options that take one or more values each time."""
+
+OLD_SPELLINGS = {
+    "--delegate-reward-percent": "--delegate-percent",
+    "--hotkey-file": "--hotkey-path",
+    "--hotkey-password-file": "--password-file",
+    "--identity-dir": "--dir",
+    "--node-id": "--node",
+    "--subnet-id": "--subnet",
+    "--subnet-node-id": "--node",
+    "--to": "--out",
+}
+"""What an option was called before. It works where a command has the new name and not the old."""
 
 
-def normalise_arguments(arguments: Sequence[str], *, multi_value: Collection[str]) -> list[str]:
+def list_old_spellings(options: Collection[str]) -> dict[str, str]:
+    """Return the old names, each with the new one, that a command with ``options`` understands."""
+    return {old: new for old, new in OLD_SPELLINGS.items() if new in options and old not in options}
+
+
+def normalise_arguments(
+    arguments: Sequence[str],
+    *,
+    multi_value: Collection[str] = MULTI_VALUE,
+    spellings: Mapping[str, str] | None = None,
+) -> list[str]:
     """Return ``arguments`` in the one form that typer parses.
 
     ``multi_value`` are dashed option names that take one or more values. Values end at the
-    next option; ``--`` ends everything.
+    next option; ``--`` ends everything. ``spellings`` are old option names and the new ones.
     """
+    renamed = spellings or {}
     normalised: list[str] = []
     collecting: str | None = None
     for index, argument in enumerate(arguments):
@@ -23,6 +50,7 @@ def normalise_arguments(arguments: Sequence[str], *, multi_value: Collection[str
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
             name = name.replace("_", "-")
+            name = renamed.get(name, name)
             collecting = name if name in multi_value and not equals else None
             if collecting is None:
                 normalised.append(name + equals + value)

@@ -16,19 +16,15 @@ from subnet.cli.metrics import (
     NoMetrics,
     make_metrics_options,
 )
+from subnet.cli.options import Chain, DataDir, OwnSubnet
 
 
 def bootstrap(
     identity_path: Annotated[Path, typer.Option(help="Identity file, from `mesh keygen`.")] = Path(
         "bootstrap_peer_id.key"
     ),
-    subnet: Annotated[
-        str | None,
-        typer.Option("--subnet-id", help="Id or name; looked up by peer id if absent."),
-    ] = None,
-    chain: Annotated[
-        str, typer.Option(envvar="MESH_CHAIN", help="WebSocket address of the chain.")
-    ] = DEFAULT_CHAIN_URL,
+    subnet: OwnSubnet = None,
+    chain: Chain = DEFAULT_CHAIN_URL,
     host_maddrs: Annotated[
         list[str] | None, typer.Option(help="Multiaddresses to listen on; several may follow.")
     ] = None,
@@ -41,9 +37,7 @@ def bootstrap(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="TCP port, instead of --host-maddrs.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="MESH_HOME", help="Where the rosters are kept.")
-    ] = None,
+    data_dir: DataDir = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
     metrics_token_file: MetricsTokenFile = None,

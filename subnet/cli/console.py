@@ -61,6 +61,8 @@ from mesh.errors import (
     UnknownArchitecture,
 )
 from mesh.inference.threads import wait_passively
+from subnet.cli.arguments import list_old_spellings, normalise_arguments
+from subnet.cli.command_tree import build_tree, find_command, list_spellings
 from subnet.errors import (
     ChainMismatch,
     ChainUnavailable,
@@ -223,14 +225,18 @@ VersionOption = Annotated[
 def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoReturn:
     """Run a command line and turn every expected error into an exit code.
 
-    No process of it writes a core dump, which would hold private keys.
+    The older spellings of options work. No process of it writes a core dump, which would hold
+    private keys.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     wait_passively()
     verbose = "--verbose" in arguments
-    remaining = [argument for argument in arguments if argument != "--verbose"]
+    line = [argument for argument in arguments if argument != "--verbose"]
+    root = build_tree(app)
+    _, command = find_command(root, line)
+    line = normalise_arguments(line, spellings=list_old_spellings(list_spellings(command)))
     try:
-        app(args=remaining, prog_name=name)
+        root.main(args=line, prog_name=name)
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
     except Exception as raised:

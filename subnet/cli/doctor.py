@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subnet.cli.console import EXIT_FAILURE, emit, say
+from subnet.cli.options import AnySubnet, DataDir
+from subnet.cli.subnets import find_own_subnet_id, find_subnet_id
 from subnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,19 +29,14 @@ def doctor(
         str | None,
         typer.Argument(help="The model, as for mesh-test; a running node knows its own."),
     ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(envvar="MESH_HOME", help="Where the journals live, as given to mesh-test."),
-    ] = None,
+    data_dir: DataDir = None,
     identity_path: Annotated[
         Path | None, typer.Option(help="The identity file, where no node runs: peer_id.key.")
     ] = None,
     hotkey_path: Annotated[
         Path | None, typer.Option(help="The hotkey's keystore, where no node runs.")
     ] = None,
-    subnet: Annotated[
-        int | None, typer.Option(min=0, help="The subnet's id, if nodes of several are here.")
-    ] = None,
+    subnet: AnySubnet = None,
     node: Annotated[
         int | None, typer.Option(min=1, help="The node's id, if several are here.")
     ] = None,
@@ -99,7 +96,7 @@ def doctor(
         identity_path=identity_path,
         hotkey_path=hotkey_path,
         chain_url=chain,
-        subnet_id=subnet,
+        subnet_id=find_own_subnet_id(subnet, chain, data_dir),
         node_id=node,
         model=model,
         port=port,
@@ -118,7 +115,7 @@ def doctor(
 
 def _run_dry_node(
     model: str | None,
-    subnet: int | None,
+    subnet: str | None,
     chain: str | None,
     values: dict[str, Any],
     *,
@@ -129,19 +126,21 @@ def _run_dry_node(
     """Print a line for each epoch. Raises UsageError and what the dry node raises."""
     import asyncio
 
-    from consensus.types import SubnetId
     from subnet.chain.endpoints import DEFAULT_CHAIN_URL
     from subnet.cli.mesh_test_command import parse_config
     from subnet.operator.interrupts import run_interruptible
 
     if model is None or subnet is None:
         raise UsageError(
-            "--dry-node needs MODEL and --subnet", "write mesh doctor MODEL --dry-node --subnet ID"
+            "--dry-node needs MODEL and --subnet",
+            "write `mesh doctor MODEL --dry-node --subnet NAME`",
         )
     named = {"model": model, "identity_path": Path(), "chain_url": chain or DEFAULT_CHAIN_URL}
     config = parse_config(
         {**values, **named}, hoster=True, validator=False, block_indices=block_indices
     )
+    subnet_id = find_subnet_id(subnet, chain)
+    assert subnet_id is not None
     from subnet.doctor.dry_node import run_dry_node
     from subnet.operator.logs import LogOptions, configure_logs
 
@@ -154,9 +153,7 @@ def _run_dry_node(
         emit(json.dumps(score.to_json()) if as_json else score.describe())
         return not epochs or shown < epochs
 
-    asyncio.run(
-        run_interruptible(run_dry_node(config, SubnetId(subnet), on_step=say, on_score=show))
-    )
+    asyncio.run(run_interruptible(run_dry_node(config, subnet_id, on_step=say, on_score=show)))
 
 
 async def _examine(request: Request, *, as_json: bool) -> list[Outcome]:

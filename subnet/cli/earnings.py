@@ -11,6 +11,7 @@ import typer
 
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit, say
+from subnet.cli.options import AnySubnet, Chain, DataDir
 from subnet.errors import ChainUnavailable, ConfigError
 
 if TYPE_CHECKING:
@@ -37,20 +38,9 @@ def earnings(
         int | None,
         typer.Option(min=0, help="The newest scored epoch to show; the last settled if absent."),
     ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(envvar="MESH_HOME", help="Where the journals live, as given to mesh-test."),
-    ] = None,
-    subnet: Annotated[
-        str | None,
-        typer.Option(help="The subnet's id, friendly id or name; that of this machine's node."),
-    ] = None,
-    chain: Annotated[
-        str,
-        typer.Option(
-            envvar="MESH_CHAIN", help="WebSocket address of the chain; commas between fallbacks."
-        ),
-    ] = DEFAULT_CHAIN_URL,
+    data_dir: DataDir = None,
+    subnet: AnySubnet = None,
+    chain: Chain = DEFAULT_CHAIN_URL,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a node earned and lost in each epoch, in TENSOR, and what it waits for."""

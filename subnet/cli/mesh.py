@@ -24,11 +24,9 @@ from subnet.cli import (
     wait_for_restart_window,
     why,
 )
-from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain.app import app as chain_app
 from subnet.cli.console import VersionOption, run_app
 from subnet.cli.keys import app as keys_app
-from subnet.cli.mesh_test import MULTI_VALUE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,7 +64,7 @@ app.add_typer(chain_app, name="chain")
 
 def main() -> None:
     """Entry point of the ``mesh`` script."""
-    run_app(app, normalise_arguments(sys.argv[1:], multi_value=MULTI_VALUE), name="mesh")
+    run_app(app, sys.argv[1:], name="mesh")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from subnet.cli.alerts import (
     AlertWebhookPrivate,
     make_webhook,
 )
-from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import VersionOption, run_app
 from subnet.cli.metrics import (
     MetricsHost,
@@ -25,8 +24,7 @@ from subnet.cli.metrics import (
     NoMetrics,
     make_metrics_options,
 )
-
-MULTI_VALUE = frozenset({"--host-maddrs", "--announce-maddrs", "--initial-peers"})
+from subnet.cli.options import Chain, DataDir, OwnSubnet, PasswordFile
 
 
 class LogLevel(StrEnum):
@@ -141,28 +139,19 @@ def mesh_test(
     prefill_chunk: Annotated[
         int | None, typer.Option(min=1, max=512, help="Prompt tokens in one step; 128 if absent.")
     ] = None,
-    subnet_id: Annotated[int | None, typer.Option(help="Looked up by peer id if absent.")] = None,
-    subnet_node_id: Annotated[
-        int | None, typer.Option(help="Looked up by peer id if absent.")
+    subnet: OwnSubnet = None,
+    node: Annotated[
+        int | None, typer.Option(min=1, help="The node's id; looked up by peer id if absent.")
     ] = None,
-    chain: Annotated[
-        str, typer.Option(envvar="MESH_CHAIN", help="WebSocket address of the chain.")
-    ] = DEFAULT_CHAIN_URL,
+    chain: Chain = DEFAULT_CHAIN_URL,
     hotkey_path: Annotated[
         Path | None,
         typer.Option(
             help="Keystore v3 file of the hotkey; without it nothing is proposed or attested."
         ),
     ] = None,
-    hotkey_password_file: Annotated[
-        Path | None, typer.Option(help="File with the keystore's password; a prompt if absent.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="MESH_HOME", help="Where the journal lives; the user's data folder if absent."
-        ),
-    ] = None,
+    password_file: PasswordFile = None,
+    data_dir: DataDir = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
     metrics_token_file: MetricsTokenFile = None,
@@ -225,11 +214,11 @@ def mesh_test(
             "max_sessions_per_peer": max_sessions_per_peer,
             "max_batch_rows": max_batch_rows,
             "prefill_chunk": prefill_chunk,
-            "subnet_id": subnet_id,
-            "subnet_node_id": subnet_node_id,
+            "subnet": subnet,
+            "subnet_node_id": node,
             "chain_url": chain,
             "hotkey_path": hotkey_path,
-            "hotkey_password_file": hotkey_password_file,
+            "hotkey_password_file": password_file,
             "data_dir": data_dir,
             "metrics": make_metrics_options(
                 host=metrics_host,
@@ -255,7 +244,7 @@ def mesh_test(
 
 def main() -> None:
     """Entry point of the ``mesh-test`` script."""
-    run_app(app, normalise_arguments(sys.argv[1:], multi_value=MULTI_VALUE), name="mesh-test")
+    run_app(app, sys.argv[1:], name="mesh-test")
 
 
 if __name__ == "__main__":

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.cli.console import emit
+from subnet.cli.options import DataDir
 
 if TYPE_CHECKING:
     from subnet.operator.status import NodeStatus
 
 MAX_AGE_S = 120.0
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(envvar="MESH_HOME", help="Where the journals live, as given to mesh-test."),
-]
 
 
 def status(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli.status import DataDir
+from subnet.cli.options import DataDir
 
 REFRESH_S = 1.0
 

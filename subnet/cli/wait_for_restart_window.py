@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from subnet.cli.console import EXIT_TIMEOUT, say
+from subnet.cli.options import DataDir
 
 DEFAULT_TIMEOUT_S = 600.0
 
@@ -20,10 +20,7 @@ def wait_for_restart_window(
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds to wait; exit code 3 when they are over.")
     ] = DEFAULT_TIMEOUT_S,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(envvar="MESH_HOME", help="Where the journals live, as given to mesh-test."),
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Wait until the epoch's duties are done, so that a restart loses neither pay nor reputation.
 

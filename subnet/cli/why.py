@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.cli.console import emit, say
+from subnet.cli.options import AnySubnet, DataDir
+from subnet.cli.subnets import find_own_subnet_id
 from subnet.errors import ConfigError, ReceiptNotKept, ReceiptRefused, UsageError
 
 if TYPE_CHECKING:
@@ -28,13 +30,8 @@ def why(
         int | None,
         typer.Argument(metavar="NODE", min=1, help="Any node's id; this machine's if absent."),
     ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(envvar="MESH_HOME", help="Where the journals live, as given to mesh-test."),
-    ] = None,
-    subnet: Annotated[
-        int | None, typer.Option(min=0, help="The subnet's id, if nodes of several run here.")
-    ] = None,
+    data_dir: DataDir = None,
+    subnet: AnySubnet = None,
     chain: Annotated[
         str | None,
         typer.Option(
@@ -57,12 +54,13 @@ def why(
         raise UsageError("--share and --check exclude each other", "give one of them")
     if share is not None and share.exists():
         raise UsageError(f"{share} exists already", "give --share a new file")
+    own = find_own_subnet_id(subnet, chain, data_dir)
     try:
-        evidence, again = _open(epoch, node, data_dir=data_dir, subnet=subnet, check=check)
+        evidence, again = _open(epoch, node, data_dir=data_dir, subnet=own, check=check)
     except ReceiptNotKept:
         if chain is None or share is not None:
             raise
-        emit(_ask_alone(chain, epoch, node, data_dir=data_dir, subnet=subnet, as_json=as_json))
+        emit(_ask_alone(chain, epoch, node, data_dir=data_dir, subnet=own, as_json=as_json))
         return
     about = evidence.about if node is None else SubnetNodeId(node)
     check_node(evidence, about)

@@ -205,7 +205,7 @@ async def check_stake(chain: SubstrateChain, subject: Subject) -> Finding:
     text = f"{_tensor(stake)} staked, {_tensor(least)} needed"
     if stake < least:
         command = (
-            f"`mesh chain add-stake --subnet {subnet_id} --node-id {row.node_id} --hotkey"
+            f"`mesh chain add-stake --subnet {subnet_id} --node {row.node_id} --hotkey"
             f" {format_account_id(row.hotkey)} --amount {format_amount(least - stake)}`"
         )
         return failed(text, f"{command}, with --key-file of the coldkey")

@@ -43,7 +43,7 @@ async def _run_node(config: Message, send: Send) -> None:
             role=Role(config["role"]),
             identity_path=Path(config["identity_path"]),
             chain_url=config["chain_url"],
-            subnet_id=config["subnet_id"],
+            subnet=str(config["subnet_id"]),
             host_maddrs=tuple(config["host_maddrs"]),
             announce_maddrs=tuple(config.get("announce_maddrs", ())),
             initial_peers=tuple(config.get("initial_peers", ())),

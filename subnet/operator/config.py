@@ -16,15 +16,17 @@ from subnet.operator.webhook import Webhook
 TorchDtype = Literal["auto", "float32", "bfloat16", "float16"]
 QuantType = Literal["none", "int8"]
 MAX_PLUGIN_NAME = 256
+MAX_SUBNET_NAME = 256
 
 
 class NodeConfig(BaseModel):
     """One node. Paths are as given; nothing is opened here.
 
     ``layer_indices`` is half-open. A hoster serves ``layer_indices``, or chooses where
-    ``num_layers`` layers (None: as many as fit) help most. ``subnet_id`` and ``subnet_node_id``
-    None means that they are looked up on the chain by peer id. ``unpaid`` serves clients
-    without taking part in consensus. A ``light`` validator audits nothing and needs no weights.
+    ``num_layers`` layers (None: as many as fit) help most. ``subnet`` (an id or a name) and
+    ``subnet_node_id`` None means that they are looked up on the chain by peer id. ``unpaid``
+    serves clients without taking part in consensus. A ``light`` validator audits nothing and needs
+    no weights.
     ``metrics`` None: the node shows none; ``alert_webhook`` None: it tells no alerts.
     """
 
@@ -38,7 +40,7 @@ class NodeConfig(BaseModel):
     hotkey_path: Path | None = None
     hotkey_password_file: Path | None = None
     chain_url: str = DEFAULT_CHAIN_URL
-    subnet_id: int | None = Field(default=None, ge=0, lt=2**32)
+    subnet: str | None = Field(default=None, min_length=1, max_length=MAX_SUBNET_NAME)
     subnet_node_id: int | None = Field(default=None, ge=1, lt=2**32)
     host_maddrs: tuple[str, ...] = ()
     announce_maddrs: tuple[str, ...] = ()

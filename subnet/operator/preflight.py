@@ -176,17 +176,17 @@ async def _find_registration(
 async def _find_subnet(chain: SubstrateChain, config: NodeConfig, peer_id: PeerId) -> SubnetId:
     from subnet.account.registration import find_subnet, find_subnet_of_peer
 
-    if config.subnet_id is not None:
-        found = await find_subnet(chain, str(config.subnet_id))
+    if config.subnet is not None:
+        found = await find_subnet(chain, config.subnet)
         if found is None:
-            raise UnknownSubnet(f"there is no subnet {config.subnet_id} on {config.chain_url}")
+            raise UnknownSubnet(f"there is no subnet {config.subnet} on {config.chain_url}")
         return found
     subnets = await find_subnet_of_peer(chain, peer_id)
     if not subnets:
         raise NotRegistered(f"no node with peer id {peer_id} is registered on {config.chain_url}")
     if len(subnets) > 1:
         raise ConfigError(
-            f"peer id {peer_id} is registered in several subnets: {subnets}", "give --subnet-id"
+            f"peer id {peer_id} is registered in several subnets: {subnets}", "give --subnet"
         )
     return subnets[0]
 

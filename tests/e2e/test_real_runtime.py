@@ -176,7 +176,7 @@ def test_from_genesis_to_rewards_through_commands_alone(runtime: str, tmp_path: 
         assert paid["agreed"] is True
         assert all(rewards[node_id] > 0 for node_id in (1, 2, 3))
         for node_id in (1, 2, 3):
-            seen = operator.type("chain", "node", "--subnet", "mesh", "--node-id", str(node_id))
+            seen = operator.type("chain", "node", "--subnet", "mesh", "--node", str(node_id))
             assert int(seen["stake"]) >= 100 * 10**18 + rewards[node_id]
             line = ["earnings", str(node_id), "--subnet", "mesh", "--epoch", str(eve + 1)]
             row = operator.type(*line, "--epochs", "1")["rows"][0]

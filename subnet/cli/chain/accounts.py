@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli.chain.options import AsJson, PasswordFile, choose_password
+from subnet.cli.chain.options import choose_password
 from subnet.cli.console import emit, say
+from subnet.cli.options import AsJson, PasswordFile
 from subnet.errors import ConfigError, UsageError
 
 MAX_LISTED = 1000
@@ -81,9 +82,7 @@ def password(
 @app.command("export")
 def export(
     file: Annotated[Path, typer.Argument(help="A keystore file.")],
-    to: Annotated[
-        Path, typer.Option("--to", help="New file for the private key, hexadecimal; 0600.")
-    ],
+    out: Annotated[Path, typer.Option(help="New file for the private key, hexadecimal; 0600.")],
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -92,9 +91,9 @@ def export(
     from subnet.operator.passwords import open_keystore
 
     key = open_keystore(file, password_file)
-    create_secret_file(to, f"0x{key.private_key().hex()}\n".encode("ascii"))
-    say(f"{to} is not encrypted: delete it once it is imported")
-    _report(key.address, to, as_json=as_json)
+    create_secret_file(out, f"0x{key.private_key().hex()}\n".encode("ascii"))
+    say(f"{out} is not encrypted: delete it once it is imported")
+    _report(key.address, out, as_json=as_json)
 
 
 @app.command("import")

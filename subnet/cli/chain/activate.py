@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from subnet.cli.chain.options import NodeId, Result, Signing, Subnet, expand_options
+from subnet.cli.chain.options import Result, Signing, expand_options
+from subnet.cli.options import NodeId, Subnet
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:

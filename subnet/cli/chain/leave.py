@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.account.amounts import format_amount
-from subnet.cli.chain.options import (
-    Hotkey,
-    Result,
-    Signer,
-    Subnet,
-    expand_options,
-    parse_account,
-)
+from subnet.cli.chain.options import Hotkey, Result, Signer, expand_options, parse_account
 from subnet.cli.console import say
+from subnet.cli.options import Subnet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,16 +7,9 @@ from typing import Annotated
 
 import typer
 
-from subnet.cli.chain.options import (
-    Hotkey,
-    NodeId,
-    Signing,
-    Subnet,
-    expand_options,
-    parse_peer_id,
-    parse_percent,
-)
+from subnet.cli.chain.options import Hotkey, Signing, expand_options, parse_peer_id, parse_percent
 from subnet.cli.chain.send import account_text, send_call
+from subnet.cli.options import NodeId, Subnet
 from subnet.errors import UsageError
 
 IDENTITY_FIELDS = (

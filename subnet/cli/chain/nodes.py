@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subnet.account.amounts import format_amount
-from subnet.cli.chain.options import (
-    NodeId,
-    Reading,
-    Result,
-    Subnet,
-    expand_options,
-)
+from subnet.cli.chain.options import Reading, Result, expand_options
 from subnet.cli.chain.show import (
     ask_overview,
     describe_node,
     describe_submission,
     name_class,
 )
+from subnet.cli.options import NodeId, Subnet
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:

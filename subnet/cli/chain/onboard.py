@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.chain.options import (
-    Result,
-    Signer,
-    Subnet,
-    choose_password,
-    expand_options,
-    parse_amount,
-)
+from subnet.cli.chain.options import Result, Signer, choose_password, expand_options, parse_amount
 from subnet.cli.console import say
+from subnet.cli.options import Subnet
 
 if TYPE_CHECKING:
     from consensus.types import SubnetId
@@ -113,11 +107,11 @@ def build_start_line(
     from keys.identity_file import PEER_ID_FILE
 
     line = ["mesh-test", model, f"--{role.value}"]
-    line += ["--identity_path", str(directory / PEER_ID_FILE), "--chain", chain]
-    line += ["--subnet_id", str(subnet_id), "--subnet_node_id", str(node_id)]
-    line += ["--hotkey_path", str(directory / HOTKEY_FILE)]
+    line += ["--identity-path", str(directory / PEER_ID_FILE), "--chain", chain]
+    line += ["--subnet", str(subnet_id), "--node", str(node_id)]
+    line += ["--hotkey-path", str(directory / HOTKEY_FILE)]
     if hotkey_password_file is not None:
-        line += ["--hotkey_password_file", str(hotkey_password_file)]
+        line += ["--password-file", str(hotkey_password_file)]
     return line
 
 

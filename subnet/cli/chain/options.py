@@ -25,6 +25,7 @@ import typer
 from subnet.account.amounts import DECIMALS
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit, fail
+from subnet.cli.options import AsJson, Chain, PasswordFile
 from subnet.errors import ExtrinsicFailed, UnknownSubnet, UsageError
 
 if TYPE_CHECKING:
@@ -38,13 +39,6 @@ T = TypeVar("T")
 
 MAX_AMOUNT = 2**128 - 1
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-PasswordFile = Annotated[
-    Path | None,
-    typer.Option("--password-file", help="File with the keystore's password; else it is asked."),
-]
-Subnet = Annotated[str, typer.Option("--subnet", help="The subnet's id, friendly id or name.")]
-NodeId = Annotated[int, typer.Option("--node-id", min=1, help="The node's id in the subnet.")]
 Amount = Annotated[str, typer.Option("--amount", help="TENSOR, for example 12.5.")]
 Hotkey = Annotated[str, typer.Option("--hotkey", help="Hotkey account, 0x...")]
 AtBlock = Annotated[
@@ -64,14 +58,7 @@ class Result:
 class Reading:
     """The options of every command that talks to the chain."""
 
-    chain: Annotated[
-        str,
-        typer.Option(
-            "--chain",
-            envvar="MESH_CHAIN",
-            help="WebSocket address of the chain; commas between fallbacks.",
-        ),
-    ] = DEFAULT_CHAIN_URL
+    chain: Chain = DEFAULT_CHAIN_URL
     as_json: AsJson = False
 
     def open(self) -> AbstractAsyncContextManager[SubstrateChain]:

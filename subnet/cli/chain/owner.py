@@ -9,13 +9,13 @@ import typer
 
 from subnet.cli.chain.options import (
     Signing,
-    Subnet,
     expand_options,
     parse_amount,
     parse_pair,
     parse_peer_id,
 )
 from subnet.cli.chain.send import account_text, send_call
+from subnet.cli.options import Subnet
 from subnet.errors import UsageError
 
 AMOUNT_SETTINGS = frozenset({"min-max-stake"})

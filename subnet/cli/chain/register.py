@@ -11,13 +11,13 @@ import typer
 from subnet.cli.chain.options import (
     Result,
     Signing,
-    Subnet,
     expand_options,
     parse_account,
     parse_amount,
     parse_pair,
     parse_peer_id,
 )
+from subnet.cli.options import Subnet
 from subnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,11 +98,12 @@ def register_node(
     hotkey: Annotated[
         str | None, typer.Option("--hotkey", help="The node's hotkey account, 0x...")
     ] = None,
-    hotkey_file: Annotated[
+    hotkey_path: Annotated[
         Path | None, typer.Option(help="Keystore of the hotkey; only its address is read.")
     ] = None,
-    identity_dir: Annotated[
-        Path | None, typer.Option(help="Directory that `mesh keygen` filled: all three peer ids.")
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Directory that `mesh keygen` filled: all three peer ids."),
     ] = None,
     peer_id: Annotated[str | None, typer.Option(help="Main peer id, 12D3KooW...")] = None,
     bootnode_peer_id: Annotated[str | None, typer.Option(help="Bootstrap peer id.")] = None,
@@ -114,7 +115,7 @@ def register_node(
         str | None, typer.Option(help="Where the bootstrap node listens.")
     ] = None,
     stake: Annotated[str, typer.Option(help="Stake, TENSOR.")] = "100",
-    delegate_reward_percent: Annotated[
+    delegate_percent: Annotated[
         float, typer.Option(min=0, max=MAX_PERCENT, help="Rewards given to the node's delegators.")
     ] = 0.0,
     max_burn: Annotated[str, typer.Option(help="Most to burn for registration, TENSOR.")] = "1",
@@ -122,8 +123,8 @@ def register_node(
     signing: Signing,
 ) -> None:
     """Register a node; the signing account is its coldkey and puts up the stake."""
-    peers = _read_peers(identity_dir, peer_id, bootnode_peer_id, client_peer_id)
-    hotkey_id = _read_hotkey(hotkey, hotkey_file)
+    peers = _read_peers(directory, peer_id, bootnode_peer_id, client_peer_id)
+    hotkey_id = _read_hotkey(hotkey, hotkey_path)
     staked, burn = parse_amount(stake), parse_amount(max_burn)
     key = signing.load_key()
 
@@ -139,7 +140,7 @@ def register_node(
             multiaddr=multiaddr,
             bootnode_multiaddr=bootnode_multiaddr,
             stake=staked,
-            delegate_reward_rate=round(delegate_reward_percent * registration.PERCENT),
+            delegate_reward_rate=round(delegate_percent * registration.PERCENT),
             max_burn=burn,
         )
         if signing.dry_run:
@@ -179,14 +180,14 @@ def _join_misc(misc: str, manifest_hash: str | None) -> str:
     return f"{misc} {MANIFEST_MARK}{digits}".strip()
 
 
-def _read_hotkey(hotkey: str | None, hotkey_file: Path | None) -> bytes:
-    if hotkey is not None and hotkey_file is None:
+def _read_hotkey(hotkey: str | None, hotkey_path: Path | None) -> bytes:
+    if hotkey is not None and hotkey_path is None:
         return parse_account(hotkey)
-    if hotkey_file is not None and hotkey is None:
+    if hotkey_path is not None and hotkey is None:
         from keys.keystore import read_keystore_account
 
-        return read_keystore_account(hotkey_file)
-    raise UsageError("a node needs one hotkey", "give --hotkey 0x... or --hotkey-file FILE")
+        return read_keystore_account(hotkey_path)
+    raise UsageError("a node needs one hotkey", "give --hotkey 0x... or --hotkey-path FILE")
 
 
 def _read_peers(
@@ -205,6 +206,6 @@ def _read_peers(
             peers.append(None)
     if peers[0] is None:
         raise UsageError(
-            "a node needs a peer id", "give --peer-id, or --identity-dir after `mesh keygen`"
+            "a node needs a peer id", "give --peer-id, or --dir DIR after `mesh keygen`"
         )
     return peers[0], peers[1], peers[2]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subnet.account.amounts import format_amount
-from subnet.cli.chain.options import Reading, Result, Subnet, expand_options
+from subnet.cli.chain.options import Reading, Result, expand_options
+from subnet.cli.options import Subnet
 
 if TYPE_CHECKING:
     from consensus.types import SubnetId

@@ -10,23 +10,22 @@ from subnet.account.amounts import format_amount
 from subnet.cli.chain.options import (
     Amount,
     Hotkey,
-    NodeId,
     Reading,
     Result,
     Signing,
-    Subnet,
     expand_options,
     parse_account,
     parse_amount,
 )
 from subnet.cli.chain.send import account_text, send_call
+from subnet.cli.options import NodeId, Subnet
 
 if TYPE_CHECKING:
     from consensus.types import SubnetId
     from subnet.chain.substrate import SubstrateChain
 
 ToNode = Annotated[
-    int | None, typer.Option("--node-id", min=1, help="A node of it, instead of the subnet.")
+    int | None, typer.Option("--node", min=1, help="A node of it, instead of the subnet.")
 ]
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.chain.options import Reading, Result, Subnet, expand_options
+from subnet.cli.chain.options import Reading, Result, expand_options
 from subnet.cli.chain.show import ask_overview, describe, show_time_left
+from subnet.cli.options import Subnet
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -18,10 +18,9 @@ import pytest
 from consensus.types import Role, SubnetId, SubnetNodeId
 from keys.identity_file import create_identity_file
 from mesh.p2p import daemon
-from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import run_app
 from subnet.cli.doctor import WIDTH
-from subnet.cli.mesh import MULTI_VALUE, app
+from subnet.cli.mesh import app
 from subnet.doctor import examine as examination
 from subnet.doctor.checks import CHECKS, NODE_CHECKS
 from subnet.doctor.finding import Finding, Verdict, encode_finding, passed
@@ -36,9 +35,8 @@ WAIT_S = 60.0
 def run(*arguments: str) -> tuple[int, str, str]:
     """Run ``mesh doctor`` in this process; return exit code, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
-    line = normalise_arguments(["doctor", *arguments], multi_value=MULTI_VALUE)
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-        run_app(app, line, name="mesh")
+        run_app(app, ["doctor", *arguments], name="mesh")
     return int(ended.value.code or 0), out.getvalue(), err.getvalue()
 
 

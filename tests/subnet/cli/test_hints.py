@@ -83,7 +83,7 @@ def test_a_hint_names_a_command_with_options_that_it_has(line: str) -> None:
     [
         ("mesh no-such-command", "no command"),
         ("mesh chain add-stake 128001", "takes 0 arguments"),
-        ("mesh chain leave --node-id 4", "no option --node-id"),
+        ("mesh chain leave --node 4", "no option --node"),
     ],
 )
 def test_a_line_that_fails_is_found(line: str, fault: str) -> None:

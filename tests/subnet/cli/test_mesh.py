@@ -27,9 +27,8 @@ from keys.identity_file import (
 from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
 from mesh.errors import DaemonFailed, DeviceUnavailable, ModelError, NoRoute, TransportError
-from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import explain, find_expected, run_app
-from subnet.cli.mesh import MULTI_VALUE, app
+from subnet.cli.mesh import app
 from subnet.cli.mesh_test import app as node_app
 from subnet.errors import ChainUnavailable, ConfigError, SubnetError, UsageError
 from subnet.operator.status import DutyLine, EarnedLine, Load, NodeStatus, write_status
@@ -51,9 +50,8 @@ COMMANDS = ("", *sorted(command.name or "" for command in app.registered_command
 def run(*arguments: str, tool: typer.Typer = app) -> tuple[int, str, str]:
     """Run a line in this process; return exit code, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
-    line = normalise_arguments(arguments, multi_value=MULTI_VALUE)
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-        run_app(tool, line, name="mesh")
+        run_app(tool, arguments, name="mesh")
     return int(ended.value.code or 0), out.getvalue(), err.getvalue()
 
 

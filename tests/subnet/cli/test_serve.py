@@ -10,7 +10,6 @@ import pytest
 import typer
 
 from mesh.api.auth import KeyRing
-from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import run_app
 from subnet.cli.serve import serve
 
@@ -23,9 +22,8 @@ def mesh_serve(capsys):
     """Return a function that runs the command and gives exit code, stdout and stderr."""
 
     def run(*arguments):
-        lines = normalise_arguments([str(a) for a in arguments], multi_value={"--initial-peers"})
         with pytest.raises(SystemExit) as ended:
-            run_app(app, lines, name="mesh")
+            run_app(app, [str(a) for a in arguments], name="mesh")
         captured = capsys.readouterr()
         return ended.value.code, captured.out.strip(), captured.err
 

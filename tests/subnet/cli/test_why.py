@@ -12,9 +12,8 @@ import pytest
 
 from consensus.records import RecordKind
 from consensus.types import Epoch, SubnetNodeId
-from subnet.cli.arguments import normalise_arguments
 from subnet.cli.console import run_app
-from subnet.cli.mesh import MULTI_VALUE, app
+from subnet.cli.mesh import app
 from subnet.receipts import store
 from subnet.receipts.encoding import encode_evidence
 from subnet.receipts.evidence import EpochEvidence
@@ -28,9 +27,8 @@ NOWHERE = "ws://127.0.0.1:1"
 def run(*arguments: str) -> tuple[int, str, str]:
     """Run ``mesh why`` in this process; return exit code, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
-    line = normalise_arguments(["why", *arguments], multi_value=MULTI_VALUE)
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-        run_app(app, line, name="mesh")
+        run_app(app, ["why", *arguments], name="mesh")
     return int(ended.value.code or 0), out.getvalue(), err.getvalue()
 
 

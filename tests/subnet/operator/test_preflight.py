@@ -154,7 +154,7 @@ def make_values(place: Place) -> dict[str, Any]:
         "hotkey_path": place.file("hotkey.json"),
         "hotkey_password_file": place.file("password"),
         "chain_url": place.url,
-        "subnet_id": int(place.subnet),
+        "subnet": str(place.subnet),
         "subnet_node_id": int(place.node),
         "host_maddrs": ("/ip4/127.0.0.1/tcp/0",),
         "new_swarm": True,
@@ -213,7 +213,7 @@ FAULTS = (
     ),
     Fault("no such GPU", _values(device="cuda:63"), DeviceUnavailable, "cuda:63 cannot be used"),
     Fault("no chain", _values(chain_url="ws://127.0.0.1:1"), ChainUnavailable, "does not answer"),
-    Fault("no such subnet", _values(subnet_id=4_000_000), UnknownSubnet, "no subnet 4000000"),
+    Fault("no such subnet", _values(subnet="4000000"), UnknownSubnet, "no subnet 4000000"),
     Fault("no such node", _values(subnet_node_id=99), NotRegistered, "node 99 is not registered"),
     Fault(
         "another's node",
@@ -223,7 +223,7 @@ FAULTS = (
     ),
     Fault(
         "unregistered peer",
-        lambda place, _: {"subnet_id": int(place.bare_subnet), "subnet_node_id": None},
+        lambda place, _: {"subnet": str(place.bare_subnet), "subnet_node_id": None},
         NotRegistered,
         "no node with peer id",
     ),
@@ -232,7 +232,7 @@ FAULTS = (
         lambda place, _: {
             "identity_path": place.twin,
             "hotkey_path": None,
-            "subnet_id": int(place.bare_subnet),
+            "subnet": str(place.bare_subnet),
             "subnet_node_id": None,
         },
         ConfigError,
@@ -329,21 +329,21 @@ async def test_right_inputs_pass_and_nothing_is_written_yet(place: Place) -> Non
 
 
 async def test_absent_ids_are_looked_up_by_peer_id(place: Place) -> None:
-    values = make_values(place) | {"subnet_id": None, "subnet_node_id": None}
+    values = make_values(place) | {"subnet": None, "subnet_node_id": None}
     prepared = await prepare(NodeConfig(**values))
     assert (prepared.subnet_id, prepared.node_id) == (place.subnet, place.node)
 
 
 async def test_a_friendly_subnet_id_is_the_same_subnet(place: Place) -> None:
-    prepared = await prepare(NodeConfig(**make_values(place) | {"subnet_id": 1}))
+    prepared = await prepare(NodeConfig(**make_values(place) | {"subnet": "1"}))
     assert prepared.subnet_id == place.subnet
 
 
 async def test_a_peer_of_two_subnets_has_to_say_which(place: Place) -> None:
-    changes = {"identity_path": place.twin, "subnet_id": None, "subnet_node_id": None}
+    changes = {"identity_path": place.twin, "subnet": None, "subnet_node_id": None}
     with pytest.raises(ConfigError, match="several subnets") as caught:
         await prepare(NodeConfig(**make_values(place) | changes))
-    assert caught.value.hint == "give --subnet-id"
+    assert caught.value.hint == "give --subnet"
 
 
 async def test_without_a_hotkey_the_node_says_what_it_will_not_do(place: Place) -> None:
@@ -394,7 +394,7 @@ def run_command(values: dict[str, Any], *extra: str) -> tuple[int, str, str]:
         ("hotkey_path", "--hotkey_path"),
         ("hotkey_password_file", "--hotkey_password_file"),
         ("chain_url", "--chain"),
-        ("subnet_id", "--subnet_id"),
+        ("subnet", "--subnet_id"),
         ("subnet_node_id", "--subnet_node_id"),
         ("layer_indices", "--block_indices"),
         ("data_dir", "--data_dir"),

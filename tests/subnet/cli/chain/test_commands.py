@@ -32,7 +32,6 @@ from subnet.account.metagraph import Metagraph
 from subnet.account.registration import TENSOR
 from subnet.chain.development import check_development_chain
 from subnet.chain.substrate import SubstrateChain
-from subnet.cli.arguments import normalise_arguments
 from subnet.cli.chain.app import app
 from subnet.cli.console import run_app
 from subnet.errors import ChainMismatch
@@ -60,8 +59,7 @@ class Shell:
         self._url = url
 
     async def run(self, *arguments: str) -> tuple[int, str, str]:
-        line = normalise_arguments([*arguments, "--chain", self._url], multi_value=frozenset())
-        return await asyncio.to_thread(_run, line)
+        return await asyncio.to_thread(_run, [*arguments, "--chain", self._url])
 
     async def ok(self, *arguments: str) -> dict[str, Any]:
         code, out, err = await self.run(*arguments, "--json")
@@ -124,7 +122,7 @@ def subnet_line(*extra: str, dev_account: str = "alith") -> list[str]:
 def node_line(directory: Path, name: str, hotkey: AccountKey) -> list[str]:
     create_identity_set(directory)
     line = ["register-node", "--subnet", "mesh", "--hotkey", hotkey.address]
-    return [*line, "--identity-dir", str(directory), "--dev-account", name]
+    return [*line, "--dir", str(directory), "--dev-account", name]
 
 
 async def test_a_subnet_is_registered_filled_and_activated_by_commands_alone(
@@ -144,7 +142,7 @@ async def test_a_subnet_is_registered_filled_and_activated_by_commands_alone(
         node = await shell.ok(*line)
         assert node["subnet_node_id"] == index
         if node["state"] == "queued":
-            activation = ["activate-node", "--subnet", "mesh", "--node-id", str(index)]
+            activation = ["activate-node", "--subnet", "mesh", "--node", str(index)]
             await shell.ok(*activation, "--dev-account", name, "--dry-run")
             await shell.ok(*activation, "--dev-account", name)
 
@@ -203,7 +201,7 @@ async def test_onboarding_walks_the_whole_way_and_can_be_walked_again(
     await shell.ok(*subnet_line())
     for index, name in enumerate(NAMES[:3], start=1):
         await shell.ok(*node_line(tmp_path / name, name, AccountKey(bytes([index]) * 32)))
-        line = ["activate-node", "--subnet", "mesh", "--node-id", str(index)]
+        line = ["activate-node", "--subnet", "mesh", "--node", str(index)]
         await shell.ok(*line, "--dev-account", name)
     await shell.ok("activate-subnet", "--subnet", "mesh", "--dev-account", "alith")
 
@@ -254,9 +252,9 @@ async def test_a_node_whose_window_closed_is_told_how_to_leave_and_come_back(
     create_secret_file(password, PASSWORD.encode())
     create_keystore(tmp_path / "late" / "hotkey.json", hotkey, PASSWORD)
     line = ["register-node", "--subnet", "mesh", "--hotkey", hotkey.address]
-    line += ["--identity-dir", str(tmp_path / "late"), "--dev-account", "ethan"]
+    line += ["--dir", str(tmp_path / "late"), "--dev-account", "ethan"]
     node_id = str((await shell.ok(*line))["subnet_node_id"])
-    dry = ["activate-node", "--subnet", "mesh", "--node-id", node_id, "--dry-run"]
+    dry = ["activate-node", "--subnet", "mesh", "--node", node_id, "--dry-run"]
     dry += ["--dev-account", "ethan"]
     code, out, _ = await shell.run(*dry)
     assert code == 1 and re.search(r"NO   the epoch is \d+ to \d+", out)
@@ -362,7 +360,7 @@ async def test_a_phrase_brings_an_account_back_and_is_never_in_the_output(tmp_pa
     assert code == 1 and "password does not open" in err
 
     plain = tmp_path / "plain"
-    export = ["export", str(made), "--to", str(plain), "--password-file"]
+    export = ["export", str(made), "--out", str(plain), "--password-file"]
     assert await accounts(*export, str(new)) == account
     key = plain.read_text().strip()
     assert AccountKey.from_private_key(bytes.fromhex(key[2:])).address == account
@@ -470,10 +468,10 @@ async def register_by(shell: Shell, subnet: str, directory: Path, signer: list[s
     hotkey = AccountKey.from_private_key(secrets.token_bytes(32))
     create_identity_set(directory)
     line = ["register-node", "--subnet", subnet, "--hotkey", hotkey.address]
-    node = await shell.ok(*line, "--identity-dir", str(directory), *signer)
+    node = await shell.ok(*line, "--dir", str(directory), *signer)
     node_id = node["subnet_node_id"]
     if node["state"] == "queued":
-        await shell.ok("activate-node", "--subnet", subnet, "--node-id", str(node_id), *signer)
+        await shell.ok("activate-node", "--subnet", subnet, "--node", str(node_id), *signer)
     return Node(node_id, hotkey)
 
 
@@ -496,7 +494,7 @@ async def test_a_late_node_is_seen_in_the_queue_and_a_node_by_itself(
     hotkey = AccountKey.from_private_key(secrets.token_bytes(32))
     line = ["register-node", "--subnet", "waiting", "--hotkey", hotkey.address]
     create_identity_set(tmp_path / "late")
-    line += ["--identity-dir", str(tmp_path / "late"), "--dev-account", "ethan"]
+    line += ["--dir", str(tmp_path / "late"), "--dev-account", "ethan"]
     assert (await shell.ok(*line))["state"] == "queued"
 
     (row,) = (await shell.ok("queue", "--subnet", "waiting"))["queue"]
@@ -508,12 +506,12 @@ async def test_a_late_node_is_seen_in_the_queue_and_a_node_by_itself(
 
     rows = (await shell.ok("nodes", "--subnet", "waiting"))["nodes"]
     assert [row["is_queued"] for row in rows] == [False, False, False, True]
-    node = await shell.ok("node", "--subnet", "waiting", "--node-id", "4")
+    node = await shell.ok("node", "--subnet", "waiting", "--node", "4")
     assert node == rows[3]
     assert node["coldkey"] == get_development_account("ethan").address.lower()
-    code, out, _ = await shell.run("node", "--subnet", "waiting", "--node-id", "1")
+    code, out, _ = await shell.run("node", "--subnet", "waiting", "--node", "1")
     assert code == 0 and "node        1, Validator" in out
-    assert "has no node 9" in await shell.fails("node", "--subnet", "waiting", "--node-id", "9")
+    assert "has no node 9" in await shell.fails("node", "--subnet", "waiting", "--node", "9")
     elected = await shell.ok("elected", "--subnet", "waiting")
     assert elected["elected"] in {None, 1, 2, 3}
     assert await shell.ok("submission", "--subnet", "waiting") == {"submission": None}
@@ -574,14 +572,14 @@ async def test_a_coldkey_is_exchanged_and_only_the_new_one_signs(
     assert "does not own this node" in await shell.fails(*line, *signers[1])
     sent = await shell.ok(*line, *signers[0])
     assert "Network.UpdateColdkey" in sent["events"]
-    shown = await shell.ok("node", "--subnet", "exchanged", "--node-id", str(node.node_id))
+    shown = await shell.ok("node", "--subnet", "exchanged", "--node", str(node.node_id))
     assert shown["coldkey"] == keys[1].address.lower()
 
-    stake = ["add-stake", "--subnet", "exchanged", "--node-id", str(node.node_id)]
+    stake = ["add-stake", "--subnet", "exchanged", "--node", str(node.node_id)]
     stake += ["--hotkey", node.hotkey.address, "--amount", "5"]
     await shell.fails(*stake, *signers[0])
     await shell.ok(*stake, *signers[1])
-    shown = await shell.ok("node", "--subnet", "exchanged", "--node-id", str(node.node_id))
+    shown = await shell.ok("node", "--subnet", "exchanged", "--node", str(node.node_id))
     assert shown["stake"] == str(105 * TENSOR)
 
 
@@ -605,7 +603,7 @@ async def test_onboarding_before_activation_needs_no_window(
 async def test_a_node_is_delegated_to_and_shares_its_pay(any_shell: Shell, tmp_path: Path) -> None:
     shell, ethan = any_shell, get_development_account("ethan").address
     await fill_subnet(shell, "sharing", tmp_path)
-    node = ["--subnet", "sharing", "--node-id", "2"]
+    node = ["--subnet", "sharing", "--node", "2"]
     owner, delegator = ["--dev-account", NAMES[1]], ["--dev-account", "ethan"]
     await shell.ok("delegate-rate", *node, "--percent", "12.5", *owner)
     await shell.ok("delegate", *node, "--amount", "30", *delegator)
@@ -654,7 +652,7 @@ async def test_a_coldkey_sees_all_that_it_has(shell: Shell, tmp_path: Path) -> N
     (row,) = before["hotkeys"]
     assert (row["subnet_node_id"], row["class"]) == (1, "Validator")
     assert row["stake"] == str(100 * TENSOR) and before["unbondings"] == []
-    await shell.ok("remove-node", "--subnet", "one", "--node-id", "1", "--dev-account", NAMES[0])
+    await shell.ok("remove-node", "--subnet", "one", "--node", "1", "--dev-account", NAMES[0])
     after = await shell.ok("coldkey", coldkey)
     assert after["hotkeys"][0]["subnet_node_id"] is None
     code, out, _ = await shell.run("coldkey", coldkey)

@@ -1,0 +1,45 @@
+"""Options that several commands share, so that each is spelled and explained in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Chain = Annotated[
+    str,
+    typer.Option(
+        "--chain",
+        envvar="MESH_CHAIN",
+        help="WebSocket address of the chain; commas between fallbacks.",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar="MESH_HOME",
+        help="Where nodes keep their data; the user's data folder if absent.",
+    ),
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option("--password-file", help="File with the keystore's password; else it is asked."),
+]
+Subnet = Annotated[str, typer.Option("--subnet", help="The subnet's id, friendly id or name.")]
+OwnSubnet = Annotated[
+    str | None,
+    typer.Option(
+        "--subnet",
+        help="The subnet's id, friendly id or name; looked up by peer id if absent.",
+    ),
+]
+AnySubnet = Annotated[
+    str | None,
+    typer.Option(
+        "--subnet", help="The subnet's id, friendly id or name; that of this machine's node."
+    ),
+]
+NodeId = Annotated[int, typer.Option("--node", min=1, help="The node's id in the subnet.")]
