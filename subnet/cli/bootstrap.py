@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,13 @@ import typer
 
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit
+from subnet.cli.logs import (
+    LogFileOption,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    make_log_options,
+)
 from subnet.cli.metrics import (
     MetricsHost,
     MetricsPort,
@@ -16,7 +24,7 @@ from subnet.cli.metrics import (
     NoMetrics,
     make_metrics_options,
 )
-from subnet.cli.options import Chain, DataDir, OwnSubnet
+from subnet.cli.options import AsJson, Chain, DataDir, OwnSubnet
 
 
 def bootstrap(
@@ -42,6 +50,10 @@ def bootstrap(
     metrics_host: MetricsHost = None,
     metrics_token_file: MetricsTokenFile = None,
     no_metrics: NoMetrics = False,
+    log_level: LogLevelOption = LogLevel.INFO,
+    log_format: LogFormatOption = None,
+    log_file: LogFileOption = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a bootstrap and relay node. It prints the addresses that others dial."""
     import asyncio
@@ -66,7 +78,7 @@ def bootstrap(
         check_ports_free(listen)
     except PortInUse as error:
         raise ConfigError(f"cannot listen on {error}", "choose another port") from error
-    configure_logs()
+    configure_logs(make_log_options(log_level, log_format, log_file))
     from subnet.bootstrap import BootstrapConfig, run_bootstrap
     from subnet.operator.supervisor import Supervisor
 
@@ -80,10 +92,10 @@ def bootstrap(
         data_dir=data_dir or user_data_path("mesh"),
         metrics=metrics,
     )
-    asyncio.run(
-        run_bootstrap(
-            config,
-            on_ready=lambda addresses: emit("\n".join(addresses)),
-            supervisor=Supervisor.from_environment(os.environ),
-        )
-    )
+
+    def on_ready(addresses: tuple[str, ...]) -> None:
+        emit(json.dumps({"addresses": addresses}) if as_json else "
+".join(addresses))
+
+    supervisor = Supervisor.from_environment(os.environ)
+    asyncio.run(run_bootstrap(config, on_ready=on_ready, supervisor=supervisor))

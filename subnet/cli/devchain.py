@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from subnet.cli.console import emit, say
+from subnet.cli.options import AsJson
 
 
 class Mode(StrEnum):
@@ -48,6 +50,7 @@ def devchain(
     db: Annotated[
         Path | None, typer.Option(help="SQLite file that keeps the chain; memory if absent.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a Hypertensor development chain that stock Substrate clients connect to.
 
@@ -69,7 +72,7 @@ def devchain(
         )
 
     def on_ready(url: str) -> None:
-        emit(url)
+        emit(json.dumps({"url": url}) if as_json else url)
         say(f"development chain with a block every {block_seconds:g} s; Ctrl-C stops it")
 
     ledger = LedgerConfig(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from subnet.cli.console import emit
+from subnet.cli.options import AsJson
 
 if TYPE_CHECKING:
     from mesh.model.manifest import ModelManifest
@@ -27,6 +29,7 @@ def manifest(
     again: Annotated[
         bool, typer.Option("--again", help="Calibrate anew, although a fitting manifest is there.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a model's manifest and print its hash.
 
@@ -66,7 +69,8 @@ def manifest(
             quant_type=quantisation,
         )
         _write(made, target, is_new=out is not None)
-    emit(made.manifest_hash.hex())
+    made_hash = made.manifest_hash.hex()
+    emit(json.dumps({"manifest_hash": made_hash, "file": str(target)}) if as_json else made_hash)
 
 
 def _check_target(target: Path, *, is_new: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,13 @@ from subnet.cli.alerts import (
     make_webhook,
 )
 from subnet.cli.console import VersionOption, run_app
+from subnet.cli.logs import (
+    LogFileOption,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    make_log_options,
+)
 from subnet.cli.metrics import (
     MetricsHost,
     MetricsPort,
@@ -25,23 +31,6 @@ from subnet.cli.metrics import (
     make_metrics_options,
 )
 from subnet.cli.options import Chain, DataDir, OwnSubnet, PasswordFile
-
-
-class LogLevel(StrEnum):
-    """What ``--log-level`` takes."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-class LogFormat(StrEnum):
-    """What ``--log-format`` takes."""
-
-    PRETTY = "pretty"
-    JSON = "json"
-
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
 
@@ -159,21 +148,9 @@ def mesh_test(
     alert_webhook: AlertWebhook = None,
     alert_webhook_file: AlertWebhookFile = None,
     alert_webhook_private: AlertWebhookPrivate = False,
-    log_level: Annotated[
-        LogLevel, typer.Option(envvar="MESH_LOG_LEVEL", help="The least of what is logged.")
-    ] = LogLevel.INFO,
-    log_format: Annotated[
-        LogFormat | None,
-        typer.Option(
-            envvar="MESH_LOG_FORMAT", help="On stderr; pretty on a terminal, json elsewhere."
-        ),
-    ] = None,
-    log_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="MESH_LOG_FILE", help="Also as JSON lines to this file: 6 files of 16 MiB."
-        ),
-    ] = None,
+    log_level: LogLevelOption = LogLevel.INFO,
+    log_format: LogFormatOption = None,
+    log_file: LogFileOption = None,
     summary: Annotated[
         bool | None,
         typer.Option(help="A live summary below the log lines; on a terminal if not said."),
@@ -186,7 +163,6 @@ def mesh_test(
     --verbose shows the traceback of an error.
     """
     from subnet.cli.mesh_test_command import run_node_command
-    from subnet.operator.logs import LogOptions
 
     run_node_command(
         {
@@ -233,11 +209,7 @@ def mesh_test(
         hoster=hoster,
         validator=validator,
         block_indices=block_indices,
-        logs=LogOptions(
-            level=log_level.value,
-            as_json=None if log_format is None else log_format is LogFormat.JSON,
-            file=log_file,
-        ),
+        logs=make_log_options(log_level, log_format, log_file),
         has_summary=sys.stderr.isatty() if summary is None else summary,
     )
 

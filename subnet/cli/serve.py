@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.cli.console import emit, say
+from subnet.cli.logs import (
+    LogFileOption,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    make_log_options,
+)
 from subnet.cli.metrics import (
     MetricsHost,
     MetricsPort,
@@ -16,11 +24,13 @@ from subnet.cli.metrics import (
     NoMetrics,
     make_metrics_options,
 )
+from subnet.cli.options import AsJson
 from subnet.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from mesh.api.server import ServeConfig
     from subnet.gateway import ClientConfig
+    from subnet.operator.logs import LogOptions
     from subnet.operator.metrics_options import MetricsOptions
 
 
@@ -70,6 +80,10 @@ def serve(
     metrics_host: MetricsHost = None,
     metrics_token_file: MetricsTokenFile = None,
     no_metrics: NoMetrics = False,
+    log_level: LogLevelOption = LogLevel.INFO,
+    log_format: LogFormatOption = None,
+    log_file: LogFileOption = None,
+    as_json: AsJson = False,
 ) -> None:
     """Answer OpenAI's API and a chat page over HTTP, with the swarm behind them.
 
@@ -79,11 +93,11 @@ def serve(
     if create_key is not None or revoke_key is not None or list_keys:
         path = _require_keys_file(keys_file)
         if create_key is not None:
-            _create_key(path, create_key, per_minute=per_minute, burst=burst)
+            _create_key(path, create_key, per_minute=per_minute, burst=burst, as_json=as_json)
         if revoke_key is not None:
-            _revoke_key(path, revoke_key)
+            _revoke_key(path, revoke_key, as_json=as_json)
         if list_keys:
-            _list_keys(path)
+            _list_keys(path, as_json=as_json)
         return
     if not initial_peers:
         raise UsageError("the gateway needs a peer to dial", "give --initial-peers ADDR")
@@ -98,6 +112,8 @@ def serve(
         _make_serve_config(host, port, keys_file, allowed_host or [], cors_origin or []),
         max_layers_per_hop=max_layers_per_hop,
         metrics=metrics,
+        logs=make_log_options(log_level, log_format, log_file),
+        as_json=as_json,
     )
 
 
@@ -147,6 +163,8 @@ def _run(
     *,
     max_layers_per_hop: int | None,
     metrics: MetricsOptions | None,
+    logs: LogOptions,
+    as_json: bool,
 ) -> None:
     import asyncio
     import os
@@ -157,12 +175,12 @@ def _run(
     from subnet.operator.logs import configure_logs
     from subnet.operator.supervisor import Supervisor
 
-    configure_logs()
+    configure_logs(logs)
     gateway = run_gateway(
         client_config,
         serve_config,
         max_layers_per_hop=max_layers_per_hop,
-        on_start=_make_greeting(serve_config),
+        on_start=_make_greeting(serve_config, as_json=as_json),
         metrics=metrics,
         supervisor=Supervisor.from_environment(os.environ),
     )
@@ -172,9 +190,9 @@ def _run(
         raise ConfigError(str(error), "choose another --port, or 0 for a free one") from None
 
 
-def _make_greeting(config: ServeConfig) -> Callable[[str], None]:
+def _make_greeting(config: ServeConfig, *, as_json: bool) -> Callable[[str], None]:
     def greet(url: str) -> None:
-        emit(url)
+        emit(json.dumps({"url": url}) if as_json else url)
         say(f"chat page {url}/  ·  OpenAI base URL {url}/v1")
         if config.keys_file is None:
             say("no API key is asked for: only this machine can call it")
@@ -188,29 +206,43 @@ def _require_keys_file(keys_file: Path | None) -> Path:
     return keys_file
 
 
-def _create_key(path: Path, name: str, *, per_minute: int, burst: int) -> None:
+def _create_key(path: Path, name: str, *, per_minute: int, burst: int, as_json: bool) -> None:
     import time
 
     from mesh.api.keys_file import create_key
     from mesh.api.rate_limit import Rate
 
     key = create_key(path, name, rate=Rate(per_minute, burst), now_s=int(time.time()))
-    emit(key)
+    emit(json.dumps({"name": name, "key": key}) if as_json else key)
     say(f"this is the only time that the key {name} is shown; {path} holds its hash")
 
 
-def _revoke_key(path: Path, name: str) -> None:
+def _revoke_key(path: Path, name: str, *, as_json: bool) -> None:
     import time
 
     from mesh.api.keys_file import revoke_key
 
     revoke_key(path, name, now_s=int(time.time()))
+    if as_json:
+        emit(json.dumps({"name": name, "state": "revoked"}))
     say(f"the key {name} is revoked; a running gateway refuses it within a second")
 
 
-def _list_keys(path: Path) -> None:
+def _list_keys(path: Path, *, as_json: bool) -> None:
     from mesh.api.keys_file import read_keys
 
-    for key in read_keys(path):
-        state = "active" if key.revoked_s is None else "revoked"
+    states = [(key, "active" if key.revoked_s is None else "revoked") for key in read_keys(path)]
+    if as_json:
+        rows = [
+            {
+                "name": key.name,
+                "state": state,
+                "per_minute": key.rate.per_minute,
+                "burst": key.rate.burst,
+            }
+            for key, state in states
+        ]
+        emit(json.dumps({"keys": rows}))
+        return
+    for key, state in states:
         emit(f"{key.name}\t{state}\t{key.rate.per_minute}/min\tburst {key.rate.burst}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import logging.handlers
 import os
@@ -47,14 +48,11 @@ class LogOptions:
 def configure_logs(options: LogOptions | None = None) -> None:
     """Send structured logs to stderr, for people on a terminal and as JSON elsewhere.
 
-    ``MESH_LOG_FORMAT`` (``pretty`` or ``json``) decides where the options do not. Other libraries'
-    loggers speak from WARNING on. Raises ConfigError for a log file that cannot be opened.
+    Other libraries' loggers speak from WARNING on. Raises ConfigError for a log file that cannot
+    be opened.
     """
     options = options or LogOptions()
-    as_json = options.as_json
-    if as_json is None:
-        chosen = os.environ.get("MESH_LOG_FORMAT", "")
-        as_json = chosen == "json" or (chosen != "pretty" and not sys.stderr.isatty())
+    as_json = not sys.stderr.isatty() if options.as_json is None else options.as_json
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -140,13 +138,23 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 class _PrivateFile(logging.handlers.RotatingFileHandler):
-    """A log file that its owner alone may read. A full disk costs lines, and is said once."""
+    """A log file of one process, that its owner alone may read.
+
+    A full disk costs lines, and is said once.
+    """
 
     _has_failed = False
 
     def _open(self) -> Any:
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC
-        return open(os.open(self.baseFilename, flags, 0o600), "a", encoding="utf-8")
+        descriptor = os.open(self.baseFilename, flags, 0o600)
+        try:
+            # Two processes would rename the file below each other.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return open(descriptor, "a", encoding="utf-8")
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._has_failed:
@@ -157,6 +165,10 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
 def _open_file(path: Path) -> logging.Handler:
     try:
         return _PrivateFile(path, maxBytes=MAX_FILE_BYTES, backupCount=KEPT_FILES)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"another process writes the log file {path}", "give each process its own --log-file"
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"the log file {path} cannot be opened: {error.strerror}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +82,30 @@ def test_a_log_file_is_begun_anew_before_it_grows_too_large(
 def test_a_log_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent/node.log cannot be opened: No such file"):
         configure_logs(LogOptions(file=tmp_path / "absent" / "node.log"))
+
+
+def test_a_log_file_has_one_writer(tmp_path: Path) -> None:
+    """Two processes would rename the file below each other, and lose lines."""
+    path = tmp_path / "node.log"
+    other = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path\n"
+            "from subnet.operator.logs import LogOptions, configure_logs\n"
+            "configure_logs(LogOptions(file=Path(sys.argv[1])))\n"
+            "print(flush=True); sys.stdin.read()",
+            str(path),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"\n"
+    with pytest.raises(ConfigError, match=r"another process writes the log file .*node.log"):
+        configure_logs(LogOptions(file=path))
+    other.communicate()
+    configure_logs(LogOptions(file=path))
 
 
 def make_record(event: str, level: int = logging.WARNING, **fields: object) -> logging.LogRecord:
