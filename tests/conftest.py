@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from tests.support import chopsticks
+
+# No test, and no command that one starts, reads the configuration of who runs the tests.
+os.environ["MESH_CONFIG"] = os.devnull
 
 # A loaded machine and the count of lines make an example slow, not wrong.
 settings.register_profile("suite", deadline=None)

@@ -90,8 +90,7 @@ def _resolve_in_hub(name: str, revision: str | None) -> ModelFolder:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelFilesMissing(
-            f"{name} is not in the Hugging Face cache and cannot be downloaded "
-            f"({type(error).__name__}); check the name, the network and HF_HOME"
+            f"{name} is not in the Hugging Face cache and {_explain(error)}"
         ) from error
     if not (folder / "config.json").is_file():
         raise ModelFilesMissing(
@@ -122,9 +121,17 @@ def _download(folder: ModelFolder, filename: str) -> None:
         hf_hub_download(str(folder.hub_name), filename, revision=folder.revision)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelFilesMissing(
-            f"{filename} of {folder.name} cannot be downloaded ({type(error).__name__}); "
-            "check the network and HF_HUB_OFFLINE"
+            f"{filename} of {folder.name} is not in the Hugging Face cache and {_explain(error)}"
         ) from error
+
+
+def _explain(error: Exception) -> str:
+    """Return why nothing was downloaded, as the end of a sentence."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "is not downloaded offline (--offline, HF_HUB_OFFLINE); check the name and HF_HOME"
+    return f"cannot be downloaded ({type(error).__name__}); check the name, the network and HF_HOME"
 
 
 def check_has_weights(folder: ModelFolder) -> None:

@@ -21,7 +21,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -63,6 +63,7 @@ from mesh.errors import (
 from mesh.inference.threads import wait_passively
 from subnet.cli.arguments import list_old_spellings, normalise_arguments
 from subnet.cli.command_tree import build_tree, find_command, list_spellings
+from subnet.cli.configuration import Line, bind_settings, take_config_option
 from subnet.errors import (
     ChainMismatch,
     ChainUnavailable,
@@ -77,6 +78,8 @@ from subnet.errors import (
 )
 from subnet.operator.redaction import redact_urls
 
+PROGRAM = "mesh"
+NODE_PROGRAM = "mesh-test"
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 3
@@ -206,7 +209,7 @@ def fail(message: str, hint: str, *, code: int = EXIT_FAILURE) -> NoReturn:
 
 
 def _show_version(context: typer.Context, wanted: bool) -> None:
-    if wanted:
+    if wanted and not context.resilient_parsing:
         from subnet.version import describe_version
 
         emit(f"{context.info_name} {describe_version()}")
@@ -225,18 +228,14 @@ VersionOption = Annotated[
 def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoReturn:
     """Run a command line and turn every expected error into an exit code.
 
-    The older spellings of options work. No process of it writes a core dump, which would hold
-    private keys.
+    ``name`` is the program, with the words of the group that ``app`` is. The older spellings of
+    options work. No process of it writes a core dump, which would hold private keys.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     wait_passively()
     verbose = "--verbose" in arguments
-    line = [argument for argument in arguments if argument != "--verbose"]
-    root = build_tree(app)
-    _, command = find_command(root, line)
-    line = normalise_arguments(line, spellings=list_old_spellings(list_spellings(command)))
     try:
-        root.main(args=line, prog_name=name)
+        _run(app, [argument for argument in arguments if argument != "--verbose"], name=name)
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
     except Exception as raised:
@@ -248,6 +247,21 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoRetur
         message, hint = explain(error)
         fail(message, hint, code=EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE)
     raise SystemExit(0)
+
+
+def _run(app: typer.Typer, arguments: Sequence[str], *, name: str) -> None:
+    """Run a command with what variables and file say as its defaults."""
+    line, config = take_config_option(arguments)
+    root = build_tree(app)
+    path, command = find_command(root, line)
+    line = normalise_arguments(line, spellings=list_old_spellings(list_spellings(command)))
+    # What is alone `mesh-test` is the command `node` of `mesh`.
+    place = ("node",) if name == NODE_PROGRAM else (*name.split()[1:], *path)
+    parsed = Line(command, place, tuple(line[len(path) :]), config)
+    defaults: dict[str, Any] = bind_settings(parsed, root if name == PROGRAM else None)
+    for word in reversed(path):
+        defaults = {word: defaults}
+    root.main(args=line, prog_name=name, default_map=defaults, obj=parsed)
 
 
 def find_expected(raised: BaseException, expected: tuple[type[Exception], ...]) -> Exception | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subnet.cli.console import EXIT_FAILURE, emit, say
-from subnet.cli.options import AnySubnet, DataDir
+from subnet.cli.options import AnySubnet, DataDir, Offline
 from subnet.cli.subnets import find_own_subnet_id, find_subnet_id
 from subnet.errors import UsageError
 
@@ -65,6 +65,7 @@ def doctor(
         str | None, typer.Option(help="With --dry-node: as for mesh-test, START:END.")
     ] = None,
     device: Annotated[str, typer.Option(help="With --dry-node: cpu, cuda or cuda:N.")] = "cpu",
+    offline: Offline = False,
     initial_peers: Annotated[
         list[str] | None, typer.Option(help="With --dry-node: peers to dial. Else the chain's.")
     ] = None,

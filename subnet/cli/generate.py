@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.cli.console import emit, say, say_if_slow
+from subnet.cli.options import Offline
 
 if TYPE_CHECKING:
     from mesh.client.client import Prompt
@@ -36,6 +37,7 @@ def generate(
     model: Annotated[
         str | None, typer.Option(help="Where the tokenizer is; the peers' model if absent.")
     ] = None,
+    offline: Offline = False,
     identity_path: Annotated[
         Path | None, typer.Option(help="client_peer_id.key; a fresh identity if absent.")
     ] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.cli.console import emit
-from subnet.cli.options import AsJson
+from subnet.cli.options import AsJson, Offline
 
 if TYPE_CHECKING:
     from mesh.model.manifest import ModelManifest
@@ -29,6 +29,7 @@ def manifest(
     again: Annotated[
         bool, typer.Option("--again", help="Calibrate anew, although a fitting manifest is there.")
     ] = False,
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a model's manifest and print its hash.

@@ -8,6 +8,7 @@ import typer
 
 from subnet.cli import (
     bootstrap,
+    config,
     devchain,
     doctor,
     earnings,
@@ -25,8 +26,8 @@ from subnet.cli import (
     why,
 )
 from subnet.cli.chain.app import app as chain_app
-from subnet.cli.console import VersionOption, run_app
 from subnet.cli.keys import app as keys_app
+from subnet.cli.console import PROGRAM, VersionOption, run_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,12 +60,13 @@ app.command("doctor")(doctor.doctor)
 app.command("why")(why.why)
 app.command("earnings")(earnings.earnings)
 app.add_typer(keys_app, name="keys")
+app.add_typer(config.app, name="config")
 app.add_typer(chain_app, name="chain")
 
 
 def main() -> None:
     """Entry point of the ``mesh`` script."""
-    run_app(app, sys.argv[1:], name="mesh")
+    run_app(app, sys.argv[1:], name=PROGRAM)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from subnet.cli.alerts import (
     AlertWebhookPrivate,
     make_webhook,
 )
-from subnet.cli.console import VersionOption, run_app
+from subnet.cli.console import NODE_PROGRAM, VersionOption, run_app
 from subnet.cli.logs import (
     LogFileOption,
     LogFormatOption,
@@ -30,7 +30,7 @@ from subnet.cli.metrics import (
     NoMetrics,
     make_metrics_options,
 )
-from subnet.cli.options import Chain, DataDir, OwnSubnet, PasswordFile
+from subnet.cli.options import Chain, DataDir, Offline, OwnSubnet, PasswordFile
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
 
@@ -128,6 +128,7 @@ def mesh_test(
     prefill_chunk: Annotated[
         int | None, typer.Option(min=1, max=512, help="Prompt tokens in one step; 128 if absent.")
     ] = None,
+    offline: Offline = False,
     subnet: OwnSubnet = None,
     node: Annotated[
         int | None, typer.Option(min=1, help="The node's id; looked up by peer id if absent.")
@@ -216,7 +217,7 @@ def mesh_test(
 
 def main() -> None:
     """Entry point of the ``mesh-test`` script."""
-    run_app(app, sys.argv[1:], name="mesh-test")
+    run_app(app, sys.argv[1:], name=NODE_PROGRAM)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -42,4 +43,22 @@ AnySubnet = Annotated[
         "--subnet", help="The subnet's id, friendly id or name; that of this machine's node."
     ),
 ]
+
+
+def _go_offline(wanted: bool) -> bool:
+    """Tell huggingface_hub, which reads its variables once, when it is first imported."""
+    if wanted:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return wanted
+
+
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        callback=_go_offline,
+        help="Download no model: take what is on this machine, as with HF_HUB_OFFLINE=1.",
+    ),
+]
+"""A command need not look at its value."""
 NodeId = Annotated[int, typer.Option("--node", min=1, help="The node's id in the subnet.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.cli.console import emit, say_if_slow
+from subnet.cli.options import Offline
 
 if TYPE_CHECKING:
     from mesh.model.capacity import ServingFormat
@@ -45,6 +46,7 @@ def plan(
         float | None,
         typer.Option(min=0.001, help="Memory bandwidth in GB/s; measured here if absent."),
     ] = None,
+    offline: Offline = False,
     initial_peers: Annotated[
         list[str] | None, typer.Option(help="A running peer: plan for what its swarm needs.")
     ] = None,

@@ -24,7 +24,7 @@ from subnet.cli.metrics import (
     NoMetrics,
     make_metrics_options,
 )
-from subnet.cli.options import AsJson
+from subnet.cli.options import AsJson, Offline
 from subnet.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def serve(
     identity_path: Annotated[
         Path | None, typer.Option(help="client_peer_id.key; a fresh identity if absent.")
     ] = None,
+    offline: Offline = False,
     max_layers_per_hop: Annotated[
         int | None,
         typer.Option("--max-blocks-per-hop", min=1, help="Most blocks that one hoster computes."),
