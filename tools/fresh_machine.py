@@ -1,4 +1,4 @@
-"""Proves README's two commands, and the Dockerfile, on a Debian that has nothing else.
+"""Proves README's commands, and the Dockerfile, on a Debian that has nothing else.
 
 python tools/fresh_machine.py [--release bookworm|trixie] [--only readme|dockerfile]
 
@@ -102,7 +102,7 @@ def _prove(options: argparse.Namespace, folder: Path) -> int:
 
 
 def _prove_readme(machine: Machine, options: argparse.Namespace) -> None:
-    """Do what README's "Two commands" say, and nothing else."""
+    """Do what README's "Three commands" say of `make demo` and the tests, and nothing else."""
     machine.run(f"apt-get install --yes --quiet {find_readme_packages()}", log_only=True)
     machine.extract_source("/srv/mesh")
     machine.folder = "/srv/mesh"

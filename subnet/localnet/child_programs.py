@@ -106,7 +106,7 @@ def run_gateway_child(config: Message, send: Send) -> None:
     gateway = run_gateway(
         ClientConfig(initial_peers=tuple(config["initial_peers"]), model=config["model"]),
         ServeConfig(port=config["port"]),
-        max_layers_per_hop=None,
+        max_layers_per_hop=config["max_layers_per_hop"],
         on_start=lambda url: send({"kind": "listening", "url": url}),
     )
     asyncio.run(run_interruptible(gateway))

@@ -43,11 +43,17 @@ class NodePlan:
 
 
 def plan_nodes(
-    *, hosters: int, validators: int, num_layers: int, first_account: int = FIRST_NODE_ACCOUNT
+    *,
+    hosters: int,
+    validators: int,
+    num_layers: int,
+    first_account: int = FIRST_NODE_ACCOUNT,
+    ranges: int | None = None,
 ) -> tuple[NodePlan, ...]:
     """Return the nodes of a local network, with accounts from ``first_account`` on.
 
-    The first two hosters serve every layer, the others by turns the first and the last
+    With ``ranges`` the first hosters serve so many parts of equal size and the others every layer.
+    Else the first two hosters serve every layer, the others by turns the first and the last
     five eighths, so that with four hosters every layer has three and no two ranges of
     the last two are equal.
     """
@@ -59,7 +65,7 @@ def plan_nodes(
             NodePlan(
                 name=f"{role.value}-{number}",
                 role=role,
-                layers=_choose_layers(index, num_layers) if role is Role.HOSTER else None,
+                layers=(_choose_layers(index, num_layers, ranges) if role is Role.HOSTER else None),
                 coldkey_account=first_account + 2 * index,
                 hotkey_account=first_account + 2 * index + 1,
             )
@@ -67,7 +73,11 @@ def plan_nodes(
     return tuple(nodes)
 
 
-def _choose_layers(index: int, num_layers: int) -> LayerRange:
+def _choose_layers(index: int, num_layers: int, ranges: int | None) -> LayerRange:
+    if ranges is not None:
+        if index >= ranges:
+            return LayerRange(0, num_layers)
+        return LayerRange(index * num_layers // ranges, (index + 1) * num_layers // ranges)
     if index < 2:
         return LayerRange(0, num_layers)
     part = min(num_layers, -(-5 * num_layers // 8))

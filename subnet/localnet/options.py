@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesh.assets import SHIPPED_MODEL_NAME
+
 EPOCH_LENGTH = 20
 FINALITY_LAG = 2
 ANSWER_TOKENS = 256
@@ -18,6 +20,10 @@ MARGIN_S = 60.0
 @dataclass(frozen=True, slots=True)
 class LocalnetOptions:
     """``prompt`` None asks the shipped model's first question; ``keep`` keeps keys and logs there.
+
+    ``model`` is a name or path that resolve_known_model takes. With ``ranges`` the first hosters
+    serve so many equal parts of it, and answers go over all of them; the others stand by with every
+    block. ``is_one_answer`` ends the network once the question is answered.
 
     ``block_seconds`` is the time between blocks once the network runs. ``epochs`` 0 goes on until
     it is interrupted. ``serve_port`` starts an HTTP gateway there. ``chain_url`` is an existing
@@ -34,6 +40,13 @@ class LocalnetOptions:
     serve_port: int | None = None
     chain_url: str | None = None
     is_driven: bool = True
+    model: str = SHIPPED_MODEL_NAME
+    ranges: int | None = None
+    is_one_answer: bool = False
+
+    @property
+    def is_shipped_model(self) -> bool:
+        return self.model == SHIPPED_MODEL_NAME
 
     def compute_epoch_timeout_s(self, epoch_length: int) -> float:
         """Return the wait for one row: its epoch, and the one that proposes it."""

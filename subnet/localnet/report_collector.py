@@ -58,13 +58,16 @@ class ReportCollector:
         """Return what ``name`` scored in ``epoch``, once it said so."""
         return self._reports.get((name, epoch))
 
-    def is_answer_right(self, prompt: str) -> bool:
-        """Whether the shipped model's exact answer came, over at least two hosters."""
-        known = [question for question in shipped_questions() if prompt in question.wordings]
+    def is_answer_right(self, prompt: str, *, is_shipped: bool = True) -> bool:
+        """Whether an answer came over at least two hosters; the exact one from the shipped model,
+        if ``is_shipped`` and it knows the question.
+        """
+        questions = shipped_questions() if is_shipped else ()
+        known = [question for question in questions if prompt in question.wordings]
         if known and self._answer != known[0].answer:
             self._display.step("the answer is WRONG; expected was: " + known[0].answer)
             return False
-        return len(self._route) >= MIN_HOPS
+        return bool(self._answer) and len(self._route) >= MIN_HOPS
 
     async def wait_until(self, is_done: Callable[[], bool], *, timeout_s: float, what: str) -> None:
         """Return once ``is_done`` holds. Raises LocalnetFailed, naming ``what``, if it does not."""

@@ -28,7 +28,7 @@ from consensus.types import (
 )
 from mesh.assets import default_question, shipped_model_path
 from mesh.model.config import load_config
-from mesh.model.files import resolve_model_folder
+from mesh.model.files import resolve_known_model
 from subnet.chain.substrate import SubstrateChain
 from subnet.hosting.manifest import load_own_manifest
 from subnet.localnet.block_making import BlockMaker, fetch_head_number
@@ -108,12 +108,16 @@ class _Localnet:
             else RunNames.for_run(secrets.randbelow(MAX_RUNS))
         )
         self._reported = ReportCollector(display)
-        self._model = load_config(shipped_model_path())
+        self._folder = resolve_known_model(options.model)
+        # A path, so that no folder of that name in a child's directory is taken for it.
+        self._model_name = str(shipped_model_path()) if options.is_shipped_model else options.model
+        self._model = load_config(self._folder.source)
         self._nodes = plan_nodes(
             hosters=options.hosters,
             validators=options.validators,
             num_layers=self._model.num_layers,
             first_account=self._names.first_account,
+            ranges=options.ranges,
         )
         self._node_ids: Mapping[str, SubnetNodeId] = {}
 
@@ -137,13 +141,16 @@ class _Localnet:
             if self._options.serve_port is not None:
                 gateway = await self._start_gateway(self._options.serve_port)
                 watchers.append(tasks.create_task(self._watch(gateway)))
-            is_right = await self._follow_epochs(subnet_id, first_epoch)
+            if self._options.is_one_answer:
+                is_right = await self._wait_for_answer()
+            else:
+                is_right = await self._follow_epochs(subnet_id, first_epoch)
             for watcher in watchers:
                 watcher.cancel()
         return is_right
 
     async def _register(self, identities: Mapping[str, NodeIdentity], bootnode: str) -> SubnetId:
-        manifest = load_own_manifest(resolve_model_folder(str(shipped_model_path())))
+        manifest = load_own_manifest(self._folder)
         await self._blocks.begin_setup()
         subnet_id, self._node_ids = await register_everything(
             self._chain,
@@ -179,7 +186,7 @@ class _Localnet:
         self, node: NodePlan, identity: NodeIdentity, subnet_id: SubnetId, data_dir: Path
     ) -> Message:
         return {
-            "model": str(shipped_model_path()),
+            "model": self._model_name,
             "role": node.role.value,
             "identity_path": str(identity.path),
             "chain_url": self._chain_url,
@@ -222,10 +229,10 @@ class _Localnet:
             {
                 "initial_peers": list(self._reported.addresses.values()),
                 "identity_path": str(create_client_identity(directory)),
-                "model": str(shipped_model_path()),
+                "model": self._model_name,
                 "prompt": prompt,
                 "max_new_tokens": ANSWER_TOKENS,
-                "max_layers_per_hop": max(1, math.ceil(5 * self._model.num_layers / 8)),
+                "max_layers_per_hop": self._compute_max_layers_per_hop(),
             },
         )
 
@@ -235,10 +242,19 @@ class _Localnet:
             run_gateway_child,
             {
                 "initial_peers": list(self._reported.addresses.values()),
-                "model": str(shipped_model_path()),
+                "model": self._model_name,
                 "port": port,
+                "max_layers_per_hop": (
+                    None if self._options.ranges is None else self._compute_max_layers_per_hop()
+                ),
             },
         )
+
+    def _compute_max_layers_per_hop(self) -> int:
+        """Return a limit that no hoster can keep alone, so that answers go over several."""
+        if self._options.ranges is not None:
+            return math.ceil(self._model.num_layers / self._options.ranges)
+        return max(1, math.ceil(5 * self._model.num_layers / 8))
 
     async def _watch(self, child: Child) -> None:
         """Take a child's reports. Raises LocalnetFailed if it ends before the network does."""
@@ -290,10 +306,16 @@ class _Localnet:
             else:
                 is_right = False
             self._display.row(row)
+        return await self._wait_for_answer() and is_right
+
+    async def _wait_for_answer(self) -> bool:
+        """Wait for the answer to the question; True if it is right."""
         await self._reported.wait_until(
             lambda: self._reported.is_answered, timeout_s=self._epoch_timeout_s, what="answer"
         )
-        return is_right and self._reported.is_answer_right(self._get_prompt())
+        return self._reported.is_answer_right(
+            self._get_prompt(), is_shipped=self._options.is_shipped_model
+        )
 
     def _find_report(self, proposer: SubnetNodeId, epoch: Epoch) -> Mapping[str, Any] | None:
         name = next(name for name, node_id in self._node_ids.items() if node_id == proposer)
