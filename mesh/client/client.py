@@ -161,20 +161,22 @@ class MeshClient:
         stop: Sequence[str] = (),
         routing: RoutingOptions | None = None,
         user: str = "",
+        ignore_eos: bool = False,
     ) -> AsyncGenerator[Token, None]:
         """Yield the answer token by token; closing the generator frees the cache on every hop.
 
         Hosters reuse what they computed of an earlier prompt of the same ``user`` of this client.
         They learn that two prompts are of one user, and not which one.
 
-        The model's end tokens stop the answer unless ``sampling`` names stop tokens itself.
-        Raises InvalidRequest, NoRoute, or SessionLost after too many failures.
+        The model's end tokens stop the answer unless ``sampling`` names stop tokens itself, or
+        ``ignore_eos`` lets nothing but its length end it. Raises InvalidRequest, NoRoute, or
+        SessionLost after too many failures.
         """
         if max_new_tokens < 1:
             raise InvalidRequest("max_new_tokens", "must be at least 1")
         token_ids = self.encode(prompt)
         self.check_length("prompt", len(token_ids), max_new_tokens=max_new_tokens)
-        sampling = self._complete(sampling or Sampling())
+        sampling = self._complete(sampling or Sampling(), ignore_eos=ignore_eos)
         stops, text = StopMatcher(stop), self.tokenizer.start_stream()
         trace = Trace(started_s=time.monotonic())
         tokens = self._stream_tokens(
@@ -230,11 +232,19 @@ class MeshClient:
             return b""
         return hashlib.blake2b(user.encode(), key=self._salt_key, digest_size=SALT_SIZE).digest()
 
-    def _complete(self, sampling: Sampling) -> Sampling:
+    def _complete(self, sampling: Sampling, *, ignore_eos: bool) -> Sampling:
+        if not sampling.stop_token_ids and not ignore_eos:
+            ends = self.config.eos_token_ids[:MAX_STOP_TOKENS]
+            sampling = replace(sampling, stop_token_ids=ends)
         sampling.check()
-        if sampling.stop_token_ids:
-            return sampling
-        return replace(sampling, stop_token_ids=self.config.eos_token_ids[:MAX_STOP_TOKENS])
+        named = {
+            "stop_token_ids": sampling.stop_token_ids,
+            "logit_bias": [token_id for token_id, _ in sampling.logit_bias],
+        }
+        for field, token_ids in named.items():
+            if token_ids:
+                self.check_vocabulary(field, token_ids)
+        return sampling
 
     async def _stream_tokens(
         self,

@@ -11,6 +11,7 @@ from typing import TypeVar
 from keys.peer import PeerId
 from mesh.errors import MeshError, PeerError
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason, read_reason
+from mesh.inference.shaped_wire import SHAPED_METHOD, encode_shaped
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import (
     SESSION_METHOD,
@@ -58,7 +59,8 @@ async def stream_tokens(
 
     Raises HopFailed naming the hop, where it is known.
     """
-    stream = await open_session(host, SESSION_METHOD, request, encode_open(request), timeouts)
+    method, frame = _encode(request)
+    stream = await open_session(host, method, request, frame, timeouts)
     try:
         index = request.first_index
         timeout_s = _first_timeout(request, timeouts)
@@ -98,6 +100,13 @@ async def fetch_scores(
         replace(score, token_id=token_id)
         for score, token_id in zip(scores, request.token_ids[1:], strict=False)
     )
+
+
+def _encode(request: OpenSession) -> tuple[str, bytes]:
+    """Return the method and the frame: hosters of earlier versions serve requests of theirs."""
+    if request.sampling.is_shaped:
+        return SHAPED_METHOD, encode_shaped(request)
+    return SESSION_METHOD, encode_open(request)
 
 
 def _is_possible(token: Token, request: OpenSession, *, index: int, vocab_size: int) -> bool:

@@ -28,6 +28,13 @@ class TokenBytes:
         }
         self._is_byte_level = _has_byte_level(tokenizer)
 
+    def find(self, token_id: int) -> bytes:
+        """Return the token's bytes; none for a number that names no token."""
+        try:
+            return self.get(token_id)
+        except IndexError:
+            return b""
+
     def get(self, token_id: int) -> bytes:
         """Return the token's bytes, a special token's name. Raises IndexError if unknown."""
         if token_id in self._added:

@@ -123,6 +123,18 @@ class ChatTokenizer:
         """Return one token's own bytes, a special token's name. Raises IndexError if unknown."""
         return self._token_bytes.get(token_id)
 
+    def list_token_bytes(self, vocab_size: int) -> list[bytes]:
+        """Return the bytes of each of ``vocab_size`` tokens; none for a number without a text."""
+        known = min(vocab_size, self._tokenizer.get_vocab_size())
+        found = [self._token_bytes.find(token_id) for token_id in range(known)]
+        return found + [b""] * (vocab_size - known)
+
+    @property
+    def special_token_ids(self) -> tuple[int, ...]:
+        """The tokens that stand for no text, such as the ends of turns."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return tuple(sorted(number for number, token in added.items() if token.special))
+
     @cached_property
     def _token_bytes(self) -> TokenBytes:
         return TokenBytes(self._tokenizer)

@@ -9,15 +9,20 @@ from mesh.errors import MeshError
 from mesh.inference.engine import StepInput, StepOutput
 from mesh.inference.measures import TokenClock
 from mesh.inference.sampler import SampleRequest
+from mesh.inference.shaping import LogitShaper
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import OpenSession, encode_token
 
 
 @dataclass(slots=True)
 class AnswerState:
-    """The answer so far at the last range: its length, and the tokens that a penalty counts."""
+    """The answer so far at the last range: its length, and the tokens that a penalty counts.
+
+    ``shaper`` says what changes the logits, if anything does.
+    """
 
     request: OpenSession
+    shaper: LogitShaper | None = None
     index: int = field(init=False)
     seen: list[int] = field(init=False)
     finish: Finish = Finish.NOT_YET
@@ -28,7 +33,13 @@ class AnswerState:
 
     def next_sample(self) -> SampleRequest:
         """Say how to choose the next token."""
-        return SampleRequest(self.request.sampling, self.index, self.seen)
+        change = None if self.shaper is None else self.shaper.get_change()
+        return SampleRequest(self.request.sampling, self.index, self.seen, change)
+
+    def prepare(self) -> None:
+        """Compute now what the next token needs; the token before it is on its way."""
+        if self.shaper is not None and self.finish is Finish.NOT_YET:
+            self.shaper.get_change()
 
     def accept(self, output: StepOutput, times_us: tuple[int, ...]) -> Token:
         """Count a chosen token; return it with its place, its times and whether it is the last."""
@@ -38,6 +49,8 @@ class AnswerState:
         token_id, index = chosen.token_id, self.index
         self.index += 1
         self.seen.append(token_id)
+        if self.shaper is not None:
+            self.shaper.note(token_id)
         if token_id in self.request.sampling.stop_token_ids:
             self.finish = Finish.STOP
         elif self.index - self.request.first_index >= self.request.max_new_tokens:

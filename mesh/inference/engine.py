@@ -95,6 +95,7 @@ from torch import Tensor
 
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.challenge_guard import ChallengeGuard
+from mesh.inference.grammar_compiler import GrammarCompiler
 from mesh.inference.measures import ServingMeasures
 from mesh.inference.pages import NoPages, PageBook, Rank, compute_page_keys
 from mesh.inference.refusals import RefusalReason, Refused
@@ -294,6 +295,8 @@ class Engine:
         self.limits = limits
         self._deterministic = deterministic
         self.guard = guard
+        self.grammars: GrammarCompiler | None = None
+        """Compiles the grammars of answers; None: this hoster takes none."""
         self.measures = measures
         self._runner = runner
         self._buffer = HiddenBuffer(runner.weights.config.hidden_size, runner.weights.dtype)

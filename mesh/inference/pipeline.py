@@ -71,6 +71,7 @@ from mesh.inference.measures import TokenClock
 from mesh.inference.prefixes import agree
 from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
 from mesh.inference.sampler import SampleRequest
+from mesh.inference.shaping import make_shaper
 from mesh.inference.tokens import Finish
 from mesh.inference.wire import (
     OpenSession,
@@ -157,7 +158,7 @@ class GenerationRange(RangeRole[OpenSession]):
         """Choose tokens, or score the prompt's, and send that to the first range over ``back``."""
         if self.request.wants_scores:
             return await self._score_for_others(back)
-        answer = AnswerState(self.request)
+        answer = await self._start_answer()
 
         def plan(step: StepFrame) -> Plan:
             if step.position + step.hidden.rows < len(self.request.token_ids):
@@ -166,13 +167,20 @@ class GenerationRange(RangeRole[OpenSession]):
             def send(output: StepOutput) -> None:
                 token = answer.accept(output, (*step.times_us, output.elapsed_us))
                 back.send_now(encode_token(token))
+                # While the other ranges compute the step after this token.
+                answer.prepare()
 
             return answer.next_sample(), Departure(send)
 
         await Arrivals(self, plan, is_over=lambda: answer.finish is not Finish.NOT_YET).run()
 
+    async def _start_answer(self) -> AnswerState:
+        """Return the answer's state, its grammar compiled. Raises Refused(BAD_PARAMETER)."""
+        shaper = await make_shaper(self.request, self.engine.config, self.engine.grammars)
+        return AnswerState(self.request, shaper)
+
     async def _answer_alone(self) -> None:
-        answer = AnswerState(self.request)
+        answer = await self._start_answer()
         clock = TokenClock(self.engine.measures)
         alone = AnswerAlone(answer, self.upstream.send_now, clock)
         async for _ in self.compute_prompt(answer.next_sample(), alone.follow):

@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 
 from mesh.inference.sampling import Sampling, compute_draw
+from mesh.inference.shaping import LogitChange
 from mesh.inference.tokens import Alternative, Token
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """How to choose the ``index``-th token; ``seen`` are the tokens that a penalty counts."""
+    """How to choose the ``index``-th token; ``seen`` are the tokens that a penalty counts.
+
+    ``change`` is made to the row before the token is chosen.
+    """
 
     sampling: Sampling
     index: int
     seen: Sequence[int] = ()
+    change: LogitChange | None = None
 
 
 def sample_rows(logits: Tensor, requests: Sequence[SampleRequest]) -> list[Token]:
@@ -55,6 +60,8 @@ def _choose(row: Tensor, request: SampleRequest) -> int:
     sampling = request.sampling
     # A range before this one may send NaN or infinity; that may spoil its own session only.
     scores = torch.nan_to_num(row.double())
+    if request.change is not None:
+        scores = request.change.apply(scores)
     if sampling.repetition_penalty != 1.0 and request.seen:
         seen = torch.tensor(sorted(set(request.seen)))
         old = scores[seen]
@@ -69,6 +76,10 @@ def _choose(row: Tensor, request: SampleRequest) -> int:
     if sampling.top_k:
         ordered, token_ids = ordered[: sampling.top_k], token_ids[: sampling.top_k]
     probabilities = torch.softmax(ordered, dim=-1)
+    if sampling.min_p:
+        # In falling order, so what stays is a beginning; the likeliest always does.
+        kept = int((probabilities >= sampling.min_p * probabilities[0]).sum())
+        probabilities = probabilities[:kept] / probabilities[:kept].sum()
     cumulative = probabilities.cumsum(dim=-1)
     if sampling.top_p < 1.0:
         # A token stays while the ones before it have not yet reached top_p: at least one does.

@@ -18,6 +18,7 @@ from mesh.inference.hops import Links, NextHop, RangeRole, SessionTimeouts
 from mesh.inference.pipeline import GenerationRange, check_generation
 from mesh.inference.prefixes import make_prefix, mix_salt
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
+from mesh.inference.shaped_wire import SHAPED_METHOD, decode_shaped, encode_shaped
 from mesh.inference.wire import (
     DRIVE_METHOD,
     LOOP_METHOD,
@@ -58,6 +59,8 @@ GENERATION = SessionKind(
     SESSION_METHOD, decode_open, encode_open, check_generation, GenerationRange
 )
 """The hosters choose the tokens."""
+SHAPED = SessionKind(SHAPED_METHOD, decode_shaped, encode_shaped, check_generation, GenerationRange)
+"""The hosters choose the tokens, after something has changed the logits."""
 DRIVEN = SessionKind(DRIVE_METHOD, decode_drive, encode_drive, check_drive, DrivenRange)
 """The client chooses the tokens, from the logits that the hosters send."""
 
@@ -97,6 +100,7 @@ class SessionServer:
     def register(self) -> None:
         """Offer the session methods on the host."""
         self._host.serve_stream(SESSION_METHOD, partial(self._handle, GENERATION))
+        self._host.serve_stream(SHAPED_METHOD, partial(self._handle, SHAPED))
         self._host.serve_stream(DRIVE_METHOD, partial(self._handle, DRIVEN))
         self._host.serve_stream(LOOP_METHOD, self._handle_loop)
 

@@ -111,6 +111,8 @@ class FrameType(IntEnum):
     DRIVEN_STEP = 9
     LOGITS = 10
     READY = 11
+    SHAPED = 12
+    """An OPEN frame with what changes logits (mesh/inference/shaped_wire.py)."""
 
 
 _FINISHES = tuple(Finish)

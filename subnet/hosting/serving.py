@@ -20,6 +20,7 @@ import structlog
 from consensus.phases import Phase, Schedule, phase_at
 from consensus.protocol_params import ConsensusParams
 from consensus.types import EpochPosition, LayerRange
+from mesh.client.grammars import make_grammar_compiler
 from mesh.errors import ManifestNotFound
 from mesh.inference.accounts import Accounts, IsMember
 from mesh.inference.challenge_guard import ChallengeGuard
@@ -118,6 +119,7 @@ async def open_engine(
         guard=guard,
         measures=measures,
     ) as engine:
+        engine.grammars = make_grammar_compiler(local.folder.source, model)
         yield engine
 
 

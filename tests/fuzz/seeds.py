@@ -29,6 +29,7 @@ from keys.account import derive_development_account
 from keys.envelope import Envelope, seal
 from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
+from mesh.inference.grammar import Grammar, GrammarKind
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Alternative, Finish, Token
 from mesh.inference.wire import OpenSession
@@ -135,6 +136,16 @@ OPEN_SESSION = OpenSession(
     sampling=Sampling(temperature=0.7, top_p=0.9, seed=5, stop_token_ids=(1, 2), top_logprobs=3),
     token_ids=(1, 2, 3),
     max_new_tokens=9,
+)
+SHAPED_SESSION = dataclasses.replace(
+    OPEN_SESSION,
+    sampling=dataclasses.replace(
+        OPEN_SESSION.sampling,
+        frequency_penalty=0.5,
+        min_p=0.25,
+        logit_bias=((7, -100.0),),
+        grammar=Grammar(GrammarKind.REGEX, "[a-z]+"),
+    ),
 )
 TOKEN = Token(
     5,

@@ -53,7 +53,7 @@ from mesh.client import http
 from mesh.client.event_stream import EventReader, EventTooLong
 from mesh.client.gguf_tokenizer import load_gguf_tokenizer
 from mesh.errors import MeshError, ModelError, PeerRefusal, RecordRefused
-from mesh.inference import wire
+from mesh.inference import shaped_wire, wire
 from mesh.inference.refusals import Refused
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Trace
@@ -376,6 +376,13 @@ def _encode_logits(fields: tuple[int, int, bytes]) -> bytes:
 def _open_session(raw: bytes) -> Any:
     """Decode a request as a hoster does, its sampling parameters with it."""
     request = wire.decode_open(raw)
+    request.sampling.check()
+    return request
+
+
+def _open_shaped(raw: bytes) -> Any:
+    """Decode a request with a grammar as a hoster does."""
+    request = shaped_wire.decode_shaped(raw)
     request.sampling.check()
     return request
 
@@ -707,6 +714,13 @@ _WIRE = (
         (MeshError,),
         lambda: [wire.encode_open(seeds.OPEN_SESSION)],
         encode=wire.encode_open,
+    ),
+    Target(
+        "wire_shaped",
+        _open_shaped,
+        (MeshError,),
+        lambda: [shaped_wire.encode_shaped(seeds.SHAPED_SESSION)],
+        encode=shaped_wire.encode_shaped,
     ),
     Target(
         "wire_step",

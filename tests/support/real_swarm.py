@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from keys.peer import PeerKey
 from mesh.assets import SHIPPED_MODEL_NAME
+from mesh.client.grammars import make_grammar_compiler
 from mesh.inference.engine import Engine
 from mesh.inference.session_server import SessionServer
 from mesh.model.config import load_config
@@ -51,6 +52,7 @@ async def open_real_swarm(
         hosters: list[_Hoster] = []
         for span in spans:
             engine = await stack.enter_async_context(_open_engine(folder, span))
+            engine.grammars = make_grammar_compiler(folder.source, load_config(folder.source))
             known = [hoster.address for hoster in hosters[:1]]
             hosters.append(await _open_hoster(stack, engine, folder.name, known))
         peers = [hoster.host.peer_id for hoster in hosters]

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from keys.peer import PeerKey
 from mesh.client.client import MeshClient
+from mesh.client.grammars import make_grammar_compiler
 from mesh.client.route_session import ClientTimeouts
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.inference.engine import Engine, EngineLimits
@@ -120,6 +121,7 @@ class Swarm:
                 deterministic=deterministic,
             )
         )
+        engine.grammars = make_grammar_compiler(located.source, config)
         # Fixtures start and end in different tasks, so a TaskGroup cannot span them.
         serving = asyncio.get_running_loop().create_task(engine.serve())
         stack.push_async_callback(end_task, serving)

@@ -1,0 +1,200 @@
+"""Grammars: what they allow, what is refused, and that strangers' grammars cost little."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from mesh.errors import InvalidRequest, ModelError
+from mesh.inference.grammar import MAX_GRAMMAR_BYTES, Grammar, GrammarKind
+from mesh.inference.grammar_compiler import BadGrammar, GrammarCompiler, Vocabulary
+
+END = 0
+BYTES = Vocabulary(
+    tokens=[b"<end>", *(bytes([byte]) for byte in range(256))],
+    special_token_ids=[END],
+    end_token_ids=[END],
+)
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 8}, "days": {"type": "integer"}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    return GrammarCompiler(lambda: BYTES, vocab_size=300)
+
+
+def schema(value):
+    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(value))
+
+
+def regex(text):
+    return Grammar(GrammarKind.REGEX, text)
+
+
+def allowed(mask):
+    return np.nonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))[0].tolist()
+
+
+def follow(compiler, grammar, text):
+    """Consume a text, each of whose bytes must be allowed; return what may come after it."""
+    matcher = compiler.start_now(grammar)
+    for byte in text.encode():
+        assert byte + 1 in allowed(matcher.compute_mask()), (text, chr(byte))
+        matcher.consume(byte + 1)
+    return allowed(matcher.compute_mask())
+
+
+def test_a_schema_allows_its_values_and_then_only_the_end(compiler):
+    assert follow(compiler, schema(SCHEMA), '{"city":"Rom","days":3}') == [END]
+    assert ord('"') + 1 in follow(compiler, schema(SCHEMA), "{")
+    assert ord("}") + 1 not in follow(compiler, schema(SCHEMA), '{"city":"Rom"')
+
+
+def test_a_regex_and_a_lark_grammar_with_a_schema_in_it_are_followed(compiler):
+    assert follow(compiler, regex("ja|nein"), "nein") == [END]
+    lark = Grammar(
+        GrammarKind.LARK, f'start: "<call>" value "</call>"\nvalue: %json {json.dumps(SCHEMA)}\n'
+    )
+    text = '<call>{"city": "Rom", "days": 3}</call>'
+    assert follow(compiler, lark, text) == [END]
+
+
+def test_tokens_without_a_text_are_never_allowed(compiler):
+    mask = compiler.start_now(regex(r"(?s:.*)")).compute_mask()
+    assert max(allowed(mask)) <= 256
+
+
+def test_two_answers_with_one_grammar_do_not_meet(compiler):
+    first, second = compiler.start_now(regex("ab")), compiler.start_now(regex("ab"))
+    first.consume(ord("a") + 1)
+    assert allowed(first.compute_mask()) == [ord("b") + 1]
+    assert allowed(second.compute_mask()) == [ord("a") + 1]
+
+
+def test_a_token_that_is_not_allowed_is_refused(compiler):
+    with pytest.raises(BadGrammar):
+        compiler.start_now(regex("ab")).consume(ord("x") + 1)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "words"),
+    [
+        (schema({"type": "integer", "minimum": 5, "maximum": 3}), "minimum"),
+        (schema({"type": "object", "not": {}}), "not"),
+        (schema({"$ref": "#/$defs/gone"}), "gone"),
+        (schema({"type": "string", "pattern": "("}), "regex"),
+        (Grammar(GrammarKind.JSON_SCHEMA, "{"), ""),
+        (Grammar(GrammarKind.JSON_SCHEMA, "7"), ""),
+        (regex("[a-z"), "unclosed"),
+        (Grammar(GrammarKind.LARK, "start: gone\n"), "gone"),
+        (Grammar(GrammarKind.LARK, ""), ""),
+    ],
+)
+def test_an_impossible_grammar_is_refused_in_few_words(compiler, grammar, words):
+    with pytest.raises(BadGrammar) as raised:
+        compiler.start_now(grammar)
+    text = str(raised.value)
+    assert words in text and 0 < len(text) <= 300 and "\n" not in text
+
+
+def test_a_recursive_schema_is_followed(compiler):
+    nested = {
+        "$ref": "#/$defs/a",
+        "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}},
+    }
+    assert END in follow(compiler, schema(nested), "[[],[[]]]")
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        regex(r"(a{1000}){1000}"),
+        regex(r"(a{100}){100}"),
+        regex(r"(((a{99}){99}){99}){99}"),
+        regex(r"(.*a.{200}){4}"),
+        schema({"const": "a" * 60000}),
+        schema({"type": "string", "pattern": "^(a{1000}){1000}$"}),
+        Grammar(GrammarKind.LARK, "start: a{1000}\na: b{1000}\nb: /c/\n"),
+        Grammar(GrammarKind.JSON_SCHEMA, '{"items":' * 900 + "{}" + "}" * 900),
+        regex("|".join(f"(.*{word}.*{word}.*)" for word in "abcdefghijkl")),
+        schema({"type": "string", "minLength": 10**9}),
+        schema({"anyOf": [{"type": "string", "pattern": f".*a.{{{n}}}b.*"} for n in range(200)]}),
+        schema(
+            {"type": "object", "properties": {f"k{n}": {"type": "integer"} for n in range(3000)}}
+        ),
+        schema({"type": "array", "minItems": 10**8, "items": {"type": "integer"}}),
+        Grammar(GrammarKind.LARK, 'start: start start | "a" | start "b" start | \n'),
+        Grammar(GrammarKind.LARK, "start: (((((/a*/)*)*)*)*)*\n"),
+    ],
+    ids=[
+        "repeats",
+        "most",
+        "nested",
+        "window",
+        "constant",
+        "pattern",
+        "rules",
+        "deep",
+        "product",
+        "long",
+        "patterns",
+        "keys",
+        "items",
+        "ambiguous",
+        "stars",
+    ],
+)
+def test_a_grammar_that_is_made_to_be_expensive_costs_little(compiler, grammar):
+    began = time.process_time()
+    try:
+        matcher = compiler.start_now(grammar)
+        for _ in range(50):
+            matcher.consume(next(iter(allowed(matcher.compute_mask()))))
+    except BadGrammar:
+        pass
+    assert time.process_time() - began < 5.0
+
+
+def test_compiled_grammars_that_are_kept_are_few(compiler):
+    for number in range(100):
+        compiler.start_now(regex(f"a{{{number + 1}}}"))
+    assert len(compiler._kept) == 64
+
+
+def test_many_at_once_get_right_answers(compiler):
+    found = []
+
+    def work(word):
+        found.append((word, follow(compiler, regex(word), word)))
+
+    threads = [threading.Thread(target=work, args=("x" * (n + 1),)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(found) == 12 and all(after == [END] for _, after in found)
+
+
+def test_a_tokenizer_that_cannot_be_read_refuses_the_grammar():
+    def fail():
+        raise ModelError("no tokenizer.json")
+
+    with pytest.raises(BadGrammar, match="tokenizer"):
+        GrammarCompiler(fail, vocab_size=300).start_now(regex("a"))
+
+
+def test_a_grammar_has_a_size():
+    regex("a").check()
+    for text in ("", "a" * (MAX_GRAMMAR_BYTES + 1)):
+        with pytest.raises(InvalidRequest) as raised:
+            regex(text).check()
+        assert raised.value.field == "grammar"
