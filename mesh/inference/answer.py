@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mesh.errors import MeshError
-from mesh.inference.engine import StepInput, StepOutput
 from mesh.inference.measures import TokenClock
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.shaping import LogitShaper
+from mesh.inference.steps import StepInput, StepOutput
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import OpenSession, encode_token
 

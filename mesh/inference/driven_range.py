@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mesh.inference.engine import StepInput
 from mesh.inference.hops import Links, NextHop, RangeRole, run_guarded
 from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
+from mesh.inference.steps import StepInput
 from mesh.inference.tensors import view_bytes
 from mesh.inference.wire import (
     DriveSession,

@@ -68,7 +68,8 @@ row then gets the same bits in a batch as alone, whatever else is being served.
   refused (BUSY).
 - A step whose hidden states are those of an open challenge fails its own session with
   Refused(CHALLENGE_RELAYED); see mesh/inference/challenge_guard.py. Every path of hidden states to
-  the layers passes :func:`_run_batch`; only :meth:`Engine.run_tasks`, the node's own, does not.
+  the layers passes :func:`mesh.inference.batches.run_batch`; only :meth:`Engine.run_tasks`, the
+  node's own, does not.
 - A session whose ``follow`` raises fails in the same way.
 - A challenge that raises ends :meth:`Engine.serve`, and with it the node: its input is our own, so
   the engine itself is broken.
@@ -85,26 +86,24 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mesh.inference.accounts import OWN_ACCOUNT, Account
+from mesh.inference.batches import make_failure, run_surely
 from mesh.inference.challenge_guard import ChallengeGuard
 from mesh.inference.grammar_compiler import GrammarCompiler
 from mesh.inference.measures import ServingMeasures
 from mesh.inference.pages import NoPages, PageBook, Rank, compute_page_keys
 from mesh.inference.refusals import RefusalReason, Refused
-from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
 from mesh.inference.scheduler import Scheduler, Work
+from mesh.inference.steps import EngineSession, Job, StepInput, StepOutput
 from mesh.inference.tensors import HiddenBuffer
-from mesh.inference.tokens import Token
-from mesh.inference.wire import DTYPE_SIZES, HiddenRows, StepFrame
-from mesh.model.attention import Segment
+from mesh.inference.wire import DTYPE_SIZES, HiddenRows
 from mesh.model.capacity import PAGE_TOKENS, count_pages
 from mesh.model.challenge import (
     ChallengeTask,
@@ -152,127 +151,6 @@ class Prefix:
     limit: int
 
 
-@dataclass(slots=True)
-class EngineSession:
-    """One request's place in this engine: its layers, its pages of the cache, its length.
-
-    ``length`` tokens of its text are computed. ``kept`` of them have keys and values in ``pages``:
-    all, unless the pages went to another session. ``token_ids`` is the text where it is known.
-    """
-
-    serial: int
-    span: LayerSpan
-    capacity: int
-    account: Account
-    table: Sequence[int]
-    """The book's table, for the event loop."""
-    pages: tuple[int, ...] = ()
-    """The table as it was when the session's step was handed to the compute thread."""
-    length: int = 0
-    kept: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    """The lengths after each step: where the text was cut."""
-    salt: bytes | None = None
-    """Under which the session's pages are published; None: they are not."""
-    keys: tuple[bytes, ...] = ()
-    """The keys of the pages that may be published."""
-    published: int = 0
-    reused: int = 0
-    """The tokens that the session began with."""
-    loss: Refused | None = None
-    """Why the session cannot go on: its pages are gone and its text is not known."""
-    is_open: bool = True
-
-    @property
-    def rank(self) -> Rank:
-        return Rank(self.account.is_member, self.account.priority, -self.serial)
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the text can be computed again."""
-        return len(self.token_ids) == self.length
-
-    def count(self, step: StepInput) -> None:
-        """Add the rows of a computed step to the text."""
-        self.length += step.rows
-        self.kept = self.length
-        self.token_ids.extend(step.token_ids or ())
-        self.ends.append(self.length)
-
-    def rewind(self, length: int) -> None:
-        """Forget what follows ``length`` tokens: its slots are written before they are read."""
-        if length == self.length:
-            return
-        self.length, self.kept = length, min(self.kept, length)
-        del self.token_ids[length:]
-        del self.ends[bisect_right(self.ends, length) :]
-        self.ends.append(length)
-
-    def has_room(self, rows: int) -> bool:
-        """Whether the pages hold the next ``rows``."""
-        return self.kept + rows <= len(self.pages) * PAGE_TOKENS
-
-
-Follow = Callable[["StepOutput"], "StepInput | None"]
-"""Called on the compute thread with a step's output: the session's next step, or None."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepInput:
-    """A session's next rows: token ids at the first range, hidden states after it.
-
-    ``sample`` asks the last range for a token after the last row; ``score_ids`` asks it for the log
-    probability of each row's next token in the text, with ``score_top`` alternatives;
-    ``logit_rows`` asks it for the logits of that many last rows. A step that ``follow`` names is
-    computed without asking the event loop; it takes notes, since only the last output is returned.
-    """
-
-    rows: int
-    token_ids: Sequence[int] | None = None
-    hidden: HiddenRows | None = None
-    sample: SampleRequest | None = None
-    score_ids: Sequence[int] = ()
-    score_top: int = 0
-    logit_rows: int = 0
-    follow: Follow | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutput:
-    """Hidden states of the rows (not from the last layer), or the token that was asked for.
-
-    ``logits`` is float32 [logit_rows, vocabulary] on the CPU. ``elapsed_us`` counts from the
-    moment the step was handed over, since waiting is part of a hop, until the output is there.
-    """
-
-    hidden: HiddenRows | None
-    sampled: Token | None
-    scores: tuple[Token, ...]
-    elapsed_us: int
-    logits: Tensor | None = None
-
-    def make_frame(self, position: int, times_us: tuple[int, ...] = ()) -> StepFrame:
-        """Return the hidden states for the next range."""
-        if self.hidden is None:
-            raise ValueError("the last layer's rows do not leave as hidden states")
-        return StepFrame(position, self.hidden, times_us)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What the compute thread runs, and who waits for it.
-
-    A job that computes lost text again names the job that it ``restores`` the session for.
-    """
-
-    session: EngineSession
-    step: StepInput
-    future: asyncio.Future[StepOutput]
-    handed_over: float
-    restores: _Job | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class _ChallengeJob:
     task: ChallengeTask
@@ -302,14 +180,14 @@ class Engine:
         self._buffer = HiddenBuffer(runner.weights.config.hidden_size, runner.weights.dtype)
         self._executor = executor
         self._book = _open_book(limits, max_context=runner.weights.config.max_context)
-        self._scheduler: Scheduler[_Job, _ChallengeJob] = Scheduler(limits.max_batch_rows)
+        self._scheduler: Scheduler[Job, _ChallengeJob] = Scheduler(limits.max_batch_rows)
         self._serials = itertools.count()
         self._sessions: dict[int, EngineSession] = {}
-        self._starved: dict[int, _Job] = {}
+        self._starved: dict[int, Job] = {}
         self._page_timers: dict[int, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
         self._is_serving = False
-        self._running: asyncio.Future[list[_Job]] | None = None
+        self._running: asyncio.Future[list[Job]] | None = None
 
     @classmethod
     @asynccontextmanager
@@ -514,22 +392,22 @@ class Engine:
             raise session.loss
         _check_room(session, step)
         future: asyncio.Future[StepOutput] = asyncio.get_running_loop().create_future()
-        self._queue(_Job(session, step, future, time.perf_counter()))
+        self._queue(Job(session, step, future, time.perf_counter()))
         return future
 
-    def _queue(self, job: _Job) -> None:
+    def _queue(self, job: Job) -> None:
         self._add(self._plan(job))
         if self._is_serving and self._running is None and not self._scheduler.has_challenge:
             # The thread is idle: it starts now, not when the event loop comes round to serve().
             self._start_batch()
         self._wake.set()
 
-    def _add(self, job: _Job) -> None:
+    def _add(self, job: Job) -> None:
         session = job.session
         work = Work(session.serial, session.span, job.step.rows, session.account.priority, job)
         self._scheduler.add(work)
 
-    def _plan(self, job: _Job) -> _Job:
+    def _plan(self, job: Job) -> Job:
         """Return the job, or a step that computes lost text of its session again before it.
 
         A deterministic engine cuts the text where it was cut before, for the sake of equal bits.
@@ -632,7 +510,7 @@ class Engine:
         self.measures.challenges += 1
         _resolve(challenge.future, vector)
 
-    def _start_batch(self) -> asyncio.Future[list[_Job]] | None:
+    def _start_batch(self) -> asyncio.Future[list[Job]] | None:
         """Hand the idle thread what waits; None if nothing does."""
         self._queue_starved()
         batch = self._take_batch()
@@ -643,7 +521,7 @@ class Engine:
         self._executor.submit(self._compute, batch, loop, self._running)
         return self._running
 
-    def _take_batch(self) -> list[_Job]:
+    def _take_batch(self) -> list[Job]:
         """Return the next batch whose sessions have pages for it; empty if nothing can go on."""
         while works := self._scheduler.take_batch():
             batch = self._find_pages([work.payload for work in works])
@@ -651,7 +529,7 @@ class Engine:
                 return batch
         return []
 
-    def _find_pages(self, jobs: Sequence[_Job]) -> list[_Job]:
+    def _find_pages(self, jobs: Sequence[Job]) -> list[Job]:
         """Return those of a batch for which there are pages; the others wait for pages."""
         if all(job.session.has_room(job.step.rows) for job in jobs):
             return [*jobs]
@@ -690,7 +568,7 @@ class Engine:
         for job in (*self._scheduler.discard(session.serial), *([waiting] if waiting else [])):
             self._starve(job.restores or job)
 
-    def _starve(self, job: _Job) -> None:
+    def _starve(self, job: Job) -> None:
         """Let a job wait for pages, or refuse it if its session cannot go on."""
         session = job.session
         if session.loss is not None:
@@ -723,13 +601,13 @@ class Engine:
 
     def _compute(
         self,
-        batch: Sequence[_Job],
+        batch: Sequence[Job],
         loop: asyncio.AbstractEventLoop,
-        done: asyncio.Future[list[_Job]],
+        done: asyncio.Future[list[Job]],
     ) -> None:
         """On the compute thread: run a batch, and continue it while nothing else is queued."""
         while True:
-            ran = _run_surely(self._runner, self._buffer, batch, guard=self.guard)
+            ran = run_surely(self._runner, self._buffer, batch, guard=self.guard)
             self._measure(batch, ran)
             computed = zip(batch, ran, strict=True)
             outputs, following = zip(*(self._follow(*each) for each in computed), strict=True)
@@ -741,15 +619,15 @@ class Engine:
             batch = going_on
         loop.call_soon_threadsafe(_hand_over, batch, outputs, following, done)
 
-    def _measure(self, batch: Sequence[_Job], ran: Sequence[StepOutput | Refused]) -> None:
+    def _measure(self, batch: Sequence[Job], ran: Sequence[StepOutput | Refused]) -> None:
         """Count what was computed, also on the compute thread."""
         for job, output in zip(batch, ran, strict=True):
             if isinstance(output, StepOutput):
                 self.measures.note_step(job.step.rows, output.elapsed_us)
 
     def _follow(
-        self, job: _Job, output: StepOutput | Refused
-    ) -> tuple[StepOutput | Refused, _Job | None]:
+        self, job: Job, output: StepOutput | Refused
+    ) -> tuple[StepOutput | Refused, Job | None]:
         """Count a computed step; return its output, and the job that follows it."""
         if isinstance(output, Refused):
             return output, None
@@ -764,7 +642,7 @@ class Engine:
             _check_room(job.session, step)
         except Exception:
             logger.exception("what follows a step failed")
-            return _make_failure(), None
+            return make_failure(), None
         return output, replace(job, step=step, handed_over=time.perf_counter())
 
 
@@ -780,66 +658,17 @@ def _open_book(limits: EngineLimits, *, max_context: int) -> PageBook:
     return PageBook(pages, stranger_pages=max(strangers, count_pages(max_context)))
 
 
-def _can_go_on(jobs: Sequence[_Job]) -> bool:
+def _can_go_on(jobs: Sequence[Job]) -> bool:
     """Whether jobs may run as the next batch: there are pages, and prompts are not mixed."""
     is_batch = len(jobs) == 1 or all(job.step.rows == 1 for job in jobs)
     return is_batch and all(job.session.has_room(job.step.rows) for job in jobs)
 
 
-def _run_surely(
-    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[_Job], *, guard: ChallengeGuard
-) -> list[StepOutput | Refused]:
-    """Run a batch, or if that fails each step alone; Refused is a step that is not computed.
-
-    What peers ask for must end neither the node nor the others' sessions; a broken engine ends
-    the node by itself, at the next challenge, which is our own.
-    """
-    try:
-        return [*_run_batch(runner, buffer, batch, guard=guard)]
-    except Refused as refused:
-        failure = refused
-    except Exception as error:
-        logger.exception("a batch of %d failed", len(batch))
-        failure = _make_failure()
-        if is_out_of_memory(error):
-            failure = Refused(RefusalReason.BUSY, "not enough memory for the step")
-            return _run_without_youngest(runner, buffer, batch, guard=guard, failure=failure)
-    if len(batch) == 1:
-        logger.info("a step is refused: %s", failure)
-        return [failure]
-    return [out for job in batch for out in _run_surely(runner, buffer, [job], guard=guard)]
-
-
-def _run_without_youngest(
-    runner: ShardRunner,
-    buffer: HiddenBuffer,
-    batch: Sequence[_Job],
-    *,
-    guard: ChallengeGuard,
-    failure: Refused,
-) -> list[StepOutput | Refused]:
-    """Run the others of a batch; ``failure`` is what its youngest session gets."""
-    youngest = max(batch, key=lambda job: job.session.serial)
-    others = [job for job in batch if job is not youngest]
-    ran = iter(_run_surely(runner, buffer, others, guard=guard) if others else ())
-    return [failure if job is youngest else next(ran) for job in batch]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch or Python had no memory; on the CPU, torch says so in words only."""
-    is_typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return is_typed or "can't allocate memory" in str(error)
-
-
-def _make_failure() -> Refused:
-    return Refused(RefusalReason.FAILED, "the step could not be computed")
-
-
 def _hand_over(
-    batch: Sequence[_Job],
+    batch: Sequence[Job],
     outputs: Sequence[StepOutput | Refused],
-    following: Sequence[_Job | None],
-    done: asyncio.Future[list[_Job]],
+    following: Sequence[Job | None],
+    done: asyncio.Future[list[Job]],
 ) -> None:
     """On the event loop: answer the sessions that wait, pass on the steps that follow."""
     for job, output, next_job in zip(batch, outputs, following, strict=True):
@@ -865,97 +694,6 @@ def _fail(future: asyncio.Future[StepOutput], refused: Refused) -> None:
 def _prepare_thread(threads: int) -> None:
     torch.set_num_threads(threads)
     use_exact_float32()
-
-
-@torch.inference_mode()
-def _run_batch(
-    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[_Job], *, guard: ChallengeGuard
-) -> list[StepOutput]:
-    """One step on the compute thread: rows side by side through the layers, then tokens.
-
-    Raises Refused(CHALLENGE_RELAYED), before anything leaves, if one of the steps relays.
-    """
-    segments, first_row = [], 0
-    for job in batch:
-        session = job.session
-        segments.append(Segment(first_row, job.step.rows, session.pages, session.kept))
-        first_row += job.step.rows
-    x = _read_rows(runner, buffer, [job.step for job in batch])
-    span = batch[0].session.span
-    # Rows of token ids cannot be a challenge: they are the model's own embeddings.
-    suspicion = guard.suspect(span.start, x) if batch[0].step.hidden is not None else None
-    hidden = runner.forward(x, segments, start=span.start, end=span.end)
-    sampled = _sample(runner, hidden, batch, segments)
-    logits = _compute_wanted_logits(runner, hidden, batch, segments)
-    is_last = span.end == runner.weights.config.num_layers
-    if not is_last:
-        buffer.write(hidden)
-    # Asked after the layers: a GPU would have to wait for the answer before it goes on.
-    if suspicion is not None:
-        guard.check(suspicion, span.start)
-    scores = [
-        _score(runner, hidden[segment.first_row : segment.first_row + segment.rows], job.step)
-        for job, segment in zip(batch, segments, strict=True)
-    ]
-    now = time.perf_counter()
-    return [
-        StepOutput(
-            hidden=None if is_last else buffer.cut(segment.first_row, segment.rows),
-            sampled=sampled.get(place),
-            scores=scores[place],
-            elapsed_us=int((now - job.handed_over) * 1e6),
-            logits=logits.get(place),
-        )
-        for place, (job, segment) in enumerate(zip(batch, segments, strict=True))
-    ]
-
-
-def _read_rows(runner: ShardRunner, buffer: HiddenBuffer, steps: Sequence[StepInput]) -> Tensor:
-    """Return the rows of a batch; its sessions have the same span, so all stand at one layer."""
-    pieces = [step.hidden for step in steps if step.hidden is not None]
-    if len(pieces) == len(steps):
-        return buffer.read(pieces).to(runner.weights.device)
-    token_ids = [token_id for step in steps for token_id in step.token_ids or ()]
-    if len(token_ids) != sum(step.rows for step in steps):
-        raise ValueError("a step has token ids or hidden states")
-    return runner.embed(token_ids)
-
-
-def _sample(
-    runner: ShardRunner, hidden: Tensor, batch: Sequence[_Job], segments: Sequence[Segment]
-) -> dict[int, Token]:
-    """Return the tokens that were asked for, by their place in the batch."""
-    requests = {i: job.step.sample for i, job in enumerate(batch) if job.step.sample is not None}
-    if not requests:
-        return {}
-    last_rows = [segments[i].first_row + segments[i].rows - 1 for i in requests]
-    chosen_rows = hidden if len(last_rows) == hidden.shape[0] else hidden[last_rows]
-    logits = runner.compute_logits(chosen_rows)
-    chosen = sample_rows(logits, list(requests.values()))
-    return dict(zip(requests, chosen, strict=True))
-
-
-def _compute_wanted_logits(
-    runner: ShardRunner, hidden: Tensor, batch: Sequence[_Job], segments: Sequence[Segment]
-) -> dict[int, Tensor]:
-    """Return the logits that were asked for, by their place in the batch."""
-    wanted = {i: job.step.logit_rows for i, job in enumerate(batch) if job.step.logit_rows}
-    if not wanted:
-        return {}
-    stops = {i: segments[i].first_row + segments[i].rows for i in wanted}
-    rows = [row for i, count in wanted.items() for row in range(stops[i] - count, stops[i])]
-    logits = runner.compute_logits(hidden[rows]).cpu()
-    ends = itertools.accumulate(wanted.values())
-    return {i: logits[end - wanted[i] : end] for i, end in zip(wanted, ends, strict=True)}
-
-
-def _score(runner: ShardRunner, hidden: Tensor, step: StepInput) -> tuple[Token, ...]:
-    """Return the scores that were asked for; several rows at once belong to one prompt."""
-    if not step.score_ids:
-        return ()
-    return score_rows(
-        runner.compute_logits(hidden, are_decodes=False), step.score_ids, step.score_top
-    )
 
 
 @torch.inference_mode()

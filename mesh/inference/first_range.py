@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.errors import MeshError, StreamClosed
-from mesh.inference.engine import StepInput
 from mesh.inference.hops import Departure, NextHop, TurnLoop, run_guarded
 from mesh.inference.measures import TokenClock
 from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.steps import StepInput
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import (
     BLAMES_NO_HOP,

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mesh.errors import MeshError, PeerError, StreamClosed
-from mesh.inference.engine import Engine, EngineSession, StepOutput
+from mesh.inference.engine import Engine
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
+from mesh.inference.steps import EngineSession, StepOutput
 from mesh.inference.wire import FrameType, RouteRequest, decode_error
 from mesh.p2p.interface import Stream
 

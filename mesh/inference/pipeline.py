@@ -64,7 +64,6 @@ from dataclasses import dataclass, replace
 
 from mesh.errors import InvalidRequest, MeshError
 from mesh.inference.answer import AnswerAlone, AnswerState
-from mesh.inference.engine import Follow, StepInput, StepOutput
 from mesh.inference.first_range import AnswerAtFirst, ScoresAtFirst
 from mesh.inference.hops import IDLE, Departure, Links, NextHop, RangeRole, TurnLoop, run_guarded
 from mesh.inference.measures import TokenClock
@@ -72,6 +71,7 @@ from mesh.inference.prefixes import agree
 from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.shaping import make_shaper
+from mesh.inference.steps import Follow, StepInput, StepOutput
 from mesh.inference.tokens import Finish
 from mesh.inference.wire import (
     OpenSession,

@@ -29,9 +29,10 @@ import asyncio
 import hashlib
 
 from keys.peer import PeerId
-from mesh.inference.engine import Engine, EngineSession, Prefix
+from mesh.inference.engine import Engine, Prefix
 from mesh.inference.hops import NextHop, SessionTimeouts
 from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.steps import EngineSession
 from mesh.inference.wire import SALT_SIZE, OpenSession, RouteRequest, decode_ready
 
 

@@ -13,12 +13,13 @@ from keys.peer import PeerId
 from mesh.errors import PeerError, StreamClosed
 from mesh.inference.accounts import Accounts
 from mesh.inference.driven_range import DrivenRange, check_drive
-from mesh.inference.engine import Engine, EngineSession
+from mesh.inference.engine import Engine
 from mesh.inference.hops import Links, NextHop, RangeRole, SessionTimeouts
 from mesh.inference.pipeline import GenerationRange, check_generation
 from mesh.inference.prefixes import make_prefix, mix_salt
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
 from mesh.inference.shaped_wire import SHAPED_METHOD, decode_shaped, encode_shaped
+from mesh.inference.steps import EngineSession
 from mesh.inference.wire import (
     DRIVE_METHOD,
     LOOP_METHOD,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.inference import engine as engine_module
+from mesh.inference import batches
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import (
@@ -106,7 +106,7 @@ async def test_answer_that_is_further_than_its_tokens_is_refused(swarm, first_in
 async def test_step_that_cannot_be_computed_ends_its_session_and_not_the_node(swarm, monkeypatch):
     hoster = await swarm.add_hoster(0, 6)
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "sample_rows", lambda *_: 1 / 0)
+        patch.setattr(batches, "sample_rows", lambda *_: 1 / 0)
         async with attack(swarm, hoster, start=0) as stream:
             assert decode_error(await receive(stream)).reason == "failed"
     await check_serves(swarm, hoster, 0)

@@ -9,9 +9,9 @@ import pytest
 from keys.peer import PeerKey
 from mesh.errors import StreamBroken
 from mesh.inference.answer import AnswerAlone, AnswerState
-from mesh.inference.engine import StepOutput
 from mesh.inference.measures import ServingMeasures, TokenClock
 from mesh.inference.sampling import Sampling
+from mesh.inference.steps import StepOutput
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import OpenSession, decode_token
 from mesh.model.config import LayerSpan

@@ -10,10 +10,10 @@ import torch
 
 from mesh.inference.accounts import Account
 from mesh.inference.challenge_guard import MAX_OPEN, ChallengeGuard, compute_limit
-from mesh.inference.engine import StepInput
 from mesh.inference.refusals import Refused
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.sampling import Sampling
+from mesh.inference.steps import StepInput
 from mesh.inference.wire import HiddenRows
 from mesh.model.config import LayerSpan
 from tests.mesh.inference.test_engine import PEER, Serving, Task, answer, loader

@@ -12,10 +12,11 @@ import torch
 
 from keys.peer import PeerKey
 from mesh.inference.accounts import OWN_ACCOUNT, Account, Accounts
-from mesh.inference.engine import Engine, EngineLimits, StepInput
+from mesh.inference.engine import Engine, EngineLimits
 from mesh.inference.refusals import Refused
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.sampling import Sampling
+from mesh.inference.steps import StepInput
 from mesh.model.challenge import run_challenge_head, run_challenge_layer
 from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from mesh.inference.accounts import OWN_ACCOUNT, Account
-from mesh.inference.engine import EngineLimits, StepInput
+from mesh.inference.engine import EngineLimits
 from mesh.inference.refusals import Refused
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.sampling import Sampling
+from mesh.inference.steps import StepInput
 from mesh.inference.wire import HiddenRows
 from mesh.model.capacity import PAGE_TOKENS
 from mesh.model.config import LayerSpan

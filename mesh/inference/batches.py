@@ -1,0 +1,165 @@
+"""A batch on the compute thread: rows side by side through the layers, then tokens.
+
+mesh/inference/engine.py describes what fails where.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mesh.inference.challenge_guard import ChallengeGuard
+from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.sampler import sample_rows, score_rows
+from mesh.inference.steps import Job, StepInput, StepOutput
+from mesh.inference.tensors import HiddenBuffer
+from mesh.inference.tokens import Token
+from mesh.model.attention import Segment
+from mesh.model.llama import ShardRunner
+
+logger = logging.getLogger(__name__)
+
+
+def run_surely(
+    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[Job], *, guard: ChallengeGuard
+) -> list[StepOutput | Refused]:
+    """Run a batch, or if that fails each step alone; Refused is a step that is not computed.
+
+    What peers ask for must end neither the node nor the others' sessions; a broken engine ends
+    the node by itself, at the next challenge, which is our own.
+    """
+    try:
+        return [*run_batch(runner, buffer, batch, guard=guard)]
+    except Refused as refused:
+        failure = refused
+    except Exception as error:
+        logger.exception("a batch of %d failed", len(batch))
+        failure = make_failure()
+        if is_out_of_memory(error):
+            failure = Refused(RefusalReason.BUSY, "not enough memory for the step")
+            return _run_without_youngest(runner, buffer, batch, guard=guard, failure=failure)
+    if len(batch) == 1:
+        logger.info("a step is refused: %s", failure)
+        return [failure]
+    return [out for job in batch for out in run_surely(runner, buffer, [job], guard=guard)]
+
+
+def _run_without_youngest(
+    runner: ShardRunner,
+    buffer: HiddenBuffer,
+    batch: Sequence[Job],
+    *,
+    guard: ChallengeGuard,
+    failure: Refused,
+) -> list[StepOutput | Refused]:
+    """Run the others of a batch; ``failure`` is what its youngest session gets."""
+    youngest = max(batch, key=lambda job: job.session.serial)
+    others = [job for job in batch if job is not youngest]
+    ran = iter(run_surely(runner, buffer, others, guard=guard) if others else ())
+    return [failure if job is youngest else next(ran) for job in batch]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch or Python had no memory; on the CPU, torch says so in words only."""
+    is_typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return is_typed or "can't allocate memory" in str(error)
+
+
+def make_failure() -> Refused:
+    return Refused(RefusalReason.FAILED, "the step could not be computed")
+
+
+@torch.inference_mode()
+def run_batch(
+    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[Job], *, guard: ChallengeGuard
+) -> list[StepOutput]:
+    """One step on the compute thread: rows side by side through the layers, then tokens.
+
+    Raises Refused(CHALLENGE_RELAYED), before anything leaves, if one of the steps relays.
+    """
+    segments, first_row = [], 0
+    for job in batch:
+        session = job.session
+        segments.append(Segment(first_row, job.step.rows, session.pages, session.kept))
+        first_row += job.step.rows
+    x = _read_rows(runner, buffer, [job.step for job in batch])
+    span = batch[0].session.span
+    # Rows of token ids cannot be a challenge: they are the model's own embeddings.
+    suspicion = guard.suspect(span.start, x) if batch[0].step.hidden is not None else None
+    hidden = runner.forward(x, segments, start=span.start, end=span.end)
+    sampled = _sample(runner, hidden, batch, segments)
+    logits = _compute_wanted_logits(runner, hidden, batch, segments)
+    is_last = span.end == runner.weights.config.num_layers
+    if not is_last:
+        buffer.write(hidden)
+    # Asked after the layers: a GPU would have to wait for the answer before it goes on.
+    if suspicion is not None:
+        guard.check(suspicion, span.start)
+    scores = [
+        _score(runner, hidden[segment.first_row : segment.first_row + segment.rows], job.step)
+        for job, segment in zip(batch, segments, strict=True)
+    ]
+    now = time.perf_counter()
+    return [
+        StepOutput(
+            hidden=None if is_last else buffer.cut(segment.first_row, segment.rows),
+            sampled=sampled.get(place),
+            scores=scores[place],
+            elapsed_us=int((now - job.handed_over) * 1e6),
+            logits=logits.get(place),
+        )
+        for place, (job, segment) in enumerate(zip(batch, segments, strict=True))
+    ]
+
+
+def _read_rows(runner: ShardRunner, buffer: HiddenBuffer, steps: Sequence[StepInput]) -> Tensor:
+    """Return the rows of a batch; its sessions have the same span, so all stand at one layer."""
+    pieces = [step.hidden for step in steps if step.hidden is not None]
+    if len(pieces) == len(steps):
+        return buffer.read(pieces).to(runner.weights.device)
+    token_ids = [token_id for step in steps for token_id in step.token_ids or ()]
+    if len(token_ids) != sum(step.rows for step in steps):
+        raise ValueError("a step has token ids or hidden states")
+    return runner.embed(token_ids)
+
+
+def _sample(
+    runner: ShardRunner, hidden: Tensor, batch: Sequence[Job], segments: Sequence[Segment]
+) -> dict[int, Token]:
+    """Return the tokens that were asked for, by their place in the batch."""
+    requests = {i: job.step.sample for i, job in enumerate(batch) if job.step.sample is not None}
+    if not requests:
+        return {}
+    last_rows = [segments[i].first_row + segments[i].rows - 1 for i in requests]
+    chosen_rows = hidden if len(last_rows) == hidden.shape[0] else hidden[last_rows]
+    logits = runner.compute_logits(chosen_rows)
+    chosen = sample_rows(logits, list(requests.values()))
+    return dict(zip(requests, chosen, strict=True))
+
+
+def _compute_wanted_logits(
+    runner: ShardRunner, hidden: Tensor, batch: Sequence[Job], segments: Sequence[Segment]
+) -> dict[int, Tensor]:
+    """Return the logits that were asked for, by their place in the batch."""
+    wanted = {i: job.step.logit_rows for i, job in enumerate(batch) if job.step.logit_rows}
+    if not wanted:
+        return {}
+    stops = {i: segments[i].first_row + segments[i].rows for i in wanted}
+    rows = [row for i, count in wanted.items() for row in range(stops[i] - count, stops[i])]
+    logits = runner.compute_logits(hidden[rows]).cpu()
+    ends = itertools.accumulate(wanted.values())
+    return {i: logits[end - wanted[i] : end] for i, end in zip(wanted, ends, strict=True)}
+
+
+def _score(runner: ShardRunner, hidden: Tensor, step: StepInput) -> tuple[Token, ...]:
+    """Return the scores that were asked for; several rows at once belong to one prompt."""
+    if not step.score_ids:
+        return ()
+    return score_rows(
+        runner.compute_logits(hidden, are_decodes=False), step.score_ids, step.score_top
+    )

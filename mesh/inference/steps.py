@@ -1,0 +1,143 @@
+"""What the engine computes: sessions, their steps, and what a step gives.
+
+mesh/inference/engine.py explains who uses them when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from mesh.inference.accounts import Account
+from mesh.inference.pages import Rank
+from mesh.inference.refusals import Refused
+from mesh.inference.sampler import SampleRequest
+from mesh.inference.tokens import Token
+from mesh.inference.wire import HiddenRows, StepFrame
+from mesh.model.capacity import PAGE_TOKENS
+from mesh.model.config import LayerSpan
+
+
+@dataclass(slots=True)
+class EngineSession:
+    """One request's place in this engine: its layers, its pages of the cache, its length.
+
+    ``length`` tokens of its text are computed. ``kept`` of them have keys and values in ``pages``:
+    all, unless the pages went to another session. ``token_ids`` is the text where it is known.
+    """
+
+    serial: int
+    span: LayerSpan
+    capacity: int
+    account: Account
+    table: Sequence[int]
+    """The book's table, for the event loop."""
+    pages: tuple[int, ...] = ()
+    """The table as it was when the session's step was handed to the compute thread."""
+    length: int = 0
+    kept: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    """The lengths after each step: where the text was cut."""
+    salt: bytes | None = None
+    """Under which the session's pages are published; None: they are not."""
+    keys: tuple[bytes, ...] = ()
+    """The keys of the pages that may be published."""
+    published: int = 0
+    reused: int = 0
+    """The tokens that the session began with."""
+    loss: Refused | None = None
+    """Why the session cannot go on: its pages are gone and its text is not known."""
+    is_open: bool = True
+
+    @property
+    def rank(self) -> Rank:
+        return Rank(self.account.is_member, self.account.priority, -self.serial)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the text can be computed again."""
+        return len(self.token_ids) == self.length
+
+    def count(self, step: StepInput) -> None:
+        """Add the rows of a computed step to the text."""
+        self.length += step.rows
+        self.kept = self.length
+        self.token_ids.extend(step.token_ids or ())
+        self.ends.append(self.length)
+
+    def rewind(self, length: int) -> None:
+        """Forget what follows ``length`` tokens: its slots are written before they are read."""
+        if length == self.length:
+            return
+        self.length, self.kept = length, min(self.kept, length)
+        del self.token_ids[length:]
+        del self.ends[bisect_right(self.ends, length) :]
+        self.ends.append(length)
+
+    def has_room(self, rows: int) -> bool:
+        """Whether the pages hold the next ``rows``."""
+        return self.kept + rows <= len(self.pages) * PAGE_TOKENS
+
+
+Follow = Callable[["StepOutput"], "StepInput | None"]
+"""Called on the compute thread with a step's output: the session's next step, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """A session's next rows: token ids at the first range, hidden states after it.
+
+    ``sample`` asks the last range for a token after the last row; ``score_ids`` asks it for the log
+    probability of each row's next token in the text, with ``score_top`` alternatives;
+    ``logit_rows`` asks it for the logits of that many last rows. A step that ``follow`` names is
+    computed without asking the event loop; it takes notes, since only the last output is returned.
+    """
+
+    rows: int
+    token_ids: Sequence[int] | None = None
+    hidden: HiddenRows | None = None
+    sample: SampleRequest | None = None
+    score_ids: Sequence[int] = ()
+    score_top: int = 0
+    logit_rows: int = 0
+    follow: Follow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """Hidden states of the rows (not from the last layer), or the token that was asked for.
+
+    ``logits`` is float32 [logit_rows, vocabulary] on the CPU. ``elapsed_us`` counts from the
+    moment the step was handed over, since waiting is part of a hop, until the output is there.
+    """
+
+    hidden: HiddenRows | None
+    sampled: Token | None
+    scores: tuple[Token, ...]
+    elapsed_us: int
+    logits: Tensor | None = None
+
+    def make_frame(self, position: int, times_us: tuple[int, ...] = ()) -> StepFrame:
+        """Return the hidden states for the next range."""
+        if self.hidden is None:
+            raise ValueError("the last layer's rows do not leave as hidden states")
+        return StepFrame(position, self.hidden, times_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the compute thread runs, and who waits for it.
+
+    A job that computes lost text again names the job that it ``restores`` the session for.
+    """
+
+    session: EngineSession
+    step: StepInput
+    future: asyncio.Future[StepOutput]
+    handed_over: float
+    restores: Job | None = None
