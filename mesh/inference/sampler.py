@@ -1,4 +1,4 @@
-"""Choosing tokens from logits, row by row, so that a row does not depend on its neighbours."""
+"""Choosing tokens from logits on the device that they are on, each row for itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mesh.inference.draws import Draws
+from mesh.inference.host_copy import HostCopy
 from mesh.inference.sampling import Sampling, compute_draw
 from mesh.inference.shaping import LogitChange
 from mesh.inference.tokens import Alternative, Token
@@ -26,22 +28,118 @@ class SampleRequest:
     change: LogitChange | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Of each row: the largest logit, its token id, and the log of the sum of all exponentials."""
+
+    values: Tensor
+    token_ids: Tensor
+    totals: Tensor
+
+    def select(self, rows: list[int]) -> Best:
+        """Return these rows."""
+        return Best(self.values[rows], self.token_ids[rows], self.totals[rows])
+
+
+def find_best(logits: Tensor) -> Best:
+    """Return the best of each row of float32 ``logits`` [rows, vocabulary]."""
+    # Values and places in one pass: on a CPU faster than argmax.
+    values, places = logits.max(dim=-1)
+    return Best(values, places, torch.logsumexp(logits, dim=-1))
+
+
 def sample_rows(logits: Tensor, requests: Sequence[SampleRequest]) -> list[Token]:
     """Choose one token for each row of float32 ``logits`` [rows, vocabulary]."""
-    logits = logits.cpu()
-    # Values and places in one pass: faster than argmax.
-    values, places = logits.max(dim=-1)
-    best, best_ids = values.tolist(), places.tolist()
-    totals = torch.logsumexp(logits, dim=-1).tolist()
-    chosen = []
-    for row, request in enumerate(requests):
-        sampling = request.sampling
-        if sampling.is_plain_greedy and not sampling.top_logprobs:
-            chosen.append(Token(best_ids[row], best[row] - totals[row]))
-            continue
-        token_id = best_ids[row] if sampling.is_plain_greedy else _choose(logits[row], request)
-        chosen.append(_describe(logits[row], totals[row], token_id, sampling.top_logprobs))
-    return chosen
+    return PendingTokens(logits, requests, find_best(logits)).read()
+
+
+class PendingTokens:
+    """Chooses one token for each row of float32 ``logits`` [rows, vocabulary].
+
+    Making it does not wait for the device, and the logits may be overwritten afterwards.
+    ``token_ids`` int64 [rows] stay on the device; :meth:`read` may still draw another token for the
+    rows ``unsure``.
+    """
+
+    def __init__(self, logits: Tensor, requests: Sequence[SampleRequest], best: Best) -> None:
+        self._requests = requests
+        self._drawn = [i for i, r in enumerate(requests) if not r.sampling.is_plain_greedy]
+        self._draws: Draws | None = None
+        self.token_ids, chosen = best.token_ids, best.values
+        if self._drawn:
+            self._draws = _start_draws(logits, requests, self._drawn)
+            self.token_ids = self.token_ids.index_copy(
+                0, torch.tensor(self._drawn, device=logits.device), self._draws.token_ids
+            )
+            chosen = logits.gather(1, self.token_ids.unsqueeze(1)).squeeze(1)
+        columns = (self.token_ids, chosen, best.totals)
+        self._numbers = HostCopy(torch.stack([column.double() for column in columns]))
+        self._tops = _start_tops(logits, requests)
+        self._kept = {row: logits[row].clone() for row in self.unsure}
+
+    @property
+    def unsure(self) -> list[int]:
+        """Rows whose token may change when it is read; known without waiting."""
+        return [] if self._draws is None else [self._drawn[i] for i in self._draws.unsure]
+
+    def read(self) -> list[Token]:
+        """Wait for the device, and return the tokens."""
+        ids, values, totals = self._numbers.read().tolist()
+        for place, token_id in () if self._draws is None else self._draws.settle():
+            row = self._drawn[place]
+            ids[row], values[row] = token_id, float(self._kept[row][token_id])
+        others = _read_tops(self._tops, self._requests, totals)
+        return [
+            Token(int(token_id), value - total, others.get(row, ()))
+            for row, (token_id, value, total) in enumerate(zip(ids, values, totals, strict=True))
+        ]
+
+
+def _start_draws(logits: Tensor, requests: Sequence[SampleRequest], rows: Sequence[int]) -> Draws:
+    some = logits if len(rows) == len(requests) else logits[[*rows]]
+    # A range before this one may send NaN or infinity; that may spoil its own session only.
+    scores = torch.nan_to_num(some.double())
+    chosen = [requests[row] for row in rows]
+    for row, request in zip(scores, chosen, strict=True):
+        if request.change is not None:
+            request.change.apply(row)
+        _penalise(row, request)
+    draws = [compute_draw(request.sampling.seed, request.index) for request in chosen]
+    return Draws(scores, [request.sampling for request in chosen], draws)
+
+
+def _penalise(row: Tensor, request: SampleRequest) -> None:
+    penalty = request.sampling.repetition_penalty
+    if penalty == 1.0 or not request.seen:
+        return
+    seen = torch.tensor(sorted(set(request.seen)), device=row.device)
+    old = row[seen]
+    row[seen] = torch.where(old < 0, old * penalty, old / penalty)
+
+
+def _start_tops(logits: Tensor, requests: Sequence[SampleRequest]) -> HostCopy | None:
+    """Start to find the likeliest tokens of the rows that want some: ids and logits."""
+    rows = [row for row, request in enumerate(requests) if request.sampling.top_logprobs]
+    if not rows:
+        return None
+    most = max(requests[row].sampling.top_logprobs for row in rows)
+    values, token_ids = logits[rows].topk(min(most, logits.shape[1]))
+    return HostCopy(torch.stack((token_ids.double(), values.double())))
+
+
+def _read_tops(
+    tops: HostCopy | None, requests: Sequence[SampleRequest], totals: Sequence[float]
+) -> dict[int, tuple[Alternative, ...]]:
+    if tops is None:
+        return {}
+    rows = [row for row, request in enumerate(requests) if request.sampling.top_logprobs]
+    return {
+        row: tuple(
+            Alternative(int(token_id), value - totals[row])
+            for token_id, value in zip(ids, values, strict=True)
+        )[: requests[row].sampling.top_logprobs]
+        for row, ids, values in zip(rows, *tops.read().tolist(), strict=True)
+    }
 
 
 def score_rows(logits: Tensor, next_ids: Sequence[int], top_count: int) -> tuple[Token, ...]:
@@ -54,40 +152,6 @@ def score_rows(logits: Tensor, next_ids: Sequence[int], top_count: int) -> tuple
         _describe(row, total, token_id, top_count)
         for row, total, token_id in zip(logits, totals, next_ids, strict=True)
     )
-
-
-def _choose(row: Tensor, request: SampleRequest) -> int:
-    sampling = request.sampling
-    # A range before this one may send NaN or infinity; that may spoil its own session only.
-    scores = torch.nan_to_num(row.double())
-    if request.change is not None:
-        scores = request.change.apply(scores)
-    if sampling.repetition_penalty != 1.0 and request.seen:
-        seen = torch.tensor(sorted(set(request.seen)))
-        old = scores[seen]
-        penalty = sampling.repetition_penalty
-        scores[seen] = torch.where(old < 0, old * penalty, old / penalty)
-    if sampling.temperature == 0.0:
-        return int(scores.argmax())
-    # Sorted by score, then by token id, so that ties do not depend on the machine.
-    ordered, token_ids = torch.sort(scores, descending=True, stable=True)
-    # Differences to the largest, so that no temperature makes an infinity of them.
-    ordered = (ordered - ordered[0]) / sampling.temperature
-    if sampling.top_k:
-        ordered, token_ids = ordered[: sampling.top_k], token_ids[: sampling.top_k]
-    probabilities = torch.softmax(ordered, dim=-1)
-    if sampling.min_p:
-        # In falling order, so what stays is a beginning; the likeliest always does.
-        kept = int((probabilities >= sampling.min_p * probabilities[0]).sum())
-        probabilities = probabilities[:kept] / probabilities[:kept].sum()
-    cumulative = probabilities.cumsum(dim=-1)
-    if sampling.top_p < 1.0:
-        # A token stays while the ones before it have not yet reached top_p: at least one does.
-        kept = int((cumulative - probabilities < sampling.top_p).sum())
-        cumulative = cumulative[: max(1, kept)]
-    draw = compute_draw(sampling.seed, request.index) * float(cumulative[-1])
-    place = int(torch.searchsorted(cumulative, draw, right=True))
-    return int(token_ids[min(place, len(cumulative) - 1)])
 
 
 def _describe(row: Tensor, total: float, token_id: int, top_count: int) -> Token:

@@ -1,7 +1,9 @@
 """Sampling parameters and random draws. No tensors here: clients over HTTP use them too.
 
 A draw is a function of (seed, index of the token): a hoster that takes over in the middle of
-an answer draws the same numbers.
+an answer draws the same numbers. What a draw chooses is the rule in mesh/inference/draws.py. Its
+version belongs to the session protocol's (mesh/inference/wire.py), so that all hosters of an answer
+have the same one.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ MAX_PENALTY = 2.0
 MAX_BIASES = 1024
 MAX_BIAS = 100.0
 MAX_MIN_TOKENS = 1 << 18
-_DRAW_TAG = b"mesh/draw"
+DRAW_VERSION = 2
+_DRAW_TAG = b"mesh/draw/%d" % DRAW_VERSION
 
 
 @dataclass(frozen=True, slots=True)

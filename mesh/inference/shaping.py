@@ -34,17 +34,16 @@ class LogitChange:
     banned: Sequence[int] = ()
     mask: Mask | None = None
 
-    def apply(self, row: Tensor) -> Tensor:
-        """Return the changed copy of float64 logits [vocabulary]."""
-        row = row.clone()
+    def apply(self, row: Tensor) -> None:
+        """Change float64 logits [vocabulary] in place."""
         if self.token_ids:
-            row[list(self.token_ids)] += torch.tensor(self.amounts, dtype=row.dtype)
+            amounts = torch.tensor(self.amounts, dtype=row.dtype, device=row.device)
+            row[list(self.token_ids)] += amounts
         if self.banned:
             row[list(self.banned)] = -torch.inf
         if self.mask is not None:
             bits = np.unpackbits(self.mask.view(np.uint8), bitorder="little")[: row.shape[0]]
-            row[torch.from_numpy(bits == 0)] = -torch.inf
-        return row
+            row[torch.from_numpy(bits == 0).to(row.device)] = -torch.inf
 
 
 class LogitShaper:

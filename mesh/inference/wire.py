@@ -46,7 +46,8 @@ from mesh.routing.hop import Hop, Route
 SESSION_METHOD = "mesh.session"
 LOOP_METHOD = "mesh.loop"
 DRIVE_METHOD = "mesh.drive"
-VERSION = 1
+VERSION = 2
+"""2: tokens are drawn by version 2 of the rule (mesh/inference/draws.py)."""
 SESSION_ID_SIZE = 16
 SALT_SIZE = 32
 MAX_HOPS = 32

@@ -16,6 +16,7 @@ from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token
 from mesh.inference.wire import (
     MAX_HOPS,
+    VERSION,
     ErrorFrame,
     HiddenRows,
     OpenSession,
@@ -147,7 +148,7 @@ def test_oversized_tensor_frame_is_refused_before_allocation():
         decode_step(frame, hidden_size=1 << 20)
     with pytest.raises(Refused, match="context_overflow"):
         decode_open(
-            struct.pack("<BB16sBBBIII", 1, 1, bytes(16), 0, 1, 0, 2**32 - 1, 0, 1) + bytes(60)
+            struct.pack("<BB16sBBBIII", 1, VERSION, bytes(16), 0, 1, 0, 2**32 - 1, 0, 1) + bytes(60)
         )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
