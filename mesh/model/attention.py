@@ -1,7 +1,7 @@
 """The paged cache of keys and values, and attention that reads it through block tables.
 
 A session's tokens stand in pages of ``PAGE_TOKENS`` slots, wherever those are in the pool; its
-block table names them in the order of its text. There are two implementations of
+block table names them in the order of its text. There are three implementations of
 :class:`Attention`:
 
 - :class:`AttentionBySession` attends each session alone, over its own keys and nothing else. Pages
@@ -9,6 +9,8 @@ block table names them in the order of its text. There are two implementations o
   another's length, so a row has the same bits in a batch as alone. The CPU always uses this one.
 - :class:`PaddedAttention` attends one row each of many sessions in one call, every session padded
   to the longest. A GPU, which waits for kernels to be launched, uses it for batches.
+- PagedAttention in mesh/model/paged_attention.py does the same without padding and over tensors of
+  fixed shapes, so that a GPU can replay it. Decode steps use it where there is Triton.
 """
 
 from __future__ import annotations
@@ -77,6 +79,24 @@ class PagedCache:
 class Attention(ABC):
     """What one step's attention needs in every layer: positions, cache slots, masks."""
 
+    @abstractmethod
+    def look_up(self, table: Tensor) -> Tensor:
+        """Return the rows of ``table`` [positions, ...] that this step's tokens stand at."""
+
+    @abstractmethod
+    def store(self, cache: Tensor, rows: Tensor) -> None:
+        """Put the step's ``rows`` [rows, kv_heads, dim] into ``cache`` [kv_heads, slots, dim]."""
+
+    @abstractmethod
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attend the rows' ``queries`` [rows, heads, dim] to one layer's cache, where the rows are
+        stored already, [kv_heads, slots, dim] each: [rows, heads * dim].
+        """
+
+
+class SegmentAttention(Attention):
+    """What is made for the segments of one step."""
+
     def __init__(self, segments: Sequence[Segment], *, device: torch.device) -> None:
         self._segments = tuple(segments)
         only = self._segments[0] if len(self._segments) == 1 else None
@@ -90,22 +110,14 @@ class Attention(ABC):
             self._slots = torch.tensor(slots, device=device)
 
     def look_up(self, table: Tensor) -> Tensor:
-        """Return the rows of ``table`` [positions, ...] that this step's tokens stand at."""
         return table[self._positions if self._span is None else self._span]
 
     def store(self, cache: Tensor, rows: Tensor) -> None:
-        """Put the step's ``rows`` [rows, kv_heads, dim] into ``cache`` [kv_heads, slots, dim]."""
         new = rows.transpose(0, 1)
         if self._slot_span is None:
             cache.index_copy_(1, self._slots, new)
         else:
             cache[:, self._slot_span] = new
-
-    @abstractmethod
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend the rows' ``queries`` [rows, heads, dim] to one layer's cache, where the rows are
-        stored already, [kv_heads, slots, dim] each: [rows, heads * dim].
-        """
 
 
 def make_attention(segments: Sequence[Segment], *, device: torch.device) -> Attention:
@@ -115,7 +127,7 @@ def make_attention(segments: Sequence[Segment], *, device: torch.device) -> Atte
     return kind(segments, device=device)
 
 
-class AttentionBySession(Attention):
+class AttentionBySession(SegmentAttention):
     """Each session alone over its own keys: nothing is padded and nothing is masked but the future.
 
     A session whose pages lie side by side is not copied.
@@ -139,7 +151,7 @@ class AttentionBySession(Attention):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-class PaddedAttention(Attention):
+class PaddedAttention(SegmentAttention):
     """One row each of many sessions in one call, every session padded to the longest table."""
 
     def __init__(self, segments: Sequence[Segment], *, device: torch.device) -> None:
