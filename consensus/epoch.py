@@ -18,7 +18,8 @@ The steps, in order
     3. References: the validators' own answers to the drawn layers (audit.py).
     4. Hoster scores: for each layer, the distance of each answer to the mean of the valid ones
        (agreement.py); the layer's pool is divided among those that are paid (scoring.py). Drawn
-       layers come first: who contradicts them is refuted and has no vote on any layer.
+       layers come first: who contradicts them is refuted and has no vote on any layer. A subnet
+       may divide the pay among those that are left by a rule of its own (scorer.py).
     5. Validator accuracies: the share of each one's score rows of epoch e-1 that are right. The
        rows were committed to in the accepted sightings of e-1 and revealed in e.
     6. Validators' pay: a quarter of what hosters are paid, half for scores, half for audits.
@@ -59,6 +60,7 @@ from consensus.records import RecordKind, ScoreRow
 from consensus.report import EpochReport
 from consensus.roster import Roster
 from consensus.rows import compute_rows
+from consensus.scorer import Scorer, apply_scorer
 from consensus.scoring import (
     HosterScores,
     compute_accuracies,
@@ -68,12 +70,22 @@ from consensus.scoring import (
 from consensus.types import NodeClass, Score, SubnetNodeId
 
 
-def score_epoch(facts: EpochFacts, next_roster: Roster, params: ConsensusParams) -> EpochReport:
-    """Score the epoch of ``facts`` for the proposal of the next one."""
+def score_epoch(
+    facts: EpochFacts,
+    next_roster: Roster,
+    params: ConsensusParams,
+    scorer: Scorer | None = None,
+) -> EpochReport:
+    """Score the epoch of ``facts`` for the proposal of the next one.
+
+    ``scorer`` is the subnet's own rule of what hosters are paid. Raises ScorerFailed if it fails.
+    """
     unpaid = find_unpaid(facts.named.values(), facts.roster)
     outputs = collect_output_evidence(facts)
     references = _collect_references(facts, outputs.accepted, params)
     hosters = _score_hosters(facts, outputs, references, params, unpaid=unpaid)
+    if scorer is not None:
+        hosters = apply_scorer(hosters, scorer)
     evidence = collect_score_evidence(facts, hosters=outputs.accepted | facts.probation.keys())
     validators = pay_validators(
         compute_accuracies(evidence, reveal_hashes=find_reveal_hashes(facts), params=params),

@@ -4,7 +4,8 @@ ConsensusError
 ├── InvalidRecord(reason)   a record that does not count (the author's fault)
 │   ├── InvalidVector       an output that is not a bounded vector of the right length
 │   └── CommitmentMismatch  a reveal that does not open its commitment
-└── ProposalMismatch        the elected validator proposed other than this node computed
+├── ProposalMismatch        the elected validator proposed other than this node computed
+└── ScorerFailed            the subnet's own scorer gave no scores
 
 ``reason`` has one stable name per cause, the same in logs, tests and on status pages.
 """
@@ -75,3 +76,7 @@ class CommitmentMismatch(InvalidRecord):
 
 class ProposalMismatch(ConsensusError):
     """A proposal that this node does not attest; the text says why."""
+
+
+class ScorerFailed(ConsensusError):
+    """The subnet's own scorer gave no scores; the text says why."""

@@ -14,6 +14,10 @@ MeshError
 │       └── StreamClosed    the peer finished it in good order
 ├── NoRoute                 no server covers some layer
 ├── SessionLost(reason)     the session cannot be continued
+├── PluginError(kind, name)
+│   ├── PluginNotFound      no installed package has a plug-in of this name
+│   ├── PluginMismatch      another version or other code than the subnet's
+│   └── PluginFailed(reason) it raised, gave something impossible, or took too long
 ├── InvalidRequest(field)   a request that names an impossible thing (the caller's fault)
 │   └── SessionTooLong      no hoster has cache for so many tokens
 └── ModelError              the model files cannot be used
@@ -123,6 +127,35 @@ class SessionLost(MeshError):
 
     def __init__(self, message: str, reason: RefusalReason) -> None:
         super().__init__(message)
+        self.reason = reason
+
+
+class PluginError(MeshError):
+    """A plug-in cannot be used. ``kind`` is scorer, probe or family."""
+
+    def __init__(self, kind: str, name: str, message: str) -> None:
+        super().__init__(f"{kind} {name}: {message}")
+        self.kind = kind
+        self.name = name
+
+
+class PluginNotFound(PluginError):
+    """No installed package has a plug-in of this name; ``installed`` names those that are there."""
+
+    def __init__(self, kind: str, name: str, installed: Sequence[str]) -> None:
+        known = ", ".join(installed) or "none"
+        super().__init__(kind, name, f"no such plug-in is installed; installed are: {known}")
+
+
+class PluginMismatch(PluginError):
+    """The plug-in that is installed is not the one that the subnet's manifest names."""
+
+
+class PluginFailed(PluginError):
+    """The plug-in raised, gave something impossible, or took too long. ``reason`` says which."""
+
+    def __init__(self, kind: str, name: str, reason: str) -> None:
+        super().__init__(kind, name, reason)
         self.reason = reason
 
 

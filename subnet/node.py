@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +28,7 @@ from mesh.model.manifest import ModelManifest
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import Host
 from mesh.p2p.record_exchange import RecordExchange
+from mesh.plugins import PluginKind, PluginStamp
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
@@ -82,6 +83,7 @@ from subnet.operator.status import StatusFile
 from subnet.operator.status_facts import LoadSample, StatusFacts
 from subnet.operator.supervisor import Supervisor, find_chain_fault
 from subnet.operator.vitals import Vitals
+from subnet.plugins.chosen import ChosenPlugins, check_stamps, open_plugins
 from subnet.probing.book import BOOK_FILE, ProbeBook
 from subnet.probing.prober import ProbeContext, Prober
 from subnet.probing.prompts import make_prompter
@@ -135,6 +137,7 @@ class NodeParts:
 
     prepared: PreparedNode
     manifest: ModelManifest | None
+    plugins: ChosenPlugins
     subnet: SubnetOnChain
     chain: SubstrateChain
     extrinsics: ExtrinsicJournal
@@ -190,10 +193,12 @@ async def open_node(
             HivemindHost.open(replace(host_config, limits=choose_rpc_limits(config)))
         )
         manifest = await obtain_manifest(prepared, subnet, host, state.known_peers)
+        plugins = stack.enter_context(open_plugins(check_plugins(prepared, manifest)))
         yield Node(
             NodeParts(
                 prepared=prepared,
                 manifest=manifest,
+                plugins=plugins,
                 subnet=subnet,
                 chain=chain,
                 extrinsics=extrinsics,
@@ -232,6 +237,22 @@ async def obtain_manifest(
         f"the manifest {wanted.hex()} that the chain names is neither in {folder.path} "
         "nor with a peer"
     )
+
+
+def check_plugins(
+    prepared: PreparedNode, manifest: ModelManifest | None
+) -> Mapping[PluginKind, PluginStamp]:
+    """Return the plug-ins that the manifest names, which are those of this node.
+
+    ``mesh why`` finds their names in the manifest that is kept. Raises PluginMismatch.
+    """
+    if manifest is None:
+        return {}
+    check_stamps(manifest.plugins, prepared.model.architecture)
+    if manifest.plugins:
+        logger.info("using plug-ins", plugins=[str(one) for one in manifest.plugins.values()])
+        keep_manifest(manifest, prepared.data_dir)
+    return manifest.plugins
 
 
 def _open_auditor(
@@ -360,6 +381,7 @@ class Node:
                 get_wall_time_s=time.time,
                 is_paid=not prepared.config.unpaid,
                 receipts=ReceiptStore(prepared.data_dir),
+                scorer=parts.plugins.scorer,
             )
         )
 
@@ -503,6 +525,7 @@ class Node:
             list_servers=self._directory.list_servers,
             open_client=lambda: open_stranger(terms.network_id),
             observe=self._on_event,
+            probe=self._parts.plugins.probe,
         )
 
     def _make_exam(self) -> NodeExam:

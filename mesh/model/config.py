@@ -19,7 +19,7 @@ from mesh.errors import (
     QuantisedCheckpoint,
     UnknownArchitecture,
 )
-from mesh.model.families import FAMILIES
+from mesh.model.families import find_family, list_architectures
 from mesh.model.family import ExpertsConfig
 from mesh.model.fields import (
     MAX_CONTEXT,
@@ -148,9 +148,9 @@ def parse_config(fields: Fields, *, generation: Fields | None = None) -> ModelCo
     Raises UnknownArchitecture naming what is not supported, QuantisedCheckpoint or ModelError.
     """
     architecture = _architecture(fields)
-    family = FAMILIES.get(architecture)
+    family = find_family(architecture)
     if family is None:
-        known = ", ".join(sorted(FAMILIES))
+        known = ", ".join(list_architectures())
         raise UnknownArchitecture(f"{architecture} is not supported; supported are {known}")
     quantisation = fields.get("quantization_config")
     if quantisation:

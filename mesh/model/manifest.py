@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mesh.errors import ManifestMismatch, ModelError, NotCalibrated
@@ -21,6 +21,7 @@ from mesh.model.fields import MAX_LAYERS
 from mesh.model.files import ModelFolder
 from mesh.model.margins import Calibration, describe_calibration, parse_calibration
 from mesh.model.tensors import TensorEntry, list_matrices, list_range_tensors, locate_tensors
+from mesh.plugins import PluginKind, PluginStamp, parse_stamps
 
 FORMAT = 2
 UNCALIBRATED_FORMAT = 1
@@ -45,7 +46,8 @@ class ModelManifest:
     """The manifest's canonical bytes and the fields that code asks for.
 
     ``tensors`` maps a name to (dtype, shape, SHA-256 hex): the stored ones, or, where a quantised
-    model serves other values, ``I8`` and the hash of those.
+    model serves other values, ``I8`` and the hash of those. ``plugins`` are what scores, probes or
+    describes the model in place of what is built in.
     """
 
     body: bytes
@@ -59,6 +61,7 @@ class ModelManifest:
     constants: Mapping[str, int]
     calibration: Calibration
     quant_type: str = "none"
+    plugins: Mapping[PluginKind, PluginStamp] = field(default_factory=dict)
 
     @property
     def manifest_hash(self) -> bytes:
@@ -75,6 +78,7 @@ def build_manifest(
     constants: Mapping[str, int],
     calibration: Calibration,
     quant_type: str = "none",
+    plugins: Mapping[PluginKind, PluginStamp] | None = None,
     check_wanted: CheckWanted = always_wanted,
 ) -> ModelManifest:
     """Hash every tensor of the model, as it is served (about one second a gigabyte).
@@ -99,6 +103,18 @@ def build_manifest(
     }
     if quant_type != "none":
         value["quantisation"] = quant_type
+    manifest = decode_manifest(encode_canonical_json(value))
+    return add_plugins(manifest, plugins or {})
+
+
+def add_plugins(
+    manifest: ModelManifest, plugins: Mapping[PluginKind, PluginStamp]
+) -> ModelManifest:
+    """Return the manifest with these plug-ins and no others; without any, it names none."""
+    value = json.loads(manifest.body)
+    value.pop("plugins", None)
+    if plugins:
+        value["plugins"] = {kind.value: stamp.describe() for kind, stamp in plugins.items()}
     return decode_manifest(encode_canonical_json(value))
 
 
@@ -175,6 +191,7 @@ def _parse(body: bytes, value: dict[str, Any]) -> ModelManifest:
         constants={str(name): int(number) for name, number in value["constants"].items()},
         calibration=parse_calibration(value["calibration"], num_layers),
         quant_type=str(value.get("quantisation", "none")),
+        plugins=parse_stamps(value.get("plugins", {})),
     )
 
 

@@ -56,6 +56,9 @@ from mesh.errors import (
     NotCalibrated,
     PeerRefusal,
     PeerUnreachable,
+    PluginError,
+    PluginMismatch,
+    PluginNotFound,
     QuantisedCheckpoint,
     TransportError,
     UnknownArchitecture,
@@ -149,6 +152,12 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     ),
     (CalibrationFailed, "close what else runs on this machine, and check the model's files"),
     (ModelError, "get the model's files again"),
+    (PluginNotFound, "install the package that has it; `mesh plugins` lists what is installed"),
+    (
+        PluginMismatch,
+        "install the version that the subnet's owner publishes; `mesh plugins` shows what is here",
+    ),
+    (PluginError, "mend the plug-in, or remove its package with `pip uninstall`"),
     (NoPeerAnswers, "check --initial-peers, and that one of these peers runs and can be reached"),
     (PeerUnreachable, "check --initial-peers and that the peer is running"),
     (

@@ -26,6 +26,12 @@ def manifest(
     quant_type: Annotated[
         str, typer.Option(help="none, or int8 for a subnet whose hosters serve int8 weights.")
     ] = "none",
+    scorer: Annotated[
+        str | None, typer.Option(help="The plug-in that divides hosters' pay in this subnet.")
+    ] = None,
+    probe: Annotated[
+        str | None, typer.Option(help="The plug-in that probes hosters in this subnet.")
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Calibrate anew, although a fitting manifest is there.")
     ] = False,
@@ -37,12 +43,14 @@ def manifest(
     It hashes the weights and calibrates: how far honest machines differ on every block, and how
     far cheats stand out. It is written beside the model, where nodes find it; others get it from
     their peers. The subnet's owner registers the hash in misc; nodes whose weights differ refuse
-    to start. Where a fitting manifest lies beside the model, its hash is printed at once.
+    to start. Where a fitting manifest lies beside the model, its hash is printed at once. Plug-ins
+    enter it by name, version and digest, so nodes with other code refuse to start too.
     """
     from consensus.protocol_params import MAINNET
     from mesh.inference.threads import wait_passively
     from mesh.model.config import load_config
     from mesh.model.files import resolve_known_model
+    from mesh.model.manifest import add_plugins
     from subnet.hosting.manifest import (
         MANIFEST_FILES,
         build_own_manifest,
@@ -50,25 +58,32 @@ def manifest(
         find_fitting_manifest,
     )
     from subnet.operator.config import check_quant_type
+    from subnet.plugins.chosen import find_stamps
 
     # Before torch is loaded: calibration runs several processes.
     wait_passively()
     quantisation = check_quant_type(quant_type)
     folder = resolve_known_model(model)
     config = load_config(folder.source)
+    plugins = find_stamps(config.architecture, scorer=scorer, probe=probe)
     target = out or folder.path / MANIFEST_FILES[quantisation]
     _check_target(target, is_new=out is not None)
     made = None
     if not again:
         made = find_fitting_manifest(folder, config, params=MAINNET, quant_type=quantisation)
-    if made is None or out is not None:
-        made = made or build_own_manifest(
+    found = made
+    made = add_plugins(
+        made
+        or build_own_manifest(
             folder,
             config,
             params=MAINNET,
             calibration=calibrate_model(folder, config, params=MAINNET, quant_type=quantisation),
             quant_type=quantisation,
-        )
+        ),
+        plugins,
+    )
+    if made != found or out is not None:
         _write(made, target, is_new=out is not None)
     made_hash = made.manifest_hash.hex()
     emit(json.dumps({"manifest_hash": made_hash, "file": str(target)}) if as_json else made_hash)

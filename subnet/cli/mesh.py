@@ -20,6 +20,7 @@ from subnet.cli import (
     mesh_test,
     models,
     plan,
+    plugins,
     serve,
     simulate,
     status,
@@ -56,6 +57,7 @@ app.command("serve")(serve.serve)
 app.command("manifest")(manifest.manifest)
 app.command("models")(models.models)
 app.command("plan")(plan.plan)
+app.command("plugins")(plugins.plugins)
 app.command("simulate")(simulate.simulate)
 app.command("status")(status.status)
 app.command("top")(top.top)

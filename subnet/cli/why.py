@@ -44,6 +44,12 @@ def why(
     check: Annotated[
         Path | None, typer.Option(help="Check and explain such a file instead of this machine's.")
     ] = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="The plug-in that scores this subnet, for --check; else the kept manifest's."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say in words why a node got its score, computed again from signed records."""
@@ -56,7 +62,9 @@ def why(
         raise UsageError(f"{share} exists already", "give --share a new file")
     own = find_own_subnet_id(subnet, chain, data_dir)
     try:
-        evidence, again = _open(epoch, node, data_dir=data_dir, subnet=own, check=check)
+        evidence, again = _open(
+            epoch, node, data_dir=data_dir, subnet=own, check=check, scorer=scorer
+        )
     except ReceiptNotKept:
         if chain is None or share is not None:
             raise
@@ -73,11 +81,20 @@ def why(
 
 
 def _open(
-    epoch: str, node: int | None, *, data_dir: Path | None, subnet: int | None, check: Path | None
+    epoch: str,
+    node: int | None,
+    *,
+    data_dir: Path | None,
+    subnet: int | None,
+    check: Path | None,
+    scorer: str | None,
 ) -> tuple[EpochEvidence, Recomputed]:
     """Return what is explained, its scores computed again. Raises ConfigError or ReceiptError."""
     from platformdirs import user_data_path
 
+    from consensus.errors import ScorerFailed
+    from subnet.hosting.manifest import MANIFEST_FILES
+    from subnet.plugins.chosen import SCORER_HINT, open_kept_scorer, open_named_scorer
     from subnet.receipts.checking import open_shared
     from subnet.receipts.folders import choose_folder, find_folders, load_evidence
     from subnet.receipts.recompute import check_records, recompute
@@ -86,10 +103,24 @@ def _open(
     wanted = _parse_epoch(epoch)
     if check is None:
         folders = find_folders(data_dir or user_data_path("mesh"), subnet)
-        evidence = load_evidence(choose_folder(folders, node, wanted), wanted)
+        folder = choose_folder(folders, node, wanted)
+        evidence = load_evidence(folder, wanted)
         check_records(evidence)
-        return evidence, recompute(evidence)
-    evidence, again = open_shared(read_file(check))
+        opened = (
+            open_kept_scorer(folder.path / MANIFEST_FILES["none"])
+            if scorer is None
+            else open_named_scorer(scorer)
+        )
+        try:
+            with opened as rule:
+                return evidence, recompute(evidence, rule)
+        except ScorerFailed as error:
+            raise ConfigError(str(error), SCORER_HINT) from error
+    with open_named_scorer(scorer) as rule:
+        try:
+            evidence, again = open_shared(read_file(check), rule)
+        except ScorerFailed as error:
+            raise ConfigError(str(error), SCORER_HINT) from error
     if wanted not in (None, evidence.epoch):
         raise UsageError(f"{check} is about epoch {evidence.epoch}", "leave EPOCH out")
     return evidence, again

@@ -47,6 +47,7 @@ from subnet.known_peers import fetch_bootnode_addresses
 from subnet.network import SubnetOnChain, SubnetState, fetch_subnet_on_chain, open_subnet_state
 from subnet.operator.config import NodeConfig
 from subnet.operator.preflight import choose_blocks
+from subnet.plugins.chosen import check_stamps, open_plugins
 from subnet.thread_runner import Runner, open_thread_runner
 
 OnStep = Callable[[str], None]
@@ -91,7 +92,11 @@ async def run_dry_node(
         engine = await stack.enter_async_context(
             open_engine(LocalModel(config, folder, model), served, layers)
         )
-        scores = DryScores(parts.author, get_roster=parts.state.rosters.get_roster)
+        check_stamps(manifest.plugins, model.architecture)
+        plugins = stack.enter_context(open_plugins(manifest.plugins))
+        scores = DryScores(
+            parts.author, get_roster=parts.state.rosters.get_roster, scorer=plugins.scorer
+        )
         run = stack.enter_context(open_thread_runner("scores"))
         context = _make_context(parts, manifest, run, scores)
         inference = EngineInference(engine, layers)

@@ -18,10 +18,12 @@ from typing import Any
 
 from consensus.challenge import ModelShape
 from consensus.epoch import score_epoch
+from consensus.errors import ScorerFailed
 from consensus.evidence import EpochFacts
 from consensus.protocol_params import ConsensusParams
 from consensus.records import RecordKind
 from consensus.roster import Roster, RosterNode
+from consensus.scorer import Scorer
 from consensus.scoring import HosterReport
 from consensus.types import (
     SCORE_ONE,
@@ -36,6 +38,8 @@ from subnet.epoch.interfaces import Inference
 from subnet.epoch.judge import Judge
 from subnet.epoch.observer import HeadHandled, NodeEvent
 from subnet.epoch.terms import SubnetTerms
+from subnet.errors import ConfigError
+from subnet.plugins.chosen import SCORER_HINT
 
 NOBODYS_ID = SubnetNodeId(2**32 - 1)
 """The id of the hoster that is not there: behind those of all nodes."""
@@ -112,8 +116,15 @@ class DryScore:
 class DryScores:
     """Answers challenges and scores the answers. ``note_event`` hears where the chain is."""
 
-    def __init__(self, author: Author, *, get_roster: Callable[[Epoch], Roster | None]) -> None:
+    def __init__(
+        self,
+        author: Author,
+        *,
+        get_roster: Callable[[Epoch], Roster | None],
+        scorer: Scorer | None = None,
+    ) -> None:
         self._author = author
+        self._scorer = scorer
         self._get_roster = get_roster
         self._answers: dict[Epoch, DryAnswer] = {}
         self._position: EpochPosition | None = None
@@ -128,7 +139,7 @@ class DryScores:
     async def run(
         self, judge: Judge, answer: Callable[[Roster], Awaitable[DryAnswer]]
     ) -> AsyncGenerator[DryScore, None]:
-        """Yield the score of each epoch, soon after its end. Raises ModelError.
+        """Yield the score of each epoch, soon after its end. Raises ModelError or ConfigError.
 
         An epoch whose score the chain's silence delays waits; the oldest of too many are left out.
         """
@@ -157,7 +168,17 @@ class DryScores:
     async def _score(self, judge: Judge, answer: DryAnswer, next_roster: Roster) -> DryScore:
         terms = self._author.terms
         facts = await judge.gather_own(answer.roster)
-        report = score_as_if(facts, next_roster, answer, author=self._author, params=terms.params)
+        try:
+            report = score_as_if(
+                facts,
+                next_roster,
+                answer,
+                author=self._author,
+                params=terms.params,
+                scorer=self._scorer,
+            )
+        except ScorerFailed as error:
+            raise ConfigError(str(error), SCORER_HINT) from error
         others = sum(
             (kind, epoch) == (RecordKind.OUTPUT_REVEAL, facts.epoch)
             for kind, epoch, _ in facts.records
@@ -187,8 +208,12 @@ def score_as_if(
     *,
     author: Author,
     params: ConsensusParams,
+    scorer: Scorer | None = None,
 ) -> HosterReport:
-    """Return what the author's answer earns if it is one more hoster of the epoch."""
+    """Return what the author's answer earns if it is one more hoster of the epoch.
+
+    Raises ScorerFailed.
+    """
     roster = _add_node(facts.roster, author)
     records = dict(facts.records)
     for kind, body in (
@@ -197,7 +222,10 @@ def score_as_if(
     ):
         records[kind, facts.epoch, author.node_id] = author.seal(kind, roster, body)
     report = score_epoch(
-        replace(facts, roster=roster, records=records), _add_node(next_roster, author), params
+        replace(facts, roster=roster, records=records),
+        _add_node(next_roster, author),
+        params,
+        scorer,
     )
     return next(one for one in report.hosters if one.node_id == author.node_id)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from consensus.challenge import ModelShape
 from consensus.roster import Roster
+from consensus.scorer import Scorer
 from consensus.types import Role, SubnetNodeId
 from subnet.epoch.author import Author
 from subnet.epoch.interfaces import (
@@ -34,7 +35,8 @@ class NodeContext:
     while the model loads. ``get_auditor`` returns what answers for any layer of the model's files;
     None without files. ``list_failed_probes`` names the hosters that failed this node's probes.
     ``get_wall_time_s`` is this machine's clock. ``receipts`` keeps what scores are made from, for
-    people; None keeps nothing. A node that is not ``is_paid`` only watches: it has
+    people; None keeps nothing. ``scorer`` is the subnet's own rule of
+    pay, if it has one. A node that is not ``is_paid`` only watches: it has
     no duties and publishes nothing.
     """
 
@@ -55,6 +57,7 @@ class NodeContext:
     get_wall_time_s: Callable[[], float]
     is_paid: bool = True
     receipts: ReceiptSink | None = None
+    scorer: Scorer | None = None
 
     @property
     def terms(self) -> SubnetTerms:

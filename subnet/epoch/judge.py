@@ -14,7 +14,7 @@ from consensus.audit import draw_layers
 from consensus.commitment import compute_audit_commitment, compute_score_commitment
 from consensus.duties import Attest, Propose
 from consensus.epoch import compute_score_rows, score_epoch, score_nothing
-from consensus.errors import InvalidRecord, ProposalMismatch
+from consensus.errors import InvalidRecord, ProposalMismatch, ScorerFailed
 from consensus.evidence import EpochFacts
 from consensus.naming import (
     NOTHING_NAMED,
@@ -211,13 +211,21 @@ class Judge:
         """Return the score of an epoch for people to read.
 
         It is that of the proposal where this node made or checked one, else from what it saw.
+        Raises DutyPostponed where the subnet's own scorer fails.
         """
         known = self._reports.get(epoch)
         if known is not None:
             return known
         roster, next_roster = self._journal.rosters[epoch], self._journal.rosters[Epoch(epoch + 1)]
-        facts = await self.gather_own(roster)
-        return await self._run(score_epoch, facts, next_roster, self._terms.params)
+        return await self._run_scoring(await self.gather_own(roster), next_roster)
+
+    async def _run_scoring(self, facts: EpochFacts, next_roster: Roster) -> EpochReport:
+        """Score in the thread. Raises DutyPostponed where the subnet's own scorer fails."""
+        params, scorer = self._terms.params, self._context.scorer
+        try:
+            return await self._run(score_epoch, facts, next_roster, params, scorer)
+        except ScorerFailed as error:
+            raise DutyPostponed(str(error)) from error
 
     def _score_own(self, facts: EpochFacts) -> tuple[ScoreRow, ...]:
         return compute_score_rows(facts, validator=self._author.node_id, params=self._terms.params)
@@ -343,7 +351,7 @@ class Judge:
             seen_at=self._list_seen_at(roster.epoch),
         )
         next_roster = self._journal.rosters[duty.epoch]
-        report = await self._run(score_epoch, facts, next_roster, self._terms.params)
+        report = await self._run_scoring(facts, next_roster)
         self._remember(report)
         return report
 

@@ -46,9 +46,10 @@ from mesh.routing.directory import Directory, KnownServer, fetch_info
 from mesh.routing.hop import Hop, Route
 from mesh.routing.routing import RouteServer
 from subnet.epoch.observer import HosterProbed, Observe
+from subnet.plugins.chosen import ProbePlugin
 from subnet.probing.book import ProbeBook
 from subnet.probing.plan import PlannedProbe, derive_probe_secret, plan_probes
-from subnet.probing.prompts import MakePrompt
+from subnet.probing.prompts import MAX_PROMPT_TOKENS, MakePrompt
 from subnet.probing.routes import plan_around, plan_through
 from subnet.probing.verdict import (
     Attempt,
@@ -89,6 +90,7 @@ class ProbeContext:
     ``list_targets`` returns the hosters that committed last, this node left out. ``is_validator``
     says whether this node is of class Validator now. ``list_servers`` returns the announced
     servers, this node included. ``open_client`` opens a host with a fresh key in the network.
+    ``probe`` is the subnet's own, which then makes the prompts and judges the answers.
     """
 
     key: PeerKey
@@ -103,6 +105,7 @@ class ProbeContext:
     list_servers: Callable[[], Sequence[KnownServer]]
     open_client: Callable[[], AbstractAsyncContextManager[Host]]
     observe: Observe
+    probe: ProbePlugin | None = None
 
 
 class Prober:
@@ -255,7 +258,7 @@ class _Asking:
         except NoRoute as error:
             return Unclear(f"no route through it: {error}")
         companions = frozenset(hop.peer_id for hop in route) - {self._target.peer_id}
-        prompt = self._context.make_prompt(self._random)
+        prompt = await self._make_prompt()
         try:
             answer = await self._ask_patiently(route, prompt)
         except HopFailed as failure:
@@ -291,10 +294,30 @@ class _Asking:
             [_get_logprob(score) for score in scores[-len(answer) :]],
             vocab_size=self._context.model.vocab_size,
         )
-        if not is_too_far(distance, self._context.params):
+        if not await self._is_wrong(prompt, answer, distance):
             return Passed()
         others = frozenset(hop.peer_id for hop in reference) - {self._context.key.peer_id}
         return Failed(f"its answer is {distance:.2g} away", companions | others)
+
+    async def _make_prompt(self) -> tuple[int, ...]:
+        """Return what is asked. Raises PluginFailed."""
+        probe, vocab_size = self._context.probe, self._context.model.vocab_size
+        if probe is None:
+            return self._context.make_prompt(self._random)
+        # In a thread: a plug-in's call blocks.
+        return await asyncio.to_thread(
+            probe.make_prompt, self._random, vocab_size=vocab_size, max_tokens=MAX_PROMPT_TOKENS
+        )
+
+    async def _is_wrong(
+        self, prompt: tuple[int, ...], answer: Sequence[Token], distance: float
+    ) -> bool:
+        """Whether an answer at this distance counts as a failure. Raises PluginFailed."""
+        probe = self._context.probe
+        if probe is None:
+            return is_too_far(distance, self._context.params)
+        token_ids = [token.token_id for token in answer]
+        return await asyncio.to_thread(probe.is_wrong, prompt, token_ids, distance)
 
     async def _ask_patiently(self, route: Route, prompt: tuple[int, ...]) -> tuple[Token, ...]:
         """Ask, and ask again where a hoster is full. Raises HopFailed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from consensus.scorer import Scorer
 from subnet.errors import ReceiptRefused
 from subnet.receipts.encoding import check_digest, decode_evidence
 from subnet.receipts.evidence import EpochEvidence
@@ -10,8 +11,10 @@ from subnet.receipts.receipt import Verdict
 from subnet.receipts.recompute import Recomputed, check_records, recompute
 
 
-def open_shared(raw: bytes) -> tuple[EpochEvidence, Recomputed]:
+def open_shared(raw: bytes, scorer: Scorer | None = None) -> tuple[EpochEvidence, Recomputed]:
     """Return what a file says, and the scores that follow from it.
+
+    ``scorer`` is the subnet's own rule of pay, if it has one.
 
     Every signature is checked, then the hashes of the proposal and its rows; what none of these
     covers is covered by the checksum alone. Raises ReceiptDamaged or ReceiptRefused, naming the
@@ -20,7 +23,7 @@ def open_shared(raw: bytes) -> tuple[EpochEvidence, Recomputed]:
     """
     evidence = decode_evidence(raw)
     check_records(evidence)
-    again = recompute(evidence)
+    again = recompute(evidence, scorer)
     verdict, differences = compare(evidence, again)
     check_whole(again, verdict)
     if verdict is Verdict.DIFFERS:

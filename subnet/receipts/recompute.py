@@ -28,6 +28,7 @@ from consensus.naming import (
 )
 from consensus.records import RecordKind, Sighting, decode_named_list
 from consensus.report import EpochReport
+from consensus.scorer import Scorer
 from consensus.types import Epoch, SubnetNodeId
 from keys.envelope import Envelope
 from subnet.errors import ReceiptRefused
@@ -88,27 +89,30 @@ def check_records(evidence: EpochEvidence) -> None:
             ) from error
 
 
-def recompute(evidence: EpochEvidence) -> Recomputed:
-    """Return the epoch's score: from what the proposal names where all of it is there."""
+def recompute(evidence: EpochEvidence, scorer: Scorer | None = None) -> Recomputed:
+    """Return the epoch's score: from what the proposal names where all of it is there.
+
+    ``scorer`` is the subnet's own rule of pay, if it has one. Raises ScorerFailed if it fails.
+    """
     submission, roster = evidence.submission, evidence.roster
     if not evidence.is_scored:
         return Recomputed(_score_nothing(evidence), Basis.NOT_SCORED)
     if submission is None:
-        return _score_own_view(evidence)
+        return _score_own_view(evidence, scorer)
     try:
         naming = decode_args(submission.args, roster)
     except ProposalMismatch as error:
-        return _score_own_view(evidence, mismatches=(str(error),))
+        return _score_own_view(evidence, scorer, mismatches=(str(error),))
     if naming.is_empty:
         report = _score_nothing(evidence)
         mismatches = _compare_naming(report, naming)
         return Recomputed(report, Basis.NOTHING_NAMED, mismatches=mismatches)
     try:
-        return _score_named(evidence, naming)
+        return _score_named(evidence, naming, scorer)
     except _Missing as missing:
-        return _score_own_view(evidence, missing=(str(missing),))
+        return _score_own_view(evidence, scorer, missing=(str(missing),))
     except (ProposalMismatch, InvalidRecord) as error:
-        return _score_own_view(evidence, mismatches=(str(error),))
+        return _score_own_view(evidence, scorer, mismatches=(str(error),))
 
 
 def _score_nothing(evidence: EpochEvidence) -> EpochReport:
@@ -118,7 +122,7 @@ def _score_nothing(evidence: EpochEvidence) -> EpochReport:
     )
 
 
-def _score_named(evidence: EpochEvidence, naming: Naming) -> Recomputed:
+def _score_named(evidence: EpochEvidence, naming: Naming, scorer: Scorer | None) -> Recomputed:
     by_name = {get_name(envelope): envelope for envelope in evidence.records}
     named = _open_named(evidence, naming, by_name)
     accepted = find_accepted(list(named.values()), evidence.roster)
@@ -130,7 +134,8 @@ def _score_named(evidence: EpochEvidence, naming: Naming) -> Recomputed:
     records = {slot: by_name[name] for slot, name in accepted.items()}
     if hash_accepted(records, accepted) != naming.accepted_hash:
         raise ProposalMismatch("args: the accepted records are others")
-    report = score_epoch(_make_facts(evidence, records, named), evidence.following, evidence.params)
+    facts = _make_facts(evidence, records, named)
+    report = score_epoch(facts, evidence.following, evidence.params, scorer)
     return Recomputed(
         report,
         Basis.NAMED,
@@ -180,7 +185,11 @@ def _compare_naming(report: EpochReport, naming: Naming) -> tuple[str, ...]:
 
 
 def _score_own_view(
-    evidence: EpochEvidence, *, missing: tuple[str, ...] = (), mismatches: tuple[str, ...] = ()
+    evidence: EpochEvidence,
+    scorer: Scorer | None,
+    *,
+    missing: tuple[str, ...] = (),
+    mismatches: tuple[str, ...] = (),
 ) -> Recomputed:
     """Score what the keeping node saw in time: what it would have paid."""
     by_name = {get_name(envelope): envelope for envelope in evidence.records}
@@ -190,7 +199,7 @@ def _score_own_view(
         if seen.name in by_name and seen.seen_at < evidence.compute_cutoff(kind, epoch):
             records[seen.slot] = by_name[seen.name]
     facts = _make_facts(evidence, records, {})
-    report = score_epoch(facts, evidence.following, evidence.params)
+    report = score_epoch(facts, evidence.following, evidence.params, scorer)
     return Recomputed(report, Basis.OWN_VIEW, missing=missing, mismatches=mismatches)
 
 
