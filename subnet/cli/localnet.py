@@ -42,6 +42,18 @@ def localnet(
             metavar="URL", help="Run on this chain, as Alith, instead of a development chain."
         ),
     ] = None,
+    scorer: Annotated[
+        str | None, typer.Option(help="The plug-in that divides hosters' pay; see `mesh plugins`.")
+    ] = None,
+    probe: Annotated[str | None, typer.Option(help="The plug-in that probes hosters.")] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ACTION:NODE@PHASE",
+            help="kill:2@reveal kills node 2 in that phase of the first epoch; "
+            "pause:2@commit stops it until the phase is over. May be given several times.",
+        ),
+    ] = None,
     drive: Annotated[
         bool,
         typer.Option(
@@ -55,7 +67,8 @@ def localnet(
 ) -> None:
     """Run a development chain, hosters, validators and a client, each as its own process.
 
-    Exits 0 only if every epoch was proposed and attested by all nodes and the answer was right.
+    Exits 0 only if every epoch was proposed and attested by all nodes and the answer was right;
+    nodes under --fault are left out of that.
     """
     import asyncio
     import sys
@@ -64,6 +77,7 @@ def localnet(
     from subnet.errors import ConfigError
     from subnet.localnet import options as settings
     from subnet.localnet.display import Display, LiveDisplay, PlainDisplay
+    from subnet.localnet.faults import parse_faults
     from subnet.localnet.run import run_localnet
     from subnet.operator.interrupts import run_interruptible
 
@@ -83,6 +97,9 @@ def localnet(
         serve_port=serve,
         chain_url=chain,
         is_driven=drive,
+        scorer=scorer,
+        probe=probe,
+        faults=parse_faults(fault or (), num_nodes=hosters + validators),
     )
     with ExitStack() as stack:
         display: Display

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -51,6 +51,8 @@ class EpochOutcomes:
     nodes: Sequence[NodePlan]
     node_ids: Mapping[str, SubnetNodeId]
     find_report: FindReport
+    get_gone: Callable[[], Collection[SubnetNodeId]] = frozenset
+    """Which nodes will attest no more."""
 
     async def wait_for(self, epoch: Epoch) -> EpochRow | LostEpoch:
         """Return once all nodes attested the epoch's scores, or the chance for it is over."""
@@ -63,7 +65,8 @@ class EpochOutcomes:
             submission = await self.chain.fetch_submission(self.subnet_id, proposing)
             is_over = position.epoch > proposing
             if submission is not None:
-                has_all = submission.attested >= set(self.node_ids.values())
+                expected = set(self.node_ids.values()) - set(self.get_gone())
+                has_all = submission.attested >= expected
                 report = self.find_report(submission.proposer, epoch)
                 if report is not None and (has_all or is_over):
                     return build_row(epoch, submission, report, self.nodes, self.node_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -76,6 +77,11 @@ class EpochRow:
     def is_attested_by_all(self) -> bool:
         """Whether every node of the row attested the proposal."""
         return all(self._attested)
+
+    def is_attested_by_all_but(self, nodes: Collection[SubnetNodeId]) -> bool:
+        """Whether every node of the row but these attested the proposal."""
+        rows: list[HosterRow | ValidatorRow] = [*self.hosters, *self.validators]
+        return all(row.attested for row in rows if row.node_id not in nodes)
 
     @property
     def _attested(self) -> list[bool]:

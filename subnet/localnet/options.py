@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.assets import SHIPPED_MODEL_NAME
+from subnet.localnet.faults import Fault
 
 EPOCH_LENGTH = 20
 FINALITY_LAG = 2
@@ -28,7 +29,8 @@ class LocalnetOptions:
     ``block_seconds`` is the time between blocks once the network runs. ``epochs`` 0 goes on until
     it is interrupted. ``serve_port`` starts an HTTP gateway there. ``chain_url`` is an existing
     chain to run on instead of one made for the occasion; ``is_driven`` makes its blocks, where it
-    does not make them by itself.
+    does not make them by itself. ``scorer`` and ``probe`` name plug-ins; ``faults`` strike in the
+    first epoch that is scored.
     """
 
     hosters: int = 4
@@ -43,6 +45,9 @@ class LocalnetOptions:
     model: str = SHIPPED_MODEL_NAME
     ranges: int | None = None
     is_one_answer: bool = False
+    scorer: str | None = None
+    probe: str | None = None
+    faults: tuple[Fault, ...] = ()
 
     @property
     def is_shipped_model(self) -> bool:

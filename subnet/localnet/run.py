@@ -29,8 +29,9 @@ from consensus.types import (
 from mesh.assets import default_question, shipped_model_path
 from mesh.model.config import load_config
 from mesh.model.files import resolve_known_model
+from mesh.model.manifest import ModelManifest, add_plugins
 from subnet.chain.substrate import SubstrateChain
-from subnet.hosting.manifest import load_own_manifest
+from subnet.hosting.manifest import keep_manifest, load_own_manifest
 from subnet.localnet.block_making import BlockMaker, fetch_head_number
 from subnet.localnet.chain_setup import (
     NodeIdentity,
@@ -49,10 +50,13 @@ from subnet.localnet.environment import (
 from subnet.localnet.epoch_outcome import EpochOutcomes
 from subnet.localnet.epoch_row import EpochRow
 from subnet.localnet.errors import LocalnetFailed
+from subnet.localnet.faults import FaultPlan
 from subnet.localnet.node_plan import MAX_RUNS, NodePlan, RunNames, plan_nodes
 from subnet.localnet.options import ANSWER_TOKENS, SETUP_TIMEOUT_S, LocalnetOptions
 from subnet.localnet.processes import Child, Message, ProcessGroup, read_messages
 from subnet.localnet.report_collector import ReportCollector, deadline
+from subnet.operator.preflight import make_private_directory
+from subnet.plugins.chosen import find_stamps
 
 
 async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
@@ -120,6 +124,9 @@ class _Localnet:
             ranges=options.ranges,
         )
         self._node_ids: Mapping[str, SubnetNodeId] = {}
+        self._manifest = self._choose_manifest()
+        self._children: dict[str, Child] = {}
+        self._faults = FaultPlan(options.faults, self._get_pid, display.step)
 
     async def run(self, directory: Path) -> bool:
         identities = create_identities(directory, self._nodes)
@@ -134,6 +141,7 @@ class _Localnet:
                 )
             ]
             first_epoch = await self._begin_first_epoch(subnet_id, bootnode)
+            self._faults.epoch = first_epoch
             watchers.append(tasks.create_task(self._blocks.run()))
             watchers.append(tasks.create_task(self._show_heads(subnet_id)))
             client = await self._start_client(directory)
@@ -145,19 +153,30 @@ class _Localnet:
                 is_right = await self._wait_for_answer()
             else:
                 is_right = await self._follow_epochs(subnet_id, first_epoch)
+            self._faults.resume_all()
             for watcher in watchers:
                 watcher.cancel()
         return is_right
 
+    def _choose_manifest(self) -> ModelManifest:
+        """Return the model's manifest with the plug-ins that are asked for."""
+        own = load_own_manifest(self._folder)
+        options = self._options
+        stamps = find_stamps(self._model.architecture, scorer=options.scorer, probe=options.probe)
+        return add_plugins(own, stamps)
+
+    def _get_pid(self, number: int) -> int | None:
+        child = self._children.get(self._nodes[number - 1].name)
+        return child.process.pid if child is not None and child.is_alive else None
+
     async def _register(self, identities: Mapping[str, NodeIdentity], bootnode: str) -> SubnetId:
-        manifest = load_own_manifest(self._folder)
         await self._blocks.begin_setup()
         subnet_id, self._node_ids = await register_everything(
             self._chain,
             self._nodes,
             name=self._names.subnet,
             identities=identities,
-            manifest_hash=manifest.manifest_hash,
+            manifest_hash=self._manifest.manifest_hash,
             bootnode_address=bootnode,
             say=self._display.step,
         )
@@ -179,7 +198,15 @@ class _Localnet:
             config["host_maddrs"] = [f"/ip4/127.0.0.1/tcp/{0 if index else first_port}"]
             # The first one is the bootnode that the chain names; the others find it there.
             config["new_swarm"] = index == 0
-            children.append(await self._group.start(node.name, run_node_child, config))
+            if self._manifest.plugins:
+                # The manifest beside the shipped model is another one.
+                place = directory / node.name / f"{subnet_id}-{self._node_ids[node.name]}"
+                make_private_directory(place.parent)
+                make_private_directory(place)
+                keep_manifest(self._manifest, place)
+            child = await self._group.start(node.name, run_node_child, config)
+            self._children[node.name] = child
+            children.append(child)
         return children
 
     def _configure_node(
@@ -263,6 +290,9 @@ class _Localnet:
         if child.name == "client" and self._reported.is_answered:
             return
         ended = f"{child.name} {await child.describe_end()}"
+        if child.name in {self._nodes[number - 1].name for number in self._faults.killed}:
+            self._display.step(f"{ended}, as --fault asked; the others go on")
+            return
         if self._options.serve_port is not None and child.name in self._node_ids:
             # Applications are being served: that a node dies is what they want to see survived.
             self._display.step(f"{ended}; the others go on")
@@ -274,6 +304,7 @@ class _Localnet:
         schedule = compute_schedule(self._epoch_length, MAINNET)
         async for head in self._chain.heads():
             position = self._locate(head.number, slot)
+            self._faults.note_phase(position.epoch, phase_at(position, schedule))
             self._display.head(
                 epoch=position.epoch,
                 offset=position.offset,
@@ -291,8 +322,12 @@ class _Localnet:
             nodes=self._nodes,
             node_ids=self._node_ids,
             find_report=self._find_report,
+            get_gone=lambda: {
+                self._node_ids[self._nodes[number - 1].name] for number in self._faults.killed
+            },
         )
         is_right = True
+        struck = {self._node_ids[self._nodes[number - 1].name] for number in self._faults.nodes}
         count = self._options.epochs
         for epoch in (
             range(first_epoch, first_epoch + count) if count else itertools.count(first_epoch)
@@ -300,7 +335,9 @@ class _Localnet:
             async with deadline(self._epoch_timeout_s, f"proposal of epoch {epoch}"):
                 row = await outcomes.wait_for(Epoch(epoch))
             if isinstance(row, EpochRow):
-                is_right &= row.is_attested_by_all
+                is_right &= row.is_attested_by_all_but(struck)
+            elif row.elected in struck:
+                self._display.step("a node under --fault had to propose")
             elif self._options.serve_port is None:
                 raise LocalnetFailed(row.to_text())
             else:
