@@ -1,5 +1,6 @@
 # What a person does with this repository; `make` alone lists it. See "Three commands" in README.md.
 VENV ?= .venv
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 PIP := $(BIN)/python -m pip install $(QUIET)
@@ -20,14 +21,14 @@ NETWORKS := tests/e2e
 SIMULATED := $(filter-out tests/simulation/test_economics.py,$(wildcard tests/simulation/test_*.py)) \
 	tests/subnet/test_restart.py
 WORKERS := -n logical --maxprocesses 8 --dist worksteal
-QUICK := tests/ --ignore $(NETWORKS) $(SIMULATED:%=--ignore %) $(WORKERS)
+QUICK := tests/ examples/ --ignore $(NETWORKS) $(SIMULATED:%=--ignore %) $(WORKERS)
 # The least percentage of lines that the quick tests run, of all packages together and of each;
 # COVERAGE= counts none. Node, bootstrap and localnet are run as processes, by other tests.
 COVERAGE := 90
 FLOORS := keys=99 consensus=98 mesh=95 devchain=96 subnet=87
 RELEASE ?= bookworm
 
-.PHONY: help install install-node install-js demo demo-chat test test-timed test-quick test-networks \
+.PHONY: help docs reference install install-node install-js demo demo-chat test test-timed test-quick test-networks \
 	test-simulated coverage lint lint-types lint-rest lock picture count fresh clean
 
 help: ## List what make can do
@@ -63,7 +64,7 @@ define make-venv
 	  echo "make: $(or $(PYTHON),no python3.11 to python3.13) can make no virtual environment of Python 3.11 to 3.13." >&2; \
 	  echo "Fix: apt-get install python3-venv, or name one: make PYTHON=/path/to/python3.12" >&2; \
 	  exit 1; }
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(or $(1),$(VENV))
 endef
 
 # Only the index that nobody asked for may be missing.
@@ -125,6 +126,19 @@ lint-rest: install
 	  --per-rule-ignores "DEP003=msgpack|google"
 	$(BIN)/python tools/draw_architecture.py --check
 	$(BIN)/python tools/check_docs.py
+	$(BIN)/python tools/write_reference.py --check
+
+# An environment of its own: what builds the site is no part of a node or of its tests.
+docs: $(DOCS)/.installed ## Build the documents as a site in build/site, and check its links
+	$(DOCS)/bin/python tools/build_docs.py --zensical $(CURDIR)/$(DOCS)/bin/zensical
+
+$(DOCS)/.installed: requirements-docs.lock
+	$(call make-venv,$(DOCS))
+	$(DOCS)/bin/python -m pip install $(QUIET) --require-hashes --no-deps --requirement $<
+	@touch $@
+
+reference: install ## Write docs/reference/ anew from the code
+	$(BIN)/python tools/write_reference.py
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-package torch --no-annotate --custom-compile-command 'make lock' \
@@ -134,6 +148,9 @@ lock: ## Write requirements*.lock anew, after an edit of pyproject.toml or const
 	@test -x $(BIN)/uv || { echo "make: uv is not installed. Fix: make install" >&2; exit 1; }
 	$(COMPILE) --extra build --output-file requirements.lock
 	$(COMPILE) --extra dev --output-file requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --custom-compile-command 'make lock' \
+	  requirements-docs.in --output-file requirements-docs.lock
 
 picture: install ## Draw docs/images/architecture.svg from today's imports
 	$(BIN)/python tools/draw_architecture.py
@@ -145,4 +162,4 @@ fresh: ## As root: prove README's commands and the Dockerfile on a new Debian (R
 	python3 tools/fresh_machine.py --release $(RELEASE)
 
 clean: ## Remove .venv and what was built
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(DOCS) build dist *.egg-info

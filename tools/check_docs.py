@@ -1,8 +1,9 @@
-"""Check that what the documents name exists: links to files and paths of this repository.
+"""Check that what the documents name exists: links to files, their headings, and paths in the text.
 
     python tools/check_docs.py
 
-Exit code 1 with one line for each link or path that leads nowhere. Web addresses are not asked.
+Exit code 1 with one line for each link, heading or path that leads nowhere. Web addresses are not
+asked. ``make docs`` checks the built site too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,7 +20,8 @@ ROOMS = ("keys", "consensus", "mesh", "devchain", "subnet", "tests", "tools", "d
 HISTORY = frozenset({"CHANGELOG.md"})
 """Documents that name files of the past; their links are checked, their paths are not."""
 
-_LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
+_LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
+_HEADING = re.compile(r"#{1,6} +(.+?) *")
 _PATH = re.compile(rf"`((?:{'|'.join(ROOMS)})/[\w./-]*(?:\.(?!key)\w+|/))(?:::\w+)?`")
 
 
@@ -35,14 +38,32 @@ def find_broken(document: Path) -> Iterator[str]:
     name = document.relative_to(ROOT)
     text = document.read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), start=1):
-        for target, _ in _LINK.findall(line):
-            if "://" not in target and not (document.parent / target).exists():
+        for target, heading in _LINK.findall(line):
+            if "://" in target:
+                continue
+            place = document.parent / target if target else document
+            if not place.exists():
                 yield f"{name}:{number}: the link {target} leads nowhere"
+            elif heading and place.suffix == ".md" and heading not in list_headings(place):
+                yield f"{name}:{number}: {target or name} has no heading #{heading}"
         if str(name) in HISTORY:
             continue
         for path in _PATH.findall(line):
             if not (ROOT / path).exists():
                 yield f"{name}:{number}: there is no {path}"
+
+
+@cache
+def list_headings(document: Path) -> frozenset[str]:
+    """Return the headings of a document as links name them; a second of one name gets no other."""
+    headings, is_code = set(), False
+    for line in document.read_text(encoding="utf-8").splitlines():
+        is_code ^= line.startswith("```")
+        found = None if is_code else _HEADING.fullmatch(line)
+        if found is not None:
+            text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", found[1]).lower()
+            headings.add(re.sub(r"[^\w -]", "", text).strip().replace(" ", "-"))
+    return frozenset(headings)
 
 
 def main() -> int:
