@@ -65,6 +65,9 @@ from subnet.metrics.duties import DutyCounts
 from subnet.metrics.node import MetricSources, NodeMetrics
 from subnet.metrics.serving import serve_metrics
 from subnet.metrics.table import Process
+from subnet.monitor.chain_view import ChainView
+from subnet.monitor.collector import NodeMonitor, NodeSources
+from subnet.monitor.in_node import open_node_monitor
 from subnet.network import (
     OnReady,
     SubnetOnChain,
@@ -359,6 +362,7 @@ class Node:
         self._clock = ChainClock(schedule=terms.schedule, block_time_s=terms.block_time_s)
         self._alerts = self._make_alerts()
         self._metrics = self._make_metrics()
+        self._monitor: NodeMonitor | None = None
         self._loop = EpochLoop(
             NodeContext(
                 author=Author(terms, prepared.key, prepared.node_id),
@@ -404,6 +408,7 @@ class Node:
             serve_metrics(
                 self._prepared.config.metrics, Process.NODE, metrics.fill, metrics.list_checks
             ),
+            self._show_monitor(),
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(self._host.watch())
@@ -478,6 +483,32 @@ class Node:
                 count_others=self._count_others,
                 count_alerts=None if alerts is None else lambda: (alerts.firing, alerts.lost),
             )
+        )
+
+    @asynccontextmanager
+    async def _show_monitor(self) -> AsyncIterator[None]:
+        """Show the monitor page while the block runs, if the operator asked for it."""
+        options = self._prepared.config.monitor
+        if options is None:
+            yield
+            return
+        async with open_node_monitor(options, self._make_monitor_sources()) as monitor:
+            self._monitor = monitor
+            yield
+
+    def _make_monitor_sources(self) -> NodeSources:
+        prepared, parts = self._prepared, self._parts
+        return NodeSources(
+            terms=self._terms,
+            shape=make_shape(prepared.model, parts.manifest),
+            network=self._describe_network(),
+            journal=parts.state.journal,
+            get_roster=self._rosters.get_newest_roster,
+            directory=self._directory,
+            chain=ChainView(parts.chain, prepared.subnet_id),
+            own=prepared.key.peer_id,
+            node_id=prepared.node_id,
+            data_dir=prepared.data_dir,
         )
 
     def _make_alerts(self) -> NodeAlerts | None:
@@ -675,6 +706,8 @@ class Node:
         self._metrics.observe(event)
         if self._alerts is not None:
             self._alerts.observe(event)
+        if self._monitor is not None:
+            self._monitor.observe(event)
         self._parts.observe(event)
 
     def _on_head(self, event: HeadHandled) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
@@ -17,6 +17,8 @@ from mesh.api.limits import MAX_HEAD_BYTES, Limits
 
 BACKLOG = 512
 SHUTDOWN_MARGIN_S = 5.0
+CLOSE_S = 1.0
+"""How long a server without answers of its own to finish has to close its connections."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -114,3 +116,28 @@ async def wait_until_started(server: uvicorn.Server, serving: asyncio.Task[Any])
             serving.result()
             raise GatewayError("the server did not start")
         await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def run_app(app: ASGIApp, *, host: str, port: int, limits: Limits) -> AsyncIterator[str]:
+    """Answer with an app without a lifespan while the block runs; gives the URL.
+
+    Port 0 takes a free one. Raises GatewayError or PortInUse.
+    """
+    listener = listen(host, port)
+    server = make_server(app, limits, has_lifespan=False)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(server.serve(sockets=[listener]))
+            try:
+                await wait_until_started(server, serving)
+                yield make_url(host, listener)
+            finally:
+                server.should_exit = True
+                await asyncio.wait([serving], timeout=CLOSE_S)
+                serving.cancel()
+    except ExceptionGroup as group:
+        # The caller's own error comes back to it as it was.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise

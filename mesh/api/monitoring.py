@@ -7,7 +7,6 @@ them, and pages of other sites are turned away as the gateway does it.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,12 +22,11 @@ from mesh.api.checks import Monitored
 from mesh.api.credentials import get_presented_key
 from mesh.api.hosts import ALWAYS_ALLOWED_HOSTS, is_trusted_host
 from mesh.api.limits import Limits
-from mesh.api.listening import listen, make_server, make_url, wait_until_started
+from mesh.api.listening import run_app
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LIMITS = Limits(max_connections=32, head_timeout_s=5.0, keep_alive_s=65.0, drain_s=0.0)
 """A scraper comes every few seconds over one connection; uvicorn closes what idles longer."""
-CLOSE_S = 1.0
 HEALTH_PATH = "/healthz"
 
 
@@ -40,23 +38,9 @@ async def open_monitoring(
 
     Raises GatewayError or PortInUse.
     """
-    listener = listen(host, port)
-    server = make_server(_Guard(_make_app(monitored), token), LIMITS, has_lifespan=False)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            serving = tasks.create_task(server.serve(sockets=[listener]))
-            try:
-                await wait_until_started(server, serving)
-                yield make_url(host, listener)
-            finally:
-                server.should_exit = True
-                await asyncio.wait([serving], timeout=CLOSE_S)
-                serving.cancel()
-    except ExceptionGroup as group:
-        # The caller's own error comes back to it as it was.
-        if len(group.exceptions) == 1:
-            raise group.exceptions[0] from None
-        raise
+    app = _Guard(_make_app(monitored), token)
+    async with run_app(app, host=host, port=port, limits=LIMITS) as url:
+        yield url
 
 
 def _make_app(monitored: Monitored) -> ASGIApp:

@@ -17,7 +17,8 @@ def localnet(
         int | None,
         typer.Option(
             min=0,
-            help="How many epochs are scored; 0: until Ctrl-C.  [default: 2; 0 with --serve]",
+            help="How many epochs are scored; 0: until Ctrl-C.  "
+            "[default: 2; 0 with --serve or --monitor]",
         ),
     ] = None,
     serve: Annotated[
@@ -25,6 +26,10 @@ def localnet(
         typer.Option(
             min=0, max=65535, help="Also start the HTTP gateway on this port, without a key."
         ),
+    ] = None,
+    monitor: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Also serve the monitor page on this port."),
     ] = None,
     block_seconds: Annotated[
         float | None,
@@ -90,11 +95,12 @@ def localnet(
     options = settings.LocalnetOptions(
         hosters=hosters,
         validators=validators,
-        epochs=_count_epochs(epochs, is_serving=serve is not None),
+        epochs=_count_epochs(epochs, is_serving=serve is not None or monitor is not None),
         block_seconds=block_seconds,
         prompt=prompt,
         keep=keep,
         serve_port=serve,
+        monitor_port=_choose_monitor_port(monitor),
         chain_url=chain,
         is_driven=drive,
         scorer=scorer,
@@ -114,6 +120,17 @@ def localnet(
         say("error: not every epoch was attested by all nodes, or the answer was wrong")
         say("hint: run it again with --keep DIR and look at the logs there")
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _choose_monitor_port(port: int | None) -> int | None:
+    """Return the port, a free one for 0. Raises ConfigError if it is taken."""
+    from subnet.localnet.environment import find_free_port
+    from subnet.operator.monitor_options import MonitorOptions
+
+    if port is None:
+        return None
+    MonitorOptions(port).check()
+    return port or find_free_port()
 
 
 def _count_epochs(wanted: int | None, *, is_serving: bool) -> int:

@@ -19,6 +19,7 @@ from subnet.cli import (
     manifest,
     mesh_test,
     models,
+    monitor,
     plan,
     plugins,
     serve,
@@ -63,6 +64,7 @@ app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("wait-for-restart-window")(wait_for_restart_window.wait_for_restart_window)
 app.command("doctor")(doctor.doctor)
+app.command("monitor")(monitor.monitor)
 app.command("why")(why.why)
 app.command("earnings")(earnings.earnings)
 app.add_typer(keys_app, name="keys")

@@ -30,6 +30,13 @@ from subnet.cli.metrics import (
     NoMetrics,
     make_metrics_options,
 )
+from subnet.cli.monitor_options import (
+    MonitorAddresses,
+    MonitorHost,
+    MonitorPort,
+    MonitorPublic,
+    make_monitor_options,
+)
 from subnet.cli.options import Chain, DataDir, Offline, OwnSubnet, PasswordFile
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
@@ -146,6 +153,10 @@ def mesh_test(
     metrics_host: MetricsHost = None,
     metrics_token_file: MetricsTokenFile = None,
     no_metrics: NoMetrics = False,
+    monitor_port: MonitorPort = None,
+    monitor_host: MonitorHost = None,
+    monitor_public: MonitorPublic = False,
+    monitor_addresses: MonitorAddresses = False,
     alert_webhook: AlertWebhook = None,
     alert_webhook_file: AlertWebhookFile = None,
     alert_webhook_private: AlertWebhookPrivate = False,
@@ -202,6 +213,12 @@ def mesh_test(
                 port=metrics_port,
                 token_file=metrics_token_file,
                 no_metrics=no_metrics,
+            ),
+            "monitor": make_monitor_options(
+                port=monitor_port,
+                host=monitor_host,
+                is_public=monitor_public,
+                shows_addresses=monitor_addresses,
             ),
             "alert_webhook": make_webhook(
                 alert_webhook, file=alert_webhook_file, may_be_private=alert_webhook_private

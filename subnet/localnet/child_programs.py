@@ -19,6 +19,7 @@ from subnet.node import run_node
 from subnet.operator.config import NodeConfig
 from subnet.operator.interrupts import run_interruptible
 from subnet.operator.logs import LogOptions, configure_logs
+from subnet.operator.monitor_options import MonitorOptions
 from subnet.operator.preflight import prepare
 
 ROUTE_RETRY_S = 0.5
@@ -36,7 +37,7 @@ def run_node_child(config: Message, send: Send) -> None:
 
 
 async def _run_node(config: Message, send: Send) -> None:
-    layers = config["blocks"]
+    layers, monitor_port = config["blocks"], config.get("monitor_port")
     prepared = await prepare(
         NodeConfig(
             model=config["model"],
@@ -51,6 +52,7 @@ async def _run_node(config: Message, send: Send) -> None:
             layer_indices=None if layers is None else LayerRange(*layers),
             threads=1,
             data_dir=Path(config["data_dir"]),
+            monitor=None if monitor_port is None else MonitorOptions(monitor_port),
         ),
         hotkey=derive_account(config["hotkey_account"]),
     )

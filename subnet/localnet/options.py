@@ -27,7 +27,8 @@ class LocalnetOptions:
     block. ``is_one_answer`` ends the network once the question is answered.
 
     ``block_seconds`` is the time between blocks once the network runs. ``epochs`` 0 goes on until
-    it is interrupted. ``serve_port`` starts an HTTP gateway there. ``chain_url`` is an existing
+    it is interrupted. ``serve_port`` starts an HTTP gateway there, ``monitor_port`` the
+    monitor page of the last node. ``chain_url`` is an existing
     chain to run on instead of one made for the occasion; ``is_driven`` makes its blocks, where it
     does not make them by itself. ``scorer`` and ``probe`` name plug-ins; ``faults`` strike in the
     first epoch that is scored.
@@ -40,6 +41,7 @@ class LocalnetOptions:
     prompt: str | None = None
     keep: Path | None = None
     serve_port: int | None = None
+    monitor_port: int | None = None
     chain_url: str | None = None
     is_driven: bool = True
     model: str = SHIPPED_MODEL_NAME
@@ -52,6 +54,11 @@ class LocalnetOptions:
     @property
     def is_shipped_model(self) -> bool:
         return self.model == SHIPPED_MODEL_NAME
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether applications or people use the network, so that it survives what goes wrong."""
+        return self.serve_port is not None or self.monitor_port is not None
 
     def compute_epoch_timeout_s(self, epoch_length: int) -> float:
         """Return the wait for one row: its epoch, and the one that proposes it."""

@@ -198,6 +198,8 @@ class _Localnet:
             config["host_maddrs"] = [f"/ip4/127.0.0.1/tcp/{0 if index else first_port}"]
             # The first one is the bootnode that the chain names; the others find it there.
             config["new_swarm"] = index == 0
+            if index == len(self._nodes) - 1:
+                config["monitor_port"] = self._options.monitor_port
             if self._manifest.plugins:
                 # The manifest beside the shipped model is another one.
                 place = directory / node.name / f"{subnet_id}-{self._node_ids[node.name]}"
@@ -232,6 +234,8 @@ class _Localnet:
             what="start",
         )
         self._display.step(f"{len(names)} nodes are up; dial {bootnode}")
+        if self._options.monitor_port is not None:
+            self._display.step(f"monitor page http://127.0.0.1:{self._options.monitor_port}/")
         slot = await self._fetch_slot(subnet_id)
         head = await fetch_head_number(self._chain)
         target = (head // self._epoch_length + 1) * self._epoch_length + slot
@@ -293,8 +297,8 @@ class _Localnet:
         if child.name in {self._nodes[number - 1].name for number in self._faults.killed}:
             self._display.step(f"{ended}, as --fault asked; the others go on")
             return
-        if self._options.serve_port is not None and child.name in self._node_ids:
-            # Applications are being served: that a node dies is what they want to see survived.
+        if self._options.is_watched and child.name in self._node_ids:
+            # That a node dies is what applications and people want to see survived.
             self._display.step(f"{ended}; the others go on")
             return
         raise LocalnetFailed(f"{ended}; the end of its log:\n{child.tail_log()}")
@@ -338,7 +342,7 @@ class _Localnet:
                 is_right &= row.is_attested_by_all_but(struck)
             elif row.elected in struck:
                 self._display.step("a node under --fault had to propose")
-            elif self._options.serve_port is None:
+            elif not self._options.is_watched:
                 raise LocalnetFailed(row.to_text())
             else:
                 is_right = False

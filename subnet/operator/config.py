@@ -11,6 +11,7 @@ from consensus.types import LayerRange, Role
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.errors import UsageError
 from subnet.operator.metrics_options import MetricsOptions
+from subnet.operator.monitor_options import MonitorOptions
 from subnet.operator.webhook import Webhook
 
 TorchDtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -27,7 +28,8 @@ class NodeConfig(BaseModel):
     ``subnet_node_id`` None means that they are looked up on the chain by peer id. ``unpaid``
     serves clients without taking part in consensus. A ``light`` validator audits nothing and needs
     no weights.
-    ``metrics`` None: the node shows none; ``alert_webhook`` None: it tells no alerts.
+    ``metrics`` and ``monitor`` None: the node shows none; ``alert_webhook`` None: it tells no
+    alerts.
     """
 
     model_config = ConfigDict(
@@ -67,6 +69,7 @@ class NodeConfig(BaseModel):
     prefill_chunk: int | None = Field(default=None, ge=1, le=512)
     data_dir: Path | None = None
     metrics: MetricsOptions | None = None
+    monitor: MonitorOptions | None = None
     alert_webhook: Webhook | None = None
 
     @model_validator(mode="after")

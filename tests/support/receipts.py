@@ -18,6 +18,7 @@ from consensus.records import (
 from consensus.roster import Roster
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, Role, Score, SubnetId, SubnetNodeId
+from subnet.receipts.describe import render_receipt
 from subnet.receipts.evidence import EpochEvidence, Notes, SeenRecord
 from subnet.receipts.explain import make_receipt
 from subnet.receipts.reasons import Why
@@ -143,6 +144,11 @@ def make_evidence(
 def explain(evidence: EpochEvidence, node_id: int) -> NodeReceipt:
     """Return a node's receipt."""
     return make_receipt(evidence, recompute(evidence), SubnetNodeId(node_id))
+
+
+def make_receipt_json(evidence: EpochEvidence, node_id: int) -> dict[str, Any]:
+    """Return a node's receipt as `mesh why --json` prints it."""
+    return render_receipt(explain(evidence, node_id), num_layers=evidence.shape.num_layers)
 
 
 def list_reasons(receipt: NodeReceipt) -> list[Why]:
