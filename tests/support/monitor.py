@@ -25,6 +25,8 @@ from subnet.monitor.documents import (
 )
 from subnet.monitor.epochs import list_phases, list_windows, make_history
 from subnet.monitor.hub import Hub
+from tests.support.epoch_records import EPOCH, World, find_draw, make_roster
+from tests.support.receipts import make_evidence, make_receipt_json
 
 LENGTH = 20
 SCHEDULE = compute_schedule(LENGTH, MAINNET)
@@ -55,7 +57,19 @@ class FakeMonitor:
         return json.dumps(self.receipts[epoch, node_id]).encode()
 
 
-def make_head(*, epoch: int = 40, offset: int = 9, hosters: Sequence[int] = (3,) * 8, **changes):
+def make_scored_receipt() -> dict[str, Any]:
+    """Return the receipt of node 1, a hoster whose work all others agree with."""
+    world = World(previous=make_roster(epoch=EPOCH - 1), draw=find_draw(1))
+    world.host(1, 2, 3, 4, age=1)
+    world.host(1, 2, 3, 4)
+    world.audit(5, 6, 7)
+    world.score_before(5, 6, 7)
+    return make_receipt_json(make_evidence(world), 1)
+
+
+def make_head(
+    *, epoch: int = 40, offset: int = 9, hosters: Sequence[int] = (3,) * 8, **changes: Any
+) -> Head:
     """Return the head of a network of 8 blocks."""
     facts: dict[str, Any] = {
         "observer": Observer(

@@ -18,6 +18,16 @@ export async function getJson(path) {
   return response.json();
 }
 
+/** The history without the epochs of which nothing is scored, such as the present one. */
+function keepScored(history) {
+  const columns = history.epochs.map((_, column) => column).filter((column) => history.scores.some((row) => row[column] !== null));
+  const pick = (rows) => rows.map((row) => columns.map((column) => row[column]));
+  return {
+    nodes: history.nodes, epochs: columns.map((column) => history.epochs[column]),
+    scores: pick(history.scores), problems: pick(history.problems), paid: pick(history.paid),
+  };
+}
+
 export class Store extends EventTarget {
   constructor() {
     super();
@@ -26,6 +36,7 @@ export class Store extends EventTarget {
     this.nodes = new Map();
     this.byNodeId = new Map();
     this.history = null;
+    this.scored = null;
     this.link = "waiting";
     this.isReading = false;
   }
@@ -75,6 +86,7 @@ export class Store extends EventTarget {
   async readHistory() {
     try {
       this.history = await getJson(`/api/v1/history?epochs=${EPOCHS}`);
+      this.scored = keepScored(this.history);
       this.tell("history");
     } catch {
       // The next epoch brings the next attempt.

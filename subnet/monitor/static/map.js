@@ -39,9 +39,10 @@ export class SwarmMap {
     const lanes = packLanes(served, this.numBlocks);
     this.scroller.style.height = `${Math.min(Math.max(1, lanes.length) * LANE_HEIGHT + 4, 420)}px`;
     this.list.setItems(lanes);
-    const relayed = served.filter((row) => row.path === "relayed").length;
+    const online = served.filter((row) => row.state === "online");
+    const relayed = online.filter((row) => row.path === "relayed").length, others = served.length - online.length;
     byId("map-note").textContent = served.length
-      ? `${served.length} hosters${relayed ? `, ${relayed} over a relay` : ""}`
+      ? [`${online.length} hosters online`, relayed && `${relayed} over a relay`, others && `${others} not online`].filter(Boolean).join(", ")
       : "no hoster is known";
   }
 
@@ -54,7 +55,7 @@ export class SwarmMap {
         text: hosters.length <= MAX_LABELS || !count ? String(count) : "",
         on: { pointerenter: (event) => showTip(count ? `block ${block}: ${count} hosters` : `block ${block}: no hoster serves it`, event.clientX, event.clientY), pointerleave: () => showTip() },
       });
-      cell.style.setProperty("--share", `${Math.round(18 + (62 * count) / most)}%`);
+      cell.style.setProperty("--share", `${Math.round(10 + (30 * count) / most)}%`);
       return cell;
     }));
     this.axis.replaceChildren(...hosters.map((_, block) => element("span", { text: block % every ? "" : String(block) })));

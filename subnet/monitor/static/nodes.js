@@ -12,7 +12,7 @@ const COLUMNS = [
   { name: "blocks", value: (row) => (row.blocks ? row.blocks[0] * 1e4 + row.blocks[1] : -1), text: (row) => formatBlocks(row.blocks) },
   { name: "dtype", value: (row) => row.dtype, text: (row) => row.dtype || "–", className: "middle" },
   { name: "rows/s", value: (row) => row.throughput, text: (row) => formatRate(row.throughput), className: "number middle" },
-  { name: "path", value: (row) => row.path ?? "", text: (row) => row.path ?? "–", className: "wide" },
+  { name: "path", value: (row) => row.path ?? "", text: (row) => row.path ?? "–", className: "wide after" },
   { name: "class", value: (row) => row.node_class ?? "", text: (row) => (row.queue_place ? `queue ${row.queue_place}` : (row.node_class ?? "–")), className: "middle" },
   { name: "stake", value: (row) => number(row.stake), text: (row) => formatAmount(row.stake), className: "number middle" },
   { name: "reputation", value: (row) => number(row.reputation), text: (row) => (row.reputation === null ? "–" : (number(row.reputation) / 1e9).toFixed(2)), className: "number wide" },

@@ -66,7 +66,7 @@ export class Details {
   }
 
   makeEpochs(row) {
-    const { history } = this.store, index = history && row.node_id !== null ? history.nodes.indexOf(row.node_id) : -1;
+    const history = this.store.scored, index = history && row.node_id !== null ? history.nodes.indexOf(row.node_id) : -1;
     if (index < 0) return element("p", { className: "faint", text: "No score of it is known." });
     const columns = history.epochs.map((_, column) => column).slice(-SHOWN_EPOCHS).reverse();
     return element("div", {}, element("h3", { text: "Scores" }), element("table", {},
@@ -107,7 +107,7 @@ export class Details {
     }
     if (receipt.records?.length) {
       parts.push(element("h3", { text: "Records" }), makeTable(["record", "seen at block", "late from", "listed by", ""],
-        receipt.records.map((trace) => [`${trace.kind.replaceAll("_", " ")} of epoch ${trace.epoch}`, trace.seen_at ?? "–", trace.late_from, `${trace.listed_by.length} of ${receipt.named_sightings}`, trace.accepted ? "accepted" : "not accepted"])));
+        receipt.records.map((trace) => [`${trace.kind.replaceAll("_", " ")} of epoch ${trace.epoch}`, trace.seen_at ?? "–", trace.late_from, trace.kind === "sighting" ? "–" : `${trace.listed_by.length} of ${receipt.named_sightings}`, trace.kind === "sighting" ? (trace.accepted ? "named" : "not named") : trace.accepted ? "accepted" : "not accepted"])));
     }
     if (receipt.hoster) parts.push(...this.renderHoster(receipt));
     if (receipt.validator) parts.push(...this.renderValidator(receipt.validator));

@@ -12,7 +12,10 @@ const SCALES = {
   light: ["#e9f0ec", "#c5dfd6", "#8fc4bd", "#559fa5", "#2b7489", "#194a6b", "#122a4d"],
   dark: ["#1c2a35", "#26405a", "#3d5b78", "#62768a", "#948f86", "#c8ad6d", "#ffdf6b"],
 };
-const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8f7a00", "#56b4e9"];
+const LINES = {
+  light: ["#0072b2", "#d55e00", "#00805d", "#b0578a", "#8f7a00", "#3f8fc0"],
+  dark: ["#6fb1f0", "#ff8a5c", "#4fd1c0", "#e6a3cf", "#e0c25a", "#b3b9ff"],
+};
 
 const parse = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 function mix(scale, share) {
@@ -70,8 +73,9 @@ export class Scores {
     this.render();
   }
 
+  /** What is drawn: the scored epochs. */
   get history() {
-    return this.store.history;
+    return this.store.scored;
   }
 
   render() {
@@ -295,14 +299,14 @@ export class Scores {
       chart.append(svg("line", { x1: left, x2: width - right, y1: y, y2: y, class: "grid" }), this.makeText(formatScore(Math.round(this.top * share)), left - 6, y + 4, "end"));
     }
     for (const column of new Set([0, count - 1])) chart.append(this.makeText(`epoch ${history.epochs[column].epoch}`, toX(column), height - 5, count < 2 ? "middle" : column ? "end" : "start"));
-    this.drawLines(chart, shown, { toX, toY, width, right, top, height });
+    this.drawLines(chart, shown, { toX, toY, width, right, height });
     byId("lines").replaceChildren(chart);
   }
 
   drawLines(chart, shown, { toX, toY, width, right, height }) {
     const { history } = this, labels = [];
     shown.forEach((node, index) => {
-      const row = history.nodes.indexOf(node), colour = LINES[index % LINES.length];
+      const row = history.nodes.indexOf(node), colour = LINES[this.getTheme()][index % MAX_LINES];
       let path = "", isOpen = false, last = null;
       history.scores[row].forEach((score, column) => {
         if (score === null) isOpen = false;
@@ -338,7 +342,7 @@ export class Scores {
   // Attestations and accuracy.
 
   renderAgreement() {
-    const epochs = this.history.epochs, needed = epochs.findLast(({ needed }) => needed !== null)?.needed ?? null;
+    const epochs = this.store.history.epochs, needed = epochs.findLast(({ needed }) => needed !== null)?.needed ?? null;
     const box = byId("agreement");
     box.replaceChildren(...epochs.map((row) => this.renderColumn(row)));
     if (needed !== null) {
@@ -363,7 +367,7 @@ export class Scores {
   }
 
   renderAccuracies() {
-    const { history } = this, rows = [];
+    const { history } = this.store, rows = [];
     history.nodes.forEach((node, row) => {
       const known = history.accuracies[row].filter((accuracy) => accuracy !== null);
       if (known.length) rows.push({ node, last: known.at(-1), mean: known.reduce((sum, accuracy) => sum + accuracy, 0) / known.length, count: known.length });

@@ -127,7 +127,7 @@ export class Timeline {
       band.style.width = this.place(end - start);
       return band;
     });
-    this.header.replaceChildren(element("span", { className: "label", text: "node" }), element("span", { className: "track" }, ...bands));
+    this.header.replaceChildren(element("span", { className: "label", text: "node" }), element("span", { className: "vote", text: "vote" }), element("span", { className: "track" }, ...bands));
   }
 
   renderRow(node) {
@@ -141,15 +141,8 @@ export class Timeline {
       words.push(sentence);
       bar.dataset.status = status;
     }
-    if (record.proposal?.proposer === node.node_id) {
-      parts.push(this.renderMark("propose", record.proposal.offset, "★"));
-      words.push("proposed");
-    } else if (this.attested.has(node.node_id)) {
-      parts.push(this.renderMark("attest", record.proposal.offset, "✓"));
-      words.push("attested");
-    } else if (this.voters.has(node.node_id) && record.proposal?.is_agreed !== null) {
-      words.push("did not attest");
-    }
+    const [vote, said] = this.describeVote(node.node_id);
+    if (said) words.push(said);
     if (node.problem) words.push(node.problem.replaceAll("_", " "));
     const now = element("i", { className: "clock" });
     now.style.left = this.place(Math.min(this.now, record.length));
@@ -158,7 +151,7 @@ export class Timeline {
       element("button", {
         type: "button", className: "label", "data-focus": `line-${node.node_id}`, "aria-label": `${sentence}. Open the receipt`,
         on: { click: () => this.openReceipt(record.epoch, node.node_id) },
-      }, element("b", { text: `node ${node.node_id}` }), element("span", { className: "faint", text: role ?? "" })),
+      }, element("b", { text: `node ${node.node_id}` }), element("span", { className: "faint", text: role ?? "" })), vote,
       element("span", {
         className: "track", "aria-hidden": "true",
         on: { pointermove: (event) => showTip(sentence, event.clientX, event.clientY), pointerleave: () => showTip() },
@@ -171,10 +164,13 @@ export class Timeline {
     return line;
   }
 
-  renderMark(kind, offset, text) {
-    const mark = element("span", { className: `mark-${kind}`, text });
-    mark.style.left = this.place(Math.min(offset + 0.5, this.record.length - 0.5));
-    return mark;
+  /** Returns the sign and the words of what a node did about the epoch's proposal. */
+  describeVote(node) {
+    const { proposal } = this.record;
+    if (proposal?.proposer === node) return [element("span", { className: "vote propose", text: "★" }), "proposed"];
+    if (this.attested.has(node)) return [element("span", { className: "vote attest", text: "✓" }), "attested"];
+    const isOver = this.voters.has(node) && proposal?.is_agreed !== null;
+    return [element("span", { className: `vote ${isOver ? "absent" : ""}`, text: isOver ? "×" : "" }), isOver ? "did not attest" : ""];
   }
 
   renderRecord(kind, seen, { opens, closes }) {

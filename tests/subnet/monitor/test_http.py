@@ -20,9 +20,7 @@ from subnet.monitor.hub import MAX_SUBSCRIBERS, Subscription
 from subnet.monitor.receipts import ReceiptsBusy
 from subnet.monitor.serving import serve_monitor
 from subnet.operator.monitor_options import MonitorOptions
-from tests.support.epoch_records import World
-from tests.support.monitor import FakeMonitor, make_head, make_large, make_row
-from tests.support.receipts import make_evidence, make_receipt_json
+from tests.support.monitor import FakeMonitor, make_head, make_large, make_row, make_scored_receipt
 
 DOCUMENTED = {
     "/api/v1/snapshot": "/api/v1/snapshot",
@@ -42,7 +40,7 @@ async def open_page(monitor: FakeMonitor, **options) -> AsyncIterator[httpx.Asyn
 
 async def test_every_documented_answer_is_as_its_schema_says():
     monitor = make_large(30, epochs=12)
-    monitor.receipts[9, 1] = make_receipt_json(make_evidence(World()), 1)
+    monitor.receipts[9, 1] = make_scored_receipt()
     async with open_page(monitor) as client:
         document = (await client.get("/openapi.json")).json()
         jsonschema_rs.meta.validate(document["components"]["schemas"]["Snapshot"])
