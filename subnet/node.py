@@ -616,6 +616,8 @@ class Node:
 
     def _go_online(self, on_ready: OnReady | None) -> None:
         self._state = ServerState.ONLINE
+        # The next head may be too late for this epoch's commit.
+        self._loop.plan_again()
         self._announcer.notify()
         logger.info(
             "serving",

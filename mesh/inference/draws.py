@@ -33,7 +33,8 @@ CANDIDATES = 256
 class Draws:
     """Tokens drawn for rows of float64 ``scores`` [rows, vocabulary], on their device.
 
-    A row has a finite score, and others may be minus infinity; the scores are changed. ``draws`` are from [0, 1). ``token_ids`` is int64 [rows]. Temperature 0 takes the largest score.
+    A row has a finite score, and others may be minus infinity; the scores are changed. ``draws``
+    are from [0, 1). ``token_ids`` is int64 [rows]. Temperature 0 takes the largest score.
     """
 
     def __init__(

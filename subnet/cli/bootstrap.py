@@ -94,8 +94,7 @@ def bootstrap(
     )
 
     def on_ready(addresses: tuple[str, ...]) -> None:
-        emit(json.dumps({"addresses": addresses}) if as_json else "
-".join(addresses))
+        emit(json.dumps({"addresses": addresses}) if as_json else "\n".join(addresses))
 
     supervisor = Supervisor.from_environment(os.environ)
     asyncio.run(run_bootstrap(config, on_ready=on_ready, supervisor=supervisor))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.chain.options import AsJson, choose_password
+from subnet.cli.chain.options import choose_password
 from subnet.cli.console import emit, say
+from subnet.cli.options import AsJson
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:

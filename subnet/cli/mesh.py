@@ -30,8 +30,8 @@ from subnet.cli import (
     why,
 )
 from subnet.cli.chain.app import app as chain_app
-from subnet.cli.keys import app as keys_app
 from subnet.cli.console import PROGRAM, VersionOption, run_app
+from subnet.cli.keys import app as keys_app
 
 app = typer.Typer(
     no_args_is_help=True,

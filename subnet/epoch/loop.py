@@ -85,6 +85,10 @@ class EpochLoop:
             tasks.create_task(self._follow_heads())
             tasks.create_task(self._work(tasks))
 
+    def plan_again(self) -> None:
+        """Plan once more at this head: what a duty waited for, such as the model, is there now."""
+        self._news.set()
+
     async def _follow_heads(self) -> None:
         context = self._context
         heads = follow_heads(

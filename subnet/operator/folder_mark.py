@@ -1,4 +1,4 @@
-"""The mark of a data folder: on which machine, boot and file system its node last signed.
+"""The mark of a data folder: on which machine and file system its node last signed.
 
 A node that finds its own mark knows that its journal is the one it wrote last. Any other folder
 may be older than what the identity has signed since, on another machine.
@@ -18,7 +18,6 @@ from subnet.journal.journal import Journal
 MARK_FILE = "identity-mark"
 MAX_MARK_SIZE = 1024
 MACHINE_FILE = Path("/etc/machine-id")
-BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 MAX_ID_SIZE = 64
 
 logger = structlog.get_logger(__name__)
@@ -28,14 +27,13 @@ logger = structlog.get_logger(__name__)
 class FolderMark:
     """Where and when the folder was marked.
 
-    ``place`` is the mark's own file system and inode: a copy has another one. ``machine`` and
-    ``boot`` are the system's ids, empty where it has none. ``restored`` is the stamp of a restored
-    identity (keys/backup.py) that the node has listened for; None without one.
+    ``place`` is the mark's own file system and inode: a copy has another one. ``machine`` is
+    the system's id, empty where it has none. ``restored`` is the stamp of a restored identity
+    (keys/backup.py) that the node has listened for; None without one.
     """
 
     place: str
     machine: str
-    boot: str
     restored: str | None
 
 
@@ -43,7 +41,7 @@ def make_mark(path: Path, *, restored: str | None) -> FolderMark:
     """Return the mark that is right here and now for the file ``path``. Raises OSError."""
     # Fresh disks number their files alike, so the inode alone does not tell two of them apart.
     place = f"{os.statvfs(path).f_fsid} {path.stat().st_ino}"
-    return FolderMark(place, _read_id(MACHINE_FILE), _read_id(BOOT_FILE), restored)
+    return FolderMark(place, _read_id(MACHINE_FILE), restored)
 
 
 def read_mark(data_dir: Path) -> FolderMark | None:
@@ -54,7 +52,7 @@ def read_mark(data_dir: Path) -> FolderMark | None:
         mark = FolderMark(**body)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    texts = (mark.place, mark.machine, mark.boot, mark.restored or "")
+    texts = (mark.place, mark.machine, mark.restored or "")
     return mark if all(isinstance(text, str) for text in texts) else None
 
 
@@ -93,8 +91,6 @@ def find_reason_to_listen(
         return "its data folder is a copy, or was restored from one"
     if mark.machine != own.machine:
         return "its data folder comes from another machine"
-    if mark.boot != own.boot:
-        return "the machine was started again since its node ran"
     return None
 
 

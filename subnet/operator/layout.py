@@ -6,7 +6,7 @@ process, after its files were copied to ``before-layout-N`` beside them. A step 
 process that dies in between starts it again. Schemas of single files have versions of their own.
 
 Version 1 has no version file, and marks the folder by "file system, inode" in ``folder``.
-Version 2 marks it in ``identity-mark``, with machine and boot (folder_mark.py).
+Version 2 marks it in ``identity-mark``, with the machine (folder_mark.py).
 """
 
 from __future__ import annotations

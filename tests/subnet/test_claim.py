@@ -124,7 +124,7 @@ async def test_a_folder_is_not_marked_while_another_process_has_the_identity(
     assert read_status(scene.prepared.data_dir / STATUS_FILE).is_stopped
 
 
-async def test_a_moved_folder_with_its_mark_of_another_boot_listens(
+async def test_a_moved_folder_with_its_mark_of_another_machine_listens(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from subnet.operator import folder_mark
@@ -133,7 +133,7 @@ async def test_a_moved_folder_with_its_mark_of_another_boot_listens(
     prepare_folder(scene.prepared.data_dir)
     (scene.prepared.data_dir / JOURNAL_FILE).touch()
     mark_folder(scene.prepared.data_dir, restored=stamp)
-    (tmp_path / "boot").write_text("another boot")
-    monkeypatch.setattr(folder_mark, "BOOT_FILE", tmp_path / "boot")
+    (tmp_path / "id").write_text("another machine")
+    monkeypatch.setattr(folder_mark, "MACHINE_FILE", tmp_path / "id")
     seen = await scene.claim()
-    assert "the machine was started again" in seen[-1].taking_part
+    assert "another machine" in seen[-1].taking_part

@@ -9,7 +9,7 @@ import typer
 
 from subnet.cli.arguments import normalise_arguments
 from subnet.cli.mesh import app as mesh_app
-from subnet.cli.mesh_test import MULTI_VALUE
+from subnet.cli.arguments import MULTI_VALUE
 from subnet.cli.mesh_test import app as node_app
 
 APPS = {"mesh": mesh_app, "mesh-test": node_app}

@@ -161,7 +161,8 @@ class FakeNode:
             is_paid=self.is_paid,
             receipts=self.receipts,
         )
-        return EpochLoop(self.context)
+        self.loop = EpochLoop(self.context)
+        return self.loop
 
 
 @asynccontextmanager

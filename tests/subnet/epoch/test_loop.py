@@ -29,7 +29,14 @@ from subnet.epoch.observer import (
 )
 from subnet.errors import ExtrinsicFailed
 from tests.support.fakes import FakeChain, FakeNetwork, FakeReader, FakeWriter
-from tests.support.node import FakeNode, advance, advance_to, make_roster_node, run_nodes
+from tests.support.node import (
+    FakeNode,
+    advance,
+    advance_to,
+    let_settle,
+    make_roster_node,
+    run_nodes,
+)
 
 HOSTERS = (1, 2, 3, 4)
 VALIDATORS = (5, 6)
@@ -121,6 +128,20 @@ async def test_a_validator_whose_files_lack_the_drawn_layer_says_so_and_goes_on(
     ]
     assert "cannot be read: no such file" in missed[0].reason
     assert 6 in subnet.chain.submissions[2].attested
+
+
+async def test_a_model_that_is_loaded_in_the_last_block_for_commits_still_commits(subnet):
+    node = subnet.nodes[2]
+    loaded, node.inference = node.inference, None
+    async with subnet.run():
+        await advance_to(subnet.chain, 1, 6)
+        node.inference = loaded
+        assert (RecordKind.OUTPUT_COMMIT, Epoch(1)) not in node.journal.own_records
+        node.loop.plan_again()
+        await let_settle()
+        assert (RecordKind.OUTPUT_COMMIT, Epoch(1)) in node.journal.own_records
+        await advance_to(subnet.chain, 2, 4)
+    assert dict(subnet.chain.submissions[2].scores)[2] > 0
 
 
 async def test_each_node_publishes_each_slot_once_and_reveals_after_commits_close(subnet):
