@@ -14,6 +14,7 @@ from mesh.errors import InvalidRequest
 from mesh.inference.grammar import MAX_GRAMMAR_BYTES, Grammar, GrammarKind
 from mesh.inference.sampling import MAX_BIASES
 from mesh.inference.wire import (
+    VERSION,
     FrameType,
     OpenSession,
     check_size,
@@ -25,7 +26,6 @@ from mesh.inference.wire import (
 )
 
 SHAPED_METHOD = "mesh.shaped"
-SHAPED_VERSION = 1
 
 # type, version, frequency penalty, presence penalty, min_p, min tokens, biases, grammar kind and
 # size, size of the OPEN frame
@@ -42,7 +42,7 @@ def encode_shaped(request: OpenSession) -> bytes:
     try:
         header = _SHAPED.pack(
             FrameType.SHAPED,
-            SHAPED_VERSION,
+            VERSION,
             sampling.frequency_penalty,
             sampling.presence_penalty,
             sampling.min_p,

@@ -7,9 +7,8 @@ from typing import Any
 
 import typer
 
-from subnet.cli.arguments import normalise_arguments
+from subnet.cli.arguments import MULTI_VALUE, normalise_arguments
 from subnet.cli.mesh import app as mesh_app
-from subnet.cli.arguments import MULTI_VALUE
 from subnet.cli.mesh_test import app as node_app
 
 APPS = {"mesh": mesh_app, "mesh-test": node_app}
