@@ -28,6 +28,7 @@ MAX_REPEATS = 20
 """Lines alike but for their numbers that are written in REPEAT_WINDOW_S; the rest is counted."""
 REPEAT_WINDOW_S = 60.0
 MAX_KNOWN_LINES = 1024
+LEFT_OUT = "left_out_like_this"
 _DIGITS = re.compile(r"\d+")
 _SECRET_WORDS = ("password", "salt", "secret", "private", "mnemonic", "seed_phrase")
 _OWN_LOGGERS = ("keys", "consensus", "mesh", "devchain", "subnet")
@@ -115,14 +116,14 @@ class RepeatLimit(logging.Filter):
         if len(self._seen) > MAX_KNOWN_LINES:
             self._seen.popitem(last=False)
         if left_out and isinstance(record.msg, dict):
-            # A copy: each handler has its own filter, and one record.
-            record.msg = record.msg | {"left_out_like_this": left_out}
+            # The handlers share the record, and each has its own filter: the key leaves this out.
+            record.msg = record.msg | {LEFT_OUT: left_out}
         return count < MAX_REPEATS
 
 
 def _make_key(record: logging.LogRecord) -> str:
     fields = record.msg if isinstance(record.msg, dict) else {"event": str(record.msg)}
-    told = {name: value for name, value in fields.items() if name != "timestamp"}
+    told = {name: value for name, value in fields.items() if name not in ("timestamp", LEFT_OUT)}
     return _DIGITS.sub("#", f"{record.name} {record.levelno} {told}"[: 4 * MAX_VALUE_TEXT])
 
 

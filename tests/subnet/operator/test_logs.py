@@ -127,6 +127,25 @@ def test_lines_alike_but_for_numbers_are_limited_and_counted() -> None:
     assert isinstance(late.msg, dict) and late.msg["left_out_like_this"] == 50 - MAX_REPEATS
 
 
+def test_lines_left_out_are_counted_once_in_each_place_that_is_written() -> None:
+    now_s = 0.0
+    limits = [RepeatLimit(lambda: now_s) for _ in range(2)]
+
+    def write() -> list[object]:
+        """Return what each handler says was left out; all of them get the same record."""
+        record, told = make_record("chain unavailable"), []
+        for limit in limits:
+            if limit.filter(record):
+                assert isinstance(record.msg, dict)
+                told.append(record.msg.get("left_out_like_this"))
+        return told
+
+    for _ in range(MAX_REPEATS + 3):
+        write()
+    now_s = REPEAT_WINDOW_S
+    assert (write(), write()) == ([3, 3], [None, None])
+
+
 def test_what_the_limit_remembers_is_bounded() -> None:
     limit = RepeatLimit(lambda: 0.0)
     for number in range(2 * MAX_KNOWN_LINES):
