@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consensus.submission import Submission
-from consensus.types import BlockNumber, Epoch, SubnetId, compute_epoch_position
+from consensus.types import BlockNumber, Epoch, NodeClass, SubnetId, compute_epoch_position
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.account.overview import NodeOverview, fetch_overview
@@ -65,8 +65,13 @@ class Metagraph:
         return int(found[0])
 
     def save(self, path: Path) -> None:
-        """Write the metagraph as JSON. Raises OSError."""
-        path.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+        """Write the metagraph as JSON. Raises ConfigError."""
+        try:
+            path.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be written: {error.strerror}", "name another file with --save"
+            ) from error
 
     @classmethod
     def load(cls, path: Path) -> Metagraph:
@@ -205,7 +210,7 @@ def _parse_document(document: Any) -> Metagraph:
         block_hash=bytes.fromhex(document["block_hash"]),
         scores_epoch=int(document["scores_epoch"]),
         node_ids=np.array([row["subnet_node_id"] for row in rows], dtype=np.uint32),
-        classes=np.array([row["class"] for row in rows], dtype=np.uint8),
+        classes=np.array([NodeClass(row["class"]) for row in rows], dtype=np.uint8),
         is_queued=np.array([row["is_queued"] for row in rows], dtype=np.bool_),
         start_epochs=np.array([row["start_epoch"] for row in rows], dtype=np.uint32),
         stakes=_exact(int(row["stake"]) for row in rows),
