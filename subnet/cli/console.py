@@ -16,6 +16,8 @@ Rules of the command line:
 
 from __future__ import annotations
 
+import logging
+import re
 import resource
 import sys
 import traceback
@@ -89,6 +91,7 @@ EXIT_TIMEOUT = 3
 EXIT_INTERRUPTED = 130
 
 NOTICE_AFTER_S = 2.0
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (IdentityFileMissing, "create one with `mesh keygen --dir DIR`"),
@@ -189,7 +192,7 @@ def explain(error: Exception) -> tuple[str, str]:
 
 def say(text: str) -> None:
     """Talk to the person: stderr."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{make_plain(text)}\n")
     sys.stderr.flush()
 
 
@@ -207,8 +210,22 @@ def say_if_slow(text: str) -> Iterator[None]:
 
 def emit(text: str) -> None:
     """Give a result: stdout."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{make_plain(text)}\n")
     sys.stdout.flush()
+
+
+def stream(text: str) -> None:
+    """Give a part of a result at once: as it is to a pipe, and harmless to a terminal."""
+    sys.stdout.write(make_plain(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def make_plain(text: str) -> str:
+    """Return ``text`` with a mark for each control character but tab and line feed.
+
+    Strangers write names, errors and answers, and a control character commands a terminal.
+    """
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def fail(message: str, hint: str, *, code: int = EXIT_FAILURE) -> NoReturn:
@@ -242,6 +259,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoRetur
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     wait_passively()
+    _redact_plain_logs()
     verbose = "--verbose" in arguments
     try:
         _run(app, [argument for argument in arguments if argument != "--verbose"], name=name)
@@ -271,6 +289,19 @@ def _run(app: typer.Typer, arguments: Sequence[str], *, name: str) -> None:
     for word in reversed(path):
         defaults = {word: defaults}
     root.main(args=line, prog_name=name, default_map=defaults, obj=parsed)
+
+
+class _PlainLine(logging.Formatter):
+    """Formats a log line as errors are shown: without access tokens and control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return make_plain(redact_urls(super().format(record)))
+
+
+def _redact_plain_logs() -> None:
+    """Redact warnings where logs are not configured: most commands leave them to Python."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_PlainLine())
 
 
 def find_expected(raised: BaseException, expected: tuple[type[Exception], ...]) -> Exception | None:

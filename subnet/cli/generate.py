@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.console import emit, say, say_if_slow
+from subnet.cli.console import emit, say, say_if_slow, stream
 from subnet.cli.options import Offline
 
 if TYPE_CHECKING:
@@ -95,7 +95,6 @@ async def _ask(
     max_layers_per_hop: int | None,
     is_streaming: bool,
 ) -> list[Token]:
-    import sys
     from contextlib import AsyncExitStack
 
     from mesh.client.client import RoutingOptions
@@ -113,8 +112,7 @@ async def _ask(
         ):
             pieces.append(piece)
             if is_streaming:
-                sys.stdout.write(piece.text)
-                sys.stdout.flush()
+                stream(piece.text)
     return pieces
 
 

@@ -27,7 +27,7 @@ from keys.identity_file import (
 from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
 from mesh.errors import DaemonFailed, DeviceUnavailable, ModelError, NoRoute, TransportError
-from subnet.cli.console import explain, find_expected, run_app
+from subnet.cli.console import emit, explain, find_expected, run_app, say, stream
 from subnet.cli.mesh import app
 from subnet.cli.mesh_test import app as node_app
 from subnet.errors import ChainUnavailable, ConfigError, SubnetError, UsageError
@@ -117,6 +117,34 @@ def test_a_line_that_cannot_be_parsed_exits_with_two(line: list[str]) -> None:
 @pytest.mark.parametrize("option", ["--max-age", "--max_age"])
 def test_dashes_and_underscores_are_one_spelling(option: str, tmp_path: Path) -> None:
     assert "no node has run" in fails("status", "--data_dir", str(tmp_path), option, "3")[0]
+
+
+def test_what_strangers_write_does_not_command_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = "a\x1b]0;b\x07c\u009b2Jd\re"
+    emit(f"name\t{hostile}\nnext")
+    say(hostile)
+    stream(hostile)
+    out, err = capsys.readouterr()
+    plain = "a\ufffd]0;b\ufffdc\ufffd2Jd\ufffde"
+    assert (out, err) == (f"name\t{plain}\nnext\n{hostile}", f"{plain}\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    stream(hostile)
+    assert capsys.readouterr().out == plain
+
+
+def test_what_a_command_logs_shows_no_token_of_an_address() -> None:
+    script = (
+        "import logging, typer\nfrom subnet.cli.console import run_app\napp = typer.Typer()\n"
+        "@app.command()\ndef warn():\n    url = 'wss://a.example/0123456789abcdef0123'\n"
+        "    logging.getLogger('subnet.chain.endpoints').warning('%s is left for now', url)\n"
+        "run_app(app, [], name='mesh')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "wss://a.example/... is left for now\n")
 
 
 class TestKeygen:
