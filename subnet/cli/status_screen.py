@@ -34,7 +34,8 @@ def _render_node(node: NodeStatus, *, now_s: float) -> Iterator[RenderableType]:
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
     for name, value in list_lines(node, now_s=now_s):
-        table.add_row(f"  {name}", value)
+        # A plain text would be read as markup, and lose what stands in brackets.
+        table.add_row(f"  {name}", value if isinstance(value, Text) else Text(value))
     yield table
 
 

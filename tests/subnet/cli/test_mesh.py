@@ -313,6 +313,10 @@ class TestStatus:
         ):
             assert line in out
 
+    def test_an_address_in_brackets_is_shown_whole(self, tmp_path: Path) -> None:
+        keep_status(tmp_path, "128001-3", endpoint="ws://[fd00::1]:9944")
+        assert "ws://[fd00::1]:9944" in run("status", "--data-dir", str(tmp_path))[1]
+
     def test_a_stopped_or_killed_node_is_not_called_active(self, tmp_path: Path) -> None:
         keep_status(tmp_path, "128001-3", is_stopped=True, written_at=time.time() - 100)
         code, out, err = run("status", "--data-dir", str(tmp_path))
