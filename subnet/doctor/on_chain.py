@@ -46,7 +46,6 @@ MAX_LAG_BLOCKS = 2
 SLOW_ANSWER_S = 1.0
 MAX_SLOW_CLOCK_S = 3.0
 """A block that is so far in the future was not made there: this clock is slow."""
-PACE_BLOCKS = 10
 LOW_BALANCE = TENSOR // 100
 NO_ROW = "no row of this node is known: see the check registration"
 
