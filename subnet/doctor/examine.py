@@ -168,7 +168,11 @@ def _answer_always(finding: Finding) -> AskNode:
 
 def _is_meant(folder: Path, subnet_id: int | None, node_id: int | None) -> bool:
     subnet, _, node = folder.name.partition("-")
-    return str(subnet_id or subnet) == subnet and str(node_id or node) == node
+    return subnet_id in (None, _parse_id(subnet)) and node_id in (None, _parse_id(node))
+
+
+def _parse_id(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
 
 
 def _find_last_status(request: Request) -> NodeStatus | None:

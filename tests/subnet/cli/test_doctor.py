@@ -184,6 +184,13 @@ def test_several_running_nodes_need_a_choice(tmp_path: Path) -> None:
         assert rows["canary"]["detail"] == "two"
 
 
+def test_subnet_0_is_named_too(tmp_path: Path) -> None:
+    with node_running(tmp_path / "7-1", make_facts(tmp_path), passed("well")):
+        seven, zero = (examination.Request(data_dir=tmp_path, subnet_id=n) for n in (7, 0))
+        assert examination.choose_running(seven) == tmp_path / "7-1"
+        assert examination.choose_running(zero) is None
+
+
 def test_facts_travel_over_the_socket_as_they_are(tmp_path: Path) -> None:
     facts = replace(
         make_facts(tmp_path),
