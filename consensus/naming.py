@@ -129,7 +129,8 @@ def compute_quorum(roster: Roster) -> int:
 def check_named_list(named: NamedList, roster: Roster) -> dict[SubnetNodeId, bytes]:
     """Return node id -> hash of each named sighting. Raises ProposalMismatch.
 
-    The list names enough sightings, and only those of Validator-class nodes of the roster.
+    The list names enough sightings, each once, and only those of Validator-class nodes of the
+    roster. Else a proposer could name its own sighting for every other node, and decide alone.
     """
     rows: dict[SubnetNodeId, bytes] = {}
     for row in named.rows:
@@ -137,6 +138,8 @@ def check_named_list(named: NamedList, roster: Roster) -> dict[SubnetNodeId, byt
         if node is None or not node.has_class(NodeClass.VALIDATOR, roster.epoch):
             raise ProposalMismatch(f"named list: position {row.position} is no validator's")
         rows[node.node_id] = row.record_hash
+    if len(set(rows.values())) < len(rows):
+        raise ProposalMismatch("named list: one sighting stands for several nodes")
     if len(rows) < compute_quorum(roster):
         raise ProposalMismatch(f"named list: {len(rows)} of {compute_quorum(roster)} sightings")
     return rows

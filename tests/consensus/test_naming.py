@@ -111,6 +111,13 @@ def test_a_list_that_names_a_node_below_validator_is_refused(node_class):
         check_named_list(list_of(0, 1, 2, 3, 4), roster)
 
 
+def test_a_proposer_that_names_its_own_sighting_for_others_is_refused():
+    own = b"own" + bytes(29)
+    named = NamedList(tuple(NamedSighting(place, own) for place in range(5)))
+    with pytest.raises(ProposalMismatch, match="one sighting stands for several nodes"):
+        check_named_list(named, ROSTER)
+
+
 def test_a_list_that_names_a_sighter_twice_is_not_decoded():
     row = (3).to_bytes(2, "little") + bytes(32)
     with pytest.raises(InvalidRecord) as refusal:

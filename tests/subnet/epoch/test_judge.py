@@ -101,6 +101,14 @@ async def test_a_list_of_too_few_sightings_is_refused(scene):
         await scene.check(list_hash=few)
 
 
+async def test_a_list_of_one_sighting_for_every_validator_is_refused(scene):
+    """The one of the highest position: its own slot is the last one that the hash stands for."""
+    rows = scene.list_named()
+    alone = await scene.name(row._replace(record_hash=rows[-1].record_hash) for row in rows)
+    with pytest.raises(ProposalMismatch, match="one sighting stands for several nodes"):
+        await scene.check(list_hash=alone)
+
+
 async def test_a_list_that_names_an_unknown_position_is_refused(scene):
     rows = [*scene.list_named()[:3], scene.list_named()[0]._replace(position=9)]
     unknown = await scene.name(rows)
