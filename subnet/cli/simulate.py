@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from subnet.cli.console import emit, say
-from subnet.errors import ConfigError
+from subnet.errors import ConfigError, UsageError
 
 MIN_NODES, MAX_NODES = 4, 100
 
@@ -29,6 +29,10 @@ def simulate(
     economics: Annotated[
         bool, typer.Option("--economics", help="Show what each cheat earns instead.")
     ] = False,
+    scorer: Annotated[
+        str | None,
+        typer.Option(help="With --economics: the plug-in that divides hosters' pay."),
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes; else one for each core.")
     ] = None,
@@ -38,8 +42,12 @@ def simulate(
 
     The exit code is 1 if an invariant is broken, or if a cheat earns more than it may.
     """
+    if scorer is not None and not economics:
+        raise UsageError("--scorer goes with --economics", "give both")
     if economics:
-        _show_economics(epochs, seed=seed, cheat=cheat, processes=processes, as_json=as_json)
+        _show_economics(
+            epochs, seed=seed, cheat=cheat, scorer=scorer, processes=processes, as_json=as_json
+        )
     else:
         _search(
             epochs,
@@ -107,22 +115,36 @@ def _search(
 
 
 def _show_economics(
-    epochs: int, *, seed: int, cheat: str | None, processes: int | None, as_json: bool
+    epochs: int,
+    *,
+    seed: int,
+    cheat: str | None,
+    scorer: str | None,
+    processes: int | None,
+    as_json: bool,
 ) -> None:
     import os
 
+    from consensus.errors import ScorerFailed
+    from mesh.plugins import PluginKind, find_plugin
+    from subnet.plugins.chosen import SCORER_HINT
     from subnet.simulation.economics.strategies import list_strategies
     from subnet.simulation.economics.table import format_table, measure
 
     known = [strategy.name for strategy in list_strategies()]
     if cheat is not None and cheat not in known:
         raise ConfigError(f"--cheat: {cheat} is not known", f"use one of: {'; '.join(known)}")
+    if scorer is not None:
+        find_plugin(PluginKind.SCORER, scorer)
     rows = []
     names = () if cheat is None else (cheat,)
     workers = processes or len(os.sched_getaffinity(0))
-    for row in measure(epochs, seed=seed, names=names, processes=workers):
-        rows.append(row)
-        say(f"{row.name}: {row.share:.2f} of an honest node's pay")
+    try:
+        for row in measure(epochs, seed=seed, names=names, processes=workers, scorer=scorer):
+            rows.append(row)
+            say(f"{row.name}: {row.share:.2f} of an honest node's pay")
+    except ScorerFailed as error:
+        raise ConfigError(str(error), SCORER_HINT) from error
     if as_json:
         emit(
             json.dumps(

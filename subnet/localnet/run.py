@@ -63,8 +63,9 @@ async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
     """Run it; True if every epoch was proposed and attested by all and the answer was right.
 
     Raises LocalnetFailed, with the end of a log, when a part fails; everything that was
-    started is stopped in any case.
+    started is stopped in any case. Raises PluginError before that for a plug-in that is not there.
     """
+    manifest = choose_manifest(options)
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(open_directory(options.keep))
         group = ProcessGroup(directory / "logs")
@@ -82,8 +83,17 @@ async def run_localnet(options: LocalnetOptions, display: Display) -> bool:
             chain_url=url,
             blocks=blocks,
             epoch_length=(await chain.fetch_info()).epoch_length,
+            manifest=manifest,
         )
         return await localnet.run(directory)
+
+
+def choose_manifest(options: LocalnetOptions) -> ModelManifest:
+    """Return the model's manifest with the plug-ins that are asked for."""
+    folder = resolve_known_model(options.model)
+    architecture = load_config(folder.source).architecture
+    stamps = find_stamps(architecture, scorer=options.scorer, probe=options.probe)
+    return add_plugins(load_own_manifest(folder), stamps)
 
 
 class _Localnet:
@@ -97,6 +107,7 @@ class _Localnet:
         chain_url: str,
         blocks: BlockMaker,
         epoch_length: int,
+        manifest: ModelManifest,
     ) -> None:
         self._options = options
         self._display = display
@@ -124,7 +135,7 @@ class _Localnet:
             ranges=options.ranges,
         )
         self._node_ids: Mapping[str, SubnetNodeId] = {}
-        self._manifest = self._choose_manifest()
+        self._manifest = manifest
         self._children: dict[str, Child] = {}
         self._faults = FaultPlan(options.faults, self._get_pid, display.step)
 
@@ -157,13 +168,6 @@ class _Localnet:
             for watcher in watchers:
                 watcher.cancel()
         return is_right
-
-    def _choose_manifest(self) -> ModelManifest:
-        """Return the model's manifest with the plug-ins that are asked for."""
-        own = load_own_manifest(self._folder)
-        options = self._options
-        stamps = find_stamps(self._model.architecture, scorer=options.scorer, probe=options.probe)
-        return add_plugins(own, stamps)
 
     def _get_pid(self, number: int) -> int | None:
         child = self._children.get(self._nodes[number - 1].name)

@@ -50,6 +50,7 @@ from consensus.records import (
 )
 from consensus.report import EpochReport
 from consensus.roster import Roster
+from consensus.scorer import Scorer
 from consensus.types import BlockNumber, Epoch, LayerRange, Role, SubnetNodeId
 from keys.envelope import Envelope, seal
 from keys.peer import PeerKey
@@ -133,12 +134,19 @@ class Swarm:
     """Runs epochs of one set of actors."""
 
     def __init__(
-        self, actors: Sequence[Actor], answers: ModelAnswers, params: ConsensusParams, *, seed: int
+        self,
+        actors: Sequence[Actor],
+        answers: ModelAnswers,
+        params: ConsensusParams,
+        *,
+        seed: int,
+        scorer: Scorer | None = None,
     ) -> None:
         self.actors = {actor.node_id: actor for actor in actors}
         self.ledger = Ledger()
         self.shape = answers.shape
         self.params = params
+        self._scorer = scorer
         self._answers = answers
         self._keys = {actor.node_id: actor.key for actor in actors}
         self._random = Random(seed)
@@ -384,7 +392,7 @@ class Swarm:
             slot: self._by_name[name][1] for slot, name in accepted.items() if name in self._by_name
         }
         facts = self._make_facts(roster, draw, records, named, probation)
-        return score_epoch(facts, next_roster, self.params)
+        return score_epoch(facts, next_roster, self.params, self._scorer)
 
     def _settle(self, epoch: int, proposer: int, report: EpochReport, *, is_enough: bool) -> None:
         """Propose and attest on the chain; divide the pot by the attested rows."""

@@ -10,7 +10,9 @@ from functools import cache, partial
 from typing import Any
 
 from consensus.protocol_params import MAINNET
+from consensus.scorer import Scorer
 from consensus.types import Role
+from subnet.plugins.chosen import open_named_scorer
 from subnet.simulation.economics.answers import ModelAnswers
 from subnet.simulation.economics.models import load_shipped, make_wide
 from subnet.simulation.economics.strategies import Strategy, get_strategy, list_strategies
@@ -91,20 +93,31 @@ def list_jobs(names: Sequence[str] = ()) -> list[tuple[str, str]]:
 
 
 def measure(
-    epochs: int, *, seed: int, names: Sequence[str] = (), processes: int = 1
+    epochs: int,
+    *,
+    seed: int,
+    names: Sequence[str] = (),
+    processes: int = 1,
+    scorer: str | None = None,
 ) -> Iterator[Row]:
-    """Run each strategy for so many epochs; yield the rows in the order of the table."""
-    run = partial(_run_job, epochs=epochs, seed=seed)
+    """Run each strategy for so many epochs; yield the rows in the order of the table.
+
+    ``scorer`` names a plug-in that divides the hosters' pay. Raises ScorerFailed if it fails.
+    """
+    run = partial(_run_job, epochs=epochs, seed=seed, scorer=scorer)
     # Torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         yield from pool.map(run, list_jobs(names))
 
 
-def _run_job(job: tuple[str, str], *, epochs: int, seed: int) -> Row:
+def _run_job(job: tuple[str, str], *, epochs: int, seed: int, scorer: str | None) -> Row:
     name, model = job
     answers = _open_model(model)
-    return run_strategy(get_strategy(name), answers, epochs=epochs, seed=seed, model=model)
+    with open_named_scorer(scorer) as rule:
+        return run_strategy(
+            get_strategy(name), answers, epochs=epochs, seed=seed, model=model, scorer=rule
+        )
 
 
 @cache
@@ -113,10 +126,16 @@ def _open_model(model: str) -> ModelAnswers:
 
 
 def run_strategy(
-    strategy: Strategy, answers: ModelAnswers, *, epochs: int, seed: int, model: str = "shipped"
+    strategy: Strategy,
+    answers: ModelAnswers,
+    *,
+    epochs: int,
+    seed: int,
+    model: str = "shipped",
+    scorer: Scorer | None = None,
 ) -> Row:
     """Run one swarm for so many epochs and compare its cheats with its honest nodes."""
-    swarm = Swarm(strategy.build(), answers, MAINNET, seed=seed)
+    swarm = Swarm(strategy.build(), answers, MAINNET, seed=seed, scorer=scorer)
     ledger = swarm.run(epochs)
     actors = swarm.actors.values()
     cheats = [actor.node_id for actor in actors if not actor.is_honest]

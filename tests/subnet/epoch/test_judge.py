@@ -146,3 +146,24 @@ async def test_a_proposer_killed_after_it_signed_its_list_proposes_by_the_same_l
 async def test_nothing_named_stands_for_two_hashes(scene):
     assert Naming().is_empty
     assert scene.naming.list_hash != NOTHING_NAMED != scene.naming.accepted_hash
+
+
+def make_scoring_node(node, scorer):
+    """Return a judge that knows what the node knows, with the subnet's own scorer."""
+    context = replace(node.context, scorer=scorer)
+    return Judge(context, Gatherer(context))
+
+
+async def test_a_proposal_by_another_rule_of_pay_is_not_what_this_node_computes(scene):
+    scene.judge = make_scoring_node(scene.node, lambda works: [7 for _ in works])
+    report = await scene.check()
+    assert {one.score for one in report.hosters if one.penalty is None} == {7}
+    assert report.rows != tuple(sorted(scene.submission.scores))
+
+
+async def test_a_scorer_that_fails_postpones_the_duty_with_its_reason(scene):
+    scene.judge = make_scoring_node(scene.node, lambda works: [0.5 for _ in works])
+    with pytest.raises(DutyPostponed, match="it gave a float, not an integer"):
+        await scene.check()
+    with pytest.raises(DutyPostponed, match="it gave a float, not an integer"):
+        await scene.judge.report(SCORED)

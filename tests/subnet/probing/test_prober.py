@@ -9,7 +9,7 @@ import pytest
 
 from consensus.roster import Roster
 from consensus.types import Epoch, SubnetNodeId
-from mesh.errors import TransportError
+from mesh.errors import PluginFailed, TransportError
 from mesh.inference.tokens import Finish, Token
 from mesh.inference.wire import (
     SESSION_METHOD,
@@ -316,3 +316,38 @@ async def test_a_result_is_not_asked_for_twice_after_a_restart(probed):
     asked = len(probed.keys)
     await run_epochs(probed)
     assert len(probed.keys) == asked == 2
+
+
+class OwnProbe:
+    """A subnet's own probe, without a process."""
+
+    def __init__(self, wrong=False, error=None):
+        self.wrong, self.error = wrong, error
+        self.judged = []
+
+    def make_prompt(self, random, *, vocab_size, max_tokens):
+        if self.error is not None:
+            raise self.error
+        return (5, 6, 7)
+
+    def is_wrong(self, prompt, answer, distance):
+        self.judged.append((prompt, len(answer), distance))
+        return self.wrong
+
+
+async def test_the_subnets_own_probe_asks_and_judges(probed):
+    for span in [(0, 8), (0, 8)]:
+        await probed.add(*span)
+    lenient, strict = OwnProbe(), OwnProbe(wrong=True)
+    assert await probed.attempt(1, probe=lenient) == Passed()
+    ((prompt, count, distance),) = lenient.judged
+    assert prompt == (5, 6, 7) and count > 0 and 0 <= distance < 0.05
+    assert isinstance(await probed.attempt(1, probe=strict), Failed)
+
+
+async def test_a_probe_that_fails_proves_nothing_of_a_hoster(probed):
+    for span in [(0, 8), (0, 8)]:
+        await probed.add(*span)
+    error = PluginFailed("probe", "planted", "it took longer than 2 s")
+    attempt = await probed.attempt(1, probe=OwnProbe(error=error))
+    assert isinstance(attempt, Unclear) and "it took longer than 2 s" in attempt.reason
