@@ -677,8 +677,8 @@ class Node:
             try:
                 await self._known_peers.follow(self._rosters.get_newest_roster())
                 await settle(self._parts.chain, self._parts.extrinsics)
-                await self._read_hotkey()
                 await self._facts.follow(self._parts.chain)
+                await self._read_hotkey()
             except ChainUnavailable as error:
                 logger.warning("chain unavailable", detail=str(error))
             self._announcer.notify()
@@ -686,12 +686,16 @@ class Node:
             self._has_news.clear()
 
     async def _read_hotkey(self) -> None:
-        """Read what the hotkey has; warn if that pays no fee."""
+        """Take what the hotkey has, from where the node stands; warn if that pays no fee."""
         hotkey, chain, vitals = self._prepared.hotkey, self._parts.chain, self._vitals
         if hotkey is None:
             return
-        vitals.balance = await chain.fetch_balance(hotkey.account_id)
-        vitals.stake = await fetch_stake(chain, hotkey.account_id, self._terms.subnet_id)
+        standing = self._facts.standing
+        if standing is not None and standing.node.hotkey == hotkey.account_id:
+            vitals.balance, vitals.stake = standing.hotkey_balance, standing.stake
+        else:
+            vitals.balance = await chain.fetch_balance(hotkey.account_id)
+            vitals.stake = await fetch_stake(chain, hotkey.account_id, self._terms.subnet_id)
         if vitals.balance < MIN_HOTKEY_BALANCE:
             logger.warning(
                 "the hotkey cannot pay a fee, so proposals and attestations will be refused",

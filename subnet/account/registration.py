@@ -16,6 +16,7 @@ from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.chain import parsing
 from subnet.chain.events import find_event
+from subnet.chain.items import Item
 from subnet.chain.multiaddr import encode_multiaddr
 from subnet.chain.sender import Inclusion
 from subnet.chain.substrate import SubstrateChain
@@ -266,17 +267,30 @@ async def fetch_activation_rules(
     """Return how this runtime activates nodes, with the subnet's grace if one is named."""
 
     def work(session: ChainSession) -> ActivationRules:
-        mode = session.read_constant("Network.ActivationMode")
-        has_call = session.runtime.has_call("Network", "activate_subnet_node")
-        if not has_call or str(mode) == AUTOMATIC:
-            return ActivationRules(is_automatic=True)
-        grace = None
-        if subnet_id is not None:
-            at = session.read_head_hash()
-            grace = session.read("Network.ActivationGraceEpochs", subnet_id, at=at, default=True)
-        return ActivationRules(is_automatic=False, grace_epochs=grace)
+        items = [] if subnet_id is None else list_activation_items(session, subnet_id)
+        grace = session.read_items(items, at=session.read_head_hash()) if items else [None]
+        return make_activation_rules(session, grace[0])
 
     return await chain.query(work)
+
+
+def list_activation_items(session: ChainSession, subnet_id: SubnetId) -> list[Item]:
+    """Return the storage items that the rules of a subnet depend on; none for some runtimes."""
+    if _activates_by_itself(session):
+        return []
+    return [Item("Network.ActivationGraceEpochs", (subnet_id,), default=True)]
+
+
+def make_activation_rules(session: ChainSession, grace: Any) -> ActivationRules:
+    """Return the rules; ``grace`` is the value of the item, None if it was not asked for."""
+    is_automatic = _activates_by_itself(session)
+    return ActivationRules(is_automatic, grace_epochs=None if is_automatic else grace)
+
+
+def _activates_by_itself(session: ChainSession) -> bool:
+    mode = session.read_constant("Network.ActivationMode")
+    has_call = session.runtime.has_call("Network", "activate_subnet_node")
+    return not has_call or str(mode) == AUTOMATIC
 
 
 def is_subnet_id(text: str) -> bool:
@@ -346,8 +360,16 @@ def read_registered_node(
     session: ChainSession, subnet_id: SubnetId, node_id: SubnetNodeId, *, at: str
 ) -> RegisteredNode | None:
     """Return one node in the state of block hash ``at``, queued or activated; None without one."""
-    for item, is_queued in (("SubnetNodesData", False), ("RegisteredSubnetNodesData", True)):
-        record = session.read(f"Network.{item}", subnet_id, node_id, at=at)
+    names = ("SubnetNodesData", "RegisteredSubnetNodesData")
+    items = [Item(f"Network.{name}", (subnet_id, node_id)) for name in names]
+    return find_registered_node(*session.read_items(items, at=at))
+
+
+def find_registered_node(
+    activated: Mapping[str, Any] | None, queued: Mapping[str, Any] | None
+) -> RegisteredNode | None:
+    """Return the node of the two maps' records; None if neither has one."""
+    for record, is_queued in ((activated, False), (queued, True)):
         if record is not None and record["id"]:
             return parse_registered_node(record, is_queued=is_queued)
     return None

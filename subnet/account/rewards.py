@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from consensus.types import BlockNumber, Epoch, NodeClass, SubnetId, SubnetNodeId
 from subnet.chain import parsing
-from subnet.chain.events import ChainEvent
+from subnet.chain.events import ChainEvent, parse_event
+from subnet.chain.items import Item
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError
 
@@ -112,8 +113,9 @@ async def fetch_rewards(
 
     def work(session: ChainSession) -> EpochRewards | None:
         header, at = session.read_head()
-        slot = session.read("Network.SubnetSlot", subnet_id, at=at)
-        record = session.read("Network.SubnetsData", subnet_id, at=at)
+        names = ("SubnetSlot", "SubnetsData")
+        items = [Item(f"Network.{name}", (subnet_id,)) for name in names]
+        slot, record = session.read_items(items, at=at)
         if slot is None or record is None:
             return None
         last = (header.number - slot) // length - 1
@@ -122,14 +124,14 @@ async def fetch_rewards(
             return None
         settled = (wanted + 1) * length + slot
         at = session.read_block_hash(settled)
-        events = [event for _, event in session.read_events(at)]
+        facts = _read_facts(session, subnet_id, Epoch(wanted), at=at)
         own = [
             event
-            for event in events
+            for event in facts.events
             if event.pallet == "Network" and _get(event, "subnet_id", 0) == subnet_id
         ]
         collected = _collect(own, subnet_id, Epoch(wanted), BlockNumber(settled))
-        return _explain(session, collected, at=at, epoch_length=length)
+        return _explain(session, collected, facts, epoch_length=length)
 
     rewards = await chain.query(work)
     if rewards is None and epoch is None:
@@ -207,13 +209,41 @@ def _collect(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """The state of the block that settled an epoch, and its events. Shares have 10^18 as one."""
+
+    submission: Mapping[str, Any] | None
+    elected: int | None
+    super_majority: int
+    base_reward: int
+    min_attestation: int
+    events: tuple[ChainEvent, ...]
+
+
+def _read_facts(session: ChainSession, subnet_id: SubnetId, epoch: Epoch, *, at: str) -> _Facts:
+    """Read them with one request. ``at`` is the block's hash."""
+    submission, elected, most, base, least, records = session.read_items(
+        [
+            Item("Network.SubnetConsensusSubmission", (subnet_id, epoch)),
+            Item("Network.SubnetElectedValidator", (subnet_id, epoch)),
+            Item("Network.SuperMajorityAttestationRatio", default=True),
+            Item("Network.BaseValidatorReward", default=True),
+            Item("Network.MinAttestationPercentage", default=True),
+            Item("System.Events"),
+        ],
+        at=at,
+    )
+    events = tuple(parse_event(record)[1] for record in records or ())
+    return _Facts(submission, elected, int(most), int(base), int(least), events)
+
+
 def _explain(
-    session: ChainSession, paid: EpochRewards, *, at: str, epoch_length: int
+    session: ChainSession, paid: EpochRewards, facts: _Facts, *, epoch_length: int
 ) -> EpochRewards:
-    """Add why nodes got nothing. ``at`` is the hash of the block that settled the epoch."""
-    record = session.read("Network.SubnetConsensusSubmission", paid.subnet_id, paid.epoch, at=at)
-    elected = session.read("Network.SubnetElectedValidator", paid.subnet_id, paid.epoch, at=at)
-    most = session.read("Network.SuperMajorityAttestationRatio", at=at, default=True)
+    """Add why nodes got nothing."""
+    record, elected, most = facts.submission, facts.elected, facts.super_majority
+    base, least = facts.base_reward, facts.min_attestation
     paid = replace(
         paid,
         elected=None if elected is None else SubnetNodeId(elected),
@@ -229,14 +259,12 @@ def _explain(
         )
     if paid.is_agreed:
         shortfall = _explain_weight(session, paid, epoch_length=epoch_length)
-        base = session.read("Network.BaseValidatorReward", at=at, default=True)
         proposer = ProposerReward(
             SubnetNodeId(record["validator_id"]),
             int(base) * int(record["validator_reward_factor"]) // 10**18,
         )
         paid = replace(paid, proposer=proposer)
     else:
-        least = session.read("Network.MinAttestationPercentage", at=at, default=True)
         validators = _count_validators(record)
         shortfall = Shortfall(
             f"{len(record['attests'])} of {validators} validators attested the proposal,"
@@ -296,11 +324,17 @@ def _explain_weight(
     """Return why the subnet's share of the emissions was nothing; None if it got some."""
     general_epoch = paid.block // epoch_length
     at = session.read_block_hash(general_epoch * epoch_length + WEIGHTS_OFFSET)
-    record = session.read("Network.FinalSubnetEmissionWeights", general_epoch, at=at)
+    record, delegated = session.read_items(
+        [
+            Item("Network.FinalSubnetEmissionWeights", (general_epoch,)),
+            Item("Network.TotalDelegateStake", default=True),
+        ],
+        at=at,
+    )
     if record is not None and dict(record["weights"]).get(paid.subnet_id):
         return None
     fix = f"`mesh chain delegate --subnet {paid.subnet_id} --amount 50`, from any account"
-    if session.read("Network.TotalDelegateStake", at=at, default=True):
+    if delegated:
         return Shortfall("the subnet's share of the emissions was 0", fix)
     return Shortfall(
         "no stake was delegated on this chain, so the weight of every subnet was 0", fix

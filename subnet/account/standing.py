@@ -21,9 +21,11 @@ from subnet.account.money import MIN_HOTKEY_BALANCE
 from subnet.account.registration import (
     ActivationRules,
     RegisteredNode,
-    fetch_activation_rules,
-    read_registered_node,
+    find_registered_node,
+    list_activation_items,
+    make_activation_rules,
 )
+from subnet.chain.items import Item
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError, UnknownSubnet
 
@@ -93,19 +95,18 @@ async def fetch_standing(
     Raises UnknownSubnet, ConfigError for a node that the subnet does not have, ChainUnavailable.
     """
     epoch_length = (await chain.fetch_info()).epoch_length
-    rules = await fetch_activation_rules(chain, subnet_id)
 
     def work(session: ChainSession) -> Standing | tuple[int, ...] | None:
         header, at = session.read_head()
-        subnet = session.read("Network.SubnetsData", subnet_id, at=at)
-        if subnet is None:
+        facts = _read_facts(session, subnet_id, node_id, at=at)
+        if facts["SubnetsData"] is None:
             return None
-        node = read_registered_node(session, subnet_id, node_id, at=at)
+        node = find_registered_node(facts["SubnetNodesData"], facts["RegisteredSubnetNodesData"])
         if node is None:
             rows = session.read_map("Network.SubnetNodesData", subnet_id, at=at)
             return tuple(sorted(int(record["id"]) for _, record in rows))
         return _read_standing(
-            session, subnet, node, head=header.number, at=at, epoch_length=epoch_length, rules=rules
+            session, facts, node, head=header.number, at=at, epoch_length=epoch_length
         )
 
     found = await chain.query(work)
@@ -120,35 +121,68 @@ async def fetch_standing(
     return found
 
 
+_OF_SUBNET = (
+    "AbsentDecreaseReputationFactor",
+    "ChurnLimit",
+    "IdleClassificationEpochs",
+    "IncludedClassificationEpochs",
+    "MinSubnetNodeReputation",
+    "SubnetNodeQueueEpochs",
+    "TotalSubnetElectableNodes",
+)
+_OF_NODE = (
+    "SubnetNodeConsecutiveIncludedEpochs",
+    "SubnetNodeIdleConsecutiveEpochs",
+    "SubnetNodeReputation",
+)
+_RECORDS = ("SubnetNodesData", "RegisteredSubnetNodesData")
+
+
+def _read_facts(
+    session: ChainSession, subnet_id: SubnetId, node_id: SubnetNodeId, *, at: str
+) -> dict[str, Any]:
+    """Return everything that subnet and node alone name, by the item's name; one request."""
+    items = [
+        *(Item(f"Network.{name}", (subnet_id,)) for name in ("SubnetsData", "SubnetSlot")),
+        *(Item(f"Network.{name}", (subnet_id, node_id)) for name in _RECORDS),
+        *(Item(f"Network.{name}", (subnet_id,), default=True) for name in _OF_SUBNET),
+        *(Item(f"Network.{name}", (subnet_id, node_id), default=True) for name in _OF_NODE),
+        *list_activation_items(session, subnet_id),
+    ]
+    values = session.read_items(items, at=at)
+    return {item.name.partition(".")[2]: value for item, value in zip(items, values, strict=True)}
+
+
 def _read_standing(
     session: ChainSession,
-    subnet: dict[str, Any],
+    facts: dict[str, Any],
     node: RegisteredNode,
     *,
     head: int,
     at: str,
     epoch_length: int,
-    rules: ActivationRules,
 ) -> Standing:
-    subnet_id = int(subnet["id"])
-    hotkey = f"0x{node.hotkey.hex()}"
-
-    def read(name: str, *keys: object) -> int:
-        return int(session.read(f"Network.{name}", *keys, at=at, default=True))
-
-    slot = session.read("Network.SubnetSlot", subnet_id, at=at)
-    position = compute_epoch_position(BlockNumber(head), slot=slot or 0, epoch_length=epoch_length)
-    elected = session.read("Network.SubnetElectedValidator", subnet_id, position.epoch, at=at)
-    queue = (
-        session.read("Network.SubnetNodeQueue", subnet_id, at=at) or [] if node.is_queued else []
+    """Return the standing; one request more, for what node and epoch name."""
+    subnet = facts["SubnetsData"]
+    subnet_id, hotkey = int(subnet["id"]), f"0x{node.hotkey.hex()}"
+    position = compute_epoch_position(
+        BlockNumber(head), slot=facts["SubnetSlot"] or 0, epoch_length=epoch_length
     )
-    places = [int(row["id"]) for row in queue]
-    counts = {"idle": 0, "included": 0}
+    elected, account, stake, queue = session.read_items(
+        [
+            Item("Network.SubnetElectedValidator", (subnet_id, position.epoch)),
+            Item("System.Account", (hotkey,), default=True),
+            Item("Network.AccountSubnetStake", (hotkey, subnet_id), default=True),
+            Item("Network.SubnetNodeQueue", (subnet_id,)),
+        ],
+        at=at,
+    )
+    places = [int(row["id"]) for row in queue or ()] if node.is_queued else []
+    idle = included = 0
     if node.node_class is NodeClass.IDLE:
-        counts["idle"] = read("SubnetNodeIdleConsecutiveEpochs", subnet_id, node.node_id)
+        idle = int(facts["SubnetNodeIdleConsecutiveEpochs"])
     if node.node_class is NodeClass.INCLUDED:
-        counts["included"] = read("SubnetNodeConsecutiveIncludedEpochs", subnet_id, node.node_id)
-    account = session.read("System.Account", hotkey, at=at, default=True)
+        included = int(facts["SubnetNodeConsecutiveIncludedEpochs"])
     return Standing(
         head=BlockNumber(head),
         epoch=position.epoch,
@@ -157,18 +191,18 @@ def _read_standing(
         subnet_state=str(subnet["state"]),
         started_at=int(subnet["start_epoch"]),
         node=node,
-        stake=read("AccountSubnetStake", hotkey, subnet_id),
-        reputation=read("SubnetNodeReputation", subnet_id, node.node_id),
-        min_reputation=read("MinSubnetNodeReputation", subnet_id),
-        fall=read("AbsentDecreaseReputationFactor", subnet_id),
+        stake=int(stake),
+        reputation=int(facts["SubnetNodeReputation"]),
+        min_reputation=int(facts["MinSubnetNodeReputation"]),
+        fall=int(facts["AbsentDecreaseReputationFactor"]),
         hotkey_balance=int(account["data"]["free"]),
-        rules=rules,
+        rules=make_activation_rules(session, facts.get("ActivationGraceEpochs")),
         queue_place=places.index(node.node_id) + 1 if node.node_id in places else None,
-        queue_epochs=read("SubnetNodeQueueEpochs", subnet_id),
-        churn_limit=max(1, read("ChurnLimit", subnet_id)),
-        idle_left=max(1, read("IdleClassificationEpochs", subnet_id) - counts["idle"]),
-        included_left=max(1, read("IncludedClassificationEpochs", subnet_id) - counts["included"]),
-        num_electable=read("TotalSubnetElectableNodes", subnet_id),
+        queue_epochs=int(facts["SubnetNodeQueueEpochs"]),
+        churn_limit=max(1, int(facts["ChurnLimit"])),
+        idle_left=max(1, int(facts["IdleClassificationEpochs"]) - idle),
+        included_left=max(1, int(facts["IncludedClassificationEpochs"]) - included),
+        num_electable=int(facts["TotalSubnetElectableNodes"]),
         elected=None if elected is None else SubnetNodeId(elected),
     )
 

@@ -34,6 +34,7 @@ from subnet.chain.codec import Runtime, load_runtime
 from subnet.chain.events import ChainEvent, parse_event
 from subnet.chain.extrinsics import Call, SignedExtrinsic, choose_era
 from subnet.chain.interface import check_interface
+from subnet.chain.items import Item
 from subnet.chain.rpc_errors import (
     AnotherChain,
     ConnectionBroken,
@@ -46,6 +47,8 @@ from subnet.errors import ChainMismatch, ChainUnavailable
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 MAX_MAP_PAGES = 64
 MAP_PAGE_SIZE = 256
@@ -76,6 +79,25 @@ _NO_TYPES = RuntimeConfigurationObject()
 
 # The library logs every request, keys and all, on the root logger.
 logging.getLogger("substrateinterface").setLevel(logging.WARNING)
+
+
+MAX_KNOWN_BLOCKS = 64
+MAX_KNOWN_ITEMS = 64
+MAX_KNOWN_MAPS = 4
+"""Whole maps that are kept: readers of one epoch ask for the same ones at the same block."""
+
+
+class Recent(dict[K, V]):
+    """The last ``limit`` values that were put in: what a block's hash names never changes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        while len(self) > self._limit:
+            del self[next(iter(self))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +205,12 @@ class ChainSession:
         self._interface = interface
         self._opened_at = 0
         self._head: tuple[Header, str] | None = None
+        self._final = -1
+        self._numbers = Recent[str, int](MAX_KNOWN_BLOCKS)
+        self._final_hashes = Recent[int, str](MAX_KNOWN_BLOCKS)
+        self._timestamps = Recent[str, int](MAX_KNOWN_BLOCKS)
+        self._items = Recent[tuple[Item, str], Any](MAX_KNOWN_ITEMS)
+        self._maps = Recent[tuple[Any, ...], list[tuple[Any, Any]]](MAX_KNOWN_MAPS)
         self.url = url
         self.runtime = runtime
 
@@ -268,6 +296,7 @@ class ChainSession:
         if self._head is None or self._head[1] != header.parent_hash:
             self.check_version()
         self._head = header, block_hash
+        self._numbers[block_hash] = header.number
         return self._head
 
     def check_version(self) -> None:
@@ -279,15 +308,39 @@ class ChainSession:
                 f"{self.url} went from runtime {known} to {version['specVersion']}"
             )
 
-    def read_finalised_hash(self) -> str:
-        return str(self.rpc("chain_getFinalizedHead"))
+    def read_finalised_number(self) -> int:
+        """Return the number of the newest final block; one request if it was a head before."""
+        block_hash = str(self.rpc("chain_getFinalizedHead"))
+        number = self._numbers.get(block_hash)
+        if number is None:
+            number = self._numbers[block_hash] = self.read_header(block_hash).number
+        self._final = max(self._final, number)
+        return number
 
     def read_block_hash(self, number: int) -> str:
-        """Raises ChainUnavailable while the endpoint does not know the block."""
+        """Return the hash of a block: of the newest head that was taken, or as the chain has it.
+
+        Raises ChainUnavailable while the endpoint does not know the block.
+        """
+        if number > self._final and self._head is not None and self._head[0].number == number:
+            return self._head[1]
+        known = self._final_hashes.get(number)
+        if known is not None:
+            return known
         block_hash = self.rpc("chain_getBlockHash", number)
         if not isinstance(block_hash, str):
             raise ChainUnavailable(f"{self.url} does not know block {number}")
+        if number <= self._final:
+            self._final_hashes[number] = block_hash
         return block_hash
+
+    def read_timestamp_ms(self, block_hash: str) -> int:
+        """Return the timestamp in the state of a block."""
+        now_ms = self._timestamps.get(block_hash)
+        if now_ms is None:
+            now_ms = int(self.read("Timestamp.Now", at=block_hash, default=True))
+            self._timestamps[block_hash] = now_ms
+        return now_ms
 
     def read_header(self, block_hash: str) -> Header:
         """Raises ChainUnavailable while the endpoint does not know the block."""
@@ -326,7 +379,13 @@ class ChainSession:
         return found.value
 
     def read_map(self, item: str, *params: object, at: str) -> list[tuple[Any, Any]]:
-        """Return every (last key, value) under the given first keys."""
+        """Return every (last key, value) under the given first keys, at the block hash ``at``."""
+        known = self._maps.get((item, params, at))
+        if known is None:
+            known = self._maps[item, params, at] = self._read_pages(item, params, at)
+        return known
+
+    def _read_pages(self, item: str, params: Sequence[object], at: str) -> list[tuple[Any, Any]]:
         pallet, name = item.split(".")
         rows = self._interface.query_map(
             pallet,
@@ -338,6 +397,26 @@ class ChainSession:
             ignore_decoding_errors=False,
         )
         return [(key.value, value.value) for key, value in rows]
+
+    def read_items(self, items: Sequence[Item], *, at: str) -> list[Any]:
+        """Return the value of each item, in order, as ``read`` does, with one request for all.
+
+        What was read lately at the same block is not asked for again. At most MAX_KNOWN_ITEMS.
+        """
+        missing = [item for item in items if (item, at) not in self._items]
+        values = {item: self._items[item, at] for item in items if item not in missing}
+        if missing:
+            keys = {self._make_key(item).to_hex(): item for item in missing}
+            storage_keys = [self._make_key(item) for item in missing]
+            for key, found in self._interface.query_multi(storage_keys, at):
+                item = keys[key.to_hex()]
+                is_there = item.default or found.meta_info["result_found"]
+                values[item] = self._items[item, at] = found.value if is_there else None
+        return [values[item] for item in items]
+
+    def _make_key(self, item: Item) -> Any:
+        pallet, name = item.name.split(".")
+        return self._interface.create_storage_key(pallet, name, list(item.keys))
 
     def read_many(self, item: str, keys: Sequence[object], *, at: str) -> list[Any]:
         """Return one value per key, in order; None where the chain holds none."""
@@ -380,7 +459,7 @@ class ChainSession:
         many as ``choose_era`` says. Raises RuntimeUpgraded, ChainMismatch.
         """
         header, _ = self.read_head()
-        final = self.read_header(self.read_finalised_hash()).number
+        final = self.read_finalised_number()
         since, lifetime = choose_era(header.number, final=final, end=end)
         nonce = self.read_nonce(key.account_id)
         era = {"period": lifetime, "current": since}

@@ -177,10 +177,14 @@ async def settle(chain: SubstrateChain, journal: ExtrinsicJournal) -> tuple[Jour
     """
     if chain.sender.log is not journal:
         raise ValueError("the chain client writes to another journal")
+    entries = await asyncio.to_thread(journal.list_entries, *_OPEN)
+    if not entries:
+        # What is old is deleted the next time that something is open.
+        return ()
     finalised = await chain.fetch_finalised_number()
     kept_blocks = KEPT_EPOCHS * (await chain.fetch_info()).epoch_length
     await asyncio.to_thread(journal.delete_settled, finalised - kept_blocks)
-    for entry in await asyncio.to_thread(journal.list_entries, *_OPEN):
+    for entry in entries:
         if entry.block_number is None or entry.block_number <= finalised:
             await _settle_entry(chain, journal, entry)
     return await asyncio.to_thread(journal.list_entries, *_OPEN)

@@ -30,6 +30,10 @@ Order of events in one call:
     4. Success: the endpoint's failures are forgotten. Failure: the session is closed.
     5. After a failure the call is repeated, MAX_ATTEMPTS times in all, when an endpoint is ready.
 
+What is asked once. Items that are read at one block are read in one request
+(ChainSession.read_items). What a block's hash names never changes, so a session keeps the last
+items, maps, timestamps and numbers, and returns them to the next reader of the same block.
+
 What can fail, and what then happens:
 
     the connection of a session that had answered is closed (idle, restarted, runtime upgraded)
@@ -247,9 +251,7 @@ class SubstrateChain:
             await asyncio.sleep(OUTAGE_PAUSE_S)
 
     async def fetch_finalised_number(self) -> BlockNumber:
-        return await self._reader.call(
-            lambda session: BlockNumber(session.read_header(session.read_finalised_hash()).number)
-        )
+        return await self._reader.call(lambda session: BlockNumber(session.read_finalised_number()))
 
     async def fetch_block(self, number: BlockNumber) -> BlockInfo:
         return await self._reader.call(
@@ -434,7 +436,5 @@ def _read_head(session: ChainSession, announced: AnnouncedHead | None = None) ->
 
 def read_block(session: ChainSession, number: int, block_hash: str) -> BlockInfo:
     """Return one block; its timestamp is the one in its own state."""
-    now_ms = session.read("Timestamp.Now", at=block_hash, default=True)
-    return BlockInfo(
-        BlockNumber(number), bytes.fromhex(block_hash[2:]), timestamp_s=int(now_ms) // 1000
-    )
+    now_ms = session.read_timestamp_ms(block_hash)
+    return BlockInfo(BlockNumber(number), bytes.fromhex(block_hash[2:]), timestamp_s=now_ms // 1000)

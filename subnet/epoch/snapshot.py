@@ -89,7 +89,7 @@ class Snapshot:
             return
         seen_at = self._attested_at if self._submission_epoch == epoch else None
         if seen_at is None:
-            self._submission = await self._fetch_submission(epoch)
+            self._submission = await self._fetch_submission(epoch, at_block=position.block)
             self._submission_epoch = epoch
             is_seen = self._is_attested(self._submission)
             self._attested_at = position.block if is_seen else None

@@ -86,6 +86,11 @@ class StatusFacts:
                 score = dict(report.rows).get(self._node_id, 0)
                 self._scores.appendleft((int(report.epoch), str(int(score))))
 
+    @property
+    def standing(self) -> Standing | None:
+        """Where the node stood when the chain was asked last; None if that is not known."""
+        return self._standing
+
     async def follow(self, chain: SubstrateChain) -> None:
         """Ask the chain once an epoch, and warn of what was lost. Raises ChainUnavailable."""
         self._endpoint = redact_urls(chain.url)

@@ -158,7 +158,7 @@ def _read_submission(session: ChainSession, at: str) -> Any:
 
 ASKS: dict[str, Ask] = {
     "head": lambda session, at: session.read_head(),
-    "finalised": lambda session, at: session.read_header(session.read_finalised_hash()),
+    "finalised": lambda session, at: session.read_finalised_number(),
     "nodes": lambda session, at: read_nodes(session, SubnetId(FIRST_SUBNET), at=at),
     "submission": _read_submission,
     "events": lambda session, at: session.read_events(at),
