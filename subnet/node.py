@@ -294,6 +294,11 @@ async def find_initial_peers(chain: SubstrateChain, prepared: PreparedNode) -> t
     return others
 
 
+def is_taking_part(state: ServerState, status: EpochStatus, *, is_unpaid: bool) -> bool:
+    """Whether a node does what it was started for: it serves, and is paid if it wants to be."""
+    return state is ServerState.ONLINE and (is_unpaid or status is EpochStatus.ACTIVE)
+
+
 def find_unable(prepared: PreparedNode) -> str | None:
     """Return why the node, as it was started, can neither propose nor attest; None if it can."""
     if prepared.config.unpaid:
@@ -731,10 +736,9 @@ class Node:
 
     def _tell_supervisor(self, status: EpochStatus) -> None:
         """Say what the node does; it is ready once it serves and takes part in an epoch."""
-        state = self._get_state()
+        state, is_unpaid = self._get_state(), self._prepared.config.unpaid
         self._parts.supervisor.note_status(f"{state.name.lower()}; {self._taking_part}")
-        takes_part = self._prepared.config.unpaid or status is EpochStatus.ACTIVE
-        if takes_part and state is ServerState.ONLINE:
+        if is_taking_part(state, status, is_unpaid=is_unpaid):
             self._parts.supervisor.note_ready()
 
     def _sample_load(self) -> LoadSample:

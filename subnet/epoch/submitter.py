@@ -62,7 +62,7 @@ class Submitter:
         Raises DutyPostponed while something that the proposal names cannot be had, or too few
         attested it by the deadline; at its last check that is the reason to refuse it.
         """
-        submission = await self._fetch_submission(duty.epoch, at_block=head.block)
+        submission = await self._fetch_submission(duty.epoch)
         if submission is None:
             raise DutyPostponed("the proposal has left the chain")
         if self._node_id in submission.attested:
@@ -98,10 +98,8 @@ class Submitter:
             proposed = submission.scores
             check_proposal(drop_departed(rows, proposed=proposed, listed=listed), proposed)
 
-    async def _fetch_submission(
-        self, epoch: Epoch, *, at_block: BlockNumber | None = None
-    ) -> Submission | None:
-        return await self._reader.fetch_submission(self._subnet_id, epoch, at_block=at_block)
+    async def _fetch_submission(self, epoch: Epoch) -> Submission | None:
+        return await self._reader.fetch_submission(self._subnet_id, epoch)
 
     async def _send(
         self,

@@ -311,44 +311,9 @@ def receive_posts() -> Iterator[tuple[str, list[dict[str, object]]]]:
             thread.join()
 
 
-def open_notify_socket(path: Path) -> socket.socket:
-    """Listen where systemd would."""
-    end = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    end.bind(str(path))
-    end.setblocking(False)
-    return end
-
-
-def take_told(end: socket.socket) -> list[str]:
-    """Return every line that was told since the last call."""
-    lines: list[str] = []
-    while True:
-        try:
-            lines += end.recv(4096).decode().split("\n")
-        except BlockingIOError:
-            return lines
-
-
-def wait_until_it_takes_part(place: Place, told: socket.socket) -> None:
-    """Build blocks until the node says that it is ready, which it does once it takes part."""
-    lines: list[str] = []
-
-    def is_ready() -> bool:
-        asyncio.run(_build_blocks(place.url, 1))
-        lines.extend(take_told(told))
-        return "READY=1" in lines
-
-    wait_until(is_ready, "READY=1", poll_s=0.3)
-    before = lines[: lines.index("READY=1")]
-    assert [line for line in before if line.startswith("STATUS=")][-1] == "STATUS=online; active"
-    assert any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in before)
-
-
 def _run_with_a_hotkey(place: Place, tmp_path: Path, line: list[str]) -> None:
     node = place.hoster
-    told = open_notify_socket(tmp_path / "notify")
-    environment = place.get_environment(node) | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
-    with told, run_command(line, tmp_path, environment) as command:
+    with run_command(line, tmp_path, place.get_environment(node)) as command:
         command.wait_for(SERVING)
         assert NOTICE not in command.stderr
         asyncio.run(_build_blocks(place.url, 1))
@@ -364,7 +329,6 @@ def _run_with_a_hotkey(place: Place, tmp_path: Path, line: list[str]) -> None:
         with run_command(second, tmp_path, place.get_environment(node)) as twin:
             assert twin.wait(timeout_s=60) == 1
             assert twin.stderr.startswith("error: cannot listen on ")
-        wait_until_it_takes_part(place, told)
         command.press_ctrl_c()
         assert command.wait() == 0
         command.wait_until_gone()

@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from consensus.view import EpochStatus
+from mesh.routing.heartbeat import ServerState
 from subnet.chain.endpoints import Endpoints
 from subnet.errors import ChainUnavailable
+from subnet.node import is_taking_part
 from subnet.operator.supervisor import (
     MAX_CHAIN_SILENCE_S,
     Supervisor,
@@ -197,3 +200,17 @@ async def test_the_error_of_the_block_comes_out_as_it_was(place: Any) -> None:
     with pytest.raises(ZeroDivisionError):
         async with beating(supervisor):
             raise ZeroDivisionError
+
+
+def test_a_node_is_ready_only_while_it_serves_and_takes_part_in_the_epoch() -> None:
+    ready = {
+        (state, status, is_unpaid)
+        for state in ServerState
+        for status in EpochStatus
+        for is_unpaid in (False, True)
+        if is_taking_part(state, status, is_unpaid=is_unpaid)
+    }
+    online = ServerState.ONLINE
+    assert ready == {(online, EpochStatus.ACTIVE, False)} | {
+        (online, status, True) for status in EpochStatus
+    }
