@@ -123,11 +123,13 @@ async def photograph_receipt(page: Page, url: str, folder: Path) -> None:
     await page.screenshot(path=folder / "monitor-receipt.png")
 
 
-async def run_scene(folder: Path, *, epochs: int) -> None:
+async def run_scene(folder: Path, *, epochs: int, block_seconds: float) -> None:
     plant()
     port = find_free_port()
     display = SceneDisplay()
-    options = LocalnetOptions(hosters=6, validators=2, epochs=0, monitor_port=port)
+    options = LocalnetOptions(
+        hosters=6, validators=2, epochs=0, block_seconds=block_seconds, monitor_port=port
+    )
     running = asyncio.ensure_future(localnet.run_localnet(options, display))  # noqa: TID251
     try:
         await wait_or_fail(display.wait_for(epochs - 3), running)
@@ -154,9 +156,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--epochs", type=int, default=12, help="scored epochs to show")
+    parser.add_argument("--block-seconds", type=float, default=1.5, help="more on a busy machine")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    asyncio.run(run_scene(arguments.out, epochs=arguments.epochs))
+    asyncio.run(
+        run_scene(arguments.out, epochs=arguments.epochs, block_seconds=arguments.block_seconds)
+    )
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ class Watcher:
             try:
                 await self._follow_one_host(addresses)
             except MeshError as error:
-                self._say("swarm", f"No node of the network answers: {error}")
+                self._say("swarm", "No node of the network answers.", detail=str(error))
             self.publish()
             await asyncio.sleep(RETRY_S)
 
@@ -216,9 +216,10 @@ class Watcher:
                 self.publish()
                 await asyncio.sleep(REFRESH_S)
 
-    def _say(self, what: str, text: str) -> None:
+    def _say(self, what: str, text: str, *, detail: str = "") -> None:
+        """Show a notice; its detail, which may hold addresses, stands in the log only."""
         if self._trouble.get(what) != text:
-            logger.warning("the monitor cannot see everything", what=what, reason=text)
+            logger.warning("the monitor cannot see everything", reason=text, detail=detail)
         self._trouble[what] = text
 
     # The chain.
@@ -234,7 +235,7 @@ class Watcher:
                     self._trouble.pop("chain", None)
                     self.publish()
             except ChainUnavailable as error:
-                self._say("chain", f"The chain does not answer: {error}")
+                self._say("chain", "The chain does not answer.", detail=str(error))
                 self.publish()
             await asyncio.sleep(RETRY_S)
 

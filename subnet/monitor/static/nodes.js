@@ -20,10 +20,30 @@ const COLUMNS = [
   { name: "paid", value: (row) => number(row.paid), text: (row) => formatAmount(row.paid), className: "number middle" },
 ];
 
+// A changed row is a new object, so what is worked out once can stay with it.
+const derived = new WeakMap();
+
+function getDerived(row) {
+  if (!derived.has(row)) derived.set(row, { keys: {}, text: null });
+  return derived.get(row);
+}
+
+function getKey(row, column) {
+  const { keys } = getDerived(row);
+  return (keys[column.name] ??= column.value(row));
+}
+
+function getSearchText(row) {
+  const own = getDerived(row);
+  own.text ??= [nameNode(row), row.peer_id, row.role, row.state, row.dtype, row.path, row.node_class, row.software, row.blocks && formatBlocks(row.blocks), row.is_self && "self"].filter(Boolean).join(" ").toLowerCase();
+  return own.text;
+}
+
 export class NodeTable {
   constructor(openNode) {
     this.openNode = openNode;
     this.rows = [];
+    this.sorted = [];
     this.sort = { column: COLUMNS[0], isDown: false };
     this.head = element("div", { className: "row head", role: "row" });
     this.scroller = element("div", { className: "body" });
@@ -39,9 +59,15 @@ export class NodeTable {
 
   update(nodes) {
     this.rows = [...nodes.values()];
-    for (const row of this.rows) {
-      row.search ??= [nameNode(row), row.peer_id, row.role, row.state, row.dtype, row.path, row.node_class, row.software, row.blocks && formatBlocks(row.blocks), row.is_self && "self"].filter(Boolean).join(" ").toLowerCase();
-    }
+    this.sortRows();
+  }
+
+  /** Sorts all rows once; filtering keeps their order. */
+  sortRows() {
+    const { column, isDown } = this.sort, sign = isDown ? -1 : 1;
+    const keyed = this.rows.map((row) => ({ row, key: getKey(row, column), id: row.node_id ?? 1e12 }));
+    keyed.sort((a, b) => (a.key === b.key ? a.id - b.id : a.key < b.key ? -sign : sign));
+    this.sorted = keyed.map(({ row }) => row);
     this.apply();
   }
 
@@ -49,13 +75,11 @@ export class NodeTable {
     const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean), state = byId("state-filter").value;
     // "node 3" is one word, so that it does not find node 33.
     const exact = /^\s*node (\d+)\s*$/i.exec(byId("filter").value);
-    const found = this.rows.filter((row) => (!state || row.state === state) && (exact ? row.node_id === Number(exact[1]) : words.every((word) => row.search.includes(word))));
-    const { column, isDown } = this.sort, sign = isDown ? -1 : 1;
-    found.sort((a, b) => {
-      const [x, y] = [column.value(a), column.value(b)];
-      return x === y ? (a.node_id ?? 1e12) - (b.node_id ?? 1e12) : x < y ? -sign : sign;
-    });
-    this.found = found;
+    const hasWords = (row) => {
+      const text = getSearchText(row);
+      return words.every((word) => text.includes(word));
+    };
+    const found = this.sorted.filter((row) => (!state || row.state === state) && (exact ? row.node_id === Number(exact[1]) : !words.length || hasWords(row)));
     byId("nodes-note").textContent = found.length === this.rows.length ? `${found.length}` : `${found.length} of ${this.rows.length}`;
     byId("nodes").setAttribute("aria-rowcount", String(found.length + 1));
     this.scroller.style.height = `${Math.min(Math.max(1, found.length) * 36 + 2, 560)}px`;
@@ -77,7 +101,7 @@ export class NodeTable {
     this.sort = { column, isDown: this.sort.column === column && !this.sort.isDown };
     this.renderHead();
     this.head.querySelector(`[data-column="${column.name}"]`).focus();
-    this.apply();
+    this.sortRows();
   }
 
   renderRow(row, index) {
