@@ -41,6 +41,12 @@ class AnswerState:
         if self.shaper is not None and self.finish is Finish.NOT_YET:
             self.shaper.get_change()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a further token follows the next one, chosen alike, unless that is a stop."""
+        left = self.request.max_new_tokens - (self.index - self.request.first_index)
+        return left > 1 and self.request.sampling.repetition_penalty == 1.0
+
     def accept(self, output: StepOutput, times_us: tuple[int, ...]) -> Token:
         """Count a chosen token; return it with its place, its times and whether it is the last."""
         chosen = output.sampled
@@ -83,8 +89,13 @@ class AnswerAlone:
             return None
         if token.finish is not Finish.NOT_YET:
             return None
-        sample = self._answer.next_sample()
-        return StepInput(1, token_ids=(token.token_id,), sample=sample, follow=self.follow)
+        return StepInput(
+            1,
+            token_ids=(token.token_id,),
+            sample=self._answer.next_sample(),
+            follow=self.follow,
+            goes_on=self._answer.goes_on,
+        )
 
     def check(self) -> None:
         """Raise the error that sending raised, if any."""

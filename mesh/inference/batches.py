@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mesh.inference.challenge_guard import ChallengeGuard
+from mesh.inference.decoder import Decoder, PendingStep
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import sample_rows, score_rows
 from mesh.inference.steps import Job, StepInput, StepOutput
@@ -21,47 +22,102 @@ from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Token
 from mesh.model.attention import Segment
 from mesh.model.llama import ShardRunner
+from mesh.model.step_graphs import StepGraphs
 
 logger = logging.getLogger(__name__)
 
 
-def run_surely(
-    runner: ShardRunner, buffer: HiddenBuffer, batch: Sequence[Job], *, guard: ChallengeGuard
-) -> list[StepOutput | Refused]:
-    """Run a batch, or if that fails each step alone; Refused is a step that is not computed.
+class BatchRunner:
+    """Computes batches on the compute thread; decode steps go through ``graphs`` if there are."""
 
-    What peers ask for must end neither the node nor the others' sessions; a broken engine ends
-    the node by itself, at the next challenge, which is our own.
-    """
-    try:
-        return [*run_batch(runner, buffer, batch, guard=guard)]
-    except Refused as refused:
-        failure = refused
-    except Exception as error:
-        logger.exception("a batch of %d failed", len(batch))
-        failure = make_failure()
-        if is_out_of_memory(error):
-            failure = Refused(RefusalReason.BUSY, "not enough memory for the step")
-            return _run_without_youngest(runner, buffer, batch, guard=guard, failure=failure)
-    if len(batch) == 1:
-        logger.info("a step is refused: %s", failure)
-        return [failure]
-    return [out for job in batch for out in run_surely(runner, buffer, [job], guard=guard)]
+    def __init__(
+        self,
+        runner: ShardRunner,
+        guard: ChallengeGuard,
+        graphs: StepGraphs | None = None,
+        *,
+        deterministic: bool = False,
+    ) -> None:
+        weights = runner.weights
+        self.runner = runner
+        self._guard = guard
+        self._buffer = HiddenBuffer(weights.config.hidden_size, weights.dtype)
+        self._decoder = None
+        if graphs is not None:
+            self._decoder = Decoder(runner, graphs, self._buffer, guard)
+        # Padded attention and a GPU's products of several rows are not the same for any batch.
+        self._one_by_one = deterministic and weights.device.type != "cpu"
 
+    def start(self, batch: Sequence[Job]) -> PendingStep | None:
+        """Start a batch without waiting for it; None where only :meth:`run` computes it."""
+        if self._decoder is None or not self._decoder.takes(batch):
+            return None
+        try:
+            return self._decoder.start(batch)
+        except Exception:
+            # It is run then, and what fails there is told there.
+            logger.info("a step could not be started", exc_info=True)
+            return None
 
-def _run_without_youngest(
-    runner: ShardRunner,
-    buffer: HiddenBuffer,
-    batch: Sequence[Job],
-    *,
-    guard: ChallengeGuard,
-    failure: Refused,
-) -> list[StepOutput | Refused]:
-    """Run the others of a batch; ``failure`` is what its youngest session gets."""
-    youngest = max(batch, key=lambda job: job.session.serial)
-    others = [job for job in batch if job is not youngest]
-    ran = iter(run_surely(runner, buffer, others, guard=guard) if others else ())
-    return [failure if job is youngest else next(ran) for job in batch]
+    def start_next(self, pending: PendingStep) -> PendingStep | None:
+        """Start the step that follows a pending one; None if it is not known yet."""
+        if self._decoder is None:
+            return None
+        try:
+            return self._decoder.start_next(pending)
+        except Exception:
+            logger.info("a step could not be started ahead", exc_info=True)
+            return None
+
+    def read(self, pending: PendingStep | None) -> list[StepOutput | Refused] | None:
+        """Return the outputs of a batch that was started; None if it must be run."""
+        if self._decoder is None or pending is None:
+            return None
+        try:
+            return [*self._decoder.read(pending)]
+        except Exception:
+            logger.info("a step that was started failed", exc_info=True)
+            return None
+
+    def run(self, batch: Sequence[Job]) -> list[StepOutput | Refused]:
+        """Run a batch, or if that fails each step alone; Refused is a step that is not computed.
+
+        What peers ask for must end neither the node nor the others' sessions; a broken engine ends
+        the node by itself, at the next challenge, which is our own.
+        """
+        try:
+            return [*self._compute(batch)]
+        except Refused as refused:
+            failure = refused
+        except Exception as error:
+            logger.exception("a batch of %d failed", len(batch))
+            failure = make_failure()
+            if is_out_of_memory(error):
+                failure = Refused(RefusalReason.BUSY, "not enough memory for the step")
+                return self._run_without_youngest(batch, failure)
+        if len(batch) == 1:
+            logger.info("a step is refused: %s", failure)
+            return [failure]
+        return [out for job in batch for out in self.run([job])]
+
+    def _compute(self, batch: Sequence[Job]) -> list[StepOutput]:
+        if self._decoder is not None and self._decoder.takes(batch):
+            return self._decoder.read(self._decoder.start(batch))
+        pieces = [[job] for job in batch] if self._one_by_one else [batch]
+        return [
+            output
+            for piece in pieces
+            for output in run_batch(self.runner, self._buffer, piece, guard=self._guard)
+        ]
+
+    def _run_without_youngest(
+        self, batch: Sequence[Job], failure: Refused
+    ) -> list[StepOutput | Refused]:
+        """Run the others of a batch; ``failure`` is what its youngest session gets."""
+        youngest = max(batch, key=lambda job: job.session.serial)
+        others = [job for job in batch if job is not youngest]
+        ran = iter(self.run(others) if others else ())
+        return [failure if job is youngest else next(ran) for job in batch]
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -50,7 +50,8 @@ at most one step waiting or running. The order of events is:
 5. If every session of the batch has supplied its next step, has a page for it, and nothing is
    queued, the thread continues without returning to the loop. Otherwise it returns the batch to the
    loop, which answers the sessions that wait and queues the steps that follow. So a new session
-   waits for one step at most, not for the end of an answer.
+   waits for one step at most, not for the end of an answer. With CUDA graphs a decode step may be
+   under way before the last one is followed (mesh/inference/decoder.py): it waits for two then.
 
 **Rows do not depend on their neighbours** where the engine is opened with ``deterministic``: each
 row then gets the same bits in a batch as alone, whatever else is being served.
@@ -94,15 +95,15 @@ import torch
 from numpy.typing import NDArray
 
 from mesh.inference.accounts import OWN_ACCOUNT, Account
-from mesh.inference.batches import make_failure, run_surely
+from mesh.inference.batches import BatchRunner, make_failure
 from mesh.inference.challenge_guard import ChallengeGuard
 from mesh.inference.grammar_compiler import GrammarCompiler
+from mesh.inference.decoder import keep_promised
 from mesh.inference.measures import ServingMeasures
 from mesh.inference.pages import NoPages, PageBook, Rank, compute_page_keys
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.scheduler import Scheduler, Work
 from mesh.inference.steps import EngineSession, Job, StepInput, StepOutput
-from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.wire import DTYPE_SIZES, HiddenRows
 from mesh.model.capacity import PAGE_TOKENS, count_pages
 from mesh.model.challenge import (
@@ -113,6 +114,7 @@ from mesh.model.challenge import (
 )
 from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.llama import ShardRunner
+from mesh.model.step_graphs import make_step_graphs
 from mesh.model.weights import ShardWeights
 
 T = TypeVar("T")
@@ -162,7 +164,7 @@ class Engine:
 
     def __init__(
         self,
-        runner: ShardRunner,
+        batches: BatchRunner,
         executor: ThreadPoolExecutor,
         limits: EngineLimits,
         guard: ChallengeGuard,
@@ -176,8 +178,8 @@ class Engine:
         self.grammars: GrammarCompiler | None = None
         """Compiles the grammars of answers; None: this hoster takes none."""
         self.measures = measures
-        self._runner = runner
-        self._buffer = HiddenBuffer(runner.weights.config.hidden_size, runner.weights.dtype)
+        self._batches = batches
+        self._runner = runner = batches.runner
         self._executor = executor
         self._book = _open_book(limits, max_context=runner.weights.config.max_context)
         self._scheduler: Scheduler[Job, _ChallengeJob] = Scheduler(limits.max_batch_rows)
@@ -200,30 +202,31 @@ class Engine:
         deterministic: bool = False,
         guard: ChallengeGuard | None = None,
         measures: ServingMeasures | None = None,
+        use_graphs: bool | None = None,
     ) -> AsyncIterator[Engine]:
         """Load weights on the compute thread; :meth:`serve` must run while anything is asked.
 
         ``threads`` are torch's; ``deterministic`` makes a row's bits independent of its batch;
-        ``guard`` knows the challenges that are open; ``measures`` counts what is served. Raises
-        ModelError.
+        ``guard`` knows the challenges that are open; ``measures`` counts what is served;
+        ``use_graphs`` computes decode steps over fixed shapes, None: on a GPU. Raises ModelError.
         """
-        limits = limits or EngineLimits()
+        limits, guard = limits or EngineLimits(), guard or ChallengeGuard()
         executor = ThreadPoolExecutor(
             1, thread_name_prefix="compute", initializer=_prepare_thread, initargs=(threads,)
         )
 
-        def build() -> ShardRunner:
-            return ShardRunner(
-                load(), cache_tokens=limits.cache_tokens, deterministic=deterministic
+        def build() -> BatchRunner:
+            return _open_runner(
+                load(), limits, guard, deterministic=deterministic, use_graphs=use_graphs
             )
 
         try:
-            runner = await asyncio.get_running_loop().run_in_executor(executor, build)
+            batches = await asyncio.get_running_loop().run_in_executor(executor, build)
             yield cls(
-                runner,
+                batches,
                 executor,
                 limits,
-                guard or ChallengeGuard(),
+                guard,
                 measures or ServingMeasures(),
                 deterministic=deterministic,
             )
@@ -606,18 +609,39 @@ class Engine:
         done: asyncio.Future[list[Job]],
     ) -> None:
         """On the compute thread: run a batch, and continue it while nothing else is queued."""
+        pending = self._batches.start(batch)
+        put_off: list[Job] = []
         while True:
-            ran = run_surely(self._runner, self._buffer, batch, guard=self.guard)
+            ahead = None
+            if pending is not None and not (put_off or self._scheduler.is_anything_waiting):
+                ahead = self._batches.start_next(pending)
+            ran = self._batches.read(pending)
+            if ran is None:
+                # A step ahead began with what this one had given, which is written again.
+                ran, ahead = self._batches.run(batch), None
             self._measure(batch, ran)
             computed = zip(batch, ran, strict=True)
             outputs, following = zip(*(self._follow(*each) for each in computed), strict=True)
+            if pending is not None and ahead is not None:
+                pending = keep_promised(pending, ahead, outputs, following)
+                going_on = [job for job in pending.jobs if job is not None]
+                if going_on:
+                    # What is under way goes on; the others need not wait for it.
+                    left = [place for place, job in enumerate(pending.jobs) if job is None]
+                    put_off += [job for i in left if (job := following[i]) is not None]
+                    if left:
+                        told = [(batch[i], outputs[i], following[i]) for i in left]
+                        loop.call_soon_threadsafe(_answer, told)
+                    batch = going_on
+                    continue
             going_on = [job for job in following if job is not None and job.session.is_open]
-            if len(going_on) < len(batch) or self._scheduler.is_anything_waiting:
+            if len(going_on) < len(batch) or put_off or self._scheduler.is_anything_waiting:
                 break
             if not _can_go_on(going_on):
                 break
             batch = going_on
-        loop.call_soon_threadsafe(_hand_over, batch, outputs, following, done)
+            pending = self._batches.start(batch)
+        loop.call_soon_threadsafe(_hand_over, batch, outputs, following, put_off, done)
 
     def _measure(self, batch: Sequence[Job], ran: Sequence[StepOutput | Refused]) -> None:
         """Count what was computed, also on the compute thread."""
@@ -646,6 +670,30 @@ class Engine:
         return output, replace(job, step=step, handed_over=time.perf_counter())
 
 
+def _open_runner(
+    weights: ShardWeights,
+    limits: EngineLimits,
+    guard: ChallengeGuard,
+    *,
+    deterministic: bool,
+    use_graphs: bool | None,
+) -> BatchRunner:
+    """On the compute thread: make the cache, and capture the decode steps where they are wanted."""
+    wants_graphs = weights.device.type == "cuda" if use_graphs is None else use_graphs
+    runner = ShardRunner(
+        weights,
+        cache_tokens=limits.cache_tokens,
+        deterministic=deterministic,
+        has_scratch_page=wants_graphs,
+    )
+    graphs = None
+    if wants_graphs:
+        graphs = make_step_graphs(
+            runner, max_rows=limits.max_batch_rows, deterministic=deterministic
+        )
+    return BatchRunner(runner, guard, graphs, deterministic=deterministic)
+
+
 def _check_room(session: EngineSession, step: StepInput) -> None:
     if session.length + step.rows > session.capacity:
         raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than the session may have")
@@ -668,15 +716,21 @@ def _hand_over(
     batch: Sequence[Job],
     outputs: Sequence[StepOutput | Refused],
     following: Sequence[Job | None],
+    put_off: Sequence[Job],
     done: asyncio.Future[list[Job]],
 ) -> None:
     """On the event loop: answer the sessions that wait, pass on the steps that follow."""
-    for job, output, next_job in zip(batch, outputs, following, strict=True):
+    _answer([*zip(batch, outputs, following, strict=True)])
+    _resolve(done, [*put_off, *(job for job in following if job is not None)])
+
+
+def _answer(computed: Sequence[tuple[Job, StepOutput | Refused, Job | None]]) -> None:
+    """On the event loop: tell the sessions whose last step was computed."""
+    for job, output, next_job in computed:
         if isinstance(output, Refused):
             _fail(job.future, output)
         elif next_job is None:
             _resolve(job.future, output)
-    _resolve(done, [job for job in following if job is not None])
 
 
 def _resolve(future: asyncio.Future[T], value: T) -> None:

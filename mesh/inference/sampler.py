@@ -76,6 +76,8 @@ class PendingTokens:
         self._numbers = HostCopy(torch.stack([column.double() for column in columns]))
         self._tops = _start_tops(logits, requests)
         self._kept = {row: logits[row].clone() for row in self.unsure}
+        self.redrawn: frozenset[int] = frozenset()
+        """Rows whose token changed when it was read."""
 
     @property
     def unsure(self) -> list[int]:
@@ -85,8 +87,10 @@ class PendingTokens:
     def read(self) -> list[Token]:
         """Wait for the device, and return the tokens."""
         ids, values, totals = self._numbers.read().tolist()
-        for place, token_id in () if self._draws is None else self._draws.settle():
-            row = self._drawn[place]
+        settled = () if self._draws is None else self._draws.settle()
+        changed = {self._drawn[place]: token_id for place, token_id in settled}
+        self.redrawn = frozenset(changed)
+        for row, token_id in changed.items():
             ids[row], values[row] = token_id, float(self._kept[row][token_id])
         others = _read_tops(self._tops, self._requests, totals)
         return [

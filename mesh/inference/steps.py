@@ -96,6 +96,8 @@ class StepInput:
     probability of each row's next token in the text, with ``score_top`` alternatives;
     ``logit_rows`` asks it for the logits of that many last rows. A step that ``follow`` names is
     computed without asking the event loop; it takes notes, since only the last output is returned.
+    With ``goes_on`` that step will be the row of the chosen token, sampled alike without a penalty,
+    unless the session ends; it may then be computed before ``follow`` is asked.
     """
 
     rows: int
@@ -106,6 +108,7 @@ class StepInput:
     score_top: int = 0
     logit_rows: int = 0
     follow: Follow | None = None
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,12 +50,15 @@ class PagedCache:
     """Keys and values of every served layer in one pool, [kv_heads, token slots, head_dim] each.
 
     Slots ``[p * PAGE_TOKENS, (p + 1) * PAGE_TOKENS)`` are page ``p``. The pool holds whole pages.
+    A scratch page follows the last one, if wanted: no session's table may name it.
     """
 
-    def __init__(self, weights: ShardWeights, *, tokens: int) -> None:
+    def __init__(
+        self, weights: ShardWeights, *, tokens: int, has_scratch_page: bool = False
+    ) -> None:
         config = weights.config
-        self.pages = count_pages(tokens)
-        slots = self.pages * PAGE_TOKENS
+        self.pages = self.scratch_page = count_pages(tokens)
+        slots = (self.pages + has_scratch_page) * PAGE_TOKENS
         shape = (len(weights.layers), 2, config.num_kv_heads, slots, config.head_dim)
         self._start = weights.start
         self.slab = torch.zeros(shape, dtype=weights.dtype, device=weights.device)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mesh.model.attention import Attention, PagedCache, Segment, make_attention
-from mesh.model.config import ModelConfig
+from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.mlp import run_mlp
 from mesh.model.quantise import Matrix, Multiply, multiply_rows
 from mesh.model.rotary import compute_rotary_frequencies
@@ -130,8 +130,10 @@ def _run_mlp(
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Root-mean-square norm over the last dimension, then scaled in x's type.
 
-    Float64 keeps its accuracy; every other type is normed in float32.
+    Float64 keeps its accuracy; every other type is normed in float32. On a GPU it is one kernel.
     """
+    if x.device.type == "cuda":
+        return F.rms_norm(x, x.shape[-1:], weight, epsilon)
     if x.dtype == torch.float32:
         # The same in fewer kernels: of a small model's step they are a good part.
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -164,14 +166,19 @@ class ShardRunner:
     """Runs steps over a shard's layers. Used from the one compute thread only."""
 
     def __init__(
-        self, weights: ShardWeights, *, cache_tokens: int, deterministic: bool = False
+        self,
+        weights: ShardWeights,
+        *,
+        cache_tokens: int,
+        deterministic: bool = False,
+        has_scratch_page: bool = False,
     ) -> None:
         self.weights = weights
         self._is_quantised = weights.quant_type != "none"
         has_two_kernels = weights.dtype == torch.float32 or self._is_quantised
         self._has_two_kernels = has_two_kernels and weights.device.type == "cpu"
         self._deterministic = deterministic
-        self.cache = PagedCache(weights, tokens=cache_tokens)
+        self.cache = PagedCache(weights, tokens=cache_tokens, has_scratch_page=has_scratch_page)
         self._rotary = RotaryTable(weights.config, dtype=weights.dtype, device=weights.device)
 
     def embed(self, token_ids: Sequence[int]) -> Tensor:
@@ -189,9 +196,22 @@ class ShardRunner:
         self.cache.check_tables(segments)
         attention = make_attention(segments, device=x.device)
         multiply = self._choose_product(x.shape[0], all(s.rows == 1 for s in segments))
+        return self._run_layers(x, attention, multiply, LayerSpan(start, end))
+
+    def run_layers(self, x: Tensor, attention: Attention) -> Tensor:
+        """Run all layers over decode rows ``x`` [rows, hidden] of different sessions.
+
+        The tables of ``attention`` are the caller's to check.
+        """
+        span = LayerSpan(self.weights.start, self.weights.end)
+        return self._run_layers(x, attention, self._choose_product(x.shape[0], True), span)
+
+    def _run_layers(
+        self, x: Tensor, attention: Attention, multiply: Multiply, span: LayerSpan
+    ) -> Tensor:
         cos = attention.look_up(self._rotary.cos).unsqueeze(1)
         sin = attention.look_up(self._rotary.sin).unsqueeze(1)
-        for layer in range(start, end):
+        for layer in range(span.start, span.end):
             attend = _attend_in(attention, *self.cache.get_layer(layer))
             layer_weights = self.weights.get_layer(layer)
             x = run_layer(
