@@ -40,9 +40,10 @@ at most one step waiting or running. The order of events is:
 
 1. ``submit`` puts the step into the scheduler. If the thread is idle, it starts at once, in the
    same turn of the event loop. Before a batch starts, its sessions get the pages they lack.
-2. The scheduler chooses a batch: one chunk of a prompt, or one decode row each of many sessions
-   that run through the same layers. Prompt chunks and decode batches take turns. A challenge goes
-   before both, because it has a deadline on chain.
+2. The scheduler chooses a batch: a chunk of one prompt, or of several where ``prefill_tokens``
+   allows it, or one decode row each of many sessions that run through the same layers. Prompt
+   chunks and decode batches take turns. A challenge goes before both, because it has a deadline on
+   chain.
 3. The thread puts the rows of the batch side by side, runs the layers, and chooses tokens or
    computes logits for the sessions that asked.
 4. If a step has a ``follow`` function, the thread calls it with the output. The function may send
@@ -136,6 +137,9 @@ class EngineLimits:
     """One part in so many of the cache and the sessions is kept for members."""
     max_batch_rows: int = 32
     prefill_chunk: int = 128
+    prefill_tokens: int = 0
+    """Prompts of several sessions share a step of so many rows at most; 0: each goes alone. A
+    deterministic engine lets each go alone."""
     page_wait_s: float = 20.0
     """A session whose pages went to another one waits so long for pages, and is refused then."""
 
@@ -182,7 +186,9 @@ class Engine:
         self._runner = runner = batches.runner
         self._executor = executor
         self._book = _open_book(limits, max_context=runner.weights.config.max_context)
-        self._scheduler: Scheduler[Job, _ChallengeJob] = Scheduler(limits.max_batch_rows)
+        self._scheduler: Scheduler[Job, _ChallengeJob] = Scheduler(
+            limits.max_batch_rows, 0 if deterministic else limits.prefill_tokens
+        )
         self._serials = itertools.count()
         self._sessions: dict[int, EngineSession] = {}
         self._starved: dict[int, Job] = {}
@@ -407,8 +413,10 @@ class Engine:
 
     def _add(self, job: Job) -> None:
         session = job.session
-        work = Work(session.serial, session.span, job.step.rows, session.account.priority, job)
-        self._scheduler.add(work)
+        account = session.account
+        self._scheduler.add(
+            Work(session.serial, session.span, job.step.rows, account.priority, job, account.client)
+        )
 
     def _plan(self, job: Job) -> Job:
         """Return the job, or a step that computes lost text of its session again before it.

@@ -3,11 +3,16 @@
 Three kinds of work wait for the one compute thread. Challenges go first: they have a deadline on
 chain. Then prompt chunks and decode batches take turns, so that a long prompt does not stall the
 other sessions, and many sessions do not stall a new one. No tensors and no clock are here.
+
+Prompts of several sessions may go through one step, up to a number of rows. Within a priority the
+peer goes first whose last turn is longest ago, so many prompts of one peer do not keep another
+one waiting.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -15,6 +20,8 @@ from mesh.inference.refusals import RefusalReason, Refused
 from mesh.model.config import LayerSpan
 
 MAX_PENDING_CHALLENGES = 4096
+MAX_REMEMBERED_PEERS = 1024
+"""Peers whose last turn is known; one that was forgotten counts as new."""
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -24,7 +31,8 @@ C = TypeVar("C")
 class Work(Generic[T]):
     """One session's next rows: several of a prompt, or one to decode.
 
-    A higher ``priority`` goes first; within one priority, first come, first served.
+    A higher ``priority`` goes first; within one priority, first come, first served, but prompts of
+    different peers take turns. A session without a ``peer`` is one of its own.
     """
 
     session: int
@@ -32,19 +40,29 @@ class Work(Generic[T]):
     rows: int
     priority: int
     payload: T
+    peer: Hashable | None = None
+
+    @property
+    def owner(self) -> Hashable:
+        """Whose turn it is when this goes."""
+        return ("session", self.session) if self.peer is None else self.peer
 
 
 @dataclass
 class Scheduler(Generic[T, C]):
     """Chooses batches. A session has at most one piece of work waiting, so the number of
-    sessions bounds its queues; ``C`` is what a challenge's payload is.
+    sessions bounds its queues; ``C`` is what a challenge's payload is. Prompts share a step of at
+    most ``max_prompt_rows``; a longer one goes alone, and so does every one if that is 0.
     """
 
     max_batch_rows: int
+    max_prompt_rows: int = 0
     _challenges: deque[C] = field(default_factory=deque)
     _prompts: list[Work[T]] = field(default_factory=list)
     _decodes: list[Work[T]] = field(default_factory=list)
     _prompt_was_last: bool = False
+    _turns: OrderedDict[Hashable, int] = field(default_factory=OrderedDict)
+    _turn: int = 0
 
     def add(self, work: Work[T]) -> None:
         """Queue a session's rows. Raises ValueError if it already has some waiting."""
@@ -87,14 +105,14 @@ class Scheduler(Generic[T, C]):
         return self._challenges.popleft() if self._challenges else None
 
     def take_batch(self) -> tuple[Work[T], ...]:
-        """Return what computes in one step: one prompt chunk, or decode rows of many sessions.
+        """Return what computes in one step: prompt chunks, or decode rows of many sessions.
 
         Empty when nothing waits. Rows of a batch run through the same layers.
         """
         prompt_turn = bool(self._prompts) and not (self._prompt_was_last and self._decodes)
         self._prompt_was_last = prompt_turn
         if prompt_turn:
-            return (self._prompts.pop(0),)
+            return self._take_prompts()
         if not self._decodes:
             return ()
         span = self._decodes[0].span
@@ -102,3 +120,27 @@ class Scheduler(Generic[T, C]):
         chosen = {work.session for work in batch}
         self._decodes = [work for work in self._decodes if work.session not in chosen]
         return tuple(batch)
+
+    def _take_prompts(self) -> tuple[Work[T], ...]:
+        """Return the next prompt chunk, and those that fit into the same step."""
+        batch = [self._take_prompt(self._prompts)]
+        left = self.max_prompt_rows - batch[0].rows
+        while len(batch) < self.max_batch_rows:
+            fitting = [w for w in self._prompts if w.span == batch[0].span and w.rows <= left]
+            if not fitting:
+                break
+            batch.append(self._take_prompt(fitting))
+            left -= batch[-1].rows
+        return tuple(batch)
+
+    def _take_prompt(self, candidates: Sequence[Work[T]]) -> Work[T]:
+        """Take the prompt of the highest priority whose peer has waited longest for a turn."""
+        # The first of equals: the queue is in the order of arrival.
+        chosen = min(candidates, key=lambda w: (-w.priority, self._turns.get(w.owner, 0)))
+        self._prompts.remove(chosen)
+        self._turn += 1
+        self._turns[chosen.owner] = self._turn
+        self._turns.move_to_end(chosen.owner)
+        if len(self._turns) > MAX_REMEMBERED_PEERS:
+            self._turns.popitem(last=False)
+        return chosen

@@ -142,12 +142,14 @@ class AttentionBySession(SegmentAttention):
         self._runs = [_list_runs(segment) for segment in segments]
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        is_cuda = queries.device.type == "cuda"
         outputs = [
-            attend_grouped(
+            attend_text(
                 queries[segment.first_row : segment.first_row + segment.rows],
                 _gather(keys, runs),
                 _gather(values, runs),
                 mask=mask,
+                is_fused=is_cuda and segment.position == 0 and segment.rows > 1,
             )
             for segment, runs, mask in zip(self._segments, self._runs, self._masks, strict=True)
         ]
@@ -247,6 +249,25 @@ def _make_causal_mask(segment: Segment, device: torch.device) -> Tensor | None:
         return None
     mask = torch.ones(segment.rows, segment.length, dtype=torch.bool, device=device)
     return mask.tril(diagonal=segment.position)
+
+
+def attend_text(
+    queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, is_fused: bool
+) -> Tensor:
+    """Attention of one session's rows; ``is_fused`` is for the beginning of a text on a GPU, whose
+    fastest kernel makes the causal mask itself.
+    """
+    if not is_fused:
+        return attend_grouped(queries, keys, values, mask=mask)
+    rows, heads, dim = queries.shape
+    mixed = F.scaled_dot_product_attention(
+        queries.transpose(0, 1).unsqueeze(0),
+        keys.unsqueeze(0),
+        values.unsqueeze(0),
+        is_causal=True,
+        enable_gqa=True,
+    )
+    return mixed[0].transpose(0, 1).reshape(rows, heads * dim)
 
 
 def attend_grouped(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None) -> Tensor:

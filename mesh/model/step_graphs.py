@@ -30,8 +30,8 @@ from mesh.model.paged_attention import has_triton
 
 MAX_CAPTURE_S = 60.0
 """Seconds of a node's start; about one is a graph's, the first one also compiles a kernel."""
-MAX_GRAPH_BYTES = 2 << 30
-"""What graphs may hold on the device beside weights and cache."""
+MAX_GRAPH_BYTES = 512 << 20
+"""What graphs may hold on the device beside weights and cache: half of RUNTIME_BYTES."""
 WARM_UP_RUNS = 2
 """Runs before a capture: libraries allocate their workspaces in the first one."""
 

@@ -13,7 +13,6 @@ from consensus.types import LayerRange
 from keys.peer import PeerId
 from mesh.errors import MeshError
 from mesh.model.capacity import (
-    PREFILL_ROWS,
     ServingFormat,
     count_fitting_layers,
     measure_free_memory,
@@ -23,6 +22,7 @@ from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import PROTOCOL_VERSION, ServerRole, ServerState
 from mesh.routing.placement import PlacedServer, choose_move, choose_span
 from subnet.errors import ConfigError
+from subnet.hosting.limits import choose_limits
 from subnet.operator.config import NodeConfig
 
 logger = logging.getLogger(__name__)
@@ -43,13 +43,13 @@ def choose_length(
     """
     if config.num_layers is not None:
         return config.num_layers
-    memory_bytes = measure(config.device)
+    memory_bytes, limits = measure(config.device), choose_limits(config)
     fitting = count_fitting_layers(
         model,
         get_format(config, model),
         memory_bytes=memory_bytes,
         cache_tokens=config.attn_cache_tokens,
-        rows=config.prefill_chunk or PREFILL_ROWS,
+        rows=max(limits.prefill_chunk, limits.prefill_tokens),
     )
     if not fitting:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from keys.peer import PeerKey
+from mesh.inference import batches
 from mesh.inference.accounts import OWN_ACCOUNT, Account, Accounts
+from mesh.inference.decoder import Decoder
 from mesh.inference.engine import Engine, EngineLimits
 from mesh.inference.refusals import Refused
 from mesh.inference.sampler import SampleRequest
@@ -20,6 +23,7 @@ from mesh.inference.steps import StepInput
 from mesh.model.challenge import run_challenge_head, run_challenge_layer
 from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder
+from mesh.model.llama import ShardRunner
 from mesh.model.weights import load_shard
 
 PEER = PeerKey(b"\1" * 32).peer_id
@@ -324,3 +328,93 @@ async def test_a_step_that_cannot_be_computed_ends_its_session_only(make_checkpo
             with pytest.raises(Refused, match="failed"):
                 await engine.submit(session, step)
         assert len(await answer(engine, [5, 6, 7], Sampling(), 2)) == 2
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+async def test_prompts_that_share_steps_are_answered_as_alone(
+    make_checkpoint, monkeypatch, deterministic
+):
+    steps = []
+    forward = ShardRunner.forward
+
+    def note(self, x, segments, **options):
+        steps.append([segment.rows for segment in segments])
+        return forward(self, x, segments, **options)
+
+    monkeypatch.setattr(ShardRunner, "forward", note)
+    limits = EngineLimits(prefill_tokens=64)
+    prompts = [list(range(3 + i, 23 + 3 * i)) for i in range(6)]
+    async with Serving(
+        loader(make_checkpoint()), limits=limits, deterministic=deterministic
+    ) as engine:
+        alone = [await answer(engine, prompt, Sampling(), 8) for prompt in prompts]
+        steps.clear()
+        crowd = await asyncio.gather(*(answer(engine, p, Sampling(), 8) for p in prompts))
+    assert crowd == alone
+    shared = [rows for rows in steps if len(rows) > 1 and max(rows) > 1]
+    assert all(sum(rows) <= 64 for rows in shared)
+    assert bool(shared) != deterministic
+
+
+@pytest.mark.parametrize("use_graphs", [False, True])
+async def test_a_prompt_of_a_whole_context_delays_no_token_by_three_steps(
+    make_checkpoint, monkeypatch, use_graphs
+):
+    """Counted in steps: 32 sessions decode while a prompt that fills a context is computed."""
+    steps, marks = [], {}
+    compute, read = batches.run_batch, Decoder.read
+
+    def count_batch(*arguments, **options):
+        steps.append(None)
+        return compute(*arguments, **options)
+
+    def count_read(*arguments):
+        steps.append(None)
+        return read(*arguments)
+
+    monkeypatch.setattr(batches, "run_batch", count_batch)
+    monkeypatch.setattr(Decoder, "read", count_read)
+    limits = EngineLimits(prefill_chunk=16, prefill_tokens=32, cache_tokens=4096)
+
+    async def decode(engine, place):
+        marks[place] = []
+
+        def follow(output):
+            marks[place].append(len(steps))
+            if len(marks[place]) == 60:
+                return None
+            request = SampleRequest(Sampling(), len(marks[place]))
+            ids = (output.sampled.token_id,)
+            return StepInput(1, token_ids=ids, sample=request, follow=follow, goes_on=True)
+
+        with engine.admit(ALL, capacity=70, account=OWN_ACCOUNT) as session:
+            step = StepInput(1, token_ids=(3,), sample=SampleRequest(Sampling(), 0), follow=follow)
+            await engine.submit(session, step)
+
+    async def fill_context(engine):
+        with engine.admit(ALL, capacity=256, account=Account(PEER)) as session:
+            for _ in range(16):
+                await engine.submit(session, StepInput(16, token_ids=[5] * 16))
+            return len(steps)
+
+    async with Serving(loader(make_checkpoint()), limits=limits, use_graphs=use_graphs) as engine:
+        async with asyncio.TaskGroup() as tasks:
+            for place in range(32):
+                tasks.create_task(decode(engine, place))
+            await asyncio.sleep(0)
+            filling = tasks.create_task(fill_context(engine))
+    gaps = sorted(b - a for told in marks.values() for a, b in itertools.pairwise(told))
+    assert len(gaps) == 32 * 59
+    assert gaps[len(gaps) * 99 // 100] < 3
+    # The prompt is not starved either: it takes every other step.
+    assert filling.result() < 2 * 16 + 8
+
+
+async def test_an_engine_keeps_float32_exact_whatever_was_set_before(make_checkpoint):
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    async with Serving(loader(make_checkpoint())) as engine:
+        await engine.run_tasks([Task(2, np.ones((4, 48), dtype=np.float32))])
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32

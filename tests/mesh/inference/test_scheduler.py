@@ -11,8 +11,8 @@ from mesh.model.config import LayerSpan
 ALL = LayerSpan(0, 6)
 
 
-def work(session, rows=1, *, span=ALL, priority=0):
-    return Work(session, span, rows, priority, session)
+def work(session, rows=1, *, span=ALL, priority=0, peer=None):
+    return Work(session, span, rows, priority, session, peer)
 
 
 def taken(scheduler):
@@ -63,3 +63,43 @@ def test_a_session_computes_one_step_after_the_other():
         scheduler.add(work(1))
     assert scheduler.discard(1) == (1,)
     assert taken(scheduler) == []
+
+
+def test_prompts_share_a_step_up_to_its_rows_and_sessions():
+    scheduler = Scheduler(max_batch_rows=3, max_prompt_rows=100)
+    for session, rows in ((1, 40), (2, 64), (3, 60), (4, 500), (5, 2), (6, 2), (7, 2), (8, 2)):
+        scheduler.add(work(session, rows=rows))
+    scheduler.add(work(9, rows=2, span=LayerSpan(2, 4)))
+    assert [taken(scheduler) for _ in range(6)] == [[1, 3], [2, 5, 6], [4], [7, 8], [9], []]
+
+
+def test_prompts_of_different_peers_take_turns():
+    scheduler = Scheduler(max_batch_rows=8)
+    for session in range(4):
+        scheduler.add(work(session, rows=9, peer="a"))
+    for session in range(4, 6):
+        scheduler.add(work(session, rows=9, peer="b"))
+    assert [taken(scheduler) for _ in range(3)] == [[0], [4], [1]]
+    scheduler.add(work(0, rows=9, peer="a"))
+    # One that comes back, and one of another priority.
+    scheduler.add(work(7, rows=9, peer="c"))
+    scheduler.add(work(8, rows=9, peer="a", priority=1))
+    assert [taken(scheduler) for _ in range(6)] == [[8], [7], [5], [2], [3], [0]]
+
+
+def test_a_step_of_many_prompts_is_divided_between_peers():
+    scheduler = Scheduler(max_batch_rows=8, max_prompt_rows=40)
+    for session in range(6):
+        scheduler.add(work(session, rows=10, peer="a"))
+    for session in (6, 7):
+        scheduler.add(work(session, rows=10, peer="b"))
+    assert taken(scheduler) == [0, 6, 1, 7]
+
+
+def test_the_peers_whose_turn_is_known_are_bounded(monkeypatch):
+    monkeypatch.setattr("mesh.inference.scheduler.MAX_REMEMBERED_PEERS", 3)
+    scheduler = Scheduler(max_batch_rows=8)
+    for session in range(9):
+        scheduler.add(work(session, rows=9, peer=str(session)))
+        assert taken(scheduler) == [session]
+    assert len(scheduler._turns) == 3

@@ -13,6 +13,7 @@ from mesh.model.attention import (
     PagedCache,
     Segment,
     attend_grouped,
+    attend_text,
     make_attention,
 )
 from mesh.model.capacity import PAGE_TOKENS
@@ -169,3 +170,13 @@ def test_a_table_that_points_outside_or_is_too_short_is_refused(make_checkpoint,
     cache.check_tables([Segment(0, 1, (0, 3), PAGE_TOKENS)])
     with pytest.raises(ValueError, match="page"):
         cache.check_tables([Segment(0, 1, (1,), 0), segment])
+
+
+def test_the_kernel_that_masks_by_itself_attends_like_the_other():
+    keys, values = make_texts()[3]
+    queries = make_queries(49)
+    mask = torch.ones(49, 49, dtype=torch.bool).tril()
+    plain, fused = (
+        attend_text(queries, keys, values, mask=mask, is_fused=fused) for fused in (False, True)
+    )
+    assert torch.allclose(plain, fused, atol=1e-6)

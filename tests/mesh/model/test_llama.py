@@ -9,7 +9,7 @@ from mesh.model.attention import Segment
 from mesh.model.challenge import run_challenge_head, run_challenge_layer
 from mesh.model.config import load_config
 from mesh.model.files import resolve_model_folder
-from mesh.model.llama import ShardRunner
+from mesh.model.llama import ShardRunner, rms_norm
 from mesh.model.weights import load_shard
 from tests.support.families import EXPERTS, FAMILIES, LONGROPE, PHI, YARN
 
@@ -176,3 +176,27 @@ def test_challenge_is_float32_whatever_is_served(make_checkpoint):
         ]
     assert answers[0].dtype == torch.float32
     assert (answers[0] - answers[1]).norm() < 1e-5 * answers[0].norm()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_challenge_uses_the_plain_kernel_only(make_checkpoint, monkeypatch, dtype):
+    """Fused attention may multiply in a narrower type than its input's."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a challenge must not use a fused kernel")
+
+    (runner,) = make_runners(make_checkpoint(), SPLITS[0], dtype=dtype)
+    hidden = torch.randint(-127, 128, (16, 48)).float() / 64
+    expected = [run_challenge_layer(runner.weights, layer, hidden) for layer in range(1, 6)]
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", refuse)
+    for layer, answer in enumerate(expected, start=1):
+        found = run_challenge_layer(runner.weights, layer, hidden)
+        assert found.dtype == torch.float32 and torch.equal(found, answer)
+
+
+def test_the_norm_of_a_gpu_is_the_same_norm():
+    x = 3 * torch.randn(5, 48, generator=torch.Generator().manual_seed(1))
+    weight = torch.rand(48, generator=torch.Generator().manual_seed(2))
+    expected = rms_norm(x, weight, 1e-5)
+    found = torch.nn.functional.rms_norm(x, (48,), weight, 1e-5)
+    assert (found - expected).norm() < 1e-6 * expected.norm()
