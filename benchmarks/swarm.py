@@ -40,6 +40,7 @@ class Shape:
     new: int
     prompt: int = 16
     long_prompt: int = 128
+    device: str = "cpu"
 
     @property
     def layers(self) -> int:
@@ -68,13 +69,15 @@ def make_checkpoint(shape: Shape, folder: Path) -> Path:
     return folder
 
 
-def run_hoster(folder: str, span: tuple[int, int], dtype: str, threads: int, pipe: Any) -> None:
+def run_hoster(
+    folder: str, span: tuple[int, int], dtype: str, device: str, threads: int, pipe: Any
+) -> None:
     """A hoster process: report the address, then answer what the pipe asks."""
-    asyncio.run(_serve_hoster(Path(folder), span, dtype, threads, pipe))
+    asyncio.run(_serve_hoster(Path(folder), span, dtype, device, threads, pipe))
 
 
 async def _serve_hoster(
-    folder: Path, span: tuple[int, int], dtype: str, threads: int, pipe: Any
+    folder: Path, span: tuple[int, int], dtype: str, device: str, threads: int, pipe: Any
 ) -> None:
     from mesh.inference.engine import Engine, EngineLimits
     from mesh.inference.session_server import SessionServer
@@ -86,7 +89,9 @@ async def _serve_hoster(
     async with contextlib.AsyncExitStack() as stack:
         engine = await stack.enter_async_context(
             Engine.open(
-                lambda: load_shard(located, config, start=span[0], end=span[1], dtype=dtype),
+                lambda: load_shard(
+                    located, config, start=span[0], end=span[1], dtype=dtype, device=device
+                ),
                 limits=EngineLimits(cache_tokens=CACHE_TOKENS),
                 threads=threads,
             )
@@ -275,7 +280,8 @@ async def open_swarm(shape: Shape, folder: Path, ranges: int, threads: int) -> A
             for span in zip(bounds, bounds[1:], strict=False):
                 ours, theirs = context.Pipe()
                 process = context.Process(
-                    target=run_hoster, args=(str(folder), span, shape.dtype, threads, theirs)
+                    target=run_hoster,
+                    args=(str(folder), span, shape.dtype, shape.device, threads, theirs),
                 )
                 process.start()
                 processes.append(process)
