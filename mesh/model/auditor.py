@@ -32,11 +32,17 @@ from mesh.model.files import ModelFolder
 from mesh.model.tensors import (
     EMBEDDING,
     FINAL_NORM,
-    HEAD,
     list_layer_tensors,
     locate_tensors,
 )
-from mesh.model.weights import LayerWeights, TensorReader, get_embedding_shape, load_layer
+from mesh.model.weights import (
+    LayerWeights,
+    TensorReader,
+    get_embedding_shape,
+    get_head_name,
+    is_head_quantised,
+    load_layer,
+)
 
 T = TypeVar("T")
 
@@ -44,7 +50,7 @@ T = TypeVar("T")
 class Auditor:
     """Reads and runs one layer at a time. Raises DeviceUnavailable when it is made.
 
-    With ``quant_type`` int8 it answers for the int8 values that such a subnet serves.
+    With a ``quant_type`` it answers for the values that such a subnet serves.
     """
 
     def __init__(
@@ -59,7 +65,7 @@ class Auditor:
         self._folder = replace(folder, hub_name=None)
         self._config = config
         self._device = torch.device(device)
-        self._is_quantised = quant_type == "int8"
+        self._quant_type = quant_type
         self._turn = asyncio.Lock()
 
     @property
@@ -111,11 +117,14 @@ class Auditor:
     ) -> tuple[Tensor, Tensor]:
         """Return the final norm [hidden] and these rows of the head. Raises LayerNotOnDisk."""
         layer, config = self._config.num_layers, self._config
-        name = EMBEDDING if config.tie_word_embeddings else HEAD
+        name, shape = get_head_name(config), get_embedding_shape(config)
+        index = torch.from_numpy(np.array(rows, dtype=np.int64))
         with ExitStack() as stack:
-            reader = self._open(stack, layer, (FINAL_NORM,), check_wanted)
+            reader = self._open(stack, layer, (FINAL_NORM, name), check_wanted)
             final_norm = _read(layer, lambda: reader.read(FINAL_NORM, (config.hidden_size,)))
-        return final_norm, self._read_rows(layer, name, rows, check_wanted)
+            is_quantised = is_head_quantised(self._quant_type)
+            read = reader.read_matrix_rows if is_quantised else reader.read_rows
+            return final_norm, _read(layer, lambda: read(name, shape, index))
 
     def _answer_head(self, task: ChallengeTask, check_wanted: CheckWanted) -> Tensor:
         if task.head_rows is None:
@@ -142,7 +151,7 @@ class Auditor:
                 locate_tensors(self._folder, self._config, names),
                 dtype=torch.float32,
                 device=self._device,
-                is_quantised=self._is_quantised,
+                quant_type=self._quant_type,
                 check_wanted=check_wanted,
             )
 

@@ -55,7 +55,6 @@ UNIT_BITS = 22
 SPARE_BITS = 1
 """Room of that many bits for challenges whose answers are smaller, or larger, than all measured."""
 BATCH_COPIES = 3
-INT8_CHEAT = "int8"
 INT4_LARGEST = 7
 INT4_GROUP = 32
 RUN_TIMEOUT_S = 3600.0
@@ -136,8 +135,8 @@ def calibrate(
         cheats={
             name: tuple(_as_integer(distances[name]) for distances in found)
             for name in found[0]
-            # What an int8 subnet serves is no cheat there.
-            if not (quant_type == "int8" and name == INT8_CHEAT)
+            # What a subnet serves is no cheat there.
+            if name != quant_type
         },
         variants=tuple(layers[0][0].honest),
     )
@@ -273,7 +272,7 @@ def _measure(bench: _Bench, task: ChallengeTask, before: LayerWeights | None) ->
         skipped.append(bench.run_layer_before(task, before))
     cheats = {
         "bfloat16": [bench.run_narrow(task, torch.bfloat16)],
-        INT8_CHEAT: [bench.run_changed(task, "int8", round_to_int8)],
+        "int8": [bench.run_changed(task, "int8", round_to_int8)],
         "int4": [bench.run_changed(task, "int4", round_to_int4)],
         "skipped": skipped,
     }

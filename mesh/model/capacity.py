@@ -14,9 +14,12 @@ from mesh.errors import DeviceUnavailable, ModelError
 from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.families import list_layer
 from mesh.model.family import LayerTensor
+from mesh.model.quant_types import NOT_QUANTISED, QuantType, find_quant_type
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _FLOAT32_BYTES = 4
+_WIDENING_BYTES = 5
+"""Bytes that an int4 number takes at most while a GPU widens the head for a product."""
 PAGE_TOKENS = 16
 """Tokens whose keys and values stand in one page of a cache."""
 PREFILL_ROWS = 128
@@ -34,10 +37,10 @@ _CGROUP_LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class ServingFormat:
-    """How weights are held: ``dtype`` of activations and cache, ``quant_type`` none or int8."""
+    """How weights are held: ``dtype`` of activations and cache, and a quant type."""
 
     dtype: str
-    quant_type: str = "none"
+    quant_type: str = NOT_QUANTISED
 
     @property
     def value_bytes(self) -> int:
@@ -49,7 +52,16 @@ class ServingFormat:
     @property
     def served_dtype(self) -> str:
         """What a heartbeat says about the weights."""
-        return self.dtype if self.quant_type == "none" else self.quant_type
+        return self.dtype if self.quant_type == NOT_QUANTISED else self.quant_type
+
+    @property
+    def quant(self) -> QuantType | None:
+        """How matrices are quantised. Raises ModelError for an unknown type."""
+        return find_quant_type(self.quant_type)
+
+    @property
+    def has_quantised_head(self) -> bool:
+        return self.quant is not None and self.quant.has_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +84,10 @@ def compute_layer_bytes(config: ModelConfig, form: ServingFormat) -> int:
 
 def _count_bytes(tensor: LayerTensor, form: ServingFormat) -> int:
     numbers = math.prod(tensor.shape)
-    if form.quant_type == "none" or not tensor.is_matrix:
+    if form.quant is None or not tensor.is_matrix:
         return numbers * form.value_bytes
-    # One byte a number, and a float32 scale for each row.
-    return numbers + _FLOAT32_BYTES * (numbers // tensor.shape[-1])
+    columns = tensor.shape[-1]
+    return form.quant.count_bytes(numbers // columns, columns)
 
 
 def compute_embedding_bytes(config: ModelConfig, form: ServingFormat) -> int:
@@ -85,18 +97,21 @@ def compute_embedding_bytes(config: ModelConfig, form: ServingFormat) -> int:
 
 def compute_head_bytes(config: ModelConfig, form: ServingFormat) -> int:
     """Return final norm and head: what the last layer's range holds beside its layers."""
-    return (config.vocab_size + 1) * config.hidden_size * form.value_bytes
+    norm = config.hidden_size * form.value_bytes
+    if form.quant is not None and form.has_quantised_head:
+        return norm + form.quant.count_bytes(config.vocab_size, config.hidden_size)
+    return norm + config.vocab_size * config.hidden_size * form.value_bytes
 
 
 def compute_weights_bytes(config: ModelConfig, form: ServingFormat, span: LayerSpan) -> int:
-    """Return the weights of a range. A tied head is the embedding where both are held."""
+    """Return the weights of a range. A plain tied head is the embedding where both are held."""
     total = len(span) * compute_layer_bytes(config, form)
     is_first, is_last = span.start == 0, span.end == config.num_layers
     if is_first:
         total += compute_embedding_bytes(config, form)
     if is_last:
         total += compute_head_bytes(config, form)
-    if is_first and is_last and config.tie_word_embeddings:
+    if is_first and is_last and config.tie_word_embeddings and not form.has_quantised_head:
         total -= compute_embedding_bytes(config, form)
     return total
 
@@ -134,6 +149,8 @@ def _compute_step_bytes(config: ModelConfig, form: ServingFormat, rows: int) -> 
     inner = 4 * config.intermediate_size
     activations = rows * (6 * config.hidden_size + 3 * qkv + inner) * _FLOAT32_BYTES
     logits = rows * config.vocab_size * (_FLOAT32_BYTES + form.value_bytes)
+    if form.has_quantised_head:
+        logits += _WIDENING_BYTES * config.vocab_size * config.hidden_size
     group = config.num_heads // config.num_kv_heads
     # The mask is laid out for each head of a group, as bits in bytes and as numbers.
     mask = rows * config.max_context * (1 + group * (1 + form.value_bytes))

@@ -112,7 +112,11 @@ def run_challenge_head(weights: ShardWeights, hidden: Tensor, rows: Tensor) -> T
     if weights.final_norm is None or weights.head is None:
         raise ValueError("the head is challenged where the range ends at the last layer")
     x = hidden.to(weights.device, torch.float32)
-    head_rows = weights.head[rows.to(weights.device)].float()
+    head, chosen = weights.head, rows.to(weights.device)
+    if isinstance(head, Tensor):
+        head_rows = head[chosen].float()
+    else:
+        head_rows = head.widen_rows(chosen, torch.float32)
     return compute_last_logits(weights.config, weights.final_norm.float(), head_rows, x)
 
 

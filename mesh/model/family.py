@@ -1,7 +1,7 @@
 """What a family of models says of itself: the numbers of its config.json and a layer's tensors.
 
 The list of a layer's tensors is spelled once. Which tensors a range reads, how they are joined,
-what int8 quantises, how many bytes a layer takes and what random weights look like follow from it.
+what is quantised, how many bytes a layer takes and what random weights look like follow from it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 MATRICES = ("qkv", "out", "gate_up", "down")
-"""Fields of LayerWeights that int8 quantises."""
+"""Fields of LayerWeights that are quantised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class LayerTensor:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether int8 quantises it."""
+        """Whether it is quantised."""
         return self.field in MATRICES
 
 

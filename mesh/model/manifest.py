@@ -20,7 +20,14 @@ from mesh.model.config import ModelConfig
 from mesh.model.fields import MAX_LAYERS
 from mesh.model.files import ModelFolder
 from mesh.model.margins import Calibration, describe_calibration, parse_calibration
-from mesh.model.tensors import TensorEntry, list_matrices, list_range_tensors, locate_tensors
+from mesh.model.quant_types import NOT_QUANTISED, find_quant_type
+from mesh.model.tensors import (
+    ServedTensor,
+    TensorEntry,
+    list_range_tensors,
+    list_served_tensors,
+    locate_tensors,
+)
 from mesh.plugins import PluginKind, PluginStamp, parse_stamps
 
 FORMAT = 2
@@ -37,8 +44,6 @@ _EXACT_DTYPES = {
     "BF16": {"bfloat16", "float32"},
     "F16": {"float16", "float32"},
 }
-QUANTISED_DTYPE = "I8"
-"""What a manifest calls a matrix whose int8 values and float32 scales it hashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +51,8 @@ class ModelManifest:
     """The manifest's canonical bytes and the fields that code asks for.
 
     ``tensors`` maps a name to (dtype, shape, SHA-256 hex): the stored ones, or, where a quantised
-    model serves other values, ``I8`` and the hash of those. ``plugins`` are what scores, probes or
-    describes the model in place of what is built in.
+    model serves other values, ``I8`` or ``I4`` and the hash of those. ``plugins`` are what scores,
+    probes or describes the model in place of what is built in.
     """
 
     body: bytes
@@ -60,7 +65,7 @@ class ModelManifest:
     tensors: Mapping[str, tuple[str, tuple[int, ...], str]]
     constants: Mapping[str, int]
     calibration: Calibration
-    quant_type: str = "none"
+    quant_type: str = NOT_QUANTISED
     plugins: Mapping[PluginKind, PluginStamp] = field(default_factory=dict)
 
     @property
@@ -77,7 +82,7 @@ def build_manifest(
     revision: str,
     constants: Mapping[str, int],
     calibration: Calibration,
-    quant_type: str = "none",
+    quant_type: str = NOT_QUANTISED,
     plugins: Mapping[PluginKind, PluginStamp] | None = None,
     check_wanted: CheckWanted = always_wanted,
 ) -> ModelManifest:
@@ -87,10 +92,9 @@ def build_manifest(
     between two pieces once ``check_wanted`` does.
     """
     entries = locate_tensors(folder, config, list_range_tensors(config, 0, config.num_layers))
-    quantised = _list_quantised(config, quant_type)
     tensors = {
-        name: list(_describe(entry, name in quantised, check_wanted))
-        for name, entry in entries.items()
+        served.name: list(_describe(entries[served.stored], served, quant_type, check_wanted))
+        for served in list_served_tensors(config, 0, config.num_layers, quant_type)
     }
     value: dict[str, Any] = {
         "format": FORMAT,
@@ -101,7 +105,7 @@ def build_manifest(
         "constants": dict(constants),
         "calibration": describe_calibration(calibration),
     }
-    if quant_type != "none":
+    if quant_type != NOT_QUANTISED:
         value["quantisation"] = quant_type
     manifest = decode_manifest(encode_canonical_json(value))
     return add_plugins(manifest, plugins or {})
@@ -190,7 +194,7 @@ def _parse(body: bytes, value: dict[str, Any]) -> ModelManifest:
         },
         constants={str(name): int(number) for name, number in value["constants"].items()},
         calibration=parse_calibration(value["calibration"], num_layers),
-        quant_type=str(value.get("quantisation", "none")),
+        quant_type=str(value.get("quantisation", NOT_QUANTISED)),
         plugins=parse_stamps(value.get("plugins", {})),
     )
 
@@ -204,7 +208,7 @@ def check_manifest(
     end: int,
     served_dtype: str,
     constants: Mapping[str, int],
-    quant_type: str = "none",
+    quant_type: str = NOT_QUANTISED,
     check_wanted: CheckWanted = always_wanted,
 ) -> None:
     """Raise ManifestMismatch naming the first difference of what ``[start, end)`` would serve.
@@ -215,22 +219,31 @@ def check_manifest(
     _check_equal("quantisation", manifest.quant_type, quant_type)
     _check_fields("architecture", manifest.architecture, describe_architecture(config))
     _check_fields("constants", manifest.constants, constants)
-    quantised = _list_quantised(config, quant_type)
-    for name, entry in sorted(
-        locate_tensors(folder, config, list_range_tensors(config, start, end)).items()
-    ):
-        if name not in manifest.tensors:
-            raise ManifestMismatch(f"tensor {name} is not in the manifest")
-        expected, shape, digest = manifest.tensors[name]
-        dtype = QUANTISED_DTYPE if name in quantised else entry.dtype
-        _check_equal(f"dtype of {name}", expected, dtype)
-        _check_equal(f"shape of {name}", shape, entry.shape)
-        rounds = served_dtype not in _EXACT_DTYPES.get(dtype, {"float32"})
-        if rounds and dtype != QUANTISED_DTYPE:
-            raise ManifestMismatch(f"{name} is stored as {dtype}; {served_dtype} would round it")
-        _check_equal(
-            f"SHA-256 of {name}", digest, _hash_served(entry, name in quantised, check_wanted)
-        )
+    entries = locate_tensors(folder, config, list_range_tensors(config, start, end))
+    tensors = list_served_tensors(config, start, end, quant_type)
+    for served in sorted(tensors, key=lambda served: served.name):
+        _check_tensor(manifest, entries[served.stored], served, served_dtype, check_wanted)
+
+
+def _check_tensor(
+    manifest: ModelManifest,
+    entry: TensorEntry,
+    served: ServedTensor,
+    served_dtype: str,
+    check_wanted: CheckWanted,
+) -> None:
+    name = served.name
+    if name not in manifest.tensors:
+        raise ManifestMismatch(f"tensor {name} is not in the manifest")
+    expected, shape, digest = manifest.tensors[name]
+    dtype = _get_dtype(entry, served, manifest.quant_type)
+    _check_equal(f"dtype of {name}", expected, dtype)
+    _check_equal(f"shape of {name}", shape, entry.shape)
+    rounds = served_dtype not in _EXACT_DTYPES.get(dtype, {"float32"})
+    if rounds and not served.is_quantised:
+        raise ManifestMismatch(f"{name} is stored as {dtype}; {served_dtype} would round it")
+    found = _hash_served(entry, served, manifest.quant_type, check_wanted)
+    _check_equal(f"SHA-256 of {name}", digest, found)
 
 
 def _check_fields(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -243,25 +256,28 @@ def _check_equal(what: str, expected: object, found: object) -> None:
         raise ManifestMismatch(f"{what}: the manifest has {expected}, this node {found}")
 
 
-def _list_quantised(config: ModelConfig, quant_type: str) -> frozenset[str]:
-    return frozenset() if quant_type == "none" else list_matrices(config)
+def _get_dtype(entry: TensorEntry, served: ServedTensor, quant_type: str) -> str:
+    quant = find_quant_type(quant_type)
+    return quant.manifest_dtype if quant is not None and served.is_quantised else entry.dtype
 
 
 def _describe(
-    entry: TensorEntry, is_quantised: bool, check_wanted: CheckWanted
+    entry: TensorEntry, served: ServedTensor, quant_type: str, check_wanted: CheckWanted
 ) -> tuple[str, list[int], str]:
-    dtype = QUANTISED_DTYPE if is_quantised else entry.dtype
-    return dtype, list(entry.shape), _hash_served(entry, is_quantised, check_wanted)
+    digest = _hash_served(entry, served, quant_type, check_wanted)
+    return _get_dtype(entry, served, quant_type), list(entry.shape), digest
 
 
-def _hash_served(entry: TensorEntry, is_quantised: bool, check_wanted: CheckWanted) -> str:
+def _hash_served(
+    entry: TensorEntry, served: ServedTensor, quant_type: str, check_wanted: CheckWanted
+) -> str:
     check_wanted()
-    if not is_quantised:
+    if not served.is_quantised:
         return hash_tensor(entry, check_wanted=check_wanted)
     # Here only: a manifest of stored values needs no torch.
     from mesh.model.weights import hash_quantised
 
-    return hash_quantised(entry)
+    return hash_quantised(entry, quant_type)
 
 
 def hash_tensor(entry: TensorEntry, *, check_wanted: CheckWanted = always_wanted) -> str:

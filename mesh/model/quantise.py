@@ -1,10 +1,11 @@
-"""int8 weights, one scale a row: half the memory of bfloat16, and half of what a token reads.
+"""Quantised matrices, and the rule of int8: one scale a row, half the memory of bfloat16.
 
-Weight-only and symmetric: a layer's matrices are stored as ``round(w / scale)`` from -127 to 127
-with ``scale = max|w| / 127`` of each output row; norms, biases, embedding and head stay as they
-are, and activations are never quantised. These rules are part of a manifest's meaning, because it
-hashes the values served (``hash_int8``), so they are written out here: exact float32 steps on the
-CPU, the same bits on every machine and with every release of a library.
+int8 is weight-only and symmetric: a layer's matrices are stored as ``round(w / scale)`` from -127
+to 127 with ``scale = max|w| / 127`` of each output row; norms, biases, embedding and head stay as
+they are, and activations are never quantised. These rules are part of a manifest's meaning,
+because it hashes the values served, so they are written out here: exact float32 steps on the
+CPU, the same bits on every machine and with every release of a library. The rule of int4 is in
+mesh/model/int4.py.
 
 torchao 0.18 was measured beside it and left out: its int8 product widens the whole matrix at every
 call (4.6 times as slow as the bfloat16 product for one row of a 2,048 x 6,144 matrix, where
@@ -15,8 +16,10 @@ hence the manifest's hash, belong to its release.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -25,19 +28,76 @@ from torch import Tensor
 from mesh.errors import ModelError
 
 LARGEST = 127
-MAX_PACKED_ROWS = 4
+MAX_PACKED_ROWS = 8
 """Half-precision rows up to which torch's int8 kernel is faster than widening tile by tile."""
-TILE_ROWS = 128
-"""Weight rows widened at once on a CPU: the piece stays in its cache (x86-64)."""
+TILE_NUMBERS = 1 << 20
+"""Weights widened at once on a CPU: the tile stays in its cache, and a call costs little beside."""
 _TAG = b"mesh/tensor/int8"
 
 
-@dataclass(frozen=True, slots=True)
-class Int8Matrix:
-    """A matrix [outputs, inputs]: int8 ``values`` times float32 ``scales`` [outputs] by row.
+class QuantisedMatrix(ABC):
+    """A matrix [outputs, inputs] in fewer bits, or a stack of them with one more dimension.
 
-    A stack of them has one more dimension in front.
+    ``widen`` says which values it has: they are the model's, and every product is one of them.
     """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes held."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Rows of a matrix."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> QuantisedMatrix:
+        """Return a matrix of a stack."""
+
+    @abstractmethod
+    def widen(self, dtype: torch.dtype) -> Tensor:
+        """Return the values that are served, each rounded once to ``dtype``."""
+
+    @abstractmethod
+    def widen_rows(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        """Return some rows of a matrix as ``widen`` does, by a slice or by their numbers."""
+
+    @abstractmethod
+    def multiply(self, x: Tensor) -> Tensor:
+        """Multiply rows [rows, inputs] by a matrix: [rows, outputs] in x's type."""
+
+
+class PlainMatrix(QuantisedMatrix):
+    """A matrix as its rule writes it, which a manifest hashes."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def to(self, target: torch.device) -> PlainMatrix:
+        """Return the matrix on another device."""
+
+    @classmethod
+    @abstractmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Put matrices, or stacks of as many, on top of each other."""
+
+    @abstractmethod
+    def hash(self) -> str:
+        """SHA-256 hex of the values served."""
+
+
+Matrix = Tensor | QuantisedMatrix
+
+Multiply = Callable[[Tensor, Matrix, Tensor | None], Tensor]
+"""(rows [rows, inputs], weights [outputs, inputs], bias or None) -> [rows, outputs]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Matrix(PlainMatrix):
+    """int8 ``values`` [outputs, inputs] times float32 ``scales`` [outputs] by row."""
 
     values: Tensor
     scales: Tensor
@@ -46,23 +106,42 @@ class Int8Matrix:
     def nbytes(self) -> int:
         return int(self.values.nbytes + self.scales.nbytes)
 
-    def __getitem__(self, index: int | slice) -> Int8Matrix:
-        """Return a matrix of a stack, or some rows of a matrix."""
+    @property
+    def outputs(self) -> int:
+        return int(self.values.shape[-2])
+
+    def __getitem__(self, index: int) -> Int8Matrix:
         return Int8Matrix(self.values[index], self.scales[index])
 
-    def to(self, target: torch.device) -> Int8Matrix:
-        """Return the matrix on another device."""
-        return Int8Matrix(self.values.to(target), self.scales.to(target))
-
     def widen(self, dtype: torch.dtype) -> Tensor:
-        """Return the values that are served, rounded once to ``dtype``; exact rules in float32."""
         return (self.values.float() * self.scales.unsqueeze(-1)).to(dtype)
 
+    def widen_rows(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        return Int8Matrix(self.values[rows], self.scales[rows]).widen(dtype)
 
-Matrix = Tensor | Int8Matrix
+    def multiply(self, x: Tensor) -> Tensor:
+        scales = self.scales.to(x.dtype)
+        if x.device.type != "cpu":
+            return F.linear(x, self.values.to(x.dtype)) * scales
+        if x.dtype != torch.float32 and x.shape[0] <= MAX_PACKED_ROWS:
+            return torch._weight_int8pack_mm(x.contiguous(), self.values, scales)
+        tiles = torch.split(self.values, count_tile_rows(self.values.shape[1]))
+        return torch.cat([F.linear(x, tile.to(x.dtype)) for tile in tiles], dim=-1) * scales
 
-Multiply = Callable[[Tensor, Matrix, Tensor | None], Tensor]
-"""(rows [rows, inputs], weights [outputs, inputs], bias or None) -> [rows, outputs]."""
+    def to(self, target: torch.device) -> Int8Matrix:
+        return Int8Matrix(self.values.to(target), self.scales.to(target))
+
+    @classmethod
+    def join(cls, parts: Sequence[Int8Matrix]) -> Int8Matrix:
+        values = torch.cat([part.values for part in parts], dim=-2)
+        return Int8Matrix(values, torch.cat([part.scales for part in parts], dim=-1))
+
+    def hash(self) -> str:
+        """SHA-256 hex: int8 by rows, then the little-endian float32 scales."""
+        digest = hashlib.sha256(_TAG)
+        digest.update(self.values.numpy().tobytes())
+        digest.update(self.scales.numpy().astype("<f4").tobytes())
+        return digest.hexdigest()
 
 
 def quantise(matrix: Tensor) -> Int8Matrix:
@@ -74,11 +153,8 @@ def quantise(matrix: Tensor) -> Int8Matrix:
         parts = [quantise(part) for part in matrix]
         values = torch.stack([part.values for part in parts])
         return Int8Matrix(values, torch.stack([part.scales for part in parts]))
-    # On the CPU: GPUs multiply by reciprocals where the rule divides.
-    wide = matrix.detach().to("cpu", torch.float32)
+    wide = read_exactly(matrix)
     largest = wide.abs().amax(dim=1)
-    if not bool(torch.isfinite(largest).all()):
-        raise ModelError("a weight is not finite; it cannot be quantised")
     scales = largest / torch.full_like(largest, LARGEST)
     # Rows of zeros, or so small that the scale vanishes, are served as zeros.
     scales = torch.where(scales > 0, scales, torch.ones_like(scales))
@@ -86,40 +162,36 @@ def quantise(matrix: Tensor) -> Int8Matrix:
     return Int8Matrix(rounded.to(torch.int8), scales)
 
 
+def read_exactly(matrix: Tensor) -> Tensor:
+    """Return the values in float32 on the CPU: GPUs multiply by reciprocals where a rule divides.
+
+    Raises ModelError if they are not finite.
+    """
+    wide = matrix.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(wide).all()):
+        raise ModelError("a weight is not finite; it cannot be quantised")
+    return wide
+
+
+def count_tile_rows(inputs: int) -> int:
+    """Return how many rows of a matrix are widened at once on a CPU."""
+    return max(1, TILE_NUMBERS // inputs)
+
+
 def join_rows(parts: list[Matrix]) -> Matrix:
     """Put matrices of one kind on top of each other, or vectors after each other."""
     if len(parts) == 1:
         return parts[0]
-    packed = [part for part in parts if isinstance(part, Int8Matrix)]
-    if len(packed) == len(parts):
-        values = torch.cat([part.values for part in packed], dim=-2)
-        return Int8Matrix(values, torch.cat([part.scales for part in packed], dim=-1))
+    first = parts[0]
+    if isinstance(first, PlainMatrix):
+        return type(first).join([part for part in parts if isinstance(part, type(first))])
     plain = [part for part in parts if isinstance(part, Tensor)]
     return torch.cat(plain, dim=-2 if plain[0].dim() > 1 else 0)
-
-
-def hash_int8(matrix: Int8Matrix) -> str:
-    """SHA-256 hex of the values served: int8 by rows, then the little-endian float32 scales."""
-    digest = hashlib.sha256(_TAG)
-    digest.update(matrix.values.numpy().tobytes())
-    digest.update(matrix.scales.numpy().astype("<f4").tobytes())
-    return digest.hexdigest()
 
 
 def multiply_rows(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
     """Multiply rows [rows, inputs] by a matrix [outputs, inputs]: [rows, outputs]."""
     if isinstance(matrix, Tensor):
         return F.linear(x, matrix, bias)
-    product = _multiply_int8(x, matrix)
+    product = matrix.multiply(x)
     return product if bias is None else product + bias
-
-
-def _multiply_int8(x: Tensor, matrix: Int8Matrix) -> Tensor:
-    scales = matrix.scales.to(x.dtype)
-    if x.device.type != "cpu":
-        return F.linear(x, matrix.values.to(x.dtype)) * scales
-    if x.dtype != torch.float32 and x.shape[0] <= MAX_PACKED_ROWS:
-        return torch._weight_int8pack_mm(x.contiguous(), matrix.values, scales)
-    starts = range(0, matrix.values.shape[0], TILE_ROWS)
-    tiles = [F.linear(x, matrix.values[i : i + TILE_ROWS].to(x.dtype)) for i in starts]
-    return torch.cat(tiles, dim=-1) * scales

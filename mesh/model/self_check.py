@@ -13,7 +13,7 @@ from torch import Tensor
 from mesh.errors import InexactArithmetic
 from mesh.model.challenge import compute_last_addition
 from mesh.model.config import ModelConfig
-from mesh.model.quantise import Int8Matrix, Matrix
+from mesh.model.quantise import Matrix, QuantisedMatrix
 from mesh.model.weights import LayerWeights
 
 MAX_ERROR = 2.0**-15
@@ -58,13 +58,13 @@ def multiply_exactly(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
 
 
 def _count_rows(matrix: Matrix) -> int:
-    return int((matrix.values if isinstance(matrix, Int8Matrix) else matrix).shape[0])
+    return matrix.outputs if isinstance(matrix, QuantisedMatrix) else int(matrix.shape[0])
 
 
 def _widen_tile(matrix: Matrix, start: int) -> Tensor:
     rows = slice(start, start + TILE_ROWS)
-    if isinstance(matrix, Int8Matrix):
-        return matrix[rows].to(torch.device("cpu")).widen(torch.float64)
+    if isinstance(matrix, QuantisedMatrix):
+        return matrix.widen_rows(rows, torch.float64).cpu()
     return _to_float64(matrix[rows])
 
 

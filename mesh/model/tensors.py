@@ -17,6 +17,7 @@ from mesh.model.config import ModelConfig, read_json_object
 from mesh.model.families import list_layer
 from mesh.model.family import LayerTensor
 from mesh.model.files import ModelFolder, fetch_files
+from mesh.model.quant_types import find_quant_type
 
 if TYPE_CHECKING:
     from mesh.model.gguf_tensors import GgufRows
@@ -87,14 +88,42 @@ def list_range_tensors(config: ModelConfig, start: int, end: int) -> tuple[str, 
     return tuple(dict.fromkeys(names))
 
 
-def list_matrices(config: ModelConfig) -> frozenset[str]:
-    """Return the names of all layers' matrices that int8 quantises."""
+@dataclass(frozen=True, slots=True)
+class ServedTensor:
+    """A tensor that a range serves: by its name in a manifest, and the one it is made from."""
+
+    name: str
+    stored: str
+    is_quantised: bool
+
+
+def list_served_tensors(
+    config: ModelConfig, start: int, end: int, quant_type: str
+) -> tuple[ServedTensor, ...]:
+    """Return what ``[start, end)`` serves, from the tensors of ``list_range_tensors``.
+
+    A tied head that is quantised is served beside the embedding. Raises ModelError for an unknown
+    quant type.
+    """
+    quant = find_quant_type(quant_type)
+    quantised = set() if quant is None else _list_matrices(config)
+    has_head = quant is not None and quant.has_head
+    if has_head:
+        quantised.add(HEAD)
+    names = list_range_tensors(config, start, end)
+    is_copied = has_head and config.tie_word_embeddings and end == config.num_layers
+    served = [
+        ServedTensor(name, name, name in quantised)
+        for name in names
+        if not (is_copied and name == EMBEDDING and start > 0)
+    ]
+    return (*served, ServedTensor(HEAD, EMBEDDING, True)) if is_copied else tuple(served)
+
+
+def _list_matrices(config: ModelConfig) -> set[str]:
     matrices = [tensor for tensor in list_layer(config) if tensor.is_matrix]
-    return frozenset(
-        name_layer_tensor(layer, tensor)
-        for layer in range(config.num_layers)
-        for tensor in matrices
-    )
+    layers = range(config.num_layers)
+    return {name_layer_tensor(layer, tensor) for layer in layers for tensor in matrices}
 
 
 def locate_tensors(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,10 @@ from mesh.model.config import ModelConfig
 from mesh.model.families import list_layer
 from mesh.model.family import MATRICES, LayerTensor
 from mesh.model.files import ModelFolder
-from mesh.model.quantise import Int8Matrix, Matrix, hash_int8, join_rows, quantise
+from mesh.model.int4 import Int4Matrix, quantise_int4
+from mesh.model.int4_packed import can_pack, pack
+from mesh.model.quant_types import NOT_QUANTISED, find_quant_type
+from mesh.model.quantise import Matrix, PlainMatrix, QuantisedMatrix, join_rows, quantise
 from mesh.model.tensors import (
     EMBEDDING,
     FINAL_NORM,
@@ -33,7 +36,10 @@ if TYPE_CHECKING:
     from mesh.model.gguf_tensors import GgufRows
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANT_TYPES = ("none", "int8")
+QUANTISERS: Mapping[str, Callable[[Tensor], PlainMatrix]] = {
+    "int8": quantise,
+    "int4": quantise_int4,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +68,25 @@ class LayerWeights:
     def cast(self, dtype: torch.dtype) -> LayerWeights:
         """Return the layer in ``dtype``; tensors already in it are shared, not copied."""
         return self._map(
-            lambda value: value.widen(dtype) if isinstance(value, Int8Matrix) else value.to(dtype)
+            lambda value: (
+                value.widen(dtype) if isinstance(value, QuantisedMatrix) else value.to(dtype)
+            )
         )
 
-    def lay_out(self) -> LayerWeights:
+    def lay_out(self, dtype: torch.dtype) -> LayerWeights:
         """Return the layer with its matrices stored as ``lay_out`` likes them."""
-        return self._map(lay_out)
+        return self._map(lambda value: lay_out(value, dtype))
 
     def change_vectors(self, change: Callable[[Tensor], Tensor]) -> LayerWeights:
         """Return the layer with its norms and biases changed; matrices stay as they are."""
         return self._map(
             lambda value: (
-                value if isinstance(value, Int8Matrix) or value.dim() > 1 else change(value)
+                value if isinstance(value, QuantisedMatrix) or value.dim() > 1 else change(value)
             )
         )
 
     def change_matrices(self, change: Callable[[Tensor], Matrix]) -> LayerWeights:
-        """Return the layer with the matrices changed that int8 quantises; here they are plain."""
+        """Return the layer with the matrices changed that are quantised; here they are plain."""
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in MATRICES}
         return replace(self, **changed)
 
@@ -90,9 +98,11 @@ class LayerWeights:
         return LayerWeights(**changed)
 
 
-def lay_out(matrix: Matrix) -> Matrix:
-    """Store a float32 matrix as ``lay_out_tensor`` does; an int8 one has its own kernels."""
-    return matrix if isinstance(matrix, Int8Matrix) else lay_out_tensor(matrix)
+def lay_out(matrix: Matrix, dtype: torch.dtype) -> Matrix:
+    """Store a matrix as products with rows of ``dtype`` read it fastest; its values stay."""
+    if isinstance(matrix, Int4Matrix):
+        return pack(matrix) if can_pack(matrix, dtype) else matrix
+    return lay_out_tensor(matrix) if isinstance(matrix, Tensor) else matrix
 
 
 def lay_out_tensor(tensor: Tensor) -> Tensor:
@@ -110,8 +120,9 @@ class ShardWeights:
     """What a hoster of layers ``[start, end)`` holds.
 
     ``embedding`` [vocabulary, hidden] is there when start is 0; ``final_norm`` [hidden] and
-    ``head`` [vocabulary, hidden] when end is the model's last layer. Tied ones share memory.
-    ``dtype`` is the activations'; with ``quant_type`` int8 the layers' matrices are Int8Matrix.
+    ``head`` [vocabulary, hidden] when end is the model's last layer. Tied ones share memory, unless
+    the head is quantised. ``dtype`` is the activations'; with a ``quant_type`` the layers' matrices
+    are QuantisedMatrix.
     """
 
     config: ModelConfig
@@ -122,13 +133,13 @@ class ShardWeights:
     layers: tuple[LayerWeights, ...]
     embedding: Tensor | None
     final_norm: Tensor | None
-    head: Tensor | None
-    quant_type: str = "none"
+    head: Matrix | None
+    quant_type: str = NOT_QUANTISED
 
     @property
     def served_dtype(self) -> str:
-        """What a heartbeat says about the weights: ``int8`` or the type's name."""
-        if self.quant_type != "none":
+        """What a heartbeat says about the weights: the quant type or the type's name."""
+        if self.quant_type != NOT_QUANTISED:
             return self.quant_type
         return str(self.dtype).removeprefix("torch.")
 
@@ -147,7 +158,7 @@ def load_shard(
     end: int,
     dtype: str = "float32",
     device: str = "cpu",
-    quant_type: str = "none",
+    quant_type: str = NOT_QUANTISED,
     check_wanted: CheckWanted = always_wanted,
 ) -> ShardWeights:
     """Load layers ``[start, end)``, quantised as they are read if ``quant_type`` says so.
@@ -158,8 +169,7 @@ def load_shard(
     check_device(device)
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype} is not one of {', '.join(DTYPES)}")
-    if quant_type not in QUANT_TYPES:
-        raise ModelError(f"quant type {quant_type} is not one of {', '.join(QUANT_TYPES)}")
+    find_quant_type(quant_type)
     entries = locate_tensors(folder, config, list_range_tensors(config, start, end))
     with ExitStack() as stack:
         reader = TensorReader(
@@ -167,13 +177,15 @@ def load_shard(
             entries,
             dtype=DTYPES[dtype],
             device=torch.device(device),
-            is_quantised=quant_type == "int8",
+            quant_type=quant_type,
             check_wanted=check_wanted,
         )
-        layers = tuple(load_layer(config, layer, reader).lay_out() for layer in range(start, end))
+        layers = tuple(
+            load_layer(config, layer, reader).lay_out(DTYPES[dtype]) for layer in range(start, end)
+        )
         is_last = end == config.num_layers
         embedding = reader.read(EMBEDDING, get_embedding_shape(config)) if start == 0 else None
-        head = _load_head(config, reader, embedding) if is_last else None
+        head = _load_head(config, reader, embedding, quant_type) if is_last else None
         final_norm = reader.read(FINAL_NORM, (config.hidden_size,)) if is_last else None
         return ShardWeights(
             config,
@@ -189,18 +201,18 @@ def load_shard(
         )
 
 
-def hash_quantised(entry: TensorEntry) -> str:
-    """SHA-256 hex of the int8 values and scales that this matrix is served as."""
+def hash_quantised(entry: TensorEntry, quant_type: str) -> str:
+    """SHA-256 hex of the quantised values that this matrix is served as."""
     with ExitStack() as stack:
         reader = TensorReader(
             stack,
             {entry.name: entry},
             dtype=torch.float32,
             device=torch.device("cpu"),
-            is_quantised=True,
+            quant_type=quant_type,
             check_wanted=always_wanted,
         )
-        return hash_int8(quantise(reader.read_stored(entry.name, entry.shape)))
+        return QUANTISERS[quant_type](reader.read_stored(entry.name, entry.shape)).hash()
 
 
 def _read_gguf(
@@ -229,13 +241,13 @@ class TensorReader:
         *,
         dtype: torch.dtype,
         device: torch.device,
-        is_quantised: bool,
+        quant_type: str,
         check_wanted: CheckWanted,
     ) -> None:
         self._check_wanted = check_wanted
         self._entries = entries
-        self._is_quantised = is_quantised
-        self._dtype = dtype
+        self._quantise = QUANTISERS.get(quant_type)
+        self.dtype = dtype
         self._device = device
         files = {part.file for entry in entries.values() for part in entry.safetensors}
         self._files = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
@@ -244,26 +256,33 @@ class TensorReader:
         """Read a whole tensor. Raises ModelError."""
         entry = self._find(name, shape)
         if entry.gguf_rows is not None or entry.parts:
-            return self._read_whole(entry, self._dtype).to(self._device)
+            return self._read_whole(entry, self.dtype).to(self._device)
         # A copy even on the CPU: the values must not follow later changes of the file.
-        return self._get(entry).to(device=self._device, dtype=self._dtype, copy=True)
+        return self._get(entry).to(device=self._device, dtype=self.dtype, copy=True)
 
     def read_rows(self, name: str, shape: tuple[int, int], rows: Tensor) -> Tensor:
         """Read these rows of a matrix; the file is mapped, so the others stay on disk."""
+        return self._read_stored_rows(name, shape, rows).to(device=self._device, dtype=self.dtype)
+
+    def read_matrix_rows(self, name: str, shape: tuple[int, int], rows: Tensor) -> Tensor:
+        """Read rows of a matrix that is quantised where the shard is, and widen them."""
+        if self._quantise is None:
+            return self.read_rows(name, shape, rows)
+        stored = self._read_stored_rows(name, shape, rows)
+        return self._quantise(stored).widen(self.dtype).to(self._device)
+
+    def _read_stored_rows(self, name: str, shape: tuple[int, int], rows: Tensor) -> Tensor:
         in_gguf = self._find(name, shape).gguf_rows
-        stored = (
-            self.read_stored(name, shape)[rows]
-            if in_gguf is None
-            else torch.from_numpy(in_gguf.read(rows.numpy()))
-        )
-        return stored.to(device=self._device, dtype=self._dtype)
+        if in_gguf is None:
+            return self.read_stored(name, shape)[rows]
+        return torch.from_numpy(in_gguf.read(rows.numpy()))
 
     def read_matrix(self, name: str, shape: tuple[int, ...]) -> Matrix:
         """Read a matrix that is quantised where the shard is."""
-        if not self._is_quantised:
+        if self._quantise is None:
             return self.read(name, shape)
         # From the stored values: the activations' type must not round them before.
-        return quantise(self.read_stored(name, shape)).to(self._device)
+        return self._quantise(self.read_stored(name, shape)).to(self._device)
 
     def read_stored(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Read a whole tensor without rounding, where it can be in the type that it is stored in.
@@ -302,12 +321,26 @@ def get_embedding_shape(config: ModelConfig) -> tuple[int, int]:
     return (config.vocab_size, config.hidden_size)
 
 
-def _load_head(config: ModelConfig, reader: TensorReader, embedding: Tensor | None) -> Tensor:
+def _load_head(
+    config: ModelConfig, reader: TensorReader, embedding: Tensor | None, quant_type: str
+) -> Matrix:
+    name, shape = get_head_name(config), get_embedding_shape(config)
+    if is_head_quantised(quant_type):
+        return lay_out(reader.read_matrix(name, shape), reader.dtype)
     if not config.tie_word_embeddings:
-        return lay_out_tensor(reader.read(HEAD, get_embedding_shape(config)))
-    return (
-        embedding if embedding is not None else reader.read(EMBEDDING, get_embedding_shape(config))
-    )
+        return lay_out_tensor(reader.read(name, shape))
+    return embedding if embedding is not None else reader.read(name, shape)
+
+
+def get_head_name(config: ModelConfig) -> str:
+    """Return the stored tensor that the head is read from."""
+    return EMBEDDING if config.tie_word_embeddings else HEAD
+
+
+def is_head_quantised(quant_type: str) -> bool:
+    """Whether the head is quantised too. Raises ModelError for an unknown quant type."""
+    quant = find_quant_type(quant_type)
+    return quant is not None and quant.has_head
 
 
 def load_layer(config: ModelConfig, layer: int, reader: TensorReader) -> LayerWeights:

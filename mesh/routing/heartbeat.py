@@ -33,7 +33,7 @@ PROTOCOL_VERSION = 1
 _KEY_PREFIX = b"mesh/rec"
 # protocol, role, state, dtype, start, end, throughput, free cache tokens, software, addresses
 _BODY = struct.Struct("<HBBBHHIIBB")
-_DTYPES = ("", "float32", "bfloat16", "float16", "int8")
+_DTYPES = ("", "float32", "bfloat16", "float16", "int8", "int4")
 
 
 class ServerRole(IntEnum):

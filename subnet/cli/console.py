@@ -123,7 +123,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (
         QuantisedCheckpoint,
         "name the model's checkpoint in bfloat16, float16 or float32, or a GGUF file; "
-        "--quant-type int8 quantises it when it is loaded",
+        "--quant-type int8 or int4 quantises it when it is loaded",
     ),
     (UnknownArchitecture, "name a model of a supported architecture"),
     (

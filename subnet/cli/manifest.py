@@ -24,7 +24,8 @@ def manifest(
         typer.Option(help="Write the manifest to this new file, not beside the model."),
     ] = None,
     quant_type: Annotated[
-        str, typer.Option(help="none, or int8 for a subnet whose hosters serve int8 weights.")
+        str,
+        typer.Option(help="none, or int8 or int4 for a subnet whose hosters serve such weights."),
     ] = "none",
     scorer: Annotated[
         str | None, typer.Option(help="The plug-in that divides hosters' pay in this subnet.")

@@ -97,7 +97,8 @@ def mesh_test(
         str, typer.Option(help="auto (as saved), float32, bfloat16 or float16.")
     ] = "auto",
     quant_type: Annotated[
-        str, typer.Option(help="none, or int8 weights; paid where the manifest is int8.")
+        str,
+        typer.Option(help="none, or int8 or int4 weights; paid where the manifest says the same."),
     ] = "none",
     deterministic: Annotated[
         bool,

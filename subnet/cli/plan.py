@@ -27,7 +27,7 @@ def plan(
     torch_dtype: Annotated[
         str, typer.Option(help="auto (as saved), float32, bfloat16 or float16.")
     ] = "auto",
-    quant_type: Annotated[str, typer.Option(help="none, or int8 weights.")] = "none",
+    quant_type: Annotated[str, typer.Option(help="none, or int8 or int4 weights.")] = "none",
     memory: Annotated[
         str | None,
         typer.Option(help="The device's memory, such as 24GiB; measured here if absent."),

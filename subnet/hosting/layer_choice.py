@@ -55,7 +55,7 @@ def choose_length(
         raise ConfigError(
             f"not one block of {config.model} fits into the {memory_bytes >> 20} MiB that are free "
             f"on {config.device}, beside a cache of {config.attn_cache_tokens} tokens",
-            "lower --attn-cache-tokens, try --quant-type int8, or give --num-blocks",
+            "lower --attn-cache-tokens, try --quant-type int8 or int4, or give --num-blocks",
         )
     return fitting
 

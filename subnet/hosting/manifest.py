@@ -33,7 +33,11 @@ from mesh.routing.manifest_exchange import fetch_manifest_body
 from subnet.epoch.hoster import build_tasks
 from subnet.epoch.interfaces import LayerTask
 
-MANIFEST_FILES = {"none": "mesh-manifest.json", "int8": "mesh-manifest-int8.json"}
+MANIFEST_FILES = {
+    "none": "mesh-manifest.json",
+    "int8": "mesh-manifest-int8.json",
+    "int4": "mesh-manifest-int4.json",
+}
 """The manifest's file beside the model, by quantisation."""
 CALIBRATION_CHALLENGES = 3
 _CALIBRATION_TAG = b"mesh/calibration"

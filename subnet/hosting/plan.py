@@ -63,7 +63,7 @@ def make_plan(
     if not length:
         raise ConfigError(
             f"not one block fits into {memory_bytes >> 20} MiB beside {cache_tokens} cache tokens",
-            "lower --attn-cache-tokens, try --quant-type int8, or give more --memory",
+            "lower --attn-cache-tokens, try --quant-type int8 or int4, or give more --memory",
         )
     config.check_layer_range(0, length)
     span = choose_span(servers, num_layers=config.num_layers, length=length)

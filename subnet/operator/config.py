@@ -15,7 +15,7 @@ from subnet.operator.monitor_options import MonitorOptions
 from subnet.operator.webhook import Webhook
 
 TorchDtype = Literal["auto", "float32", "bfloat16", "float16"]
-QuantType = Literal["none", "int8"]
+QuantType = Literal["none", "int8", "int4"]
 MAX_PLUGIN_NAME = 256
 MAX_SUBNET_NAME = 256
 
@@ -111,7 +111,8 @@ def check_quant_type(text: str) -> QuantType:
     for known in get_args(QuantType):
         if text == known:
             return cast(QuantType, known)
-    raise UsageError(f"--quant-type: {text!r} is not none or int8", "give none or int8")
+    known = "none, int8 or int4"
+    raise UsageError(f"--quant-type: {text!r} is not {known}", f"give {known}")
 
 
 def parse_layer_indices(text: str) -> LayerRange:

@@ -23,7 +23,7 @@ NEW_TOKENS = 16
 GREEDY = Sampling(stop_token_ids=(258,))
 SEEDED = Sampling(stop_token_ids=(258,), temperature=1.0, top_p=0.95, top_k=50, seed=20)
 RANGES = {1: ((0, 6),), 3: ((0, 2), (2, 3), (3, 6))}
-KINDS = [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8")]
+KINDS = [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8"), ("bfloat16", "int4")]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Patience:
             raise Abandoned("enough")
 
 
-@pytest.mark.parametrize("quant_type", ["none", "int8"])
+@pytest.mark.parametrize("quant_type", ["none", "int8", "int4"])
 def test_loading_is_given_up_between_two_tensors(make_checkpoint, quant_type):
     folder = make_checkpoint()
     located, config = resolve_model_folder(str(folder)), load_config(folder)

@@ -63,9 +63,12 @@ def answer_as_hoster(folder, quant_type="none"):
         ("none", {"tie_word_embeddings": True}),
         ("none", {"architecture": "Qwen3ForCausalLM"}),
         ("int8", {}),
+        ("int4", {}),
+        ("int4", {"tie_word_embeddings": True}),
         ("none", {"architecture": "Phi3ForCausalLM", **PHI}),
         ("none", {"architecture": "Qwen3MoeForCausalLM", "max_shard_size": "50KB", **EXPERTS}),
         ("int8", {"architecture": "Qwen3MoeForCausalLM", **EXPERTS}),
+        ("int4", {"architecture": "Qwen3MoeForCausalLM", **EXPERTS}),
     ],
 )
 async def test_an_auditor_answers_every_layer_as_its_hosters_do(

@@ -93,15 +93,17 @@ def test_weights_that_are_not_here_yet_are_downloaded_first(
     assert len(found.scales) == 7
 
 
-@pytest.mark.parametrize("quant_type", ["none", "int8"])
+@pytest.mark.parametrize("quant_type", ["none", "int8", "int4"])
 def test_cheats_with_experts_can_be_told(make_checkpoint, no_processes, quant_type):
     folder = make_checkpoint("Qwen3MoeForCausalLM", **EXPERTS)
     check_margins(measure(folder, quant_type, tasks=TASKS[:1]), tolerance_bits=12)
 
 
-def test_int8_is_no_cheat_where_int8_is_served(make_checkpoint, no_processes):
-    found = measure(make_checkpoint(), "int8", tasks=TASKS[:1])
-    assert list(found.cheats) == ["bfloat16", "int4", "skipped"]
+@pytest.mark.parametrize("quant_type", ["int8", "int4"])
+def test_what_a_subnet_serves_is_no_cheat_there(make_checkpoint, no_processes, quant_type):
+    found = measure(make_checkpoint(), quant_type, tasks=TASKS[:1])
+    every = ["bfloat16", "int8", "int4", "skipped"]
+    assert list(found.cheats) == [name for name in every if name != quant_type]
     check_margins(found, tolerance_bits=12)
 
 

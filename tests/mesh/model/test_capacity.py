@@ -25,7 +25,11 @@ from mesh.model.weights import load_shard
 from tests.support.families import FAMILIES
 
 BIASED = {"attention_bias": True, "mlp_bias": True}
-FORMS = [ServingFormat("float32"), ServingFormat("bfloat16", "int8")]
+FORMS = [
+    ServingFormat("float32"),
+    ServingFormat("bfloat16", "int8"),
+    ServingFormat("bfloat16", "int4"),
+]
 
 
 def count_held_bytes(shard) -> int:
@@ -50,7 +54,7 @@ def load(folder, form, span):
     )
 
 
-@pytest.mark.parametrize("quant_type", ["none", "int8"])
+@pytest.mark.parametrize("quant_type", ["none", "int8", "int4"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "span", [LayerSpan(0, 6), LayerSpan(0, 2), LayerSpan(2, 4), LayerSpan(3, 6)]
@@ -99,6 +103,11 @@ def test_tinyllama_takes_what_is_known_of_it(make_checkpoint):
     assert compute_layer_bytes(tiny, ServingFormat("bfloat16", "int8")) < 0.51 * (
         compute_layer_bytes(tiny, form)
     )
+    # Four bits, and a float32 scale for 64 of them; the head too, the embedding not.
+    head = 32_000 * 2048
+    small = compute_weights_bytes(tiny, ServingFormat("bfloat16", "int4"), LayerSpan(0, 22))
+    plain = 2 * (head + 2048 * 45)
+    assert small - plain == (1_100_048_384 - plain // 2) * (32 + 4) // 64
 
 
 def test_as_many_layers_fit_as_the_arithmetic_says(make_checkpoint):

@@ -11,16 +11,11 @@ import torch
 from mesh.errors import ManifestMismatch, ModelError
 from mesh.model.attention import Segment
 from mesh.model.challenge import run_challenge_layer
-from mesh.model.config import load_config
-from mesh.model.files import resolve_model_folder
 from mesh.model.llama import ShardRunner
-from mesh.model.manifest import build_manifest, check_manifest, decode_manifest
-from mesh.model.quantise import Int8Matrix, hash_int8, multiply_rows, quantise
-from mesh.model.weights import load_shard
-from tests.support.calibrations import make_calibration
+from mesh.model.manifest import decode_manifest
+from mesh.model.quantise import Int8Matrix, multiply_rows, quantise
 from tests.support.families import FAMILIES
-
-CONSTANTS = {"challenge_positions": 16}
+from tests.support.quantised import check, load, make_manifest, measure_distance, run
 
 
 def test_the_rules_of_quantisation_are_fixed():
@@ -39,7 +34,7 @@ def test_the_rules_of_quantisation_are_fixed():
     expected = hashlib.sha256(b"mesh/tensor/int8")
     expected.update(np.array(found.values.tolist(), dtype=np.int8).tobytes())
     expected.update(np.array(found.scales.tolist(), dtype="<f4").tobytes())
-    assert hash_int8(found) == expected.hexdigest()
+    assert found.hash() == expected.hexdigest()
 
 
 def test_the_bits_depend_neither_on_threads_nor_on_the_stored_copy():
@@ -50,7 +45,7 @@ def test_the_bits_depend_neither_on_threads_nor_on_the_stored_copy():
         hashes = set()
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            hashes |= {hash_int8(quantise(matrix)), hash_int8(quantise(matrix.float()))}
+            hashes |= {quantise(matrix).hash(), quantise(matrix.float()).hash()}
     finally:
         torch.set_num_threads(before)
     assert len(hashes) == 1
@@ -73,23 +68,6 @@ def test_products_are_those_of_the_values_served(dtype, rows):
     assert found.dtype == dtype and found.shape == (rows, 200)
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 3e-3}[dtype]
     assert float((found.double() - exact).norm() / exact.norm()) < tolerance
-
-
-def load(folder, quant_type, dtype="float32"):
-    located, config = resolve_model_folder(str(folder)), load_config(folder)
-    return load_shard(located, config, start=0, end=6, dtype=dtype, quant_type=quant_type)
-
-
-def run(shard):
-    runner = ShardRunner(shard, cache_tokens=32)
-    with torch.inference_mode():
-        x = runner.embed(range(3, 19))
-        hidden = runner.forward(x, [Segment(0, 16, pages=(0,), position=0)], start=0, end=6)
-        return runner.compute_logits(hidden, are_decodes=False)
-
-
-def measure_distance(found, expected):
-    return float((found - expected).norm() / expected.norm())
 
 
 def test_int8_answers_stay_close(make_checkpoint):
@@ -121,32 +99,6 @@ def test_a_challenge_does_not_depend_on_the_activations_type(make_checkpoint):
         for dtype in ("bfloat16", "float32")
     )
     assert torch.equal(narrow, wide)
-
-
-def make_manifest(folder, quant_type):
-    located, config = resolve_model_folder(str(folder)), load_config(folder)
-    return build_manifest(
-        located,
-        config,
-        model_name="tiny",
-        revision="r",
-        constants=CONSTANTS,
-        calibration=make_calibration(6),
-        quant_type=quant_type,
-    )
-
-
-def check(manifest, folder, quant_type, served_dtype="float32"):
-    check_manifest(
-        manifest,
-        resolve_model_folder(str(folder)),
-        load_config(folder),
-        start=0,
-        end=6,
-        served_dtype=served_dtype,
-        constants=CONSTANTS,
-        quant_type=quant_type,
-    )
 
 
 def test_a_quantised_model_has_its_own_manifest(make_checkpoint):

@@ -23,7 +23,9 @@ def check(weights):
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16"}, {"quant_type": "int8"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "bfloat16"}, {"quant_type": "int8"}, {"quant_type": "int4"}]
+)
 def test_an_honest_machine_passes_whatever_it_serves(make_checkpoint, architecture, options):
     check(load(make_checkpoint(architecture, **FAMILIES[architecture]), **options))
 

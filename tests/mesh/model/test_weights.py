@@ -95,7 +95,7 @@ def test_tied_head_shares_the_embedding(make_checkpoint):
     assert last.head is not None
 
 
-@pytest.mark.parametrize("quant_type", ["none", "int8"])
+@pytest.mark.parametrize("quant_type", ["none", "int8", "int4"])
 def test_a_stack_of_experts_has_one_hash_however_the_files_are_cut(make_checkpoint, quant_type):
     whole, cut = (
         make_manifest(
@@ -105,7 +105,7 @@ def test_a_stack_of_experts_has_one_hash_however_the_files_are_cut(make_checkpoi
     )
     assert whole.manifest_hash == cut.manifest_hash
     name = "model.layers.4.mlp.experts.down_proj.weight"
-    assert whole.tensors[name][:2] == ("F32" if quant_type == "none" else "I8", (8, 48, 32))
+    assert whole.tensors[name][:2] == (DTYPES[quant_type], (8, 48, 32))
     assert whole.tensors["model.layers.4.mlp.gate.weight"][0] == "F32"
 
 
@@ -222,6 +222,9 @@ def test_deeply_nested_safetensors_header_is_refused(tmp_path):
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(ModelError, match="broken header"):
         read_header(path)
+
+
+DTYPES = {"none": "F32", "int8": "I8", "int4": "I4"}
 
 
 def make_manifest(folder, quant_type="none"):

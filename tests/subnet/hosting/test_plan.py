@@ -64,13 +64,14 @@ def test_json_says_what_the_arithmetic_says(bare_folder):
     assert described["estimated_tokens_per_second"] > 0
 
 
-def test_int8_takes_less_and_runs_faster():
+def test_fewer_bits_take_less_and_run_faster():
     plans = [
         make_plan(CONFIG, form, memory_bytes=1 << 30, cache_tokens=64, bytes_per_second=1e8)
-        for form in (FORM, ServingFormat("bfloat16", "int8"))
+        for form in (FORM, ServingFormat("bfloat16", "int8"), ServingFormat("bfloat16", "int4"))
     ]
-    assert plans[1].need.weights < plans[0].need.weights
-    assert plans[1].tokens_per_second > plans[0].tokens_per_second
+    assert plans[2].need.weights < plans[1].need.weights < plans[0].need.weights
+    speeds = [plan.tokens_per_second for plan in plans]
+    assert speeds[2] > speeds[1] > speeds[0]
 
 
 def test_twice_the_bandwidth_is_nearly_twice_as_fast():

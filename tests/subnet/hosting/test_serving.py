@@ -347,20 +347,23 @@ async def run_to_failure(rig: Rig) -> ManifestMismatch:
     return find_mismatch(caught.value)
 
 
-async def test_int8_on_a_subnet_of_plain_weights_refuses_to_start(tmp_path):
-    async with open_rig(tmp_path, quant_type="int8") as rig:
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+async def test_quantised_weights_on_a_subnet_of_plain_ones_refuse_to_start(tmp_path, kind):
+    async with open_rig(tmp_path, quant_type=kind) as rig:
         error = await run_to_failure(rig)
-    assert "quantisation: the manifest has none, this node int8" in str(error)
+    assert f"quantisation: the manifest has none, this node {kind}" in str(error)
 
 
-async def test_int8_is_served_and_announced_under_an_int8_manifest(tmp_path):
-    async with open_rig(tmp_path, quant_type="int8", quant_manifest="int8") as rig, running(rig):
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+async def test_quantised_weights_are_served_and_announced_under_their_manifest(tmp_path, kind):
+    async with open_rig(tmp_path, quant_type=kind, quant_manifest=kind) as rig, running(rig):
         await rig.wait_until(lambda: rig.online)
-        assert rig.server.dtype == "int8"
+        assert rig.server.dtype == kind
 
 
-async def test_plain_weights_under_an_int8_manifest_refuse_to_start(tmp_path):
-    async with open_rig(tmp_path, quant_manifest="int8") as rig:
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+async def test_plain_weights_under_a_quantised_manifest_refuse_to_start(tmp_path, kind):
+    async with open_rig(tmp_path, quant_manifest=kind) as rig:
         await run_to_failure(rig)
 
 
