@@ -39,7 +39,7 @@ from subnet.cli.monitor_options import (
 )
 from subnet.cli.options import Chain, DataDir, Offline, OwnSubnet, PasswordFile
 
-app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()
