@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 class ClientConfig:
     """Whom a client dials, and as whom. ``model`` None means the model that the first peer names.
 
-    Without a ``key`` a fresh identity is made for this run.
+    Without a ``key`` a fresh identity is made for this run. Peers of another network than
+    ``network_id``, unless it is None, are passed over.
     """
 
     initial_peers: tuple[str, ...]
     key: PeerKey | None = None
     model: str | None = None
+    network_id: bytes | None = None
 
 
 @asynccontextmanager
@@ -54,7 +56,11 @@ async def open_named_client(
     if not config.initial_peers:
         raise ConfigError("a client needs a peer to dial", "give --initial-peers ADDR")
     async with open_connection(
-        config.initial_peers, model=config.model, key=config.key, on_wait=on_wait
+        config.initial_peers,
+        model=config.model,
+        key=config.key,
+        network_id=config.network_id,
+        on_wait=on_wait,
     ) as found:
         yield found.client, found.model_name
 

@@ -23,6 +23,7 @@ from mesh.errors import (
     MeshError,
     NoPeerAnswers,
     PeerError,
+    PeerMisbehaved,
     PeerUnreachable,
 )
 from mesh.model.config import ModelConfig, load_config
@@ -101,18 +102,20 @@ async def open_connection(
     revision: str | None = None,
     key: PeerKey | None = None,
     timeouts: ClientTimeouts | None = None,
+    network_id: bytes | None = None,
     on_wait: OnWait = ignore_wait,
 ) -> AsyncIterator[Connection]:
     """Open a client as :func:`connect` does, and say what it learnt.
 
-    ``revision`` is the model's at the Hugging Face Hub.
+    ``revision`` is the model's at the Hugging Face Hub. Peers of another network than
+    ``network_id``, where it is known beforehand, are passed over.
     """
     if not initial_peers:
         raise InvalidRequest("initial_peers", "name at least one peer to dial")
     initial = modernise(initial_peers)
     peers = tuple(split_peer_address(address)[1] for address in initial)
     async with HivemindHost.open(make_client_host_config(key)) as host:
-        info = await learn_network(host, initial, on_wait=on_wait)
+        info = await learn_network(host, initial, network_id=network_id, on_wait=on_wait)
         host.set_network_id(info.network_id)
         name = model or check_named_model(info.model_name)
         folder = await asyncio.to_thread(resolve_known_model, name, revision)
@@ -165,12 +168,17 @@ def check_named_model(name: str) -> str:
 
 
 async def learn_network(
-    host: Host, addresses: Sequence[str], *, on_wait: OnWait = ignore_wait
+    host: Host,
+    addresses: Sequence[str],
+    *,
+    network_id: bytes | None = None,
+    on_wait: OnWait = ignore_wait,
 ) -> NetworkInfo:
     """Dial all peers at once; return what the first of them tells about network and model.
 
-    A peer without a model, such as a bootstrap, names hosters, and these are asked. Raises
-    NoPeerAnswers, or TransportError.
+    A peer without a model, such as a bootstrap, names hosters, and these are asked. One of another
+    network than ``network_id`` counts as if it did not answer. Raises NoPeerAnswers, or
+    TransportError.
     """
     texts: dict[PeerId, list[str]] = {}
     for address in addresses:
@@ -180,7 +188,10 @@ async def learn_network(
 
     async def learn(peer: PeerId) -> NetworkInfo | MeshError:
         try:
-            return await _learn_from(host, peer, texts[peer], on_wait)
+            info = await _learn_from(host, peer, texts[peer], on_wait)
+            if network_id not in (None, info.network_id):
+                raise PeerMisbehaved(peer, "it is of another network than the chain's subnet")
+            return info
         except MeshError as error:
             return error
 

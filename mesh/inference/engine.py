@@ -98,8 +98,8 @@ from numpy.typing import NDArray
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.batches import BatchRunner, make_failure
 from mesh.inference.challenge_guard import ChallengeGuard
-from mesh.inference.grammar_compiler import GrammarCompiler
 from mesh.inference.decoder import keep_promised
+from mesh.inference.grammar_compiler import GrammarCompiler
 from mesh.inference.measures import ServingMeasures
 from mesh.inference.pages import NoPages, PageBook, Rank, compute_page_keys
 from mesh.inference.refusals import RefusalReason, Refused

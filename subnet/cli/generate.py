@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit, say, say_if_slow, stream
-from subnet.cli.options import Offline
+from subnet.cli.options import Chain, Offline, SwarmSubnet
+from subnet.cli.peers import find_peers
 
 if TYPE_CHECKING:
     from mesh.client.client import Prompt
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     initial_peers: Annotated[
-        list[str], typer.Option(help="Multiaddresses of running nodes; several may follow.")
-    ],
+        list[str] | None, typer.Option(help="Multiaddresses of running nodes; several may follow.")
+    ] = None,
+    subnet: SwarmSubnet = None,
+    chain: Chain = DEFAULT_CHAIN_URL,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     max_layers_per_hop: Annotated[
         int | None,
@@ -53,9 +57,13 @@ def generate(
     from keys.identity_file import load_identity_file
     from mesh.inference.sampling import Sampling
     from subnet.gateway import ClientConfig
+    from subnet.operator.logs import LogOptions, configure_logs
 
+    configure_logs(LogOptions(level="warning"))
+    peers = find_peers(initial_peers, subnet=subnet, chain=chain)
     config = ClientConfig(
-        initial_peers=tuple(initial_peers),
+        initial_peers=peers.addresses,
+        network_id=peers.network_id,
         key=None if identity_path is None else load_identity_file(identity_path),
         model=model,
     )
@@ -68,6 +76,7 @@ def generate(
             max_new_tokens=max_new_tokens,
             max_layers_per_hop=max_layers_per_hop,
             is_streaming=not as_json,
+            dialled=peers.describe(),
         )
     )
     _finish(answer, as_json=as_json, trace=trace)
@@ -94,6 +103,7 @@ async def _ask(
     max_new_tokens: int,
     max_layers_per_hop: int | None,
     is_streaming: bool,
+    dialled: str,
 ) -> list[Token]:
     from contextlib import AsyncExitStack
 
@@ -102,7 +112,7 @@ async def _ask(
 
     pieces = []
     async with AsyncExitStack() as stack:
-        with say_if_slow(f"waiting for {' or '.join(config.initial_peers)} to answer"):
+        with say_if_slow(f"waiting for {dialled} to answer"):
             client = await stack.enter_async_context(open_client(config))
         async for piece in client.generate(
             prompt,

@@ -61,4 +61,11 @@ Offline = Annotated[
     ),
 ]
 """A command need not look at its value."""
+SwarmSubnet = Annotated[
+    str | None,
+    typer.Option(
+        "--subnet",
+        help="Dial the peers that the chain names in this subnet: its id, friendly id or name.",
+    ),
+]
 NodeId = Annotated[int, typer.Option("--node", min=1, help="The node's id in the subnet.")]

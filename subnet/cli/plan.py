@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit, say_if_slow
-from subnet.cli.options import Offline
+from subnet.cli.options import Chain, Offline, SwarmSubnet
+from subnet.cli.peers import FoundPeers, find_peers
 
 if TYPE_CHECKING:
     from mesh.model.capacity import ServingFormat
@@ -50,6 +52,8 @@ def plan(
     initial_peers: Annotated[
         list[str] | None, typer.Option(help="A running peer: plan for what its swarm needs.")
     ] = None,
+    subnet: SwarmSubnet = None,
+    chain: Chain = DEFAULT_CHAIN_URL,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Say which blocks a hoster would serve here, in how much memory, and how fast.
@@ -71,15 +75,19 @@ def plan(
     from subnet.errors import UsageError
     from subnet.hosting.plan import make_plan, parse_size
     from subnet.operator.config import check_quant_type
+    from subnet.operator.logs import LogOptions, configure_logs
 
     if torch_dtype not in ("auto", *DTYPE_BYTES):
         raise UsageError(
             f"--torch-dtype: {torch_dtype!r} is not known", f"give auto, {', '.join(DTYPE_BYTES)}"
         )
+    configure_logs(LogOptions(level="warning"))
     quantisation = check_quant_type(quant_type)
+    has_swarm = bool(initial_peers or subnet)
     memory_bytes = None
     if memory is not None:
         memory_bytes = max(0, parse_size(memory, option="--memory") - get_runtime_bytes(device))
+    peers = find_peers(initial_peers, subnet=subnet, chain=chain) if has_swarm else None
     folder = resolve_known_model(model)
     config = load_config(folder.source)
     form = ServingFormat(
@@ -96,23 +104,19 @@ def plan(
             else bandwidth * 1e9
         ),
         num_layers=num_layers,
-        servers=asyncio.run(_ask_swarm(initial_peers, config)) if initial_peers else (),
+        servers=() if peers is None else asyncio.run(_ask_swarm(peers, config)),
     )
     described = _describe(
         made, config, form, name=folder.name, device=device, cache_tokens=attn_cache_tokens
     )
-    emit(
-        json.dumps(described)
-        if as_json
-        else _show(made, config, described, has_swarm=bool(initial_peers))
-    )
+    emit(json.dumps(described) if as_json else _show(made, config, described, has_swarm=has_swarm))
 
 
-async def _ask_swarm(initial_peers: list[str], config: ModelConfig) -> list[PlacedServer]:
+async def _ask_swarm(peers: FoundPeers, config: ModelConfig) -> list[PlacedServer]:
     from subnet.hosting.plan import fetch_swarm
 
-    with say_if_slow(f"waiting for {initial_peers[0]} to answer"):
-        return await fetch_swarm(initial_peers, config)
+    with say_if_slow(f"waiting for {peers.describe()} to answer"):
+        return await fetch_swarm(peers.addresses, config, network_id=peers.network_id)
 
 
 def _describe(

@@ -85,7 +85,10 @@ def resolve(
         value = find_value(settings, environment=environment, file=file)
         if value is not None and name not in given:
             found[name] = value
-    sources = {mapped[name][0].key: value.source for name, value in found.items()}
+    # What is said not to be excludes nothing.
+    sources = {
+        value.setting.key: value.source for value in found.values() if value.value is not False
+    }
     sources |= {mapped[name][0].key: Source.FLAG for name in given if name in mapped}
     weaker = {_find_weaker(pair, sources) for pair in EXCLUDING if sources.keys() >= set(pair)}
     return {name: value for name, value in found.items() if value.setting.key not in weaker}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit, say
 from subnet.cli.logs import (
     LogFileOption,
@@ -24,13 +25,13 @@ from subnet.cli.metrics import (
     NoMetrics,
     make_metrics_options,
 )
-from subnet.cli.options import AsJson, Offline
+from subnet.cli.options import AsJson, Chain, Offline, SwarmSubnet
+from subnet.cli.peers import FoundPeers, find_peers
 from subnet.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from mesh.api.server import ServeConfig
     from subnet.gateway import ClientConfig
-    from subnet.operator.logs import LogOptions
     from subnet.operator.metrics_options import MetricsOptions
 
 
@@ -38,6 +39,8 @@ def serve(
     initial_peers: Annotated[
         list[str] | None, typer.Option(help="Multiaddresses of running nodes; several may follow.")
     ] = None,
+    subnet: SwarmSubnet = None,
+    chain: Chain = DEFAULT_CHAIN_URL,
     host: Annotated[
         str, typer.Option(help="Address to listen on; other than loopback needs a key.")
     ] = "127.0.0.1",
@@ -91,6 +94,8 @@ def serve(
     Listens on this machine only, unless an API key guards it. Put a TLS proxy in front of it
     before you open it to others. The hosters see the prompts.
     """
+    from subnet.operator.logs import configure_logs
+
     if create_key is not None or revoke_key is not None or list_keys:
         path = _require_keys_file(keys_file)
         if create_key is not None:
@@ -100,32 +105,33 @@ def serve(
         if list_keys:
             _list_keys(path, as_json=as_json)
         return
-    if not initial_peers:
-        raise UsageError("the gateway needs a peer to dial", "give --initial-peers ADDR")
     metrics = make_metrics_options(
         host=metrics_host,
         port=metrics_port,
         token_file=metrics_token_file,
         no_metrics=no_metrics,
     )
+    serve_config = _make_serve_config(host, port, keys_file, allowed_host or [], cors_origin or [])
+    configure_logs(make_log_options(log_level, log_format, log_file))
+    peers = find_peers(initial_peers, subnet=subnet, chain=chain)
     _run(
-        _make_client_config(initial_peers, model=model, identity_path=identity_path),
-        _make_serve_config(host, port, keys_file, allowed_host or [], cors_origin or []),
+        _make_client_config(peers, model=model, identity_path=identity_path),
+        serve_config,
         max_layers_per_hop=max_layers_per_hop,
         metrics=metrics,
-        logs=make_log_options(log_level, log_format, log_file),
         as_json=as_json,
     )
 
 
 def _make_client_config(
-    initial_peers: list[str], *, model: str | None, identity_path: Path | None
+    peers: FoundPeers, *, model: str | None, identity_path: Path | None
 ) -> ClientConfig:
     from keys.identity_file import load_identity_file
     from subnet.gateway import ClientConfig
 
     return ClientConfig(
-        initial_peers=tuple(initial_peers),
+        initial_peers=peers.addresses,
+        network_id=peers.network_id,
         key=None if identity_path is None else load_identity_file(identity_path),
         model=model,
     )
@@ -164,7 +170,6 @@ def _run(
     *,
     max_layers_per_hop: int | None,
     metrics: MetricsOptions | None,
-    logs: LogOptions,
     as_json: bool,
 ) -> None:
     import asyncio
@@ -173,10 +178,8 @@ def _run(
     from mesh.api.errors import PortInUse
     from subnet.gateway import run_gateway
     from subnet.operator.interrupts import run_interruptible
-    from subnet.operator.logs import configure_logs
     from subnet.operator.supervisor import Supervisor
 
-    configure_logs(logs)
     gateway = run_gateway(
         client_config,
         serve_config,

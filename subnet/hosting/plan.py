@@ -88,8 +88,10 @@ def parse_size(text: str, *, option: str) -> int:
     return int(float(found.group(1)) * unit)
 
 
-async def fetch_swarm(initial_peers: Sequence[str], config: ModelConfig) -> list[PlacedServer]:
-    """Ask running peers for the hosters of their network.
+async def fetch_swarm(
+    initial_peers: Sequence[str], config: ModelConfig, *, network_id: bytes | None = None
+) -> list[PlacedServer]:
+    """Ask running peers for the hosters of their network, which is ``network_id`` unless None.
 
     Raises InvalidRequest, NoPeerAnswers, PeerError, ManifestMismatch when they serve a model of
     another size, or TransportError.
@@ -103,7 +105,7 @@ async def fetch_swarm(initial_peers: Sequence[str], config: ModelConfig) -> list
 
     initial = modernise(tuple(initial_peers))
     async with HivemindHost.open(make_client_host_config()) as host:
-        info = await learn_network(host, initial)
+        info = await learn_network(host, initial, network_id=network_id)
         if info.num_layers != config.num_layers:
             raise ManifestMismatch(
                 f"the network serves {info.model_name} with {info.num_layers} blocks; "

@@ -38,13 +38,16 @@ class _Hoster:
 class HeartbeatsOnly:
     """The record policy of a network without consensus."""
 
-    def __init__(self) -> None:
-        self.admit = make_heartbeat_policy(NETWORK_ID, is_member=lambda peer: True, clock=time.time)
+    def __init__(self, network_id: bytes = NETWORK_ID) -> None:
+        self.admit = make_heartbeat_policy(network_id, is_member=lambda peer: True, clock=time.time)
 
 
 @contextlib.asynccontextmanager
 async def open_real_swarm(
-    spans: Sequence[tuple[int, int]], *, model: str = SHIPPED_MODEL_NAME
+    spans: Sequence[tuple[int, int]],
+    *,
+    model: str = SHIPPED_MODEL_NAME,
+    network_id: bytes = NETWORK_ID,
 ) -> AsyncIterator[tuple[str, list[Engine]]]:
     """Start one hoster for each span; yield an address of the first, and the engines."""
     folder = resolve_known_model(model)
@@ -54,7 +57,7 @@ async def open_real_swarm(
             engine = await stack.enter_async_context(_open_engine(folder, span))
             engine.grammars = make_grammar_compiler(folder.source, load_config(folder.source))
             known = [hoster.address for hoster in hosters[:1]]
-            hosters.append(await _open_hoster(stack, engine, folder.name, known))
+            hosters.append(await _open_hoster(stack, engine, folder.name, network_id, known))
         peers = [hoster.host.peer_id for hoster in hosters]
         running = [tasks.create_task(hoster.engine.serve()) for hoster in hosters]
         running += [tasks.create_task(hoster.announcer.run()) for hoster in hosters]
@@ -75,25 +78,29 @@ def _open_engine(
 
 
 async def _open_hoster(
-    stack: contextlib.AsyncExitStack, engine: Engine, model: str, initial_peers: Sequence[str]
+    stack: contextlib.AsyncExitStack,
+    engine: Engine,
+    model: str,
+    network_id: bytes,
+    initial_peers: Sequence[str],
 ) -> _Hoster:
     key = PeerKey.generate()
     host = await stack.enter_async_context(
         HivemindHost.open(
             HostConfig(
                 key=key,
-                network_id=NETWORK_ID,
-                record_policy=HeartbeatsOnly(),
+                network_id=network_id,
+                record_policy=HeartbeatsOnly(network_id),
                 initial_peers=tuple(initial_peers),
             )
         )
     )
-    directory = Directory(host, network_id=NETWORK_ID)
+    directory = Directory(host, network_id=network_id)
     addresses = tuple(await host.list_addresses())
     SessionServer(host, engine, connect=directory.ensure_connected).register()
     config = engine.config
     info = NetworkInfo(
-        NETWORK_ID,
+        network_id,
         bytes(32),
         model,
         config.num_layers,
@@ -106,7 +113,7 @@ async def _open_hoster(
         host,
         directory,
         key=key,
-        network_id=NETWORK_ID,
+        network_id=network_id,
         node_id=1,
         describe=lambda: ServerInfo(
             role=ServerRole.HOSTER,

@@ -136,6 +136,13 @@ class TestPrecedence:
         )
         assert show(*line.split())[f"node.{key}"]["value"] == value
 
+    def test_what_is_said_not_to_be_excludes_nothing(
+        self, config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config.write_text("[node]\nhoster = true\n")
+        monkeypatch.setenv("MESH_NODE_VALIDATOR", "0")
+        assert show("node")["node.hoster"]["value"] is True
+
     def test_two_that_exclude_each_other_in_one_source_are_left_to_the_command(
         self, config: Path, tmp_path: Path
     ) -> None:
