@@ -15,6 +15,7 @@ MODULES = (
     "mesh/client/event_stream.py",
     "mesh/client/http.py",
     "mesh/inference/__init__.py",
+    "mesh/inference/grammar.py",
     "mesh/inference/sampling.py",
     "mesh/inference/tokens.py",
 )

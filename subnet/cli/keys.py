@@ -39,9 +39,9 @@ def backup(
     directory: Annotated[
         Path, typer.Option("--dir", help="Where `mesh keygen` wrote the identity files.")
     ] = Path("."),
-    account: Annotated[
+    accounts: Annotated[
         list[Path] | None,
-        typer.Option("--account", help="A keystore to take along; several may be given."),
+        typer.Option("--with", help="A keystore to take along; several may be given."),
     ] = None,
     account_password_file: Annotated[
         Path | None,
@@ -59,7 +59,9 @@ def backup(
     from keys.secret_file import check_absent
 
     check_absent(file)
-    keys = KeySet(_load_identities(directory), _load_accounts(account or [], account_password_file))
+    keys = KeySet(
+        _load_identities(directory), _load_accounts(accounts or [], account_password_file)
+    )
     password = choose_password(password_file, prompt="Password of the backup")
     _write(file, lambda: create_backup(file, keys, password))
     _report(open_backup(file, password), file, as_json=as_json)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from subnet.cli.console import emit, say
+from subnet.cli.options import AsJson
 from subnet.errors import UsageError
+
+if TYPE_CHECKING:
+    from consensus.types import SubnetId
 
 DEFAULT_PORT = 31343
 
@@ -23,7 +28,10 @@ def monitor(
         typer.Option(envvar="MESH_CHAIN", help="Also show scores, stake and pay of this chain."),
     ] = None,
     subnet: Annotated[
-        int | None, typer.Option(min=0, help="The subnet's id on the chain; needed with --chain.")
+        str | None,
+        typer.Option(
+            help="The subnet's id, friendly id or name on the chain; needed with --chain."
+        ),
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")
@@ -43,6 +51,7 @@ def monitor(
             envvar="MESH_HOME", help="Where the history is kept; the user's data folder if absent."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show who serves which blocks, and with --chain what each epoch brought.
 
@@ -53,7 +62,6 @@ def monitor(
 
     from platformdirs import user_data_path
 
-    from consensus.types import SubnetId
     from subnet.monitor.watcher import WatchConfig, run_watcher
     from subnet.operator.interrupts import run_interruptible
     from subnet.operator.logs import configure_logs
@@ -62,22 +70,33 @@ def monitor(
     if not initial_peers and chain is None:
         raise UsageError(
             "the monitor needs a node to dial or a chain to read",
-            "give --initial-peers ADDR, or --chain URL --subnet ID",
+            "give --initial-peers ADDR, or --chain URL --subnet NAME",
         )
-    if (chain is None) != (subnet is None):
-        raise UsageError("--chain and --subnet belong together", "give both, or none")
+    if chain is None and subnet is not None:
+        raise UsageError("a subnet has a name on a chain only", "give --chain URL, too")
+    if chain is not None and subnet is None:
+        raise UsageError("a chain has many subnets", "give --subnet NAME, too")
     options = MonitorOptions(port, host, public, addresses)
     options.check()
     configure_logs()
     config = WatchConfig(
         initial_peers=tuple(initial_peers or ()),
         chain_url=chain,
-        subnet_id=None if subnet is None else SubnetId(subnet),
+        subnet_id=None if subnet is None else asyncio.run(_find_subnet(chain, subnet)),
         data_dir=data_dir or user_data_path("mesh"),
     )
 
     def greet(url: str) -> None:
-        emit(url)
+        emit(json.dumps({"url": url}) if as_json else url)
         say(f"monitor page {url}/  ·  OpenAPI {url}/openapi.json")
 
     asyncio.run(run_interruptible(run_watcher(config, options, on_start=greet)))
+
+
+async def _find_subnet(url: str | None, name: str) -> SubnetId:
+    """Return the id of the subnet. Raises UsageError for an unknown one, or ChainUnavailable."""
+    from subnet.cli.chain.options import open_chain, require_subnet
+
+    assert url is not None
+    async with open_chain(url) as chain:
+        return await require_subnet(chain, name)

@@ -54,7 +54,7 @@ def test_a_frame_that_is_cut_or_longer_is_refused_at_every_place():
 @pytest.mark.parametrize(
     ("place", "code", "value"),
     [
-        (1, "<B", 2),
+        (1, "<B", 1),
         (30, "<H", 1025),
         (32, "<B", 9),
         (32, "<B", 0),

@@ -15,6 +15,7 @@ from tests.support.commands import MESH, run_command
 
 WITHOUT = {
     ("node",): "its output is its log, which --log-format makes JSON",
+    ("demo-chat",): "a demonstration for people; serve and generate have JSON",
     ("top",): "a live screen; status has its values",
     ("wait-for-restart-window",): "its result is the exit code",
 }

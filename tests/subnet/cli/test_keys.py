@@ -68,7 +68,7 @@ def fails(*arguments: object) -> str:
 
 def back_up(home: Path) -> Path:
     file = home / "node.backup"
-    line = ["backup", file, "--dir", home / "keys", "--account", home / "hotkey.json"]
+    line = ["backup", file, "--dir", home / "keys", "--with", home / "hotkey.json"]
     ok(*line, "--account-password-file", home / "other", "--password-file", home / "password")
     return file
 
@@ -117,7 +117,7 @@ def test_each_mistake_is_one_sentence_and_one_fix(home: Path) -> None:
     assert "does not open" in fails("check", file, "--password-file", home / "other")
     assert "has no identity file" in fails("backup", home / "b", "--dir", home, *password)
     assert "cannot read a backup" in fails("check", home / "missing", *password)
-    twice = ["--account", home / "hotkey.json", "--account", home / "hotkey.json"]
+    twice = ["--with", home / "hotkey.json", "--with", home / "hotkey.json"]
     assert "two accounts are called" in fails("backup", home / "b", "--dir", target, *twice)
     in_the_way = home / "password" / "keys"
     assert "cannot write to" in fails("restore", file, "--dir", in_the_way, *password)
