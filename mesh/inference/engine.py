@@ -687,6 +687,9 @@ def _open_runner(
     use_graphs: bool | None,
 ) -> BatchRunner:
     """On the compute thread: make the cache, and capture the decode steps where they are wanted."""
+    if weights.device.type == "cuda" and weights.device.index is not None:
+        # Kernels and events of this thread belong to the card that holds the weights.
+        torch.cuda.set_device(weights.device)
     wants_graphs = weights.device.type == "cuda" if use_graphs is None else use_graphs
     runner = ShardRunner(
         weights,

@@ -29,6 +29,7 @@ def _attend(  # type: ignore[no-untyped-def]
     scale,
     row_stride,
     head_stride,
+    mixed_row_stride,
     cache_stride,
     slot_stride,
     table_stride,
@@ -46,8 +47,9 @@ def _attend(  # type: ignore[no-untyped-def]
     place = tl.arange(0, WIDE_DIM)
     token = tl.arange(0, BLOCK)
     is_head = (member[:, None] < GROUP) & (place[None, :] < DIM)
-    heads = (kv_head * GROUP + member[:, None]) * head_stride + place[None, :]
-    query = tl.load(queries + row * row_stride + heads, mask=is_head, other=0.0)
+    head = kv_head * GROUP + member[:, None]
+    query_at = queries + row * row_stride + head * head_stride + place[None, :]
+    query = tl.load(query_at, mask=is_head, other=0.0)
     length = tl.load(lengths + row)
     largest = tl.full((WIDE_GROUP,), -float("inf"), tl.float32)
     total = tl.zeros((WIDE_GROUP,), tl.float32)
@@ -71,18 +73,21 @@ def _attend(  # type: ignore[no-untyped-def]
         mix += tl.dot(weight.to(value.dtype), value, input_precision="ieee")
         largest = new_largest
     mix = mix / total[:, None]
-    tl.store(mixed + row * row_stride + heads, mix.to(mixed.dtype.element_ty), mask=is_head)
+    mixed_at = mixed + row * mixed_row_stride + head * DIM + place[None, :]
+    tl.store(mixed_at, mix.to(mixed.dtype.element_ty), mask=is_head)
 
 
 def attend_pages(
     queries: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, *, block: int
 ) -> Tensor:
-    """Attend ``queries`` [rows, heads, dim], as mesh.model.paged_attention does in torch."""
-    queries = queries.contiguous()
+    """Attend ``queries`` [rows, heads, dim], as mesh.model.paged_attention does in torch.
+
+    The numbers of a head lie side by side; rows may be further apart.
+    """
     rows, heads, dim = queries.shape
     kv_heads = keys.shape[0]
     group = heads // kv_heads
-    mixed = torch.empty_like(queries)
+    mixed = torch.empty(rows, heads * dim, dtype=queries.dtype, device=queries.device)
     _attend[(rows, kv_heads)](
         queries,
         keys,
@@ -93,6 +98,7 @@ def attend_pages(
         dim**-0.5,
         queries.stride(0),
         queries.stride(1),
+        mixed.stride(0),
         keys.stride(0),
         keys.stride(1),
         tables.stride(0),
@@ -104,4 +110,4 @@ def attend_pages(
         BLOCK=block,
         num_warps=WARPS,
     )
-    return mixed.view(rows, heads * dim)
+    return mixed

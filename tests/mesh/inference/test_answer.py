@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,17 @@ def test_every_token_leaves_in_order_and_the_last_ends_the_answer():
     assert tokens[-1].finish is Finish.LENGTH
     assert sum(measures.first_token.read().counts) == 1
     assert sum(measures.between_tokens.read().counts) == WANTED - 1
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_a_step_promises_another_one_unless_it_is_the_last_or_needs_the_text(penalty):
+    answer = make_answer()
+    answer.request = replace(answer.request, sampling=Sampling(repetition_penalty=penalty))
+    alone = AnswerAlone(answer, lambda frame: None, TokenClock(ServingMeasures()))
+    promised = []
+    while (step := alone.follow(make_output(1000))) is not None:
+        promised.append(step.goes_on)
+    assert promised == [penalty == 1.0] * (WANTED - 2) + [False]
 
 
 def test_a_reader_that_has_gone_ends_the_answer():
