@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import multiprocessing
 import shutil
 import sys
@@ -31,6 +32,7 @@ from subnet.localnet.options import LocalnetOptions
 from subnet.localnet.processes import ProcessGroup
 
 LAYERS = ((0, 7), (0, 7), (0, 5), (2, 7), (1, 6), (3, 8))
+CLOSE_S = 20
 CHEAT, ALONE_WITH_THE_LAST_BLOCK = "hoster-5", "hoster-6"
 
 
@@ -75,7 +77,7 @@ def plant() -> None:
 async def photograph(url: str, folder: Path) -> None:
     """Take the pictures of docs/monitor.md."""
     async with async_playwright() as playwright:
-        with tempfile.TemporaryDirectory() as profile:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
             browser = await playwright.chromium.launch_persistent_context(
                 profile,
                 executable_path=shutil.which("chromium"),
@@ -83,8 +85,8 @@ async def photograph(url: str, folder: Path) -> None:
                 headless=True,
             )
             for name, scheme, size in (
-                ("monitor-light", "light", (1440, 900)),
-                ("monitor-dark", "dark", (1440, 900)),
+                ("monitor-light", "light", (1280, 800)),
+                ("monitor-dark", "dark", (1280, 800)),
                 ("monitor-phone", "light", (390, 844)),
             ):
                 page = await open_page(browser, url, scheme, size)
@@ -92,7 +94,9 @@ async def photograph(url: str, folder: Path) -> None:
                 if name == "monitor-light":
                     await photograph_receipt(page, url, folder)
                 await page.close()
-            await browser.close()
+            # On a busy machine it may not answer any more; it ends with playwright.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(browser.close(), CLOSE_S)
 
 
 async def open_page(browser: Any, url: str, scheme: str, size: Sequence[int]) -> Page:
