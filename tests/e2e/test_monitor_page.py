@@ -122,7 +122,7 @@ async def test_it_shows_who_serves_what_and_asks_nobody_else(browser):
     publish(monitor, make_row(1), row)
     async with visit(browser, monitor) as seen:
         await expect(seen.bars).to_have_count(2)
-        bar = seen.page.get_by_role("button", name="node 5: online, blocks 2–5")
+        bar = seen.page.get_by_role("button", name="node 5: online, blocks 2:6")
         await expect(bar).to_contain_text("int8 · 4.2k rows/s")
         await expect(bar).to_contain_text("relay")
         await expect(seen.page.locator("#tile-coverage")).to_contain_text("8 / 8")

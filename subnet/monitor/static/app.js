@@ -72,7 +72,7 @@ function listRuns(blocks) {
     if (runs.length && runs.at(-1)[1] === block - 1) runs.at(-1)[1] = block;
     else runs.push([block, block]);
   }
-  return runs.map(([start, end]) => (start === end ? String(start) : `${start}–${end}`));
+  return runs.map(([start, end]) => (start === end ? String(start) : `${start}:${end + 1}`));
 }
 
 function renderTiles(head, nodes) {

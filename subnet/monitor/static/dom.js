@@ -55,7 +55,7 @@ export function formatRate(rows) {
 }
 
 export function formatBlocks(blocks) {
-  return blocks ? `${blocks[0]}–${blocks[1] - 1}` : "–";
+  return blocks ? `${blocks[0]}:${blocks[1]}` : "–";
 }
 
 export function formatAgo(seconds) {

@@ -129,7 +129,7 @@ export function renderStanding(nodes, openNode) {
       ...counts.filter(([, count]) => count).map(([name, count]) => element("i", { className: name, style: { "flex-grow": String(count) } }))),
     element("dl", {}, ...counts.filter(([, count]) => count).flatMap(([name, count]) => [element("dt", {}, element("i", { className: `key ${name}` }), name), element("dd", { text: String(count) })]),
       element("dt", { text: "stake" }), element("dd", { text: `${formatAmount(String(stake))} TENSOR` })),
-    renderList("In the queue", queued.slice(0, 8), (row) => `place ${row.queue_place}`, "nobody waits", openNode, queued.length),
+    renderList("In the queue", queued.slice(0, 8), (row) => `place ${row.queue_place}`, "the queue is empty", openNode, queued.length),
     renderList("On probation", suspended.slice(0, 8), (row) => `${row.probation} ${row.probation === 1 ? "epoch" : "epochs"} left`, "no node", openNode, suspended.length),
   );
 }
