@@ -592,6 +592,8 @@ class Engine:
             )
 
     def _give_up(self, session: EngineSession) -> None:
+        # One whose step is queued again by now may have to wait anew, with a timer of its own.
+        del self._page_timers[session.serial]
         job = self._starved.pop(session.serial, None)
         if job is not None:
             _fail(job.future, Refused(RefusalReason.BUSY, "no page of the cache became free"))

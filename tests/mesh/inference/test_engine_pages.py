@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import ExitStack
 
 import numpy as np
@@ -152,6 +153,42 @@ async def test_a_session_that_waits_goes_on_when_an_older_one_ends(make_checkpoi
             older.close()
             await waiting
             assert session.kept == session.length == 20
+
+
+async def test_a_wait_that_ended_in_the_queue_is_bounded_when_it_begins_again(
+    make_checkpoint, monkeypatch
+):
+    limits = EngineLimits(cache_tokens=4 * PAGE_TOKENS, page_wait_s=0.05)
+    forward, may_go_on = ShardRunner.forward, threading.Event()
+
+    def forward_late(self, *arguments, **options):
+        may_go_on.wait()
+        return forward(self, *arguments, **options)
+
+    async with Serving(loader(make_checkpoint()), limits=limits) as engine:
+        older = ExitStack()
+        oldest = older.enter_context(open_session(engine, 64))
+        first = Account(PEER, priority=1)
+        with (
+            open_session(engine, 64) as old,
+            open_session(engine, 64, account=first) as preferred,
+            open_session(engine, 64) as young,
+        ):
+            await engine.submit(oldest, StepInput(60, token_ids=[5] * 60))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            monkeypatch.setattr(ShardRunner, "forward", forward_late)
+            waiting = engine.submit(young, StepInput(20, token_ids=[6] * 20))
+            assert young.serial in engine._starved
+            older.close()
+            # There are pages now: the young one is queued, behind a step that takes its time.
+            running = [engine.submit(old, StepInput(20, token_ids=[7] * 20))]
+            await asyncio.sleep(2 * limits.page_wait_s)
+            running.append(engine.submit(preferred, StepInput(20, token_ids=[8] * 20)))
+            may_go_on.set()
+            await asyncio.gather(*running)
+            with pytest.raises(Refused, match="busy: no page"):
+                await asyncio.wait_for(waiting, 10.0)
 
 
 async def test_a_table_that_points_outside_fails_its_own_session(make_checkpoint):
