@@ -89,8 +89,9 @@ def test_the_swarm_decides_where(bare_folder, monkeypatch):
         PlacedServer(peers[1], LayerSpan(5, 8), 1000),
     ]
 
-    async def fetch(initial_peers, config):
-        assert initial_peers == ["/ip4/10.0.0.1/tcp/1/p2p/x"] and config == CONFIG
+    async def fetch(initial_peers, config, *, network_id):
+        assert initial_peers == ("/ip4/10.0.0.1/tcp/1/p2p/x",) and config == CONFIG
+        assert network_id is None
         return servers
 
     monkeypatch.setattr(plan_module, "fetch_swarm", fetch)
