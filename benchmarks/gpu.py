@@ -37,6 +37,8 @@ wait_passively()
 
 from benchmarks.swarm import Shape, ask, make_checkpoint, open_swarm  # noqa: E402
 
+NEEDED = ("torch", "transformers", "safetensors", "nacl", "base58")
+"""What must be there; hosters in processes of their own take what a node takes."""
 MAX_SECONDS = 330
 PROMPT = 16
 NEW = 64
@@ -99,9 +101,9 @@ def log(text: str) -> None:
 
 def find_obstacle(device: str) -> str | None:
     """Return why nothing can be measured, if so."""
-    for module in ("torch", "transformers", "safetensors"):
+    for module in NEEDED:
         if find_spec(module) is None:
-            return f"{module} is not installed"
+            return f"{module} is not installed; the script needs {', '.join(NEEDED)}"
     import torch
 
     if device != "cpu" and not torch.cuda.is_available():

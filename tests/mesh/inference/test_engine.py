@@ -418,3 +418,31 @@ async def test_an_engine_keeps_float32_exact_whatever_was_set_before(make_checkp
         assert torch.get_float32_matmul_precision() == "highest"
         assert not torch.backends.cuda.matmul.allow_tf32
         assert not torch.backends.cudnn.allow_tf32
+
+
+async def test_rows_that_run_one_by_one_have_the_bits_of_a_row_alone(make_checkpoint):
+    """What a deterministic engine does on a GPU with a batch that no graph computes."""
+    prompts = [list(range(3 + i, 12 + 3 * i)) for i in range(6)]
+    rows = []
+
+    async def answer_with_logits(engine, prompt):
+        with engine.admit(ALL, capacity=len(prompt) + 8, account=Account(PEER)) as session:
+            step, found = StepInput(len(prompt), token_ids=prompt, logit_rows=1), []
+            for _ in range(8):
+                found.append((await engine.submit(session, step)).logits)
+                step = StepInput(1, token_ids=[int(found[-1].argmax())], logit_rows=1)
+            return torch.cat(found)
+
+    forward = ShardRunner.forward
+
+    def note(self, x, segments, **options):
+        rows.append(len(segments))
+        return forward(self, x, segments, **options)
+
+    async with Serving(loader(make_checkpoint())) as engine:
+        engine._batches._one_by_one = True
+        engine._batches.runner.forward = note.__get__(engine._batches.runner)
+        alone = [await answer_with_logits(engine, prompt) for prompt in prompts]
+        crowd = await asyncio.gather(*(answer_with_logits(engine, p) for p in prompts))
+    assert set(rows) == {1}
+    assert all(torch.equal(one, other) for one, other in zip(alone, crowd, strict=True))
