@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mesh.api import chat, completions, health, models, native_input, page
+from mesh.api import chat, completions, health, models, native_input, page, responses
 from mesh.api.auth import KeyRing
 from mesh.api.backend import Backend
 from mesh.api.disconnect import CallerGone
@@ -25,7 +25,7 @@ from mesh.api.generation import Generations
 from mesh.api.hosts import ALWAYS_ALLOWED_HOSTS
 from mesh.api.limits import Limits
 from mesh.api.measures import GatewayMeasures
-from mesh.api.middleware import BodyGuard, HostGuard, KeyGuard, RequestFrame
+from mesh.api.middleware import BodyGuard, HostGuard, KeyGuard, RefusalFrame, RequestFrame
 from mesh.api.problems import Problem, explain
 from mesh.errors import MeshError
 
@@ -78,7 +78,7 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (chat, completions, models, native_input, health, page):
+    for module in (chat, completions, responses, models, native_input, health, page):
         api.include_router(module.router)
     # The last is any other error: 500, and the outermost layer logs where it happened.
     for kind in (Problem, MeshError, RequestValidationError, HTTPException, CallerGone, Exception):
@@ -94,13 +94,15 @@ async def _handle(_request: Request, error: Exception) -> Response:
 def _wrap(api: ASGIApp, config: AppConfig) -> ASGIApp:
     """Put the layers around the endpoints, innermost first."""
     app: ASGIApp = KeyGuard(api, config.ring)
-    app = BodyGuard(app, config.limits)
+    app = RefusalFrame(BodyGuard(app, config.limits))
     if config.cors_origins:
         app = CORSMiddleware(
             app,
             allow_origins=list(config.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+            # Clients send headers of their own, such as x-stainless-os; the origins are listed.
+            allow_headers=["*"],
+            expose_headers=["X-Mesh-Route", "X-Request-Id", "Retry-After"],
         )
     app = HostGuard(
         app,

@@ -7,10 +7,11 @@ temperature, stop sequences and JSON shapes are the gateway's business.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+from mesh.inference.grammar import Grammar
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Finish, Token, TracedHop
 
@@ -31,6 +32,7 @@ class ServedModel:
     num_layers: int
     uncovered: tuple[tuple[int, int], ...] = ()
     has_chat_template: bool = True
+    chat_template: str | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -40,10 +42,42 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn; ``role`` is ``system``, ``user`` or ``assistant``."""
+    """One turn; ``role`` is ``system``, ``user``, ``assistant`` or ``tool``.
+
+    ``tool_calls`` are those of an assistant's turn, in OpenAI's form but for the arguments: an
+    object where they are one. A tool's turn says which call it answers.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def to_template(self) -> dict[str, Any]:
+        """Return the turn as chat templates read it."""
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            turn["tool_calls"] = [dict(call) for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            turn["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            turn["name"] = self.name
+        return turn
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation as the model's template is to render it.
+
+    ``tools`` are functions in OpenAI's form, for a template that takes them; ``options`` are
+    further variables of the template, such as Qwen's ``enable_thinking``.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool = True
 
 
 Route = tuple[TracedHop, ...]
@@ -87,13 +121,15 @@ class GenerateRequest:
 
     ``max_new_tokens`` may be 0 when only the prompt's scores are wanted. ``alternatives`` None
     means that no log probabilities are needed, 0 only those of the chosen tokens. ``caller`` is who
-    asks: hosters reuse what they computed of a prompt for the same caller only.
+    asks: hosters reuse what they computed of a prompt for the same caller only. The stop tokens of
+    ``sampling`` come beside the model's own, which ``ignore_eos`` leaves out.
     """
 
     model_id: str
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
+    ignore_eos: bool = False
     alternatives: int | None = None
     score_prompt: bool = False
     caller: str = ""
@@ -110,8 +146,12 @@ class Backend(Protocol):
         """Return the prompt's token ids, with the special tokens that the model expects."""
         ...
 
-    async def encode_chat(self, model_id: str, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    async def encode_chat(self, model_id: str, prompt: ChatPrompt) -> tuple[int, ...]:
         """Render the model's chat template. Raises InvalidRequest where there is none."""
+        ...
+
+    async def check_grammar(self, model_id: str, grammar: Grammar) -> None:
+        """Compile a grammar. Raises InvalidRequest(``grammar``) with what is wrong with it."""
         ...
 
     async def describe(self, model_id: str, token_ids: Sequence[int]) -> tuple[Token, ...]:

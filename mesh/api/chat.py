@@ -13,17 +13,18 @@ from starlette.responses import JSONResponse, Response
 
 from mesh.api import parameters
 from mesh.api.backend import (
-    ChatMessage,
     Finished,
     Generated,
     GenerateRequest,
     Routed,
     ServedModel,
 )
+from mesh.api.chat_tools import ToolPlan, ToolReader, choose_grammar, make_prompt, plan_tools
 from mesh.api.disconnect import run_while_connected
 from mesh.api.gateway import (
     Gateway,
     check_context,
+    check_tokens,
     find_model,
     get_caller,
     get_gateway,
@@ -42,18 +43,20 @@ from mesh.api.problems import Problem
 from mesh.api.replies import ChatReply
 from mesh.api.schemas import ChatRequest
 from mesh.api.sse import respond_with_stream
+from mesh.api.structured import check_grammar, find_grammar
 from mesh.inference.tokens import Finish, Token, join_texts
 
 router = APIRouter(tags=["chat"], dependencies=[Depends(require_json)])
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class ChatPlan:
     """One checked request: what to run and what every part of the answer repeats."""
 
     body: ChatRequest
     head: dict[str, Any]
     jobs: list[Job]
+    tools: ToolPlan
     prompt_tokens: int
     caller: str
 
@@ -67,35 +70,36 @@ class _Plan:
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
     """Answer in one piece, or as server-sent events with ``stream``."""
     gateway = get_gateway(request)
-    plan = await _plan(gateway, body, caller=get_caller(request))
+    plan = await plan_chat(gateway, body, caller=get_caller(request))
     if body.stream:
         return await respond_with_stream(gateway, request, _stream(gateway, plan))
     reply = await run_while_connected(request, _collect(gateway, plan))
     return JSONResponse(reply, headers=make_route_header(reply["mesh"]["route"]))
 
 
-async def _plan(gateway: Gateway, body: ChatRequest, *, caller: str) -> _Plan:
+async def plan_chat(gateway: Gateway, body: ChatRequest, *, caller: str) -> ChatPlan:
+    """Check a request and render its prompt. Raises Problem, InvalidRequest or NoRoute."""
     parameters.check_supported(body.get_extras(), parameters.CHAT)
     if body.top_logprobs and not body.logprobs:
         raise Problem(400, "'top_logprobs' needs 'logprobs'.", param="top_logprobs")
     model = await find_model(gateway.backend, body.model)
-    messages = [_make_message(message.role, message.get_text()) for message in body.messages]
-    prompt_ids = await gateway.backend.encode_chat(body.model, messages)
+    await check_tokens(gateway.backend, body)
+    tools = plan_tools(body, model)
+    wanted = choose_grammar(tools, find_grammar(body))
+    if wanted is not None:
+        await check_grammar(gateway.backend, body.model, wanted, asked=body)
+    prompt_ids = await gateway.backend.encode_chat(body.model, make_prompt(body, tools))
     request = GenerateRequest(
         model_id=body.model,
         prompt_ids=prompt_ids,
         max_new_tokens=_choose_max_tokens(body, model, prompt_tokens=len(prompt_ids)),
-        sampling=make_sampling(body),
+        sampling=make_sampling(body, wanted),
+        ignore_eos=bool(body.ignore_eos),
         alternatives=(body.top_logprobs or 0) if body.logprobs else None,
     )
     head = {"id": make_id("chatcmpl"), "created": int(time.time()), "model": body.model}
     jobs = make_jobs(request, n=body.n or 1, stop=body.get_stops())
-    return _Plan(body, head, jobs, len(prompt_ids), caller)
-
-
-def _make_message(role: str, text: str) -> ChatMessage:
-    # OpenAI renamed the role; models know it by its old name.
-    return ChatMessage("system" if role == "developer" else role, text)
+    return ChatPlan(body, head, jobs, tools, len(prompt_ids), caller)
 
 
 def _choose_max_tokens(body: ChatRequest, model: ServedModel, *, prompt_tokens: int) -> int:
@@ -109,27 +113,26 @@ def _choose_max_tokens(body: ChatRequest, model: ServedModel, *, prompt_tokens: 
     )
 
 
-async def _collect(gateway: Gateway, plan: _Plan) -> dict[str, Any]:
+async def _collect(gateway: Gateway, plan: ChatPlan) -> dict[str, Any]:
     tokens: list[list[Token]] = [[] for _ in plan.jobs]
+    readers = [ToolReader(plan.tools) for _ in plan.jobs]
     reasons: list[str] = ["" for _ in plan.jobs]
     async with gateway.generations.start(plan.jobs, caller=plan.caller) as answer:
         async with aclosing(answer.pieces()) as pieces:
             async for index, piece in pieces:
                 if isinstance(piece, Generated):
                     tokens[index] += piece.tokens
+                    readers[index].feed(join_texts(piece.tokens))
                 elif isinstance(piece, Finished):
-                    reasons[index] = piece.reason
+                    readers[index].flush()
+                    reasons[index] = readers[index].finish(piece.reason)
     return {
         **plan.head,
         "object": "chat.completion",
         "choices": [
             {
                 "index": index,
-                "message": {
-                    "role": "assistant",
-                    "content": join_texts(tokens[index]),
-                    "refusal": None,
-                },
+                "message": readers[index].make_message(),
                 "logprobs": _make_logprobs(tokens[index]) if plan.body.logprobs else None,
                 "finish_reason": reasons[index],
             }
@@ -140,10 +143,11 @@ async def _collect(gateway: Gateway, plan: _Plan) -> dict[str, Any]:
     }
 
 
-async def _stream(gateway: Gateway, plan: _Plan) -> AsyncGenerator[dict[str, Any], None]:
+async def _stream(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[dict[str, Any], None]:
     async with gateway.generations.start(plan.jobs, caller=plan.caller) as answer:
         async with aclosing(answer.pieces()) as pieces:
             started: set[int] = set()
+            readers = [ToolReader(plan.tools) for _ in plan.jobs]
             async for index, piece in pieces:
                 if index not in started:
                     started.add(index)
@@ -155,12 +159,18 @@ async def _stream(gateway: Gateway, plan: _Plan) -> AsyncGenerator[dict[str, Any
                     yield _chunk(plan, index, {}, mesh=make_trace(answer.trace))
                 elif isinstance(piece, Generated):
                     text = join_texts(piece.tokens)
-                    if all(token.finish is Finish.STOP for token in piece.tokens):
+                    if not text and all(token.finish is Finish.STOP for token in piece.tokens):
                         continue
-                    yield _chunk(plan, index, {"content": text}, tokens=piece.tokens)
+                    told = readers[index].feed(text)
+                    # The first delta has the tokens: their log probabilities are told once.
+                    for place, delta in enumerate(told):
+                        yield _chunk(plan, index, delta, tokens=() if place else piece.tokens)
                 elif isinstance(piece, Finished):
+                    for delta in readers[index].flush():
+                        yield _chunk(plan, index, delta)
                     trace = make_trace(answer.trace)
-                    yield _chunk(plan, index, {}, finish_reason=piece.reason, mesh=trace)
+                    reason = readers[index].finish(piece.reason)
+                    yield _chunk(plan, index, {}, finish_reason=reason, mesh=trace)
     if plan.body.wants_usage:
         yield {
             **plan.head,
@@ -171,7 +181,7 @@ async def _stream(gateway: Gateway, plan: _Plan) -> AsyncGenerator[dict[str, Any
 
 
 def _chunk(
-    plan: _Plan,
+    plan: ChatPlan,
     index: int,
     delta: dict[str, Any],
     *,

@@ -24,6 +24,7 @@ from mesh.api.disconnect import run_while_connected
 from mesh.api.gateway import (
     Gateway,
     check_context,
+    check_tokens,
     find_model,
     get_caller,
     get_gateway,
@@ -43,6 +44,7 @@ from mesh.api.problems import Problem
 from mesh.api.replies import CompletionReply
 from mesh.api.schemas import CompletionRequest
 from mesh.api.sse import respond_with_stream
+from mesh.api.structured import Wanted, check_grammar, find_grammar
 from mesh.inference.tokens import Finish, Token, join_texts
 
 DEFAULT_MAX_TOKENS = 16
@@ -97,11 +99,15 @@ async def _plan(gateway: Gateway, body: CompletionRequest, *, caller: str) -> _P
             400, f"At most {MAX_GENERATIONS_PER_REQUEST} answers in one request.", param="n"
         )
     model = await find_model(gateway.backend, body.model)
+    await check_tokens(gateway.backend, body)
+    wanted = find_grammar(body)
+    if wanted is not None:
+        await check_grammar(gateway.backend, body.model, wanted, asked=body)
     jobs: list[Job] = []
     echoes: list[str] = []
     prompt_tokens = 0
     for prompt in prompts:
-        request = await _make_request(gateway, body, model, prompt)
+        request = await _make_request(gateway, body, model, prompt, wanted)
         prompt_tokens += len(request.prompt_ids)
         jobs += make_jobs(request, n=n, stop=body.get_stops())
         echoes += [await _read_echo(gateway, body, prompt)] * n
@@ -115,7 +121,11 @@ async def _plan(gateway: Gateway, body: CompletionRequest, *, caller: str) -> _P
 
 
 async def _make_request(
-    gateway: Gateway, body: CompletionRequest, model: ServedModel, prompt: str | list[int]
+    gateway: Gateway,
+    body: CompletionRequest,
+    model: ServedModel,
+    prompt: str | list[int],
+    wanted: Wanted | None,
 ) -> GenerateRequest:
     if isinstance(prompt, str):
         prompt_ids = await gateway.backend.encode(body.model, prompt)
@@ -130,7 +140,8 @@ async def _make_request(
         max_new_tokens=check_context(
             model, len(prompt_ids), max_tokens, field="max_tokens", param="prompt"
         ),
-        sampling=make_sampling(body),
+        sampling=make_sampling(body, wanted),
+        ignore_eos=bool(body.ignore_eos),
         alternatives=body.logprobs,
         score_prompt=bool(body.echo) and body.logprobs is not None,
     )

@@ -15,7 +15,8 @@ from mesh.api.generation import Generations, Job
 from mesh.api.limits import DEFAULT_ANSWER_TOKENS, Limits
 from mesh.api.problems import Problem, quote_name
 from mesh.api.schemas import SamplingFields
-from mesh.errors import NoRoute
+from mesh.api.structured import Wanted
+from mesh.errors import InvalidRequest, NoRoute
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Trace
 
@@ -71,15 +72,43 @@ async def find_model(backend: Backend, model_id: str) -> ServedModel:
     )
 
 
-def make_sampling(body: SamplingFields) -> Sampling:
-    """Return the sampling that a request asks for; OpenAI's defaults where it is silent."""
+def make_sampling(body: SamplingFields, wanted: Wanted | None = None) -> Sampling:
+    """Return the sampling that a request asks for; OpenAI's defaults where it is silent.
+
+    Raises Problem 400 for what contradicts the grammar that is wanted.
+    """
+    if wanted is not None:
+        for name in ("ignore_eos", "min_tokens"):
+            if getattr(body, name):
+                raise Problem(400, f"'{wanted[0]}' says where the answer ends.", param=name)
     return Sampling(
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=max(0, body.top_k or 0),
         repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
         seed=choose_seed(body.seed),
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        min_p=body.min_p or 0.0,
+        min_tokens=body.min_tokens or 0,
+        logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        grammar=None if wanted is None else wanted[1],
     )
+
+
+async def check_tokens(backend: Backend, body: SamplingFields) -> None:
+    """Raise InvalidRequest for a token of ``logit_bias`` or ``stop_token_ids`` that is none."""
+    named = {
+        "logit_bias": [int(token) for token in body.logit_bias or {}],
+        "stop_token_ids": body.stop_token_ids or [],
+    }
+    for field, token_ids in named.items():
+        try:
+            await backend.describe(body.model, token_ids)
+        except InvalidRequest as error:
+            text = str(error).removeprefix(f"{error.field}: ")
+            raise InvalidRequest(field, text) from error
 
 
 def choose_seed(wanted: int | None) -> int:

@@ -9,7 +9,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
 from mesh.api.backend import (
-    ChatMessage,
+    ChatPrompt,
     Finished,
     Generated,
     GenerateRequest,
@@ -21,8 +21,12 @@ from mesh.api.backend import (
 )
 from mesh.api.errors import BackendBusy, GenerationFailed
 from mesh.client.client import MeshClient, RoutingOptions
+from mesh.client.grammars import make_grammar_compiler
 from mesh.errors import InvalidRequest, MeshError, NoRoute, SessionLost
+from mesh.inference.grammar import Grammar
+from mesh.inference.grammar_compiler import BadGrammar
 from mesh.inference.refusals import RefusalReason
+from mesh.inference.sampling import MAX_STOP_TOKENS
 from mesh.inference.tokens import Finish, Token
 
 REFRESH_S = 5.0
@@ -49,6 +53,7 @@ class MeshBackend:
         self._model_id = model_id
         self._created_s = created_s
         self._routing = routing or RoutingOptions()
+        self._grammars = make_grammar_compiler(client.tokenizer, client.config)
 
     async def keep_fresh(self, *, period_s: float = REFRESH_S) -> None:
         """Follow who serves what, until cancelled: a task of the gateway's group."""
@@ -70,6 +75,7 @@ class MeshBackend:
                 num_layers=config.num_layers,
                 uncovered=self.find_uncovered(),
                 has_chat_template=tokenizer.has_chat_template,
+                chat_template=tokenizer.chat_template,
             ),
         )
 
@@ -85,10 +91,27 @@ class MeshBackend:
         """Tokenise in a thread, because a long text takes a while."""
         return await asyncio.to_thread(self._client.tokenizer.encode, text)
 
-    async def encode_chat(self, model_id: str, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    async def encode_chat(self, model_id: str, prompt: ChatPrompt) -> tuple[int, ...]:
         """Render and tokenise in a thread."""
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        return await asyncio.to_thread(self._client.tokenizer.encode_chat, turns)
+        return await asyncio.to_thread(
+            self._client.tokenizer.encode_chat,
+            [message.to_template() for message in prompt.messages],
+            tools=prompt.tools,
+            options=prompt.options,
+            add_generation_prompt=prompt.add_generation_prompt,
+        )
+
+    async def check_grammar(self, model_id: str, grammar: Grammar) -> None:
+        """Compile a grammar as the hosters will. Raises InvalidRequest(``grammar``)."""
+        grammar.check()
+        if self._grammars is None:
+            raise InvalidRequest(
+                "grammar", "this gateway compiles no grammars; install its extra `grammar`"
+            )
+        try:
+            await self._grammars.start(grammar)
+        except BadGrammar as error:
+            raise InvalidRequest("grammar", str(error)) from error
 
     async def describe(self, model_id: str, token_ids: Sequence[int]) -> tuple[Token, ...]:
         """Return the tokens' texts as a stream would show them."""
@@ -118,7 +141,12 @@ class MeshBackend:
         answer = self._client.generate(
             request.prompt_ids,
             max_new_tokens=request.max_new_tokens,
-            sampling=replace(request.sampling, top_logprobs=request.alternatives or 0),
+            sampling=replace(
+                request.sampling,
+                top_logprobs=request.alternatives or 0,
+                stop_token_ids=self._list_stop_tokens(request),
+            ),
+            ignore_eos=request.ignore_eos,
             routing=self._routing,
             user=request.caller,
         )
@@ -126,6 +154,10 @@ class MeshBackend:
             async with aclosing(self._read_tokens(answer, request)) as pieces:
                 async for piece in pieces:
                     yield piece
+
+    def _list_stop_tokens(self, request: GenerateRequest) -> tuple[int, ...]:
+        own = () if request.ignore_eos else self._client.config.eos_token_ids
+        return tuple(dict.fromkeys((*own, *request.sampling.stop_token_ids)))[:MAX_STOP_TOKENS]
 
     async def _score_prompt(self, request: GenerateRequest) -> PromptScored:
         wanted = request.alternatives or 0

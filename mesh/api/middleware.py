@@ -1,7 +1,8 @@
 """What every request passes before an endpoint sees it, outermost first.
 
 RequestFrame gives it an id, safe headers and a log line without content; HostGuard turns away
-other sites' pages; BodyGuard bounds the body in size and time; KeyGuard asks who it is.
+other sites' pages; RefusalFrame answers what the next two refuse; BodyGuard bounds the body in size
+and time; KeyGuard asks who it is.
 """
 
 from __future__ import annotations
@@ -155,6 +156,36 @@ def _get_place(origin: str) -> str | None:
         return urlsplit(origin).netloc
     except ValueError:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalFrame:
+    """Answers what the layers within refuse, so that the answer gets the headers of those around.
+
+    A HEAD request is answered as a GET; the server leaves the body out.
+    """
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        is_started = False
+
+        async def noting_send(message: Message) -> None:
+            nonlocal is_started
+            is_started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting_send)
+        except (Problem, MeshError) as error:
+            if is_started:
+                raise
+            await explain(error).to_response()(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,28 +24,54 @@ def _make_table(*groups: tuple[_Neutral, str]) -> Mapping[str, _Neutral]:
     return {name: neutral for neutral, names in groups for name in names.split()}
 
 
+# Special tokens are no text of an answer here, and never were: that is what others do by default.
+_TRUE: _Neutral = (None, True)
 COMMON = _make_table(
-    (_ZERO, "frequency_penalty presence_penalty min_p min_tokens"),
-    (_ONE, "typical_p length_penalty best_of"),
-    (_OFF, "ignore_eos use_beam_search"),
-    (_EMPTY, "logit_bias stop_token_ids guided_json guided_regex guided_choice guided_grammar"),
+    (
+        _ZERO,
+        "no_repeat_ngram_size mirostat mirostat_mode dry_multiplier xtc_probability "
+        "prompt_logprobs dynatemp_range",
+    ),
+    (_ONE, "typical_p typical length_penalty best_of tfs_z repeat_penalty"),
+    (_OFF, "use_beam_search include_stop_str_in_output continue_final_message"),
+    (
+        _EMPTY,
+        "guided_grammar guided_whitespace_pattern grammar json_schema bad_words "
+        "allowed_token_ids suppress_tokens logits_processors chat_template documents",
+    ),
+    (_NONE, "truncate_prompt_tokens"),
+    (_TRUE, "skip_special_tokens spaces_between_special_tokens"),
 )
 
 CHAT: Mapping[str, _Neutral] = {
     **COMMON,
     **_make_table(
-        (_EMPTY, "tools functions audio prediction"),
-        (_OFF, "store"),
+        (_EMPTY, "functions audio prediction"),
+        (_OFF, "store echo"),
         (_NONE, "web_search_options"),
     ),
-    "tool_choice": (None, "none", "auto"),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
     "reasoning_effort": (None, "none"),
+    "add_generation_prompt": (None, True),
 }
 
-COMPLETION: Mapping[str, _Neutral] = {**COMMON, "suffix": _EMPTY}
+COMPLETION: Mapping[str, _Neutral] = {
+    **COMMON,
+    "suffix": _EMPTY,
+    "response_format": (None, {"type": "text"}),
+}
+
+RESPONSES: Mapping[str, _Neutral] = {
+    **COMMON,
+    **_make_table(
+        (_NONE, "previous_response_id conversation prompt max_tool_calls"),
+        (_OFF, "store background"),
+        (_EMPTY, "include reasoning stop"),
+        (_ZERO, "top_logprobs frequency_penalty presence_penalty"),
+    ),
+    "truncation": (None, "disabled"),
+}
 
 TRANSFORMERS: Mapping[str, _Neutral] = {
     **_make_table(

@@ -65,17 +65,29 @@ class ChatLogprobs(BaseModel):
     refusal: None
 
 
+class CalledFunctionReply(BaseModel):
+    name: str
+    arguments: str
+
+
+class ToolCallReply(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: CalledFunctionReply
+
+
 class ChatMessageReply(BaseModel):
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCallReply] | None = None
 
 
 class ChatChoice(BaseModel):
     index: int
     message: ChatMessageReply
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatReply(BaseModel):

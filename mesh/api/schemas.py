@@ -16,12 +16,23 @@ from mesh.api.limits import (
     MAX_STOP_SEQUENCES,
     MAX_TEMPERATURE,
 )
+from mesh.inference.grammar import MAX_GRAMMAR_BYTES
+from mesh.inference.sampling import (
+    MAX_BIAS,
+    MAX_BIASES,
+    MAX_MIN_TOKENS,
+    MAX_STOP_TOKENS,
+)
+from mesh.inference.sampling import MAX_PENALTY as SMALL_PENALTY
 
 MAX_TOKEN_ID = (1 << 31) - 1
 MAX_INT64 = (1 << 63) - 1
 MAX_NEW_TOKENS = 1 << 24
 MAX_TOP_K = 1 << 24
 MAX_PENALTY = 10.0
+MAX_TOOLS = 128
+MAX_TOOL_NAME = 64
+MAX_CHOICE_LENGTH = 4096
 
 
 def _accept_whole(value: Any) -> Any:
@@ -63,8 +74,30 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
+JsonSchema = dict[str, Any]
+GrammarText = Annotated[Text, Field(min_length=1, max_length=MAX_GRAMMAR_BYTES)]
+GuidedChoices = Annotated[
+    list[Annotated[Text, Field(min_length=1, max_length=MAX_CHOICE_LENGTH)]],
+    Field(min_length=1, max_length=MAX_BIASES),
+]
+Penalty = Annotated[float | None, Field(ge=-SMALL_PENALTY, le=SMALL_PENALTY)]
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+BiasedToken = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
+
+
+class StructuredOutputs(Body):
+    """vLLM's newer name for the ``guided_`` fields. Exactly one of them is given."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    json_: JsonSchema | GrammarText | None = Field(default=None, alias="json")
+    regex: GrammarText | None = None
+    choice: GuidedChoices | None = None
+    json_object: bool | None = None
+
+
 class SamplingFields(Body):
-    """What chat and legacy completions share. ``top_k`` and ``repetition_penalty`` are ours."""
+    """What chat and legacy completions share, OpenAI's fields and those of vLLM beside them."""
 
     model: ModelName
     stream: bool | None = None
@@ -77,6 +110,17 @@ class SamplingFields(Body):
     top_k: Integer | None = Field(default=None, ge=-1, le=MAX_TOP_K)
     repetition_penalty: float | None = Field(default=None, gt=0, le=MAX_PENALTY)
     user: str | None = Field(default=None, max_length=512)
+    frequency_penalty: Penalty = None
+    presence_penalty: Penalty = None
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    min_tokens: Integer | None = Field(default=None, ge=0, le=MAX_MIN_TOKENS)
+    logit_bias: dict[BiasedToken, Bias] | None = Field(default=None, max_length=MAX_BIASES)
+    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=MAX_STOP_TOKENS - 4)
+    ignore_eos: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: JsonSchema | GrammarText | None = None
+    guided_regex: GrammarText | None = None
+    guided_choice: GuidedChoices | None = None
 
     def get_stops(self) -> tuple[str, ...]:
         """Return the stop sequences."""
@@ -95,9 +139,74 @@ class TextPart(Body):
     text: Text
 
 
+ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$", max_length=MAX_TOOL_NAME)]
+
+
+class CalledFunction(Body):
+    name: ToolName
+    arguments: Text
+
+
+class ToolCall(Body):
+    """A call that an earlier answer made."""
+
+    id: str = Field(min_length=1, max_length=256)
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class FunctionDefinition(Body):
+    name: ToolName
+    description: Text | None = None
+    parameters: JsonSchema | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(Body):
+    name: ToolName
+
+
+class NamedTool(Body):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class SchemaFormat(Body):
+    name: ToolName
+    description: Text | None = None
+    schema_: JsonSchema | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class ObjectFormat(Body):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Body):
+    type: Literal["json_schema"]
+    json_schema: SchemaFormat
+
+
+ResponseFormat = Annotated[
+    TextFormat | ObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+]
+
+
 class Message(Body):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[TextPart] | None = None
+    name: Text | None = None
+    tool_calls: list[ToolCall] | None = Field(default=None, max_length=MAX_TOOLS)
+    tool_call_id: str | None = Field(default=None, max_length=256)
 
     def get_text(self) -> str:
         """Return the content as one text."""
@@ -126,6 +235,11 @@ class ChatRequest(SamplingFields):
     max_completion_tokens: AnswerLength = None
     logprobs: bool | None = None
     top_logprobs: Integer | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=64)
 
 
 class CompletionRequest(SamplingFields):

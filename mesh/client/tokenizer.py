@@ -8,6 +8,7 @@ sandbox, because it comes with the model and is not ours. No torch, no transform
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,7 @@ class ChatTokenizer:
     ) -> None:
         self._tokenizer = tokenizer
         self._special_tokens = dict(special_tokens)
+        self.chat_template = template
         self._template = _compile(template) if template is not None else None
 
     @classmethod
@@ -99,19 +101,28 @@ class ChatTokenizer:
         """Return the text of finished tokens."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> tuple[int, ...]:
         """Return the token ids of messages and of the opening of the assistant's turn.
 
-        Raises InvalidRequest where the model has no chat template or the template refuses.
+        ``tools`` and ``options`` are further variables of the template. Raises InvalidRequest where
+        the model has no chat template or the template refuses.
         """
         if self._template is None:
             raise InvalidRequest("messages", "this model has no chat template")
         try:
-            text = self._template.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=True,
-                **self._special_tokens,
-            )
+            variables: dict[str, Any] = {**(options or {}), **self._special_tokens}
+            if tools:
+                variables["tools"] = [dict(tool) for tool in tools]
+            variables["messages"] = [dict(message) for message in messages]
+            variables["add_generation_prompt"] = add_generation_prompt
+            text = self._template.render(variables)
         except _TEMPLATE_FAILURES as error:
             raise InvalidRequest("messages", f"the chat template refuses: {error}") from error
         if len(text) > MAX_RENDERED_CHARACTERS:
@@ -204,6 +215,7 @@ def _compile(template: str) -> Any:
     )
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
+    environment.filters["tojson"] = _to_json
     try:
         return environment.from_string(template)
     except TemplateError as error:
@@ -212,6 +224,11 @@ def _compile(template: str) -> Any:
 
 def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
+
+
+def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
+    """Write JSON as models were trained on it: jinja's own filter escapes it for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
 def _strftime_now(pattern: str) -> str:

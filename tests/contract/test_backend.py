@@ -11,6 +11,7 @@ import pytest
 
 from mesh.api.backend import (
     ChatMessage,
+    ChatPrompt,
     Finished,
     Generated,
     GenerateRequest,
@@ -69,7 +70,9 @@ async def open_world(request):
 
 async def make_request(backend, **options):
     (model,) = await backend.list_models()
-    prompt_ids = await backend.encode_chat(model.model_id, [ChatMessage("user", "What is it?")])
+    prompt_ids = await backend.encode_chat(
+        model.model_id, ChatPrompt((ChatMessage("user", "What is it?"),))
+    )
     options = {"max_new_tokens": 12, "sampling": GREEDY, **options}
     return GenerateRequest(model.model_id, prompt_ids, **options)
 

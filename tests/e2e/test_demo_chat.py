@@ -49,6 +49,8 @@ def test_the_page_and_the_api_survive_a_hoster_and_epochs_go_on(tmp_path: Path) 
         assert "<html" in httpx.get(f"{url}/").text
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
             before = ask(client)
+            check_forced_call(client)
+            check_schema(client)
             kill_hoster(kept / "logs" / "hoster-1.log")
             command.wait_for("the others go on")
             assert ask(client) == before
@@ -68,6 +70,53 @@ def ask(client: openai.OpenAI) -> str:
         temperature=0,
     )
     return answer.choices[0].message.content or ""
+
+
+def check_forced_call(client: openai.OpenAI) -> None:
+    """A forced call parses, whatever the model is: it is constrained where tokens are chosen."""
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}, "days": {"enum": [1, 7]}},
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model=SMOLLM2.name,
+        messages=[{"role": "user", "content": "How is the weather in Rome this week?"}],
+        tools=[{"type": "function", "function": {"name": "weather", "parameters": parameters}}],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=100,
+        temperature=0,
+    )
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls" and choice.message.tool_calls is not None
+    (call,) = choice.message.tool_calls
+    assert call.type == "function" and call.function.name == "weather"
+    arguments = json.loads(call.function.arguments)
+    assert set(arguments) == {"city", "days"} and arguments["days"] in (1, 7)
+
+
+def check_schema(client: openai.OpenAI) -> None:
+    """Each of two sampled answers is a JSON value of the schema."""
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 30}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model=SMOLLM2.name,
+        messages=[{"role": "user", "content": "Invent a person."}],
+        response_format={"type": "json_schema", "json_schema": {"name": "p", "schema": schema}},
+        n=2,
+        seed=5,
+        max_tokens=120,
+        frequency_penalty=0.2,
+    )
+    for choice in answer.choices:
+        person = json.loads(choice.message.content or "")
+        assert isinstance(person["name"], str) and isinstance(person["age"], int)
 
 
 def kill_hoster(log: Path) -> None:

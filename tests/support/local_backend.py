@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mesh.api.backend import (
     ChatMessage,
+    ChatPrompt,
     Finished,
     Generated,
     GenerateRequest,
@@ -20,6 +21,7 @@ from mesh.api.backend import (
     ServedModel,
 )
 from mesh.errors import InvalidRequest, NoRoute
+from mesh.inference.grammar import Grammar
 from mesh.inference.tokens import Alternative, Finish, Token, TracedHop
 
 MODEL = "mesh/echo"
@@ -83,17 +85,35 @@ class LocalBackend:
     peak: int = 0
     requests: list[GenerateRequest] = field(default_factory=list)
     chats: list[Sequence[ChatMessage]] = field(default_factory=list)
+    prompts: list[ChatPrompt] = field(default_factory=list)
+    template: str | None = None
+    bad_grammar: str | None = None
 
     async def list_models(self) -> Sequence[ServedModel]:
-        return (ServedModel(MODEL, 1_700_000_000, self.context, 6, self.uncovered),)
+        return (
+            ServedModel(
+                MODEL,
+                1_700_000_000,
+                self.context,
+                6,
+                self.uncovered,
+                chat_template=self.template,
+            ),
+        )
 
     async def encode(self, model_id: str, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text).ids)
 
-    async def encode_chat(self, model_id: str, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
-        self.chats.append(messages)
-        text = "".join(f"{message.role}: {message.content}\n" for message in messages)
+    async def encode_chat(self, model_id: str, prompt: ChatPrompt) -> tuple[int, ...]:
+        self.prompts.append(prompt)
+        self.chats.append(prompt.messages)
+        text = "".join(f"{message.role}: {message.content}\n" for message in prompt.messages)
         return await self.encode(model_id, text + "assistant:")
+
+    async def check_grammar(self, model_id: str, grammar: Grammar) -> None:
+        grammar.check()
+        if self.bad_grammar is not None:
+            raise InvalidRequest("grammar", self.bad_grammar)
 
     async def describe(self, model_id: str, token_ids: Sequence[int]) -> tuple[Token, ...]:
         for token_id in token_ids:

@@ -121,15 +121,13 @@ async def test_wrong_values_are_400_and_named(api, backend, field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": SECRET}}]),
-        ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}),
-        ("logit_bias", {"5": 100}),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", -1),
+        ("functions", [{"name": "f"}]),
+        ("function_call", {"name": "f"}),
+        ("guided_grammar", "root ::= x"),
         ("modalities", ["text", "audio"]),
         ("store", True),
-        ("min_p", 0.1),
+        ("best_of", 3),
+        ("reasoning_effort", "high"),
     ],
 )
 async def test_a_known_parameter_that_is_not_supported_is_400_naming_it(api, field, value):

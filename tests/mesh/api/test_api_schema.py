@@ -21,6 +21,7 @@ OPERATIONS = [
     ("GET", "/v1/models/{model_id}"),
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
     ("POST", "/input"),
     ("GET", "/livez"),
     ("GET", "/readyz"),
