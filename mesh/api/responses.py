@@ -37,6 +37,7 @@ from mesh.api.response_schemas import (
     FunctionCallItem,
     FunctionOutputItem,
     InputMessage,
+    NamedFunctionTool,
     ResponseReply,
     ResponsesRequest,
 )
@@ -82,11 +83,10 @@ def make_chat_request(body: ResponsesRequest) -> ChatRequest:
         ],
     }
     choice = body.tool_choice
-    if choice is not None:
-        is_name = not isinstance(choice, str)
-        fields["tool_choice"] = (
-            {"type": "function", "function": {"name": choice.name}} if is_name else choice
-        )
+    if isinstance(choice, NamedFunctionTool):
+        fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+    else:
+        fields["tool_choice"] = choice
     try:
         return ChatRequest.model_validate({k: v for k, v in fields.items() if v not in (None, [])})
     except ValidationError as error:

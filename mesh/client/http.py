@@ -17,13 +17,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import httpx
 
 from mesh.client.event_stream import EventReader, EventTooLong
 from mesh.errors import InvalidRequest, MeshError
+from mesh.inference.grammar import GrammarKind
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token, Trace, TracedHop
 
@@ -172,7 +173,8 @@ def _make_body(
     prompt: HttpPrompt, max_new_tokens: int, sampling: Sampling, stop: Sequence[str]
 ) -> tuple[str, dict[str, Any]]:
     """Return the path and the body of a request. Raises InvalidRequest."""
-    sampling.check()
+    # The gateway knows which tokens end a text by a grammar.
+    replace(sampling, grammar=None).check()
     if max_new_tokens < 1:
         raise InvalidRequest("max_new_tokens", "must be at least 1")
     if sampling.stop_token_ids:
@@ -188,6 +190,7 @@ def _make_body(
         # JSON integers have 64 bits and a sign at the gateway.
         "seed": sampling.seed - (1 << 64) if sampling.seed >= 1 << 63 else sampling.seed,
     }
+    body |= _make_shape(sampling)
     if stop:
         body["stop"] = list(stop)
     tops = sampling.top_logprobs
@@ -200,6 +203,22 @@ def _make_body(
     body |= {"prompt": prompt if isinstance(prompt, str) else list(prompt)}
     body |= {"max_tokens": max_new_tokens} | ({"logprobs": tops} if tops else {})
     return "/v1/completions", body
+
+
+def _make_shape(sampling: Sampling) -> dict[str, Any]:
+    """Return the fields that change logits, where they do. Raises InvalidRequest."""
+    names = ("frequency_penalty", "presence_penalty", "min_p", "min_tokens")
+    shape = {name: getattr(sampling, name) for name in names if getattr(sampling, name)}
+    if sampling.logit_bias:
+        shape["logit_bias"] = {str(token_id): bias for token_id, bias in sampling.logit_bias}
+    if sampling.grammar is not None:
+        sampling.grammar.check()
+        fields = {GrammarKind.JSON_SCHEMA: "guided_json", GrammarKind.REGEX: "guided_regex"}
+        field = fields.get(sampling.grammar.kind)
+        if field is None:
+            raise InvalidRequest("grammar", "a gateway takes JSON schemas and regexes")
+        shape[field] = sampling.grammar.text
+    return shape
 
 
 async def _read(response: httpx.Response) -> bytes:

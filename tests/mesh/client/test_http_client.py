@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -21,6 +22,7 @@ from mesh.client.http import (
     HttpTimeouts,
 )
 from mesh.errors import InvalidRequest
+from mesh.inference.grammar import Grammar, GrammarKind
 from mesh.inference.sampling import Sampling
 from tests.support.gateways import QUICK
 from tests.support.local_backend import ANSWER, CONTEXT, MODEL, ROUTE, LocalBackend
@@ -244,3 +246,25 @@ def test_event_of_many_lines_has_a_limit():
     with pytest.raises(EventTooLong):
         for _ in range(2000):
             reader.feed(b"data: " + b"x" * 1000 + b"\n")
+
+
+async def test_what_changes_logits_reaches_the_gateway_or_is_refused_by_name(open_client):
+    backend = LocalBackend()
+    client = await open_client(backend)
+    grammar = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "integer"}')
+    asked = Sampling(
+        frequency_penalty=0.5, presence_penalty=-1.0, min_p=0.1, logit_bias=((7, -100.0),)
+    )
+    await collect(client, "hi", max_new_tokens=5, sampling=asked)
+    shaped = replace(asked, grammar=grammar)
+    await collect(client, "hi", max_new_tokens=5, sampling=shaped)
+    for request, expected in zip(backend.requests, (None, grammar), strict=True):
+        sampling = request.sampling
+        assert replace(sampling, seed=0) == replace(asked, temperature=0.0, grammar=expected)
+    for bad, field in (
+        (Sampling(grammar=Grammar(GrammarKind.LARK, "start: /a/")), "grammar"),
+        (Sampling(frequency_penalty=9.0), "frequency_penalty"),
+    ):
+        with pytest.raises(InvalidRequest) as raised:
+            await collect(client, "hi", max_new_tokens=5, sampling=bad)
+        assert raised.value.field == field
