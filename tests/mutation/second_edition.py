@@ -14,6 +14,13 @@ SECOND_EDITION = (
         "a proposer leaves out the sightings that it does not like",
     ),
     Mutation(
+        "one sighting may stand for several nodes",
+        "consensus/naming.py",
+        "if len(set(rows.values())) < len(rows):",
+        "if len(rows) < 0:",
+        "a proposer names its own sighting for all, and decides alone",
+    ),
+    Mutation(
         "a record is accepted that one sighting lists",
         "consensus/naming.py",
         "if 2 * counts[row] >= len(sightings):",

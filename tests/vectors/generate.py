@@ -768,6 +768,8 @@ def naming_cases():
         "nobody": (),
     }.items():
         yield case(f"named list of {name}", "named_list", nodes=nodes, body=listed(*positions))
+    one = struct.pack("<I", 7) + b"".join(struct.pack("<H32s", p, bytes(32)) for p in range(7))
+    yield case("named list of one sighting for all", "named_list", nodes=nodes, body=one.hex())
 
     def sighting(*rows, size=9, failed=0):
         lines = b"".join(struct.pack("<BH16s", *row) for row in sorted(rows))
