@@ -46,7 +46,7 @@ class Int4Matrix(PlainMatrix):
 
     nibbles: Tensor
     scales: Tensor
-    inputs: int
+    columns: int
 
     @property
     def nbytes(self) -> int:
@@ -55,6 +55,10 @@ class Int4Matrix(PlainMatrix):
     @property
     def outputs(self) -> int:
         return int(self.nibbles.shape[-2])
+
+    @property
+    def inputs(self) -> int:
+        return self.columns
 
     def __getitem__(self, index: int) -> Int4Matrix:
         return Int4Matrix(self.nibbles[index], self.scales[index], self.inputs)

@@ -5,12 +5,9 @@ are. Matrix products run over all rows together, attention session by session ov
 session's own pages of the cache (mesh/model/attention.py).
 
 **What a row's result depends on.** Attention is computed alone for each session, so only the
-matrix products could see the batch. On CPUs a bfloat16 product gives a row the same bits whatever
-stands beside it. A float32 one has two kernels: one for a single row, and one for several, which
-differ in the last bits (1e-6; a greedy token changes only on a tie). The second pays off from
-``MIN_JOINT_ROWS`` rows on, so fewer decode rows go through the first one by one. A deterministic
-runner sends every decode row through it: the bits are then the same alone and in a crowd, for one
-number of threads. Prompt chunks never mix sessions, so theirs do not depend on a crowd at all.
+matrix products could see the batch. Which kernels give a row the same bits beside any others is
+tried when a runner is made (mesh/model/products.py); a deterministic runner's decode rows take only
+those. Prompt chunks never mix sessions, so theirs do not depend on a crowd at all.
 """
 
 from __future__ import annotations
@@ -25,13 +22,12 @@ from torch import Tensor
 from mesh.model.attention import Attention, PagedCache, Segment, make_attention
 from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.mlp import run_mlp
-from mesh.model.quantise import Matrix, Multiply, multiply_rows
+from mesh.model.products import Products
+from mesh.model.quantise import Multiply, multiply_rows
 from mesh.model.rotary import compute_rotary_frequencies
 from mesh.model.weights import LayerWeights, ShardWeights
 
 MAX_CONSTANTS = 16
-MIN_JOINT_ROWS = 4
-"""Float32 rows on a CPU from which one product of all is faster than one for each (x86-64)."""
 
 
 class RotaryTable:
@@ -52,11 +48,6 @@ class RotaryTable:
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries [rows, heads, dim], keys and values [rows, kv_heads, dim]) -> [rows, heads * dim]."""
-
-
-def multiply_row_by_row(x: Tensor, weights: Matrix, bias: Tensor | None) -> Tensor:
-    """Multiply each row alone: the kernel, and so the bits, of a single row."""
-    return torch.cat([multiply_rows(x[i : i + 1], weights, bias) for i in range(x.shape[0])])
 
 
 def run_layer(
@@ -174,10 +165,7 @@ class ShardRunner:
         has_scratch_page: bool = False,
     ) -> None:
         self.weights = weights
-        self._is_quantised = weights.quant_type != "none"
-        has_two_kernels = weights.dtype == torch.float32 or self._is_quantised
-        self._has_two_kernels = has_two_kernels and weights.device.type == "cpu"
-        self._deterministic = deterministic
+        self._products = Products(weights, deterministic=deterministic)
         self.cache = PagedCache(weights, tokens=cache_tokens, has_scratch_page=has_scratch_page)
         self._rotary = RotaryTable(weights.config, dtype=weights.dtype, device=weights.device)
 
@@ -195,7 +183,7 @@ class ShardRunner:
         """
         self.cache.check_tables(segments)
         attention = make_attention(segments, device=x.device)
-        multiply = self._choose_product(x.shape[0], all(s.rows == 1 for s in segments))
+        multiply = self._products.choose(x.shape[0], are_decodes=all(s.rows == 1 for s in segments))
         return self._run_layers(x, attention, multiply, LayerSpan(start, end))
 
     def run_layers(self, x: Tensor, attention: Attention) -> Tensor:
@@ -204,7 +192,8 @@ class ShardRunner:
         The tables of ``attention`` are the caller's to check.
         """
         span = LayerSpan(self.weights.start, self.weights.end)
-        return self._run_layers(x, attention, self._choose_product(x.shape[0], True), span)
+        multiply = self._products.choose(x.shape[0], are_decodes=True)
+        return self._run_layers(x, attention, multiply, span)
 
     def _run_layers(
         self, x: Tensor, attention: Attention, multiply: Multiply, span: LayerSpan
@@ -234,11 +223,5 @@ class ShardRunner:
         if final_norm is None or head is None:
             raise ValueError("this range does not end at the last layer")
         normed = rms_norm(x, final_norm, self.weights.config.norm_epsilon)
-        return self._choose_product(x.shape[0], are_decodes)(normed, head, None).float()
-
-    def _choose_product(self, rows: int, are_decodes: bool) -> Multiply:
-        # An int8 matrix is widened for each product, so its rows go through one together.
-        few = self._deterministic or (rows < MIN_JOINT_ROWS and not self._is_quantised)
-        if self._has_two_kernels and are_decodes and rows > 1 and few:
-            return multiply_row_by_row
-        return multiply_rows
+        multiply = self._products.choose(x.shape[0], are_decodes=are_decodes)
+        return multiply(normed, head, None).float()

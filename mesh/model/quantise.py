@@ -53,6 +53,11 @@ class QuantisedMatrix(ABC):
     def outputs(self) -> int:
         """Rows of a matrix."""
 
+    @property
+    @abstractmethod
+    def inputs(self) -> int:
+        """Columns of a matrix."""
+
     @abstractmethod
     def __getitem__(self, index: int) -> QuantisedMatrix:
         """Return a matrix of a stack."""
@@ -109,6 +114,10 @@ class Int8Matrix(PlainMatrix):
     @property
     def outputs(self) -> int:
         return int(self.values.shape[-2])
+
+    @property
+    def inputs(self) -> int:
+        return int(self.values.shape[-1])
 
     def __getitem__(self, index: int) -> Int8Matrix:
         return Int8Matrix(self.values[index], self.scales[index])

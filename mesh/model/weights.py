@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,14 @@ from mesh.model.files import ModelFolder
 from mesh.model.int4 import Int4Matrix, quantise_int4
 from mesh.model.int4_packed import can_pack, pack
 from mesh.model.quant_types import NOT_QUANTISED, find_quant_type
-from mesh.model.quantise import Matrix, PlainMatrix, QuantisedMatrix, join_rows, quantise
+from mesh.model.quantise import (
+    Int8Matrix,
+    Matrix,
+    PlainMatrix,
+    QuantisedMatrix,
+    join_rows,
+    quantise,
+)
 from mesh.model.tensors import (
     EMBEDDING,
     FINAL_NORM,
@@ -98,6 +105,13 @@ class LayerWeights:
         return LayerWeights(**changed)
 
 
+def quantise_as(like: Matrix, plain: Tensor, dtype: torch.dtype) -> Matrix:
+    """Return a plain float32 matrix in ``dtype``, or quantised if the other one is."""
+    if isinstance(like, QuantisedMatrix):
+        return quantise(plain) if isinstance(like, Int8Matrix) else quantise_int4(plain)
+    return plain.to(dtype)
+
+
 def lay_out(matrix: Matrix, dtype: torch.dtype) -> Matrix:
     """Store a matrix as products with rows of ``dtype`` read it fastest; its values stay."""
     if isinstance(matrix, Int4Matrix):
@@ -142,6 +156,17 @@ class ShardWeights:
         if self.quant_type != NOT_QUANTISED:
             return self.quant_type
         return str(self.dtype).removeprefix("torch.")
+
+    def list_matrices(self) -> Iterator[Matrix]:
+        """Iterate over what rows are multiplied by; of a layer's experts the first."""
+        for layer in self.layers:
+            for name in (*MATRICES, "router"):
+                matrix: Matrix | None = getattr(layer, name)
+                if matrix is not None:
+                    is_stack = layer.router is not None and name in ("gate_up", "down")
+                    yield matrix[0] if is_stack else matrix
+        if self.head is not None:
+            yield self.head
 
     def get_layer(self, layer: int) -> LayerWeights:
         """Return a served layer by its number in the model."""

@@ -195,11 +195,15 @@ async def test_settled_extrinsics_are_deleted_after_some_epochs(
 
         last = max(entry.extrinsic.until for entry in journal.list_entries(*State))
         devchain.build(last + kept_blocks + FINALITY_LAG - devchain.chain.head.number)
-        await settle(chain, journal)
-        assert len(journal.list_entries(*State)) == 1
+        # While nothing is open, nothing is asked of the chain and nothing deleted.
+        assert await settle(chain, journal) == ()
+        assert len(journal.list_entries(*State)) == 2
+        await sign(chain, journal)
+        (new,) = await settle(chain, journal)
+        assert [entry.state for entry in journal.list_entries(*State)] == [State.DROPPED, new.state]
         devchain.build()
         await settle(chain, journal)
-        assert journal.list_entries(*State) == ()
+        assert [entry.extrinsic for entry in journal.list_entries(*State)] == [new.extrinsic]
 
 
 async def test_the_journal_never_holds_the_event_loop(
