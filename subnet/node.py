@@ -65,7 +65,7 @@ from subnet.metrics.duties import DutyCounts
 from subnet.metrics.node import MetricSources, NodeMetrics
 from subnet.metrics.serving import serve_metrics
 from subnet.metrics.table import Process
-from subnet.monitor.chain_view import ChainView
+from subnet.monitor.chain_view import READ_TIMEOUT_S, ChainView
 from subnet.monitor.collector import NodeMonitor, NodeSources
 from subnet.monitor.in_node import open_node_monitor
 from subnet.network import (
@@ -497,11 +497,17 @@ class Node:
         if options is None:
             yield
             return
-        async with open_node_monitor(options, self._make_monitor_sources()) as monitor:
+        # A connection of its own: reading every node must not keep the epoch loop waiting.
+        async with (
+            SubstrateChain.open(
+                self._prepared.config.chain_url, call_timeout_s=READ_TIMEOUT_S
+            ) as chain,
+            open_node_monitor(options, self._make_monitor_sources(chain)) as monitor,
+        ):
             self._monitor = monitor
             yield
 
-    def _make_monitor_sources(self) -> NodeSources:
+    def _make_monitor_sources(self, chain: SubstrateChain) -> NodeSources:
         prepared, parts = self._prepared, self._parts
         return NodeSources(
             terms=self._terms,
@@ -510,7 +516,7 @@ class Node:
             journal=parts.state.journal,
             get_roster=self._rosters.get_newest_roster,
             directory=self._directory,
-            chain=ChainView(parts.chain, prepared.subnet_id),
+            chain=ChainView(chain, prepared.subnet_id),
             own=prepared.key.peer_id,
             node_id=prepared.node_id,
             data_dir=prepared.data_dir,

@@ -19,6 +19,8 @@ from subnet.errors import ConfigError
 from subnet.monitor.swarm import ChainNode
 
 MAX_PAID_EPOCHS = 64
+READ_TIMEOUT_S = 120.0
+"""One reading asks for three values of every node, one after the other."""
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ from subnet.chain.block_time import fetch_block_time_ms
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ChainUnavailable, ConfigError, ReceiptNotKept, UnknownSubnet
 from subnet.known_peers import fetch_bootnode_addresses
-from subnet.monitor.chain_view import ChainView
+from subnet.monitor.chain_view import READ_TIMEOUT_S, ChainView
 from subnet.monitor.collector import describe_network
 from subnet.monitor.documents import ChainClock, EpochRecord, Head, History, Network, Observer
 from subnet.monitor.epochs import (
@@ -85,7 +85,9 @@ async def run_watcher(
     async with contextlib.AsyncExitStack() as stack:
         chain = None
         if config.chain_url is not None:
-            chain = await stack.enter_async_context(SubstrateChain.open(config.chain_url))
+            chain = await stack.enter_async_context(
+                SubstrateChain.open(config.chain_url, call_timeout_s=READ_TIMEOUT_S)
+            )
         view = await _open_view(chain, config)
         run = stack.enter_context(open_thread_runner("monitor"))
         genesis = None if chain is None else (await chain.fetch_info()).genesis_hash
