@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
 import signal
+import sqlite3
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -19,6 +22,9 @@ from consensus.types import SCORE_ONE
 from mesh.assets import default_question
 from subnet.cli.console import run_app
 from subnet.cli.mesh import app
+from subnet.localnet.environment import find_free_port
+from subnet.monitor.history import FILE, open_history
+from subnet.monitor.swarm import to_millionths
 from tests.support.commands import MESH, STOP_S, Command, run_command, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
@@ -41,10 +47,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole_run(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """The run of the demo, finished."""
     line = [*MESH, "localnet", "--hosters", "4", "--validators", "2", "--keep", str(kept)]
+    port = find_free_port()
     with run_command(
-        [*line, "--epochs", str(EPOCHS), "--json"], tmp_path_factory.mktemp("localnet")
+        [*line, "--epochs", str(EPOCHS), "--json", "--monitor", str(port)],
+        tmp_path_factory.mktemp("localnet"),
     ) as command:
         command.wait_for(UP)
+        page = httpx.get(f"http://127.0.0.1:{port}/", timeout=30)
+        assert page.status_code == 200 and "mesh monitor" in page.text
         assert len(command.list_family()) > NODES
         code = command.wait(timeout_s=RUN_S)
         assert code == 0, command.stderr[-8000:]
@@ -66,6 +76,18 @@ def ask_why(data_dir: Path, epoch: int, node_id: int) -> dict[str, Any]:
     return answer
 
 
+def read_monitored(data_dir: Path) -> dict[int, dict[int, int]]:
+    """Return the scores in millionths that a node's monitor keeps, by epoch and node id."""
+    (path,) = data_dir.glob(f"*/{FILE}")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        ((network_id,),) = connection.execute("SELECT network FROM about").fetchall()
+    with open_history(path, network_id=network_id) as history:
+        return {
+            record.epoch: {n.node_id: n.score for n in record.nodes if n.score is not None}
+            for record in history.read_last(64)
+        }
+
+
 def is_score(value: object) -> bool:
     return isinstance(value, str) and value.isdecimal() and 0 <= int(value) <= SCORE_ONE
 
@@ -74,6 +96,15 @@ def test_it_prints_one_object_per_epoch_and_nothing_else(whole_run: Command) -> 
     rows = read_rows(whole_run)
     assert len(rows) == EPOCHS
     assert [row["epoch"] - rows[0]["epoch"] for row in rows] == list(range(EPOCHS))
+
+
+def test_the_monitor_keeps_the_scores_that_the_nodes_agreed_on(
+    whole_run: Command, kept: Path
+) -> None:
+    monitored = read_monitored(kept / NAMES[-1])
+    for row in read_rows(whole_run):
+        scores = {node_id: to_millionths(int(score)) for node_id, score in row["proposal"]}
+        assert monitored[row["epoch"]] == scores
 
 
 def test_every_row_has_the_promised_form(whole_run: Command) -> None:
