@@ -146,7 +146,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 
 lock: ## Write requirements*.lock anew, after an edit of pyproject.toml or constraints.txt
 	@test -x $(BIN)/uv || { echo "make: uv is not installed. Fix: make install" >&2; exit 1; }
-	$(COMPILE) --extra build --output-file requirements.lock
+	$(COMPILE) --extra build --extra grammar --output-file requirements.lock
 	$(COMPILE) --extra dev --output-file requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --custom-compile-command 'make lock' \

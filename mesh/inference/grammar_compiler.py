@@ -5,9 +5,9 @@ compiles the grammar and consumes the answer so far. Grammars come from stranger
 automaton behind them and the work of a step are limited, and so is how many are compiled at once.
 
 llguidance is optional (the extra ``grammar``): a hoster without it takes no grammars.
-It was chosen over xgrammar and outlines-core because a mask needs no automaton of the whole grammar
-first (a schema starts within a millisecond, where outlines-core compiles for seconds), because it
-names what it does not implement instead of ignoring it, and because it has limits.
+It was chosen because a mask needs no automaton of the whole grammar first (a schema starts within a
+millisecond), because it names what it does not implement instead of ignoring it, and because it has
+limits.
 """
 
 from __future__ import annotations

@@ -13,7 +13,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11", "3.12", "3.13")
-LOCKS = {"requirements.lock": ("build",), "requirements-dev.lock": ("build", "client", "dev")}
+LOCKS = {
+    "requirements.lock": ("build", "grammar"),
+    "requirements-dev.lock": ("build", "client", "dev"),
+}
 
 
 def read_lock(name: str) -> dict[str, tuple[Requirement, frozenset[str]]]:
