@@ -156,8 +156,12 @@ def _open_named(
         raise _Missing("the list of sightings that the proposal names")
     hashes = check_named_list(decode_named_list(named_list.body), evidence.roster)
     for node_id, record_hash in hashes.items():
-        if record_hash not in by_hash:
+        record = by_hash.get(record_hash)
+        if record is None:
             raise _Missing(f"the SIGHTING of node {node_id} of epoch {evidence.epoch}")
+        slot = (record.kind, record.epoch, record.node_id)
+        if slot != (RecordKind.SIGHTING, evidence.epoch, node_id):
+            raise ProposalMismatch(f"named list: what node {node_id} is named for is not its own")
     return {
         node_id: open_sighting(by_hash[record_hash], evidence.roster)
         for node_id, record_hash in hashes.items()

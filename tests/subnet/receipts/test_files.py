@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import random
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from consensus.missed import OwedDuty
-from consensus.records import RecordKind
+from consensus.records import NamedList, RecordKind
 from consensus.types import Epoch, Score, SubnetNodeId
 from subnet import private_file
 from subnet.errors import ReceiptDamaged, ReceiptError, ReceiptRefused
@@ -22,6 +23,7 @@ from subnet.receipts.encoding import check_digest, decode_evidence, encode_evide
 from subnet.receipts.evidence import EpochEvidence, Notes, OwnRecord
 from subnet.receipts.recompute import Basis, recompute
 from subnet.receipts.store import ReceiptStore, list_epochs, read_receipt
+from tests.support import receipts
 from tests.support.epoch_records import EPOCH, WRONG, World, find_draw, make_roster, sign
 from tests.support.receipts import make_evidence
 
@@ -221,6 +223,25 @@ def test_a_record_that_the_proposal_names_and_is_not_here_leaves_the_own_view(
     again = recompute(replace(whole, records=kept))
     assert again.basis is Basis.OWN_VIEW
     assert again.missing == ("the AUDIT_COMMIT of node 5 of epoch 9",)
+
+
+def test_a_sighting_that_is_named_for_another_node_is_a_mismatch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    list_named = receipts._list_named
+
+    def swap(world: World, sighted: Mapping[int, Any]) -> NamedList:
+        first, second, *others = list_named(world, sighted).rows
+        swapped = (
+            first._replace(record_hash=second.record_hash),
+            second._replace(record_hash=first.record_hash),
+        )
+        return NamedList((*swapped, *others))
+
+    monkeypatch.setattr(receipts, "_list_named", swap)
+    again = recompute(make())
+    assert again.basis is not Basis.NAMED
+    assert again.mismatches == ("named list: what node 1 is named for is not its own",)
 
 
 def test_a_store_keeps_files_private_and_whole(whole: EpochEvidence, tmp_path: Path) -> None:
