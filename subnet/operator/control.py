@@ -28,6 +28,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ class ControlServer:
                     connection.close()
                     continue
                 self._clients += 1
-                tasks.create_task(self._serve(connection))
+                task = tasks.create_task(self._serve(connection))
+                # One that is cancelled before it begins closes nothing itself.
+                task.add_done_callback(partial(_close_if_cancelled, connection))
 
     async def _serve(self, connection: socket.socket) -> None:
         try:
@@ -121,6 +124,11 @@ class ControlServer:
             return {"result": await method(request)}
         except ControlRefused as refused:
             return {"refusal": str(refused)}
+
+
+def _close_if_cancelled(connection: socket.socket, task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        connection.close()
 
 
 async def ask_node(
