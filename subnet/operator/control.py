@@ -82,11 +82,15 @@ class ControlServer:
             logger.warning("commands cannot ask this node: %s", error)
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
             while True:
+                # Not loop.sock_accept: cancelled at the wrong moment, it leaves a socket open.
+                await _wait_until_readable(listener)
                 try:
-                    connection, _ = await loop.sock_accept(listener)
+                    connection, _ = listener.accept()
+                    connection.setblocking(False)
+                except BlockingIOError:
+                    continue  # The client has gone again.
                 except OSError as error:
                     # No descriptor is free, say: the next client may have more luck.
                     logger.warning("a command cannot ask this node: %s", error)
@@ -124,6 +128,15 @@ class ControlServer:
             return {"result": await method(request)}
         except ControlRefused as refused:
             return {"refusal": str(refused)}
+
+
+async def _wait_until_readable(listener: socket.socket) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(listener, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(listener)
 
 
 def _close_if_cancelled(connection: socket.socket, task: asyncio.Task[None]) -> None:

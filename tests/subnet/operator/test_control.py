@@ -209,14 +209,14 @@ async def test_the_socket_goes_with_the_node(folder: Path) -> None:
 async def test_a_client_that_is_accepted_while_the_node_stops_is_hung_up_on(folder: Path) -> None:
     """Else its socket stays open until it is collected."""
     server = ControlServer(folder, {})
-    running = asyncio.create_task(server.run())
-    while not (folder / CONTROL_SOCKET).exists():  # noqa: ASYNC110
-        await asyncio.sleep(0)
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(folder / CONTROL_SOCKET))
-        while not server._clients:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        running.cancel()
-        await asyncio.wait((running,))
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(server.run())
+            while not (folder / CONTROL_SOCKET).exists():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            client.connect(str(folder / CONTROL_SOCKET))
+            while not server._clients:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            running.cancel()
         client.settimeout(WAIT_S)
         assert client.recv(1) == b""
