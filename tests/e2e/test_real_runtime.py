@@ -116,7 +116,7 @@ def register_and_activate(operator: Operator, directory: Path, bootnode: str) ->
     starts = []
     for name, role in zip(OPERATORS, ROLES, strict=True):
         line = ["chain", "onboard", "--subnet", "mesh", "--dir", str(directory / name)]
-        line += ["--role", role, "--password-file", str(password), "--dev-account", name]
+        line += ["--role", role, "--hotkey-password-file", str(password), "--dev-account", name]
         starts.append(operator.type(*line)["start"])
     operator.type("chain", "delegate", "--subnet", "mesh", "--amount", "50", *signed)
     operator.type("chain", "activate-subnet", "--subnet", "mesh", *signed)
