@@ -239,3 +239,36 @@ def test_one_name_for_two_keys_none_and_too_many_are_refused(tmp_path: Path) -> 
     with pytest.raises(BackupError, match="not empty"):
         create_backup(tmp_path / "node.backup", KEYS, "", work_factor=FAST)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("field", ["salt", "box"])
+def test_a_field_that_is_no_encoding_is_named_damage_though_the_checksum_fits(
+    file: Path, field: str
+) -> None:
+    rewrite(file, lambda document: document.update({field: "é"}), checksum=True)
+    with pytest.raises(BackupDamaged, match="is malformed"):
+        open_backup(file, PASSWORD)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "kind"),
+    [
+        ("load_identity_file", PeerKey(b"\x52" * 32), "identity"),
+        ("load_keystore", derive_development_account(1), "account"),
+    ],
+)
+def test_a_key_that_does_not_read_back_as_itself_is_not_left_behind(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, other: Any, kind: str
+) -> None:
+    """As on a disk that wrote something else."""
+    monkeypatch.setattr(backup_module, name, lambda *_: other)
+    target = tmp_path / "keys"
+    with pytest.raises(BackupError, match=f"reads back as another {kind}"):
+        restore_backup(open_backup(file, PASSWORD), target, PASSWORD, work_factor=FAST)
+    assert not list(target.iterdir())
+
+
+def test_a_stamp_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / f"{PEER_ID_FILE}{RESTORED_SUFFIX}").mkdir(mode=0o700)
+    with pytest.raises(BackupError, match=RESTORED_SUFFIX):
+        read_restored_stamp(tmp_path / PEER_ID_FILE)
