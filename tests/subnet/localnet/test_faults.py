@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from consensus.phases import Phase
 from subnet.errors import UsageError
 from subnet.localnet.faults import MAX_FAULTS, Action, Fault, FaultPlan, parse_fault, parse_faults
+
+WAIT_S = 10.0
 
 
 def test_a_fault_says_action_node_and_phase():
@@ -63,8 +66,14 @@ def make_plan(process, *faults):
     return FaultPlan(parse_faults(faults, num_nodes=3), get_pid, told.append, epoch=5), told
 
 
-def get_state(process):
-    return psutil.Process(process.pid).status()
+def becomes(process, *, is_stopped):
+    """Wait for the state: the kernel takes a moment after the signal."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        if (psutil.Process(process.pid).status() == psutil.STATUS_STOPPED) == is_stopped:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def test_a_node_is_killed_in_its_phase_of_the_first_epoch_and_not_before(sleeper):
@@ -82,9 +91,9 @@ def test_a_paused_node_goes_on_when_the_phase_is_over(sleeper):
     plan, told = make_plan(sleeper, "pause:2@commit")
     plan.note_phase(5, Phase.COMMIT)
     plan.note_phase(5, Phase.COMMIT)
-    assert get_state(sleeper) == psutil.STATUS_STOPPED
+    assert becomes(sleeper, is_stopped=True)
     plan.note_phase(5, Phase.AUDIT)
-    assert get_state(sleeper) != psutil.STATUS_STOPPED
+    assert becomes(sleeper, is_stopped=False)
     assert [line.rsplit(maxsplit=2)[1:] for line in told] == [["is", "paused"], ["goes", "on"]]
     assert not plan.killed and plan.nodes == {2}
 
@@ -93,7 +102,7 @@ def test_a_paused_node_goes_on_when_the_network_is_stopped(sleeper):
     plan, _ = make_plan(sleeper, "pause:2@score")
     plan.note_phase(5, Phase.SCORE)
     plan.resume_all()
-    assert get_state(sleeper) != psutil.STATUS_STOPPED
+    assert becomes(sleeper, is_stopped=False)
 
 
 def test_a_node_that_is_gone_already_is_said(sleeper):
