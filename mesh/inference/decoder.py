@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mesh.inference.challenge_guard import ChallengeGuard
-from mesh.inference.host_copy import HostCopy
+from mesh.inference.device_reads import HostCopy
 from mesh.inference.refusals import Refused
 from mesh.inference.sampler import Best, PendingTokens, SampleRequest, score_rows
 from mesh.inference.steps import Job, StepInput, StepOutput

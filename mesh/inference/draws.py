@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mesh.inference.host_copy import HostCopy
+from mesh.inference.device_reads import HostCopy
 from mesh.inference.sampling import Sampling
 
 CANDIDATES = 256

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mesh.inference.device_reads import HostCopy
 from mesh.inference.draws import Draws
-from mesh.inference.host_copy import HostCopy
 from mesh.inference.sampling import Sampling, compute_draw
 from mesh.inference.shaping import LogitChange
 from mesh.inference.tokens import Alternative, Token

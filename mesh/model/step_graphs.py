@@ -188,7 +188,7 @@ def capture(step: DecodeStep, pool: Any | None) -> Callable[[], None]:
             step.run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # Another engine of this process may use the card meanwhile.
+    # A second engine in this process may launch work on the card during the capture.
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         step.run()
     return graph.replay

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import BrowserContext, Page, async_playwright, expect
+from playwright.async_api import BrowserContext, expect
 
 from mesh.api.errors import GenerationFailed
 from mesh.api.keys_file import create_key
+from tests.support.browser import WatchedPage, needs_chromium, open_browser
 from tests.support.gateways import open_client
 from tests.support.local_backend import ANSWER, MODEL, LocalBackend
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 SCREENSHOTS = os.environ.get("MESH_SCREENSHOTS")
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs Debian's chromium"),
+    needs_chromium,
     # One browser for all of these; every test has a page and a gateway of its own.
     pytest.mark.asyncio(loop_scope="module"),
 ]
@@ -40,33 +29,13 @@ pytestmark = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser(tmp_path_factory) -> AsyncIterator[BrowserContext]:
-    async with async_playwright() as playwright:
-        context = await playwright.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("profile")),
-            executable_path=CHROMIUM,
-            args=ARGUMENTS,
-            headless=True,
-            viewport=DESKTOP,
-        )
+    profile = tmp_path_factory.mktemp("profile")
+    async with open_browser(profile, viewport=DESKTOP) as context:
         yield context
-        await context.close()
 
 
-class Visit:
-    """One page, and everything that it complained about or fetched from elsewhere."""
-
-    def __init__(self, page: Page, url: str) -> None:
-        self.page = page
-        self.url = url
-        self.complaints: list[str] = []
-        self.requested: set[str] = set()
-        page.on("console", lambda message: self._note(message.type, message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self.requested.add(request.url))
-
-    def _note(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning"):
-            self.complaints.append(text)
+class Visit(WatchedPage):
+    """The chat page."""
 
     async def open(self) -> None:
         await self.page.goto(self.url)

@@ -1,4 +1,4 @@
-"""Decode steps of fixed shapes equal the other path, and touch nobody's page but their own."""
+"""Decode steps of fixed shapes equal the padded path, and write only to their own pages."""
 
 from __future__ import annotations
 

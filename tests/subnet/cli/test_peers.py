@@ -102,7 +102,7 @@ async def test_generate_and_plan_find_the_swarm_by_the_name_of_its_subnet(chain:
 
 
 async def test_a_registered_peer_of_another_network_is_passed_over(chain: str) -> None:
-    """Whoever registers an address could otherwise answer for the subnet."""
+    """A stranger may register any address; without the check it could answer for the subnet."""
     async with open_real_swarm([(0, 8)]) as (address, _):
         await add_bootnode(chain, address)
         code, out, err = await type_line("generate", "hi", "--subnet", "mesh", "--chain", chain)

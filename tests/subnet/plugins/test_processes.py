@@ -1,4 +1,4 @@
-"""A plug-in that raises, returns floats or takes for ever is caught, with a reason and in time."""
+"""Errors, floats and endless loops of a plug-in end with a named reason, within its time limit."""
 
 import time
 
