@@ -76,7 +76,7 @@ async def test_a_question_is_answered_streaming_with_its_route(browser):
         await expect(seen.answer).to_have_text(ANSWER)
         hops = seen.page.get_by_role("list", name="Route").get_by_role("listitem")
         await expect(hops).to_have_count(2)
-        await expect(hops.first).to_contain_text("blocks 0–2")
+        await expect(hops.first).to_contain_text("blocks 0:3")
         await expect(seen.page.locator(".route")).to_contain_text("tokens/s")
         await expect(seen.page.get_by_label("Message")).to_be_focused()
         await seen.photograph("desktop-answer")

@@ -272,3 +272,16 @@ def test_a_stamp_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / f"{PEER_ID_FILE}{RESTORED_SUFFIX}").mkdir(mode=0o700)
     with pytest.raises(BackupError, match=RESTORED_SUFFIX):
         read_restored_stamp(tmp_path / PEER_ID_FILE)
+
+
+def test_a_stamp_that_a_killed_restore_left_is_named_and_no_key_is_written(
+    file: Path, tmp_path: Path
+) -> None:
+    """The stamp comes first, so a restore that dies leaves no identity without one."""
+    target = tmp_path / "keys"
+    target.mkdir(mode=0o700)
+    stamp = target / f"{PEER_ID_FILE}{RESTORED_SUFFIX}"
+    stamp.write_text("ab" * 16)
+    with pytest.raises(KeyFileExists, match=RESTORED_SUFFIX):
+        restore_backup(open_backup(file, PASSWORD), target, PASSWORD, work_factor=FAST)
+    assert [*target.iterdir()] == [stamp]

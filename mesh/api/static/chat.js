@@ -152,7 +152,7 @@ function showRoute(turn, mesh) {
     const [start, end] = hop.blocks;
     const item = element("li");
     item.title = hop.peer_id;
-    const blocks = end - start === 1 ? `block ${start}` : `blocks ${start}–${end - 1}`;
+    const blocks = end - start === 1 ? `block ${start}` : `blocks ${start}:${end}`;
     item.append(element("b", "", blocks), " ", element("span", "peer", shorten(hop.peer_id)));
     if (hop.step_ms !== null) item.append(" ", element("span", "", `${hop.step_ms.toFixed(1)} ms`));
     hops.append(item);
