@@ -174,13 +174,15 @@ def is_reveal_time(schedule: Schedule, offset: int) -> bool:
 def _compute_making(
     view: EpochView, duty_type: type[_Making], is_owed: _Rule, can_sign: _Rule
 ) -> Duty | None:
-    kind = duty_type.kind
-    if not view.schedule.is_departure(kind, view.position.offset) or not is_owed(view):
+    kind, offset = duty_type.kind, view.position.offset
+    if not is_owed(view):
         return None
     if view.has_to_publish(kind, view.epoch):
-        return Republish(kind, view.epoch)
+        may_leave = view.schedule.is_departure_again(kind, offset)
+        return Republish(kind, view.epoch) if may_leave else None
+    may_sign = view.schedule.is_departure(kind, offset) and can_sign(view)
     is_done = (kind, view.epoch) in view.own_records
-    return duty_type(view.epoch) if not is_done and can_sign(view) else None
+    return duty_type(view.epoch) if may_sign and not is_done else None
 
 
 def _is_challenger(view: EpochView) -> bool:

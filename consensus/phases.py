@@ -74,6 +74,15 @@ class Schedule:
         window = self.windows[kind]
         return window.leaves_from <= offset < window.leaves_until
 
+    def is_departure_again(self, kind: RecordKind, offset: int) -> bool:
+        """Whether a record that is signed already may be published again at this head.
+
+        That is as long as it can count somewhere: it tells nothing new, and the replicas that
+        held it may be gone.
+        """
+        window = self.windows[kind]
+        return window.leaves_from <= offset < max(window.leaves_until, window.counts_until)
+
     def is_on_time(self, kind: RecordKind, first_seen_offset: int) -> bool:
         """Whether a record of this kind that a node first sees at this head counts there."""
         return first_seen_offset < self.windows[kind].counts_until

@@ -143,6 +143,18 @@ def test_no_audit_commit_can_leave_before_the_draw_or_count_after_a_reveal(lengt
 
 
 @every_length(SAMPLED)
+def test_a_signed_commit_is_published_again_while_it_can_count(length):
+    """When every node dies in the last block for commits, the replicas' memory dies with them."""
+    schedule = SCHEDULES[length]
+    makers = {RecordKind.OUTPUT_COMMIT: Role.HOSTER, RecordKind.AUDIT_COMMIT: Role.VALIDATOR}
+    for kind, role in makers.items():
+        again = list_offsets(Republish, length, role=role, own_records=own(kind))
+        window = schedule.windows[kind]
+        assert again == list(range(window.leaves_from, window.counts_until))
+        assert schedule.is_on_time(kind, again[-1])
+
+
+@every_length(SAMPLED)
 def test_scores_are_committed_to_after_reveals_close_and_in_time_to_count(length):
     schedule = SCHEDULES[length]
     sightings = list_offsets(PublishSighting, length)
@@ -230,9 +242,9 @@ def test_what_is_done_is_not_owed_again(role):
 @pytest.mark.parametrize(
     ("kind", "role", "offsets"),
     [
-        (RecordKind.CHALLENGE, Role.HOSTER, range(2, 7)),
-        (RecordKind.OUTPUT_COMMIT, Role.HOSTER, range(3, 7)),
-        (RecordKind.AUDIT_COMMIT, Role.VALIDATOR, range(9, 11)),
+        (RecordKind.CHALLENGE, Role.HOSTER, range(2, 8)),
+        (RecordKind.OUTPUT_COMMIT, Role.HOSTER, range(3, 8)),
+        (RecordKind.AUDIT_COMMIT, Role.VALIDATOR, range(9, 12)),
         (RecordKind.SIGHTING, Role.HOSTER, range(15, 19)),
         (RecordKind.NAMED_LIST, Role.HOSTER, range(20)),
     ],
