@@ -8,11 +8,12 @@ be read while the node runs. It is for people: a row that cannot be kept costs n
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
-from consensus.types import SubnetId, SubnetNodeId
+from consensus.types import Epoch, SubnetId, SubnetNodeId
 from subnet.account.earnings import (
     MAX_EPOCHS,
     NOT_LISTED,
@@ -61,6 +62,26 @@ def read_book(data_dir: Path) -> tuple[EpochEarnings, ...]:
         hint = "remove it; the chain has it too"
         raise ConfigError(f"{path} cannot be read: {error}", hint) from error
     return tuple(rows[epoch] for epoch in sorted(rows, reverse=True))
+
+
+def select_older(
+    kept: Sequence[EpochEarnings],
+    rows: Sequence[EpochEarnings],
+    *,
+    count: int,
+    last: Epoch | None,
+) -> tuple[EpochEarnings, ...]:
+    """Return the kept rows that go on where the chain's ``rows`` end, ``count`` with those.
+
+    Both are ordered from the newest down. ``last`` is the newest epoch that is asked for.
+    """
+    oldest = rows[-1].epoch if rows else None
+    older = [
+        row
+        for row in kept
+        if (oldest is None or row.epoch < oldest) and (last is None or row.epoch <= last)
+    ]
+    return tuple(older[: max(0, count - len(rows))])
 
 
 class EarningsBook:

@@ -121,7 +121,7 @@ def _ask(url: str, wanted: _Wanted, *, count: int, epoch: int | None) -> Found:
 
     from consensus.types import Epoch
     from subnet.account.earnings import compute_absence, fetch_earnings
-    from subnet.account.earnings_book import read_book
+    from subnet.account.earnings_book import read_book, select_older
     from subnet.account.standing import fetch_standing
     from subnet.chain.substrate import SubstrateChain
     from subnet.cli.chain.options import require_subnet
@@ -137,9 +137,8 @@ def _ask(url: str, wanted: _Wanted, *, count: int, epoch: int | None) -> Found:
                 found = await fetch_earnings(chain, subnet_id, node_id, count=count, last=last)
                 if standing is None and not any(row.stake or row.gain for row in found.rows):
                     await fetch_standing(chain, subnet_id, node_id)
-        oldest = found.rows[-1].epoch if found.rows else 0
         kept = () if wanted.folder is None else read_book(wanted.folder.path)
-        older = [row for row in kept if row.epoch < oldest][: count - len(found.rows)]
+        older = select_older(kept, found.rows, count=count, last=last)
         return Found(
             subnet_id,
             node_id,

@@ -207,7 +207,8 @@ def _tell_checked(path: Path, evidence: EpochEvidence, answer: ChainAnswer | Non
 
 
 def _share(path: Path, evidence: EpochEvidence, again: Recomputed, about: SubnetNodeId) -> None:
-    from subnet.private_file import replace_private_file
+    from keys.errors import KeyFileExists
+    from keys.secret_file import create_secret_file
     from subnet.receipts.checking import check_whole
     from subnet.receipts.encoding import encode_evidence
     from subnet.receipts.explain import compare
@@ -215,7 +216,9 @@ def _share(path: Path, evidence: EpochEvidence, again: Recomputed, about: Subnet
     check_whole(again, compare(evidence, again)[0])
     raw = encode_evidence(evidence.share(about))
     try:
-        replace_private_file(path, raw, is_durable=True)
+        create_secret_file(path, raw)
+    except KeyFileExists as error:
+        raise UsageError(f"{path} exists already", "give --share a new file") from error
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be written: {error.strerror}", "give --share a file in another folder"

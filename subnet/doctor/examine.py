@@ -111,7 +111,9 @@ def guess_facts(request: Request) -> NodeFacts:
         host_maddrs=() if request.port is None else (f"/ip4/0.0.0.0/tcp/{request.port}",),
     )
     facts = replace(facts, peer_id=_read_peer_id(facts.identity_path))
-    if status is not None:
+    # A node of another identity ran here last: what it said tells nothing of this one.
+    is_other = request.identity_path is not None and facts.peer_id is not None
+    if status is not None and not (is_other and status.peer_id != str(facts.peer_id)):
         facts = replace(
             facts,
             peer_id=PeerId.from_base58(status.peer_id),

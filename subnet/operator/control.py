@@ -128,6 +128,12 @@ class ControlServer:
             return {"result": await method(request)}
         except ControlRefused as refused:
             return {"refusal": str(refused)}
+        except _CONNECTION_LOST:
+            raise
+        except Exception:
+            # A question must not end the node that is asked.
+            logger.exception("a command's request failed: %s", request.get("method"))
+            return {"refusal": "the request failed in the node, whose log says how"}
 
 
 async def _wait_until_readable(listener: socket.socket) -> None:

@@ -10,7 +10,13 @@ import structlog
 
 from consensus.types import BlockNumber, Epoch, NodeClass, SubnetId, SubnetNodeId
 from subnet.account.earnings import EpochEarnings, StakeChange, compute_absence
-from subnet.account.earnings_book import BOOK_FILE, EarningsBook, read_book, warn_of_losses
+from subnet.account.earnings_book import (
+    BOOK_FILE,
+    EarningsBook,
+    read_book,
+    select_older,
+    warn_of_losses,
+)
 from subnet.account.registration import TENSOR, ActivationRules, RegisteredNode
 from subnet.account.rewards import ABSENT, ReputationStep
 from subnet.account.standing import Standing, check_eligibility, describe_next_class
@@ -152,6 +158,16 @@ def test_each_loss_is_one_warning_with_its_cause() -> None:
         "the chain has removed this node",
     ]
     assert logs[4]["reason"] == ABSENT and logs[1]["reason"] == "it is not in the proposal"
+
+
+def test_kept_rows_go_on_where_the_chain_has_forgotten() -> None:
+    kept = tuple(make_row(epoch) for epoch in (9, 8, 7, 6))
+    none: tuple[EpochEarnings, ...] = ()
+    assert select_older(kept, kept[:2], count=3, last=None) == kept[2:3]
+    assert select_older(kept, kept[:2], count=2, last=None) == none
+    # An endpoint that keeps no states any more gives no row at all.
+    assert select_older(kept, none, count=3, last=None) == kept[:3]
+    assert select_older(kept, none, count=3, last=Epoch(7)) == kept[2:]
 
 
 def test_a_kept_book_that_is_damaged_is_refused_by_name_and_begun_anew(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from subnet.doctor.finding import Finding, Verdict, encode_finding, passed
 from subnet.doctor.service import CHECK, DESCRIBE
 from subnet.doctor.subject import NodeFacts, parse_facts
 from subnet.operator.control import CONTROL_SOCKET, ControlServer, Method, find_running
+from subnet.operator.status import NodeStatus, write_status
 
 NOWHERE = "ws://127.0.0.1:1"
 WAIT_S = 60.0
@@ -127,6 +128,36 @@ def test_everything_that_is_not_passed_has_a_fix_or_says_why(tmp_path: Path) -> 
         assert row["detail"]
         assert bool(row["fix"]) or row["verdict"] in ("PASS", "SKIP")
         assert row["seconds"] >= 0
+
+
+def test_the_status_of_another_node_says_nothing_of_the_identity_that_is_named(
+    tmp_path: Path,
+) -> None:
+    ran_last = create_identity_file(tmp_path / "old.key")
+    named = create_identity_file(tmp_path / "new.key")
+    (tmp_path / "7-1").mkdir()
+    status = NodeStatus(
+        peer_id=str(ran_last),
+        subnet_id=7,
+        subnet_node_id=1,
+        role="hoster",
+        blocks=None,
+        written_at=0.0,
+        head=None,
+        head_moved_at=None,
+        block_time_s=6.0,
+        epoch=None,
+        phase=None,
+        taking_part="active",
+        addresses=(),
+    )
+    write_status(tmp_path / "7-1", status)
+    request = examination.Request(data_dir=tmp_path, identity_path=tmp_path / "new.key")
+    assert examination.guess_facts(request).peer_id == named
+    assert examination.guess_facts(request).node_id is None
+    same = examination.Request(data_dir=tmp_path, identity_path=tmp_path / "old.key")
+    assert examination.guess_facts(same).node_id == 1
+    assert examination.guess_facts(examination.Request(data_dir=tmp_path)).peer_id == ran_last
 
 
 @pytest.mark.usefixtures("quick_p2pd")

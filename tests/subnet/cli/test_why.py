@@ -145,6 +145,15 @@ def test_a_file_is_never_replaced(home: Path, tmp_path: Path) -> None:
     assert file.read_text() == "mine"
 
 
+def test_sharing_touches_no_other_file(home: Path, tmp_path: Path) -> None:
+    other = tmp_path / "receipt.new"
+    other.write_text("mine")
+    file = tmp_path / "receipt"
+    code, _, _ = run("--share", str(file), "--data-dir", str(home))
+    assert code == 0 and file.stat().st_mode & 0o777 == 0o600
+    assert other.read_text() == "mine"
+
+
 def test_an_edited_file_is_told_what_does_not_hold(evidence: EpochEvidence, tmp_path: Path) -> None:
     file = tmp_path / "edited"
     records = [

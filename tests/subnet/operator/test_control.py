@@ -43,7 +43,11 @@ async def boast(request: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"text": "x" * MAX_ANSWER_SIZE}
 
 
-METHODS = {"echo": echo, "refuse": refuse, "boast": boast}
+async def stumble(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    raise KeyError("a defect of the method")
+
+
+METHODS = {"echo": echo, "refuse": refuse, "boast": boast, "stumble": stumble}
 
 
 @asynccontextmanager
@@ -154,6 +158,13 @@ async def test_a_method_s_refusal_reaches_the_caller(folder: Path) -> None:
     async with serving(folder):
         with pytest.raises(ControlRefused, match="not now"):
             await ask(folder, "refuse")
+
+
+async def test_a_method_with_a_defect_is_refused_and_does_not_end_the_node(folder: Path) -> None:
+    async with serving(folder):
+        with pytest.raises(ControlRefused, match="failed in the node"):
+            await ask(folder, "stumble")
+        assert await ask(folder, "echo", text="hello") == {"heard": "hello"}
 
 
 async def test_an_answer_that_is_too_large_is_not_sent(folder: Path) -> None:
