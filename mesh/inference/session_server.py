@@ -92,6 +92,7 @@ class SessionServer:
     ) -> None:
         self._host = host
         self._engine = engine
+        self._measures = engine.measures
         self._timeouts = timeouts or SessionTimeouts()
         self._accounts = accounts or Accounts()
         self._connect = connect
@@ -109,6 +110,19 @@ class SessionServer:
         """Refuse new sessions from now on; the open ones go on."""
         self._is_draining = True
 
+    def close(self) -> None:
+        """Refuse sessions from now on, and let go of the engine: its weights leave the memory.
+
+        Sessions that are open must have ended.
+        """
+        self._is_draining = True
+        open_s = self._timeouts.open_s
+        self._host.serve_stream(SESSION_METHOD, partial(_turn_away, GENERATION, open_s))
+        self._host.serve_stream(SHAPED_METHOD, partial(_turn_away, SHAPED, open_s))
+        self._host.serve_stream(DRIVE_METHOD, partial(_turn_away, DRIVEN, open_s))
+        self._host.serve_stream(LOOP_METHOD, _turn_loop_away)
+        del self._engine
+
     async def _handle(self, kind: SessionKind[R], stream: Stream) -> None:
         """Serve one session until it ends; a refusal leaves as an ERROR frame."""
         own_hop = 0
@@ -124,14 +138,14 @@ class SessionServer:
             own_hop = request.hop_index
             await self._serve(kind, request, stream)
         except Refused as refused:
-            self._engine.measures.note_failure(refused.reason)
+            self._measures.note_failure(refused.reason)
             await _send_refusal(stream, refused, own_hop)
 
     def _check(self, request: RouteRequest, caller: PeerId) -> None:
         """Raise Refused unless the request's route makes sense at this hoster."""
-        num_layers = self._engine.config.num_layers
         if self._is_draining:
             raise Refused(RefusalReason.DRAINING, hop_index=request.hop_index)
+        num_layers = self._engine.config.num_layers
         if request.hop.peer_id != self._host.peer_id:
             raise Refused(RefusalReason.MALFORMED, "this hop of the route is another peer")
         if not request.is_first and request.route[request.hop_index - 1].peer_id != caller:
@@ -148,7 +162,7 @@ class SessionServer:
             promised=request.promised,
             prefix=make_prefix(request, upstream.peer_id),
         ) as session:
-            self._engine.measures.sessions_opened += 1
+            self._measures.sessions_opened += 1
             role = kind.role(self._engine, session, request, upstream, self._timeouts)
             await role.run(
                 Links(
@@ -239,6 +253,20 @@ def _prepare_next(request: R, caller: PeerId, session: EngineSession) -> R:
         salt = mix_salt(following.salt, caller)
         return replace(following, salt=salt, reused=session.reused)
     return following
+
+
+async def _turn_away(kind: SessionKind[R], open_s: float, stream: Stream) -> None:
+    """Refuse a session where no layers are served at the moment."""
+    try:
+        async with asyncio.timeout(open_s):
+            request = kind.decode(await stream.receive())
+    except (TimeoutError, Refused):
+        return
+    await _send_refusal(stream, Refused(RefusalReason.DRAINING), request.hop_index)
+
+
+async def _turn_loop_away(stream: Stream) -> None:
+    await _send_refusal(stream, Refused(RefusalReason.UNKNOWN_SESSION), 0)
 
 
 async def _send_refusal(stream: Stream, refused: Refused, own_hop: int) -> None:

@@ -262,6 +262,10 @@ class LayerServer:
                 on_online()
                 target = await self._wait_for_move(engine, layers)
                 self._engine = None
+                if self._sessions is not None:
+                    # It holds the engine, and a device may have no room for two ranges.
+                    self._sessions.close()
+                    self._sessions = None
                 computing.cancel()
         logger.info("moving", blocks=str(layers), target=str(target))
         return target

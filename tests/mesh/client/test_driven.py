@@ -196,6 +196,9 @@ async def test_garbage_wrong_routes_and_wrong_callers_are_refused(swarm):
         assert (await refusal_of(swarm, first, encode_drive(huge))).reason == "context_overflow"
     first.server.drain()
     assert (await refusal_of(swarm, first, encode_drive(request))).reason == "draining"
+    first.server.close()
+    refusal = await refusal_of(swarm, first, encode_drive(request))
+    assert (refusal.reason, refusal.hop_index) == ("draining", 0)
 
 
 def driven_step(position, rows, data, *, wanted):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -250,6 +252,26 @@ async def test_a_spare_hoster_moves_to_the_gap_in_propose(tmp_path):
         assert ServerState.JOINING in states
         inference = rig.server.get_inference()
         assert inference is not None and inference.layers == LayerRange(4, 8)
+
+
+async def test_a_node_that_moves_holds_one_copy_of_weights(tmp_path, monkeypatch):
+    """A device that just holds one range has no room for the next beside it."""
+    loaded, alive = [], []
+    load = serving.load_shard
+
+    def load_and_count(*args, **options):
+        gc.collect()
+        alive.append(sum(tensor() is not None for tensor in loaded))
+        shard = load(*args, **options)
+        loaded.append(weakref.ref(shard.layers[0].mlp_norm))
+        return shard
+
+    monkeypatch.setattr(serving, "load_shard", load_and_count)
+    async with open_spare(tmp_path) as rig:
+        rig.now_s += serving.MIN_STAY_S
+        rig.be_at(find_turn(rig, LayerRange(0, 4)), 3)
+        await rig.wait_until(lambda: len(rig.online) == 2)
+    assert alive == [0, 0]
 
 
 @pytest.mark.parametrize("offset", [SCHEDULE.commit_start, SCHEDULE.reveal_start, 99])
