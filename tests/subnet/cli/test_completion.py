@@ -69,6 +69,30 @@ def test_bash_offers_what_may_follow(
     assert sorted(complete_in_bash(line, programs)) == sorted(offered)
 
 
+ZSH = """
+words=({line}); CURRENT=$#words
+compdef() {{ }}
+_arguments() {{ print -r -- "$@" }}
+eval "$(_MESH_COMPLETE=source_zsh mesh)"
+_mesh_completion
+"""
+FISH = "_MESH_COMPLETE=source_fish mesh | source; complete -C '{line}'"
+
+
+@pytest.mark.parametrize(
+    "line", [["zsh", "-f", "-c", ZSH], ["fish", "--no-config", "-c", FISH]], ids=["zsh", "fish"]
+)
+def test_zsh_and_fish_offer_what_may_follow(line: list[str], programs: dict[str, str]) -> None:
+    if shutil.which(line[0]) is None:
+        pytest.skip(f"{line[0]} is not installed")
+    line = [*line[:-1], line[-1].format(line="mesh chain acco")]
+    done = subprocess.run(
+        line, env=programs, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "accounts" in done.stdout and "accept-subnet" not in done.stdout
+    assert not done.stderr
+
+
 def test_a_broken_configuration_file_does_not_disturb_completion(
     programs: dict[str, str], tmp_path: Path
 ) -> None:
