@@ -2,7 +2,7 @@
 
     python tools/make_dashboard.py [--check]
 
-The panels are listed below; tests/subnet/metrics/test_dashboard.py parses every query and compares
+The panels are listed below; tests/subnet/metrics/test_queries.py parses every query and compares
 its names with the table of metrics.
 """
 

@@ -1,8 +1,13 @@
 """Take a node out of its subnet and bring its stake home. Safe to re-run.
 
-The steps: remove the node, unbond its whole stake, wait until that can be claimed, claim it. Each
-looks at the chain first, so what is done is not done twice. Once all stake of a hotkey is
-unbonded the chain forgets the hotkey, which can then be registered anew.
+The steps: remove the node, wait for the pay of the running epoch, unbond the whole stake, wait
+until that can be claimed, claim it. Each looks at the chain first, so what is done is not done
+twice.
+
+Once all stake of a hotkey is unbonded the chain forgets the hotkey, which can then be registered
+anew. But it settles an epoch with the nodes that a proposal found, and adds the pay to their
+hotkeys' stake, also if they are removed by then: pay for a forgotten hotkey has no owner. So the
+stake is unbonded after the running epoch has been settled.
 """
 
 from __future__ import annotations
@@ -12,10 +17,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from consensus.types import SubnetId, SubnetNodeId
+from consensus.types import Epoch, SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from subnet.account.money import Unbonding, fetch_unbondings
-from subnet.account.registration import hex_account
+from subnet.account.registration import TENSOR, hex_account
+from subnet.chain.parsing import parse_bytes
 from subnet.chain.substrate import SubstrateChain, read_position
 
 if TYPE_CHECKING:
@@ -35,11 +41,17 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """What the chain still holds of the node. ``stake`` is in units of 10^-18 TENSOR."""
+    """What the chain still holds of the node. ``stake`` is in units of 10^-18 TENSOR.
+
+    ``owed_in`` is the running epoch if it may still pay the hotkey. ``is_owned`` says that the
+    coldkey owns the hotkey.
+    """
 
     node_id: SubnetNodeId | None
     is_elected: bool
     stake: int
+    owed_in: Epoch | None
+    is_owned: bool
 
 
 async def leave(
@@ -64,7 +76,9 @@ async def leave(
                     "Network", "remove_subnet_node", arguments, key=departure.coldkey
                 )
                 continue
-            elif standing.stake:
+            elif standing.owed_in is not None:
+                say(f"waiting for the end of epoch {standing.owed_in}: its pay goes to the stake")
+            elif standing.stake and standing.is_owned:
                 say("unbonding its stake")
                 staked = {
                     "subnet_id": subnet_id,
@@ -78,6 +92,11 @@ async def leave(
                 await chain.submit("Network", "claim_unbondings", {}, key=departure.coldkey)
                 continue
             elif not left:
+                if standing.stake:
+                    say(
+                        f"{standing.stake / TENSOR:g} TENSOR came to the hotkey after the chain "
+                        "had forgotten it: register a node with this hotkey to have them"
+                    )
                 return ()
             else:
                 say(f"the stake can be claimed in {left[-1].block - head.number} blocks")
@@ -95,10 +114,18 @@ async def _fetch_standing(chain: SubstrateChain, departure: Departure) -> _Stand
         node_id = session.read("Network.HotkeySubnetNodeId", subnet_id, hotkey, at=at)
         elected = session.read("Network.SubnetElectedValidator", subnet_id, position.epoch, at=at)
         stake = session.read("Network.AccountSubnetStake", hotkey, subnet_id, at=at) or 0
+        owner = session.read("Network.HotkeyOwner", hotkey, at=at)
+        proposed = session.read(
+            "Network.SubnetConsensusSubmission", subnet_id, position.epoch, at=at
+        )
+        snapshot = () if proposed is None else proposed["subnet_nodes"]
+        is_owed = any(parse_bytes(node["hotkey"]) == departure.hotkey for node in snapshot)
         return _Standing(
             node_id=SubnetNodeId(node_id) if node_id else None,
             is_elected=bool(node_id) and elected == node_id,
             stake=int(stake),
+            owed_in=position.epoch if is_owed else None,
+            is_owned=owner is not None and parse_bytes(owner) == departure.coldkey.account_id,
         )
 
     return await chain.query(work)

@@ -1,4 +1,4 @@
-"""README's way to a paid node, line by line, until a hoster's stake has grown.
+"""README's way to a paid node, line by line, until a hoster's stake has grown, and out again.
 
 The command lines are those of the section "Run a node". Only what a reader replaces is replaced:
 the parts in braces, the model by the one that comes along, ports that one machine cannot give
@@ -76,7 +76,7 @@ class Person:
         assert "{" not in line, f"nobody filled {line}"
         return line
 
-    def run(self, line: str) -> str:
+    def run(self, line: str, *, timeout_s: float = 120.0) -> str:
         """Run a line in a shell in this person's folder; return what it printed."""
         done = subprocess.run(
             ["bash", "-euc", self.fill(line)],
@@ -84,7 +84,7 @@ class Person:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout_s,
             check=False,
             stdin=subprocess.DEVNULL,
         )
@@ -225,5 +225,24 @@ def test_readme_s_way_to_a_paid_node_leads_there(subnet: Subnet) -> None:
         # In the first epoch the hosters may not have taken part yet.
         scored = json.loads(dry.stdout.splitlines()[-1])
         is_whole = int(scored["score"]) > 0 and scored["other_hosters"] and not scored["reason"]
-    assert is_whole, (scored, dry.stderr)
+        assert is_whole, (scored, dry.stderr)
+        # The hoster that earned leaves with its stake, what it earned included.
+        nodes[1].process.terminate()
+        nodes[1].wait(timeout_s=EPOCHS_S)
+        leave, coldkey = subnet.take("mesh chain leave"), second.values["COLDKEY_ADDRESS"]
+        before = read_balance(second, coldkey)
+        second.run(leave, timeout_s=EPOCHS_S)
+        assert read_balance(second, coldkey) - before > 100
+        assert second.values["SUBNET_NODE_ID"] not in list_node_ids(second)
     assert subnet.steps == []
+
+
+def read_balance(person: Person, account: str) -> float:
+    """Return an account's free TENSOR."""
+    shown = json.loads(person.run(f"mesh chain balance {account} --json"))
+    return int(shown["free"]) / 10**18
+
+
+def list_node_ids(person: Person) -> set[str]:
+    nodes = json.loads(person.run("mesh chain nodes --subnet my-subnet --json"))["nodes"]
+    return {str(node["subnet_node_id"]) for node in nodes}

@@ -262,6 +262,13 @@ SECOND_EDITION = (
         "a lazy validator copies the hosters' reveals",
     ),
     Mutation(
+        "a signed commit is kept back in the last block in which it counts",
+        "consensus/phases.py",
+        "max(window.leaves_until, window.counts_until)",
+        "window.leaves_until",
+        "a storm that ends every node a block earlier loses commits",
+    ),
+    Mutation(
         "late score commitments count",
         "consensus/phases.py",
         "(r + g,       end - g, r + 3 * g,",

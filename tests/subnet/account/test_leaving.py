@@ -1,0 +1,51 @@
+"""A node that leaves brings home what it staked, and what it earned until then."""
+
+from __future__ import annotations
+
+import asyncio
+
+from consensus.types import SCORE_ONE, Score
+from subnet.account.leaving import Departure, leave
+from subnet.account.registration import TENSOR, delegate_stake
+from subnet.chain.substrate import SubstrateChain
+from tests.subnet.account.test_rewards import agree, start_subnet, url
+from tests.support.chain_rigs import COLDKEYS, OWNER, WireRig
+
+__all__ = ["url"]
+WAIT_S = 300.0
+
+
+async def test_the_pay_of_the_running_epoch_is_awaited_before_the_stake_is_unbonded(
+    url: str,
+) -> None:
+    """The chain pays the nodes of the proposal's snapshot, also those that are removed by then.
+
+    It forgets a hotkey without stake: what comes to it after that has no owner.
+    """
+    async with SubstrateChain.open(url) as chain, WireRig.connect(url) as rig:
+        subnet_id, hotkeys = await start_subnet(rig, "leaving")
+        await rig.activate_subnet(subnet_id, OWNER)
+        await delegate_stake(chain, subnet_id=subnet_id, amount=50 * TENSOR, key=OWNER)
+        rows = [(node_id, Score(SCORE_ONE)) for node_id in sorted(hotkeys)]
+        epoch = await agree(rig, chain, subnet_id, hotkeys, rows)
+        elected = await chain.fetch_elected_validator(subnet_id, epoch)
+        place, node_id = next(
+            (place, node_id) for place, node_id in enumerate(sorted(hotkeys)) if node_id != elected
+        )
+        hotkey = hotkeys[node_id].account_id
+        staked = await rig.read_stake(subnet_id, hotkey)
+        said: list[str] = []
+        coldkey = COLDKEYS[place]
+        before = await chain.fetch_balance(coldkey.account_id)
+        departure = Departure(subnet_id, hotkey, coldkey)
+        async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
+            leaving = tasks.create_task(leave(chain, departure, say=said.append))
+            while not leaving.done():
+                await rig.advance(1)
+                await asyncio.sleep(0.02)
+        assert leaving.result() == ()
+        assert await rig.read_stake(subnet_id, hotkey) == 0
+        assert said.count("unbonding its stake") == 1
+        assert f"waiting for the end of epoch {epoch}: its pay goes to the stake" in said
+        # What it had and what the epoch paid it, without a rest of which the chain knows no owner.
+        assert await chain.fetch_balance(coldkey.account_id) - before > staked
