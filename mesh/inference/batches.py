@@ -9,6 +9,7 @@ import itertools
 import logging
 import time
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from mesh.inference.challenge_guard import ChallengeGuard
 from mesh.inference.decoder import Decoder, PendingStep
 from mesh.inference.refusals import RefusalReason, Refused
-from mesh.inference.sampler import sample_rows, score_rows
+from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
 from mesh.inference.steps import Job, StepInput, StepOutput
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Token
@@ -143,11 +144,12 @@ def run_batch(
         session = job.session
         segments.append(Segment(first_row, job.step.rows, session.pages, session.kept))
         first_row += job.step.rows
+    pieces = [piece for each in zip(batch, segments, strict=True) for piece in _split(*each)]
     x = _read_rows(runner, buffer, [job.step for job in batch])
     span = batch[0].session.span
     # Rows of token ids cannot be a challenge: they are the model's own embeddings.
     suspicion = guard.suspect(span.start, x) if batch[0].step.hidden is not None else None
-    hidden = runner.forward(x, segments, start=span.start, end=span.end)
+    hidden = runner.forward(x, pieces, start=span.start, end=span.end)
     sampled = _sample(runner, hidden, batch, segments)
     logits = _compute_wanted_logits(runner, hidden, batch, segments)
     is_last = span.end == runner.weights.config.num_layers
@@ -164,10 +166,11 @@ def run_batch(
     return [
         StepOutput(
             hidden=None if is_last else buffer.cut(segment.first_row, segment.rows),
-            sampled=sampled.get(place),
+            sampled=sampled[place][0] if job.step.sample is not None else None,
             scores=scores[place],
             elapsed_us=int((now - job.handed_over) * 1e6),
             logits=logits.get(place),
+            window=sampled[place] if job.step.window else (),
         )
         for place, (job, segment) in enumerate(zip(batch, segments, strict=True))
     ]
@@ -184,18 +187,39 @@ def _read_rows(runner: ShardRunner, buffer: HiddenBuffer, steps: Sequence[StepIn
     return runner.embed(token_ids)
 
 
+def _split(job: Job, segment: Segment) -> list[Segment]:
+    """Return the parts that attention computes: each row of a window is a decode row by itself.
+
+    The rows' keys and values are stored before any row attends, so each sees those before it.
+    """
+    if job.step.window is None or segment.rows == 1:
+        return [segment]
+    return [
+        Segment(segment.first_row + row, 1, segment.pages, segment.position + row)
+        for row in range(segment.rows)
+    ]
+
+
 def _sample(
     runner: ShardRunner, hidden: Tensor, batch: Sequence[Job], segments: Sequence[Segment]
-) -> dict[int, Token]:
-    """Return the tokens that were asked for, by their place in the batch."""
-    requests = {i: job.step.sample for i, job in enumerate(batch) if job.step.sample is not None}
+) -> dict[int, tuple[Token, ...]]:
+    """Return the tokens that were asked for, by their step's place in the batch."""
+    rows: list[int] = []
+    requests: list[SampleRequest] = []
+    counts: dict[int, int] = {}
+    for place, (job, segment) in enumerate(zip(batch, segments, strict=True)):
+        wanted, first = job.step.window or (), segment.first_row
+        if job.step.sample is not None:
+            wanted, first = (job.step.sample,), segment.first_row + segment.rows - 1
+        if wanted:
+            rows.extend(range(first, first + len(wanted)))
+            requests.extend(wanted)
+            counts[place] = len(wanted)
     if not requests:
         return {}
-    last_rows = [segments[i].first_row + segments[i].rows - 1 for i in requests]
-    chosen_rows = hidden if len(last_rows) == hidden.shape[0] else hidden[last_rows]
-    logits = runner.compute_logits(chosen_rows)
-    chosen = sample_rows(logits, list(requests.values()))
-    return dict(zip(requests, chosen, strict=True))
+    chosen_rows = hidden if len(rows) == hidden.shape[0] else hidden[rows]
+    chosen = iter(sample_rows(runner.compute_logits(chosen_rows), requests))
+    return {place: tuple(islice(chosen, count)) for place, count in counts.items()}
 
 
 def _compute_wanted_logits(

@@ -71,7 +71,8 @@ class Decoder:
         """Whether a batch is one row each of sessions through all layers of the shard."""
         weights, span = self._runner.weights, batch[0].session.span
         is_whole = (span.start, span.end) == (weights.start, weights.end)
-        return is_whole and all(job.step.rows == 1 for job in batch)
+        steps = [job.step for job in batch]
+        return is_whole and all(step.rows == 1 and step.window is None for step in steps)
 
     @torch.inference_mode()
     def start(self, batch: Sequence[Job]) -> PendingStep:

@@ -35,8 +35,9 @@ left to compute. A deterministic engine publishes and reuses whole chunks of pro
 what is left is cut as if nothing had been reused. Otherwise the pages of an answer are published
 too, when its session ends, where the text is known: the next turn of a chat begins with them.
 
-**A step** is a session's next rows: several rows of a prompt, or one row to decode. A session has
-at most one step waiting or running. The order of events is:
+**A step** is a session's next rows: several rows of a prompt, one row to decode, or a *window*: a
+token and a draft of what follows it, whose rows are decode rows too (mesh/inference/windows.py). A
+session has at most one step waiting or running. The order of events is:
 
 1. ``submit`` puts the step into the scheduler. If the thread is idle, it starts at once, in the
    same turn of the event loop. Before a batch starts, its sessions get the pages they lack.
@@ -415,7 +416,15 @@ class Engine:
         session = job.session
         account = session.account
         self._scheduler.add(
-            Work(session.serial, session.span, job.step.rows, account.priority, job, account.client)
+            Work(
+                session.serial,
+                session.span,
+                job.step.rows,
+                account.priority,
+                job,
+                account.client,
+                is_window=job.step.window is not None,
+            )
         )
 
     def _plan(self, job: Job) -> Job:
@@ -657,7 +666,8 @@ class Engine:
         """Count what was computed, also on the compute thread."""
         for job, output in zip(batch, ran, strict=True):
             if isinstance(output, StepOutput):
-                self.measures.note_step(job.step.rows, output.elapsed_us)
+                step = job.step
+                self.measures.note_step(step.rows, output.elapsed_us, is_decode=step.is_decode)
 
     def _follow(
         self, job: Job, output: StepOutput | Refused
@@ -721,7 +731,7 @@ def _open_book(limits: EngineLimits, *, max_context: int) -> PageBook:
 
 def _can_go_on(jobs: Sequence[Job]) -> bool:
     """Whether jobs may run as the next batch: there are pages, and prompts are not mixed."""
-    is_batch = len(jobs) == 1 or all(job.step.rows == 1 for job in jobs)
+    is_batch = len(jobs) == 1 or all(job.step.is_decode for job in jobs)
     return is_batch and all(job.session.has_room(job.step.rows) for job in jobs)
 
 

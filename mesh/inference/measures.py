@@ -45,12 +45,12 @@ class ServingMeasures:
         self.first_token = Histogram(SECONDS_OF_A_REQUEST)
         self.between_tokens = Histogram(SECONDS_OF_A_STEP)
 
-    def note_step(self, rows: int, elapsed_us: int) -> None:
+    def note_step(self, rows: int, elapsed_us: int, *, is_decode: bool) -> None:
         """Count a computed step; ``elapsed_us`` includes its wait for the compute thread."""
-        if rows > 1:
-            self.prompt_rows += rows
+        if is_decode:
+            self.decode_rows += rows
         else:
-            self.decode_rows += 1
+            self.prompt_rows += rows
         self.step.add(elapsed_us / 1e6)
 
     def note_prefix(self, tokens: int, reused: int) -> None:

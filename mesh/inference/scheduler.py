@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 from mesh.inference.refusals import RefusalReason, Refused
@@ -29,7 +30,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, slots=True)
 class Work(Generic[T]):
-    """One session's next rows: several of a prompt, or one to decode.
+    """One session's next rows: several of a prompt, or one to decode, or a few of a window.
 
     A higher ``priority`` goes first; within one priority, first come, first served, but prompts of
     different peers take turns. A session without a ``peer`` is one of its own.
@@ -41,6 +42,12 @@ class Work(Generic[T]):
     priority: int
     payload: T
     peer: Hashable | None = None
+    is_window: bool = False
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether the rows are decode rows."""
+        return self.rows == 1 or self.is_window
 
     @property
     def owner(self) -> Hashable:
@@ -68,7 +75,7 @@ class Scheduler(Generic[T, C]):
         """Queue a session's rows. Raises ValueError if it already has some waiting."""
         if any(other.session == work.session for other in (*self._prompts, *self._decodes)):
             raise ValueError("a session computes one step after the other")
-        queue = self._prompts if work.rows > 1 else self._decodes
+        queue = self._decodes if work.is_decode else self._prompts
         place = sum(other.priority >= work.priority for other in queue)
         queue.insert(place, work)
 
@@ -116,10 +123,16 @@ class Scheduler(Generic[T, C]):
         if not self._decodes:
             return ()
         span = self._decodes[0].span
-        batch = [work for work in self._decodes if work.span == span][: self.max_batch_rows]
+        batch = self._fit([work for work in self._decodes if work.span == span])
         chosen = {work.session for work in batch}
         self._decodes = [work for work in self._decodes if work.session not in chosen]
         return tuple(batch)
+
+    def _fit(self, works: Sequence[Work[T]]) -> list[Work[T]]:
+        """Return the first of ``works``, at least one, whose rows fit into a batch."""
+        ends = accumulate(work.rows for work in works)
+        count = sum(end <= self.max_batch_rows for end in ends)
+        return [*works[: max(1, count)]]
 
     def _take_prompts(self) -> tuple[Work[T], ...]:
         """Return the next prompt chunk, and those that fit into the same step."""

@@ -65,9 +65,11 @@ class EngineSession:
 
     def count(self, step: StepInput) -> None:
         """Add the rows of a computed step to the text."""
-        self.length += step.rows
+        before, self.length = self.length, self.length + step.rows
         self.kept = self.length
         self.token_ids.extend(step.token_ids or ())
+        # A window's rows are decode rows, each of them a step if they are computed again.
+        self.ends.extend(range(before + 1, self.length) if step.is_decode else ())
         self.ends.append(self.length)
 
     def rewind(self, length: int) -> None:
@@ -96,6 +98,8 @@ class StepInput:
     probability of each row's next token in the text, with ``score_top`` alternatives;
     ``logit_rows`` asks it for the logits of that many last rows. A step that ``follow`` names is
     computed without asking the event loop; it takes notes, since only the last output is returned.
+    ``window`` says that the rows are a token and a draft of what follows it, and are computed as
+    decode rows; it asks the last range for a token after each of its first rows.
     With ``goes_on`` that step will be the row of the chosen token, sampled alike without a penalty,
     unless the session ends; it may then be computed before ``follow`` is asked.
     """
@@ -109,14 +113,21 @@ class StepInput:
     logit_rows: int = 0
     follow: Follow | None = None
     goes_on: bool = False
+    window: Sequence[SampleRequest] | None = None
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether the rows are decode rows: one, or those of a window."""
+        return self.rows == 1 or self.window is not None
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """Hidden states of the rows (not from the last layer), or the token that was asked for.
 
-    ``logits`` is float32 [logit_rows, vocabulary] on the CPU. ``elapsed_us`` counts from the
-    moment the step was handed over, since waiting is part of a hop, until the output is there.
+    ``window`` has a window's tokens. ``logits`` is float32 [logit_rows, vocabulary] on the CPU.
+    ``elapsed_us`` counts from the moment the step was handed over, since waiting is
+    part of a hop, until the output is there.
     """
 
     hidden: HiddenRows | None
@@ -124,6 +135,7 @@ class StepOutput:
     scores: tuple[Token, ...]
     elapsed_us: int
     logits: Tensor | None = None
+    window: tuple[Token, ...] = ()
 
     def make_frame(self, position: int, times_us: tuple[int, ...] = ()) -> StepFrame:
         """Return the hidden states for the next range."""

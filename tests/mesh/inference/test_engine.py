@@ -38,9 +38,10 @@ class Task:
     head_rows: np.ndarray | None = None
 
 
-def loader(folder, start=0, end=6):
+def loader(folder, start=0, end=6, **options):
     config = load_config(folder)
-    return lambda: load_shard(resolve_model_folder(str(folder)), config, start=start, end=end)
+    located = resolve_model_folder(str(folder))
+    return lambda: load_shard(located, config, start=start, end=end, **options)
 
 
 class Serving:

@@ -103,3 +103,10 @@ def test_the_peers_whose_turn_is_known_are_bounded(monkeypatch):
         scheduler.add(work(session, rows=9, peer=str(session)))
         assert taken(scheduler) == [session]
     assert len(scheduler._turns) == 3
+
+
+def test_windows_are_batched_with_decode_rows_up_to_the_limit():
+    scheduler = Scheduler(max_batch_rows=8)
+    for session, rows in ((1, 4), (2, 1), (3, 4), (4, 16), (5, 1)):
+        scheduler.add(Work(session, ALL, rows, 0, session, is_window=True))
+    assert [taken(scheduler) for _ in range(4)] == [[1, 2], [3], [4], [5]]
