@@ -114,6 +114,10 @@ class FrameType(IntEnum):
     READY = 11
     SHAPED = 12
     """An OPEN frame with what changes logits (mesh/inference/shaped_wire.py)."""
+    WINDOWED = 32
+    WINDOW = 33
+    TOKENS = 34
+    """Of sessions whose ranges verify drafts (mesh/inference/window_wire.py)."""
 
 
 _FINISHES = tuple(Finish)
@@ -158,7 +162,8 @@ class OpenSession(RouteRequest):
     ``first_index`` is the index of the next token within the answer; ``max_new_tokens`` is how
     many may still come. 0 asks for the prompt's log probabilities instead. ``reused`` tokens of the
     prompt need not be sent to this range if it has them too; ``salt`` says whose prompt it is, in
-    ``SALT_SIZE`` bytes or none.
+    ``SALT_SIZE`` bytes or none. ``window`` is how many rows a window has at most, 0 for no windows;
+    only WINDOWED frames say it.
     """
 
     sampling: Sampling
@@ -167,6 +172,7 @@ class OpenSession(RouteRequest):
     first_index: int = 0
     reused: int = 0
     salt: bytes = b""
+    window: int = 0
 
     @property
     def capacity(self) -> int:
@@ -193,11 +199,15 @@ class HiddenRows(NamedTuple):
 
 
 class StepFrame(NamedTuple):
-    """Hidden states from ``position`` on. ``times_us`` has what each range before took for them."""
+    """Hidden states from ``position`` on. ``times_us`` has what each range before took for them.
+
+    ``draft`` is what all rows but the first are of, in a WINDOW frame.
+    """
 
     position: int
     hidden: HiddenRows
     times_us: tuple[int, ...] = ()
+    draft: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ from mesh.client import http
 from mesh.client.event_stream import EventReader, EventTooLong
 from mesh.client.gguf_tokenizer import load_gguf_tokenizer
 from mesh.errors import MeshError, ModelError, PeerRefusal, RecordRefused
-from mesh.inference import shaped_wire, wire
+from mesh.inference import shaped_wire, window_wire, wire
 from mesh.inference.refusals import Refused
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Trace
@@ -385,6 +385,22 @@ def _open_shaped(raw: bytes) -> Any:
     request = shaped_wire.decode_shaped(raw)
     request.sampling.check()
     return request
+
+
+def _open_windowed(raw: bytes) -> Any:
+    """Decode a request for a session with windows as a hoster does."""
+    request = window_wire.decode_windowed(raw)
+    request.sampling.check()
+    return request
+
+
+def _decode_window(raw: bytes) -> tuple[Any, ...]:
+    step = window_wire.decode_window(raw, hidden_size=HIDDEN_SIZE, most=8)
+    return (*_list_step(step), step.draft)
+
+
+def _encode_window(fields: tuple[Any, ...]) -> bytes:
+    return window_wire.encode_window(_make_step(fields[:-1])._replace(draft=fields[-1]))
 
 
 def _open_heartbeat(raw: bytes) -> Any:
@@ -721,6 +737,32 @@ _WIRE = (
         (MeshError,),
         lambda: [shaped_wire.encode_shaped(seeds.SHAPED_SESSION)],
         encode=shaped_wire.encode_shaped,
+    ),
+    Target(
+        "wire_windowed",
+        _open_windowed,
+        (MeshError,),
+        lambda: [
+            window_wire.encode_windowed(replace(request, window=8))
+            for request in (seeds.OPEN_SESSION, seeds.SHAPED_SESSION)
+        ],
+        encode=window_wire.encode_windowed,
+        is_canonical=False,
+    ),
+    Target(
+        "wire_window",
+        _decode_window,
+        (Refused,),
+        lambda: [window_wire.encode_window(_STEP._replace(draft=(4, 5)))],
+        encode=_encode_window,
+    ),
+    Target(
+        "wire_tokens",
+        window_wire.decode_tokens,
+        (Refused,),
+        lambda: [window_wire.encode_tokens((seeds.TOKEN, seeds.TOKEN))],
+        encode=window_wire.encode_tokens,
+        is_canonical=False,
     ),
     Target(
         "wire_step",
