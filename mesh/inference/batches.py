@@ -21,6 +21,7 @@ from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
 from mesh.inference.steps import Job, StepInput, StepOutput
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Token
+from mesh.inference.wire import compute_max_step_rows
 from mesh.model.attention import Segment
 from mesh.model.llama import ShardRunner
 from mesh.model.step_graphs import StepGraphs
@@ -38,16 +39,23 @@ class BatchRunner:
         graphs: StepGraphs | None = None,
         *,
         deterministic: bool = False,
+        hop_dtype: torch.dtype | None = None,
     ) -> None:
+        """``hop_dtype`` is the type of hidden states that leave; None: the compute type."""
         weights = runner.weights
         self.runner = runner
         self._guard = guard
-        self._buffer = HiddenBuffer(weights.config.hidden_size, weights.dtype)
+        self._buffer = HiddenBuffer(weights.config.hidden_size, weights.dtype, sent=hop_dtype)
         self._decoder = None
         if graphs is not None:
             self._decoder = Decoder(runner, graphs, self._buffer, guard)
         # Padded attention and a GPU's products of several rows are not the same for any batch.
         self._one_by_one = deterministic and weights.device.type != "cpu"
+
+    @property
+    def max_step_rows(self) -> int:
+        """How many rows of hidden states fit into one frame to the next range."""
+        return compute_max_step_rows(self._buffer.sent_row_size)
 
     def start(self, batch: Sequence[Job]) -> PendingStep | None:
         """Start a batch without waiting for it; None where only :meth:`run` computes it."""

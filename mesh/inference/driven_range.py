@@ -25,7 +25,7 @@ from mesh.inference.wire import (
     decode_driven_step,
     decode_feed,
     decode_logits,
-    encode_driven_step,
+    encode_driven_steps,
     encode_logits,
 )
 from mesh.model.config import ModelConfig
@@ -110,7 +110,8 @@ class DrivenRange(RangeRole[DriveSession]):
         self.session.rewind(position)
         output = await self.engine.submit(self.session, step)
         if next_hop is not None:
-            await next_hop.send(encode_driven_step(output.make_frame(position), wanted))
+            for frame in encode_driven_steps(output.make_frame(position), wanted):
+                await next_hop.send(frame)
         elif output.logits is not None:
             await self._send_logits(position + step.rows - wanted, output.logits)
 

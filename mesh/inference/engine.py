@@ -117,7 +117,7 @@ from mesh.model.challenge import (
 from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.llama import ShardRunner
 from mesh.model.step_graphs import make_step_graphs
-from mesh.model.weights import ShardWeights
+from mesh.model.weights import DTYPES, ShardWeights
 
 T = TypeVar("T")
 WARM_UP_STEPS = 5
@@ -177,7 +177,7 @@ class Engine:
         *,
         deterministic: bool = False,
     ) -> None:
-        self.limits = limits
+        self.limits = limits = _fit_chunk(limits, batches.max_step_rows)
         self._deterministic = deterministic
         self.guard = guard
         self.grammars: GrammarCompiler | None = None
@@ -210,12 +210,14 @@ class Engine:
         guard: ChallengeGuard | None = None,
         measures: ServingMeasures | None = None,
         use_graphs: bool | None = None,
+        hop_dtype: str | None = None,
     ) -> AsyncIterator[Engine]:
         """Load weights on the compute thread; :meth:`serve` must run while anything is asked.
 
         ``threads`` are torch's; ``deterministic`` makes a row's bits independent of its batch;
         ``guard`` knows the challenges that are open; ``measures`` counts what is served;
-        ``use_graphs`` computes decode steps over fixed shapes, None: on a GPU. Raises ModelError.
+        ``use_graphs`` computes decode steps over fixed shapes, None: on a GPU. ``hop_dtype`` is the
+        type of hidden states that leave, None: the compute type. Raises ModelError.
         """
         limits, guard = limits or EngineLimits(), guard or ChallengeGuard()
         executor = ThreadPoolExecutor(
@@ -224,7 +226,12 @@ class Engine:
 
         def build() -> BatchRunner:
             return _open_runner(
-                load(), limits, guard, deterministic=deterministic, use_graphs=use_graphs
+                load(),
+                limits,
+                guard,
+                deterministic=deterministic,
+                use_graphs=use_graphs,
+                hop_dtype=hop_dtype,
             )
 
         try:
@@ -697,6 +704,7 @@ def _open_runner(
     *,
     deterministic: bool,
     use_graphs: bool | None,
+    hop_dtype: str | None,
 ) -> BatchRunner:
     """On the compute thread: make the cache, and capture the decode steps where they are wanted."""
     if weights.device.type == "cuda" and weights.device.index is not None:
@@ -714,7 +722,24 @@ def _open_runner(
         graphs = make_step_graphs(
             runner, max_rows=limits.max_batch_rows, deterministic=deterministic
         )
-    return BatchRunner(runner, guard, graphs, deterministic=deterministic)
+    return BatchRunner(
+        runner,
+        guard,
+        graphs,
+        deterministic=deterministic,
+        hop_dtype=None if hop_dtype is None else DTYPES[hop_dtype],
+    )
+
+
+def _fit_chunk(limits: EngineLimits, max_rows: int) -> EngineLimits:
+    """Return the limits with chunks of a prompt that fit into one frame to the next range.
+
+    A shorter chunk than asked is a multiple of a page, where it can be: a deterministic engine
+    reuses multiples of both.
+    """
+    if limits.prefill_chunk <= max_rows:
+        return limits
+    return replace(limits, prefill_chunk=max_rows // PAGE_TOKENS * PAGE_TOKENS or max_rows)
 
 
 def _check_room(session: EngineSession, step: StepInput) -> None:

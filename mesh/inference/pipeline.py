@@ -82,6 +82,7 @@ from mesh.inference.wire import (
     encode_scores,
     encode_step,
     encode_token,
+    split_step,
 )
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Stream
@@ -147,7 +148,9 @@ class GenerationRange(RangeRole[OpenSession]):
         while self.session.length < len(self.request.token_ids):
             # A prompt's rows are many bytes, so they wait for a slow link.
             step, output = await self._compute_next()
-            await next_hop.send(self.encode_output(step.position, output, step.times_us))
+            frame = output.make_frame(step.position, (*step.times_us, output.elapsed_us))
+            for part in split_step(frame):
+                await next_hop.send(encode_step(part))
 
         def plan(step: StepFrame) -> Plan:
             return None, self.depart_to(next_hop, step.position, step.times_us)

@@ -25,14 +25,26 @@ class HiddenBuffer:
 
     Making a tensor of bytes, or bytes of a tensor, takes several calls into torch for every
     session. Copying into memory that both share takes one call for the whole batch.
+
+    Rows are read as ``dtype`` and written as ``sent``, which is ``dtype`` if it is None.
     """
 
-    def __init__(self, hidden_size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, hidden_size: int, dtype: torch.dtype, *, sent: torch.dtype | None = None
+    ) -> None:
         self._hidden_size = hidden_size
         self._dtype_name = _NAMES[dtype]
         self._row_size = hidden_size * dtype.itemsize
         self._tensor = torch.empty(0, hidden_size, dtype=dtype)
         self._grow(MAX_STEP_ROWS)
+        self._narrow = None
+        if sent is not None and sent != dtype:
+            self._narrow = HiddenBuffer(hidden_size, sent)
+
+    @property
+    def sent_row_size(self) -> int:
+        """The bytes of one row that is written."""
+        return self._row_size if self._narrow is None else self._narrow.sent_row_size
 
     def read(self, pieces: Sequence[HiddenRows]) -> Tensor:
         """Return the rows of all pieces, [rows, hidden_size], until the next call of anything.
@@ -54,11 +66,15 @@ class HiddenBuffer:
 
     def write(self, hidden: Tensor) -> None:
         """Take the rows of a batch, [rows, hidden_size], from any device; waits for it."""
+        if self._narrow is not None:
+            return self._narrow.write(hidden)
         self._grow(hidden.shape[0])
         self._tensor[: hidden.shape[0]].copy_(hidden)
 
     def cut(self, first: int, rows: int) -> HiddenRows:
         """Return a copy of some of the rows that were written."""
+        if self._narrow is not None:
+            return self._narrow.cut(first, rows)
         start, end = first * self._row_size, (first + rows) * self._row_size
         return HiddenRows(rows, self._dtype_name, bytes(self._bytes[start:end]))
 

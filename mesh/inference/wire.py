@@ -27,9 +27,11 @@ frame with a byte too many is malformed. No torch here: clients use these frames
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, NamedTuple, Self
@@ -371,6 +373,30 @@ def encode_step(step: StepFrame) -> bytes:
     return b"".join((header, _pack_times(times), data))
 
 
+def compute_max_step_rows(row_size: int) -> int:
+    """Return how many rows of ``row_size`` bytes fit into a frame of either kind of session."""
+    headers = _DRIVEN_STEP.size + _STEP.size + _TIME_SIZE * MAX_HOPS
+    return max(1, min(MAX_STEP_ROWS, (MAX_FRAME_SIZE - headers) // row_size))
+
+
+def split_step(step: StepFrame) -> tuple[StepFrame, ...]:
+    """Return the step in as few parts as fit into frames, of about equal size."""
+    rows, dtype, data = step.hidden
+    row_size = len(data) // rows
+    parts = -(-rows // compute_max_step_rows(row_size))
+    if parts == 1:
+        return (step,)
+    ends = [rows * part // parts for part in range(parts + 1)]
+    return tuple(
+        StepFrame(
+            step.position + first,
+            HiddenRows(end - first, dtype, data[first * row_size : end * row_size]),
+            step.times_us,
+        )
+        for first, end in itertools.pairwise(ends)
+    )
+
+
 def decode_step(frame: bytes, *, hidden_size: int) -> StepFrame:
     """Parse hidden states without copying them.
 
@@ -506,6 +532,14 @@ def decode_feed(frame: bytes) -> FeedFrame:
 def encode_driven_step(step: StepFrame, wanted: int) -> bytes:
     """Encode hidden states and for how many of the last rows logits are wanted."""
     return _DRIVEN_STEP.pack(FrameType.DRIVEN_STEP, wanted) + encode_step(step)
+
+
+def encode_driven_steps(step: StepFrame, wanted: int) -> Iterator[bytes]:
+    """Yield the frames of a step that may be too long for one; the last rows are wanted."""
+    left = step.hidden.rows
+    for part in split_step(step):
+        left -= part.hidden.rows
+        yield encode_driven_step(part, min(part.hidden.rows, max(0, wanted - left)))
 
 
 def decode_driven_step(frame: bytes, *, hidden_size: int) -> tuple[StepFrame, int]:

@@ -96,6 +96,12 @@ def mesh_test(
     torch_dtype: Annotated[
         str, typer.Option(help="auto (as saved), float32, bfloat16 or float16.")
     ] = "auto",
+    hop_dtype: Annotated[
+        str,
+        typer.Option(
+            help="Hidden states sent on: auto (as computed), or for float32 bfloat16 or float16."
+        ),
+    ] = "auto",
     quant_type: Annotated[
         str,
         typer.Option(help="none, or int8 or int4 weights; paid where the manifest says the same."),
@@ -190,6 +196,7 @@ def mesh_test(
             "num_layers": num_layers,
             "device": device,
             "torch_dtype": torch_dtype,
+            "hop_dtype": hop_dtype,
             "quant_type": quant_type,
             "deterministic": deterministic,
             "unpaid": unpaid,

@@ -37,6 +37,7 @@ from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerState
 from subnet.epoch.interfaces import Inference
+from subnet.errors import ConfigError
 from subnet.hosting.layer_choice import LayerChoice, get_format
 from subnet.hosting.limits import choose_limits
 from subnet.hosting.manifest import describe_constants
@@ -88,6 +89,11 @@ async def open_engine(
     """
     config, model = local.config, local.model
     form = get_format(config, model)
+    if config.hop_dtype != "auto" and form.dtype != "float32":
+        raise ConfigError(
+            f"--hop-dtype is for a model of float32, and this one computes in {form.dtype}",
+            "leave --hop-dtype out",
+        )
     if not config.unpaid:
         logger.info("checking the weights", blocks=str(layers))
         await run_abandonable(lambda check: _check_weights(local, served, layers, check))
@@ -118,6 +124,7 @@ async def open_engine(
         deterministic=config.deterministic,
         guard=guard,
         measures=measures,
+        hop_dtype=None if config.hop_dtype == "auto" else config.hop_dtype,
     ) as engine:
         engine.grammars = make_grammar_compiler(local.folder.source, model)
         yield engine

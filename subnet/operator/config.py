@@ -15,6 +15,7 @@ from subnet.operator.monitor_options import MonitorOptions
 from subnet.operator.webhook import Webhook
 
 TorchDtype = Literal["auto", "float32", "bfloat16", "float16"]
+HopDtype = Literal["auto", "bfloat16", "float16"]
 QuantType = Literal["none", "int8", "int4"]
 MAX_PLUGIN_NAME = 256
 MAX_SUBNET_NAME = 256
@@ -54,6 +55,7 @@ class NodeConfig(BaseModel):
     num_layers: int | None = Field(default=None, ge=1, le=1024)
     device: str = "cpu"
     torch_dtype: TorchDtype = "auto"
+    hop_dtype: HopDtype = "auto"
     threads: int | None = Field(default=None, ge=1, le=256)
     quant_type: QuantType = "none"
     deterministic: bool = False

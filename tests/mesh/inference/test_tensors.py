@@ -68,3 +68,13 @@ def test_a_piece_whose_bytes_are_not_its_rows_shows_nobody_elses(dtype, rows):
     wrong = make_piece(make_rows(2, dtype), dtype)._replace(rows=rows)
     with pytest.raises((ValueError, RuntimeError)):
         buffer.read([wrong])
+
+
+@pytest.mark.parametrize("sent", ["bfloat16", "float16"])
+def test_a_float32_hoster_may_send_16_bits_and_still_reads_32(sent):
+    buffer = HiddenBuffer(HIDDEN, torch.float32, sent=DTYPES[sent])
+    rows = make_rows(5, "float32")
+    buffer.write(rows)
+    assert buffer.cut(1, 3) == make_piece(rows[1:4].to(DTYPES[sent]), sent)
+    assert buffer.sent_row_size == 2 * HIDDEN
+    assert torch.equal(buffer.read([make_piece(rows, "float32")]), rows)

@@ -15,6 +15,7 @@ from mesh.inference.refusals import Refused
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token
 from mesh.inference.wire import (
+    DTYPE_SIZES,
     MAX_HOPS,
     VERSION,
     ErrorFrame,
@@ -22,7 +23,9 @@ from mesh.inference.wire import (
     OpenSession,
     ScoresFrame,
     StepFrame,
+    compute_max_step_rows,
     decode_bind,
+    decode_driven_step,
     decode_error,
     decode_open,
     decode_ready,
@@ -30,14 +33,18 @@ from mesh.inference.wire import (
     decode_step,
     decode_token,
     encode_bind,
+    encode_driven_step,
+    encode_driven_steps,
     encode_error,
     encode_open,
     encode_ready,
     encode_scores,
     encode_step,
     encode_token,
+    split_step,
 )
 from mesh.model.config import LayerSpan
+from mesh.p2p.interface import MAX_FRAME_SIZE
 from mesh.routing.hop import Hop
 
 PEERS = [PeerKey(bytes([i]) * 32).peer_id for i in range(1, 4)]
@@ -227,3 +234,26 @@ def test_the_times_of_the_longest_route_arrive_and_none_is_too_long():
     assert token.times_us == (2**32 - 1, *range(MAX_HOPS))
     step = decode_step(encode_step(STEP._replace(times_us=times)), hidden_size=8)
     assert step.times_us == (2**32 - 1, *range(MAX_HOPS - 1))
+
+
+@pytest.mark.parametrize("hidden_size", [1024, 16_384, 65_536])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_of_any_width_is_split_into_frames_that_fit(hidden_size, dtype):
+    row_size = hidden_size * DTYPE_SIZES[dtype]
+    data = bytes(range(256)) * (200 * row_size // 256)
+    step = StepFrame(40, HiddenRows(200, dtype, data), tuple(range(MAX_HOPS)))
+    parts = [decode_step(encode_step(part), hidden_size=hidden_size) for part in split_step(step)]
+    assert all(len(encode_driven_step(part, 0)) <= MAX_FRAME_SIZE for part in parts)
+    assert [part.position for part in parts] == [
+        40 + sum(part.hidden.rows for part in parts[:i]) for i in range(len(parts))
+    ]
+    assert b"".join(part.hidden.data for part in parts) == data
+    rows = [part.hidden.rows for part in parts]
+    assert max(rows) - min(rows) <= 1 and max(rows) <= compute_max_step_rows(row_size)
+
+
+def test_the_last_rows_of_a_driven_step_are_wanted_also_when_it_is_split():
+    row_size = 16_384 * 4
+    step = StepFrame(0, HiddenRows(128, "float32", bytes(128 * row_size)), ())
+    frames = [decode_driven_step(f, hidden_size=16_384) for f in encode_driven_steps(step, 50)]
+    assert [(part.hidden.rows, wanted) for part, wanted in frames] == [(42, 0), (43, 7), (43, 43)]

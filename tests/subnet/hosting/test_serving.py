@@ -19,6 +19,7 @@ from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
 from mesh.errors import InexactArithmetic, ManifestMismatch
 from mesh.inference.accounts import OWN_ACCOUNT, Account
+from mesh.inference.steps import StepInput
 from mesh.model.capacity import compute_memory
 from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder
@@ -463,3 +464,33 @@ async def test_a_machine_with_inexact_arithmetic_goes_online_only_without_pay(
                 await rig.wait_until(lambda: rig.online)
         assert caught.value.subgroup(InexactArithmetic) is not None
         assert rig.online == []
+
+
+@pytest.mark.parametrize(
+    ("torch_dtype", "hop_dtype", "row_size"),
+    [("float32", "auto", 4), ("float32", "bfloat16", 2), ("bfloat16", "auto", 2)],
+)
+async def test_hidden_states_leave_as_computed_unless_the_operator_narrows_float32(
+    tmp_path, torch_dtype, hop_dtype, row_size
+):
+    config = make_config(tmp_path, unpaid=True, torch_dtype=torch_dtype, hop_dtype=hop_dtype)
+    served = ServedModel(None, MAINNET, SCHEDULE)
+    layers = LayerRange(0, BLOCKS - 1)
+    async with serving.open_engine(LocalModel(config, FOLDER, MODEL), served, layers) as engine:
+        serve_task = asyncio.get_running_loop().create_task(engine.serve())
+        with engine.admit(
+            LayerSpan(layers.start, layers.end), capacity=1, account=OWN_ACCOUNT
+        ) as session:
+            output = await engine.submit(session, StepInput(1, token_ids=(1,)))
+        serve_task.cancel()
+    assert len(output.hidden.data) == row_size * MODEL.hidden_size
+
+
+async def test_a_model_of_16_bits_has_nothing_to_narrow(tmp_path):
+    config = make_config(tmp_path, unpaid=True, torch_dtype="bfloat16", hop_dtype="float16")
+    served = ServedModel(None, MAINNET, SCHEDULE)
+    with pytest.raises(ConfigError, match="--hop-dtype"):
+        async with serving.open_engine(
+            LocalModel(config, FOLDER, MODEL), served, LayerRange(0, BLOCKS)
+        ):
+            raise AssertionError("it may not serve")
