@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import base58
-from nacl.exceptions import BadSignatureError
+from nacl.bindings import crypto_scalarmult
+from nacl.exceptions import BadSignatureError, CryptoError
 from nacl.signing import SigningKey, VerifyKey
 
 from keys.errors import BadPeerId, BadSignature
@@ -76,6 +77,13 @@ class PeerId:
     def __str__(self) -> str:
         return self.to_base58()
 
+    def to_x25519(self) -> bytes:
+        """Return the key's X25519 form (RFC 7748). Raises BadPeerId for a point of small order."""
+        try:
+            return bytes(VerifyKey(self.public_key).to_curve25519_public_key())
+        except CryptoError as error:
+            raise BadPeerId("the key has no X25519 form") from error
+
     def check_signature(self, message: bytes, signature: bytes) -> None:
         """Raise BadSignature unless this peer signed ``message``.
 
@@ -107,6 +115,14 @@ class PeerKey:
     def sign(self, message: bytes) -> bytes:
         """Return the 64-byte Ed25519 signature of ``message``."""
         return self._signing_key.sign(message).signature
+
+    def agree(self, public: bytes) -> bytes:
+        """Return the X25519 secret that this key shares with ``public``. Raises BadPeerId."""
+        secret = bytes(self._signing_key.to_curve25519_private_key())
+        try:
+            return crypto_scalarmult(secret, public)
+        except CryptoError as error:
+            raise BadPeerId("the X25519 key is of small order") from error
 
     def derive_secret(self, purpose: bytes) -> bytes:
         """Return 32 secret bytes for ``purpose``: HMAC-SHA256(seed, purpose).

@@ -134,7 +134,8 @@ async def open_session(
     every hop. Raises HopFailed.
     """
     first = request.route[0].peer_id
-    stream = await blame_peer(first, host.open_stream(first, method, timeout_s=timeouts.open_s))
+    opening = host.open_stream(first, method, timeout_s=timeouts.open_s, early=True)
+    stream = await blame_peer(first, opening)
     try:
         await blame_peer(first, stream.send(frame))
     except BaseException:

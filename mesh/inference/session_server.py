@@ -201,7 +201,9 @@ class SessionServer:
             try:
                 if self._connect is not None:
                     await self._connect(peer)
-                stream = await self._host.open_stream(peer, method, timeout_s=self._timeouts.open_s)
+                stream = await self._host.open_stream(
+                    peer, method, timeout_s=self._timeouts.open_s, early=True
+                )
                 stack.push_async_callback(stream.abort)
                 await stream.send(frame)
             except PeerError as error:

@@ -28,6 +28,8 @@ class Channel(Protocol):
 
     peer_id: PeerId
     """The peer at the other end, as the transport authenticated it."""
+    takes_early: bool
+    """Whether the peer knows early streams."""
 
     def take(self, size: int) -> bytes | None:
         """Return that many bytes once they have arrived, None before. Raises ChannelClosed."""
@@ -110,6 +112,9 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
     def __init__(self, peer_id: PeerId, writer: asyncio.StreamWriter, traffic: ByteCounter) -> None:
         super().__init__()
         self.peer_id = peer_id
+        self.takes_early = False
+        self.protocol = ""
+        """Which libp2p protocol a stream that we opened speaks."""
         self._traffic = traffic
         # Kept, since its finaliser would close the connection.
         self._writer = writer

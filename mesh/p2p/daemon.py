@@ -127,12 +127,15 @@ class Daemon:
         writer.close()
 
     async def open_channel(
-        self, peer: PeerId, protocol: str, *, traffic: ByteCounter | None = None
+        self, peer: PeerId, *protocols: str, traffic: ByteCounter | None = None
     ) -> SocketChannel:
-        """Open a stream to a peer. Raises PeerUnreachable or DaemonFailed."""
+        """Open a stream of the first of ``protocols`` that the peer knows; the channel says which.
+
+        Raises PeerUnreachable or DaemonFailed.
+        """
         request = p2pd_pb2.Request(
             type=p2pd_pb2.Request.STREAM_OPEN,
-            streamOpen=p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=[protocol]),
+            streamOpen=p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=protocols),
         )
         response, (reader, writer) = await self._request(request)
         if response.type == p2pd_pb2.Response.ERROR:
@@ -141,7 +144,9 @@ class Daemon:
         if bytes(response.streamInfo.peer) != peer.to_bytes():
             writer.close()
             raise PeerUnreachable(peer, "the daemon reached another peer")
-        return await SocketChannel.adopt(peer, reader, writer, traffic=traffic)
+        channel = await SocketChannel.adopt(peer, reader, writer, traffic=traffic)
+        channel.protocol = str(response.streamInfo.proto)
+        return channel
 
     async def _request(
         self, request: p2pd_pb2.Request

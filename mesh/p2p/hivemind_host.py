@@ -40,6 +40,8 @@ from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
 from mesh.p2p.traffic import Traffic
 
 RPC_PROTOCOL = "/mesh/rpc/1"
+EARLY_PROTOCOL = "/mesh/rpc/2"
+"""The same with early streams, for peers that know them."""
 NAMESPACE_SIZE = 8
 RETRY_S = 0.5
 PROBE_TIMEOUT_S = 10.0
@@ -201,12 +203,15 @@ class HivemindHost:
     async def call(self, peer: PeerId, method: str, payload: bytes, *, timeout_s: float) -> bytes:
         return await self._client.call(peer, method, payload, timeout_s=timeout_s)
 
-    async def open_stream(self, peer: PeerId, method: str, *, timeout_s: float) -> SignedStream:
-        return await self._client.open_stream(peer, method, timeout_s=timeout_s)
+    async def open_stream(
+        self, peer: PeerId, method: str, *, timeout_s: float, early: bool = False
+    ) -> SignedStream:
+        return await self._client.open_stream(peer, method, timeout_s=timeout_s, early=early)
 
     async def _start(self) -> None:
         config = self._config
-        await self._p2p.add_binary_stream_handler(RPC_PROTOCOL, self._on_channel)
+        for protocol in (EARLY_PROTOCOL, RPC_PROTOCOL):
+            await self._p2p.add_binary_stream_handler(protocol, self._on_channel)
         self._waiting_for = "no initial peer answers"
         # The caller's timeout ends the tries; the nodes of a network may start together.
         await _retry(self._dial_initial_peers)
@@ -252,7 +257,10 @@ class HivemindHost:
             client_end, server_end = open_pipe(peer, peer)
             self._tasks.start(self._server.handle(server_end))
             return client_end
-        channel = await self._daemon.open_channel(peer, RPC_PROTOCOL, traffic=self.traffic.calls)
+        channel = await self._daemon.open_channel(
+            peer, EARLY_PROTOCOL, RPC_PROTOCOL, traffic=self.traffic.calls
+        )
+        channel.takes_early = channel.protocol == EARLY_PROTOCOL
         self._channels.add(channel)
         return channel
 

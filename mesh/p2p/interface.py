@@ -197,6 +197,12 @@ class Host(Protocol):
         """
         ...
 
-    async def open_stream(self, peer: PeerId, method: str, *, timeout_s: float) -> Stream:
-        """Open a stream and finish the mutual handshake. Raises as ``call`` does."""
+    async def open_stream(
+        self, peer: PeerId, method: str, *, timeout_s: float, early: bool = False
+    ) -> Stream:
+        """Open a stream and finish the mutual handshake. Raises as ``call`` does.
+
+        With ``early`` frames may be sent before the peer has answered: that saves a round trip.
+        What the answer would have raised is raised by the first ``receive`` or a later ``send``.
+        """
         ...

@@ -107,6 +107,7 @@ class PipeChannel(Channel):
 
     def __init__(self, peer_id: PeerId, *, incoming: _Pipe, outgoing: _Pipe) -> None:
         self.peer_id = peer_id
+        self.takes_early = True
         self.traffic: ByteCounter | None = None
         self._incoming = incoming
         self._outgoing = outgoing

@@ -29,6 +29,11 @@ frame would cost more than the hop. The last frame of a direction is a signature
       +--their last frame--> they finished ------finish()-------------+
       +--anything wrong, abort(), idle too long--> broken
 
+**An early stream** saves the round trip of the handshake. The client sends frames right behind the
+opening, under a key that it and the server's identity share; a copied opening is refused, with the
+frames behind it. The first ``receive`` reads the answer, and raises what ``open_stream`` would have
+raised. A server that refuses reads on for a while, so that the refusal arrives.
+
 **Reading.** ``receive_now`` takes a frame if it has arrived whole, ``receive`` waits for one, and
 ``watch`` calls back in the turn of the event loop in which bytes arrive. Reading belongs to the
 event loop. A header is judged before anything is allocated for its payload. A cancelled ``receive``
@@ -63,6 +68,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from keys.errors import BadPeerId
 from keys.peer import PeerId, PeerKey
 from mesh.errors import (
     PeerError,
@@ -84,6 +90,7 @@ from mesh.p2p.rpc_wire import (
     NONCE_SIZE,
     OPENING_SIZE,
     AnswerStatus,
+    DirectionKey,
     EphemeralKey,
     FrameOpener,
     FrameSealer,
@@ -92,12 +99,12 @@ from mesh.p2p.rpc_wire import (
     OpeningKind,
     RandomBytes,
     RpcAnswer,
-    StreamKeys,
     check_payload,
     compute_request_hash,
     decode_answer,
     decode_opening,
     decode_refusal,
+    derive_early_key,
     derive_stream_keys,
     encode_refusal,
     hash_payload,
@@ -110,6 +117,8 @@ MAX_LINGER_FRAMES = 64
 RETRY_S = 0.25
 """Pause before a request is sent again whose channel ended without an answer."""
 DISCARD_CHUNK = 65_536
+MAX_EARLY_UNREAD = MAX_UNARY_SIZE
+"""Bytes that are read of a refused early stream: the client may have sent some."""
 
 Dial = Callable[[PeerId], Awaitable[Channel]]
 """Opens a channel to a peer. Raises PeerUnreachable or TransportError."""
@@ -142,19 +151,26 @@ class SignedStream:
     """
 
     def __init__(
-        self, channel: Channel, context: RpcContext, *, keys: StreamKeys, is_client: bool
+        self,
+        channel: Channel,
+        context: RpcContext,
+        *,
+        outgoing: DirectionKey,
+        incoming: DirectionKey | LateAnswer,
     ) -> None:
-        outgoing, incoming = keys.client_to_server, keys.server_to_client
-        if not is_client:
-            outgoing, incoming = incoming, outgoing
         self.peer_id = channel.peer_id
         self._channel = channel
         self._key = context.key
         self._idle = _IdleTimer(context.limits.idle_timeout_s, self._on_idle)
-        self._sealer = FrameSealer(outgoing, keys.transcript)
-        self._opener = FrameOpener(
-            incoming, keys.transcript, max_total=context.limits.max_stream_bytes
-        )
+        self._sealer = FrameSealer(outgoing.key, outgoing.transcript)
+        self._max_total = context.limits.max_stream_bytes
+        self._opener: FrameOpener | None = None
+        self._answer: LateAnswer | None = None
+        if isinstance(incoming, LateAnswer):
+            self._answer = incoming
+            incoming.allow(self._on_no_answer)
+        else:
+            self._open(incoming)
         # What is sealed first leaves first, whichever thread sends it.
         self._sending = threading.Lock()
         channel.open_shortcut()
@@ -162,7 +178,7 @@ class SignedStream:
         self._body_size = 0
         self._sent_last = False
         self._received_last = False
-        self._broken: str | None = None
+        self._broken: PeerError | None = None
 
     async def send(self, frame: bytes) -> None:
         """Send one frame. Raises StreamBroken.
@@ -176,7 +192,7 @@ class SignedStream:
         try:
             self._put(lambda: self._seal(frame))
         except ChannelClosed as error:
-            # The reader of the stream finds the same, and drops it on the event loop.
+            # The reader of the stream finds the same, or a refusal, and drops it on the event loop.
             raise StreamBroken(self.peer_id, str(error)) from error
 
     async def receive(self) -> bytes:
@@ -222,18 +238,39 @@ class SignedStream:
         except (StreamBroken, TimeoutError):
             return
 
+    def _open(self, key: DirectionKey) -> FrameOpener:
+        self._opener = FrameOpener(key.key, key.transcript, max_total=self._max_total)
+        return self._opener
+
+    def _take_answer(self, answer: LateAnswer) -> FrameOpener | None:
+        """Return what opens frames, None before the answer is there. Raises PeerError."""
+        try:
+            key = answer.take(self._channel)
+        except ChannelClosed as error:
+            raise self._fail(PeerUnreachable(self.peer_id, str(error))) from error
+        except MalformedMessage as error:
+            raise self._fail(PeerMisbehaved(self.peer_id, str(error))) from error
+        except PeerRefusal as error:
+            raise self._fail(error) from error
+        return None if key is None else self._open(key)
+
     def _take_frame(self) -> bytes | None:
+        opener = self._opener
+        if opener is None and self._answer is not None:
+            opener = self._take_answer(self._answer)
+        if opener is None:
+            return None
         if self._header is None:
             self._header = self._channel.take(FRAME_HEADER_SIZE)
             if self._header is None:
                 return None
-            self._body_size = self._opener.read_header(self._header)
+            self._body_size = opener.read_header(self._header)
         body = self._channel.take(self._body_size)
         if body is None:
             return None
         header, self._header = self._header, None
         self._idle.touch()
-        payload = self._opener.open(header, body, self.peer_id)
+        payload = opener.open(header, body, self.peer_id)
         if payload is None:
             self._received_last = True
             self._close_if_done()
@@ -245,6 +282,9 @@ class SignedStream:
             self._put(seal)
             await self._channel.drain()
         except ChannelClosed as error:
+            if self._opener is None and self._answer is not None:
+                # It closed because it refuses, and says so.
+                self._take_answer(self._answer)
             raise self._break(str(error)) from error
         self._idle.touch()
 
@@ -266,23 +306,79 @@ class SignedStream:
 
     def _check_open(self) -> None:
         if self._broken is not None:
-            raise StreamBroken(self.peer_id, self._broken)
+            raise self._broken
 
-    def _break(self, why: str) -> StreamBroken:
+    def _break(self, why: str) -> PeerError:
+        return self._fail(StreamBroken(self.peer_id, why))
+
+    def _fail(self, error: PeerError) -> PeerError:
+        """Drop the stream; return what it ended with first."""
         if self._broken is None:
-            self._broken = why
-            self._idle.stop()
+            self._broken = error
+            self._stop_timers()
             self._channel.abort()
-        return StreamBroken(self.peer_id, self._broken)
+        return self._broken
+
+    def _stop_timers(self) -> None:
+        self._idle.stop()
+        if self._answer is not None:
+            self._answer.stop()
+
+    def _on_no_answer(self, seconds: float) -> None:
+        self._fail(PeerTimeout(self.peer_id, f"no answer to a stream within {seconds:g} s"))
 
     def _on_idle(self) -> None:
         self._break("no frame passed for too long")
 
     def _close_if_done(self) -> None:
         if self._sent_last and self._received_last:
-            self._broken = "the stream is finished"
-            self._idle.stop()
+            self._broken = StreamBroken(self.peer_id, "the stream is finished")
+            self._stop_timers()
             self._channel.close()
+
+
+class LateAnswer:
+    """What the client of an early stream reads before the first frame: the answer to its opening.
+
+    It must come within ``timeout_s``.
+    """
+
+    def __init__(self, opening: bytes, ephemeral: EphemeralKey, *, timeout_s: float) -> None:
+        self._opening = opening
+        self._ephemeral = ephemeral
+        self._timeout_s = timeout_s
+        self._raw: bytes | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def allow(self, on_late: Callable[[float], None]) -> None:
+        """Start to wait; ``on_late`` hears how long was waited in vain."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._timeout_s, on_late, self._timeout_s)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def take(self, channel: Channel) -> DirectionKey | None:
+        """Return the key of the server's frames once the answer is there.
+
+        Raises PeerRefusal, MalformedMessage, ChannelClosed.
+        """
+        if self._raw is None:
+            self._raw = channel.take(ANSWER_SIZE)
+            if self._raw is None:
+                return None
+        request_hash = compute_request_hash(self._opening)
+        answer = decode_answer(self._raw, server=channel.peer_id, request_hash=request_hash)
+        if answer.status is AnswerStatus.REFUSED:
+            payload = channel.take(answer.payload_size)
+            if payload is None:
+                return None
+            check_payload(payload, answer.binding)
+            raise PeerRefusal(channel.peer_id, *decode_refusal(payload))
+        self.stop()
+        shared = self._ephemeral.agree(answer.binding)
+        return derive_stream_keys(shared, opening=self._opening, answer=self._raw).downward
 
 
 class _IdleTimer:
@@ -366,13 +462,21 @@ class RpcClient:
         finally:
             channel.close()
 
-    async def open_stream(self, peer: PeerId, method: str, *, timeout_s: float) -> SignedStream:
-        """Open a stream and finish the handshake. Raises as ``call`` does."""
+    async def open_stream(
+        self, peer: PeerId, method: str, *, timeout_s: float, early: bool = False
+    ) -> SignedStream:
+        """Open a stream and finish the handshake, or with ``early`` do not wait for the answer, if
+        the peer knows early streams. Raises as ``call`` does.
+        """
         ephemeral = EphemeralKey(self._context.random_bytes)
-        opening = self._seal(OpeningKind.STREAM, peer, method, binding=ephemeral.public, size=0)
         async with _explained_failures(peer, method, timeout_s=timeout_s):
             channel = await self._dial(peer)
             try:
+                if early and channel.takes_early:
+                    return await self._open_early(channel, method, ephemeral, timeout_s=timeout_s)
+                opening = self._seal(
+                    OpeningKind.STREAM, peer, method, binding=ephemeral.public, size=0
+                )
                 await channel.write(opening)
                 raw_answer, answer = await _read_answer(channel, compute_request_hash(opening))
                 shared = ephemeral.agree(answer.binding)
@@ -380,7 +484,26 @@ class RpcClient:
                 channel.close()
                 raise
         keys = derive_stream_keys(shared, opening=opening, answer=raw_answer)
-        return SignedStream(channel, self._context, keys=keys, is_client=True)
+        return SignedStream(channel, self._context, outgoing=keys.upward, incoming=keys.downward)
+
+    async def _open_early(
+        self, channel: Channel, method: str, ephemeral: EphemeralKey, *, timeout_s: float
+    ) -> SignedStream:
+        peer = channel.peer_id
+        opening = self._seal(
+            OpeningKind.EARLY_STREAM, peer, method, binding=ephemeral.public, size=0
+        )
+        try:
+            shared = ephemeral.agree(peer.to_x25519())
+        except BadPeerId as error:
+            raise MalformedMessage(str(error)) from error
+        await channel.write(opening)
+        return SignedStream(
+            channel,
+            self._context,
+            outgoing=derive_early_key(shared, opening=opening),
+            incoming=LateAnswer(opening, ephemeral, timeout_s=timeout_s),
+        )
 
     def _seal(
         self, kind: OpeningKind, peer: PeerId, method: str, *, binding: bytes, size: int
@@ -481,10 +604,11 @@ class RpcServer:
     async def _serve(self, channel: Channel) -> None:
         async with asyncio.timeout(self._context.limits.opening_timeout_s):
             raw = await channel.read_exactly(OPENING_SIZE)
-        unread, is_admitted = 0, False
+        unread, is_admitted, is_early = 0, False, False
         try:
             opening = decode_opening(raw)
             unread = opening.payload_size
+            is_early = opening.kind is OpeningKind.EARLY_STREAM
             self._admit(opening, raw, channel.peer_id)
             if opening.kind is OpeningKind.UNARY:
                 with self._request_slots.hold(channel.peer_id):
@@ -509,6 +633,8 @@ class RpcServer:
                 return
             payload = encode_refusal(error.reason, error.detail)
             await self._answer(channel, raw, AnswerStatus.REFUSED, payload)
+            if is_early:
+                await _discard_early(channel)
             await _discard(channel, unread)
 
     async def _answer(
@@ -536,7 +662,7 @@ class RpcServer:
         return frozenset((own, NO_NETWORK)) if is_open else frozenset((own,))
 
     def _check_method(self, opening: Opening, remote: PeerId) -> None:
-        if opening.kind is OpeningKind.STREAM:
+        if opening.kind is not OpeningKind.UNARY:
             if opening.method not in self._streams or opening.payload_size:
                 raise PeerRefusal(remote, Reason.UNKNOWN_METHOD, opening.method)
             return
@@ -576,7 +702,10 @@ class RpcServer:
         raw_answer = seal_answer(self._context.key, answer)
         await channel.write(raw_answer)
         keys = derive_stream_keys(shared, opening=raw, answer=raw_answer)
-        stream = SignedStream(channel, self._context, keys=keys, is_client=False)
+        incoming = keys.upward
+        if opening.kind is OpeningKind.EARLY_STREAM:
+            incoming = derive_early_key(self._context.key.agree(opening.binding), opening=raw)
+        stream = SignedStream(channel, self._context, outgoing=keys.downward, incoming=incoming)
         await self._run_stream_handler(stream, opening.method)
 
     async def _run_stream_handler(self, stream: SignedStream, method: str) -> None:
@@ -595,7 +724,7 @@ class RpcServer:
 
 
 async def _discard(channel: Channel, size: int) -> None:
-    """Read what a refused client had already sent, within limits.
+    """Read what a refused client had already sent, within limits, until it closes.
 
     Closing over unread bytes would reset the connection, and the refusal with it.
     """
@@ -604,6 +733,12 @@ async def _discard(channel: Channel, size: int) -> None:
     async with asyncio.timeout(LINGER_S):
         while size > 0:
             size -= len(await channel.read_exactly(min(size, DISCARD_CHUNK)))
+
+
+async def _discard_early(channel: Channel) -> None:
+    """Read what follows the opening of a refused early stream until its client has the refusal."""
+    with suppress(ChannelClosed, TimeoutError):
+        await _discard(channel, MAX_EARLY_UNREAD)
 
 
 async def _read_answer(channel: Channel, request_hash: bytes) -> tuple[bytes, RpcAnswer]:

@@ -6,6 +6,9 @@ allocates anything: who asks whom for what, when, with which nonce, signed by th
 replies with one fixed-size **answer**, signed over the opening's hash, whose binding is SHA-256
 of the reply (or of the refusal), or the server's X25519 key.
 
+The client of an **early stream** does not wait for the answer: the tags of its frames are keyed by
+its X25519 key and the server's identity key. The server's frames are keyed as in any stream.
+
 A stream then carries **frames**: a header (payload size, counter, kind), the payload, and a
 BLAKE2b tag keyed for the direction. The last frame of a direction is an Ed25519 signature over
 the running hash of all tags: signing every frame would cost more than the hop.
@@ -62,6 +65,8 @@ _ANSWER_TAG = b"mesh/rpc/answer/1"
 _TRANSCRIPT_TAG = b"mesh/stream/transcript/1"
 _CLIENT_TO_SERVER_TAG = b"mesh/stream/client/1"
 _SERVER_TO_CLIENT_TAG = b"mesh/stream/server/1"
+_EARLY_TRANSCRIPT_TAG = b"mesh/stream/early-transcript/1"
+_EARLY_TAG = b"mesh/stream/early/1"
 _FINISH_TAG = b"mesh/stream/finish/1"
 
 E = TypeVar("E", bound=IntEnum)
@@ -78,6 +83,7 @@ class OpeningKind(IntEnum):
 
     UNARY = 1
     STREAM = 2
+    EARLY_STREAM = 3
 
 
 class AnswerStatus(IntEnum):
@@ -262,12 +268,30 @@ class EphemeralKey:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class DirectionKey:
+    """The key of the tags of one direction, and what its last signature names the stream by."""
+
+    key: bytes
+    transcript: bytes
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class StreamKeys:
     """What both ends of a stream derive from its handshake."""
 
     transcript: bytes
     client_to_server: bytes
     server_to_client: bytes
+
+    @property
+    def upward(self) -> DirectionKey:
+        """The client's direction."""
+        return DirectionKey(self.client_to_server, self.transcript)
+
+    @property
+    def downward(self) -> DirectionKey:
+        """The server's direction."""
+        return DirectionKey(self.server_to_client, self.transcript)
 
 
 def derive_stream_keys(shared: bytes, *, opening: bytes, answer: bytes) -> StreamKeys:
@@ -278,6 +302,17 @@ def derive_stream_keys(shared: bytes, *, opening: bytes, answer: bytes) -> Strea
         return hashlib.blake2b(tag + transcript, key=shared, digest_size=32).digest()
 
     return StreamKeys(transcript, derive(_CLIENT_TO_SERVER_TAG), derive(_SERVER_TO_CLIENT_TAG))
+
+
+def derive_early_key(shared: bytes, *, opening: bytes) -> DirectionKey:
+    """Derive the key of the client's direction of an early stream.
+
+    ``shared`` is the X25519 secret of the client's key of this stream and the server's identity.
+    The opening is signed, fresh and taken once, so it can carry frames as a call carries a payload.
+    """
+    transcript = hashlib.sha256(_EARLY_TRANSCRIPT_TAG + opening).digest()
+    key = hashlib.blake2b(_EARLY_TAG + transcript, key=shared, digest_size=32).digest()
+    return DirectionKey(key, transcript)
 
 
 class FrameSealer:

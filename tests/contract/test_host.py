@@ -123,6 +123,12 @@ async def world(request: pytest.FixtureRequest) -> Any:
         world.release.set()
 
 
+@pytest.fixture(params=[False, True], ids=["answered", "early"])
+def early(request: pytest.FixtureRequest) -> Any:
+    """Whether a stream sends before the server's answer."""
+    return request.param
+
+
 def _opening(world: World, payload: bytes, **changes: Any) -> Opening:
     plain = Opening(
         kind=OpeningKind.UNARY,
@@ -354,8 +360,10 @@ async def test_too_many_calls_a_second_are_refused(world: World) -> None:
 # Streams
 
 
-async def test_a_stream_carries_frames_in_order_and_ends_cleanly(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "echo", timeout_s=TIMEOUT_S)
+async def test_a_stream_carries_frames_in_order_and_ends_cleanly(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "echo", timeout_s=TIMEOUT_S, early=early
+    )
     assert stream.peer_id == world.server.peer_id
     frames = [b"", b"one", bytes(70_000), bytes(MAX_FRAME_SIZE), b"last"]
     for frame in frames:
@@ -370,15 +378,19 @@ async def test_a_stream_carries_frames_in_order_and_ends_cleanly(world: World) -
         await stream.send(b"after the end")
 
 
-async def test_a_frame_beyond_the_limit_is_our_own_mistake(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "echo", timeout_s=TIMEOUT_S)
+async def test_a_frame_beyond_the_limit_is_our_own_mistake(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "echo", timeout_s=TIMEOUT_S, early=early
+    )
     with pytest.raises(ValueError, match="at most"):
         await stream.send(bytes(MAX_FRAME_SIZE + 1))
     await stream.abort()
 
 
-async def test_a_cancelled_receive_loses_nothing(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "echo", timeout_s=TIMEOUT_S)
+async def test_a_cancelled_receive_loses_nothing(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "echo", timeout_s=TIMEOUT_S, early=early
+    )
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await stream.receive()
@@ -394,8 +406,10 @@ async def test_a_cancelled_receive_loses_nothing(world: World) -> None:
     await stream.abort()
 
 
-async def test_a_tampered_second_frame_breaks_the_stream(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "collect", timeout_s=TIMEOUT_S)
+async def test_a_tampered_second_frame_breaks_the_stream(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "collect", timeout_s=TIMEOUT_S, early=early
+    )
     await stream.send(b"first")
     sealed = bytearray(stream._sealer.seal(b"second"))
     sealed[-40] ^= 1
@@ -407,16 +421,20 @@ async def test_a_tampered_second_frame_breaks_the_stream(world: World) -> None:
     assert not isinstance(caught.value, StreamClosed)
 
 
-async def test_a_replayed_frame_breaks_the_stream(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "collect", timeout_s=TIMEOUT_S)
+async def test_a_replayed_frame_breaks_the_stream(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "collect", timeout_s=TIMEOUT_S, early=early
+    )
     sealed = stream._sealer.seal(b"first")
     await stream._channel.write(sealed + sealed)
     await asyncio.wait_for(world.broken.wait(), TIMEOUT_S)
     assert world.received == [b"first"]
 
 
-async def test_an_oversized_frame_is_refused_before_it_is_sent(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "collect", timeout_s=TIMEOUT_S)
+async def test_an_oversized_frame_is_refused_before_it_is_sent(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "collect", timeout_s=TIMEOUT_S, early=early
+    )
     sealed = bytearray(stream._sealer.seal(b""))
     sealed[:4] = (MAX_FRAME_SIZE + 1).to_bytes(4, "little")
     # Only the header goes out: a server that waited for the body would wait for ever.
@@ -424,15 +442,19 @@ async def test_an_oversized_frame_is_refused_before_it_is_sent(world: World) -> 
     await asyncio.wait_for(world.broken.wait(), TIMEOUT_S)
 
 
-async def test_a_stream_cut_without_its_last_signature_is_broken(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "collect", timeout_s=TIMEOUT_S)
+async def test_a_stream_cut_without_its_last_signature_is_broken(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "collect", timeout_s=TIMEOUT_S, early=early
+    )
     await stream.send(b"first")
     stream._channel.close()
     await asyncio.wait_for(world.broken.wait(), TIMEOUT_S)
 
 
-async def test_an_aborted_stream_is_broken_at_both_ends(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "collect", timeout_s=TIMEOUT_S)
+async def test_an_aborted_stream_is_broken_at_both_ends(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "collect", timeout_s=TIMEOUT_S, early=early
+    )
     await stream.send(b"first")
     await stream.abort()
     await stream.abort()
@@ -441,9 +463,11 @@ async def test_an_aborted_stream_is_broken_at_both_ends(world: World) -> None:
         await stream.send(b"second")
 
 
-async def test_a_slow_reader_holds_the_sender_back(world: World) -> None:
+async def test_a_slow_reader_holds_the_sender_back(world: World, early: bool) -> None:
     world.received.clear()
-    stream = await world.client.open_stream(world.server.peer_id, "flood", timeout_s=TIMEOUT_S)
+    stream = await world.client.open_stream(
+        world.server.peer_id, "flood", timeout_s=TIMEOUT_S, early=early
+    )
     await asyncio.sleep(0.2)
     if type(world.client).__name__ == "MemoryHost":
         assert len(world.received) < 8
@@ -454,8 +478,10 @@ async def test_a_slow_reader_holds_the_sender_back(world: World) -> None:
     await stream.finish()
 
 
-async def test_frames_of_another_thread_arrive_in_order(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "collect", timeout_s=TIMEOUT_S)
+async def test_frames_of_another_thread_arrive_in_order(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "collect", timeout_s=TIMEOUT_S, early=early
+    )
     # Some are larger than a socket takes at once, so the loop has to send the rest of them.
     frames = [bytes((number,)) * (1 + 400_000 * (number % 5 == 4)) for number in range(40)]
 
@@ -473,15 +499,19 @@ async def test_frames_of_another_thread_arrive_in_order(world: World) -> None:
     assert world.received == [*frames[:20], b"ours", *frames[20:]]
 
 
-async def test_a_thread_cannot_send_on_an_aborted_stream(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "collect", timeout_s=TIMEOUT_S)
+async def test_a_thread_cannot_send_on_an_aborted_stream(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "collect", timeout_s=TIMEOUT_S, early=early
+    )
     await stream.abort()
     with pytest.raises(StreamBroken):
         await asyncio.to_thread(stream.send_now, b"late")
 
 
-async def test_a_watcher_hears_of_every_frame_and_of_the_end(world: World) -> None:
-    stream = await world.client.open_stream(world.server.peer_id, "echo", timeout_s=TIMEOUT_S)
+async def test_a_watcher_hears_of_every_frame_and_of_the_end(world: World, early: bool) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "echo", timeout_s=TIMEOUT_S, early=early
+    )
     frames = [bytes((number,)) * 1000 * number for number in range(30)]
     heard: list[bytes] = []
     ended = asyncio.Event()
@@ -499,3 +529,62 @@ async def test_a_watcher_hears_of_every_frame_and_of_the_end(world: World) -> No
     await stream.finish()
     await asyncio.wait_for(ended.wait(), TIMEOUT_S)
     assert heard == frames
+
+
+# Early streams
+
+
+async def test_a_refusal_of_an_early_stream_is_heard_by_its_first_receive(world: World) -> None:
+    world.received.clear()
+    stream = await world.stranger.open_stream(
+        world.server.peer_id, "collect", timeout_s=TIMEOUT_S, early=True
+    )
+    for _ in range(3):
+        await stream.send(bytes(200_000))
+    for _ in range(2):
+        with pytest.raises(PeerRefusal) as caught:
+            await stream.receive()
+        assert caught.value.reason == "not-registered"
+    with pytest.raises(PeerRefusal):
+        await stream.send(b"more")
+    assert world.received == []
+
+
+async def test_an_early_stream_of_an_unknown_method_is_refused(world: World) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "nothing", timeout_s=TIMEOUT_S, early=True
+    )
+    with pytest.raises(PeerRefusal) as caught:
+        await stream.receive()
+    assert caught.value.reason == "unknown-method"
+
+
+async def test_a_copied_early_stream_is_refused_with_its_frames(world: World) -> None:
+    stream = await world.client.open_stream(
+        world.server.peer_id, "collect", timeout_s=TIMEOUT_S, early=True
+    )
+    opening = stream._answer._opening
+    sealed = stream._sealer.seal(b"once")
+    await stream._channel.write(sealed)
+    await stream.finish()
+    async with asyncio.timeout(TIMEOUT_S):
+        with pytest.raises(StreamClosed):
+            await stream.receive()
+    assert world.received == [b"once"]
+    refused = await _refusal_of(world.client, world.server.peer_id, opening + sealed)
+    assert refused == "replayed"
+    assert world.received == [b"once"]
+
+
+async def test_the_key_of_an_early_stream_is_the_servers_alone(world: World) -> None:
+    """Who answers in the server's place cannot tag frames, and cannot read the tags of ours."""
+    stream = await world.client.open_stream(
+        world.server.peer_id, "echo", timeout_s=TIMEOUT_S, early=True
+    )
+    await stream.send(b"first")
+    forged = bytearray(stream._sealer.seal(b"second"))
+    forged[-1] ^= 1
+    await stream._channel.write(bytes(forged))
+    assert await stream.receive() == b"first"
+    with pytest.raises(StreamBroken):
+        await stream.receive()

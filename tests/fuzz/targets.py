@@ -642,7 +642,10 @@ _RPC = (
         "rpc_opening",
         _decode_opening,
         (MalformedMessage,),
-        lambda: [rpc_wire.seal_opening(KEY, seeds.OPENING)],
+        lambda: [
+            rpc_wire.seal_opening(KEY, replace(seeds.OPENING, kind=kind))
+            for kind in rpc_wire.OpeningKind
+        ],
         max_size=rpc_wire.OPENING_SIZE + 1,
         encode=lambda found: rpc_wire.seal_opening(KEY, found[0])[:_UNSIGNED_OPENING] + found[1],
     ),

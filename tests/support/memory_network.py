@@ -127,6 +127,7 @@ class MemoryHost:
         self._server = RpcServer(self._context, config.admission, is_member=config.is_member)
         self._client = RpcClient(self._context, self._dial)
         self._tasks = OwnedTasks()
+        self._connected: set[PeerId] = set()
         self.traffic = Traffic()
         self.place = int.from_bytes(hashlib.sha1(config.key.peer_id.public_key).digest())
         self.replica = _Replica(config.record_policy, network.clock)
@@ -194,8 +195,10 @@ class MemoryHost:
     async def call(self, peer: PeerId, method: str, payload: bytes, *, timeout_s: float) -> bytes:
         return await self._client.call(peer, method, payload, timeout_s=timeout_s)
 
-    async def open_stream(self, peer: PeerId, method: str, *, timeout_s: float) -> SignedStream:
-        return await self._client.open_stream(peer, method, timeout_s=timeout_s)
+    async def open_stream(
+        self, peer: PeerId, method: str, *, timeout_s: float, early: bool = False
+    ) -> SignedStream:
+        return await self._client.open_stream(peer, method, timeout_s=timeout_s, early=early)
 
     def accept(self, channel: Channel) -> None:
         """Serve one incoming channel in the background."""
@@ -206,8 +209,11 @@ class MemoryHost:
         await self._tasks.close()
 
     async def _dial(self, peer: PeerId) -> Channel:
-        await asyncio.sleep(self._network.draw_latency_s())
+        latency_s = self._network.draw_latency_s()
+        # As in libp2p, a stream over a connection that is there is opened by its first bytes.
+        await asyncio.sleep(0.0 if peer in self._connected else latency_s)
         target = self._network.reach(self.peer_id, peer)
+        self._connected.add(peer)
         client_end, server_end = open_pipe(
             self.peer_id, peer, latency_s=self._network.draw_latency_s
         )

@@ -8,10 +8,12 @@ import hashlib
 from random import Random
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keys.errors import BadSignature
+from keys.errors import BadPeerId, BadSignature
+from keys.peer import PeerId, PeerKey
 from mesh.p2p.interface import MAX_FRAME_SIZE, MAX_UNARY_SIZE
 from mesh.p2p.rpc_wire import (
     ANSWER_SIZE,
@@ -32,6 +34,7 @@ from mesh.p2p.rpc_wire import (
     decode_answer,
     decode_opening,
     decode_refusal,
+    derive_early_key,
     derive_stream_keys,
     encode_refusal,
     hash_payload,
@@ -57,6 +60,8 @@ REQUEST_HASH = compute_request_hash(RAW_OPENING)
 ANSWER = RpcAnswer(AnswerStatus.OK, REQUEST_HASH, hash_payload(b"reply"), 5)
 KEY, TRANSCRIPT = b"k" * 32, b"t" * 32
 BUDGET = 10 * MAX_FRAME_SIZE
+EARLY_PUBLIC = bytes.fromhex("ce8d3ad1ccb633ec7b70c17814a5c76ecd029685050d344745ba05870e587d59")
+EARLY_KEY = "bf784a20927c95664d28b6d8bc8d7bca57698e3206e37d401b7dbf7588479c36"
 
 
 def test_an_opening_survives_the_wire() -> None:
@@ -143,6 +148,34 @@ def test_both_ends_derive_the_same_keys_and_each_direction_its_own() -> None:
         client.agree(server.public), opening=b"opening", answer=b"another"
     )
     assert other_handshake.client_to_server != keys[0].client_to_server
+
+
+def test_both_ends_of_an_early_stream_derive_one_key_without_an_answer() -> None:
+    ephemeral = EphemeralKey(Random(5).randbytes)
+    ours = derive_early_key(ephemeral.agree(SERVER.peer_id.to_x25519()), opening=b"opening")
+    theirs = derive_early_key(SERVER.agree(ephemeral.public), opening=b"opening")
+    assert ours == theirs
+    others = derive_early_key(OTHER.agree(ephemeral.public), opening=b"opening")
+    another = derive_early_key(SERVER.agree(ephemeral.public), opening=b"another")
+    assert len({ours.key, others.key, another.key}) == 3
+
+
+def test_the_key_of_an_early_stream_is_fixed_by_the_protocol() -> None:
+    key = derive_early_key(PeerKey(b"\1" * 32).agree(EARLY_PUBLIC), opening=b"opening")
+    assert key.key.hex() == EARLY_KEY
+    # The same by another library: RFC 7748 over the clamped hash of RFC 8032's seed.
+    scalar = hashlib.sha512(b"\1" * 32).digest()[:32]
+    shared = X25519PrivateKey.from_private_bytes(scalar).exchange(
+        X25519PublicKey.from_public_bytes(EARLY_PUBLIC)
+    )
+    assert derive_early_key(shared, opening=b"opening") == key
+
+
+def test_an_identity_of_small_order_has_no_early_stream() -> None:
+    with pytest.raises(BadPeerId, match="X25519"):
+        PeerId(bytes(32)).to_x25519()
+    with pytest.raises(BadPeerId, match="small order"):
+        SERVER.agree(bytes(32))
 
 
 def test_an_ephemeral_key_of_small_order_is_refused() -> None:

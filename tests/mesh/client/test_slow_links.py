@@ -1,0 +1,64 @@
+"""What distance costs: how many ways over a link an answer takes until its first token."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+
+import pytest
+
+from mesh.client.client import RoutingOptions
+from mesh.errors import SessionLost
+from mesh.inference.refusals import RefusalReason
+from mesh.inference.sampling import Sampling
+from tests.mesh.client.conftest import Swarm
+from tests.support.memory_network import LinkConditions
+
+ONE_WAY_S = 0.2
+COMPUTING_S = 2 * ONE_WAY_S
+"""What a busy machine may take for the tiny model, and less than one more round trip."""
+ROUTES = {1: ((0, 6),), 2: ((0, 3), (3, 6)), 3: ((0, 2), (2, 4), (4, 6))}
+NEEDED = {1: 2, 2: 4, 3: 5}
+"""There and back; over several ranges to each of them, back to the first, and to the client."""
+
+
+@contextlib.asynccontextmanager
+async def open_slow_swarm(folder, ranges):
+    swarm = Swarm(folder)
+    async with contextlib.AsyncExitStack() as stack:
+        for start, end in ROUTES[ranges]:
+            hoster = await swarm.add_hoster(start, end)
+            stack.push_async_callback(hoster.stop)
+        client = await swarm.open_client(stack)
+        # The first answer compiles and warms up what later ones find ready.
+        await measure_first_s(client)
+        swarm.network.conditions = LinkConditions(ONE_WAY_S, ONE_WAY_S)
+        yield swarm, client
+
+
+async def measure_first_s(client):
+    started = time.monotonic()
+    tokens = client.generate("Far away", max_new_tokens=2, sampling=Sampling(stop_token_ids=(258,)))
+    async with contextlib.aclosing(tokens):
+        async for _ in tokens:
+            return time.monotonic() - started
+
+
+@pytest.mark.parametrize("ranges", ROUTES)
+async def test_the_first_token_waits_for_no_handshake(chat_checkpoint, ranges):
+    async with open_slow_swarm(chat_checkpoint, ranges) as (_, client):
+        first_s = min([await measure_first_s(client) for _ in range(3)])
+        assert NEEDED[ranges] * ONE_WAY_S <= first_s < NEEDED[ranges] * ONE_WAY_S + COMPUTING_S
+
+
+async def test_a_full_hoster_far_away_is_busy_and_not_lost(chat_checkpoint):
+    async with open_slow_swarm(chat_checkpoint, 2) as (swarm, client):
+        full = swarm.hosters[1].engine
+        full.limits = replace(full.limits, max_sessions=0)
+        tokens = client.generate(
+            "Far away", max_new_tokens=2, routing=RoutingOptions(max_reroutes=0, busy_wait_s=0)
+        )
+        with pytest.raises(SessionLost) as caught:
+            await anext(tokens)
+        assert caught.value.reason == RefusalReason.BUSY
