@@ -19,6 +19,7 @@ MeshError
 │   ├── PluginMismatch      another version or other code than the subnet's
 │   └── PluginFailed(reason) it raised, gave something impossible, or took too long
 ├── InvalidRequest(field)   a request that names an impossible thing (the caller's fault)
+│   ├── PromptTooLong       the model's context has no room for the prompt alone
 │   └── SessionTooLong      no hoster has cache for so many tokens
 └── ModelError              the model files cannot be used
     ├── UnknownArchitecture
@@ -165,6 +166,13 @@ class InvalidRequest(MeshError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt alone has more tokens than the model's context; how many was not counted."""
+
+    def __init__(self, field: str, max_tokens: int) -> None:
+        super().__init__(field, f"more tokens than the model's context of {max_tokens}")
 
 
 class SessionTooLong(InvalidRequest):

@@ -71,13 +71,17 @@ class ChatPrompt:
     """A conversation as the model's template is to render it.
 
     ``tools`` are functions in OpenAI's form, for a template that takes them; ``options`` are
-    further variables of the template, such as Qwen's ``enable_thinking``.
+    further variables of the template, such as Qwen's ``enable_thinking``. Special tokens in any of
+    them are text where ``split_special_tokens``. ``continue_final_message``: the prompt ends with
+    the last message, which the answer goes on with.
     """
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    split_special_tokens: bool = True
 
 
 Route = tuple[TracedHop, ...]
@@ -142,8 +146,14 @@ class Backend(Protocol):
         """Return the known models as they are now; quick, from what is known already."""
         ...
 
-    async def encode(self, model_id: str, text: str) -> tuple[int, ...]:
-        """Return the prompt's token ids, with the special tokens that the model expects."""
+    async def encode(
+        self, model_id: str, text: str, *, split_special_tokens: bool = False
+    ) -> tuple[int, ...]:
+        """Return the prompt's token ids, with the special tokens that the model expects.
+
+        Those in the text are text where ``split_special_tokens``. Raises PromptTooLong at once for
+        what no context has room for.
+        """
         ...
 
     async def encode_chat(self, model_id: str, prompt: ChatPrompt) -> tuple[int, ...]:

@@ -87,9 +87,16 @@ class MeshBackend:
             return error.uncovered
         return ()
 
-    async def encode(self, model_id: str, text: str) -> tuple[int, ...]:
+    async def encode(
+        self, model_id: str, text: str, *, split_special_tokens: bool = False
+    ) -> tuple[int, ...]:
         """Tokenise in a thread, because a long text takes a while."""
-        return await asyncio.to_thread(self._client.tokenizer.encode, text)
+        return await asyncio.to_thread(
+            self._client.tokenizer.encode,
+            text,
+            split_special_tokens=split_special_tokens,
+            max_tokens=self._client.config.max_context,
+        )
 
     async def encode_chat(self, model_id: str, prompt: ChatPrompt) -> tuple[int, ...]:
         """Render and tokenise in a thread."""
@@ -99,6 +106,9 @@ class MeshBackend:
             tools=prompt.tools,
             options=prompt.options,
             add_generation_prompt=prompt.add_generation_prompt,
+            continue_final_message=prompt.continue_final_message,
+            split_special_tokens=prompt.split_special_tokens,
+            max_tokens=self._client.config.max_context,
         )
 
     async def check_grammar(self, model_id: str, grammar: Grammar) -> None:

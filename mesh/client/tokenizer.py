@@ -20,11 +20,15 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from mesh.client.token_bytes import TokenBytes
-from mesh.errors import InvalidRequest, ModelError, ModelFilesMissing
+from mesh.client.user_text import FINAL_END, UserText, encode_text
+from mesh.errors import InvalidRequest, ModelError, ModelFilesMissing, PromptTooLong
 from mesh.model.config import read_json_object
 
 MAX_TEMPLATE_CHARACTERS = 1 << 18
 MAX_RENDERED_CHARACTERS = 1 << 22
+USUAL_TOKEN_CHARACTERS = 8
+"""A text with fewer tokens than one for so many characters is encoded whole to be counted."""
+CUT_TOKENS = 256
 # A template is a small program: besides its own errors it can trip over what it is given.
 _TEMPLATE_FAILURES = (
     TemplateError,
@@ -91,11 +95,40 @@ class ChatTokenizer:
         """Number of token ids, special ones included."""
         return self._tokenizer.get_vocab_size()
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """Return the token ids of plain text. Raises InvalidRequest for lone surrogates."""
+    def encode(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        split_special_tokens: bool = False,
+        max_tokens: int | None = None,
+    ) -> tuple[int, ...]:
+        """Return the token ids of plain text.
+
+        ``split_special_tokens`` lets special tokens in the text be text. Raises InvalidRequest for
+        lone surrogates, and PromptTooLong for a text that cannot have ``max_tokens`` or fewer; one
+        that is a little longer may come back whole.
+        """
+        self._check_text("prompt", text, max_tokens)
+        if split_special_tokens:
+            found = self._user_text.encode_plain(text, add_special_tokens=add_special_tokens)
+            return tuple(found)
+        return tuple(encode_text(self._tokenizer, text, add_special_tokens=add_special_tokens))
+
+    def _check_text(self, field: str, text: str, max_tokens: int | None) -> None:
+        """Raise InvalidRequest, or PromptTooLong before the work of encoding the whole is done."""
         if not _is_unicode(text):
-            raise InvalidRequest("prompt", "this is not Unicode text")
-        return tuple(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+            raise InvalidRequest(field, "this is not Unicode text")
+        if max_tokens is None or len(text) <= max_tokens:
+            return
+        if len(text) > max_tokens * self._longest_token:
+            raise PromptTooLong(field, max_tokens)
+        head = text[: max_tokens * USUAL_TOKEN_CHARACTERS]
+        # The end of a part may be cut otherwise than within the whole, by a few tokens.
+        if len(head) < len(text):
+            tokens = len(encode_text(self._tokenizer, head, add_special_tokens=False))
+            if tokens - CUT_TOKENS > max_tokens:
+                raise PromptTooLong(field, max_tokens)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of finished tokens."""
@@ -108,27 +141,46 @@ class ChatTokenizer:
         tools: Sequence[Mapping[str, Any]] = (),
         options: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        split_special_tokens: bool = True,
+        max_tokens: int | None = None,
     ) -> tuple[int, ...]:
         """Return the token ids of messages and of the opening of the assistant's turn.
 
-        ``tools`` and ``options`` are further variables of the template. Raises InvalidRequest where
-        the model has no chat template or the template refuses.
+        ``tools`` and ``options`` are further variables of the template. Special tokens in all of
+        them are text, unless ``split_special_tokens`` is false. ``continue_final_message`` ends the
+        prompt with the last message's text, which the answer goes on with. Raises InvalidRequest
+        where the model has no chat template or the template refuses, and PromptTooLong as
+        :meth:`encode` does.
         """
         if self._template is None:
             raise InvalidRequest("messages", "this model has no chat template")
+        variables: dict[str, Any] = {"messages": [dict(message) for message in messages]}
+        if tools:
+            variables["tools"] = [dict(tool) for tool in tools]
+        variables = {**(options or {}), **variables}
+        mark = self._user_text.choose_mark(variables) if split_special_tokens else None
+        if mark is not None:
+            variables = self._user_text.break_special(variables, mark)
+        if continue_final_message:
+            _append_end(variables["messages"])
+        text = self._render({**variables, "add_generation_prompt": add_generation_prompt})
+        if continue_final_message:
+            text = _cut_at_end(text)
+        self._check_text("messages", text, max_tokens)
+        if mark is not None:
+            return tuple(self._user_text.encode(text, mark))
+        # The template writes the special tokens itself.
+        return self.encode(text, add_special_tokens=False)
+
+    def _render(self, variables: Mapping[str, Any]) -> str:
         try:
-            variables: dict[str, Any] = {**(options or {}), **self._special_tokens}
-            if tools:
-                variables["tools"] = [dict(tool) for tool in tools]
-            variables["messages"] = [dict(message) for message in messages]
-            variables["add_generation_prompt"] = add_generation_prompt
-            text = self._template.render(variables)
+            text: str = self._template.render({**variables, **self._special_tokens})
         except _TEMPLATE_FAILURES as error:
             raise InvalidRequest("messages", f"the chat template refuses: {error}") from error
         if len(text) > MAX_RENDERED_CHARACTERS:
             raise InvalidRequest("messages", "the conversation is too long")
-        # The template writes the special tokens itself.
-        return self.encode(text, add_special_tokens=False)
+        return text
 
     def get_token_bytes(self, token_id: int) -> bytes:
         """Return one token's own bytes, a special token's name. Raises IndexError if unknown."""
@@ -145,6 +197,15 @@ class ChatTokenizer:
         """The tokens that stand for no text, such as the ends of turns."""
         added = self._tokenizer.get_added_tokens_decoder()
         return tuple(sorted(number for number, token in added.items() if token.special))
+
+    @cached_property
+    def _user_text(self) -> UserText:
+        return UserText(self._tokenizer)
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """The most characters that one token can stand for."""
+        return max(map(len, self._tokenizer.get_vocab()), default=1)
 
     @cached_property
     def _token_bytes(self) -> TokenBytes:
@@ -177,6 +238,21 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _append_end(messages: list[dict[str, Any]]) -> None:
+    """Mark the end of the last message's text."""
+    content = messages[-1].get("content") if messages else None
+    if not isinstance(content, str) or not content:
+        raise InvalidRequest("continue_final_message", "the last message has no text")
+    messages[-1] = {**messages[-1], "content": content + FINAL_END}
+
+
+def _cut_at_end(text: str) -> str:
+    head, found, _ = text.rpartition(FINAL_END)
+    if not found:
+        raise InvalidRequest("continue_final_message", "the template leaves out the last message")
+    return head
 
 
 def _find_template(folder: Path, config: Mapping[str, Any]) -> str | None:

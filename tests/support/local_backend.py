@@ -101,7 +101,9 @@ class LocalBackend:
             ),
         )
 
-    async def encode(self, model_id: str, text: str) -> tuple[int, ...]:
+    async def encode(
+        self, model_id: str, text: str, *, split_special_tokens: bool = False
+    ) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text).ids)
 
     async def encode_chat(self, model_id: str, prompt: ChatPrompt) -> tuple[int, ...]:
