@@ -25,7 +25,8 @@ from mesh.api.backend import (
     Route,
     Routed,
 )
-from mesh.api.errors import GenerationFailed
+from mesh.api.choice_turns import ChoiceTurns
+from mesh.api.errors import BackendBusy, GenerationFailed
 from mesh.api.gate import Gate
 from mesh.api.limits import Limits
 from mesh.api.measures import GatewayMeasures
@@ -58,6 +59,7 @@ class RunningAnswer:
     jobs: tuple[Job, ...]
     trace: Trace
     usage_tokens: list[int]
+    turns: ChoiceTurns
     _queue: asyncio.Queue[tuple[int, Piece | Exception]]
     open_choices: set[int] = field(default_factory=set)
     _routes: dict[int, Route] = field(default_factory=dict)
@@ -125,6 +127,7 @@ class Generations:
             tuple(jobs),
             Trace(started_s=time.monotonic()),
             [0] * len(jobs),
+            ChoiceTurns([job.request.prompt_ids for job in jobs]),
             asyncio.Queue(MAX_PENDING_PIECES),
             set(range(len(jobs))),
         )
@@ -170,7 +173,7 @@ class Generations:
     async def _pump(self, answer: RunningAnswer, index: int, job: Job) -> None:
         try:
             async with asyncio.timeout(self.limits.generation_timeout_s):
-                await self._generate(answer, index, job)
+                await self._generate_in_turn(answer, index, job)
         except TimeoutError:
             await answer.put(index, GenerationFailed("The answer took too long."))
         except MeshError as error:
@@ -178,6 +181,20 @@ class Generations:
         except Exception as error:  # noqa: BLE001
             # One request's defect must not end the others; its own reader gets it.
             await answer.put(index, error)
+
+    async def _generate_in_turn(self, answer: RunningAnswer, index: int, job: Job) -> None:
+        """Generate a choice, again if the swarm was too busy for it beside the others."""
+        turns = answer.turns
+        async with turns.take_part(index):
+            while True:
+                try:
+                    return await self._generate(answer, index, job)
+                except BackendBusy as busy:
+                    # Its reader has nothing of it yet, and a place is free when another ends.
+                    if answer.usage_tokens[index] or not await turns.wait_for_place(
+                        busy.retry_after_s
+                    ):
+                        raise
 
     async def _generate(self, answer: RunningAnswer, index: int, job: Job) -> None:
         matcher = TokenStops(job.stop)
@@ -192,6 +209,7 @@ class Generations:
                     case PromptScored():
                         await answer.put(index, piece)
                     case Generated():
+                        answer.turns.note_prompt(index)
                         answer.usage_tokens[index] += len(piece.tokens)
                         note_tokens(len(piece.tokens))
                         await _put_tokens(answer, index, matcher.feed(piece.tokens))

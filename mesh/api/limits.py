@@ -23,7 +23,8 @@ class Limits:
 
     ``max_generations`` run at once, ``max_waiting`` requests wait for a place, the next is told
     to come back. ``max_generations_per_key`` keeps one key from taking every place. A reader who
-    takes nothing for ``send_timeout_s`` loses the stream, so that its cache is freed.
+    takes nothing for ``send_timeout_s`` loses the connection, so that its cache is freed. A stream
+    whose first event takes longer than ``stream_start_s`` begins with comments.
     """
 
     max_connections: int = 1024
@@ -40,3 +41,4 @@ class Limits:
     generation_timeout_s: float = 900.0
     drain_s: float = 20.0
     sse_comment_s: float = 10.0
+    stream_start_s: float = 2.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
@@ -28,13 +30,13 @@ class EventStream(EventSourceResponse):
 
     def __init__(
         self,
-        first: Mapping[str, Any],
+        first: asyncio.Task[Mapping[str, Any] | Exception],
         events: AsyncGenerator[Mapping[str, Any], None],
         *,
         limits: Limits,
         headers: Mapping[str, str],
     ) -> None:
-        self._events = events
+        self._first, self._events = first, events
         super().__init__(
             _encode(first, events),
             headers={"Cache-Control": "no-cache", **headers},
@@ -53,14 +55,39 @@ class EventStream(EventSourceResponse):
             log.info("reader too slow")
             # The connection is left unfinished, so the server closes it.
         finally:
-            await self._events.aclose()
+            await _end(self._first, self._events)
+
+
+async def _take_first(
+    events: AsyncGenerator[Mapping[str, Any], None],
+) -> Mapping[str, Any] | Exception:
+    try:
+        return await anext(events)
+    except Exception as error:  # noqa: BLE001
+        # Whoever waits for the event raises it.
+        return error
+
+
+async def _end(
+    first: asyncio.Task[Mapping[str, Any] | Exception],
+    events: AsyncGenerator[Mapping[str, Any], None],
+) -> None:
+    first.cancel()
+    await asyncio.wait([first])
+    await events.aclose()
 
 
 async def _encode(
-    first: Mapping[str, Any], events: AsyncIterator[Mapping[str, Any]]
+    first: asyncio.Task[Mapping[str, Any] | Exception],
+    events: AsyncIterator[Mapping[str, Any]],
 ) -> AsyncIterator[ServerSentEvent]:
-    yield ServerSentEvent(data=_dump(first), sep="\n")
+    if not first.done():
+        yield ServerSentEvent(comment="waiting", sep="\n")
     try:
+        opening = await first
+        if isinstance(opening, Exception):
+            raise opening
+        yield ServerSentEvent(data=_dump(opening), sep="\n")
         async for event in events:
             yield ServerSentEvent(data=_dump(event), sep="\n")
     except (MeshError, Problem) as error:
@@ -80,11 +107,23 @@ async def respond_with_stream(
 ) -> EventStream:
     """Start a stream once its first event is there, so that a refusal still has its status.
 
-    Raises what the first event raises, or CallerGone.
+    A request that waits longer than ``stream_start_s`` gets its stream at once, with comments until
+    the first event, and a refusal as an event. Raises what the first event raises, or CallerGone.
     """
-    first = await run_while_connected(request, anext(events))
-    headers = make_route_header(first["mesh"]["route"])
-    return EventStream(first, events, limits=gateway.limits, headers=headers)
+    limits = gateway.limits
+    first = gateway.generations.tasks.create_task(_take_first(events))
+    headers: dict[str, str] = {}
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limits.stream_start_s):
+                opening = await run_while_connected(request, asyncio.shield(first))
+                if isinstance(opening, Exception):
+                    raise opening
+                headers = make_route_header(opening["mesh"]["route"])
+    except BaseException:
+        await _end(first, events)
+        raise
+    return EventStream(first, events, limits=limits, headers=headers)
 
 
 def _dump(event: Mapping[str, Any]) -> str:
