@@ -26,7 +26,7 @@ from mesh.api.hosts import ALWAYS_ALLOWED_HOSTS
 from mesh.api.limits import Limits
 from mesh.api.measures import GatewayMeasures
 from mesh.api.middleware import BodyGuard, HostGuard, KeyGuard, RefusalFrame, RequestFrame
-from mesh.api.problems import Problem, explain
+from mesh.api.problems import Problem, explain, make_not_found
 from mesh.errors import MeshError
 
 
@@ -87,14 +87,22 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
     return application
 
 
-async def _handle(_request: Request, error: Exception) -> Response:
+async def _handle(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return make_not_found(request.url.path, _list_paths(request.app)).to_response()
     return explain(error).to_response()
+
+
+def _list_paths(api: FastAPI) -> frozenset[str]:
+    """Return the addresses without variables."""
+    return frozenset(api.openapi()["paths"])
 
 
 def _wrap(api: ASGIApp, config: AppConfig) -> ASGIApp:
     """Put the layers around the endpoints, innermost first."""
-    app: ASGIApp = KeyGuard(api, config.ring)
-    app = RefusalFrame(BodyGuard(app, config.limits))
+    app: ASGIApp = BodyGuard(api, config.limits)
+    # Who has no key has no body kept: the server drops what still comes of it.
+    app = RefusalFrame(KeyGuard(app, config.ring))
     if config.cors_origins:
         app = CORSMiddleware(
             app,

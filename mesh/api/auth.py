@@ -93,8 +93,10 @@ class KeyRing:
         return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def check_caller(ring: KeyRing | None, headers: list[tuple[bytes, bytes]], *, now_s: float) -> str:
-    """Return the caller's key name. Raises Problem 401 or 429, or KeysFileError."""
+def identify_caller(
+    ring: KeyRing | None, headers: list[tuple[bytes, bytes]], *, now_s: float
+) -> str:
+    """Return the caller's key name. Raises Problem 401 or KeysFileError."""
     if ring is None:
         return ANONYMOUS
     ring.refresh(now_s=now_s)
@@ -110,5 +112,10 @@ def check_caller(ring: KeyRing | None, headers: list[tuple[bytes, bytes]], *, no
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    ring.check_rate(name, now_s=now_s)
     return name
+
+
+def check_rate(ring: KeyRing | None, caller: str, *, now_s: float) -> None:
+    """Draw one request from the caller's allowance. Raises Problem 429."""
+    if ring is not None:
+        ring.check_rate(caller, now_s=now_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -16,6 +17,11 @@ from mesh.api.errors import GatewayError, PortInUse
 from mesh.api.limits import MAX_HEAD_BYTES, Limits
 
 BACKLOG = 512
+MIN_TAKEN_BYTES = 4 << 10
+"""A reader takes at least so much of what waits for it within the time limit, or is dropped."""
+NO_LINGER = struct.pack("ii", 1, 0)
+SEND_BUFFER_BYTES = 256 << 10
+"""The system's own buffer of one connection, which it otherwise lets grow to megabytes."""
 SHUTDOWN_MARGIN_S = 5.0
 CLOSE_S = 1.0
 """How long a server without answers of its own to finish has to close its connections."""
@@ -32,6 +38,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise GatewayError(f"cannot listen on {host}: {error.strerror}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it: what a reader does not take waits in little memory.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)
@@ -76,9 +84,13 @@ class _Server(uvicorn.Server):
 
 def _make_protocol(limits: Limits) -> type[H11Protocol]:
     class LimitedProtocol(H11Protocol):
-        """Drops connections beyond the limit, and those whose request head never ends."""
+        """Drops connections beyond the limit, those whose request head never ends, and those whose
+        reader takes nothing.
+        """
 
         head_deadline: asyncio.TimerHandle | None = None
+        write_deadline: asyncio.TimerHandle | None = None
+        unsent_bytes: int | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -86,6 +98,7 @@ def _make_protocol(limits: Limits) -> type[H11Protocol]:
                 transport.abort()
                 return
             self._await_head()
+            self._watch_writes()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -96,7 +109,18 @@ def _make_protocol(limits: Limits) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
+            if self.write_deadline is not None:
+                self.write_deadline.cancel()
+                self.write_deadline = None
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch_writes()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._watch_writes()
 
         def _await_head(self) -> None:
             self.head_deadline = self.loop.call_later(limits.head_timeout_s, self.transport.abort)
@@ -106,7 +130,34 @@ def _make_protocol(limits: Limits) -> type[H11Protocol]:
                 self.head_deadline.cancel()
                 self.head_deadline = None
 
+        def _watch_writes(self) -> None:
+            """Look in ``send_timeout_s``, counted from now, whether the reader takes anything."""
+            if self.write_deadline is not None:
+                self.write_deadline.cancel()
+            self.unsent_bytes = self._count_unsent()
+            self.write_deadline = self.loop.call_later(limits.send_timeout_s, self._check_writes)
+
+        def _count_unsent(self) -> int | None:
+            """Return what the reader has left; None where it is not waited for."""
+            is_awaited = self.flow.write_paused or self.transport.is_closing()
+            return self.transport.get_write_buffer_size() if is_awaited else None
+
+        def _check_writes(self) -> None:
+            unsent, before = self._count_unsent(), self.unsent_bytes
+            if unsent is None or before is None or before - unsent >= MIN_TAKEN_BYTES:
+                self._watch_writes()
+            else:
+                _drop(self.transport)
+
     return LimitedProtocol
+
+
+def _drop(transport: asyncio.Transport) -> None:
+    """Reset a connection, so that neither this process nor the system keeps what is unsent."""
+    connected = transport.get_extra_info("socket")
+    if connected is not None:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+    transport.abort()
 
 
 async def wait_until_started(server: uvicorn.Server, serving: asyncio.Task[Any]) -> None:

@@ -1,8 +1,8 @@
 """What every request passes before an endpoint sees it, outermost first.
 
 RequestFrame gives it an id, safe headers and a log line without content; HostGuard turns away
-other sites' pages; RefusalFrame answers what the next two refuse; BodyGuard bounds the body in size
-and time; KeyGuard asks who it is.
+other sites' pages; RefusalFrame answers what the next two refuse; KeyGuard asks who it is;
+BodyGuard bounds the body in size and time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mesh.api.auth import KeyRing, check_caller
+from mesh.api.auth import KeyRing, check_rate, identify_caller
 from mesh.api.disconnect import CallerGone
 from mesh.api.hosts import is_trusted_host
 from mesh.api.limits import Limits
@@ -260,8 +260,11 @@ class KeyGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_public(scope["path"]):
-            caller = check_caller(self.ring, scope["headers"], now_s=time.monotonic())
+            now_s = time.monotonic()
+            caller = identify_caller(self.ring, scope["headers"], now_s=now_s)
+            # Known before its rate is checked, so that the log names whom it refuses.
             scope.setdefault("state", {})["caller"] = caller
+            check_rate(self.ring, caller, now_s=now_s)
         await self.app(scope, receive, send)
 
 

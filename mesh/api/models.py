@@ -17,6 +17,7 @@ OWNER = "mesh"
 router = APIRouter(tags=["models"])
 
 
+@router.get("/v1/models/", include_in_schema=False)
 @router.get(
     "/v1/models", response_model=ModelList, responses=ERRORS, summary="List the served models"
 )

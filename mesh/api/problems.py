@@ -6,7 +6,7 @@ Messages name parameters, limits and layers; they never repeat a prompt or a key
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +15,14 @@ from starlette.responses import Response
 
 from mesh.api.disconnect import CallerGone
 from mesh.api.errors import BackendBusy, GenerationFailed, KeysFileError
-from mesh.errors import InvalidRequest, MeshError, NoRoute, PeerRefusal, SessionTooLong
+from mesh.errors import (
+    InvalidRequest,
+    MeshError,
+    NoRoute,
+    PeerRefusal,
+    PromptTooLong,
+    SessionTooLong,
+)
 from mesh.p2p.rpc_guard import Reason
 
 MAX_NAME_LENGTH = 128
@@ -107,6 +114,10 @@ def _explain_mesh(error: MeshError) -> Problem:
             return _overloaded("The swarm is busy; try again.", error.retry_after_s)
         case PeerRefusal(reason=Reason.BUSY):
             return _overloaded("The swarm is busy; try again.", BackendBusy().retry_after_s)
+        case PromptTooLong():
+            text = str(error).removeprefix(f"{error.field}: ")
+            code = "context_length_exceeded"
+            return Problem(400, f"The prompt has {text}.", param=error.field, code=code)
         case SessionTooLong():
             text = str(error).removeprefix(f"{error.field}: ")
             return Problem(400, text, param="max_tokens", code="context_length_exceeded")
@@ -140,15 +151,50 @@ def make_overloaded(retry_after_s: int = 1) -> Problem:
     return _overloaded("The gateway is full; try again.", retry_after_s)
 
 
+def make_not_found(path: str, known: Collection[str]) -> Problem:
+    """Return the answer for an address that is none; it names the one that was probably meant.
+
+    Usual mistakes are a base URL without /v1, or with it twice, and a slash at the end.
+    """
+    bare = path.rstrip("/")
+    meant = [bare, f"/v1{bare}", bare.replace("/v1/v1/", "/v1/", 1)]
+    found = next((address for address in meant if address in known), None)
+    hint = "" if found is None else f" Did you mean {found}?"
+    return Problem(404, f"{_HTTP_MESSAGES[404]}{hint}", code="not_found")
+
+
+_WRONG_TYPES = frozenset(
+    {
+        "string_type",
+        "list_type",
+        "dict_type",
+        "int_type",
+        "bool_type",
+        "model_type",
+        "none_required",
+    }
+)
+
+
+def _choose_error(errors: Sequence[Any]) -> Any:
+    """Return the error to tell. Where a field may be of several types, each type has errors: those
+    of a type that the value has not say nothing.
+    """
+    field = _join(errors[0]["loc"])
+    same = [error for error in errors if _join(error["loc"]).startswith(field)]
+    return next((error for error in same if error["type"] not in _WRONG_TYPES), errors[0])
+
+
 def _explain_validation(errors: Sequence[Any]) -> Problem:
-    first = errors[0] if errors else {"type": "", "loc": (), "msg": "invalid request"}
+    first = _choose_error(errors) if errors else {"type": "", "loc": (), "msg": "invalid request"}
     if first["type"] == "json_invalid":
         return Problem(400, "The body is not valid JSON.", code="invalid_json")
     path = [part for part in first["loc"] if part not in ("body", "path", "query")]
     param = quote_name(_join(path)) if path else None
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     where = f"'{param}': " if param else ""
-    return Problem(400, f"{where}{first['msg']}.", param=param, code=code)
+    text = str(first["msg"]).removeprefix("Value error, ")
+    return Problem(400, f"{where}{text}.", param=param, code=code)
 
 
 _UNION_MEMBERS = frozenset({"str", "int", "list"})

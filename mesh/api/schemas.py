@@ -134,8 +134,14 @@ class SamplingFields(Body):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
+def _check_is_text(kind: Any) -> Any:
+    if kind != "text":
+        raise ValueError("only parts of type 'text' are read here, no images, audio or files")
+    return kind
+
+
 class TextPart(Body):
-    type: Literal["text"]
+    type: Annotated[Literal["text"], BeforeValidator(_check_is_text)]
     text: Text
 
 

@@ -36,6 +36,7 @@ async def test_a_page_may_read_every_refusal_and_the_headers_that_explain_it(
 ):
     keys = tmp_path / "keys.txt"
     key = create_key(keys, "page", rate=Rate(1, 1), now_s=1)
+    other = create_key(keys, "other", rate=Rate(1, 1), now_s=1)
     api = await open_api(
         backend, cors_origins=(PAGE,), keys_file=keys, limits={"max_body_bytes": 400}
     )
@@ -44,7 +45,11 @@ async def test_a_page_may_read_every_refusal_and_the_headers_that_explain_it(
         await api.post("/v1/chat/completions", json=CHAT, headers={"Origin": PAGE}),
         await api.post("/v1/chat/completions", json=CHAT, headers=asked),
         await api.post("/v1/chat/completions", json=CHAT, headers=asked),
-        await api.post("/v1/chat/completions", content=b" " * 500, headers=asked),
+        await api.post(
+            "/v1/chat/completions",
+            content=b" " * 500,
+            headers={**asked, "Authorization": f"Bearer {other}"},
+        ),
         await api.post("/v1/nowhere", json=CHAT, headers={"Origin": PAGE}),
     ]
     assert [answer.status_code for answer in answers] == [401, 200, 429, 413, 401]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import httpx
+import psutil
 import pytest
 
+from mesh.api.keys_file import create_key
 from mesh.api.limits import DEFAULT_ANSWER_TOKENS
+from mesh.api.rate_limit import Rate
 from tests.support.local_backend import MODEL
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
@@ -190,3 +194,79 @@ async def test_an_answer_without_a_length_ends_at_the_default_one(open_api, make
     for name in ("max_tokens", "max_completion_tokens"):
         assert str(DEFAULT_ANSWER_TOKENS) in schema["properties"][name]["description"]
     assert f'placeholder="{DEFAULT_ANSWER_TOKENS}"' in (await api.get("/")).text
+
+
+async def read_until_reset(reader) -> None:
+    """Wait until the other side is gone, whatever it sent before."""
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                pass
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_reader_who_is_cut_off_leaves_no_socket_behind(open_api, make_backend, is_stream):
+    """Nothing is read here, so the answer fills the system's buffers and the server's own."""
+    backend = make_backend(is_endless=True, token_padding=40_000)
+    api = await open_api(backend, limits={"send_timeout_s": 0.2})
+    async with connect(api) as (_, writer):
+        writer.write(make_raw_request({**CHAT, "stream": is_stream, "max_tokens": 400}))
+        await wait_until(lambda: backend.running == 1)
+        before = count_server_sockets(api)
+        assert before >= 1
+        writer.transport.pause_reading()
+        await wait_until(lambda: count_server_sockets(api) < before, timeout_s=30)
+        await wait_until(lambda: backend.running == 0)
+
+
+def count_server_sockets(api) -> int:
+    """Return the gateway's ends of connections; it runs in this process."""
+    return sum(
+        connection.laddr.port == api.base_url.port
+        for connection in psutil.Process().net_connections("tcp")
+        if connection.status != psutil.CONN_LISTEN
+    )
+
+
+async def test_a_reader_who_is_slow_but_reads_keeps_its_answer(open_api, make_backend):
+    backend = make_backend(is_endless=True, token_padding=40_000)
+    api = await open_api(backend, limits={"send_timeout_s": 0.5})
+    async with connect(api) as (reader, writer):
+        body = {**CHAT, "max_tokens": 60}
+        writer.write(make_raw_request(body))
+        size = 0
+        async with asyncio.timeout(60):
+            while size < 60 * 40_000:
+                part = await reader.read(1 << 15)
+                assert part
+                size += len(part)
+                await asyncio.sleep(0.02)
+
+
+async def test_a_body_without_a_key_is_neither_awaited_nor_kept(open_api, backend, tmp_path):
+    keys = tmp_path / "keys.txt"
+    create_key(keys, "me", rate=Rate(60, 60), now_s=1)
+    api = await open_api(backend, keys_file=keys, limits={"head_timeout_s": 0.2})
+    async with connect(api) as (reader, writer), asyncio.timeout(10):
+        writer.write(make_raw_request(CHAT)[:-3])
+        assert b" 401 " in await reader.readline()
+        # What still comes of the body is dropped, and for a bounded time only.
+        writer.write(b"x")
+        await read_until_reset(reader)
+
+
+async def test_a_hundred_readers_who_leave_in_a_stream_leave_nothing(open_api, make_backend):
+    backend = make_backend(is_endless=True, delay_s=0.05)
+    api = await open_api(backend, limits={"max_generations": 100, "max_generations_per_key": 100})
+    # The first stream of a process starts a watcher of the library's own.
+    assert (await api.post(PATH, json={**CHAT, "max_tokens": 2, "stream": True})).is_success
+    sockets, tasks = count_server_sockets(api), len(asyncio.all_tasks())
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(100):
+            _, writer = await stack.enter_async_context(connect(api))
+            writer.write(make_raw_request({**CHAT, "stream": True}))
+        await wait_until(lambda: backend.running == 100, timeout_s=60)
+    await wait_until(lambda: backend.running == 0, timeout_s=30)
+    await wait_until(lambda: count_server_sockets(api) == sockets, timeout_s=30)
+    await wait_until(lambda: len(asyncio.all_tasks()) <= tasks, timeout_s=30)
+    assert (await api.post(PATH, json={**CHAT, "max_tokens": 2})).status_code == 200
