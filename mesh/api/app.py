@@ -15,7 +15,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mesh.api import chat, completions, health, models, native_input, page, responses
+from mesh.api import (
+    chat,
+    completions,
+    health,
+    models,
+    native_input,
+    page,
+    responses,
+    tokenization,
+)
 from mesh.api.auth import KeyRing
 from mesh.api.backend import Backend
 from mesh.api.disconnect import CallerGone
@@ -78,7 +87,8 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (chat, completions, responses, models, native_input, health, page):
+    doors = (chat, completions, responses, native_input, tokenization)
+    for module in (*doors, models, health, page):
         api.include_router(module.router)
     # The last is any other error: 500, and the outermost layer logs where it happened.
     for kind in (Problem, MeshError, RequestValidationError, HTTPException, CallerGone, Exception):

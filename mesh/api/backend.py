@@ -147,12 +147,24 @@ class Backend(Protocol):
         ...
 
     async def encode(
-        self, model_id: str, text: str, *, split_special_tokens: bool = False
+        self,
+        model_id: str,
+        text: str,
+        *,
+        split_special_tokens: bool = False,
+        add_special_tokens: bool = True,
     ) -> tuple[int, ...]:
         """Return the prompt's token ids, with the special tokens that the model expects.
 
         Those in the text are text where ``split_special_tokens``. Raises PromptTooLong at once for
         what no context has room for.
+        """
+        ...
+
+    async def decode(self, model_id: str, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones by their names.
+
+        Raises InvalidRequest(``tokens``) for an unknown id.
         """
         ...
 

@@ -72,6 +72,16 @@ async def find_model(backend: Backend, model_id: str) -> ServedModel:
     )
 
 
+async def choose_model(backend: Backend, model_id: str | None) -> ServedModel:
+    """Return the named model, or the only one. Raises Problem 400 or 404, or NoRoute."""
+    if model_id is not None:
+        return await find_model(backend, model_id)
+    models = await backend.list_models()
+    if len(models) != 1:
+        raise Problem(400, "Several models are served: name one.", param="model")
+    return await find_model(backend, models[0].model_id)
+
+
 def make_sampling(body: SamplingFields, wanted: Wanted | None = None) -> Sampling:
     """Return the sampling that a request asks for; OpenAI's defaults where it is silent.
 

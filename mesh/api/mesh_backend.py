@@ -88,14 +88,28 @@ class MeshBackend:
         return ()
 
     async def encode(
-        self, model_id: str, text: str, *, split_special_tokens: bool = False
+        self,
+        model_id: str,
+        text: str,
+        *,
+        split_special_tokens: bool = False,
+        add_special_tokens: bool = True,
     ) -> tuple[int, ...]:
         """Tokenise in a thread, because a long text takes a while."""
         return await asyncio.to_thread(
             self._client.tokenizer.encode,
             text,
             split_special_tokens=split_special_tokens,
+            add_special_tokens=add_special_tokens,
             max_tokens=self._client.config.max_context,
+        )
+
+    async def decode(self, model_id: str, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens. Raises InvalidRequest(``tokens``) for an unknown id."""
+        if token_ids:
+            self._client.check_vocabulary("tokens", token_ids)
+        return await asyncio.to_thread(
+            self._client.tokenizer.decode, token_ids, skip_special_tokens=False
         )
 
     async def encode_chat(self, model_id: str, prompt: ChatPrompt) -> tuple[int, ...]:

@@ -14,8 +14,8 @@ from mesh.api.disconnect import run_while_connected
 from mesh.api.gateway import (
     Gateway,
     check_context,
+    choose_model,
     choose_seed,
-    find_model,
     get_caller,
     get_gateway,
     make_jobs,
@@ -49,7 +49,7 @@ async def create_input(body: InputRequest, request: Request) -> Response:
     """Continue ``prompt``; every argument of ``generate`` is honoured or refused by name."""
     gateway = get_gateway(request)
     parameters.check_all_known(body.get_extras(), parameters.TRANSFORMERS)
-    model = await _choose_model(gateway, body)
+    model = await choose_model(gateway.backend, body.model)
     prompt_ids = await gateway.backend.encode(model.model_id, body.prompt)
     generate = GenerateRequest(
         model_id=model.model_id,
@@ -61,15 +61,6 @@ async def create_input(body: InputRequest, request: Request) -> Response:
         request, _collect(gateway, body, generate, caller=get_caller(request))
     )
     return JSONResponse(reply, headers=make_route_header(reply["mesh"]["route"]))
-
-
-async def _choose_model(gateway: Gateway, body: InputRequest) -> ServedModel:
-    if body.model is not None:
-        return await find_model(gateway.backend, body.model)
-    models = await gateway.backend.list_models()
-    if len(models) != 1:
-        raise Problem(400, "Several models are served: name one.", param="model")
-    return await find_model(gateway.backend, models[0].model_id)
 
 
 def _choose_max_new_tokens(body: InputRequest, model: ServedModel, *, prompt_tokens: int) -> int:

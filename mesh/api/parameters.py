@@ -73,6 +73,10 @@ RESPONSES: Mapping[str, _Neutral] = {
     "truncation": (None, "disabled"),
 }
 
+TOKENIZE: Mapping[str, _Neutral] = _make_table(
+    (_OFF, "continue_final_message"), (_EMPTY, "chat_template mm_processor_kwargs")
+)
+
 TRANSFORMERS: Mapping[str, _Neutral] = {
     **_make_table(
         (

@@ -102,9 +102,19 @@ class LocalBackend:
         )
 
     async def encode(
-        self, model_id: str, text: str, *, split_special_tokens: bool = False
+        self,
+        model_id: str,
+        text: str,
+        *,
+        split_special_tokens: bool = False,
+        add_special_tokens: bool = True,
     ) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text).ids)
+        return tuple(self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    async def decode(self, model_id: str, token_ids: Sequence[int]) -> str:
+        if any(token_id >= self.tokenizer.get_vocab_size() for token_id in token_ids):
+            raise InvalidRequest("tokens", "a token id is not in the vocabulary")
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
 
     async def encode_chat(self, model_id: str, prompt: ChatPrompt) -> tuple[int, ...]:
         self.prompts.append(prompt)

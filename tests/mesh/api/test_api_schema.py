@@ -23,6 +23,8 @@ OPERATIONS = [
     ("POST", "/v1/completions"),
     ("POST", "/v1/responses"),
     ("POST", "/input"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
     ("GET", "/livez"),
     ("GET", "/readyz"),
     ("GET", "/health"),
