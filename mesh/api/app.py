@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mesh.api import (
+    anthropic,
     chat,
     completions,
     health,
@@ -28,6 +29,7 @@ from mesh.api import (
 from mesh.api.auth import KeyRing
 from mesh.api.backend import Backend
 from mesh.api.disconnect import CallerGone
+from mesh.api.error_shapes import respond
 from mesh.api.gate import Gate
 from mesh.api.gateway import Gateway
 from mesh.api.generation import Generations
@@ -87,7 +89,7 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
         redoc_url=None,
         redirect_slashes=False,
     )
-    doors = (chat, completions, responses, native_input, tokenization)
+    doors = (chat, completions, responses, anthropic, native_input, tokenization)
     for module in (*doors, models, health, page):
         api.include_router(module.router)
     # The last is any other error: 500, and the outermost layer logs where it happened.
@@ -99,8 +101,10 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
 
 async def _handle(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return make_not_found(request.url.path, _list_paths(request.app)).to_response()
-    return explain(error).to_response()
+        problem = make_not_found(request.url.path, _list_paths(request.app))
+    else:
+        problem = explain(error)
+    return respond(problem, request.url.path)
 
 
 def _list_paths(api: FastAPI) -> frozenset[str]:

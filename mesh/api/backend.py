@@ -110,10 +110,14 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last piece of every generation. ``route`` carries the measured hop times."""
+    """The last piece of every generation. ``route`` carries the measured hop times.
+
+    ``stop`` is the stop sequence that ended the text, if one did: the gateway's own business.
+    """
 
     reason: Finish
     route: Route = ()
+    stop: str | None = None
 
 
 Piece = Routed | PromptScored | Generated | Finished

@@ -54,7 +54,7 @@ router = APIRouter(tags=["completions"], dependencies=[Depends(require_json)])
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class CompletionPlan:
     """One checked request. ``echoes[i]`` is the prompt's text if choice i repeats it."""
 
     body: CompletionRequest
@@ -83,14 +83,24 @@ class _Choice:
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
     """Continue one or several prompts, given as text or as token ids."""
     gateway = get_gateway(request)
-    plan = await _plan(gateway, body, caller=get_caller(request))
+    plan = await plan_completion(gateway, body, caller=get_caller(request))
     if body.stream:
         return await respond_with_stream(gateway, request, _stream(gateway, plan))
     reply = await run_while_connected(request, _collect(gateway, plan))
     return JSONResponse(reply, headers=make_route_header(reply["mesh"]["route"]))
 
 
-async def _plan(gateway: Gateway, body: CompletionRequest, *, caller: str) -> _Plan:
+async def plan_completion(
+    gateway: Gateway,
+    body: CompletionRequest,
+    *,
+    caller: str,
+    default_tokens: int | None = DEFAULT_MAX_TOKENS,
+) -> CompletionPlan:
+    """Check a request and read its prompts. Raises Problem, InvalidRequest or NoRoute.
+
+    ``default_tokens`` None: an answer without a length is as long as one of chat may be.
+    """
     parameters.check_supported(body.get_extras(), parameters.COMPLETION)
     prompts = body.get_prompts()
     n = body.n or 1
@@ -107,7 +117,7 @@ async def _plan(gateway: Gateway, body: CompletionRequest, *, caller: str) -> _P
     echoes: list[str] = []
     prompt_tokens = 0
     for prompt in prompts:
-        request = await _make_request(gateway, body, model, prompt, wanted)
+        request = await _make_request(gateway, body, model, prompt, wanted, default_tokens)
         prompt_tokens += len(request.prompt_ids)
         jobs += make_jobs(request, n=n, stop=body.get_stops())
         echoes += [await _read_echo(gateway, body, prompt)] * n
@@ -117,7 +127,7 @@ async def _plan(gateway: Gateway, body: CompletionRequest, *, caller: str) -> _P
         "created": int(time.time()),
         "model": body.model,
     }
-    return _Plan(body, head, jobs, echoes, prompt_tokens, caller)
+    return CompletionPlan(body, head, jobs, echoes, prompt_tokens, caller)
 
 
 async def _make_request(
@@ -126,6 +136,7 @@ async def _make_request(
     model: ServedModel,
     prompt: str | list[int],
     wanted: Wanted | None,
+    default_tokens: int | None,
 ) -> GenerateRequest:
     if isinstance(prompt, str):
         prompt_ids = await gateway.backend.encode(body.model, prompt)
@@ -133,7 +144,7 @@ async def _make_request(
         prompt_ids = tuple(prompt)
         # Refused here, before anything is sent to a hoster.
         await gateway.backend.describe(body.model, prompt_ids)
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    max_tokens = default_tokens if body.max_tokens is None else body.max_tokens
     return GenerateRequest(
         model_id=body.model,
         prompt_ids=prompt_ids,
@@ -155,11 +166,11 @@ async def _read_echo(gateway: Gateway, body: CompletionRequest, prompt: str | li
     return join_texts(await gateway.backend.describe(body.model, prompt))
 
 
-def _needs_backend(plan: _Plan) -> bool:
+def _needs_backend(plan: CompletionPlan) -> bool:
     return any(job.request.max_new_tokens or job.request.score_prompt for job in plan.jobs)
 
 
-async def _collect(gateway: Gateway, plan: _Plan) -> dict[str, Any]:
+async def _collect(gateway: Gateway, plan: CompletionPlan) -> dict[str, Any]:
     choices = [_Choice() for _ in plan.jobs]
     async with gateway.generations.start(_runnable(plan), caller=plan.caller) as answer:
         async with aclosing(answer.pieces()) as pieces:
@@ -176,7 +187,7 @@ async def _collect(gateway: Gateway, plan: _Plan) -> dict[str, Any]:
     }
 
 
-def _runnable(plan: _Plan) -> list[Job]:
+def _runnable(plan: CompletionPlan) -> list[Job]:
     # max_tokens 0 without scores asks for nothing that the swarm could add.
     return plan.jobs if _needs_backend(plan) else []
 
@@ -190,7 +201,7 @@ def _take(choice: _Choice, piece: Piece) -> None:
 
 
 def _make_choice(
-    plan: _Plan, index: int, tokens: Sequence[Token], *, reason: Finish | None
+    plan: CompletionPlan, index: int, tokens: Sequence[Token], *, reason: Finish | None
 ) -> dict[str, Any]:
     scored = plan.jobs[index].request.score_prompt
     text = join_texts(tokens)
@@ -205,7 +216,7 @@ def _make_choice(
     }
 
 
-async def _stream(gateway: Gateway, plan: _Plan) -> AsyncGenerator[dict[str, Any], None]:
+async def _stream(gateway: Gateway, plan: CompletionPlan) -> AsyncGenerator[dict[str, Any], None]:
     choices = [_Choice() for _ in plan.jobs]
     async with gateway.generations.start(_runnable(plan), caller=plan.caller) as answer:
         for index in range(len(plan.jobs)):
@@ -229,7 +240,12 @@ async def _stream(gateway: Gateway, plan: _Plan) -> AsyncGenerator[dict[str, Any
 
 
 def _chunk(
-    plan: _Plan, answer: RunningAnswer, index: int, text: str, *, reason: Finish | None = None
+    plan: CompletionPlan,
+    answer: RunningAnswer,
+    index: int,
+    text: str,
+    *,
+    reason: Finish | None = None,
 ) -> dict[str, Any]:
     choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
     trace = (
@@ -240,7 +256,7 @@ def _chunk(
 
 
 def _chunk_tokens(
-    plan: _Plan, index: int, choice: _Choice, tokens: Sequence[Token]
+    plan: CompletionPlan, index: int, choice: _Choice, tokens: Sequence[Token]
 ) -> dict[str, Any]:
     text = join_texts(tokens)
     logprobs = None

@@ -214,7 +214,7 @@ class Generations:
                         note_tokens(len(piece.tokens))
                         await _put_tokens(answer, index, matcher.feed(piece.tokens))
                         if matcher.is_stopped:
-                            await answer.put(index, Finished(Finish.STOP, route))
+                            await answer.put(index, Finished(Finish.STOP, route, matcher.found))
                             return
                     case Finished():
                         await _put_tokens(answer, index, matcher.flush())

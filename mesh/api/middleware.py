@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mesh.api.auth import KeyRing, check_rate, identify_caller
 from mesh.api.disconnect import CallerGone
+from mesh.api.error_shapes import get_request_id_names, respond
 from mesh.api.hosts import is_trusted_host
 from mesh.api.limits import Limits
 from mesh.api.problems import SERVER_ERROR, Problem, explain, make_overloaded
@@ -58,7 +59,7 @@ class RequestFrame:
             await self.app(scope, receive, send)
             return
         started_s = time.monotonic()
-        sender = _FramedSend(send, request_id=secrets.token_hex(8))
+        sender = _FramedSend(send, request_id=secrets.token_hex(8), path=scope["path"])
         self._running += 1
         try:
             await self._answer(scope, receive, sender)
@@ -93,22 +94,23 @@ class RequestFrame:
 class _FramedSend:
     """An ASGI ``send`` that adds the headers and remembers the status."""
 
-    def __init__(self, send: Send, *, request_id: str) -> None:
+    def __init__(self, send: Send, *, request_id: str, path: str) -> None:
         self._send = send
         self.request_id = request_id
+        names = get_request_id_names(path)
+        self._own = (*((name, request_id.encode()) for name in names), *SECURITY_HEADERS)
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            own = ((b"x-request-id", self.request_id.encode()), *SECURITY_HEADERS)
-            message = {**message, "headers": [*message.get("headers", ()), *own]}
+            message = {**message, "headers": [*message.get("headers", ()), *self._own]}
         await self._send(message)
 
 
 async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: _FramedSend) -> None:
     if send.status is None:
-        await problem.to_response()(scope, receive, send)
+        await respond(problem, scope["path"])(scope, receive, send)
 
 
 def _log_defect(error: Exception, *, request_id: str) -> None:
@@ -185,7 +187,7 @@ class RefusalFrame:
         except (Problem, MeshError) as error:
             if is_started:
                 raise
-            await explain(error).to_response()(scope, receive, send)
+            await respond(explain(error), scope["path"])(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from mesh.api.replies import ErrorReply
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorReply, "description": "The request is refused; the body says why."},
-    "5XX": {"model": ErrorReply, "description": "The gateway or the swarm cannot answer now."},
-}
+
+def describe_errors(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Return what a door says of its refusals, whose body is of ``model``."""
+    return {
+        "4XX": {"model": model, "description": "The request is refused; the body says why."},
+        "5XX": {"model": model, "description": "The gateway or the swarm cannot answer now."},
+    }
+
+
+ERRORS = describe_errors(ErrorReply)
 
 _EVENT = {
     "type": "object",
@@ -17,6 +25,13 @@ _EVENT = {
     "properties": {"data": {"type": "string"}},
     "required": ["data"],
 }
+
+
+def describe_stream(text: str, media_type: str = "text/event-stream") -> dict[str, Any]:
+    """Return what a door says of an answer that may be streamed; ``text`` says of what."""
+    content = {media_type: {"schema": {**_EVENT, "description": text}}}
+    return {"description": f"One JSON object. {text}", "content": content}
+
 
 STREAM_OR_JSON: dict[int | str, dict[str, Any]] = {
     **ERRORS,

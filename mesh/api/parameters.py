@@ -73,6 +73,12 @@ RESPONSES: Mapping[str, _Neutral] = {
     "truncation": (None, "disabled"),
 }
 
+ANTHROPIC: Mapping[str, _Neutral] = {
+    **COMMON,
+    **_make_table((_EMPTY, "mcp_servers"), (_NONE, "container context_management output_format")),
+    "thinking": (None, {"type": "disabled"}),
+}
+
 TOKENIZE: Mapping[str, _Neutral] = _make_table(
     (_OFF, "continue_final_message"), (_EMPTY, "chat_template mm_processor_kwargs")
 )

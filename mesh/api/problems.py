@@ -11,7 +11,6 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 
 from mesh.api.disconnect import CallerGone
 from mesh.api.errors import BackendBusy, GenerationFailed, KeysFileError
@@ -65,15 +64,6 @@ class Problem(Exception):
                 "code": self.code,
             }
         }
-
-    def to_response(self) -> Response:
-        """Return the HTTP answer; ASCII JSON, so that any name can be quoted in it."""
-        return Response(
-            json.dumps(self.to_dict()),
-            status_code=self.status,
-            headers=self.headers,
-            media_type="application/json",
-        )
 
 
 def explain(error: Exception) -> Problem:

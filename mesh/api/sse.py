@@ -1,11 +1,12 @@
-"""Server-sent events as OpenAI's clients read them."""
+"""Streamed answers: server-sent events as OpenAI's clients read them, or as another door says."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -25,6 +26,32 @@ DONE = "[DONE]"
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class StreamShape:
+    """How a door writes a stream: an event, an error that ends it, and its end.
+
+    ``has_comments``: readers pass over keepalive comments.
+    """
+
+    write: Callable[[Mapping[str, Any]], bytes]
+    write_error: Callable[[Problem], bytes]
+    end: bytes = b""
+    media_type: str = "text/event-stream"
+    has_comments: bool = True
+
+
+def write_event(event: Mapping[str, Any], *, name: str | None = None) -> bytes:
+    """Return one server-sent event."""
+    return ServerSentEvent(data=dump(event), event=name, sep="\n").encode()
+
+
+OPENAI = StreamShape(
+    write=write_event,
+    write_error=lambda problem: write_event(problem.to_dict()),
+    end=ServerSentEvent(data=DONE, sep="\n").encode(),
+)
+
+
 class EventStream(EventSourceResponse):
     """Sends JSON events, keepalive comments, and gives up on a reader who takes nothing."""
 
@@ -35,13 +62,14 @@ class EventStream(EventSourceResponse):
         *,
         limits: Limits,
         headers: Mapping[str, str],
+        shape: StreamShape = OPENAI,
     ) -> None:
         self._first, self._events = first, events
         super().__init__(
-            _encode(first, events),
+            _encode(first, events, shape),
             headers={"Cache-Control": "no-cache", **headers},
-            media_type="text/event-stream",
-            ping=limits.sse_comment_s,
+            media_type=shape.media_type,
+            ping=limits.sse_comment_s if shape.has_comments else 0,
             ping_message_factory=lambda: ServerSentEvent(comment="keepalive", sep="\n"),
             sep="\n",
             send_timeout=limits.send_timeout_s,
@@ -80,30 +108,36 @@ async def _end(
 async def _encode(
     first: asyncio.Task[Mapping[str, Any] | Exception],
     events: AsyncIterator[Mapping[str, Any]],
-) -> AsyncIterator[ServerSentEvent]:
-    if not first.done():
-        yield ServerSentEvent(comment="waiting", sep="\n")
+    shape: StreamShape,
+) -> AsyncIterator[bytes]:
+    if not first.done() and shape.has_comments:
+        yield ServerSentEvent(comment="waiting", sep="\n").encode()
     try:
         opening = await first
         if isinstance(opening, Exception):
             raise opening
-        yield ServerSentEvent(data=_dump(opening), sep="\n")
+        yield shape.write(opening)
         async for event in events:
-            yield ServerSentEvent(data=_dump(event), sep="\n")
+            yield shape.write(event)
     except (MeshError, Problem) as error:
-        yield ServerSentEvent(data=_dump(explain(error).to_dict()), sep="\n")
+        yield shape.write_error(explain(error))
         return
     except Exception as error:  # noqa: BLE001
         # The status is sent already: the reader learns of the defect in the stream.
         log.error("stream failed", kind=type(error).__name__)
         problem = Problem(500, "The gateway failed on this request.", kind=SERVER_ERROR)
-        yield ServerSentEvent(data=_dump(problem.to_dict()), sep="\n")
+        yield shape.write_error(problem)
         return
-    yield ServerSentEvent(data=DONE, sep="\n")
+    if shape.end:
+        yield shape.end
 
 
 async def respond_with_stream(
-    gateway: Gateway, request: Request, events: AsyncGenerator[Mapping[str, Any], None]
+    gateway: Gateway,
+    request: Request,
+    events: AsyncGenerator[Mapping[str, Any], None],
+    *,
+    shape: StreamShape = OPENAI,
 ) -> EventStream:
     """Start a stream once its first event is there, so that a refusal still has its status.
 
@@ -115,7 +149,8 @@ async def respond_with_stream(
     headers: dict[str, str] = {}
     try:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limits.stream_start_s):
+            # Where no comment can be sent, a reader waits for the first event.
+            async with asyncio.timeout(limits.stream_start_s if shape.has_comments else None):
                 opening = await run_while_connected(request, asyncio.shield(first))
                 if isinstance(opening, Exception):
                     raise opening
@@ -123,8 +158,9 @@ async def respond_with_stream(
     except BaseException:
         await _end(first, events)
         raise
-    return EventStream(first, events, limits=limits, headers=headers)
+    return EventStream(first, events, limits=limits, headers=headers, shape=shape)
 
 
-def _dump(event: Mapping[str, Any]) -> str:
+def dump(event: Mapping[str, Any]) -> str:
+    """Return an event as one line of JSON."""
     return json.dumps(event, ensure_ascii=False, separators=(",", ":"))

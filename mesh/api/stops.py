@@ -23,6 +23,11 @@ class TokenStops:
         """Whether the answer is over."""
         return self._matcher.is_stopped
 
+    @property
+    def found(self) -> str | None:
+        """Which stop sequence ended the answer."""
+        return self._matcher.found
+
     def feed(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
         """Return the tokens that are now safe to show."""
         released: list[Token] = []

@@ -24,14 +24,19 @@ class StopMatcher:
         self._stops = tuple(stops)
         self._held = ""
         self.is_stopped = False
+        self.found: str | None = None
+        """Which stop sequence came."""
 
     def feed(self, text: str) -> str:
         """Return what may be shown now."""
         self._held += text
-        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        found = [
+            (place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0
+        ]
         if found:
             self.is_stopped = True
-            shown, self._held = self._held[: min(found)], ""
+            place, self.found = min(found)
+            shown, self._held = self._held[:place], ""
             return shown
         keep = max((_count_overlap(self._held, stop) for stop in self._stops), default=0)
         cut = len(self._held) - keep

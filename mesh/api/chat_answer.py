@@ -1,0 +1,85 @@
+"""One answer to a chat request, step by step, for the doors that speak another language than chat.
+
+A door translates its request into a :class:`ChatRequest`, plans it as chat does, and writes these
+steps in its own shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from mesh.api.backend import Finished, Generated
+from mesh.api.chat import ChatPlan
+from mesh.api.chat_tools import ToolReader
+from mesh.api.gateway import Gateway
+from mesh.api.problems import Problem
+from mesh.api.schemas import ChatRequest, SamplingFields
+from mesh.inference.tokens import Trace, join_texts
+
+Request = TypeVar("Request", bound=SamplingFields)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStep:
+    """What one piece of the swarm adds: ``deltas`` as a chat stream tells them.
+
+    ``reason`` is OpenAI's reason for the end, None before it; ``stop`` the stop sequence that ended
+    the text. ``trace`` is the answer's so far, ``usage_tokens`` what was generated.
+    """
+
+    deltas: list[dict[str, Any]]
+    trace: Trace
+    usage_tokens: int
+    reason: str | None = None
+    stop: str | None = None
+
+
+async def run_chat(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[AnswerStep, None]:
+    """Yield the steps of a plan's only choice; the first one when a route is there."""
+    reader = ToolReader(plan.tools)
+    async with gateway.generations.start(plan.jobs, caller=plan.caller) as running:
+        async with aclosing(running.pieces()) as pieces:
+            async for _, piece in pieces:
+                deltas: list[dict[str, Any]] = []
+                reason = stop = None
+                if isinstance(piece, Generated):
+                    deltas = reader.feed(join_texts(piece.tokens))
+                elif isinstance(piece, Finished):
+                    deltas = reader.flush()
+                    reason, stop = reader.finish(piece.reason), piece.stop
+                yield AnswerStep(deltas, running.trace, sum(running.usage_tokens), reason, stop)
+
+
+def make_chat_request(fields: Mapping[str, Any]) -> ChatRequest:
+    """Return the chat request of these fields. Raises RequestValidationError."""
+    return make_request(ChatRequest, fields)
+
+
+def make_request(kind: type[Request], fields: Mapping[str, Any]) -> Request:
+    """Return a request of these fields, those that are None or empty left out.
+
+    Raises RequestValidationError.
+    """
+    given = {name: value for name, value in fields.items() if value is not None and value != []}
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
+
+
+@contextmanager
+def renamed_params(names: Mapping[str, str]) -> Iterator[None]:
+    """Let refusals within the block name the fields of the door, not those of chat."""
+    try:
+        yield
+    except Problem as problem:
+        name, dot, rest = (problem.param or "").partition(".")
+        if name in names:
+            problem.param = f"{names[name]}{dot}{rest}"
+        raise
