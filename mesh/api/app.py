@@ -22,6 +22,7 @@ from mesh.api import (
     health,
     models,
     native_input,
+    ollama,
     page,
     responses,
     tokenization,
@@ -89,7 +90,7 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
         redoc_url=None,
         redirect_slashes=False,
     )
-    doors = (chat, completions, responses, anthropic, native_input, tokenization)
+    doors = (chat, completions, responses, anthropic, ollama, native_input, tokenization)
     for module in (*doors, models, health, page):
         api.include_router(module.router)
     # The last is any other error: 500, and the outermost layer logs where it happened.

@@ -79,6 +79,15 @@ ANTHROPIC: Mapping[str, _Neutral] = {
     "thinking": (None, {"type": "disabled"}),
 }
 
+OLLAMA: Mapping[str, _Neutral] = _make_table(
+    (_OFF, "think logprobs"), (_ZERO, "top_logprobs"), (_EMPTY, "images suffix template context")
+)
+
+OLLAMA_OPTIONS: Mapping[str, _Neutral] = {
+    **_make_table((_ZERO, "mirostat"), (_ONE, "tfs_z typical_p")),
+    "repeat_last_n": (None, -1),
+}
+
 TOKENIZE: Mapping[str, _Neutral] = _make_table(
     (_OFF, "continue_final_message"), (_EMPTY, "chat_template mm_processor_kwargs")
 )

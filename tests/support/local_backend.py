@@ -87,6 +87,7 @@ class LocalBackend:
     chats: list[Sequence[ChatMessage]] = field(default_factory=list)
     prompts: list[ChatPrompt] = field(default_factory=list)
     template: str | None = None
+    has_template: bool = True
     bad_grammar: str | None = None
 
     async def list_models(self) -> Sequence[ServedModel]:
@@ -97,6 +98,7 @@ class LocalBackend:
                 self.context,
                 6,
                 self.uncovered,
+                has_chat_template=self.has_template,
                 chat_template=self.template,
             ),
         )
