@@ -39,6 +39,7 @@ from mesh.api.limits import Limits
 from mesh.api.measures import GatewayMeasures
 from mesh.api.middleware import BodyGuard, HostGuard, KeyGuard, RefusalFrame, RequestFrame
 from mesh.api.problems import Problem, explain, make_not_found
+from mesh.api.usage import Accounts, UsageBook
 from mesh.errors import MeshError
 
 
@@ -47,7 +48,7 @@ class AppConfig:
     """What the application needs to know. ``ring`` None: no keys, for loopback only.
 
     ``cors_origins`` are origins such as ``https://example.org`` whose pages may call the API.
-    ``measures`` counts what is answered.
+    ``measures`` counts what is answered, ``usage`` what each key used.
     """
 
     ring: KeyRing | None = None
@@ -55,6 +56,7 @@ class AppConfig:
     cors_origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     measures: GatewayMeasures = field(default_factory=GatewayMeasures)
+    usage: UsageBook = field(default_factory=UsageBook)
 
 
 @dataclass(slots=True)
@@ -76,10 +78,15 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
     async def lifespan(_api: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
         async with asyncio.TaskGroup() as tasks:
             gate = Gate(config.limits)
-            generations = Generations(backend, config.limits, tasks, gate, config.measures)
+            accounts = Accounts(config.ring, config.usage)
+            generations = Generations(
+                backend, config.limits, tasks, gate, config.measures, accounts
+            )
             application.gateway = Gateway(backend, config.limits, generations)
+            writing = tasks.create_task(config.usage.keep_writing(accounts.clock))
             yield {"gateway": application.gateway}
             generations.cancel_all()
+            writing.cancel()
 
     api = FastAPI(
         title="mesh",

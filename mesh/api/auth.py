@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mesh.api.credentials import get_presented_key
+from mesh.api.key_terms import NO_TERMS, KeyTerms, write_moment
 from mesh.api.keys_file import ApiKey, compute_digest, read_keys
 from mesh.api.problems import Problem
 from mesh.token_bucket import TokenBucket
@@ -47,7 +48,7 @@ class KeyRing:
         self._checked_s = now_s
 
     def identify(self, presented: str) -> str | None:
-        """Return the name of a valid key, or None.
+        """Return the name of a key that is not revoked, or None. It may have expired.
 
         Every digest is compared, each in constant time, so the answer's delay tells nothing.
         """
@@ -57,6 +58,21 @@ class KeyRing:
             if hmac.compare_digest(key.digest, digest):
                 found = key.name
         return found
+
+    def get_terms(self, name: str) -> KeyTerms:
+        """Return what a key may do; a key that has just been revoked may finish its request."""
+        key = self._active.get(name)
+        return NO_TERMS if key is None else key.terms
+
+    def check_expiry(self, name: str, *, unix_s: float) -> None:
+        """Raise Problem 401 for a key whose time is over."""
+        terms = self.get_terms(name)
+        if terms.expires_s is not None and terms.is_expired(now_s=unix_s):
+            raise _refuse_key(
+                f"This API key expired at {write_moment(terms.expires_s)}; "
+                "ask the gateway's operator for another.",
+                code="expired_api_key",
+            )
 
     def check_rate(self, name: str, *, now_s: float) -> None:
         """Draw one request from the key's allowance. Raises Problem 429."""
@@ -94,24 +110,22 @@ class KeyRing:
 
 
 def identify_caller(
-    ring: KeyRing | None, headers: list[tuple[bytes, bytes]], *, now_s: float
+    ring: KeyRing | None, headers: list[tuple[bytes, bytes]], *, now_s: float, unix_s: float
 ) -> str:
-    """Return the caller's key name. Raises Problem 401 or KeysFileError."""
+    """Return the caller's key name. Raises Problem 401 or KeysFileError.
+
+    ``now_s`` is a monotonic time, ``unix_s`` the time of day.
+    """
     if ring is None:
         return ANONYMOUS
     ring.refresh(now_s=now_s)
     presented = get_presented_key(headers)
-    name = ring.identify(presented) if presented is not None else None
+    if presented is None:
+        raise _refuse_key("Missing API key: send it as 'Authorization: Bearer KEY'.")
+    name = ring.identify(presented)
     if name is None:
-        raise Problem(
-            401,
-            "Missing API key: send it as 'Authorization: Bearer KEY'."
-            if presented is None
-            else "Incorrect API key provided.",
-            kind="authentication_error",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        raise _refuse_key("Incorrect API key provided.")
+    ring.check_expiry(name, unix_s=unix_s)
     return name
 
 
@@ -119,3 +133,13 @@ def check_rate(ring: KeyRing | None, caller: str, *, now_s: float) -> None:
     """Draw one request from the caller's allowance. Raises Problem 429."""
     if ring is not None:
         ring.check_rate(caller, now_s=now_s)
+
+
+def _refuse_key(message: str, *, code: str = "invalid_api_key") -> Problem:
+    return Problem(
+        401,
+        message,
+        kind="authentication_error",
+        code=code,
+        headers={"WWW-Authenticate": "Bearer"},
+    )

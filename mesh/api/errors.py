@@ -5,6 +5,7 @@ GatewayError
 ├── GenerationFailed            the swarm lost this answer
 ├── PublicBindWithoutKey        the gateway would be open to the network without a key
 ├── PortInUse                   another process listens there
+├── UsageFileUnusable           the file of what the keys used
 └── KeysFileError               the file of API keys
     ├── KeysFileMissing
     ├── KeysFileMode            others can read it
@@ -40,6 +41,10 @@ class PublicBindWithoutKey(GatewayError):
 
 class PortInUse(GatewayError):
     """Another process listens on the address."""
+
+
+class UsageFileUnusable(GatewayError):
+    """The file of usage is of something else, damaged, or open to other users."""
 
 
 class KeysFileError(GatewayError):

@@ -32,6 +32,7 @@ from mesh.api.limits import Limits
 from mesh.api.measures import GatewayMeasures
 from mesh.api.problems import make_overloaded
 from mesh.api.stops import TokenStops
+from mesh.api.usage import Accounts
 from mesh.errors import MeshError
 from mesh.inference.tokens import Finish, Token, Trace
 
@@ -106,7 +107,8 @@ class RunningAnswer:
 class Generations:
     """All running answers of the gateway, children of one task group.
 
-    While ``is_draining``, new requests are refused and the running ones finish.
+    While ``is_draining``, new requests are refused and the running ones finish. ``accounts`` say
+    what a caller may ask for, and count what it gets.
     """
 
     backend: Backend
@@ -114,6 +116,7 @@ class Generations:
     tasks: asyncio.TaskGroup
     gate: Gate
     measures: GatewayMeasures = field(default_factory=GatewayMeasures)
+    accounts: Accounts = field(default_factory=Accounts)
     is_draining: bool = False
     _answers: list[RunningAnswer] = field(default_factory=list)
     _pumps: set[asyncio.Task[None]] = field(default_factory=set)
@@ -123,6 +126,9 @@ class Generations:
         """Generate every job's choice while the block runs; leaving it frees the backend."""
         if self.is_draining:
             raise make_overloaded(retry_after_s=5)
+        models = {job.request.model_id for job in jobs}
+        prompt_tokens = _count_prompts(jobs)
+        self.accounts.check(caller, models=models, prompt_tokens=prompt_tokens)
         answer = RunningAnswer(
             tuple(jobs),
             Trace(started_s=time.monotonic()),
@@ -134,6 +140,8 @@ class Generations:
         async with AsyncExitStack() as stack:
             with self.measures.wait():
                 await stack.enter_async_context(self.gate.enter(caller, places=len(jobs)))
+            # Again: while it waited for a place, others may have spent the rest.
+            self.accounts.charge(caller, models=models, prompt_tokens=prompt_tokens)
             self.measures.prompt_tokens += sum(len(job.request.prompt_ids) for job in jobs)
             stack.enter_context(
                 self.measures.run(
@@ -212,6 +220,7 @@ class Generations:
                         answer.turns.note_prompt(index)
                         answer.usage_tokens[index] += len(piece.tokens)
                         note_tokens(len(piece.tokens))
+                        self.accounts.count_answer(job.request.caller, len(piece.tokens))
                         await _put_tokens(answer, index, matcher.feed(piece.tokens))
                         if matcher.is_stopped:
                             await answer.put(index, Finished(Finish.STOP, route, matcher.found))
@@ -221,6 +230,12 @@ class Generations:
                         await answer.put(index, piece)
                         return
         raise GenerationFailed("The answer ended before it was finished.")
+
+
+def _count_prompts(jobs: Sequence[Job]) -> int:
+    """Return the tokens of the prompts; choices of one prompt share it."""
+    prompts = {id(job.request.prompt_ids): job.request.prompt_ids for job in jobs}
+    return sum(len(prompt_ids) for prompt_ids in prompts.values())
 
 
 async def _put_tokens(answer: RunningAnswer, index: int, tokens: tuple[Token, ...]) -> None:

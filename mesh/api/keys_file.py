@@ -3,6 +3,9 @@
 A key is 256 random bits, so a plain SHA-256 of it is safe to keep; the key itself is shown once
 and stored nowhere. The file is created with O_EXCL and mode 0600, each line is fsynced, and a
 looser mode is refused. A revoked name is not used again, so logs stay unambiguous.
+
+Terms of a key (its budget, its end, its models) are fields that a line may have. A key without them
+is written as earlier versions wrote it, and their files are read.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -28,6 +31,7 @@ from mesh.api.errors import (
     KeysFileMode,
     UnknownKeyName,
 )
+from mesh.api.key_terms import MAX_KEY_MODELS, MAX_MODEL_NAME, NO_TERMS, KeyTerms
 from mesh.api.limits import MAX_KEYS
 from mesh.api.rate_limit import Rate
 
@@ -36,6 +40,9 @@ KEY_BYTES = 32
 MAX_FILE_BYTES = 1 << 20
 DEFAULT_RATE = Rate(per_minute=120, burst=30)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+_ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME)]
 
 
 class _Created(BaseModel):
@@ -47,6 +54,11 @@ class _Created(BaseModel):
     created_s: int = Field(ge=0)
     per_minute: int = Field(ge=1)
     burst: int = Field(ge=1)
+    tokens_per_day: int | None = Field(default=None, ge=1)
+    expires_s: int | None = Field(default=None, ge=0)
+    models: tuple[_ModelName, ...] | None = Field(
+        default=None, min_length=1, max_length=MAX_KEY_MODELS
+    )
 
 
 class _Revoked(BaseModel):
@@ -69,6 +81,7 @@ class ApiKey:
     rate: Rate
     created_s: int
     revoked_s: int | None = None
+    terms: KeyTerms = NO_TERMS
 
 
 _Check = Callable[[tuple[ApiKey, ...]], None]
@@ -93,8 +106,11 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     return _parse(path, content)
 
 
-def create_key(path: Path, name: str, *, rate: Rate = DEFAULT_RATE, now_s: int) -> str:
-    """Add a key and return it: it is shown only here. Raises KeysFileError."""
+def create_key(
+    path: Path, name: str, *, rate: Rate = DEFAULT_RATE, terms: KeyTerms = NO_TERMS, now_s: int
+) -> str:
+    """Add a key and return it: it is shown only here. Raises KeysFileError or InvalidRequest."""
+    terms.check(now_s=now_s)
     if not _NAME.fullmatch(name):
         raise UnknownKeyName("a key's name has 1 to 64 letters, digits, dots, dashes, underscores")
     key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
@@ -104,6 +120,9 @@ def create_key(path: Path, name: str, *, rate: Rate = DEFAULT_RATE, now_s: int) 
         created_s=now_s,
         per_minute=rate.per_minute,
         burst=rate.burst,
+        tokens_per_day=terms.tokens_per_day,
+        expires_s=terms.expires_s,
+        models=terms.models or None,
     )
 
     def check(keys: tuple[ApiKey, ...]) -> None:
@@ -150,7 +169,7 @@ def _append(
         fcntl.flock(file, fcntl.LOCK_EX)
         _check_mode(path, os.fstat(descriptor))
         check(_parse(path, file.read(MAX_FILE_BYTES + 1)))
-        file.write(line.model_dump_json().encode() + b"\n")
+        file.write(line.model_dump_json(exclude_none=True).encode() + b"\n")
         os.fsync(descriptor)
 
 
@@ -181,6 +200,8 @@ def _apply(keys: dict[str, ApiKey], line: _Created | _Revoked) -> None:
         if line.name in keys:
             raise ValueError("created twice")
         rate = Rate(line.per_minute, line.burst)
-        keys[line.name] = ApiKey(line.name, bytes.fromhex(line.sha256), rate, line.created_s)
+        terms = KeyTerms(line.tokens_per_day, line.expires_s, line.models or ())
+        digest = bytes.fromhex(line.sha256)
+        keys[line.name] = ApiKey(line.name, digest, rate, line.created_s, terms=terms)
         return
     keys[line.name] = replace(keys[line.name], revoked_s=line.revoked_s)

@@ -263,7 +263,7 @@ class KeyGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_public(scope["path"]):
             now_s = time.monotonic()
-            caller = identify_caller(self.ring, scope["headers"], now_s=now_s)
+            caller = identify_caller(self.ring, scope["headers"], now_s=now_s, unix_s=time.time())
             # Known before its rate is checked, so that the log names whom it refuses.
             scope.setdefault("state", {})["caller"] = caller
             check_rate(self.ring, caller, now_s=now_s)

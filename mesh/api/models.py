@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from mesh.api.backend import ServedModel
-from mesh.api.gateway import find_model, get_gateway
+from mesh.api.gateway import find_model, get_caller, get_gateway
 from mesh.api.openapi import ERRORS
 from mesh.api.replies import ModelList, ModelReply
 
@@ -22,9 +22,13 @@ router = APIRouter(tags=["models"])
     "/v1/models", response_model=ModelList, responses=ERRORS, summary="List the served models"
 )
 async def list_models(request: Request) -> Response:
-    """Return the models of which every layer has a server."""
-    models = await get_gateway(request).backend.list_models()
-    data = [_make_model(model) for model in models if model.is_complete]
+    """Return the models that the key may use and of which every layer has a server."""
+    gateway, caller = get_gateway(request), get_caller(request)
+    data = [
+        _make_model(model)
+        for model in await gateway.backend.list_models()
+        if model.is_complete and gateway.generations.accounts.allows_model(caller, model.model_id)
+    ]
     return JSONResponse({"object": "list", "data": data})
 
 

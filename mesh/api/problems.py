@@ -5,7 +5,6 @@ Messages name parameters, limits and layers; they never repeat a prompt or a key
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 

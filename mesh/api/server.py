@@ -24,6 +24,8 @@ from mesh.api.listening import (
     wait_until_started,
 )
 from mesh.api.measures import GatewayMeasures
+from mesh.api.usage import UsageBook, open_usage_book
+from mesh.api.usage_file import locate_usage
 from mesh.loopback import is_loopback
 
 DEFAULT_PORT = 8000
@@ -31,11 +33,15 @@ DEFAULT_PORT = 8000
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """Where to listen and for whom. ``port`` 0 takes a free one."""
+    """Where to listen and for whom. ``port`` 0 takes a free one.
+
+    ``usage_file`` None is the keys file's neighbour; without keys nothing is kept.
+    """
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     keys_file: Path | None = None
+    usage_file: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
@@ -58,7 +64,7 @@ async def serve(
     """Answer HTTP until cancelled, then let running answers finish for a while.
 
     ``on_start`` gets the URL; ``measures`` counts what is answered. Raises PublicBindWithoutKey,
-    KeysFileError or PortInUse at once.
+    KeysFileError, UsageFileUnusable or PortInUse at once.
     """
     async with open_gateway(config, backend, measures=measures) as gateway:
         if on_start is not None:
@@ -73,17 +79,34 @@ async def open_gateway(
     """Run a gateway while the block runs. Raises as serve does."""
     ring = None if config.keys_file is None else KeyRing.open(config.keys_file)
     check_bind(config.host, ring)
-    listener = listen(config.host, config.port)
-    app = create_app(
-        backend,
-        AppConfig(
+    async with _open_usage(config) as usage:
+        app_config = AppConfig(
             ring=ring,
             allowed_hosts=config.allowed_hosts,
             cors_origins=config.cors_origins,
             limits=config.limits,
             measures=measures or GatewayMeasures(),
-        ),
-    )
+            usage=usage,
+        )
+        async with _answer(config, create_app(backend, app_config)) as gateway:
+            yield gateway
+
+
+@asynccontextmanager
+async def _open_usage(config: ServeConfig) -> AsyncIterator[UsageBook]:
+    path = config.usage_file
+    if path is None and config.keys_file is not None:
+        path = locate_usage(config.keys_file)
+    if path is None:
+        yield UsageBook()
+        return
+    async with open_usage_book(path) as usage:
+        yield usage
+
+
+@asynccontextmanager
+async def _answer(config: ServeConfig, app: Application) -> AsyncIterator[RunningGateway]:
+    listener = listen(config.host, config.port)
     server = make_server(app, config.limits, has_lifespan=True)
     try:
         async with asyncio.TaskGroup() as tasks:

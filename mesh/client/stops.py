@@ -30,9 +30,7 @@ class StopMatcher:
     def feed(self, text: str) -> str:
         """Return what may be shown now."""
         self._held += text
-        found = [
-            (place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0
-        ]
+        found = [(place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:
             self.is_stopped = True
             place, self.found = min(found)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
+from subnet.cli import serve_keys
 from subnet.cli.console import emit, say
 from subnet.cli.logs import (
     LogFileOption,
@@ -35,7 +38,21 @@ if TYPE_CHECKING:
     from subnet.operator.metrics_options import MetricsOptions
 
 
+class ServeAction(StrEnum):
+    """What to do instead of answering."""
+
+    USAGE = "usage"
+
+
 def serve(
+    action: Annotated[
+        ServeAction | None,
+        typer.Argument(
+            metavar="usage",
+            help="Show what each key used on each day, and end.",
+            show_default=False,
+        ),
+    ] = None,
     initial_peers: Annotated[
         list[str] | None, typer.Option(help="Multiaddresses of running nodes; several may follow.")
     ] = None,
@@ -80,6 +97,22 @@ def serve(
         int, typer.Option(min=1, help="Requests a minute of the key to create.")
     ] = 120,
     burst: Annotated[int, typer.Option(min=1, help="Requests at once of the key to create.")] = 30,
+    tokens_per_day: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens a day (UTC) of the key to create; no limit if absent."),
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="When the key to create ends: 2027-01-31, in UTC."),
+    ] = None,
+    allowed_model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model that the key to create may use; every one if absent."),
+    ] = None,
+    usage_file: Annotated[
+        Path | None,
+        typer.Option(help="What the keys use; KEYS_FILE.usage.sqlite if absent."),
+    ] = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
     metrics_token_file: MetricsTokenFile = None,
@@ -99,11 +132,16 @@ def serve(
     if create_key is not None or revoke_key is not None or list_keys:
         path = _require_keys_file(keys_file)
         if create_key is not None:
-            _create_key(path, create_key, per_minute=per_minute, burst=burst, as_json=as_json)
+            terms = serve_keys.make_terms(tokens_per_day, expires, allowed_model or [])
+            rate = (per_minute, burst)
+            serve_keys.create(path, create_key, rate=rate, terms=terms, as_json=as_json)
         if revoke_key is not None:
-            _revoke_key(path, revoke_key, as_json=as_json)
+            serve_keys.revoke(path, revoke_key, as_json=as_json)
         if list_keys:
-            _list_keys(path, as_json=as_json)
+            serve_keys.show(path, as_json=as_json)
+        return
+    if action is ServeAction.USAGE:
+        serve_keys.show_usage(_require_keys_file(keys_file), usage_file, as_json=as_json)
         return
     metrics = make_metrics_options(
         host=metrics_host,
@@ -111,7 +149,10 @@ def serve(
         token_file=metrics_token_file,
         no_metrics=no_metrics,
     )
-    serve_config = _make_serve_config(host, port, keys_file, allowed_host or [], cors_origin or [])
+    serve_config = replace(
+        _make_serve_config(host, port, keys_file, allowed_host or [], cors_origin or []),
+        usage_file=usage_file,
+    )
     configure_logs(make_log_options(log_level, log_format, log_file))
     peers = find_peers(initial_peers, subnet=subnet, chain=chain)
     _run(
@@ -175,7 +216,7 @@ def _run(
     import asyncio
     import os
 
-    from mesh.api.errors import PortInUse
+    from mesh.api.errors import PortInUse, UsageFileUnusable
     from subnet.gateway import run_gateway
     from subnet.operator.interrupts import run_interruptible
     from subnet.operator.supervisor import Supervisor
@@ -192,6 +233,8 @@ def _run(
         asyncio.run(run_interruptible(gateway))
     except PortInUse as error:
         raise ConfigError(str(error), "choose another --port, or 0 for a free one") from None
+    except UsageFileUnusable as error:
+        raise ConfigError(str(error), serve_keys.USAGE_HINT) from None
 
 
 def _make_greeting(config: ServeConfig, *, as_json: bool) -> Callable[[str], None]:
@@ -208,45 +251,3 @@ def _require_keys_file(keys_file: Path | None) -> Path:
     if keys_file is None:
         raise UsageError("which file of keys?", "give --keys-file FILE")
     return keys_file
-
-
-def _create_key(path: Path, name: str, *, per_minute: int, burst: int, as_json: bool) -> None:
-    import time
-
-    from mesh.api.keys_file import create_key
-    from mesh.api.rate_limit import Rate
-
-    key = create_key(path, name, rate=Rate(per_minute, burst), now_s=int(time.time()))
-    emit(json.dumps({"name": name, "key": key}) if as_json else key)
-    say(f"this is the only time that the key {name} is shown; {path} holds its hash")
-
-
-def _revoke_key(path: Path, name: str, *, as_json: bool) -> None:
-    import time
-
-    from mesh.api.keys_file import revoke_key
-
-    revoke_key(path, name, now_s=int(time.time()))
-    if as_json:
-        emit(json.dumps({"name": name, "state": "revoked"}))
-    say(f"the key {name} is revoked; a running gateway refuses it within a second")
-
-
-def _list_keys(path: Path, *, as_json: bool) -> None:
-    from mesh.api.keys_file import read_keys
-
-    states = [(key, "active" if key.revoked_s is None else "revoked") for key in read_keys(path)]
-    if as_json:
-        rows = [
-            {
-                "name": key.name,
-                "state": state,
-                "per_minute": key.rate.per_minute,
-                "burst": key.rate.burst,
-            }
-            for key, state in states
-        ]
-        emit(json.dumps({"keys": rows}))
-        return
-    for key, state in states:
-        emit(f"{key.name}\t{state}\t{key.rate.per_minute}/min\tburst {key.rate.burst}")

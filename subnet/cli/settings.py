@@ -51,6 +51,7 @@ OF_ONE_RUN = frozenset(
         "dry-node",
         "epoch",
         "epochs",
+        "expires",
         "json",
         "list-keys",
         "out",
