@@ -174,6 +174,7 @@ class ChatTokenizer:
         return self.encode(text, add_special_tokens=False)
 
     def _render(self, variables: Mapping[str, Any]) -> str:
+        assert self._template is not None, "checked by the caller"
         try:
             text: str = self._template.render({**variables, **self._special_tokens})
         except _TEMPLATE_FAILURES as error:

@@ -59,7 +59,7 @@ def complete_in_bash(line: str, environment: dict[str, str]) -> list[str]:
         ("mesh node M --hos", ["--hoster", "--host-maddrs"]),
         ("mesh node M --subnet", ["--subnet"]),
         ("mesh node M --log-level ''", ["debug", "info", "warning", "error"]),
-        ("mesh-test M --ho", ["--hoster", "--host-maddrs", "--hotkey-path"]),
+        ("mesh-test M --ho", ["--hoster", "--host-maddrs", "--hop-dtype", "--hotkey-path"]),
         ("mesh-test M --log-format p", ["pretty"]),
     ],
 )
