@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ from mesh.p2p.interface import Stream
 from mesh.routing.hop import Route
 
 Logits = NDArray[np.float32]
-"""[rows, vocabulary]."""
+"""[rows, vocabulary], or [rows, hidden_size] of hidden states."""
 
 IDLE_S = 60.0
 """Hosters drop a session that idles for twice as long, and would be blamed for it."""
@@ -61,6 +62,8 @@ class DrivenText:
     and using it again replays the text.
     """
 
+    method: ClassVar[str] = DRIVE_METHOD
+
     def __init__(
         self,
         client: MeshClient,
@@ -74,6 +77,11 @@ class DrivenText:
         self._link: _Link | None = None
         self.route: Route = ()
         self.reroutes = 0
+
+    @property
+    def width(self) -> int:
+        """How many values come back for each row."""
+        return self._client.config.vocab_size
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -113,7 +121,7 @@ class DrivenText:
         self.route = route = await search.find(capacity)
         request = DriveSession(make_session_id(), route, capacity)
         stream = await open_session(
-            self._client.host, DRIVE_METHOD, request, encode_drive(request), self._timeouts
+            self._client.host, self.method, request, encode_drive(request), self._timeouts
         )
         self._link = _Link(stream, route, capacity, [], time.monotonic())
 
@@ -131,6 +139,7 @@ class DrivenText:
                 link.stream.peer_id, link.stream.send(encode_feed(FeedFrame(position, new, wanted)))
             )
             rows = await self._receive_rows(link, len(token_ids), wanted, fed=len(new))
+            self._check_rows(rows)
             is_done = True
         finally:
             if not is_done:
@@ -142,21 +151,23 @@ class DrivenText:
 
     async def _receive_rows(self, link: _Link, length: int, wanted: int, *, fed: int) -> Logits:
         """Collect the frames of one answer. Raises HopFailed."""
-        vocab_size = self._client.config.vocab_size
         timeout_s = self._timeouts.token_s + self._timeouts.prompt_token_s * fed
         # The size is ours: a peer cannot make us allocate more than was asked for.
-        rows = np.empty((wanted, vocab_size), dtype=np.float32)
+        rows = np.empty((wanted, self.width), dtype=np.float32)
         count = 0
         while count < wanted:
             raw = await receive_frame(link.stream, link.route, timeout_s)
             frame = decode_from(
-                link.stream.peer_id, raw, lambda raw: decode_logits(raw, vocab_size=vocab_size)
+                link.stream.peer_id, raw, lambda raw: decode_logits(raw, vocab_size=self.width)
             )
             _check_place(frame, link.stream, expected=length - wanted + count, left=wanted - count)
-            part = np.frombuffer(frame.data, dtype="<f4").reshape(frame.rows, vocab_size)
+            part = np.frombuffer(frame.data, dtype="<f4").reshape(frame.rows, self.width)
             rows[count : count + frame.rows] = part
             count += frame.rows
         return rows
+
+    def _check_rows(self, rows: Logits) -> None:
+        """Raise HopFailed for rows that cannot be."""
 
     async def close(self) -> None:
         """Drop the session on every hop; idempotent."""

@@ -233,15 +233,22 @@ def _sample(
 def _compute_wanted_logits(
     runner: ShardRunner, hidden: Tensor, batch: Sequence[Job], segments: Sequence[Segment]
 ) -> dict[int, Tensor]:
-    """Return the logits that were asked for, by their place in the batch."""
-    wanted = {i: job.step.logit_rows for i, job in enumerate(batch) if job.step.logit_rows}
-    if not wanted:
-        return {}
-    stops = {i: segments[i].first_row + segments[i].rows for i in wanted}
-    rows = [row for i, count in wanted.items() for row in range(stops[i] - count, stops[i])]
-    logits = runner.compute_logits(hidden[rows]).cpu()
-    ends = itertools.accumulate(wanted.values())
-    return {i: logits[end - wanted[i] : end] for i, end in zip(wanted, ends, strict=True)}
+    """Return the logits, or last hidden states, that were asked for, by place in the batch."""
+    found: dict[int, Tensor] = {}
+    for wants_hidden, compute in ((False, runner.compute_logits), (True, runner.norm_last)):
+        wanted = {
+            i: job.step.logit_rows
+            for i, job in enumerate(batch)
+            if job.step.logit_rows and job.step.wants_hidden is wants_hidden
+        }
+        if not wanted:
+            continue
+        stops = {i: segments[i].first_row + segments[i].rows for i in wanted}
+        rows = [row for i, count in wanted.items() for row in range(stops[i] - count, stops[i])]
+        values = compute(hidden[rows]).cpu()
+        ends = itertools.accumulate(wanted.values())
+        found |= {i: values[end - wanted[i] : end] for i, end in zip(wanted, ends, strict=True)}
+    return found
 
 
 def _score(runner: ShardRunner, hidden: Tensor, step: StepInput) -> tuple[Token, ...]:

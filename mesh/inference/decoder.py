@@ -68,11 +68,14 @@ class Decoder:
         self._is_last = runner.weights.head is not None
 
     def takes(self, batch: Sequence[Job]) -> bool:
-        """Whether a batch is one row each of sessions through all layers of the shard."""
+        """Whether a batch is one row each of sessions through all layers of the shard, for
+        tokens or logits.
+        """
         weights, span = self._runner.weights, batch[0].session.span
         is_whole = (span.start, span.end) == (weights.start, weights.end)
         steps = [job.step for job in batch]
-        return is_whole and all(step.rows == 1 and step.window is None for step in steps)
+        are_rows = all(step.rows == 1 and step.window is None for step in steps)
+        return is_whole and are_rows and not any(step.wants_hidden for step in steps)
 
     @torch.inference_mode()
     def start(self, batch: Sequence[Job]) -> PendingStep:

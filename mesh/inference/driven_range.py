@@ -3,13 +3,15 @@
 The client sends token ids to the first range, and gets logits of the last range. transformers'
 logits processors, beams and assistants run at the client. Hidden states go from range to range as
 in generation sessions; logits come back along the same streams. Rows at a position before the end
-replace what followed it: beams and assistants go back in this way.
+replace what followed it: beams and assistants go back in this way. Instead of logits a client may
+ask for the last hidden states, for embeddings of texts.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -36,15 +38,29 @@ MAX_FEEDS_AHEAD = 2
 
 def check_drive(request: DriveSession, config: ModelConfig) -> None:
     """Raise Refused for a model whose logits do not fit into a frame."""
-    if not compute_max_logit_rows(config.vocab_size):
-        raise Refused(
-            RefusalReason.WRONG_SHAPE, f"{config.vocab_size} logits do not fit into a frame"
-        )
+    _check_width(config.vocab_size)
+
+
+def check_hidden(request: DriveSession, config: ModelConfig) -> None:
+    """Raise Refused for a model whose hidden states do not fit into a frame."""
+    _check_width(config.hidden_size)
+
+
+def _check_width(width: int) -> None:
+    if not compute_max_logit_rows(width):
+        raise Refused(RefusalReason.WRONG_SHAPE, f"{width} values do not fit into a frame")
 
 
 @dataclass(frozen=True, slots=True)
 class DrivenRange(RangeRole[DriveSession]):
     """A session that its client drives, at one range."""
+
+    wants_hidden: ClassVar[bool] = False
+
+    @property
+    def width(self) -> int:
+        """How many values come back for each row."""
+        return self.engine.config.vocab_size
 
     async def run(self, links: Links) -> None:
         """Compute what the client or the range before sends, until it goes."""
@@ -86,7 +102,12 @@ class DrivenRange(RangeRole[DriveSession]):
             token_ids = feed.token_ids[first : first + chunk]
             rows = len(token_ids)
             wanted = max(0, first + rows - max(first, count - feed.wanted))
-            step = StepInput(rows, token_ids=token_ids, logit_rows=self._count_own(wanted))
+            step = StepInput(
+                rows,
+                token_ids=token_ids,
+                logit_rows=self._count_own(wanted),
+                wants_hidden=self.wants_hidden,
+            )
             await self._run_step(feed.position + first, step, wanted, next_hop)
 
     async def _compute_steps(self, next_hop: NextHop | None) -> None:
@@ -95,7 +116,12 @@ class DrivenRange(RangeRole[DriveSession]):
             hidden_size = self.engine.config.hidden_size
             step, wanted = decode_driven_step(frame, hidden_size=hidden_size)
             hidden = step.hidden
-            rows = StepInput(hidden.rows, hidden=hidden, logit_rows=self._count_own(wanted))
+            rows = StepInput(
+                hidden.rows,
+                hidden=hidden,
+                logit_rows=self._count_own(wanted),
+                wants_hidden=self.wants_hidden,
+            )
             await self._run_step(step.position, rows, wanted, next_hop)
 
     def _count_own(self, wanted: int) -> int:
@@ -116,22 +142,31 @@ class DrivenRange(RangeRole[DriveSession]):
             await self._send_logits(position + step.rows - wanted, output.logits)
 
     async def _send_logits(self, position: int, logits: Tensor) -> None:
-        """Send float32 ``logits`` [rows, vocabulary] in as few frames as they fit into."""
-        vocab_size = self.engine.config.vocab_size
-        most = compute_max_logit_rows(vocab_size)
+        """Send float32 ``logits`` [rows, width] in as few frames as they fit into."""
+        most = compute_max_logit_rows(self.width)
         for first in range(0, logits.shape[0], most):
             rows = logits[first : first + most]
             frame = LogitsFrame(position + first, rows.shape[0], view_bytes(rows))
-            await self.upstream.send(encode_logits(frame, vocab_size=vocab_size))
+            await self.upstream.send(encode_logits(frame, vocab_size=self.width))
 
     async def _pass_logits_back(self, next_hop: NextHop) -> None:
-        vocab_size = self.engine.config.vocab_size
         while (frame := await next_hop.receive()) is not None:
             try:
-                decode_logits(frame, vocab_size=vocab_size)
+                decode_logits(frame, vocab_size=self.width)
             except Refused as refused:
                 raise Refused(
                     RefusalReason.HOP_LOST, str(refused), hop_index=next_hop.hop_index
                 ) from refused
             await self.upstream.send(frame)
         raise Refused(RefusalReason.HOP_LOST, "it left", hop_index=next_hop.hop_index)
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenRange(DrivenRange):
+    """A driven session whose client wants the last hidden states instead of logits."""
+
+    wants_hidden: ClassVar[bool] = True
+
+    @property
+    def width(self) -> int:
+        return self.engine.config.hidden_size

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from keys.peer import PeerId
 from mesh.errors import PeerError, StreamClosed
 from mesh.inference.accounts import Accounts
-from mesh.inference.driven_range import DrivenRange, check_drive
+from mesh.inference.driven_range import DrivenRange, HiddenRange, check_drive, check_hidden
 from mesh.inference.engine import Engine
 from mesh.inference.hops import Links, NextHop, RangeRole, SessionTimeouts
 from mesh.inference.pipeline import GenerationRange, check_generation
@@ -22,6 +22,7 @@ from mesh.inference.shaped_wire import SHAPED_METHOD, decode_shaped, encode_shap
 from mesh.inference.steps import EngineSession
 from mesh.inference.wire import (
     DRIVE_METHOD,
+    HIDDEN_METHOD,
     LOOP_METHOD,
     SESSION_METHOD,
     DriveSession,
@@ -64,6 +65,8 @@ SHAPED = SessionKind(SHAPED_METHOD, decode_shaped, encode_shaped, check_generati
 """The hosters choose the tokens, after something has changed the logits."""
 DRIVEN = SessionKind(DRIVE_METHOD, decode_drive, encode_drive, check_drive, DrivenRange)
 """The client chooses the tokens, from the logits that the hosters send."""
+HIDDEN = SessionKind(HIDDEN_METHOD, decode_drive, encode_drive, check_hidden, HiddenRange)
+"""The client sends texts, and gets their last hidden states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ class SessionServer:
         self._host.serve_stream(SESSION_METHOD, partial(self._handle, GENERATION))
         self._host.serve_stream(SHAPED_METHOD, partial(self._handle, SHAPED))
         self._host.serve_stream(DRIVE_METHOD, partial(self._handle, DRIVEN))
+        self._host.serve_stream(HIDDEN_METHOD, partial(self._handle, HIDDEN))
         self._host.serve_stream(LOOP_METHOD, self._handle_loop)
 
     def drain(self) -> None:

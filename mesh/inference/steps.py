@@ -96,7 +96,8 @@ class StepInput:
 
     ``sample`` asks the last range for a token after the last row; ``score_ids`` asks it for the log
     probability of each row's next token in the text, with ``score_top`` alternatives;
-    ``logit_rows`` asks it for the logits of that many last rows. A step that ``follow`` names is
+    ``logit_rows`` asks it for the logits of that many last rows, or with ``wants_hidden`` for their
+    hidden states after the final norm. A step that ``follow`` names is
     computed without asking the event loop; it takes notes, since only the last output is returned.
     ``window`` says that the rows are a token and a draft of what follows it, and are computed as
     decode rows; it asks the last range for a token after each of its first rows.
@@ -111,6 +112,7 @@ class StepInput:
     score_ids: Sequence[int] = ()
     score_top: int = 0
     logit_rows: int = 0
+    wants_hidden: bool = False
     follow: Follow | None = None
     goes_on: bool = False
     window: Sequence[SampleRequest] | None = None
@@ -125,9 +127,9 @@ class StepInput:
 class StepOutput:
     """Hidden states of the rows (not from the last layer), or the token that was asked for.
 
-    ``window`` has a window's tokens. ``logits`` is float32 [logit_rows, vocabulary] on the CPU.
-    ``elapsed_us`` counts from the moment the step was handed over, since waiting is
-    part of a hop, until the output is there.
+    ``window`` has a window's tokens. ``logits`` is float32 [logit_rows, vocabulary] on the CPU, or
+    [logit_rows, hidden_size] if the step wanted hidden states. ``elapsed_us`` counts from the
+    moment the step was handed over, since waiting is part of a hop, until the output is there.
     """
 
     hidden: HiddenRows | None

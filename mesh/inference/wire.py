@@ -14,7 +14,8 @@ Sessions that a client drives, choosing the tokens itself:
 DRIVE        client -> first -> ... -> last   the route, and room for how many tokens
 FEED         client -> first                  token ids from a position on, and what is wanted
 DRIVEN_STEP  a range -> the next              a STEP, and for how many of its rows logits
-LOGITS       last -> ... -> first -> client   float32 logits of some rows
+LOGITS       last -> ... -> first -> client   float32 logits of some rows; or their hidden states
+                                              after the final norm, [rows, hidden_size]
 
 ERROR        any range -> back to the client  why a session ends, and which hop is to blame
 
@@ -48,6 +49,8 @@ from mesh.routing.hop import Hop, Route
 SESSION_METHOD = "mesh.session"
 LOOP_METHOD = "mesh.loop"
 DRIVE_METHOD = "mesh.drive"
+HIDDEN_METHOD = "mesh.hidden"
+"""As DRIVE_METHOD with the same frames, but LOGITS carry the last hidden states."""
 VERSION = 2
 """2: tokens are drawn by version 2 of the rule (mesh/inference/draws.py)."""
 SESSION_ID_SIZE = 16

@@ -219,9 +219,18 @@ class ShardRunner:
 
         ``are_decodes`` says that the rows are of different sessions, not of one prompt.
         """
-        final_norm, head = self.weights.final_norm, self.weights.head
-        if final_norm is None or head is None:
+        head = self.weights.head
+        if head is None:
             raise ValueError("this range does not end at the last layer")
-        normed = rms_norm(x, final_norm, self.weights.config.norm_epsilon)
+        normed = self._norm(x)
         multiply = self._products.choose(x.shape[0], are_decodes=are_decodes)
         return multiply(normed, head, None).float()
+
+    def norm_last(self, x: Tensor) -> Tensor:
+        """Final norm over ``x`` [rows, hidden]: float32, the model's last hidden states."""
+        return self._norm(x).float()
+
+    def _norm(self, x: Tensor) -> Tensor:
+        if self.weights.final_norm is None:
+            raise ValueError("this range does not end at the last layer")
+        return rms_norm(x, self.weights.final_norm, self.weights.config.norm_epsilon)

@@ -11,6 +11,7 @@ import pytest
 from mesh.inference.sampling import Sampling
 from mesh.inference.wire import (
     DRIVE_METHOD,
+    HIDDEN_METHOD,
     SESSION_METHOD,
     DriveSession,
     FrameType,
@@ -35,7 +36,7 @@ def make_frames(method, route):
     """The request and the step of one kind of session, as the hop before the hoster sends them."""
     rows = HiddenRows(ROWS, "float32", CHALLENGE.tobytes())
     step = StepFrame(0, rows)
-    if method == DRIVE_METHOD:
+    if method in (DRIVE_METHOD, HIDDEN_METHOD):
         request = DriveSession(b"s" * 16, route, ROWS, hop_index=1)
         return encode_drive(request), encode_driven_step(step, 1)
     request = OpenSession(
@@ -70,7 +71,7 @@ async def relay(swarm, hoster, method, *, end):
 
 
 @pytest.mark.parametrize("end", [4, 6], ids=["to an accomplice", "to itself"])
-@pytest.mark.parametrize("method", [SESSION_METHOD, DRIVE_METHOD])
+@pytest.mark.parametrize("method", [SESSION_METHOD, DRIVE_METHOD, HIDDEN_METHOD])
 async def test_relay_is_refused_by_name_on_every_path(swarm, method, end):
     hoster = await swarm.add_hoster(3, 6)
     hoster.engine.guard.open(b"now", lambda layer: CHALLENGE)
@@ -83,12 +84,12 @@ async def test_relay_is_refused_by_name_on_every_path(swarm, method, end):
     assert hoster.engine.session_count == 0
 
 
-@pytest.mark.parametrize("method", [SESSION_METHOD, DRIVE_METHOD])
+@pytest.mark.parametrize("method", [SESSION_METHOD, DRIVE_METHOD, HIDDEN_METHOD])
 async def test_after_the_challenge_the_same_frames_are_computed(swarm, method):
     hoster = await swarm.add_hoster(3, 6)
     hoster.engine.guard.open(b"now", lambda layer: CHALLENGE)
     hoster.engine.guard.close()
     async with relay(swarm, hoster, method, end=4) as (stream, received), asyncio.timeout(5):
         frame = await received.get()
-        expected = FrameType.DRIVEN_STEP if method == DRIVE_METHOD else FrameType.STEP
+        expected = FrameType.STEP if method == SESSION_METHOD else FrameType.DRIVEN_STEP
         assert frame[0] == expected
