@@ -45,7 +45,8 @@ class ChatMessage:
     """One turn; ``role`` is ``system``, ``user``, ``assistant`` or ``tool``.
 
     ``tool_calls`` are those of an assistant's turn, in OpenAI's form but for the arguments: an
-    object where they are one. A tool's turn says which call it answers.
+    object where they are one. A tool's turn says which call it answers. ``reasoning`` is what the
+    assistant thought.
     """
 
     role: str
@@ -53,6 +54,7 @@ class ChatMessage:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning: str | None = None
 
     def to_template(self) -> dict[str, Any]:
         """Return the turn as chat templates read it."""
@@ -63,6 +65,8 @@ class ChatMessage:
             turn["tool_call_id"] = self.tool_call_id
         if self.name is not None:
             turn["name"] = self.name
+        if self.reasoning is not None:
+            turn["reasoning_content"] = self.reasoning
         return turn
 
 

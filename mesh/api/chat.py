@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -16,6 +16,7 @@ from mesh.api.backend import (
     Finished,
     Generated,
     GenerateRequest,
+    PromptScored,
     Routed,
     ServedModel,
 )
@@ -40,6 +41,8 @@ from mesh.api.gateway import (
 from mesh.api.generation import Job
 from mesh.api.openapi import STREAM_OR_JSON
 from mesh.api.problems import Problem
+from mesh.api.prompt_scores import make_prompt_logprobs, make_score_jobs
+from mesh.api.reasoning import TAIL_TOKENS, has_thinking_tags, is_left_open
 from mesh.api.replies import ChatReply
 from mesh.api.schemas import ChatRequest
 from mesh.api.sse import respond_with_stream
@@ -51,11 +54,17 @@ router = APIRouter(tags=["chat"], dependencies=[Depends(require_json)])
 
 @dataclass(frozen=True, slots=True)
 class ChatPlan:
-    """One checked request: what to run and what every part of the answer repeats."""
+    """One checked request: what to run and what every part of the answer repeats.
+
+    ``jobs`` are the choices; ``scoring`` is what else runs, to score the prompt. ``echo`` stands
+    before every choice's text.
+    """
 
     body: ChatRequest
     head: dict[str, Any]
     jobs: list[Job]
+    scoring: tuple[Job, ...]
+    echo: str
     tools: ToolPlan
     prompt_tokens: int
     caller: str
@@ -89,6 +98,8 @@ async def plan_chat(gateway: Gateway, body: ChatRequest, *, caller: str) -> Chat
     if wanted is not None:
         await check_grammar(gateway.backend, body.model, wanted, asked=body)
     prompt_ids = await gateway.backend.encode_chat(body.model, make_prompt(body, tools))
+    if wanted is None and has_thinking_tags(model.chat_template):
+        tools = replace(tools, thinking=await _find_thinking(gateway, body, prompt_ids))
     request = GenerateRequest(
         model_id=body.model,
         prompt_ids=prompt_ids,
@@ -98,8 +109,28 @@ async def plan_chat(gateway: Gateway, body: ChatRequest, *, caller: str) -> Chat
         alternatives=(body.top_logprobs or 0) if body.logprobs else None,
     )
     head = {"id": make_id("chatcmpl"), "created": int(time.time()), "model": body.model}
-    jobs = make_jobs(request, n=body.n or 1, stop=body.get_stops())
-    return ChatPlan(body, head, jobs, tools, len(prompt_ids), caller)
+    jobs = make_jobs(
+        request,
+        n=body.n or 1,
+        stop=body.get_stops(),
+        includes_stop=bool(body.include_stop_str_in_output),
+    )
+    last = body.messages[-1]
+    echo = last.get_text() if body.echo and last.role == "assistant" else ""
+    scoring = make_score_jobs(body, [request])
+    return ChatPlan(body, head, jobs, scoring, echo, tools, len(prompt_ids), caller)
+
+
+async def _find_thinking(
+    gateway: Gateway, body: ChatRequest, prompt_ids: tuple[int, ...]
+) -> bool | None:
+    """Return whether the prompt ends within a thought; None if thoughts are not told apart."""
+    if body.separate_reasoning is False:
+        return None
+    if body.continue_final_message:
+        return is_left_open(body.messages[-1].get_text())
+    tail = await gateway.backend.describe(body.model, prompt_ids[-TAIL_TOKENS:])
+    return is_left_open(join_texts(tail))
 
 
 def _choose_max_tokens(body: ChatRequest, model: ServedModel, *, prompt_tokens: int) -> int:
@@ -113,21 +144,31 @@ def _choose_max_tokens(body: ChatRequest, model: ServedModel, *, prompt_tokens: 
     )
 
 
+def _make_readers(plan: ChatPlan) -> list[ToolReader]:
+    return [ToolReader(plan.tools, echo=plan.echo) for _ in plan.jobs]
+
+
 async def _collect(gateway: Gateway, plan: ChatPlan) -> dict[str, Any]:
     tokens: list[list[Token]] = [[] for _ in plan.jobs]
-    readers = [ToolReader(plan.tools) for _ in plan.jobs]
+    readers = _make_readers(plan)
     reasons: list[str] = ["" for _ in plan.jobs]
-    async with gateway.generations.start(plan.jobs, caller=plan.caller) as answer:
+    scores: tuple[Token, ...] = ()
+    jobs = [*plan.jobs, *plan.scoring]
+    async with gateway.generations.start(jobs, caller=plan.caller) as answer:
         async with aclosing(answer.pieces()) as pieces:
             async for index, piece in pieces:
-                if isinstance(piece, Generated):
+                if index >= len(plan.jobs):
+                    scores = piece.tokens if isinstance(piece, PromptScored) else scores
+                elif isinstance(piece, Generated):
                     tokens[index] += piece.tokens
                     readers[index].feed(join_texts(piece.tokens))
                 elif isinstance(piece, Finished):
                     readers[index].flush()
                     reasons[index] = readers[index].finish(piece.reason)
+    told = {"prompt_logprobs": make_prompt_logprobs(scores)} if plan.scoring else {}
     return {
         **plan.head,
+        **told,
         "object": "chat.completion",
         "choices": [
             {
@@ -147,12 +188,14 @@ async def _stream(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[dict[str, 
     async with gateway.generations.start(plan.jobs, caller=plan.caller) as answer:
         async with aclosing(answer.pieces()) as pieces:
             started: set[int] = set()
-            readers = [ToolReader(plan.tools) for _ in plan.jobs]
+            readers = _make_readers(plan)
             async for index, piece in pieces:
                 if index not in started:
                     started.add(index)
                     role = {"role": "assistant", "content": ""}
                     yield _chunk(plan, index, role, mesh={"route": make_route(answer.trace.route)})
+                    if plan.echo:
+                        yield _chunk(plan, index, {"content": plan.echo})
                     if isinstance(piece, Routed):
                         continue
                 if isinstance(piece, Routed):
@@ -163,6 +206,8 @@ async def _stream(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[dict[str, 
                         continue
                     told = readers[index].feed(text)
                     # The first delta has the tokens: their log probabilities are told once.
+                    if not told and plan.body.logprobs:
+                        told = [{}]
                     for place, delta in enumerate(told):
                         yield _chunk(plan, index, delta, tokens=() if place else piece.tokens)
                 elif isinstance(piece, Finished):

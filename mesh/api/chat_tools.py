@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mesh.api import parameters
 from mesh.api.backend import ChatMessage, ChatPrompt, ServedModel
 from mesh.api.problems import Problem, quote_name
+from mesh.api.reasoning import Part, ReasoningSplitter
 from mesh.api.schemas import ChatRequest, Message, NamedTool
 from mesh.api.structured import Wanted, make_lark
 from mesh.api.tool_calls import CallArguments, CallStart, Content, Delta, ToolCallParser
@@ -24,12 +26,16 @@ from mesh.inference.grammar import GrammarKind
 
 @dataclass(frozen=True, slots=True)
 class ToolPlan:
-    """The tools that may be called, none if empty. ``is_forced``: the answer must be a call."""
+    """The tools that may be called, none if empty. ``is_forced``: the answer must be a call.
+
+    ``thinking`` None: thoughts are not told apart; else whether the prompt ends within one.
+    """
 
     style: ToolStyle
     tools: tuple[dict[str, Any], ...]
     is_forced: bool
     is_parallel: bool
+    thinking: bool | None = None
 
 
 def plan_tools(body: ChatRequest, model: ServedModel) -> ToolPlan:
@@ -58,6 +64,10 @@ def plan_tools(body: ChatRequest, model: ServedModel) -> ToolPlan:
 
 def make_prompt(body: ChatRequest, plan: ToolPlan) -> ChatPrompt:
     """Return what the model's template is given. Raises Problem 400 for a result of no call."""
+    continues = bool(body.continue_final_message)
+    if continues and body.add_generation_prompt:
+        text = "'continue_final_message' and 'add_generation_prompt' exclude each other."
+        raise Problem(400, text, param="continue_final_message", code="invalid_value")
     messages = [*_read_messages(body.messages)]
     if not plan.style.is_native:
         messages = describe_in_words(messages, plan.tools)
@@ -65,6 +75,9 @@ def make_prompt(body: ChatRequest, plan: ToolPlan) -> ChatPrompt:
         messages=tuple(messages),
         tools=plan.tools if plan.style.is_native else (),
         options=body.chat_template_kwargs or {},
+        add_generation_prompt=body.add_generation_prompt is not False and not continues,
+        continue_final_message=continues,
+        split_special_tokens=body.split_special_tokens is not False,
     )
 
 
@@ -72,6 +85,9 @@ def _read_messages(messages: Sequence[Message]) -> Iterator[ChatMessage]:
     called: dict[str, str] = {}
     for place, message in enumerate(messages):
         calls = message.tool_calls or []
+        parameters.check_supported(
+            message.get_extras(), parameters.MESSAGE, within=f"messages[{place}]."
+        )
         called |= {call.id: call.function.name for call in calls}
         if calls and message.role != "assistant":
             raise _blame(place, "tool_calls", "Only an assistant calls tools.")
@@ -94,6 +110,7 @@ def _read_messages(messages: Sequence[Message]) -> Iterator[ChatMessage]:
             ),
             tool_call_id=message.tool_call_id,
             name=called.get(message.tool_call_id or "", message.name),
+            reasoning=message.reasoning_content,
         )
 
 
@@ -126,16 +143,36 @@ def choose_grammar(plan: ToolPlan, wanted: Wanted | None) -> Wanted | None:
 
 
 class ToolReader:
-    """Reads one choice's answer: what of it is content, and which calls it makes."""
+    """Reads one choice's answer: what of it is content, and which calls it makes.
 
-    def __init__(self, plan: ToolPlan) -> None:
+    ``echo`` stands before the content.
+    """
+
+    def __init__(self, plan: ToolPlan, *, echo: str = "") -> None:
         self._parser = ToolCallParser(plan.style.format) if plan.tools else None
         self._max_calls = None if plan.is_parallel else 1
         self._calls: list[dict[str, Any]] = []
-        self._content = ""
+        self._content = echo
+        self._reasoning = ""
+        self._thinking = None if plan.thinking is None else ReasoningSplitter(is_open=plan.thinking)
 
     def feed(self, text: str) -> list[dict[str, Any]]:
         """Return the deltas of a stream that this text gives."""
+        if self._thinking is None:
+            return self._feed_answer(text)
+        return self._tell(self._thinking.feed(text))
+
+    def _tell(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = []
+        for is_reasoning, text in parts:
+            if is_reasoning:
+                self._reasoning += text
+                told.append({"reasoning_content": text})
+            else:
+                told += self._feed_answer(text)
+        return told
+
+    def _feed_answer(self, text: str) -> list[dict[str, Any]]:
         if self._parser is None:
             self._content += text
             return [{"content": text}]
@@ -143,7 +180,8 @@ class ToolReader:
 
     def flush(self) -> list[dict[str, Any]]:
         """Return the deltas that were held back, at the end of the text."""
-        return [] if self._parser is None else self._take(self._parser.flush())
+        told = [] if self._thinking is None else self._tell(self._thinking.flush())
+        return told if self._parser is None else told + self._take(self._parser.flush())
 
     def finish(self, reason: str) -> str:
         """Return OpenAI's reason for the end of this answer."""
@@ -156,6 +194,8 @@ class ToolReader:
             "content": None if self._calls and not self._content else self._content,
             "refusal": None,
         }
+        if self._thinking is not None:
+            message["reasoning_content"] = self._reasoning or None
         return {**message, "tool_calls": self._calls} if self._calls else message
 
     def _take(self, deltas: Sequence[Delta]) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ from mesh.api.generation import Job, RunningAnswer
 from mesh.api.limits import MAX_GENERATIONS_PER_REQUEST
 from mesh.api.openapi import STREAM_OR_JSON
 from mesh.api.problems import Problem
+from mesh.api.prompt_scores import make_prompt_logprobs, make_score_jobs
 from mesh.api.replies import CompletionReply
 from mesh.api.schemas import CompletionRequest
 from mesh.api.sse import respond_with_stream
@@ -55,11 +56,15 @@ router = APIRouter(tags=["completions"], dependencies=[Depends(require_json)])
 
 @dataclass(frozen=True, slots=True)
 class CompletionPlan:
-    """One checked request. ``echoes[i]`` is the prompt's text if choice i repeats it."""
+    """One checked request. ``echoes[i]`` is the prompt's text if choice i repeats it.
+
+    ``scoring`` has a job for each prompt, if its scores are wanted.
+    """
 
     body: CompletionRequest
     head: dict[str, Any]
     jobs: list[Job]
+    scoring: tuple[Job, ...]
     echoes: list[str]
     prompt_tokens: int
     caller: str
@@ -114,12 +119,19 @@ async def plan_completion(
     if wanted is not None:
         await check_grammar(gateway.backend, body.model, wanted, asked=body)
     jobs: list[Job] = []
+    requests: list[GenerateRequest] = []
     echoes: list[str] = []
     prompt_tokens = 0
     for prompt in prompts:
         request = await _make_request(gateway, body, model, prompt, wanted, default_tokens)
         prompt_tokens += len(request.prompt_ids)
-        jobs += make_jobs(request, n=n, stop=body.get_stops())
+        requests.append(request)
+        jobs += make_jobs(
+            request,
+            n=n,
+            stop=body.get_stops(),
+            includes_stop=bool(body.include_stop_str_in_output),
+        )
         echoes += [await _read_echo(gateway, body, prompt)] * n
     head = {
         "id": make_id("cmpl"),
@@ -127,7 +139,8 @@ async def plan_completion(
         "created": int(time.time()),
         "model": body.model,
     }
-    return CompletionPlan(body, head, jobs, echoes, prompt_tokens, caller)
+    scoring = make_score_jobs(body, requests)
+    return CompletionPlan(body, head, jobs, scoring, echoes, prompt_tokens, caller)
 
 
 async def _make_request(
@@ -139,7 +152,9 @@ async def _make_request(
     default_tokens: int | None,
 ) -> GenerateRequest:
     if isinstance(prompt, str):
-        prompt_ids = await gateway.backend.encode(body.model, prompt)
+        prompt_ids = await gateway.backend.encode(
+            body.model, prompt, split_special_tokens=bool(body.split_special_tokens)
+        )
     else:
         prompt_ids = tuple(prompt)
         # Refused here, before anything is sent to a hoster.
@@ -171,20 +186,32 @@ def _needs_backend(plan: CompletionPlan) -> bool:
 
 
 async def _collect(gateway: Gateway, plan: CompletionPlan) -> dict[str, Any]:
-    choices = [_Choice() for _ in plan.jobs]
-    async with gateway.generations.start(_runnable(plan), caller=plan.caller) as answer:
+    jobs = _runnable(plan)
+    # Scores of prompts are behind the choices, if there are any to run.
+    choices = [_Choice() for _ in [*plan.jobs, *plan.scoring]]
+    async with gateway.generations.start([*jobs, *plan.scoring], caller=plan.caller) as answer:
         async with aclosing(answer.pieces()) as pieces:
             async for index, piece in pieces:
-                _take(choices[index], piece)
+                _take(choices[index if jobs else index + len(plan.jobs)], piece)
     return {
         **plan.head,
         "choices": [
             _make_choice(plan, index, choice.tokens, reason=choice.reason or Finish.LENGTH)
-            for index, choice in enumerate(choices)
+            | _tell_scores(plan, index, choices)
+            for index, choice in enumerate(choices[: len(plan.jobs)])
         ],
         "usage": make_usage(plan.prompt_tokens, answer.usage_tokens),
         "mesh": make_trace(answer.trace),
     }
+
+
+def _tell_scores(plan: CompletionPlan, index: int, choices: Sequence[_Choice]) -> dict[str, Any]:
+    if not plan.scoring:
+        return {}
+    # Choices of one prompt stand side by side.
+    prompt = index * len(plan.scoring) // len(plan.jobs)
+    scores = choices[len(plan.jobs) + prompt].tokens
+    return {"prompt_logprobs": make_prompt_logprobs(scores)}
 
 
 def _runnable(plan: CompletionPlan) -> list[Job]:

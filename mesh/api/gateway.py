@@ -155,13 +155,15 @@ def check_context(
     return max_new_tokens
 
 
-def make_jobs(request: GenerateRequest, *, n: int, stop: tuple[str, ...]) -> list[Job]:
+def make_jobs(
+    request: GenerateRequest, *, n: int, stop: tuple[str, ...], includes_stop: bool = False
+) -> list[Job]:
     """Return ``n`` choices of one prompt, each with a seed of its own."""
     jobs = []
     for index in range(n):
         seed = (request.sampling.seed + index) % SEED_RANGE
         sampling = replace(request.sampling, seed=seed)
-        jobs.append(Job(replace(request, sampling=sampling), stop))
+        jobs.append(Job(replace(request, sampling=sampling), stop, includes_stop))
     return jobs
 
 

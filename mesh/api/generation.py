@@ -43,10 +43,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One choice: what to ask of the backend, and where its text ends."""
+    """One choice: what to ask of the backend, and where its text ends, with the stop or before."""
 
     request: GenerateRequest
     stop: tuple[str, ...] = ()
+    includes_stop: bool = False
 
 
 @dataclass(slots=True)
@@ -205,7 +206,7 @@ class Generations:
                         raise
 
     async def _generate(self, answer: RunningAnswer, index: int, job: Job) -> None:
-        matcher = TokenStops(job.stop)
+        matcher = TokenStops(job.stop, includes_stop=job.includes_stop)
         note_tokens = self.measures.start_choice(started_s=answer.trace.started_s)
         route: Route = ()
         async with aclosing(self.backend.generate(job.request)) as pieces:

@@ -30,16 +30,16 @@ COMMON = _make_table(
     (
         _ZERO,
         "no_repeat_ngram_size mirostat mirostat_mode dry_multiplier xtc_probability "
-        "prompt_logprobs dynatemp_range",
+        "dynatemp_range top_a smoothing_factor epsilon_cutoff eta_cutoff penalty_alpha min_length",
     ),
     (_ONE, "typical_p typical length_penalty best_of tfs_z repeat_penalty"),
-    (_OFF, "use_beam_search include_stop_str_in_output continue_final_message"),
+    (_OFF, "use_beam_search"),
     (
         _EMPTY,
         "guided_grammar guided_whitespace_pattern grammar json_schema bad_words "
         "allowed_token_ids suppress_tokens logits_processors chat_template documents",
     ),
-    (_NONE, "truncate_prompt_tokens"),
+    (_NONE, "truncate_prompt_tokens max_new_tokens n_predict num_predict max_length"),
     (_TRUE, "skip_special_tokens spaces_between_special_tokens"),
 )
 
@@ -47,26 +47,31 @@ CHAT: Mapping[str, _Neutral] = {
     **COMMON,
     **_make_table(
         (_EMPTY, "functions audio prediction"),
-        (_OFF, "store echo"),
+        (_OFF, "store"),
         (_NONE, "web_search_options"),
     ),
     "function_call": (None, "none", "auto"),
     "modalities": (None, ["text"]),
     "reasoning_effort": (None, "none"),
-    "add_generation_prompt": (None, True),
 }
+
+MESSAGE: Mapping[str, _Neutral] = _make_table(
+    (_NONE, "function_call audio"), (_OFF, "prefix partial")
+)
+"""What of a message would change the answer."""
 
 COMPLETION: Mapping[str, _Neutral] = {
     **COMMON,
     "suffix": _EMPTY,
+    "continue_final_message": _OFF,
     "response_format": (None, {"type": "text"}),
 }
 
 RESPONSES: Mapping[str, _Neutral] = {
     **COMMON,
     **_make_table(
-        (_NONE, "previous_response_id conversation prompt max_tool_calls"),
-        (_OFF, "store background"),
+        (_NONE, "previous_response_id conversation prompt max_tool_calls prompt_logprobs"),
+        (_OFF, "store background include_stop_str_in_output continue_final_message echo"),
         (_EMPTY, "include reasoning stop"),
         (_ZERO, "top_logprobs frequency_penalty presence_penalty"),
     ),
@@ -132,11 +137,15 @@ TRANSFORMERS: Mapping[str, _Neutral] = {
 }
 
 
-def check_supported(extras: Mapping[str, Any], known: Mapping[str, _Neutral]) -> None:
-    """Raise Problem 400 for a known parameter that this gateway cannot honour."""
+def check_supported(
+    extras: Mapping[str, Any], known: Mapping[str, _Neutral], *, within: str = ""
+) -> None:
+    """Raise Problem 400 for a known parameter that this gateway cannot honour. ``within`` is where
+    in the body it stands.
+    """
     for name, value in extras.items():
         if name in known and not _is_neutral(value, known[name]):
-            raise _unsupported(name)
+            raise _unsupported(within + name)
 
 
 def check_all_known(extras: Mapping[str, Any], known: Mapping[str, _Neutral]) -> None:

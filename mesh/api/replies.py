@@ -80,6 +80,7 @@ class ChatMessageReply(BaseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    reasoning_content: str | None = None
     tool_calls: list[ToolCallReply] | None = None
 
 
@@ -90,6 +91,15 @@ class ChatChoice(BaseModel):
     finish_reason: Literal["stop", "length", "tool_calls"]
 
 
+class PromptLogprob(BaseModel):
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+
+
 class ChatReply(BaseModel):
     id: str
     object: Literal["chat.completion"]
@@ -98,6 +108,7 @@ class ChatReply(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     mesh: MeshTrace
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class LegacyLogprobs(BaseModel):
@@ -112,6 +123,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: LegacyLogprobs | None
     finish_reason: Literal["stop", "length"]
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class CompletionReply(BaseModel):

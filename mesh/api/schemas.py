@@ -117,6 +117,9 @@ class SamplingFields(Body):
     logit_bias: dict[BiasedToken, Bias] | None = Field(default=None, max_length=MAX_BIASES)
     stop_token_ids: list[TokenId] | None = Field(default=None, max_length=MAX_STOP_TOKENS - 4)
     ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    split_special_tokens: bool | None = None
+    prompt_logprobs: Integer | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
     structured_outputs: StructuredOutputs | None = None
     guided_json: JsonSchema | GrammarText | None = None
     guided_regex: GrammarText | None = None
@@ -211,6 +214,7 @@ class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[TextPart] | None = None
     name: Text | None = None
+    reasoning_content: Text | None = None
     tool_calls: list[ToolCall] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_call_id: str | None = Field(default=None, max_length=256)
 
@@ -246,6 +250,10 @@ class ChatRequest(SamplingFields):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=64)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    echo: bool | None = None
+    separate_reasoning: bool | None = None
 
 
 class CompletionRequest(SamplingFields):

@@ -12,8 +12,8 @@ from mesh.inference.tokens import Token
 class TokenStops:
     """Holds tokens back until their whole text may be shown, so that they keep their scores."""
 
-    def __init__(self, sequences: Sequence[str]) -> None:
-        self._matcher = StopMatcher(sequences)
+    def __init__(self, sequences: Sequence[str], *, includes_stop: bool = False) -> None:
+        self._matcher = StopMatcher(sequences, includes_stop=includes_stop)
         self._held: list[Token] = []
         self._shown = 0
         """Characters of the held tokens that may be shown."""

@@ -139,13 +139,8 @@ async def test_legacy_completions_have_them_too(api, backend):
                 "tfs_z": 0.5,
                 "dry_multiplier": 0.8,
                 "xtc_probability": 0.5,
-                "continue_final_message": True,
-                "add_generation_prompt": False,
                 "chat_template": "x",
-                "prompt_logprobs": 1,
-                "echo": True,
                 "truncate_prompt_tokens": 10,
-                "include_stop_str_in_output": True,
                 "skip_special_tokens": False,
             }.items()
             if name != "json_schema"
