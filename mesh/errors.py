@@ -13,6 +13,7 @@ MeshError
 │   └── StreamBroken        the stream ended in the middle
 │       └── StreamClosed    the peer finished it in good order
 ├── NoRoute                 no server covers some layer
+│   └── NoCapableRoute(what) no server of some layer can do what the request needs
 ├── SessionLost(reason)     the session cannot be continued
 ├── PluginError(kind, name)
 │   ├── PluginNotFound      no installed package has a plug-in of this name
@@ -121,6 +122,18 @@ class NoRoute(MeshError):
         ranges = ", ".join(f"{start}:{end}" for start, end in uncovered)
         super().__init__(f"no server for blocks {ranges}")
         self.uncovered = uncovered
+
+
+class NoCapableRoute(NoRoute):
+    """The layers are served, but by no server that says that it can do ``what``."""
+
+    def __init__(self, uncovered: tuple[tuple[int, int], ...], what: str) -> None:
+        super().__init__(uncovered)
+        self.what = what
+
+    def __str__(self) -> str:
+        ranges = ", ".join(f"{start}:{end}" for start, end in self.uncovered)
+        return f"no server of blocks {ranges} {self.what}"
 
 
 class SessionLost(MeshError):

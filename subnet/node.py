@@ -31,7 +31,8 @@ from mesh.p2p.record_exchange import RecordExchange
 from mesh.plugins import PluginKind, PluginStamp
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
-from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
+from mesh.routing.features import name_software
+from mesh.routing.heartbeat import MAX_SOFTWARE, ServerInfo, ServerRole, ServerState
 from mesh.routing.info import NetworkInfo
 from mesh.routing.manifest_exchange import serve_manifest
 from subnet.account.money import MIN_HOTKEY_BALANCE, fetch_stake
@@ -664,7 +665,9 @@ class Node:
             throughput=0 if server is None else server.throughput,
             free_cache_tokens=0 if server is None else server.free_cache_tokens,
             dtype="" if server is None else server.dtype,
-            software=SOFTWARE,
+            software=name_software(
+                SOFTWARE, () if server is None else server.features, max_size=MAX_SOFTWARE
+            ),
             addresses=self._addresses,
         )
 

@@ -16,6 +16,7 @@ from mesh.api.errors import BackendBusy, GenerationFailed, KeysFileError
 from mesh.errors import (
     InvalidRequest,
     MeshError,
+    NoCapableRoute,
     NoRoute,
     PeerRefusal,
     PromptTooLong,
@@ -90,6 +91,15 @@ def quote_name(name: object) -> str:
 
 def _explain_mesh(error: MeshError) -> Problem:
     match error:
+        case NoCapableRoute():
+            ranges = ", ".join(f"{start}:{end}" for start, end in error.uncovered)
+            return Problem(
+                503,
+                f"No route: no hoster of blocks {ranges} (half-open ranges) {error.what}.",
+                kind="service_unavailable",
+                code="no_capable_route",
+                retry_after_s=NO_ROUTE_RETRY_S,
+            )
         case NoRoute():
             ranges = ", ".join(f"{start}:{end}" for start, end in error.uncovered)
             return Problem(

@@ -49,7 +49,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,6 +74,7 @@ from mesh.inference.wire import SALT_SIZE, OpenSession, make_session_id
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory, fetch_info
+from mesh.routing.features import Feature
 from mesh.routing.hop import Route
 from mesh.routing.routing import compute_room, plan_route
 
@@ -258,7 +259,7 @@ class MeshClient:
     ) -> AsyncGenerator[Token, None]:
         """Yield the answer's tokens over as many routes as it takes."""
         answer: list[int] = []
-        search = RouteSearch(self, routing, trace)
+        search = RouteSearch(self, routing, trace, needs=list_needs(sampling))
         while True:
             route = await search.find(len(prompt) + max_new_tokens)
             request = OpenSession(
@@ -305,7 +306,14 @@ class MeshClient:
         if asked and len(failures) == len(asked):
             raise failures[0]
 
-    def plan(self, routing: RoutingOptions, *, exclude: set[PeerId], cache_tokens: int) -> Route:
+    def plan(
+        self,
+        routing: RoutingOptions,
+        *,
+        exclude: set[PeerId],
+        cache_tokens: int,
+        needs: Collection[Feature] = (),
+    ) -> Route:
         """Plan a route over what the directory knows now. Raises NoRoute."""
         return plan_route(
             self.directory.list_route_servers(),
@@ -313,6 +321,7 @@ class MeshClient:
             max_layers_per_hop=routing.max_layers_per_hop,
             exclude=exclude,
             cache_tokens=cache_tokens,
+            needs=needs,
         )
 
     def check_room(self, cache_tokens: int) -> None:
@@ -335,11 +344,25 @@ class MeshClient:
         return [peer for peer, gone in zip(peers, silent, strict=True) if gone]
 
 
+def list_needs(sampling: Sampling) -> tuple[Feature, ...]:
+    """Return what a session with this sampling needs of its hops beyond plain sessions."""
+    shaped = (Feature.SHAPED,) if sampling.is_shaped else ()
+    return (*shaped, Feature.GRAMMAR) if sampling.grammar is not None else shaped
+
+
 class RouteSearch:
     """The routes of one answer: who is left out, and how often another route was tried."""
 
-    def __init__(self, client: MeshClient, routing: RoutingOptions, trace: Trace) -> None:
+    def __init__(
+        self,
+        client: MeshClient,
+        routing: RoutingOptions,
+        trace: Trace,
+        *,
+        needs: Collection[Feature] = (),
+    ) -> None:
         self._client = client
+        self._needs = needs
         self._routing = routing
         self._trace = trace
         self._route: Route = ()
@@ -381,7 +404,11 @@ class RouteSearch:
 
     async def _plan(self, cache_tokens: int) -> Route:
         plan = partial(
-            self._client.plan, self._routing, exclude=self._excluded, cache_tokens=cache_tokens
+            self._client.plan,
+            self._routing,
+            exclude=self._excluded,
+            cache_tokens=cache_tokens,
+            needs=self._needs,
         )
         try:
             return plan()

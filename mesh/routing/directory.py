@@ -109,6 +109,7 @@ class Directory:
                 server.info.span,
                 server.info.throughput,
                 server.info.free_cache_tokens,
+                features=server.info.features,
             )
             for server in self.list_servers()
             if server.info.span is not None and server.info.takes_sessions

@@ -17,6 +17,7 @@ from keys.peer import PeerId, PeerKey
 from mesh.errors import RecordRefused
 from mesh.model.config import LayerSpan
 from mesh.model.fields import MAX_LAYERS
+from mesh.routing.features import Feature, split_software
 
 HEARTBEAT_KIND = 1
 HEARTBEAT_EPOCH = 0
@@ -58,7 +59,8 @@ class ServerInfo:
     """One server in its own words. Untrusted: it helps to plan and decides nothing.
 
     ``span`` is None for a server without layers. ``throughput`` counts rows through one layer per
-    second. ``addresses`` are multiaddresses that end in /p2p/<peer id>.
+    second. ``addresses`` are multiaddresses that end in /p2p/<peer id>. ``software`` also says what
+    else the server can do; see mesh/routing/features.py.
     """
 
     role: ServerRole
@@ -70,6 +72,16 @@ class ServerInfo:
     software: str
     addresses: tuple[str, ...]
     protocol_version: int = PROTOCOL_VERSION
+
+    @property
+    def product(self) -> str:
+        """The program's name and version."""
+        return split_software(self.software)[0]
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What it says that it can do beyond plain sessions; earlier versions say nothing."""
+        return split_software(self.software)[1]
 
     @property
     def takes_sessions(self) -> bool:

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keys.peer import PeerId
-from mesh.errors import NoRoute
+from mesh.errors import NoCapableRoute, NoRoute
 from mesh.model.config import LayerSpan
+from mesh.routing.features import NAMES, Feature
 from mesh.routing.hop import Hop
 
 MAX_ROUTE_HOPS = 32
@@ -38,7 +39,7 @@ class RouteServer:
     """A live server as the planner sees it.
 
     ``throughput`` is in rows through one layer per second; ``hop_s`` is the assumed time
-    of one hop to it.
+    of one hop to it. ``features`` are what it can do beyond plain sessions.
     """
 
     peer_id: PeerId
@@ -46,6 +47,7 @@ class RouteServer:
     throughput: float
     free_cache_tokens: int
     hop_s: float = DEFAULT_HOP_S
+    features: frozenset[Feature] = frozenset()
 
 
 def plan_route(
@@ -55,20 +57,45 @@ def plan_route(
     max_layers_per_hop: int | None = None,
     exclude: Collection[PeerId] = (),
     cache_tokens: int = 0,
+    needs: Collection[Feature] = (),
 ) -> tuple[Hop, ...]:
     """Return the cheapest chain of distinct servers that covers every layer once.
 
     The cost of a hop is its travel time plus its layers' computing time; a server without
-    ``cache_tokens`` free is a last resort, since what it announced may be old.
-    Raises NoRoute naming the layers that no server covers.
+    ``cache_tokens`` free is a last resort, since what it announced may be old. ``needs`` are what
+    the session needs of its hops. Raises NoRoute naming the layers that no server covers, or
+    NoCapableRoute if only servers that cannot do this cover them.
     """
     live = [server for server in servers if server.peer_id not in exclude]
+    for feature in needs:
+        able = _keep_able(live, feature, num_layers)
+        lacking = find_uncovered(able, num_layers)
+        if lacking and not find_uncovered(live, num_layers):
+            raise NoCapableRoute(lacking, NAMES[feature])
+        live = able
     max_layers = min(max_layers_per_hop or num_layers, num_layers)
     narrowed = _narrow(live, num_layers, max_layers)
     uncovered = find_uncovered(narrowed, num_layers)
     if uncovered:
         raise NoRoute(uncovered)
     return _search(_Graph(narrowed, num_layers, max_layers=max_layers, cache_tokens=cache_tokens))
+
+
+def _keep_able(
+    servers: Sequence[RouteServer], feature: Feature, num_layers: int
+) -> list[RouteServer]:
+    """Return the servers for a session that needs a feature: those without it only for layers
+    where nothing is asked of them.
+    """
+    able = []
+    for server in servers:
+        if feature in server.features:
+            able.append(server)
+        elif feature is Feature.GRAMMAR:
+            start, end = server.span.start, min(server.span.end, num_layers - 1)
+            if start < end:
+                able.append(replace(server, span=LayerSpan(start, end)))
+    return able
 
 
 def _narrow(

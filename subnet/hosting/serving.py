@@ -35,6 +35,7 @@ from mesh.model.self_check import check_float32
 from mesh.model.weights import ShardWeights, load_shard
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory
+from mesh.routing.features import Feature
 from mesh.routing.heartbeat import ServerState
 from subnet.epoch.interfaces import Inference
 from subnet.errors import ConfigError
@@ -227,6 +228,13 @@ class LayerServer:
     def rows_computed(self) -> int:
         """Rows of sessions that this node has computed since its start."""
         return self.measures.prompt_rows + self.measures.decode_rows
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What a heartbeat says that sessions here can do; nothing while layers load."""
+        if self._engine is None:
+            return ()
+        return (Feature.SHAPED,) if self._engine.grammars is None else tuple(Feature)
 
     @property
     def dtype(self) -> str:

@@ -116,7 +116,7 @@ def _describe_server(server: KnownServer, *, with_addresses: bool) -> dict[str, 
         "dtype": info.dtype,
         "throughput": info.throughput,
         "free_cache_tokens": info.free_cache_tokens,
-        "software": info.software,
+        "software": info.product,
         "path": find_path(info.addresses),
         "addresses": info.addresses if with_addresses else (),
     }

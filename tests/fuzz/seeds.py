@@ -166,6 +166,7 @@ SERVER = ServerInfo(
     software="mesh/0.1.0",
     addresses=("/ip4/127.0.0.1/tcp/31330/p2p/" + str(KEY.peer_id),),
 )
+ABLE_SERVER = dataclasses.replace(SERVER, software="mesh/0.1.0;gs")
 
 
 def seal_heartbeat_body(body: bytes) -> bytes:

@@ -853,7 +853,7 @@ _ROUTING = (
         "heartbeat_body",
         decode_server_info,
         (RecordRefused,),
-        lambda: [encode_server_info(seeds.SERVER)],
+        lambda: [encode_server_info(seeds.SERVER), encode_server_info(seeds.ABLE_SERVER)],
         encode=encode_server_info,
     ),
     Target(

@@ -73,6 +73,7 @@ class Hoster:
     stack: contextlib.AsyncExitStack
     state: ServerState = ServerState.ONLINE
     throughput: int = 1000
+    features: str = "gs"
 
     async def stop(self) -> None:
         await self.stack.aclose()
@@ -107,6 +108,7 @@ class Swarm:
         threads: int = 1,
         dtype: str = "float32",
         quant_type: str = "none",
+        features: str = "gs",
     ) -> Hoster:
         stack = contextlib.AsyncExitStack()
         config = load_config(self.folder)
@@ -142,7 +144,7 @@ class Swarm:
                 throughput=hoster.throughput,
                 free_cache_tokens=engine.free_cache_tokens,
                 dtype="float32",
-                software="test",
+                software=f"test;{hoster.features}",
                 addresses=addresses,
             )
 
@@ -154,7 +156,16 @@ class Swarm:
             node_id=len(self.hosters) + 1,
             describe=describe,
         )
-        hoster = Hoster(key, engine, server, announcer, directory, stack, throughput=throughput)
+        hoster = Hoster(
+            key,
+            engine,
+            server,
+            announcer,
+            directory,
+            stack,
+            throughput=throughput,
+            features=features,
+        )
         info = NetworkInfo(NETWORK_ID, bytes(32), "tiny", 6, 256, 259, "test")
         directory.serve(lambda: info)
         await announcer.announce()

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from mesh.client.client import RoutingOptions
-from mesh.errors import InvalidRequest, SessionLost
+from mesh.errors import InvalidRequest, NoCapableRoute, SessionLost
 from mesh.inference.grammar import Grammar, GrammarKind
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import Sampling
@@ -127,6 +127,38 @@ async def test_a_hoster_of_an_earlier_version_is_left_out_and_goes_on_serving_ot
     shaped = await collect(client, sampling=Sampling(presence_penalty=0.1), count=4)
     assert shaped[-1].trace.route[0].peer_id == str(swarm.hosters[1].key.peer_id)
     assert shaped[-1].trace.failures[0][0] == old.key.peer_id
+
+
+async def test_hosters_that_do_not_say_that_they_can_are_not_asked(swarm, stack):
+    """Earlier versions announce no features. They serve what needs none, and middle blocks."""
+    old = await swarm.add_hoster(0, 6, throughput=100_000, features="")
+    shapes = await swarm.add_hoster(0, 6, throughput=50_000, features="s")
+    able = await swarm.add_hoster(3, 6, throughput=10)
+    client = await swarm.open_client(stack)
+    asked = {
+        Sampling(): [old],
+        Sampling(presence_penalty=0.1): [shapes],
+        Sampling(grammar=GRAMMAR): [shapes, able],
+    }
+    for sampling, expected in asked.items():
+        trace = (await collect(client, sampling=sampling))[-1].trace
+        assert [hop.peer_id for hop in trace.route] == [str(h.key.peer_id) for h in expected]
+        assert not trace.failures
+
+
+async def test_where_no_hoster_says_that_it_can_the_error_names_what_is_missing(swarm, stack):
+    await swarm.add_hoster(0, 3, features="")
+    await swarm.add_hoster(3, 6, features="s")
+    client = await swarm.open_client(stack)
+    with pytest.raises(NoCapableRoute, match="blocks 0:3 takes penalties") as raised:
+        await collect(client, sampling=Sampling(presence_penalty=0.1))
+    assert raised.value.uncovered == ((0, 3),)
+    swarm.hosters[0].features = "s"
+    await swarm.add_hoster(0, 3, features="s")
+    client = await swarm.open_client(stack)
+    with pytest.raises(NoCapableRoute, match="blocks 5:6 compiles grammars"):
+        await collect(client, sampling=Sampling(grammar=GRAMMAR))
+    assert await collect(client, sampling=Sampling(presence_penalty=0.1), count=3)
 
 
 async def test_hosters_without_the_library_refuse_grammars_by_name(swarm, stack):

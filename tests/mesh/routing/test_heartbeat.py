@@ -10,6 +10,7 @@ import pytest
 from keys.peer import PeerKey
 from mesh.errors import RecordRefused
 from mesh.model.config import LayerSpan
+from mesh.routing.features import Feature, name_software
 from mesh.routing.heartbeat import (
     MAX_HEARTBEAT_BODY,
     ServerInfo,
@@ -53,6 +54,34 @@ def admit(raw, expires_at, *, now=NOW, members=(KEY.peer_id,)):
 def test_server_info_survives_the_wire():
     for info in (INFO, replace(INFO, span=None, addresses=(), software="")):
         assert decode_server_info(encode_server_info(info)) == info
+
+
+def test_features_are_announced_behind_the_programs_name():
+    able = replace(INFO, software=name_software("mesh/0.1.0", tuple(Feature), max_size=32))
+    assert able.software == "mesh/0.1.0;gs"
+    assert decode_server_info(encode_server_info(able)) == able
+    assert able.features == {Feature.SHAPED, Feature.GRAMMAR} and able.product == "mesh/0.1.0"
+
+
+@pytest.mark.parametrize("software", ["mesh/0.1.0", "", "test", "mesh/9;", "mesh/9;xyz"])
+def test_a_heartbeat_of_another_version_says_that_its_server_cannot(software):
+    """Earlier ones have no letters, and later ones may have others."""
+    info = decode_server_info(encode_server_info(replace(INFO, software=software)))
+    assert info.features == frozenset() and info.software == software
+
+
+def test_an_earlier_version_reads_a_heartbeat_with_features():
+    """The bytes are those of a longer name: sizes, characters and order are as they were."""
+    plain = encode_server_info(replace(INFO, software="mesh/0.1.0"))
+    able = encode_server_info(replace(INFO, software="mesh/0.1.0;gs"))
+    head = plain.index(b"mesh/0.1.0")
+    assert able.replace(b";gs", b"")[head:] == plain[head:]
+    assert len(able) == len(plain) + 3 and b";gs".decode().isprintable()
+
+
+def test_a_name_that_would_be_too_long_is_announced_without_features():
+    assert name_software("m" * 30, tuple(Feature), max_size=32) == "m" * 30
+    assert name_software("m" * 29, tuple(Feature), max_size=32) == "m" * 29 + ";gs"
 
 
 def test_truncated_trailing_and_garbled_bodies_are_refused():

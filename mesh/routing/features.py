@@ -1,0 +1,38 @@
+"""What a hoster can do beyond plain sessions, announced behind its program's name.
+
+``mesh/0.2.0;gs``: each letter is a feature. Nodes of earlier versions read it as a longer name, and
+a heartbeat without letters says that its hoster can do none of them. Unknown letters are of later
+versions and mean nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+
+SEPARATOR = ";"
+
+
+class Feature(StrEnum):
+    """One letter each, for ever."""
+
+    SHAPED = "s"
+    """Sessions with penalties, biases, ``min_p`` and ``min_tokens``; every hop must take them."""
+    GRAMMAR = "g"
+    """Compiles grammars; needed of the hop that has the last layer."""
+
+
+NAMES = {Feature.SHAPED: "takes penalties and biases", Feature.GRAMMAR: "compiles grammars"}
+
+
+def name_software(product: str, features: Collection[Feature], *, max_size: int) -> str:
+    """Return a heartbeat's name of the program; without features if it would be too long."""
+    letters = "".join(sorted(features))
+    name = f"{product}{SEPARATOR}{letters}" if letters else product
+    return name if len(name) <= max_size else product
+
+
+def split_software(software: str) -> tuple[str, frozenset[Feature]]:
+    """Return the program and the features that are known here."""
+    product, _, letters = software.partition(SEPARATOR)
+    return product, frozenset(feature for feature in Feature if feature in letters)
