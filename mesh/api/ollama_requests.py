@@ -85,7 +85,16 @@ async def plan_ollama_text(
         plan = await plan_completion(gateway, raw, caller=caller, default_tokens=None)
     chat = ChatRequest.model_construct(model=model.model_id, messages=[])
     tools = plan_tools(chat, model)
-    return ChatPlan(chat, {}, plan.jobs, tools, plan.prompt_tokens, caller)
+    return ChatPlan(
+        body=chat,
+        head={},
+        jobs=plan.jobs,
+        scoring=(),
+        echo="",
+        tools=tools,
+        prompt_tokens=plan.prompt_tokens,
+        caller=caller,
+    )
 
 
 def _check(body: OllamaRequest) -> None:

@@ -15,6 +15,7 @@ from enum import Enum, auto
 from typing import Any
 
 from mesh.api.tool_formats import ToolFormat
+from mesh.client.stops import count_overlap
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _LEADS = {ToolFormat.LLAMA3: "<|python_tag|>", ToolFormat.MISTRAL: "[TOOL_CALLS]"}
@@ -133,7 +134,7 @@ class ToolCallParser:
     def _search(self) -> Iterator[Delta]:
         """Tell content up to the next tag."""
         place = self._held.find(_OPEN)
-        size = len(self._held) - _count_overlap(self._held, _OPEN) if place < 0 else place
+        size = len(self._held) - count_overlap(self._held, _OPEN) if place < 0 else place
         text, self._held = self._held[:size], self._held[size:]
         if self._is_after_call:
             # Blanks behind a call only separate it.
@@ -238,12 +239,6 @@ class _ArgumentScanner:
             self._is_escaped = True
         elif character == '"':
             self._is_string = False
-
-
-def _count_overlap(text: str, marker: str) -> int:
-    """Return how many last characters of a text may be the beginning of a marker."""
-    longest = min(len(text), len(marker) - 1)
-    return next((n for n in range(longest, 0, -1) if marker.startswith(text[-n:])), 0)
 
 
 def _read_string(literal: str) -> str:

@@ -39,7 +39,8 @@ class HiddenText(DrivenText):
     ) -> NDArray[np.float32]:
         """Return the mean of the hidden states over the text's tokens, [hidden_size]."""
         hidden = await self.compute_hidden(token_ids, capacity=capacity)
-        return hidden.mean(axis=0, dtype=np.float64).astype(np.float32)
+        mean: NDArray[np.float32] = hidden.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return mean
 
     def _check_rows(self, rows: Logits) -> None:
         if not np.isfinite(rows).all():
