@@ -118,7 +118,7 @@ def run_outside(arguments: argparse.Namespace) -> int:
 
     choose_scenarios(arguments.only)
     has_namespaces = can_unshare()
-    mark, mounts = secrets.token_hex(8), read_mounts()
+    mark = secrets.token_hex(8)
     print(f"seed {arguments.seed}", file=sys.stderr)
     # Short, since unix sockets live below it.
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
@@ -135,7 +135,7 @@ def run_outside(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: child.send_signal(number))
     output = child.communicate()[0]
-    left = find_leftovers(mark, folder) + sorted(read_mounts() - mounts)
+    left = find_leftovers(mark, folder) + list_mounts(folder)
     shutil.rmtree(folder, ignore_errors=True)
     if child.returncode != 0:
         for one in left:
@@ -162,8 +162,10 @@ def can_unshare() -> bool:
     return probe.returncode == 0
 
 
-def read_mounts() -> set[str]:
-    return {f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").open()}
+def list_mounts(folder: Path) -> list[str]:
+    """Return what is mounted below the folder: other programs of this machine mount, too."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").open()]
+    return sorted(f"mount {point}" for point in points if Path(point).is_relative_to(folder))
 
 
 def find_leftovers(mark: str, folder: Path) -> list[str]:

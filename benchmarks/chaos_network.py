@@ -71,6 +71,7 @@ CHAIN_RETRIES = 80
 CHAIN_RETRY_S = 0.5
 POLL_S = 0.05
 DATA = "data"
+LOOPBACK = "127.0.0.1"
 
 
 class ChainProcess:
@@ -98,6 +99,8 @@ class ChainProcess:
                 f"--finality-lag={FINALITY_LAG}",
                 f"--block-mode={mode}",
                 f"--db={self._directory / 'chain.sqlite'}",
+                # Nodes in namespaces of their own come over a bridge, which no other machine is on.
+                *(["--expose"] if self._host != LOOPBACK else []),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from random import Random
 
 import pytest
 
-from benchmarks.chaos_grounds import CHUNK, MAX_CHUNKS, SlowGround
+from benchmarks.chaos_grounds import CHUNK, MAX_CHUNKS, Ground, NamespaceGround, SlowGround
+from benchmarks.chaos_network import ChainProcess
+from tests.support.commands import find_free_port
 
 ROUNDS = 100
 """Of the event loop: enough for a task that was told to end."""
@@ -33,6 +36,20 @@ async def open_echo(ground: SlowGround, path) -> AsyncIterator[int]:
         target = server.sockets[0].getsockname()[1]
         async with ground.open([path], target) as (place,):
             yield int(place.chain_url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("ground", [Ground, NamespaceGround])
+def test_the_chain_starts_where_the_ground_wants_it(tmp_path, ground):
+    async def run() -> None:
+        chain = ChainProcess(
+            tmp_path, host=ground.chain_host, port=find_free_port(), block_seconds=1.0
+        )
+        try:
+            await chain.start("instant")
+        finally:
+            await chain.end(signal.SIGTERM)
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(("delay_s", "loss"), [(0.0, 0.0), (0.05, 0.0), (0.01, 0.5)])
