@@ -164,7 +164,8 @@ def can_unshare() -> bool:
 
 def list_mounts(folder: Path) -> list[str]:
     """Return what is mounted below the folder: other programs of this machine mount, too."""
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").open()]
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [line.split()[4] for line in lines]
     return sorted(f"mount {point}" for point in points if Path(point).is_relative_to(folder))
 
 
