@@ -42,7 +42,7 @@ from mesh.api.generation import Job
 from mesh.api.openapi import STREAM_OR_JSON
 from mesh.api.problems import Problem
 from mesh.api.prompt_scores import make_prompt_logprobs, make_score_jobs
-from mesh.api.reasoning import TAIL_TOKENS, has_thinking_tags, is_left_open
+from mesh.api.reasoning import OPEN, TAIL_TOKENS, has_thinking_tags, is_left_open
 from mesh.api.replies import ChatReply
 from mesh.api.schemas import ChatRequest
 from mesh.api.sse import respond_with_stream
@@ -130,7 +130,8 @@ async def _find_thinking(
     if body.continue_final_message:
         return is_left_open(body.messages[-1].get_text())
     tail = await gateway.backend.describe(body.model, prompt_ids[-TAIL_TOKENS:])
-    return is_left_open(join_texts(tail))
+    # Not any open tag: a user may have written one a few tokens before.
+    return join_texts(tail).rstrip().endswith(OPEN)
 
 
 def _choose_max_tokens(body: ChatRequest, model: ServedModel, *, prompt_tokens: int) -> int:

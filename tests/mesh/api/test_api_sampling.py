@@ -8,7 +8,7 @@ import pytest
 
 from tests.mesh.api.test_api_streaming import read_events
 from tests.support.http_checks import check_error
-from tests.support.local_backend import ANSWER, MODEL
+from tests.support.local_backend import ANSWER, MODEL, LocalBackend
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
 TEXT = {"model": MODEL, "prompt": "An epoch", "temperature": 0}
@@ -49,6 +49,24 @@ async def test_a_thought_that_the_prompt_opens_ends_with_its_tag(open_api, make_
     reply = await ask(api, messages=messages, continue_final_message=True)
     message = reply["choices"][0]["message"]
     assert (message["reasoning_content"], message["content"]) == ("Hm.", "Hi.")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "thought", "answer"),
+    [("hi\n<think>\n", "Hm.", "Hi."), ("hi <think> or not", None, "Hm.\n</think>\n\nHi.")],
+)
+async def test_only_a_tag_at_the_very_end_of_the_prompt_opens_a_thought(
+    open_api, make_backend, prompt, thought, answer
+):
+    class Opening(LocalBackend):
+        async def encode_chat(self, model_id, chat):
+            return await self.encode(model_id, prompt)
+
+    backend = Opening(
+        tokenizer=make_backend().tokenizer, template=THINKING, answer="Hm.\n</think>\n\nHi."
+    )
+    message = (await ask(await open_api(backend)))["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == (thought, answer)
 
 
 async def test_a_model_without_tags_and_a_constrained_answer_are_left_alone(open_api, make_backend):
