@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import time
@@ -12,15 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
 
+from benchmarks.slow_links import CHUNK, Link, LinkProxy
 from subnet.localnet.environment import find_free_port
 from subnet.localnet.processes import die_with_parent
 
-CHUNK = 1 << 16
-RETRANSMISSION_S = 0.3
-"""What a lost packet costs: TCP sends it again, and what follows waits for it."""
-MAX_CHUNKS = 64
 SWARM_PORT = 31330
 MAIN, ISLAND = "main", "island"
 ANCHOR_TIMEOUT_S = 10.0
@@ -73,17 +68,13 @@ class Ground:
 class SlowGround(Ground):
     """Loopback with a proxy before each node's p2pd and before its chain.
 
-    TCP hides loss: a lost packet is late, and so is all that follows it. So loss is delay here
-    too. ``delay_s`` and ``loss`` (a share of the chunks) hold for each direction.
+    ``link`` holds for each direction of all of them.
     """
 
     def __init__(self, draw: Random) -> None:
         super().__init__()
-        self._draw = draw
-        self._cuts: set[asyncio.Event] = set()
-        """One of each open connection; who sets it cuts the connection."""
-        self.delay_s = 0.0
-        self.loss = 0.0
+        self.link = Link(draw=draw)
+        self._proxy = LinkProxy(self.link)
 
     @asynccontextmanager
     async def open(
@@ -93,8 +84,8 @@ class SlowGround(Ground):
             places = []
             for _ in data_dirs:
                 own = find_free_port()
-                outside = await stack.enter_async_context(self._serve(own))
-                chain = await stack.enter_async_context(self._serve(chain_port))
+                outside = await stack.enter_async_context(self._proxy.serve(own))
+                chain = await stack.enter_async_context(self._proxy.serve(chain_port))
                 address = f"/ip4/127.0.0.1/tcp/{outside}"
                 places.append(
                     Place(
@@ -108,71 +99,7 @@ class SlowGround(Ground):
 
     def cut_all(self) -> None:
         """Break every connection without a word."""
-        for cut in self._cuts:
-            cut.set()
-
-    @asynccontextmanager
-    async def _serve(self, target: int) -> AsyncIterator[int]:
-        server = await asyncio.start_server(partial(self._pass_on, target), "127.0.0.1", 0)
-        try:
-            yield server.sockets[0].getsockname()[1]
-        finally:
-            server.close()
-            self.cut_all()
-
-    async def _pass_on(
-        self, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
-        except OSError:
-            writer.transport.abort()
-            return
-        cut = asyncio.Event()
-        self._cuts.add(cut)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                taking: list[asyncio.Task[None]] = []
-                ending: list[asyncio.Task[Any]] = [tasks.create_task(cut.wait())]
-                for source, sink in ((reader, far_writer), (far_reader, writer)):
-                    chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(MAX_CHUNKS)
-                    taking.append(tasks.create_task(self._take(source, chunks)))
-                    ending.append(tasks.create_task(self._deliver(chunks, sink)))
-                # The end of one direction ends both.
-                await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
-                for task in (*taking, *ending):
-                    task.cancel()
-        finally:
-            self._cuts.discard(cut)
-            for end in (writer, far_writer):
-                end.transport.abort()
-
-    async def _take(
-        self, source: asyncio.StreamReader, chunks: asyncio.Queue[tuple[float, bytes]]
-    ) -> None:
-        data = b"more"
-        while data:
-            try:
-                data = await source.read(CHUNK)
-            except OSError:
-                data = b""
-            late_s = RETRANSMISSION_S if self._draw.random() < self.loss else 0.0
-            await chunks.put((time.monotonic() + self.delay_s + late_s, data))
-
-    async def _deliver(
-        self, chunks: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter
-    ) -> None:
-        """Pass on in order, none before its time, until the source or the sink has ended."""
-        while True:
-            due, data = await chunks.get()
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            if not data:
-                return
-            try:
-                sink.write(data)
-                await sink.drain()
-            except OSError:
-                return
+        self._proxy.cut_all()
 
 
 class NamespaceGround(Ground):

@@ -194,16 +194,17 @@ async def delay(network: ChaosNetwork, epoch: Epoch, draw: Random) -> None:
     """Delay and lose what nodes say to each other and to the chain; cut all connections once."""
     ground = network.ground
     assert isinstance(ground, SlowGround)
-    ground.delay_s, ground.loss = draw.uniform(*DELAY_S), draw.uniform(*LOSS)
+    link = ground.link
+    link.delay_s, link.loss = draw.uniform(*DELAY_S), draw.uniform(*LOSS)
     network.say(
-        f"epoch {epoch}: {1000 * ground.delay_s:.0f} ms and {100 * ground.loss:.1f} % loss each way"
+        f"epoch {epoch}: {1000 * link.delay_s:.0f} ms and {100 * link.loss:.1f} % loss each way"
     )
     phase, offset = draw.choice(list(draw_moments(draw)))
     await reach(network, epoch, offset, draw)
     network.say(f"epoch {epoch}, {phase.value}, block {offset}: every connection is cut")
     ground.cut_all()
     await network.wait_for(epoch, SCHEDULE.length - 1)
-    ground.delay_s, ground.loss = 0.0, 0.0
+    link.delay_s, link.loss = 0.0, 0.0
 
 
 async def partition(network: ChaosNetwork, epoch: Epoch, draw: Random) -> None:

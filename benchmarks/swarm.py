@@ -15,9 +15,12 @@ import statistics
 import struct
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from benchmarks.slow_links import LinkProxy
+from subnet.localnet.environment import find_free_port
 
 NETWORK_ID = b"b" * 32
 READY_TIMEOUT_S = 180.0
@@ -70,14 +73,29 @@ def make_checkpoint(shape: Shape, folder: Path) -> Path:
 
 
 def run_hoster(
-    folder: str, span: tuple[int, int], dtype: str, device: str, threads: int, pipe: Any
+    folder: str,
+    span: tuple[int, int],
+    dtype: str,
+    device: str,
+    threads: int,
+    pipe: Any,
+    place: tuple[str, str] | None = None,
 ) -> None:
-    """A hoster process: report the address, then answer what the pipe asks."""
-    asyncio.run(_serve_hoster(Path(folder), span, dtype, device, threads, pipe))
+    """A hoster process: report the address, then answer what the pipe asks.
+
+    ``place`` is what to listen on and what others dial, where that is not the same.
+    """
+    asyncio.run(_serve_hoster(Path(folder), span, dtype, device, threads, pipe, place))
 
 
 async def _serve_hoster(
-    folder: Path, span: tuple[int, int], dtype: str, device: str, threads: int, pipe: Any
+    folder: Path,
+    span: tuple[int, int],
+    dtype: str,
+    device: str,
+    threads: int,
+    pipe: Any,
+    place: tuple[str, str] | None,
 ) -> None:
     from mesh.inference.engine import Engine, EngineLimits
     from mesh.inference.session_server import SessionServer
@@ -85,7 +103,8 @@ async def _serve_hoster(
     from mesh.model.files import resolve_model_folder
     from mesh.model.weights import load_shard
 
-    config, located = load_config(folder), resolve_model_folder(str(folder))
+    located = resolve_model_folder(str(folder))
+    config = load_config(located.source)
     async with contextlib.AsyncExitStack() as stack:
         engine = await stack.enter_async_context(
             Engine.open(
@@ -97,7 +116,7 @@ async def _serve_hoster(
             )
         )
         initial_peers = await asyncio.to_thread(pipe.recv)
-        host, directory, announcer = await _open_node(stack, engine, initial_peers)
+        host, directory, announcer = await _open_node(stack, engine, initial_peers, place)
         SessionServer(host, engine, connect=directory.ensure_connected).register()
         await host._p2p.add_binary_stream_handler(BARE_PROTOCOL, _answer_bare)
         async with asyncio.TaskGroup() as tasks:
@@ -125,7 +144,10 @@ async def _answer_pipe(pipe: Any, engine: Any, host: Any) -> None:
 
 
 async def _open_node(
-    stack: contextlib.AsyncExitStack, engine: Any, initial_peers: list[str]
+    stack: contextlib.AsyncExitStack,
+    engine: Any,
+    initial_peers: list[str],
+    place: tuple[str, str] | None,
 ) -> tuple[Any, Any, Any]:
     from keys.peer import PeerKey
     from mesh.p2p.config import HostConfig
@@ -147,6 +169,8 @@ async def _open_node(
         record_policy=HeartbeatsOnly(),
         initial_peers=tuple(initial_peers),
     )
+    if place is not None:
+        config = replace(config, host_maddrs=place[:1], announce_maddrs=place[1:])
     host = await stack.enter_async_context(HivemindHost.open(config))
     directory = Directory(host, network_id=NETWORK_ID)
     addresses = tuple(await host.list_addresses())
@@ -266,8 +290,13 @@ class Swarm:
 
 
 @contextlib.asynccontextmanager
-async def open_swarm(shape: Shape, folder: Path, ranges: int, threads: int) -> AsyncIterator[Swarm]:
-    """Start a hoster process for each of ``ranges`` equal parts of the model."""
+async def open_swarm(
+    shape: Shape, folder: Path, ranges: int, threads: int, *, proxy: LinkProxy | None = None
+) -> AsyncIterator[Swarm]:
+    """Start a hoster process for each of ``ranges`` equal parts of the model.
+
+    Each is behind ``proxy``, if there is one, for the client and for the others.
+    """
     from keys.peer import PeerKey
     from mesh.p2p.config import HostConfig
     from mesh.p2p.hivemind_host import HivemindHost
@@ -279,9 +308,14 @@ async def open_swarm(shape: Shape, folder: Path, ranges: int, threads: int) -> A
         try:
             for span in zip(bounds, bounds[1:], strict=False):
                 ours, theirs = context.Pipe()
+                place = None
+                if proxy is not None:
+                    own = find_free_port()
+                    outside = await stack.enter_async_context(proxy.serve(own))
+                    place = (f"/ip4/127.0.0.1/tcp/{own}", f"/ip4/127.0.0.1/tcp/{outside}")
                 process = context.Process(
                     target=run_hoster,
-                    args=(str(folder), span, shape.dtype, shape.device, threads, theirs),
+                    args=(str(folder), span, shape.dtype, shape.device, threads, theirs, place),
                 )
                 process.start()
                 processes.append(process)
@@ -314,13 +348,18 @@ async def _make_client(host: Any, folder: Path, peers: list[str]) -> Any:
     from mesh.client.client import MeshClient
     from mesh.client.tokenizer import ChatTokenizer
     from mesh.model.config import load_config
+    from mesh.model.files import resolve_model_folder
     from mesh.routing.directory import Directory
 
     tokenizer = ChatTokenizer(Tokenizer(models.BPE({"a": 0}, [])), template=None, special_tokens={})
     directory = Directory(host, network_id=NETWORK_ID)
     known = [PeerId.from_base58(peer) for peer in peers]
     client = MeshClient(
-        host, directory, config=load_config(folder), tokenizer=tokenizer, peers=known
+        host,
+        directory,
+        config=load_config(resolve_model_folder(str(folder)).source),
+        tokenizer=tokenizer,
+        peers=known,
     )
     await client.refresh()
     return client
@@ -337,13 +376,9 @@ class Timing:
 
 async def ask(client: Any, prompt: list[int], new: int) -> Timing:
     """One greedy answer of the swarm."""
-    from mesh.inference.sampling import Sampling
-
-    # No token of the vocabulary stops the answer.
-    sampling = Sampling(stop_token_ids=(2**32 - 1,))
     started = time.perf_counter()
     first, trace = None, None
-    async for piece in client.generate(prompt, max_new_tokens=new, sampling=sampling):
+    async for piece in client.generate(prompt, max_new_tokens=new, ignore_eos=True):
         first = first or time.perf_counter() - started
         trace = piece.trace
     return Timing(new / (time.perf_counter() - started), first or 0.0, trace)

@@ -10,8 +10,9 @@ from random import Random
 
 import pytest
 
-from benchmarks.chaos_grounds import CHUNK, MAX_CHUNKS, Ground, NamespaceGround, SlowGround
+from benchmarks.chaos_grounds import Ground, NamespaceGround, SlowGround
 from benchmarks.chaos_network import ChainProcess
+from benchmarks.slow_links import CHUNK, MAX_CHUNKS, Link, LinkProxy
 from tests.support.commands import find_free_port
 
 ROUNDS = 100
@@ -56,7 +57,7 @@ def test_the_chain_starts_where_the_ground_wants_it(tmp_path, ground):
 def test_a_slow_link_passes_every_byte_in_order_and_late(tmp_path, delay_s, loss):
     async def run() -> float:
         ground = SlowGround(Random(1))
-        ground.delay_s, ground.loss = delay_s, loss
+        ground.link.delay_s, ground.link.loss = delay_s, loss
         async with open_echo(ground, tmp_path) as port, asyncio.timeout(20):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             began_s = asyncio.get_running_loop().time()
@@ -71,7 +72,7 @@ def test_a_slow_link_passes_every_byte_in_order_and_late(tmp_path, delay_s, loss
 def test_a_cut_link_ends_while_much_waits_in_it(tmp_path):
     async def run() -> None:
         ground = SlowGround(Random(1))
-        ground.delay_s = 5.0
+        ground.link.delay_s = 5.0
         async with open_echo(ground, tmp_path) as port, asyncio.timeout(10):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(bytes(2 * MAX_CHUNKS * CHUNK))
@@ -85,3 +86,57 @@ def test_a_cut_link_ends_while_much_waits_in_it(tmp_path):
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(run())
+
+
+def run_through(link, talk):
+    """Run ``talk(reader, writer)`` with an echo behind a proxy of ``link``."""
+
+    async def run():
+        async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+            target = server.sockets[0].getsockname()[1]
+            async with LinkProxy(link).serve(target) as port, asyncio.timeout(20):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                found = await talk(reader, writer)
+                writer.close()
+                return found
+
+    return asyncio.run(run())
+
+
+def test_a_narrow_link_takes_the_time_of_its_bytes():
+    async def talk(reader, writer):
+        began_s = asyncio.get_running_loop().time()
+        writer.write(BYTES)
+        assert await reader.readexactly(len(BYTES)) == BYTES
+        return asyncio.get_running_loop().time() - began_s
+
+    # The bytes of the second direction follow those of the first chunk by chunk.
+    assert run_through(Link(bandwidth=4 * len(BYTES)), talk) >= 0.25
+
+
+def test_a_stalled_link_passes_a_part_and_goes_on_where_it_stopped():
+    link = Link()
+
+    async def talk(reader, writer):
+        link.stall(after=100)
+        writer.write(BYTES)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await reader.readexactly(1)
+        stalled = link.passed
+        link.resume()
+        assert await reader.readexactly(len(BYTES)) == BYTES
+        return stalled
+
+    assert run_through(link, talk) == 100
+
+
+def test_jitter_changes_no_order():
+    async def talk(reader, writer):
+        for number in range(50):
+            writer.write(bytes((number,)) * 100)
+            await writer.drain()
+        found = await reader.readexactly(5000)
+        return found == b"".join(bytes((number,)) * 100 for number in range(50))
+
+    assert run_through(Link(delay_s=0.001, jitter_s=0.02), talk)
