@@ -100,16 +100,13 @@ def find_rank(values: Sequence[float], rank: float) -> float:
 async def ask_once(swarm: Swarm, waits: Waits) -> None:
     """Send one request, whose prompt no other one has, and note when its tokens came."""
     from mesh.errors import MeshError
-    from mesh.inference.sampling import Sampling
 
     number = next(_numbers)
     size = LONG_PROMPT if number % LONG_EVERY == LONG_EVERY - 1 else SHORT_PROMPT
     prompt = SMALL.make_prompt(size, shift=number)
-    # No token of the vocabulary stops the answer.
-    sampling = Sampling(stop_token_ids=(2**32 - 1,))
     last, is_first = time.perf_counter(), True
     try:
-        async for _ in swarm.client.generate(prompt, max_new_tokens=NEW_TOKENS, sampling=sampling):
+        async for _ in swarm.client.generate(prompt, max_new_tokens=NEW_TOKENS, ignore_eos=True):
             now = time.perf_counter()
             (waits.first if is_first else waits.between).append(now - last)
             last, is_first = now, False
