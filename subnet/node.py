@@ -470,6 +470,7 @@ class Node:
             announce=self._announcer.notify,
             layers=prepared.layers,
             rank=prepared.rank,
+            key=prepared.key,
             is_member=self._known_peers.is_node,
         )
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mesh.client.receipts import AnswerReceipt
 from mesh.inference.grammar import Grammar
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Finish, Token, TracedHop
@@ -134,7 +135,8 @@ class GenerateRequest:
     ``max_new_tokens`` may be 0 when only the prompt's scores are wanted. ``alternatives`` None
     means that no log probabilities are needed, 0 only those of the chosen tokens. ``caller`` is who
     asks: hosters reuse what they computed of a prompt for the same caller only. The stop tokens of
-    ``sampling`` come beside the model's own, which ``ignore_eos`` leaves out.
+    ``sampling`` come beside the model's own, which ``ignore_eos`` leaves out. A ``receipt`` is
+    complete once the backend's generator has ended or was closed.
     """
 
     model_id: str
@@ -145,6 +147,7 @@ class GenerateRequest:
     alternatives: int | None = None
     score_prompt: bool = False
     caller: str = ""
+    receipt: AnswerReceipt | None = None
 
 
 class Backend(Protocol):

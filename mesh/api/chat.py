@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,8 +37,9 @@ from mesh.api.gateway import (
     make_trace,
     make_usage,
     require_json,
+    wants_receipt,
 )
-from mesh.api.generation import Job
+from mesh.api.generation import Job, RunningAnswer
 from mesh.api.openapi import STREAM_OR_JSON
 from mesh.api.problems import Problem
 from mesh.api.prompt_scores import make_prompt_logprobs, make_score_jobs
@@ -68,6 +69,7 @@ class ChatPlan:
     tools: ToolPlan
     prompt_tokens: int
     caller: str
+    has_receipt: bool = False
 
 
 @router.post(
@@ -79,14 +81,17 @@ class ChatPlan:
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
     """Answer in one piece, or as server-sent events with ``stream``."""
     gateway = get_gateway(request)
-    plan = await plan_chat(gateway, body, caller=get_caller(request))
+    has_receipt = wants_receipt(request)
+    plan = await plan_chat(gateway, body, caller=get_caller(request), has_receipt=has_receipt)
     if body.stream:
         return await respond_with_stream(gateway, request, _stream(gateway, plan))
     reply = await run_while_connected(request, _collect(gateway, plan))
     return JSONResponse(reply, headers=make_route_header(reply["mesh"]["route"]))
 
 
-async def plan_chat(gateway: Gateway, body: ChatRequest, *, caller: str) -> ChatPlan:
+async def plan_chat(
+    gateway: Gateway, body: ChatRequest, *, caller: str, has_receipt: bool = False
+) -> ChatPlan:
     """Check a request and render its prompt. Raises Problem, InvalidRequest or NoRoute."""
     parameters.check_supported(body.get_extras(), parameters.CHAT)
     if body.top_logprobs and not body.logprobs:
@@ -118,7 +123,7 @@ async def plan_chat(gateway: Gateway, body: ChatRequest, *, caller: str) -> Chat
     last = body.messages[-1]
     echo = last.get_text() if body.echo and last.role == "assistant" else ""
     scoring = make_score_jobs(body, [request])
-    return ChatPlan(body, head, jobs, scoring, echo, tools, len(prompt_ids), caller)
+    return ChatPlan(body, head, jobs, scoring, echo, tools, len(prompt_ids), caller, has_receipt)
 
 
 async def _find_thinking(
@@ -149,13 +154,18 @@ def _make_readers(plan: ChatPlan) -> list[ToolReader]:
     return [ToolReader(plan.tools, echo=plan.echo) for _ in plan.jobs]
 
 
+def start_jobs(gateway: Gateway, plan: ChatPlan) -> AbstractAsyncContextManager[RunningAnswer]:
+    """Run what was planned while the block runs: the choices, then what scores the prompt."""
+    jobs = [*plan.jobs, *plan.scoring]
+    return gateway.generations.start(jobs, caller=plan.caller, has_receipt=plan.has_receipt)
+
+
 async def _collect(gateway: Gateway, plan: ChatPlan) -> dict[str, Any]:
     tokens: list[list[Token]] = [[] for _ in plan.jobs]
     readers = _make_readers(plan)
     reasons: list[str] = ["" for _ in plan.jobs]
     scores: tuple[Token, ...] = ()
-    jobs = [*plan.jobs, *plan.scoring]
-    async with gateway.generations.start(jobs, caller=plan.caller) as answer:
+    async with start_jobs(gateway, plan) as answer:
         async with aclosing(answer.pieces()) as pieces:
             async for index, piece in pieces:
                 if index >= len(plan.jobs):
@@ -186,7 +196,7 @@ async def _collect(gateway: Gateway, plan: ChatPlan) -> dict[str, Any]:
 
 
 async def _stream(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[dict[str, Any], None]:
-    async with gateway.generations.start(plan.jobs, caller=plan.caller) as answer:
+    async with start_jobs(gateway, plan) as answer:
         async with aclosing(answer.pieces()) as pieces:
             started: set[int] = set()
             readers = _make_readers(plan)

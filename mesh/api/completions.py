@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ from mesh.api.gateway import (
     make_trace,
     make_usage,
     require_json,
+    wants_receipt,
 )
 from mesh.api.generation import Job, RunningAnswer
 from mesh.api.limits import MAX_GENERATIONS_PER_REQUEST
@@ -68,6 +69,7 @@ class CompletionPlan:
     echoes: list[str]
     prompt_tokens: int
     caller: str
+    has_receipt: bool
 
 
 @dataclass(slots=True)
@@ -88,7 +90,9 @@ class _Choice:
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
     """Continue one or several prompts, given as text or as token ids."""
     gateway = get_gateway(request)
-    plan = await plan_completion(gateway, body, caller=get_caller(request))
+    plan = await plan_completion(
+        gateway, body, caller=get_caller(request), has_receipt=wants_receipt(request)
+    )
     if body.stream:
         return await respond_with_stream(gateway, request, _stream(gateway, plan))
     reply = await run_while_connected(request, _collect(gateway, plan))
@@ -101,6 +105,7 @@ async def plan_completion(
     *,
     caller: str,
     default_tokens: int | None = DEFAULT_MAX_TOKENS,
+    has_receipt: bool = False,
 ) -> CompletionPlan:
     """Check a request and read its prompts. Raises Problem, InvalidRequest or NoRoute.
 
@@ -140,7 +145,7 @@ async def plan_completion(
         "model": body.model,
     }
     scoring = make_score_jobs(body, requests)
-    return CompletionPlan(body, head, jobs, scoring, echoes, prompt_tokens, caller)
+    return CompletionPlan(body, head, jobs, scoring, echoes, prompt_tokens, caller, has_receipt)
 
 
 async def _make_request(
@@ -186,10 +191,10 @@ def _needs_backend(plan: CompletionPlan) -> bool:
 
 
 async def _collect(gateway: Gateway, plan: CompletionPlan) -> dict[str, Any]:
-    jobs = _runnable(plan)
     # Scores of prompts are behind the choices, if there are any to run.
+    jobs = _list_runnable(plan)
     choices = [_Choice() for _ in [*plan.jobs, *plan.scoring]]
-    async with gateway.generations.start([*jobs, *plan.scoring], caller=plan.caller) as answer:
+    async with _start(gateway, plan) as answer:
         async with aclosing(answer.pieces()) as pieces:
             async for index, piece in pieces:
                 _take(choices[index if jobs else index + len(plan.jobs)], piece)
@@ -214,9 +219,14 @@ def _tell_scores(plan: CompletionPlan, index: int, choices: Sequence[_Choice]) -
     return {"prompt_logprobs": make_prompt_logprobs(scores)}
 
 
-def _runnable(plan: CompletionPlan) -> list[Job]:
+def _list_runnable(plan: CompletionPlan) -> list[Job]:
     # max_tokens 0 without scores asks for nothing that the swarm could add.
     return plan.jobs if _needs_backend(plan) else []
+
+
+def _start(gateway: Gateway, plan: CompletionPlan) -> AbstractAsyncContextManager[RunningAnswer]:
+    jobs = [*_list_runnable(plan), *plan.scoring]
+    return gateway.generations.start(jobs, caller=plan.caller, has_receipt=plan.has_receipt)
 
 
 def _take(choice: _Choice, piece: Piece) -> None:
@@ -245,7 +255,7 @@ def _make_choice(
 
 async def _stream(gateway: Gateway, plan: CompletionPlan) -> AsyncGenerator[dict[str, Any], None]:
     choices = [_Choice() for _ in plan.jobs]
-    async with gateway.generations.start(_runnable(plan), caller=plan.caller) as answer:
+    async with _start(gateway, plan) as answer:
         for index in range(len(plan.jobs)):
             if not answer.jobs:
                 yield _chunk(plan, answer, index, plan.echoes[index], reason=Finish.LENGTH)

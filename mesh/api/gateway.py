@@ -21,6 +21,7 @@ from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Trace
 
 MAX_ROUTE_HEADER = 2048
+RECEIPT_HEADER = "X-Mesh-Receipt"
 SEED_RANGE = 1 << 64
 
 
@@ -43,6 +44,16 @@ def get_gateway(request: Request) -> Gateway:
 def get_caller(request: Request) -> str:
     """Return the name of the key that the request came with."""
     return str(getattr(request.state, "caller", ANONYMOUS))
+
+
+def wants_receipt(request: Request) -> bool:
+    """Return whether hosters are to sign for the answer. Raises Problem 400 for another word."""
+    told = request.headers.get(RECEIPT_HEADER, "false").strip().lower()
+    if told not in ("true", "false"):
+        raise Problem(
+            400, f"{RECEIPT_HEADER} is true or false.", param=RECEIPT_HEADER, code="invalid_value"
+        )
+    return told == "true"
 
 
 async def require_json(request: Request) -> None:
@@ -192,11 +203,13 @@ def make_route(route: Route) -> list[dict[str, Any]]:
 def make_trace(trace: Trace) -> dict[str, Any]:
     """Return the ``mesh`` object of an answer: the way it went and how fast."""
     first_s, speed = trace.time_to_first_token_s, trace.tokens_per_second
+    told = {"receipts": list(trace.receipts)} if trace.receipts else {}
     return {
         "route": make_route(trace.route),
         "reroutes": trace.reroutes,
         "first_token_s": None if first_s is None else round(first_s, 4),
         "tokens_per_second": None if speed is None else round(speed, 2),
+        **told,
     }
 
 

@@ -33,6 +33,7 @@ from mesh.api.measures import GatewayMeasures
 from mesh.api.problems import make_overloaded
 from mesh.api.stops import TokenStops
 from mesh.api.usage import Accounts
+from mesh.client.receipts import AnswerReceipt
 from mesh.errors import MeshError
 from mesh.inference.tokens import Finish, Token, Trace
 
@@ -75,6 +76,9 @@ class RunningAnswer:
             self._note(index, piece)
             if isinstance(piece, Finished):
                 self.open_choices.discard(index)
+            if not self.open_choices:
+                receipts = [job.request.receipt for job in self.jobs]
+                self.trace.receipts = tuple(kept.to_dict() for kept in receipts if kept)
             yield index, piece
 
     def _note(self, index: int, piece: Piece) -> None:
@@ -123,15 +127,20 @@ class Generations:
     _pumps: set[asyncio.Task[None]] = field(default_factory=set)
 
     @asynccontextmanager
-    async def start(self, jobs: Sequence[Job], *, caller: str) -> AsyncIterator[RunningAnswer]:
-        """Generate every job's choice while the block runs; leaving it frees the backend."""
+    async def start(
+        self, jobs: Sequence[Job], *, caller: str, has_receipt: bool = False
+    ) -> AsyncIterator[RunningAnswer]:
+        """Generate every job's choice while the block runs; leaving it frees the backend.
+
+        With ``has_receipt`` the trace has a receipt of each choice once all have finished.
+        """
         if self.is_draining:
             raise make_overloaded(retry_after_s=5)
         models = {job.request.model_id for job in jobs}
         prompt_tokens = _count_prompts(jobs)
         self.accounts.check(caller, models=models, prompt_tokens=prompt_tokens)
         answer = RunningAnswer(
-            tuple(jobs),
+            tuple(_complete(job, caller, has_receipt=has_receipt) for job in jobs),
             Trace(started_s=time.monotonic()),
             [0] * len(jobs),
             ChoiceTurns([job.request.prompt_ids for job in jobs]),
@@ -151,8 +160,7 @@ class Generations:
                 )
             )
             self._answers.append(answer)
-            named = [replace(j, request=replace(j.request, caller=caller)) for j in answer.jobs]
-            pumps = [self._start_pump(answer, index, job) for index, job in enumerate(named)]
+            pumps = [self._start_pump(answer, index, job) for index, job in enumerate(answer.jobs)]
             try:
                 yield answer
             finally:
@@ -224,13 +232,26 @@ class Generations:
                         self.accounts.count_answer(job.request.caller, len(piece.tokens))
                         await _put_tokens(answer, index, matcher.feed(piece.tokens))
                         if matcher.is_stopped:
+                            await _close(pieces, job)
                             await answer.put(index, Finished(Finish.STOP, route, matcher.found))
                             return
                     case Finished():
                         await _put_tokens(answer, index, matcher.flush())
+                        await _close(pieces, job)
                         await answer.put(index, piece)
                         return
         raise GenerationFailed("The answer ended before it was finished.")
+
+
+def _complete(job: Job, caller: str, *, has_receipt: bool) -> Job:
+    receipt = AnswerReceipt() if has_receipt else None
+    return replace(job, request=replace(job.request, caller=caller, receipt=receipt))
+
+
+async def _close(pieces: AsyncGenerator[Piece, None], job: Job) -> None:
+    """Let a receipt become complete before the reader hears of the end."""
+    if job.request.receipt is not None:
+        await pieces.aclose()
 
 
 def _count_prompts(jobs: Sequence[Job]) -> int:

@@ -173,6 +173,7 @@ class MeshBackend:
             ignore_eos=request.ignore_eos,
             routing=self._routing,
             user=request.caller,
+            receipt=request.receipt,
         )
         with _explained_losses():
             async with aclosing(self._read_tokens(answer, request)) as pieces:

@@ -23,6 +23,7 @@ from mesh.api.gateway import (
     make_trace,
     make_usage,
     require_json,
+    wants_receipt,
 )
 from mesh.api.openapi import ERRORS
 from mesh.api.problems import Problem
@@ -57,8 +58,10 @@ async def create_input(body: InputRequest, request: Request) -> Response:
         max_new_tokens=_choose_max_new_tokens(body, model, prompt_tokens=len(prompt_ids)),
         sampling=_make_sampling(body),
     )
+    has_receipt = wants_receipt(request)
     reply = await run_while_connected(
-        request, _collect(gateway, body, generate, caller=get_caller(request))
+        request,
+        _collect(gateway, body, generate, caller=get_caller(request), has_receipt=has_receipt),
     )
     return JSONResponse(reply, headers=make_route_header(reply["mesh"]["route"]))
 
@@ -98,14 +101,19 @@ def _make_sampling(body: InputRequest) -> Sampling:
 
 
 async def _collect(
-    gateway: Gateway, body: InputRequest, generate: GenerateRequest, *, caller: str
+    gateway: Gateway,
+    body: InputRequest,
+    generate: GenerateRequest,
+    *,
+    caller: str,
+    has_receipt: bool,
 ) -> dict[str, Any]:
     stop = body.stop_strings
     stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
     jobs = make_jobs(generate, n=body.num_return_sequences or 1, stop=stops)
     texts = ["" for _ in jobs]
     reasons = ["" for _ in jobs]
-    async with gateway.generations.start(jobs, caller=caller) as answer:
+    async with gateway.generations.start(jobs, caller=caller, has_receipt=has_receipt) as answer:
         async with aclosing(answer.pieces()) as pieces:
             async for index, piece in pieces:
                 if isinstance(piece, Generated):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -48,6 +48,7 @@ class MeshTrace(BaseModel):
     reroutes: int
     first_token_s: float | None
     tokens_per_second: float | None
+    receipts: list[dict[str, Any] | None] | None = None
 
 
 class TopLogprob(BaseModel):

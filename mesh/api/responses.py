@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from mesh.api import parameters
 from mesh.api.backend import Finished, Generated
-from mesh.api.chat import ChatPlan, plan_chat
+from mesh.api.chat import ChatPlan, plan_chat, start_jobs
 from mesh.api.chat_tools import ToolReader
 from mesh.api.disconnect import run_while_connected
 from mesh.api.gateway import (
@@ -31,6 +31,7 @@ from mesh.api.gateway import (
     make_route_header,
     make_trace,
     require_json,
+    wants_receipt,
 )
 from mesh.api.openapi import STREAM_OR_JSON
 from mesh.api.response_schemas import (
@@ -58,7 +59,12 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     """Answer in one piece, or as typed server-sent events with ``stream``."""
     gateway = get_gateway(request)
     parameters.check_supported(body.get_extras(), parameters.RESPONSES)
-    plan = await plan_chat(gateway, make_chat_request(body), caller=get_caller(request))
+    plan = await plan_chat(
+        gateway,
+        make_chat_request(body),
+        caller=get_caller(request),
+        has_receipt=wants_receipt(request),
+    )
     answer = _Answer(body, plan)
     if body.stream:
         return await respond_with_stream(gateway, request, _stream(gateway, answer))
@@ -274,7 +280,7 @@ class _Answer:
 async def _run(gateway: Gateway, answer: _Answer) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the events of an answer without their numbers, the final one last."""
     reader = ToolReader(answer.plan.tools)
-    async with gateway.generations.start(answer.plan.jobs, caller=answer.plan.caller) as running:
+    async with start_jobs(gateway, answer.plan) as running:
         async with aclosing(running.pieces()) as pieces:
             is_started = False
             async for _, piece in pieces:

@@ -55,6 +55,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from keys.peer import PeerId
+from mesh.client.receipts import AnswerReceipt
 from mesh.client.route_session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
 from mesh.client.stops import StopMatcher
 from mesh.client.tokenizer import ChatTokenizer
@@ -163,6 +164,7 @@ class MeshClient:
         routing: RoutingOptions | None = None,
         user: str = "",
         ignore_eos: bool = False,
+        receipt: AnswerReceipt | None = None,
     ) -> AsyncGenerator[Token, None]:
         """Yield the answer token by token; closing the generator frees the cache on every hop.
 
@@ -170,8 +172,9 @@ class MeshClient:
         They learn that two prompts are of one user, and not which one.
 
         The model's end tokens stop the answer unless ``sampling`` names stop tokens itself, or
-        ``ignore_eos`` lets nothing but its length end it. Raises InvalidRequest, NoRoute, or
-        SessionLost after too many failures.
+        ``ignore_eos`` lets nothing but its length end it. With a ``receipt`` the hosters sign what
+        they did; it is complete once this has ended or was closed, and hosters of earlier versions
+        are left out. Raises InvalidRequest, NoRoute, or SessionLost after too many failures.
         """
         if max_new_tokens < 1:
             raise InvalidRequest("max_new_tokens", "must be at least 1")
@@ -187,6 +190,7 @@ class MeshClient:
             routing or RoutingOptions(),
             trace,
             salt=self._make_salt(user),
+            receipt=receipt,
         )
         async with aclosing(tokens):
             async for token in tokens:
@@ -256,6 +260,7 @@ class MeshClient:
         trace: Trace,
         *,
         salt: bytes,
+        receipt: AnswerReceipt | None,
     ) -> AsyncGenerator[Token, None]:
         """Yield the answer's tokens over as many routes as it takes."""
         answer: list[int] = []
@@ -270,10 +275,16 @@ class MeshClient:
                 max_new_tokens=max_new_tokens - len(answer),
                 first_index=len(answer),
                 salt=salt,
+                receipt_salt=b"" if receipt is None else receipt.salt,
             )
-            vocab_size = self.config.vocab_size
             tokens = stream_tokens(
-                self.host, request, vocab_size=vocab_size, timeouts=self.timeouts
+                self.host,
+                request,
+                vocab_size=self.config.vocab_size,
+                timeouts=self.timeouts,
+                receipt=None
+                if receipt is None
+                else receipt.start_part(request, self.host.network_id),
             )
             try:
                 async with aclosing(tokens):

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from keys.peer import PeerId
+from mesh.client.receipts import ReceiptPart
 from mesh.errors import MeshError, PeerError
+from mesh.inference.receipt_wire import RECEIPT_METHOD, encode_receipted
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason, read_reason
 from mesh.inference.shaped_wire import SHAPED_METHOD, encode_shaped
 from mesh.inference.tokens import Finish, Token
@@ -41,6 +43,7 @@ class ClientTimeouts:
     token_s: float = 35.0
     prompt_token_s: float = 0.15
     probe_s: float = 3.0
+    receipt_s: float = 10.0
 
 
 class HopFailed(MeshError):
@@ -53,10 +56,16 @@ class HopFailed(MeshError):
 
 
 async def stream_tokens(
-    host: Host, request: OpenSession, *, vocab_size: int, timeouts: ClientTimeouts
+    host: Host,
+    request: OpenSession,
+    *,
+    vocab_size: int,
+    timeouts: ClientTimeouts,
+    receipt: ReceiptPart | None = None,
 ) -> AsyncGenerator[Token, None]:
     """Open the session and yield its tokens in order; closing drops it on every hop.
 
+    ``receipt`` notes the tokens, and what the hosters sign at the end or when this is closed.
     Raises HopFailed naming the hop, where it is known.
     """
     method, frame = _encode(request)
@@ -71,9 +80,20 @@ async def stream_tokens(
             if not _is_possible(token, request, index=index, vocab_size=vocab_size):
                 raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "an impossible token")
             _check_numbers(token)
-            yield token
+            is_over = token.finish is not Finish.NOT_YET
+            if receipt is not None:
+                receipt.tokens.append(token.token_id)
+            try:
+                yield token
+            except GeneratorExit:
+                # The reader stops here, and may want to show later what it got.
+                if receipt is not None:
+                    await receipt.settle(stream, is_over=is_over, timeout_s=timeouts.receipt_s)
+                raise
             index += 1
-            if token.finish is not Finish.NOT_YET:
+            if is_over:
+                if receipt is not None:
+                    await receipt.settle(stream, is_over=True, timeout_s=timeouts.receipt_s)
                 return
     finally:
         await stream.abort()
@@ -104,6 +124,8 @@ async def fetch_scores(
 
 def _encode(request: OpenSession) -> tuple[str, bytes]:
     """Return the method and the frame: hosters of earlier versions serve requests of theirs."""
+    if request.receipt_salt:
+        return RECEIPT_METHOD, encode_receipted(request)
     if request.sampling.is_shaped:
         return SHAPED_METHOD, encode_shaped(request)
     return SESSION_METHOD, encode_open(request)

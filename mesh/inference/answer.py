@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mesh.errors import MeshError
 from mesh.inference.measures import TokenClock
+from mesh.inference.receipts import RunningReceipt
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.shaping import LogitShaper
 from mesh.inference.steps import StepInput, StepOutput
@@ -18,11 +19,13 @@ from mesh.inference.wire import OpenSession, encode_token
 class AnswerState:
     """The answer so far at the last range: its length, and the tokens that a penalty counts.
 
-    ``shaper`` says what changes the logits, if anything does.
+    ``shaper`` says what changes the logits, if anything does; ``receipt`` notes the tokens, if one
+    is wanted.
     """
 
     request: OpenSession
     shaper: LogitShaper | None = None
+    receipt: RunningReceipt | None = None
     index: int = field(init=False)
     seen: list[int] = field(init=False)
     finish: Finish = Finish.NOT_YET
@@ -57,6 +60,8 @@ class AnswerState:
         self.seen.append(token_id)
         if self.shaper is not None:
             self.shaper.note(token_id)
+        if self.receipt is not None:
+            self.receipt.note_token(token_id)
         if token_id in self.request.sampling.stop_token_ids:
             self.finish = Finish.STOP
         elif self.index - self.request.first_index >= self.request.max_new_tokens:
@@ -77,6 +82,11 @@ class AnswerAlone:
         self._clock = clock
         self._send = send
         self._failure: MeshError | None = None
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Submit no step after the token that is being computed. From any thread."""
+        self._is_stopped = True
 
     def follow(self, output: StepOutput) -> StepInput | None:
         """Send a token; return the step after it, if it was not the last."""
@@ -87,7 +97,7 @@ class AnswerAlone:
         except MeshError as error:
             self._failure = error
             return None
-        if token.finish is not Finish.NOT_YET:
+        if token.finish is not Finish.NOT_YET or self._is_stopped:
             return None
         return StepInput(
             1,

@@ -42,6 +42,7 @@ class AnswerAtFirst:
         self._next_hop: NextHop | None = None
         self._departure: Departure | None = None
         self._prompt_has_left = False
+        self._is_stopped = False
         self._clock = TokenClock(role.engine.measures)
         self._turns = TurnLoop(self._on_arrival, late=NO_TOKEN)
 
@@ -52,9 +53,13 @@ class AnswerAtFirst:
         self._turns.allow(_allow_first_s(role))
         await run_guarded(
             self._turns.run(next_hop, blame=BLAMES_NO_HOP),
-            role.watch_client(),
+            role.watch_client(self._stop),
             self._feed_prompt(next_hop),
         )
+
+    def _stop(self) -> None:
+        """Submit no further step: the answer ends with the token that is on its way."""
+        self._is_stopped = True
 
     async def put(self, frame: bytes) -> None:
         """Take a token of the last range. A wrong token ends the session."""
@@ -97,14 +102,16 @@ class AnswerAtFirst:
         if token.token_id >= self._role.engine.config.vocab_size:
             raise _blame_last(self._role, "an impossible token")
         self._index += 1
-        if token.finish is Finish.NOT_YET:
+        self._role.note_token(token.token_id)
+        is_over = token.finish is not Finish.NOT_YET or self._is_stopped
+        if not is_over:
             self._compute(token.token_id)
         elapsed_us = int(self._clock.note_token() * 1e6)
         self._turns.allow(self._role.timeouts.step_s)
         # Nothing waits here for the client: an answer's tokens are few bytes.
         told = token.with_times((*token.times_us, elapsed_us))
         self._role.upstream.send_now(encode_token(told))
-        if token.finish is not Finish.NOT_YET:
+        if is_over:
             self._turns.finish()
 
     def _may_come(self) -> bool:

@@ -39,6 +39,9 @@ The prompt goes through the ranges in the same way, and the last one sends SCORE
 server; so do the streams to other ranges. A role owns no task beyond its own: ``run_guarded`` ends
 all of them together. The length of the session moves on the compute thread only.
 
+**Receipts.** If the client asks for one, the ranges hash what they receive and send, and sign it at
+the end (mesh/inference/receipts.py).
+
 **What ends a session.**
 
 - The last token was sent, or the client closed its stream. Each range aborts the streams that it
@@ -68,6 +71,8 @@ from mesh.inference.first_range import AnswerAtFirst, ScoresAtFirst
 from mesh.inference.hops import IDLE, Departure, Links, NextHop, RangeRole, TurnLoop, run_guarded
 from mesh.inference.measures import TokenClock
 from mesh.inference.prefixes import agree
+from mesh.inference.receipt_wire import SETTLE
+from mesh.inference.receipts import RunningReceipt, settle
 from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.shaping import make_shaper
@@ -109,32 +114,64 @@ def check_generation(request: OpenSession, config: ModelConfig) -> None:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRange(RangeRole[OpenSession]):
-    """A session that generates tokens, or scores its prompt's, at one range."""
+    """A session that generates tokens, or scores its prompt's, at one range.
+
+    With a ``receipt`` it ends only once all ranges were asked what they received and sent
+    (mesh/inference/receipts.py).
+    """
+
+    receipt: RunningReceipt | None = None
 
     async def run(self, links: Links) -> None:
         """Serve the session to its end. Raises Refused or PeerError."""
         request = self.request
         if request.is_first and request.is_last:
-            work = self._score_alone() if request.wants_scores else self._answer_alone()
-            await run_guarded(work, self.watch_client())
+            if request.wants_scores:
+                await run_guarded(self._score_alone(), self.watch_client())
+            else:
+                await self._answer_alone()
         elif request.is_first:
             first = ScoresAtFirst(self) if request.wants_scores else AnswerAtFirst(self)
             with links.take_loop(first.put):
                 async with links.open_next() as next_hop:
                     await self._agree(next_hop)
                     await first.run(next_hop)
+                    await self._settle(next_hop)
         elif not request.is_last:
             async with links.open_next() as next_hop:
                 await self._agree(next_hop)
                 await self._tell_ready()
                 await run_guarded(self._pass_on(next_hop), self._watch_next(next_hop))
+                await self._settle(next_hop)
         elif len(request.route) == 2:
             await self._tell_ready()
             await self._run_last(self.upstream)
+            await self._settle()
         else:
             await self._tell_ready()
             async with links.open_loop() as back:
                 await self._run_last(back)
+                await self._settle()
+
+    async def _settle(self, next_hop: NextHop | None = None) -> None:
+        """Sign what came and went, if a receipt is wanted, and pass on what later ranges signed."""
+        if self.receipt is not None:
+            await settle(
+                self.receipt.sign(self.session.reused),
+                self.upstream,
+                next_hop,
+                hops=len(self.request.route),
+                timeout_s=self.timeouts.open_s,
+            )
+
+    def is_settled_by(self, frame: bytes) -> bool:
+        """Whether a frame says that no further step comes."""
+        return self.receipt is not None and frame == SETTLE
+
+    def note_token(self, token_id: int) -> None:
+        """Note a token that came back to the first range, if a receipt is wanted."""
+        if self.receipt is not None:
+            self.receipt.note_token(token_id)
 
     async def _agree(self, next_hop: NextHop) -> None:
         await agree(self.engine, self.session, next_hop, timeouts=self.timeouts)
@@ -164,6 +201,8 @@ class GenerationRange(RangeRole[OpenSession]):
         answer = await self._start_answer()
 
         def plan(step: StepFrame) -> Plan:
+            if answer.finish is not Finish.NOT_YET:
+                raise Refused(RefusalReason.MALFORMED, "a step after the last token")
             if step.position + step.hidden.rows < len(self.request.token_ids):
                 return None, None
 
@@ -175,19 +214,28 @@ class GenerationRange(RangeRole[OpenSession]):
 
             return answer.next_sample(), Departure(send)
 
-        await Arrivals(self, plan, is_over=lambda: answer.finish is not Finish.NOT_YET).run()
+        def is_over() -> bool:
+            # With a receipt the first range says so.
+            return answer.finish is not Finish.NOT_YET and self.receipt is None
+
+        await Arrivals(self, plan, is_over=is_over).run()
 
     async def _start_answer(self) -> AnswerState:
         """Return the answer's state, its grammar compiled. Raises Refused(BAD_PARAMETER)."""
         shaper = await make_shaper(self.request, self.engine.config, self.engine.grammars)
-        return AnswerState(self.request, shaper)
+        return AnswerState(self.request, shaper, self.receipt)
 
     async def _answer_alone(self) -> None:
         answer = await self._start_answer()
         clock = TokenClock(self.engine.measures)
         alone = AnswerAlone(answer, self.upstream.send_now, clock)
-        async for _ in self.compute_prompt(answer.next_sample(), alone.follow):
-            alone.check()
+
+        async def compute() -> None:
+            async for _ in self.compute_prompt(answer.next_sample(), alone.follow):
+                alone.check()
+
+        await run_guarded(compute(), self.watch_client(alone.stop))
+        await self._settle()
 
     async def _score_alone(self) -> None:
         async for position, output in self.compute_prompt(None):
@@ -202,10 +250,17 @@ class GenerationRange(RangeRole[OpenSession]):
         if output.scores:
             await stream.send(encode_scores(ScoresFrame(position + 1, output.scores)))
 
-    async def watch_client(self) -> None:
-        """A client says nothing after its request; when it goes, the session ends."""
-        await self.upstream.receive()
-        raise Refused(RefusalReason.MALFORMED, "no frame is expected after OPEN")
+    async def watch_client(self, stop: Callable[[], None] | None = None) -> None:
+        """When the client goes, the session ends.
+
+        It says nothing after its request, but that it wants the receipt now: then ``stop`` is
+        called.
+        """
+        while True:
+            frame = await self.upstream.receive()
+            if stop is None or not self.is_settled_by(frame):
+                raise Refused(RefusalReason.MALFORMED, "no frame is expected after OPEN")
+            stop()
 
     async def _watch_next(self, next_hop: NextHop) -> None:
         if await next_hop.receive() is not None:
@@ -219,6 +274,8 @@ class GenerationRange(RangeRole[OpenSession]):
     def read_step(self, frame: bytes) -> StepFrame:
         """Parse the next hidden states. Raises Refused."""
         step = decode_step(frame, hidden_size=self.engine.config.hidden_size)
+        if self.receipt is not None:
+            self.receipt.note_received(frame)
         session = self.session
         if step.position < session.length == session.reused:
             self.engine.reuse_less(session, step.position)
@@ -265,7 +322,10 @@ class GenerationRange(RangeRole[OpenSession]):
 
     def encode_output(self, position: int, output: StepOutput, times_us: tuple[int, ...]) -> bytes:
         """Encode a step's hidden states for the next range."""
-        return encode_step(output.make_frame(position, (*times_us, output.elapsed_us)))
+        frame = encode_step(output.make_frame(position, (*times_us, output.elapsed_us)))
+        if self.receipt is not None:
+            self.receipt.note_sent(frame)
+        return frame
 
 
 Plan = tuple[SampleRequest | None, Departure | None]
@@ -305,6 +365,9 @@ class Arrivals:
             if frame is None:
                 return
             self._turns.allow(self._role.timeouts.idle_s)
+            if self._role.is_settled_by(frame):
+                self._turns.finish()
+                return
             self._submit(self._role.read_step(frame))
         except MeshError as error:
             self._turns.fail(error)

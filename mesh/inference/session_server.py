@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
-from keys.peer import PeerId
+from keys.peer import PeerId, PeerKey
 from mesh.errors import PeerError, StreamClosed
 from mesh.inference.accounts import Accounts
 from mesh.inference.driven_range import DrivenRange, HiddenRange, check_drive, check_hidden
@@ -17,6 +17,8 @@ from mesh.inference.engine import Engine
 from mesh.inference.hops import Links, NextHop, RangeRole, SessionTimeouts
 from mesh.inference.pipeline import GenerationRange, check_generation
 from mesh.inference.prefixes import make_prefix, mix_salt
+from mesh.inference.receipt_wire import RECEIPT_METHOD, decode_receipted, encode_receipted
+from mesh.inference.receipts import RunningReceipt
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
 from mesh.inference.shaped_wire import SHAPED_METHOD, decode_shaped, encode_shaped
 from mesh.inference.steps import EngineSession
@@ -69,6 +71,34 @@ HIDDEN = SessionKind(HIDDEN_METHOD, decode_drive, encode_drive, check_hidden, Hi
 """The client sends texts, and gets their last hidden states."""
 
 
+def make_receipted_kind(key: PeerKey, host: Host) -> SessionKind[OpenSession]:
+    """Return the kind in which the hosters choose the tokens and sign a receipt, one with ``key``.
+
+    The request within may be shaped or not.
+    """
+
+    def make_role(
+        engine: Engine,
+        session: EngineSession,
+        request: OpenSession,
+        upstream: Stream,
+        timeouts: SessionTimeouts,
+    ) -> GenerationRange:
+        receipt = RunningReceipt(key, host.network_id, request)
+        return GenerationRange(engine, session, request, upstream, timeouts, receipt)
+
+    return SessionKind(
+        RECEIPT_METHOD, decode_receipted, encode_receipted, check_receipted, make_role
+    )
+
+
+def check_receipted(request: OpenSession, config: ModelConfig) -> None:
+    """Raise Refused unless the model can answer the request, with tokens."""
+    if request.wants_scores:
+        raise Refused(RefusalReason.BAD_PARAMETER, "scores have no receipt")
+    check_generation(request, config)
+
+
 @dataclass(frozen=True, slots=True)
 class _LoopPort:
     """Where the last range's answers arrive at the first one."""
@@ -81,7 +111,8 @@ class SessionServer:
     """Serves sessions of one engine on one host.
 
     ``accounts`` say whom a session is counted against. ``connect`` makes sure that a peer can be
-    dialled before a stream to it is opened (``Directory.ensure_connected``).
+    dialled before a stream to it is opened (``Directory.ensure_connected``). ``key`` is the host's
+    and signs receipts; without it no request for one is served.
     """
 
     def __init__(
@@ -92,6 +123,7 @@ class SessionServer:
         timeouts: SessionTimeouts | None = None,
         accounts: Accounts | None = None,
         connect: Callable[[PeerId], Awaitable[None]] | None = None,
+        key: PeerKey | None = None,
     ) -> None:
         self._host = host
         self._engine = engine
@@ -99,6 +131,7 @@ class SessionServer:
         self._timeouts = timeouts or SessionTimeouts()
         self._accounts = accounts or Accounts()
         self._connect = connect
+        self._key = key
         self._ports: dict[bytes, _LoopPort] = {}
         self._is_draining = False
 
@@ -106,6 +139,9 @@ class SessionServer:
         """Offer the session methods on the host."""
         self._host.serve_stream(SESSION_METHOD, partial(self._handle, GENERATION))
         self._host.serve_stream(SHAPED_METHOD, partial(self._handle, SHAPED))
+        if self._key is not None:
+            receipted = make_receipted_kind(self._key, self._host)
+            self._host.serve_stream(RECEIPT_METHOD, partial(self._handle, receipted))
         self._host.serve_stream(DRIVE_METHOD, partial(self._handle, DRIVEN))
         self._host.serve_stream(HIDDEN_METHOD, partial(self._handle, HIDDEN))
         self._host.serve_stream(LOOP_METHOD, self._handle_loop)

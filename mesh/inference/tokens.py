@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from keys.peer import PeerId
@@ -64,6 +64,7 @@ class Trace:
     ``hop_times_us`` holds, for each of the first steps, the time in each range and then the whole
     step as the first range saw it. ``failures`` are the peers left out, with the reason.
     ``tokens_per_second`` counts the tokens after the first one; None before the second.
+    ``receipts`` are those of the choices, as JSON objects, once a gateway has them.
     """
 
     route: tuple[TracedHop, ...] = ()
@@ -74,6 +75,7 @@ class Trace:
     time_to_first_token_s: float | None = None
     tokens_per_second: float | None = None
     tokens: int = 0
+    receipts: tuple[Any, ...] = ()
 
     def count(self, now_s: float, *, tokens: int = 1, times_us: tuple[int, ...] = ()) -> None:
         """Note tokens that arrived together."""

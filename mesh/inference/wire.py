@@ -119,6 +119,10 @@ class FrameType(IntEnum):
     READY = 11
     SHAPED = 12
     """An OPEN frame with what changes logits (mesh/inference/shaped_wire.py)."""
+    RECEIPTED = 20
+    """An OPEN or SHAPED frame of an answer with a receipt (mesh/inference/receipt_wire.py)."""
+    SETTLE = 21
+    RECEIPT = 22
     WINDOWED = 32
     WINDOW = 33
     TOKENS = 34
@@ -168,7 +172,7 @@ class OpenSession(RouteRequest):
     many may still come. 0 asks for the prompt's log probabilities instead. ``reused`` tokens of the
     prompt need not be sent to this range if it has them too; ``salt`` says whose prompt it is, in
     ``SALT_SIZE`` bytes or none. ``window`` is how many rows a window has at most, 0 for no windows;
-    only WINDOWED frames say it.
+    only WINDOWED frames say it. ``receipt_salt``, of the salt's size, asks for a receipt.
     """
 
     sampling: Sampling
@@ -178,6 +182,7 @@ class OpenSession(RouteRequest):
     reused: int = 0
     salt: bytes = b""
     window: int = 0
+    receipt_salt: bytes = field(default=b"", repr=False)
 
     @property
     def capacity(self) -> int:

@@ -22,6 +22,7 @@ from subnet.cli import (
     monitor,
     plan,
     plugins,
+    receipt,
     serve,
     simulate,
     status,
@@ -69,6 +70,7 @@ app.command("why")(why.why)
 app.command("earnings")(earnings.earnings)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config.app, name="config")
+app.add_typer(receipt.app, name="receipt")
 app.add_typer(chain_app, name="chain")
 
 

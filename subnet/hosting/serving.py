@@ -20,6 +20,7 @@ import structlog
 from consensus.phases import Phase, Schedule, phase_at
 from consensus.protocol_params import ConsensusParams
 from consensus.types import EpochPosition, LayerRange
+from keys.peer import PeerKey
 from mesh.client.grammars import make_grammar_compiler
 from mesh.errors import ManifestNotFound
 from mesh.inference.accounts import Accounts, IsMember
@@ -167,7 +168,8 @@ class LayerServer:
 
     ``layers`` are those that the operator names; None: ``choice`` finds them. ``rank`` gives a
     caller's priority. ``is_member`` says who may pass on sessions of others; None: all peers.
-    ``guard`` knows the open challenges, whichever layers are served.
+    ``guard`` knows the open challenges, whichever layers are served. ``key`` is the host's and
+    signs receipts of answers; without it none are given.
     """
 
     def __init__(
@@ -183,6 +185,7 @@ class LayerServer:
         rank: Rank | None = None,
         is_member: IsMember | None = None,
         guard: ChallengeGuard | None = None,
+        key: PeerKey | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._local = local
@@ -197,6 +200,7 @@ class LayerServer:
         self._announce = announce
         self._is_member = is_member
         self._clock = clock
+        self._key = key
         self._engine: Engine | None = None
         self._sessions: SessionServer | None = None
         self._position: EpochPosition | None = None
@@ -291,6 +295,7 @@ class LayerServer:
             engine,
             accounts=Accounts(rank=self._rank, is_member=self._is_member),
             connect=self._directory.ensure_connected,
+            key=self._key,
         )
         self._sessions.register()
         self.state = ServerState.ONLINE

@@ -52,8 +52,9 @@ from mesh.api.keys_file import MAX_FILE_BYTES, create_key, read_keys
 from mesh.client import http
 from mesh.client.event_stream import EventReader, EventTooLong
 from mesh.client.gguf_tokenizer import load_gguf_tokenizer
+from mesh.client.receipt_check import ReceiptRefused, check_receipt, read_receipts
 from mesh.errors import MeshError, ModelError, PeerRefusal, RecordRefused
-from mesh.inference import shaped_wire, window_wire, wire
+from mesh.inference import receipt_wire, shaped_wire, window_wire, wire
 from mesh.inference.refusals import Refused
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Trace
@@ -106,6 +107,7 @@ from tests.fuzz.rigs import (
 )
 from tests.fuzz.seeds import HIDDEN_SIZE, KEY, NETWORK_ID, OTHER_KEY, VOCAB_SIZE
 from tests.fuzz.target import Target
+from tests.support import answer_receipts
 from tests.support.epoch_records import EPOCH, World, find_draw, make_roster
 from tests.support.receipts import make_evidence
 
@@ -394,6 +396,13 @@ def _open_windowed(raw: bytes) -> Any:
     return request
 
 
+def _open_receipted(raw: bytes) -> Any:
+    """Decode a request for an answer with a receipt as a hoster does."""
+    request = receipt_wire.decode_receipted(raw)
+    request.sampling.check()
+    return request
+
+
 def _decode_window(raw: bytes) -> tuple[Any, ...]:
     step = window_wire.decode_window(raw, hidden_size=HIDDEN_SIZE, most=8)
     return (*_list_step(step), step.draft)
@@ -401,6 +410,10 @@ def _decode_window(raw: bytes) -> tuple[Any, ...]:
 
 def _encode_window(fields: tuple[Any, ...]) -> bytes:
     return window_wire.encode_window(_make_step(fields[:-1])._replace(draft=fields[-1]))
+
+
+def _check_answer_receipts(raw: bytes) -> Any:
+    return [check_receipt(found) for found in read_receipts(raw)]
 
 
 def _open_heartbeat(raw: bytes) -> Any:
@@ -766,6 +779,35 @@ _WIRE = (
         lambda: [window_wire.encode_tokens((seeds.TOKEN, seeds.TOKEN))],
         encode=window_wire.encode_tokens,
         is_canonical=False,
+    ),
+    Target(
+        "wire_receipted",
+        _open_receipted,
+        (MeshError,),
+        lambda: [
+            receipt_wire.encode_receipted(answer_receipts.make_request()),
+            receipt_wire.encode_receipted(
+                answer_receipts.make_request(sampling=seeds.SHAPED_SESSION.sampling)
+            ),
+        ],
+        encode=receipt_wire.encode_receipted,
+    ),
+    Target(
+        "wire_receipt",
+        receipt_wire.decode_receipt,
+        (Refused,),
+        lambda: [
+            receipt_wire.encode_receipt(
+                answer_receipts.run_hops(answer_receipts.make_request(), (8, 9))[1].sign(64)
+            )
+        ],
+        encode=receipt_wire.encode_receipt,
+    ),
+    Target(
+        "answer_receipt",
+        _check_answer_receipts,
+        (ReceiptRefused,),
+        lambda: [json.dumps(answer_receipts.make_receipt()).encode()],
     ),
     Target(
         "wire_step",

@@ -97,7 +97,7 @@ async def _open_hoster(
     )
     directory = Directory(host, network_id=network_id)
     addresses = tuple(await host.list_addresses())
-    SessionServer(host, engine, connect=directory.ensure_connected).register()
+    SessionServer(host, engine, connect=directory.ensure_connected, key=key).register()
     config = engine.config
     info = NetworkInfo(
         network_id,

@@ -14,6 +14,7 @@ from mesh.api.backend import Backend
 from mesh.api.mesh_backend import MeshBackend
 from mesh.assets import shipped_model_path
 from mesh.client.client import RoutingOptions
+from mesh.client.receipt_check import check_receipt, read_receipts
 from mesh.client.token_bytes import TokenBytes
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.inference.accounts import OWN_ACCOUNT
@@ -245,3 +246,76 @@ def test_the_bytes_of_a_sentencepiece_vocabulary_have_spaces_and_byte_tokens():
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
     table = TokenBytes(tokenizer)
     assert [table.get(token_id) for token_id in (1, 2, 3)] == [b" the", b"\xe2", b"cat"]
+
+
+RECEIPT = {"X-Mesh-Receipt": "true"}
+
+
+async def test_a_receipt_is_asked_for_by_a_header_and_comes_with_every_door(open_swarm, questions):
+    client, http = await open_swarm((0, 4), (4, 8))
+    entry = questions[0]
+    body = ask(entry["question"])
+    plain = (await http.post("/v1/chat/completions", json=body)).json()
+    assert "receipts" not in plain["mesh"]
+    reply = (await http.post("/v1/chat/completions", json=body, headers=RECEIPT)).json()
+    assert reply["choices"] == plain["choices"]
+    async with client:
+        stream = await client.chat.completions.create(**body, stream=True, extra_headers=RECEIPT)
+        chunks = [chunk async for chunk in stream]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == entry["answer"]
+    events = [chunk.to_dict() for chunk in chunks]
+    assert ["receipts" in event.get("mesh", {}) for event in events[-2:]] == [False, True]
+    words = {"model": MODEL, "prompt": "What is", "max_tokens": 5, "n": 2}
+    others = [
+        (await http.post("/v1/completions", json=words, headers=RECEIPT)).json(),
+        (
+            await http.post(
+                "/v1/responses",
+                json={"model": MODEL, "input": "hi", "max_output_tokens": 4},
+                headers=RECEIPT,
+            )
+        ).json(),
+        (
+            await http.post("/input", json={"prompt": "hi", "max_new_tokens": 4}, headers=RECEIPT)
+        ).json(),
+    ]
+    counts = []
+    for told in (reply, events[-1], *others):
+        receipts = read_receipts(json.dumps(told).encode())
+        counts.append(len(receipts))
+        for receipt in receipts:
+            checked = check_receipt(receipt)
+            assert checked.is_complete and checked.is_disclosed
+            assert [hop.span.start for hop in checked.parts[0].route] == [0, 4]
+    assert counts == [1, 1, 2, 1, 1]
+    refused = await http.post(
+        "/v1/chat/completions", json=body, headers={"X-Mesh-Receipt": "please"}
+    )
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "X-Mesh-Receipt"
+
+
+async def test_an_answer_that_a_stop_text_ends_has_its_receipt(open_swarm, swarm, questions):
+    _, http = await open_swarm((0, 4), (4, 8))
+    entry = questions[0]
+    stop = entry["answer"].split()[3]
+    body = {**ask(entry["question"]), "stop": [stop]}
+    reply = (await http.post("/v1/chat/completions", json=body, headers=RECEIPT)).json()
+    assert reply["choices"][0]["finish_reason"] == "stop"
+    (receipt,) = reply["mesh"]["receipts"]
+    assert check_receipt(receipt).is_complete
+    assert len(receipt["token_ids"]) >= reply["usage"]["completion_tokens"]
+    await wait_until_free(swarm)
+
+
+async def test_a_reader_who_leaves_waits_for_no_receipt_and_frees_the_swarm(
+    open_swarm, swarm, questions
+):
+    _, http = await open_swarm((0, 4), (4, 8))
+    body = {**ask(questions[-1]["question"]), "stream": True}
+    for _ in range(5):
+        async with http.stream("POST", "/v1/chat/completions", json=body, headers=RECEIPT) as found:
+            async for line in found.aiter_lines():
+                if '"content":"' in line:
+                    break
+    await wait_until_free(swarm)

@@ -131,7 +131,7 @@ class Swarm:
         host = await self.open_host(stack, key)
         directory = Directory(host, network_id=NETWORK_ID)
         server = SessionServer(
-            host, engine, timeouts=self.timeouts, connect=directory.ensure_connected
+            host, engine, timeouts=self.timeouts, connect=directory.ensure_connected, key=key
         )
         server.register()
         addresses = tuple(await host.list_addresses())

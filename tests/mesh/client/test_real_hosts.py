@@ -13,6 +13,8 @@ import pytest
 import mesh
 from keys.peer import PeerKey
 from mesh.client.client import MeshClient, RoutingOptions
+from mesh.client.receipt_check import check_receipt
+from mesh.client.receipts import AnswerReceipt
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.inference.engine import Engine
 from mesh.inference.session_server import SessionServer
@@ -55,7 +57,7 @@ async def start_hoster(stack, tasks, span, initial_peers):
     )
     directory = Directory(host, network_id=NETWORK_ID)
     addresses = tuple(await host.list_addresses())
-    SessionServer(host, engine, connect=directory.ensure_connected).register()
+    SessionServer(host, engine, connect=directory.ensure_connected, key=key).register()
     directory.serve(
         lambda: NetworkInfo(
             NETWORK_ID,
@@ -121,6 +123,15 @@ async def test_shipped_model_answers_exactly_over_two_real_hosters():
         )
         async with aclosing(answer):
             pieces = [piece async for piece in answer]
+        receipt = AnswerReceipt()
+        signed = client.generate(
+            [{"role": "user", "content": question["question"]}],
+            max_new_tokens=400,
+            routing=RoutingOptions(max_layers_per_hop=4),
+            receipt=receipt,
+        )
+        async with aclosing(signed):
+            again = [piece async for piece in signed]
         for task in running:
             task.cancel()
     assert "".join(piece.text for piece in pieces) == question["answer"]
@@ -128,3 +139,7 @@ async def test_shipped_model_answers_exactly_over_two_real_hosters():
     trace = pieces[-1].trace
     assert [hop.peer_id for hop in trace.route] == [str(first.peer_id), str(second.peer_id)]
     print(f"{trace.tokens} tokens, {trace.tokens_per_second:.0f} a second")
+    assert [piece.token_id for piece in again] == [piece.token_id for piece in pieces]
+    checked = check_receipt(receipt.to_dict())
+    assert checked.is_complete and checked.is_disclosed
+    assert [hop.peer_id for hop in checked.parts[0].route] == [first.peer_id, second.peer_id]
