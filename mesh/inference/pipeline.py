@@ -187,7 +187,7 @@ class GenerationRange(RangeRole[OpenSession]):
             step, output = await self._compute_next()
             frame = output.make_frame(step.position, (*step.times_us, output.elapsed_us))
             for part in split_step(frame):
-                await next_hop.send(encode_step(part))
+                await next_hop.send(self._encode(part))
 
         def plan(step: StepFrame) -> Plan:
             return None, self.depart_to(next_hop, step.position, step.times_us)
@@ -322,7 +322,10 @@ class GenerationRange(RangeRole[OpenSession]):
 
     def encode_output(self, position: int, output: StepOutput, times_us: tuple[int, ...]) -> bytes:
         """Encode a step's hidden states for the next range."""
-        frame = encode_step(output.make_frame(position, (*times_us, output.elapsed_us)))
+        return self._encode(output.make_frame(position, (*times_us, output.elapsed_us)))
+
+    def _encode(self, step: StepFrame) -> bytes:
+        frame = encode_step(step)
         if self.receipt is not None:
             self.receipt.note_sent(frame)
         return frame

@@ -40,7 +40,7 @@ from mesh.inference.wire import (
     encode_open,
 )
 from mesh.model.config import ModelConfig
-from mesh.p2p.interface import Host, Stream
+from mesh.p2p.interface import Host, Stream, StreamHandler
 
 R = TypeVar("R", OpenSession, DriveSession)
 
@@ -137,14 +137,20 @@ class SessionServer:
 
     def register(self) -> None:
         """Offer the session methods on the host."""
-        self._host.serve_stream(SESSION_METHOD, partial(self._handle, GENERATION))
-        self._host.serve_stream(SHAPED_METHOD, partial(self._handle, SHAPED))
-        if self._key is not None:
-            receipted = make_receipted_kind(self._key, self._host)
-            self._host.serve_stream(RECEIPT_METHOD, partial(self._handle, receipted))
-        self._host.serve_stream(DRIVE_METHOD, partial(self._handle, DRIVEN))
-        self._host.serve_stream(HIDDEN_METHOD, partial(self._handle, HIDDEN))
+        for method, serve, _ in self._list_doors():
+            self._host.serve_stream(method, serve)
         self._host.serve_stream(LOOP_METHOD, self._handle_loop)
+
+    def _list_doors(self) -> list[tuple[str, StreamHandler, StreamHandler]]:
+        """Return each kind's method, what serves it and what turns it away."""
+        doors = [self._make_door(kind) for kind in (GENERATION, SHAPED)]
+        if self._key is not None:
+            doors.append(self._make_door(make_receipted_kind(self._key, self._host)))
+        return [*doors, self._make_door(DRIVEN), self._make_door(HIDDEN)]
+
+    def _make_door(self, kind: SessionKind[R]) -> tuple[str, StreamHandler, StreamHandler]:
+        turn_away = partial(_turn_away, kind, self._timeouts.open_s)
+        return kind.method, partial(self._handle, kind), turn_away
 
     def drain(self) -> None:
         """Refuse new sessions from now on; the open ones go on."""
@@ -156,10 +162,8 @@ class SessionServer:
         Sessions that are open must have ended.
         """
         self._is_draining = True
-        open_s = self._timeouts.open_s
-        self._host.serve_stream(SESSION_METHOD, partial(_turn_away, GENERATION, open_s))
-        self._host.serve_stream(SHAPED_METHOD, partial(_turn_away, SHAPED, open_s))
-        self._host.serve_stream(DRIVE_METHOD, partial(_turn_away, DRIVEN, open_s))
+        for method, _, turn_away in self._list_doors():
+            self._host.serve_stream(method, turn_away)
         self._host.serve_stream(LOOP_METHOD, _turn_loop_away)
         del self._engine
 
