@@ -62,11 +62,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from keys.errors import BadPeerId
 from keys.peer import PeerId, PeerKey
@@ -147,7 +149,8 @@ class RpcContext:
 class SignedStream:
     """One end of a stream after its handshake; satisfies mesh.p2p.interface.Stream.
 
-    A cancelled ``receive`` loses nothing: the next one continues where it stopped.
+    A cancelled ``receive`` loses nothing: the next one continues where it stopped. ``on_end`` is
+    called once, when the stream has ended, however it ends.
     """
 
     def __init__(
@@ -157,8 +160,10 @@ class SignedStream:
         *,
         outgoing: DirectionKey,
         incoming: DirectionKey | LateAnswer,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.peer_id = channel.peer_id
+        self._on_end = on_end
         self._channel = channel
         self._key = context.key
         self._idle = _IdleTimer(context.limits.idle_timeout_s, self._on_idle)
@@ -315,14 +320,15 @@ class SignedStream:
         """Drop the stream; return what it ended with first."""
         if self._broken is None:
             self._broken = error
-            self._stop_timers()
+            self._end()
             self._channel.abort()
         return self._broken
 
-    def _stop_timers(self) -> None:
+    def _end(self) -> None:
         self._idle.stop()
         if self._answer is not None:
             self._answer.stop()
+        self._on_end()
 
     def _on_no_answer(self, seconds: float) -> None:
         self._fail(PeerTimeout(self.peer_id, f"no answer to a stream within {seconds:g} s"))
@@ -333,7 +339,7 @@ class SignedStream:
     def _close_if_done(self) -> None:
         if self._sent_last and self._received_last:
             self._broken = StreamBroken(self.peer_id, "the stream is finished")
-            self._stop_timers()
+            self._end()
             self._channel.close()
 
 
@@ -430,8 +436,11 @@ class RpcClient:
     """Calls other peers."""
 
     def __init__(self, context: RpcContext, dial: Dial) -> None:
+        limits = context.limits
         self._context = context
         self._dial = dial
+        # As many as the peer allows: it drops a stranger who keeps on asking for more.
+        self._streams = Slots(per_peer=limits.max_streams_per_peer, total=sys.maxsize)
 
     async def call(self, peer: PeerId, method: str, payload: bytes, *, timeout_s: float) -> bytes:
         """Signed request, signed response. Raises as mesh.p2p.interface.Host.call says.
@@ -466,14 +475,37 @@ class RpcClient:
         self, peer: PeerId, method: str, *, timeout_s: float, early: bool = False
     ) -> SignedStream:
         """Open a stream and finish the handshake, or with ``early`` do not wait for the answer, if
-        the peer knows early streams. Raises as ``call`` does.
+        the peer knows early streams.
+
+        Raises as ``call`` does, and PeerRefusal(BUSY) without asking the peer while as many streams
+        to it are open as it allows.
         """
+        is_stranger = self._streams.take(peer, "as many streams to it are open as it allows")
+        give_back = partial(self._streams.give_back, peer, is_stranger=is_stranger)
+        opening = self._open_stream(peer, method, give_back, timeout_s=timeout_s, early=early)
+        try:
+            return await opening
+        except BaseException:
+            give_back()
+            raise
+
+    async def _open_stream(
+        self,
+        peer: PeerId,
+        method: str,
+        on_end: Callable[[], None],
+        *,
+        timeout_s: float,
+        early: bool,
+    ) -> SignedStream:
         ephemeral = EphemeralKey(self._context.random_bytes)
         async with _explained_failures(peer, method, timeout_s=timeout_s):
             channel = await self._dial(peer)
             try:
                 if early and channel.takes_early:
-                    return await self._open_early(channel, method, ephemeral, timeout_s=timeout_s)
+                    return await self._open_early(
+                        channel, method, ephemeral, on_end, timeout_s=timeout_s
+                    )
                 opening = self._seal(
                     OpeningKind.STREAM, peer, method, binding=ephemeral.public, size=0
                 )
@@ -484,10 +516,22 @@ class RpcClient:
                 channel.close()
                 raise
         keys = derive_stream_keys(shared, opening=opening, answer=raw_answer)
-        return SignedStream(channel, self._context, outgoing=keys.upward, incoming=keys.downward)
+        return SignedStream(
+            channel,
+            self._context,
+            outgoing=keys.upward,
+            incoming=keys.downward,
+            on_end=on_end,
+        )
 
     async def _open_early(
-        self, channel: Channel, method: str, ephemeral: EphemeralKey, *, timeout_s: float
+        self,
+        channel: Channel,
+        method: str,
+        ephemeral: EphemeralKey,
+        on_end: Callable[[], None],
+        *,
+        timeout_s: float,
     ) -> SignedStream:
         peer = channel.peer_id
         opening = self._seal(
@@ -503,6 +547,7 @@ class RpcClient:
             self._context,
             outgoing=derive_early_key(shared, opening=opening),
             incoming=LateAnswer(opening, ephemeral, timeout_s=timeout_s),
+            on_end=on_end,
         )
 
     def _seal(

@@ -128,6 +128,28 @@ def test_a_silent_stream_is_broken_after_the_idle_timeout() -> None:
     run_in_virtual_time(work)
 
 
+def test_a_client_asks_for_no_more_streams_than_a_peer_allows() -> None:
+    """The peer would drop it for asking: a gateway with many readers is no offender."""
+
+    async def work(clock: Callable[[], float]) -> None:
+        network, most = MemoryNetwork(clock=clock), RpcLimits().max_streams_per_peer
+        async with network.open(_config(ALICE)) as alice, network.open(_config(BOB)) as bob:
+            bob.serve_stream("idle", _idle)
+            streams = [
+                await alice.open_stream(bob.peer_id, "idle", timeout_s=10) for _ in range(most)
+            ]
+            for _ in range(200):
+                with pytest.raises(PeerRefusal, match="busy"):
+                    await alice.open_stream(bob.peer_id, "idle", timeout_s=10)
+            await streams[0].abort()
+            await asyncio.sleep(1)
+            streams[0] = await alice.open_stream(bob.peer_id, "idle", timeout_s=10)
+            for stream in streams:
+                await stream.abort()
+
+    run_in_virtual_time(work)
+
+
 def test_an_opening_that_never_comes_does_not_hold_a_channel() -> None:
     async def work(clock: Callable[[], float]) -> None:
         server = RpcServer(RpcContext(key=BOB, network_id=NETWORK_ID, clock=clock))
