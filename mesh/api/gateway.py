@@ -204,11 +204,13 @@ def make_trace(trace: Trace) -> dict[str, Any]:
     """Return the ``mesh`` object of an answer: the way it went and how fast."""
     first_s, speed = trace.time_to_first_token_s, trace.tokens_per_second
     told = {"receipts": list(trace.receipts)} if trace.receipts else {}
+    per_step = trace.tokens_per_step
     return {
         "route": make_route(trace.route),
         "reroutes": trace.reroutes,
         "first_token_s": None if first_s is None else round(first_s, 4),
         "tokens_per_second": None if speed is None else round(speed, 2),
+        "tokens_per_step": None if per_step is None else round(per_step, 2),
         **told,
     }
 

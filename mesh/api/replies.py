@@ -48,6 +48,7 @@ class MeshTrace(BaseModel):
     reroutes: int
     first_token_s: float | None
     tokens_per_second: float | None
+    tokens_per_step: float | None
     receipts: list[dict[str, Any] | None] | None = None
 
 

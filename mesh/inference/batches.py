@@ -46,6 +46,7 @@ class BatchRunner:
         self.runner = runner
         self._guard = guard
         self._buffer = HiddenBuffer(weights.config.hidden_size, weights.dtype, sent=hop_dtype)
+        self.has_graphs = graphs is not None
         self._decoder = None
         if graphs is not None:
             self._decoder = Decoder(runner, graphs, self._buffer, guard)

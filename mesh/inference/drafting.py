@@ -22,6 +22,8 @@ MAX_MISALIGNED = 64
 FIRST_LENGTH = 4
 MAX_MISSES = 3
 """Drafts in a row without an accepted token after which drafting pauses."""
+COMPARED = 3
+"""Steps with drafts after which it is judged whether they are faster."""
 FIRST_PAUSE = 8
 MAX_PAUSE = 128
 """Steps without drafts, the first time and at most. A pause is twice as long as the one before."""
@@ -86,18 +88,22 @@ class DraftLength:
     given fewer tokens a second than steps without. After a pause it tries again.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, compares_first: bool = False) -> None:
+        """With ``compares_first`` no draft is made before a step without one was measured."""
         self._most = most
+        self._compares_first = compares_first
         self._length = min(FIRST_LENGTH, most)
         self._misses = 0
         self._left = 0
         self._pause = FIRST_PAUSE
         self._plain_s: float | None = None
         self._gain: float | None = None
+        self._compared = 0
 
     def get(self) -> int:
         """Return the most tokens that the next draft may have; 0 during a pause."""
-        return 0 if self._left else self._length
+        is_early = self._compares_first and self._plain_s is None
+        return 0 if self._left or is_early else self._length
 
     def note_plain(self, elapsed_s: float) -> None:
         """Note a step without a draft."""
@@ -108,12 +114,14 @@ class DraftLength:
         """Note a step that gave ``accepted`` of ``drafted`` tokens, and one more."""
         if self._plain_s is not None and elapsed_s > 0:
             self._gain = _mix(self._gain, (accepted + 1) * self._plain_s / elapsed_s)
+            self._compared += 1
         self._misses = 0 if accepted else self._misses + 1
         if accepted == drafted:
             self._length = min(self._most, max(self._length, 2 * drafted))
         else:
             self._length = min(self._most, max(1, accepted + 1, self._length // 2))
-        if self._misses >= MAX_MISSES or (self._gain is not None and self._gain < 1.0):
+        is_slower = self._compared >= COMPARED and self._gain is not None and self._gain < 1.0
+        if self._misses >= MAX_MISSES or is_slower:
             self._begin_pause()
         elif accepted:
             self._pause = FIRST_PAUSE
@@ -121,19 +129,25 @@ class DraftLength:
     def _begin_pause(self) -> None:
         self._left, self._pause = self._pause, min(2 * self._pause, MAX_PAUSE)
         self._length, self._misses = min(FIRST_LENGTH, self._most), 0
-        self._gain = None
+        self._gain, self._compared = None, 0
 
 
 class Drafter:
     """Drafts what follows a text, ``most`` tokens at a time."""
 
-    def __init__(self, token_ids: Sequence[int], *, most: int) -> None:
+    def __init__(
+        self, token_ids: Sequence[int], *, most: int, compares_first: bool = False
+    ) -> None:
         self._lookup = PromptLookup(token_ids)
-        self._length = DraftLength(most)
+        self._length = DraftLength(most, compares_first=compares_first)
 
     def draft(self, room: int) -> tuple[int, ...]:
         """Return a draft of at most ``room`` tokens; it may be empty."""
         return self._lookup.propose(min(room, self._length.get()))
+
+    def begin(self, token_id: int) -> None:
+        """Add the first token, whose time is the prompt's."""
+        self._lookup.extend((token_id,))
 
     def note(self, token_ids: Sequence[int], *, drafted: int, elapsed_s: float) -> None:
         """Note the tokens that a step gave, the accepted ones of its draft first."""

@@ -267,6 +267,27 @@ class Engine:
         return len(self._sessions)
 
     @property
+    def takes_windows(self) -> bool:
+        """Whether a window's rows have the bits that the engine promises.
+
+        A deterministic engine computes every decode row by a step of one size; windows take
+        another way than steps of fixed shapes, whose kernels may sum in another order.
+        """
+        is_on_cpu = self._runner.weights.device.type == "cpu"
+        return not self._deterministic or (is_on_cpu and not self._batches.has_graphs)
+
+    @property
+    def drafts_alone(self) -> bool:
+        """Whether an answer is drafted that all layers of are served here."""
+        is_on_cpu = self._runner.weights.device.type == "cpu"
+        return is_on_cpu and not self._deterministic
+
+    @property
+    def draft_room(self) -> int:
+        """How many tokens one session may draft now: the windows of all fit into a batch."""
+        return self.limits.max_batch_rows // max(1, self.session_count) - 1
+
+    @property
     def waiting_count(self) -> int:
         """Sessions whose next step waits for the compute thread."""
         return self._scheduler.waiting_count

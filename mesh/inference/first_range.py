@@ -6,18 +6,23 @@ mesh/inference/pipeline.py describes the whole session.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.errors import MeshError, StreamClosed
+from mesh.inference.drafting import Drafter
 from mesh.inference.hops import Departure, NextHop, TurnLoop, run_guarded
 from mesh.inference.measures import TokenClock
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.steps import StepInput
 from mesh.inference.tokens import Finish, Token
+from mesh.inference.window_wire import decode_tokens
 from mesh.inference.wire import (
     BLAMES_NO_HOP,
+    FrameType,
+    HiddenRows,
     ScoresFrame,
+    StepFrame,
     decode_scores,
     decode_token,
     encode_scores,
@@ -31,6 +36,8 @@ T = TypeVar("T")
 MAX_SCORES_AHEAD = 4
 """Frames of scores that may wait at the first range for the client."""
 NO_TOKEN = "no token in time"
+TOKENS_TYPE = bytes((FrameType.TOKENS,))
+NO_ROWS = HiddenRows(0, "float32", b"")
 
 
 class AnswerAtFirst:
@@ -43,6 +50,8 @@ class AnswerAtFirst:
         self._departure: Departure | None = None
         self._prompt_has_left = False
         self._is_stopped = False
+        self._drafter: Drafter | None = None
+        self._draft: tuple[int, ...] = ()
         self._clock = TokenClock(role.engine.measures)
         self._turns = TurnLoop(self._on_arrival, late=NO_TOKEN)
 
@@ -91,26 +100,61 @@ class AnswerAtFirst:
         if self._turns.is_over:
             return
         try:
-            self._accept(_decode_from_last(self._role, frame, decode_token))
+            if frame[:1] == TOKENS_TYPE and self._next_hop is not None and self._next_hop.window:
+                tokens = _decode_from_last(self._role, frame, decode_tokens)
+                self._check(tokens)
+                self._note_draft(tokens, self._next_hop.window)
+            elif self._draft:
+                raise _blame_last(self._role, "it did not verify a draft")
+            else:
+                tokens = (_decode_from_last(self._role, frame, decode_token),)
+                self._check(tokens)
+            self._accept(tokens)
         except MeshError as error:
             self._turns.fail(error)
 
-    def _accept(self, token: Token) -> None:
-        """Submit the step after a token, then send the token to the client."""
-        if token.index != self._index or not self._may_come():
+    def _check(self, tokens: Sequence[Token]) -> None:
+        """Raise Refused that blames the last range unless these are what a step may give."""
+        token_ids = [token.token_id for token in tokens]
+        is_next = [token.index for token in tokens] == [self._index + i for i in range(len(tokens))]
+        if not is_next or not self._may_come():
             raise _blame_last(self._role, "not the next token")
-        if token.token_id >= self._role.engine.config.vocab_size:
+        if max(token_ids) >= self._role.engine.config.vocab_size:
             raise _blame_last(self._role, "an impossible token")
-        self._index += 1
-        self._role.note_token(token.token_id)
-        is_over = token.finish is not Finish.NOT_YET or self._is_stopped
+        if tuple(token_ids[:-1]) != self._draft[: len(tokens) - 1]:
+            raise _blame_last(self._role, "tokens that were not drafted")
+        if any(token.finish is not Finish.NOT_YET for token in tokens[:-1]):
+            raise _blame_last(self._role, "tokens after the end")
+
+    def _note_draft(self, tokens: Sequence[Token], window: int) -> None:
+        """Forget the rows of a draft that turned out wrong; learn from the tokens."""
+        token_ids = [token.token_id for token in tokens]
+        if self._drafter is None:
+            # The last range verifies drafts: it says so by the kind of its frames.
+            self._drafter = Drafter(self._role.request.token_ids, most=window - 1)
+            self._drafter.begin(token_ids[0])
+            return
+        drafted, session = len(self._draft), self._role.session
+        if drafted:
+            session.rewind(session.length - drafted - 1 + len(tokens))
+            self._role.engine.measures.note_draft(drafted, len(tokens) - 1)
+        self._drafter.note(token_ids, drafted=drafted, elapsed_s=self._clock.read())
+
+    def _accept(self, tokens: Sequence[Token]) -> None:
+        """Submit the step after some tokens, then send them to the client."""
+        self._index += len(tokens)
+        last = tokens[-1]
+        for token in tokens:
+            self._role.note_token(token.token_id)
+        is_over = last.finish is not Finish.NOT_YET or self._is_stopped
         if not is_over:
-            self._compute(token.token_id)
-        elapsed_us = int(self._clock.note_token() * 1e6)
+            self._compute(last.token_id)
         self._turns.allow(self._role.timeouts.step_s)
-        # Nothing waits here for the client: an answer's tokens are few bytes.
-        told = token.with_times((*token.times_us, elapsed_us))
-        self._role.upstream.send_now(encode_token(told))
+        for place, token in enumerate(tokens):
+            elapsed_us = int(self._clock.note_token() * 1e6)
+            # Nothing waits here for the client: an answer's tokens are few bytes.
+            told = token.with_times(() if place else (*token.times_us, elapsed_us))
+            self._role.upstream.send_now(encode_token(told))
         if is_over:
             self._turns.finish()
 
@@ -122,11 +166,25 @@ class AnswerAtFirst:
         role = self._role
         if self._next_hop is None:
             raise _blame_last(role, "a token before the prompt")
-        departure = role.depart_to(self._next_hop, role.session.length, ())
+        self._draft = draft = self._make_draft()
+        frame = StepFrame(role.session.length, NO_ROWS, draft=draft)
+        departure = role.depart_to(self._next_hop, frame)
         self._departure = departure
-        step = StepInput(1, token_ids=(token_id,), follow=departure.follow)
+        step = StepInput(
+            1 + len(draft),
+            token_ids=(token_id, *draft),
+            follow=departure.follow,
+            window=() if draft else None,
+        )
         pending = role.engine.submit(role.session, step)
         pending.add_done_callback(lambda done: self._turns.check_step(done, departure))
+
+    def _make_draft(self) -> tuple[int, ...]:
+        if self._drafter is None:
+            return ()
+        request = self._role.request
+        left = request.max_new_tokens - (self._index - request.first_index)
+        return self._drafter.draft(min(left - 1, self._role.engine.draft_room))
 
 
 class ScoresAtFirst:

@@ -69,7 +69,12 @@ class GrammarMatcher:
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
+        self._vocab_size = vocab_size
         self._words = (vocab_size + 31) // 32
+
+    def fork(self) -> GrammarMatcher:
+        """Return another matcher at the same place."""
+        return GrammarMatcher(self._matcher.deep_copy(), self._vocab_size)
 
     def consume(self, token_id: int) -> None:
         """Go on by one token. Raises BadGrammar for one that was not allowed."""

@@ -65,9 +65,11 @@ class Departure:
 class NextHop:
     """The stream to the next range; its failures are blamed on that hop."""
 
-    def __init__(self, stream: Stream, hop_index: int) -> None:
+    def __init__(self, stream: Stream, hop_index: int, *, window: int = 0) -> None:
+        """``window`` is how many rows a window to it has at most; 0: it takes none."""
         self._stream = stream
         self.hop_index = hop_index
+        self.window = window
 
     async def send(self, frame: bytes) -> None:
         try:

@@ -30,6 +30,9 @@ class ServingMeasures:
         "prompt_rows",
         "sessions_failed",
         "sessions_opened",
+        "spec_accepted_tokens",
+        "spec_draft_tokens",
+        "spec_drafts",
         "step",
     )
 
@@ -41,6 +44,9 @@ class ServingMeasures:
         self.challenges = 0
         self.prefix_queries = 0
         self.prefix_hits = 0
+        self.spec_drafts = 0
+        self.spec_draft_tokens = 0
+        self.spec_accepted_tokens = 0
         self.step = Histogram(SECONDS_OF_A_STEP)
         self.first_token = Histogram(SECONDS_OF_A_REQUEST)
         self.between_tokens = Histogram(SECONDS_OF_A_STEP)
@@ -57,6 +63,12 @@ class ServingMeasures:
         """Count a prompt of a session that ends, and how many of its tokens were in the cache."""
         self.prefix_queries += tokens
         self.prefix_hits += reused
+
+    def note_draft(self, drafted: int, accepted: int) -> None:
+        """Count a verified draft, at the first range."""
+        self.spec_drafts += 1
+        self.spec_draft_tokens += drafted
+        self.spec_accepted_tokens += accepted
 
     def note_failure(self, reason: str) -> None:
         """Count a session that was refused or ended early.
@@ -75,6 +87,10 @@ class TokenClock:
         self._measures = measures
         self._spans = measures.first_token
         self._last_s = time.perf_counter()
+
+    def read(self) -> float:
+        """Return the seconds since the last token, or since the session began."""
+        return time.perf_counter() - self._last_s
 
     def note_token(self) -> float:
         """Count a token; return the seconds since the one before, or since the session began."""

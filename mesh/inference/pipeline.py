@@ -32,6 +32,10 @@ leaves from the compute thread (:class:`Departure`). Each other hand-over would 
 Where there is only one range the thread does not even return to the event loop between tokens
 (:class:`AnswerAlone`).
 
+**Several tokens for one hop of each range.** The first range may send the row of a token together
+with rows of a draft of what follows it; the last range verifies the draft and answers with all
+tokens that it proves right, and one more (mesh/inference/windows.py).
+
 **Scores.** A request for no new tokens asks for the log probabilities of the prompt's own tokens.
 The prompt goes through the ranges in the same way, and the last one sends SCORES instead of TOKEN.
 
@@ -62,11 +66,12 @@ range to range, to the client, which plans another route (see mesh/client/client
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mesh.errors import InvalidRequest, MeshError
-from mesh.inference.answer import AnswerAlone, AnswerState
+from mesh.inference.answer import AnswerAlone, AnswerState, DraftingAlone
+from mesh.inference.drafting import Drafter
 from mesh.inference.first_range import AnswerAtFirst, ScoresAtFirst
 from mesh.inference.hops import IDLE, Departure, Links, NextHop, RangeRole, TurnLoop, run_guarded
 from mesh.inference.measures import TokenClock
@@ -78,15 +83,21 @@ from mesh.inference.sampler import SampleRequest
 from mesh.inference.shaping import make_shaper
 from mesh.inference.steps import Follow, StepInput, StepOutput
 from mesh.inference.tokens import Finish
+from mesh.inference.window_wire import encode_window
+from mesh.inference.windows import (
+    decode_arrival,
+    encode_answer,
+    forget_draft,
+    plan_step,
+    take_step,
+)
 from mesh.inference.wire import (
     OpenSession,
     ScoresFrame,
     StepFrame,
-    decode_step,
     encode_ready,
     encode_scores,
     encode_step,
-    encode_token,
     split_step,
 )
 from mesh.model.config import ModelConfig
@@ -190,7 +201,9 @@ class GenerationRange(RangeRole[OpenSession]):
                 await next_hop.send(self._encode(part))
 
         def plan(step: StepFrame) -> Plan:
-            return None, self.depart_to(next_hop, step.position, step.times_us)
+            if step.draft and not next_hop.window:
+                raise Refused(RefusalReason.MALFORMED, "a draft that the next range cannot verify")
+            return (), self.depart_to(next_hop, step)
 
         await Arrivals(self, plan, is_over=lambda: False).run()
 
@@ -204,15 +217,15 @@ class GenerationRange(RangeRole[OpenSession]):
             if answer.finish is not Finish.NOT_YET:
                 raise Refused(RefusalReason.MALFORMED, "a step after the last token")
             if step.position + step.hidden.rows < len(self.request.token_ids):
-                return None, None
+                return (), None
 
             def send(output: StepOutput) -> None:
-                token = answer.accept(output, (*step.times_us, output.elapsed_us))
-                back.send_now(encode_token(token))
-                # While the other ranges compute the step after this token.
+                tokens = take_step(answer, self.session, step, output)
+                back.send_now(encode_answer(self.request, tokens))
+                # While the other ranges compute the step after these tokens.
                 answer.prepare()
 
-            return answer.next_sample(), Departure(send)
+            return plan_step(answer, step), Departure(send)
 
         def is_over() -> bool:
             # With a receipt the first range says so.
@@ -228,7 +241,7 @@ class GenerationRange(RangeRole[OpenSession]):
     async def _answer_alone(self) -> None:
         answer = await self._start_answer()
         clock = TokenClock(self.engine.measures)
-        alone = AnswerAlone(answer, self.upstream.send_now, clock)
+        alone = AnswerAlone(answer, self.upstream.send_now, clock, self._make_drafting())
 
         async def compute() -> None:
             async for _ in self.compute_prompt(answer.next_sample(), alone.follow):
@@ -236,6 +249,14 @@ class GenerationRange(RangeRole[OpenSession]):
 
         await run_guarded(compute(), self.watch_client(alone.stop))
         await self._settle()
+
+    def _make_drafting(self) -> DraftingAlone | None:
+        if not (self.request.window and self.engine.drafts_alone):
+            return None
+        most = self.request.window - 1
+        drafter = Drafter(self.request.token_ids, most=most, compares_first=True)
+        engine = self.engine
+        return DraftingAlone(self.session, drafter, lambda: engine.draft_room, engine.measures)
 
     async def _score_alone(self) -> None:
         async for position, output in self.compute_prompt(None):
@@ -273,27 +294,35 @@ class GenerationRange(RangeRole[OpenSession]):
 
     def read_step(self, frame: bytes) -> StepFrame:
         """Parse the next hidden states. Raises Refused."""
-        step = decode_step(frame, hidden_size=self.engine.config.hidden_size)
+        step = decode_arrival(frame, self.request, self.engine.config)
         if self.receipt is not None:
             self.receipt.note_received(frame)
         session = self.session
         if step.position < session.length == session.reused:
             self.engine.reuse_less(session, step.position)
+        forget_draft(self.request, session, step.position)
         if step.position != session.length:
             raise self.make_position_refusal(step.position)
         return step
 
     def make_following(
-        self, step: StepFrame, sample: SampleRequest | None = None, follow: Follow | None = None
+        self, step: StepFrame, samples: Sequence[SampleRequest] = (), follow: Follow | None = None
     ) -> StepInput:
         """Return what the engine is to compute of a step that arrived."""
+        if step.draft:
+            return StepInput(step.hidden.rows, hidden=step.hidden, window=samples, follow=follow)
+        sample = samples[0] if samples else None
         rows = StepInput(step.hidden.rows, hidden=step.hidden, sample=sample, follow=follow)
         return self._ask_scores(step.position, rows)
 
-    def depart_to(self, next_hop: NextHop, position: int, times_us: tuple[int, ...]) -> Departure:
-        """Return the departure of a step's hidden states to the next range."""
+    def depart_to(self, next_hop: NextHop, step: StepFrame) -> Departure:
+        """Return the departure of a step's hidden states to the next range.
+
+        ``step`` says where they stand and what they are of; its own are not read.
+        """
+        position, times_us, draft = step.position, step.times_us, step.draft
         return Departure(
-            lambda output: next_hop.send_now(self.encode_output(position, output, times_us))
+            lambda output: next_hop.send_now(self.encode_output(position, output, times_us, draft))
         )
 
     def _ask_scores(self, position: int, step: StepInput) -> StepInput:
@@ -320,9 +349,16 @@ class GenerationRange(RangeRole[OpenSession]):
             step = self._ask_scores(position, step)
             yield position, await self.engine.submit(self.session, step)
 
-    def encode_output(self, position: int, output: StepOutput, times_us: tuple[int, ...]) -> bytes:
+    def encode_output(
+        self,
+        position: int,
+        output: StepOutput,
+        times_us: tuple[int, ...],
+        draft: tuple[int, ...] = (),
+    ) -> bytes:
         """Encode a step's hidden states for the next range."""
-        return self._encode(output.make_frame(position, (*times_us, output.elapsed_us)))
+        frame = output.make_frame(position, (*times_us, output.elapsed_us))
+        return encode_window(frame._replace(draft=draft)) if draft else self._encode(frame)
 
     def _encode(self, step: StepFrame) -> bytes:
         frame = encode_step(step)
@@ -331,8 +367,8 @@ class GenerationRange(RangeRole[OpenSession]):
         return frame
 
 
-Plan = tuple[SampleRequest | None, Departure | None]
-"""How to choose the token after a step, and how what it gives leaves."""
+Plan = tuple[Sequence[SampleRequest], Departure | None]
+"""How to choose the tokens after a step, and how what it gives leaves."""
 
 
 class Arrivals:
@@ -376,9 +412,9 @@ class Arrivals:
             self._turns.fail(error)
 
     def _submit(self, step: StepFrame) -> None:
-        sample, departure = self._plan(step)
+        samples, departure = self._plan(step)
         follow = None if departure is None else departure.follow
-        following = self._role.make_following(step, sample, follow)
+        following = self._role.make_following(step, samples, follow)
         pending = self._role.engine.submit(self._role.session, following)
         self._is_computing = True
         pending.add_done_callback(lambda done: self._on_computed(done, departure))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
 from keys.peer import PeerId, PeerKey
-from mesh.errors import PeerError, StreamClosed
+from mesh.errors import PeerError, PeerRefusal, StreamClosed
 from mesh.inference.accounts import Accounts
 from mesh.inference.driven_range import DrivenRange, HiddenRange, check_drive, check_hidden
 from mesh.inference.engine import Engine
@@ -22,6 +23,12 @@ from mesh.inference.receipts import RunningReceipt
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
 from mesh.inference.shaped_wire import SHAPED_METHOD, decode_shaped, encode_shaped
 from mesh.inference.steps import EngineSession
+from mesh.inference.window_wire import (
+    MAX_WINDOW_ROWS,
+    WINDOWED_METHOD,
+    decode_windowed,
+    encode_windowed,
+)
 from mesh.inference.wire import (
     DRIVE_METHOD,
     HIDDEN_METHOD,
@@ -41,8 +48,15 @@ from mesh.inference.wire import (
 )
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host, Stream, StreamHandler
+from mesh.p2p.rpc_guard import Reason
+
+KNOWN_S = 600.0
+"""How long a peer is taken to know a method that it has accepted."""
+MAX_KNOWN = 1024
 
 R = TypeVar("R", OpenSession, DriveSession)
+Ways = Mapping[str, Callable[[], bytes]]
+"""Methods that open a stream, the best first, and the first frame of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,10 @@ GENERATION = SessionKind(
 """The hosters choose the tokens."""
 SHAPED = SessionKind(SHAPED_METHOD, decode_shaped, encode_shaped, check_generation, GenerationRange)
 """The hosters choose the tokens, after something has changed the logits."""
+WINDOWED = SessionKind(
+    WINDOWED_METHOD, decode_windowed, encode_windowed, check_generation, GenerationRange
+)
+"""The hosters choose the tokens, and verify drafts; the range before asks for it."""
 DRIVEN = SessionKind(DRIVE_METHOD, decode_drive, encode_drive, check_drive, DrivenRange)
 """The client chooses the tokens, from the logits that the hosters send."""
 HIDDEN = SessionKind(HIDDEN_METHOD, decode_drive, encode_drive, check_hidden, HiddenRange)
@@ -112,7 +130,8 @@ class SessionServer:
 
     ``accounts`` say whom a session is counted against. ``connect`` makes sure that a peer can be
     dialled before a stream to it is opened (``Directory.ensure_connected``). ``key`` is the host's
-    and signs receipts; without it no request for one is served.
+    and signs receipts; without it no request for one is served. With ``speculates`` answers that
+    begin here are drafted; drafts of others are verified anyway.
     """
 
     def __init__(
@@ -124,6 +143,7 @@ class SessionServer:
         accounts: Accounts | None = None,
         connect: Callable[[PeerId], Awaitable[None]] | None = None,
         key: PeerKey | None = None,
+        speculates: bool = True,
     ) -> None:
         self._host = host
         self._engine = engine
@@ -132,7 +152,10 @@ class SessionServer:
         self._accounts = accounts or Accounts()
         self._connect = connect
         self._key = key
+        self._window = MAX_WINDOW_ROWS if speculates and engine.takes_windows else 0
         self._ports: dict[bytes, _LoopPort] = {}
+        # Until when each peer is taken to know WINDOWED sessions.
+        self._windowed: dict[PeerId, float] = {}
         self._is_draining = False
 
     def register(self) -> None:
@@ -143,7 +166,7 @@ class SessionServer:
 
     def _list_doors(self) -> list[tuple[str, StreamHandler, StreamHandler]]:
         """Return each kind's method, what serves it and what turns it away."""
-        doors = [self._make_door(kind) for kind in (GENERATION, SHAPED)]
+        doors = [self._make_door(kind) for kind in (GENERATION, SHAPED, WINDOWED)]
         if self._key is not None:
             doors.append(self._make_door(make_receipted_kind(self._key, self._host)))
         return [*doors, self._make_door(DRIVEN), self._make_door(HIDDEN)]
@@ -176,7 +199,7 @@ class SessionServer:
                     frame = await stream.receive()
             except TimeoutError as error:
                 raise Refused(RefusalReason.TIMEOUT, "no request came") from error
-            request = kind.decode(frame)
+            request = self._choose_window(kind.decode(frame))
             self._check(request, stream.peer_id)
             kind.check(request, self._engine.config)
             own_hop = request.hop_index
@@ -184,6 +207,20 @@ class SessionServer:
         except Refused as refused:
             self._measures.note_failure(refused.reason)
             await _send_refusal(stream, refused, own_hop)
+
+    def _choose_window(self, request: R) -> R:
+        """Return the request with the windows that this hoster takes part in.
+
+        The first range chooses. Where an engine computes no windows, the session is answered as an
+        ordinary one, and so the first range does not draft.
+        """
+        if not isinstance(request, OpenSession):
+            return request
+        if request.is_first:
+            # What a receipt tells of is one token a step.
+            is_plain = request.wants_scores or request.receipt_salt
+            return replace(request, window=0 if is_plain else self._window)
+        return request if self._engine.takes_windows else replace(request, window=0)
 
     def _check(self, request: RouteRequest, caller: PeerId) -> None:
         """Raise Refused unless the request's route makes sense at this hoster."""
@@ -221,38 +258,66 @@ class SessionServer:
     @asynccontextmanager
     async def _open_next(self, kind: SessionKind[R], following: R) -> AsyncIterator[NextHop]:
         """Open the session at the next range; leaving drops it there too."""
-        async with self._open_stream(
-            following, following.hop_index, kind.method, kind.encode(following)
-        ) as stream:
-            yield NextHop(stream, following.hop_index)
+        index, ways = following.hop_index, _list_ways(kind, following)
+        async with self._open_stream(following, index, ways) as (stream, method):
+            window = 0
+            if isinstance(following, OpenSession) and method == WINDOWED_METHOD:
+                window = following.window
+            yield NextHop(stream, index, window=window)
 
     @asynccontextmanager
     async def _open_loop(self, request: RouteRequest) -> AsyncIterator[Stream]:
         """Open the way from the last range back to the first."""
-        async with self._open_stream(
-            request, 0, LOOP_METHOD, encode_bind(request.session_id)
-        ) as stream:
+        ways = {LOOP_METHOD: lambda: encode_bind(request.session_id)}
+        async with self._open_stream(request, 0, ways) as (stream, _):
             yield stream
             await self._finish_loop(stream)
 
     @asynccontextmanager
     async def _open_stream(
-        self, request: RouteRequest, hop_index: int, method: str, frame: bytes
-    ) -> AsyncIterator[Stream]:
-        """Open a stream to a hop and send its first frame. Raises Refused that blames the hop."""
+        self, request: RouteRequest, hop_index: int, ways: Ways
+    ) -> AsyncIterator[tuple[Stream, str]]:
+        """Open a stream to a hop by the first of ``ways`` that it knows, and send its first frame.
+
+        Yields the stream and the method. Raises Refused that blames the hop.
+        """
         peer = request.route[hop_index].peer_id
         async with AsyncExitStack() as stack:
             try:
                 if self._connect is not None:
                     await self._connect(peer)
-                stream = await self._host.open_stream(
-                    peer, method, timeout_s=self._timeouts.open_s, early=True
-                )
+                stream, method = await self._dial(peer, [*ways])
                 stack.push_async_callback(stream.abort)
-                await stream.send(frame)
+                await stream.send(ways[method]())
             except PeerError as error:
                 raise Refused(find_loss_reason(error), str(error), hop_index=hop_index) from error
-            yield stream
+            yield stream, method
+
+    async def _dial(self, peer: PeerId, methods: Sequence[str]) -> tuple[Stream, str]:
+        """Open a stream by the first method that a peer knows; one of an earlier version may know
+        the last one only.
+        """
+        timeout_s, now_s = self._timeouts.open_s, time.monotonic()
+        # The refusal of an early stream is heard too late for another method.
+        is_known = now_s < self._windowed.get(peer, 0.0)
+        for method in methods[:-1]:
+            try:
+                stream = await self._host.open_stream(
+                    peer, method, timeout_s=timeout_s, early=is_known
+                )
+            except PeerRefusal as refusal:
+                if refusal.reason != Reason.UNKNOWN_METHOD:
+                    raise
+                self._windowed.pop(peer, None)
+            else:
+                if not is_known:
+                    self._windowed[peer] = now_s + KNOWN_S
+                    while len(self._windowed) > MAX_KNOWN:
+                        del self._windowed[next(iter(self._windowed))]
+                return stream, method
+        method = methods[-1]
+        stream = await self._host.open_stream(peer, method, timeout_s=timeout_s, early=True)
+        return stream, method
 
     async def _finish_loop(self, stream: Stream) -> None:
         """Let the last token arrive: aborting at once could overtake it."""
@@ -313,6 +378,17 @@ async def _turn_away(kind: SessionKind[R], open_s: float, stream: Stream) -> Non
 
 async def _turn_loop_away(stream: Stream) -> None:
     await _send_refusal(stream, Refused(RefusalReason.UNKNOWN_SESSION), 0)
+
+
+def _list_ways(kind: SessionKind[R], following: R) -> Ways:
+    """Return how the session may be opened at the next range."""
+    if not isinstance(following, OpenSession) or not following.window:
+        return {kind.method: lambda: kind.encode(following)}
+    plain = SHAPED if following.sampling.is_shaped else GENERATION
+    return {
+        WINDOWED_METHOD: lambda: encode_windowed(following),
+        plain.method: lambda: plain.encode(following),
+    }
 
 
 async def _send_refusal(stream: Stream, refused: Refused, own_hop: int) -> None:

@@ -56,6 +56,13 @@ class LogitShaper:
         self._length = 0
         self._change: LogitChange | None = None
 
+    def fork(self) -> LogitShaper:
+        """Return another shaper at the same place."""
+        matcher = None if self._matcher is None else self._matcher.fork()
+        other = LogitShaper(self._sampling, matcher)
+        other._counts, other._length = dict(self._counts), self._length
+        return other
+
     def note(self, token_id: int) -> None:
         """Take a token of the answer into account. Raises Refused(BAD_PARAMETER)."""
         self._length += 1

@@ -62,7 +62,8 @@ class Trace:
     """How an answer came about; grows while it streams. Times are monotonic seconds.
 
     ``hop_times_us`` holds, for each of the first steps, the time in each range and then the whole
-    step as the first range saw it. ``failures`` are the peers left out, with the reason.
+    step as the first range saw it. ``step_tokens`` holds how many tokens each of these steps gave:
+    several where a draft was accepted. ``failures`` are the peers left out, with the reason.
     ``tokens_per_second`` counts the tokens after the first one; None before the second.
     ``receipts`` are those of the choices, as JSON objects, once a gateway has them.
     """
@@ -71,6 +72,7 @@ class Trace:
     reroutes: int = 0
     failures: list[tuple[PeerId | None, RefusalReason]] = field(default_factory=list)
     hop_times_us: list[tuple[int, ...]] = field(default_factory=list)
+    step_tokens: list[int] = field(default_factory=list)
     started_s: float = 0.0
     time_to_first_token_s: float | None = None
     tokens_per_second: float | None = None
@@ -78,7 +80,7 @@ class Trace:
     receipts: tuple[Any, ...] = ()
 
     def count(self, now_s: float, *, tokens: int = 1, times_us: tuple[int, ...] = ()) -> None:
-        """Note tokens that arrived together."""
+        """Note tokens that arrived together; of one step only the first come with times."""
         self.tokens += tokens
         since_start_s = now_s - self.started_s
         if self.time_to_first_token_s is None:
@@ -86,8 +88,18 @@ class Trace:
         elif since_start_s > self.time_to_first_token_s:
             elapsed_s = since_start_s - self.time_to_first_token_s
             self.tokens_per_second = (self.tokens - 1) / elapsed_s
-        if times_us and len(self.hop_times_us) < MAX_TRACED_STEPS:
+        if len(self.hop_times_us) >= MAX_TRACED_STEPS:
+            return
+        if times_us:
             self.hop_times_us.append(times_us)
+            self.step_tokens.append(tokens)
+        elif self.step_tokens:
+            self.step_tokens[-1] += tokens
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """The mean number of tokens that a pass over the route gave; None where it is not told."""
+        return sum(self.step_tokens) / len(self.step_tokens) if self.step_tokens else None
 
     def measure_route(self) -> tuple[TracedHop, ...]:
         """Return the route with each hop's median time of a step."""

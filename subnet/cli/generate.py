@@ -143,6 +143,7 @@ def _finish(pieces: list[Token], *, as_json: bool, trace: bool) -> None:
                     ],
                     "reroutes": last.trace.reroutes,
                     "tokens_per_second": last.trace.tokens_per_second,
+                    "tokens_per_step": last.trace.tokens_per_step,
                 }
             )
         )
@@ -155,6 +156,8 @@ def _finish(pieces: list[Token], *, as_json: bool, trace: bool) -> None:
 def describe_trace(trace: Trace) -> str:
     """Return the route and the speed of an answer in one line."""
     hops = " → ".join(f"{hop.start}:{hop.end} at …{hop.peer_id[-6:]}" for hop in trace.route)
-    speed = trace.tokens_per_second
+    speed, per_step = trace.tokens_per_second, trace.tokens_per_step or 1.0
     rate = "" if speed is None else f", {speed:.0f} tokens/s"
+    if per_step > 1.0:
+        rate += f" ({per_step:.1f} a pass)"
     return f"route {hops}; {trace.tokens} tokens{rate}; {trace.reroutes} re-routes"

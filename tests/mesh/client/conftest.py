@@ -109,6 +109,7 @@ class Swarm:
         dtype: str = "float32",
         quant_type: str = "none",
         features: str = "gs",
+        speculates: bool = True,
     ) -> Hoster:
         stack = contextlib.AsyncExitStack()
         config = load_config(self.folder)
@@ -131,7 +132,12 @@ class Swarm:
         host = await self.open_host(stack, key)
         directory = Directory(host, network_id=NETWORK_ID)
         server = SessionServer(
-            host, engine, timeouts=self.timeouts, connect=directory.ensure_connected, key=key
+            host,
+            engine,
+            timeouts=self.timeouts,
+            connect=directory.ensure_connected,
+            speculates=speculates,
+            key=key,
         )
         server.register()
         addresses = tuple(await host.list_addresses())

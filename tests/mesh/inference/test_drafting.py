@@ -7,6 +7,7 @@ import random
 import pytest
 
 from mesh.inference.drafting import (
+    COMPARED,
     FIRST_LENGTH,
     FIRST_PAUSE,
     MAX_LOOKBACK,
@@ -128,12 +129,22 @@ def test_drafts_that_take_longer_than_they_save_pause():
     """Two tokens a step, but each step takes as long as three."""
     length = DraftLength(MOST)
     length.note_plain(0.1)
-    length.note_draft(4, 1, 0.3)
+    for _ in range(COMPARED):
+        assert length.get() > 0
+        length.note_draft(4, 1, 0.3)
     assert length.get() == 0
     faster = DraftLength(MOST)
     faster.note_plain(0.1)
-    faster.note_draft(4, 1, 0.15)
+    for _ in range(10):
+        faster.note_draft(4, 1, 0.15)
     assert faster.get() > 0
+
+
+def test_what_a_step_costs_is_measured_before_the_first_draft_if_that_is_wanted():
+    length = DraftLength(MOST, compares_first=True)
+    assert length.get() == 0
+    length.note_plain(0.1)
+    assert length.get() == FIRST_LENGTH
 
 
 def test_a_drafter_never_drafts_beyond_its_room():
