@@ -129,6 +129,22 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "rate(mesh_prefix_cache_hits_totalWHERE[5m])"
             " / rate(mesh_prefix_cache_queries_totalWHERE[5m])",
         ),
+        Panel(
+            "Drafted tokens",
+            "short",
+            (
+                Line(
+                    "rate(mesh_spec_decode_num_draft_tokens_totalWHERE[5m])"
+                    " / rate(mesh_spec_decode_num_drafts_totalWHERE[5m])",
+                    "{{instance}} in a draft",
+                ),
+                Line(
+                    "rate(mesh_spec_decode_num_accepted_tokens_totalWHERE[5m])"
+                    " / rate(mesh_spec_decode_num_drafts_totalWHERE[5m])",
+                    "{{instance}} accepted of it",
+                ),
+            ),
+        ),
         Panel("A step through this node", "s", _quantiles("mesh_hop_seconds")),
         Panel(
             "Sessions",

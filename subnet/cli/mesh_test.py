@@ -110,6 +110,10 @@ def mesh_test(
         bool,
         typer.Option("--deterministic", help="The same bits whatever runs beside; slower."),
     ] = False,
+    speculate: Annotated[
+        str,
+        typer.Option(help="auto: draft tokens from the text, several verified at once; or off."),
+    ] = "auto",
     unpaid: Annotated[
         bool,
         typer.Option("--unpaid", help="Serve without taking part in consensus."),
@@ -199,6 +203,7 @@ def mesh_test(
             "hop_dtype": hop_dtype,
             "quant_type": quant_type,
             "deterministic": deterministic,
+            "speculate": speculate,
             "unpaid": unpaid,
             "light": light,
             "allow_file": allow_file,

@@ -296,6 +296,7 @@ class LayerServer:
             accounts=Accounts(rank=self._rank, is_member=self._is_member),
             connect=self._directory.ensure_connected,
             key=self._key,
+            speculates=self._local.config.speculate != "off",
         )
         self._sessions.register()
         self.state = ServerState.ONLINE

@@ -213,6 +213,24 @@ _HOSTING = (
         "Hosting",
         NODE,
     ),
+    _counter(
+        "mesh_spec_decode_num_drafts_total",
+        "Drafts that were verified, of answers that begin at this node's blocks.",
+        "Hosting",
+        NODE,
+    ),
+    _counter(
+        "mesh_spec_decode_num_draft_tokens_total",
+        "Tokens of these drafts.",
+        "Hosting",
+        NODE,
+    ),
+    _counter(
+        "mesh_spec_decode_num_accepted_tokens_total",
+        "Those of them that became tokens of answers.",
+        "Hosting",
+        NODE,
+    ),
     _gauge(
         "mesh_kv_cache_usage_perc",
         "Part of the key-value cache that is in use; 1 is all of it.",

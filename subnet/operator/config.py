@@ -17,6 +17,7 @@ from subnet.operator.webhook import Webhook
 TorchDtype = Literal["auto", "float32", "bfloat16", "float16"]
 HopDtype = Literal["auto", "bfloat16", "float16"]
 QuantType = Literal["none", "int8", "int4"]
+Speculate = Literal["auto", "off"]
 MAX_PLUGIN_NAME = 256
 MAX_SUBNET_NAME = 256
 
@@ -59,6 +60,7 @@ class NodeConfig(BaseModel):
     threads: int | None = Field(default=None, ge=1, le=256)
     quant_type: QuantType = "none"
     deterministic: bool = False
+    speculate: Speculate = "auto"
     unpaid: bool = False
     light: bool = False
     allow_file: Path | None = None

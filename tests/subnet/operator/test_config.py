@@ -35,6 +35,7 @@ def parse(*, hoster: bool = True, validator: bool = False, **changes: Any) -> No
         ({"public_ip": "192.0.2.1"}, "--public-ip needs --port"),
         ({"port": 4000, "host_maddrs": ("/ip4/0.0.0.0/tcp/1",)}, "exclude each other"),
         ({"torch_dtype": "int3"}, "--torch-dtype"),
+        ({"speculate": "on"}, "--speculate"),
         ({"subnet": ""}, "--subnet"),
     ],
 )
