@@ -666,11 +666,16 @@ class Node:
             throughput=0 if server is None else server.throughput,
             free_cache_tokens=0 if server is None else server.free_cache_tokens,
             dtype="" if server is None else server.dtype,
-            software=name_software(
-                SOFTWARE, () if server is None else server.features, max_size=MAX_SOFTWARE
-            ),
+            software=self._name_software(),
             addresses=self._addresses,
         )
+
+    def _name_software(self) -> str:
+        """Return the program's name with what this node can do and how busy it is."""
+        server = self._server
+        if server is None:
+            return SOFTWARE
+        return server.add_load(name_software(SOFTWARE, server.features, max_size=MAX_SOFTWARE))
 
     def _describe_network(self) -> NetworkInfo:
         prepared = self._prepared

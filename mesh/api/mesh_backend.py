@@ -61,6 +61,7 @@ class MeshBackend:
             await asyncio.sleep(period_s)
             try:
                 await self._client.refresh()
+                await self._client.directory.measure()
             except MeshError as error:
                 logger.warning("the directory could not be refreshed: %s", type(error).__name__)
 

@@ -53,9 +53,11 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from random import Random
 
 from keys.peer import PeerId
 from mesh.client.receipts import AnswerReceipt
+from mesh.client.route_memory import RouteMemory
 from mesh.client.route_session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
 from mesh.client.stops import StopMatcher
 from mesh.client.tokenizer import ChatTokenizer
@@ -77,6 +79,7 @@ from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory, fetch_info
 from mesh.routing.features import Feature
 from mesh.routing.hop import Route
+from mesh.routing.hop_measures import TokenPace
 from mesh.routing.routing import compute_room, plan_route
 
 MAX_REROUTES = 16
@@ -125,6 +128,8 @@ class MeshClient:
         self._peers = tuple(peers)
         self.timeouts = timeouts or ClientTimeouts()
         self._salt_key = os.urandom(SALT_SIZE)
+        self._routes = RouteMemory()
+        self._draw = Random()
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the prompt's token ids. Raises InvalidRequest naming what is wrong."""
@@ -264,9 +269,16 @@ class MeshClient:
     ) -> AsyncGenerator[Token, None]:
         """Yield the answer's tokens over as many routes as it takes."""
         answer: list[int] = []
-        search = RouteSearch(self, routing, trace, needs=list_needs(sampling))
+        search = RouteSearch(
+            self,
+            routing,
+            trace,
+            needs=list_needs(sampling),
+            prefer=self._routes.find(salt, prompt),
+        )
         while True:
             route = await search.find(len(prompt) + max_new_tokens)
+            pace = TokenPace()
             request = OpenSession(
                 make_session_id(),
                 route,
@@ -289,12 +301,27 @@ class MeshClient:
             try:
                 async with aclosing(tokens):
                     async for token in tokens:
+                        pace.note_arrival()
                         answer.append(token.token_id)
                         trace.count(time.monotonic(), times_us=token.times_us)
                         yield token
+                        pace.note_wait()
+                self._note_answer(route, pace, salt=salt, texts=(prompt, (*prompt, *answer)))
                 return
+            except GeneratorExit:
+                # A stop text, or a reader that goes: the tokens so far were good.
+                self._note_answer(route, pace, salt=salt, texts=(prompt, (*prompt, *answer)))
+                raise
             except HopFailed as failure:
                 await search.note_failure(failure)
+
+    def _note_answer(
+        self, route: Route, pace: TokenPace, *, salt: bytes, texts: Sequence[Sequence[int]]
+    ) -> None:
+        """Remember how a route served, and which texts its hosters have now."""
+        self.directory.note_answer(route, pace.token_s)
+        for text in texts:
+            self._routes.note(salt, text, route)
 
     async def refresh(self) -> None:
         """Ask for the directory: the first peers, and servers it already names, for these may last
@@ -324,15 +351,21 @@ class MeshClient:
         exclude: set[PeerId],
         cache_tokens: int,
         needs: Collection[Feature] = (),
+        prefer: Route = (),
     ) -> Route:
-        """Plan a route over what the directory knows now. Raises NoRoute."""
+        """Plan a route over what the directory knows now, or ``prefer`` if it costs little more.
+
+        Raises NoRoute.
+        """
         return plan_route(
-            self.directory.list_route_servers(),
+            self.directory.list_route_servers(row_size=2 * self.config.hidden_size),
             num_layers=self.config.num_layers,
             max_layers_per_hop=routing.max_layers_per_hop,
             exclude=exclude,
             cache_tokens=cache_tokens,
             needs=needs,
+            draw=self._draw,
+            prefer=prefer,
         )
 
     def check_room(self, cache_tokens: int) -> None:
@@ -371,9 +404,12 @@ class RouteSearch:
         trace: Trace,
         *,
         needs: Collection[Feature] = (),
+        prefer: Route = (),
     ) -> None:
+        """``prefer`` is a route that has the beginning of the text."""
         self._client = client
         self._needs = needs
+        self._prefer = prefer
         self._routing = routing
         self._trace = trace
         self._route: Route = ()
@@ -420,6 +456,7 @@ class RouteSearch:
             exclude=self._excluded,
             cache_tokens=cache_tokens,
             needs=self._needs,
+            prefer=self._prefer,
         )
         try:
             return plan()

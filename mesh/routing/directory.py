@@ -33,6 +33,8 @@ from mesh.routing.heartbeat import (
     make_heartbeat_key,
     open_heartbeat,
 )
+from mesh.routing.hop import Route
+from mesh.routing.hop_measures import HopMeasures
 from mesh.routing.info import INFO_METHOD, NetworkInfo, decode_info, encode_info
 from mesh.routing.routing import RouteServer
 
@@ -43,6 +45,8 @@ REFRESH_S = 10.0
 FIRST_REFRESHES = 10
 FIRST_REFRESH_S = 2.0
 FETCH_TIMEOUT_S = 5.0
+MAX_PINGS = 8
+PING_TIMEOUT_S = 3.0
 UNKNOWN_MISSES, KNOWN_MISSES = 2, 1
 """Replicas asked for a heartbeat before it counts as missing, the first and a later one.
 
@@ -76,6 +80,8 @@ class Directory:
         self._clock = clock
         self._servers: dict[PeerId, KnownServer] = {}
         self._connected: set[PeerId] = set()
+        self.measures = HopMeasures(_now_s)
+        """What was measured of the servers from here."""
 
     def add(self, raw: bytes) -> None:
         """Keep a heartbeat unless a later one is known. Raises RecordRefused."""
@@ -101,19 +107,38 @@ class Directory:
         live = [s for s in self._servers.values() if s.envelope.expires_at > now_s]
         return tuple(sorted(live, key=lambda server: server.peer_id))
 
-    def list_route_servers(self) -> tuple[RouteServer, ...]:
-        """Return the servers that take sessions, for the planner."""
-        return tuple(
-            RouteServer(
-                server.peer_id,
-                server.info.span,
-                server.info.throughput,
-                server.info.free_cache_tokens,
-                features=server.info.features,
-            )
+    def list_route_servers(self, *, row_size: int = 0) -> tuple[RouteServer, ...]:
+        """Return the servers that take sessions, for the planner.
+
+        ``row_size`` is in bytes: what crosses a hop for one row.
+        """
+        takers = [
+            (server.peer_id, server.info, server.info.span)
             for server in self.list_servers()
             if server.info.span is not None and server.info.takes_sessions
+        ]
+        hops = self.measures.estimate_hops([peer for peer, _, _ in takers], row_size=row_size)
+        return tuple(
+            RouteServer(
+                peer,
+                span,
+                info.throughput,
+                info.free_cache_tokens,
+                hop_s,
+                info.load.sessions,
+                features=info.features,
+            )
+            for (peer, info, span), hop_s in zip(takers, hops, strict=True)
         )
+
+    def note_answer(self, route: Route, token_s: float | None) -> None:
+        """Count an answer that ended well, and what a token took, if that is known."""
+        computing: list[tuple[PeerId, float]] = []
+        for hop in route:
+            server = self._servers.get(hop.peer_id)
+            throughput = 0 if server is None else server.info.throughput
+            computing.append((hop.peer_id, len(hop.span) / throughput if throughput else 0.0))
+        self.measures.note_answer(computing, token_s)
 
     async def ensure_connected(self, peer: PeerId) -> None:
         """Dial a known server at its announced addresses, once. Raises PeerUnreachable."""
@@ -130,8 +155,12 @@ class Directory:
         self._connected.add(peer)
 
     def forget_connection(self, peer: PeerId) -> None:
-        """Dial again next time: the peer failed, and may come back elsewhere."""
+        """Dial again next time: the peer failed, and may come back elsewhere.
+
+        For a while it is a last resort.
+        """
         self._connected.discard(peer)
+        self.measures.note_failure(peer)
 
     async def fetch_from_records(self, peers: Sequence[PeerId]) -> None:
         """Read the heartbeats of ``peers`` from the record store."""
@@ -159,11 +188,32 @@ class Directory:
 
     async def fetch_from_peer(self, peer: PeerId) -> None:
         """Ask another node for the servers that it knows. Raises PeerError."""
+        started_s = _now_s()
         raw = await self._host.call(peer, DIRECTORY_METHOD, b"", timeout_s=FETCH_TIMEOUT_S)
+        self.measures.note_transfer(peer, len(raw), _now_s() - started_s)
         try:
             self._add_all(split_envelopes(raw))
         except ValueError as error:
             raise PeerMisbehaved(peer, f"a malformed directory: {error}") from error
+
+    async def measure(self) -> None:
+        """Ask the hosters that were measured longest ago, and not yet, how far they are.
+
+        Those that cannot be reached stay as they are: sessions find out.
+        """
+        servers = [server.peer_id for server in self.list_route_servers()]
+        peers = self.measures.choose_oldest(servers, MAX_PINGS)
+
+        async def ping(peer: PeerId) -> None:
+            try:
+                await self.ensure_connected(peer)
+                started_s = _now_s()
+                await fetch_info(self._host, peer, timeout_s=PING_TIMEOUT_S)
+            except PeerError:
+                return
+            self.measures.note_round_trip(peer, _now_s() - started_s)
+
+        await asyncio.gather(*(ping(peer) for peer in peers if peer != self._host.peer_id))
 
     async def fetch_from_first(self, peers: Sequence[PeerId]) -> None:
         """Ask one peer after the other until one answers. Raises NoPeerAnswers."""
@@ -227,6 +277,14 @@ class Directory:
                 logger.warning("the directory could not be refreshed: %s", error)
             is_young = round_number < FIRST_REFRESHES
             await asyncio.sleep(min(period_s, FIRST_REFRESH_S) if is_young else period_s)
+
+
+def _now_s() -> float:
+    """Return the event loop's time, which is virtual in simulations."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()
 
 
 async def fetch_info(

@@ -34,5 +34,7 @@ def name_software(product: str, features: Collection[Feature], *, max_size: int)
 
 def split_software(software: str) -> tuple[str, frozenset[Feature]]:
     """Return the program and the features that are known here."""
-    product, _, letters = software.partition(SEPARATOR)
+    product, *parts = software.split(SEPARATOR)
+    # Other parts tell other things (mesh/routing/load.py).
+    letters = "".join(part for part in parts if part.isalpha())
     return product, frozenset(feature for feature in Feature if feature in letters)

@@ -18,6 +18,7 @@ from mesh.errors import RecordRefused
 from mesh.model.config import LayerSpan
 from mesh.model.fields import MAX_LAYERS
 from mesh.routing.features import Feature, split_software
+from mesh.routing.load import Load, read_load
 
 HEARTBEAT_KIND = 1
 HEARTBEAT_EPOCH = 0
@@ -82,6 +83,11 @@ class ServerInfo:
     def features(self) -> frozenset[Feature]:
         """What it says that it can do beyond plain sessions; earlier versions say nothing."""
         return split_software(self.software)[1]
+
+    @property
+    def load(self) -> Load:
+        """How busy it says it is; earlier versions say nothing."""
+        return read_load(self.software)
 
     @property
     def takes_sessions(self) -> bool:

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +28,17 @@ from keys.peer import PeerId
 from mesh.errors import NoCapableRoute, NoRoute
 from mesh.model.config import LayerSpan
 from mesh.routing.features import NAMES, Feature
-from mesh.routing.hop import Hop
+from mesh.routing.hop import Hop, Route
 
 MAX_ROUTE_HOPS = 32
 DEFAULT_HOP_S = 0.001
 FULL_CACHE_PENALTY = 10.0
 MAX_TRIES_PER_CUT = 64
+BATCH_SESSIONS = 16
+"""So many sessions in one batch take about twice the time of one."""
+MAX_LOAD = 64
+PREFIX_WORTH = 1.5
+"""A route that holds the beginning of a prompt may cost so much of the cheapest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,8 @@ class RouteServer:
     """A live server as the planner sees it.
 
     ``throughput`` is in rows through one layer per second; ``hop_s`` is the assumed time
-    of one hop to it. ``features`` are what it can do beyond plain sessions.
+    of one hop to it. ``sessions`` are open there, by its own word: computing takes longer beside
+    many. ``features`` are what it can do beyond plain sessions.
     """
 
     peer_id: PeerId
@@ -47,7 +55,14 @@ class RouteServer:
     throughput: float
     free_cache_tokens: int
     hop_s: float = DEFAULT_HOP_S
+    sessions: int = 0
     features: frozenset[Feature] = frozenset()
+
+    @property
+    def layer_s(self) -> float:
+        """The time of one row through one layer."""
+        crowd = 1 + min(self.sessions, MAX_LOAD) / BATCH_SESSIONS
+        return crowd / max(self.throughput, 1e-3)
 
 
 def plan_route(
@@ -58,15 +73,20 @@ def plan_route(
     exclude: Collection[PeerId] = (),
     cache_tokens: int = 0,
     needs: Collection[Feature] = (),
+    draw: Random | None = None,
+    prefer: Route = (),
 ) -> tuple[Hop, ...]:
     """Return the cheapest chain of distinct servers that covers every layer once.
 
     The cost of a hop is its travel time plus its layers' computing time; a server without
     ``cache_tokens`` free is a last resort, since what it announced may be old. ``needs`` are what
-    the session needs of its hops. Raises NoRoute naming the layers that no server covers, or
+    the session needs of its hops. ``draw`` decides between equals. ``prefer`` is taken if it is
+    still possible and costs little more. Raises NoRoute naming the layers that no server covers, or
     NoCapableRoute if only servers that cannot do this cover them.
     """
     live = [server for server in servers if server.peer_id not in exclude]
+    if draw is not None:
+        draw.shuffle(live)
     for feature in needs:
         able = _keep_able(live, feature, num_layers)
         lacking = find_uncovered(able, num_layers)
@@ -78,7 +98,25 @@ def plan_route(
     uncovered = find_uncovered(narrowed, num_layers)
     if uncovered:
         raise NoRoute(uncovered)
-    return _search(_Graph(narrowed, num_layers, max_layers=max_layers, cache_tokens=cache_tokens))
+    graph = _Graph(narrowed, num_layers, max_layers=max_layers, cache_tokens=cache_tokens)
+    cheapest = _search(graph)
+    if not prefer or any(len(hop.span) > max_layers for hop in prefer):
+        return cheapest
+    own_s, best_s = (compute_cost(live, route, cache_tokens) for route in (prefer, cheapest))
+    return prefer if own_s <= PREFIX_WORTH * best_s else cheapest
+
+
+def compute_cost(servers: Sequence[RouteServer], route: Route, cache_tokens: int) -> float:
+    """Return the seconds of a token over a route; infinity if a hop of it is not served."""
+    by_peer = {server.peer_id: server for server in servers}
+    cost_s = 0.0
+    for hop in route:
+        server = by_peer.get(hop.peer_id)
+        if server is None or not server.span.covers(hop.span):
+            return math.inf
+        penalty = FULL_CACHE_PENALTY if server.free_cache_tokens < cache_tokens else 1.0
+        cost_s += penalty * (server.hop_s + len(hop.span) * server.layer_s)
+    return cost_s
 
 
 def _keep_able(
@@ -160,7 +198,7 @@ class _Graph:
         free = np.array([[server.free_cache_tokens] for server in servers])
         penalty = np.where(free < cache_tokens, FULL_CACHE_PENALTY, 1.0)
         self._hop_s = penalty * [[server.hop_s] for server in servers]
-        self._layer_s = penalty / [[max(server.throughput, 1e-3)] for server in servers]
+        self._layer_s = penalty * [[server.layer_s] for server in servers]
         self._covers = [
             sum(1 << number for number, server in enumerate(servers) if start in server.span)
             for start in self.cuts[:-1]

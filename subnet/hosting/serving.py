@@ -37,7 +37,8 @@ from mesh.model.weights import ShardWeights, load_shard
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory
 from mesh.routing.features import Feature
-from mesh.routing.heartbeat import ServerState
+from mesh.routing.heartbeat import MAX_SOFTWARE, ServerState
+from mesh.routing.load import Load, add_load
 from subnet.epoch.interfaces import Inference
 from subnet.errors import ConfigError
 from subnet.hosting.layer_choice import LayerChoice, get_format
@@ -213,6 +214,12 @@ class LayerServer:
     @property
     def free_cache_tokens(self) -> int:
         return 0 if self._engine is None else self._engine.free_cache_tokens
+
+    def add_load(self, software: str) -> str:
+        """Return a heartbeat's name of the program with how busy this hoster is."""
+        engine = self._engine
+        load = Load() if engine is None else Load(engine.session_count, engine.waiting_count)
+        return add_load(software, load, max_size=MAX_SOFTWARE)
 
     @property
     def cache_tokens(self) -> int:

@@ -22,8 +22,11 @@ from mesh.routing.heartbeat import (
     make_heartbeat_policy,
     seal_heartbeat,
 )
+from mesh.routing.hop import Hop
+from mesh.routing.hop_measures import FAILED_HOP_S
 from mesh.routing.info import NetworkInfo, decode_info, encode_info
-from tests.support.memory_network import MemoryNetwork
+from mesh.routing.load import Load, add_load
+from tests.support.memory_network import LinkConditions, MemoryNetwork
 
 NETWORK = b"n" * 32
 KEYS = [PeerKey(bytes([i]) * 32) for i in range(1, 4)]
@@ -195,3 +198,39 @@ def test_info_and_lists_survive_the_wire_and_refuse_garbage():
     ):
         with pytest.raises(ValueError, match="printable"):
             decode_info(encode_info(forged))
+
+
+async def test_hosters_are_asked_how_far_they_are_and_what_they_announce_is_kept_beside():
+    async with open_directories(2) as (clock, pairs):
+        busy = replace(INFO, software=add_load("mesh/0.2.0", Load(5, 2), max_size=32))
+        await announcer_of(pairs[0], clock, lambda: busy).announce()
+        pairs[0][1].serve(lambda: NETWORK_INFO)
+        pairs[0][0]._network.conditions = LinkConditions(0.05, 0.05)
+        client = pairs[1][1]
+        await client.fetch_from_records([KEYS[0].peer_id])
+        (unknown,) = client.list_route_servers()
+        await client.measure()
+        (known,) = client.list_route_servers()
+        assert unknown.hop_s < 0.01 and 0.04 <= known.hop_s < 0.5
+        assert known.sessions == 5
+
+
+async def test_a_hoster_that_cannot_be_asked_ends_no_round_of_measures():
+    async with open_directories(2) as (clock, pairs):
+        await announcer_of(pairs[0], clock).announce()
+        client = pairs[1][1]
+        await client.fetch_from_records([KEYS[0].peer_id])
+        # It serves no method that could be asked.
+        await client.measure()
+        assert len(client.list_route_servers()) == 1
+
+
+async def test_a_hoster_that_failed_is_a_last_resort_until_it_serves():
+    async with open_directories(2) as (clock, pairs):
+        await announcer_of(pairs[0], clock).announce()
+        client, peer = pairs[1][1], KEYS[0].peer_id
+        await client.fetch_from_records([peer])
+        client.forget_connection(peer)
+        assert client.list_route_servers()[0].hop_s >= FAILED_HOP_S
+        client.note_answer((Hop(peer, LayerSpan(0, 6)),), None)
+        assert client.list_route_servers()[0].hop_s < FAILED_HOP_S
