@@ -60,7 +60,8 @@ def draw_parts(rng: random.Random, count: int) -> list[RouteServer]:
 
 
 def draw_server(rng: random.Random, number: int, span: LayerSpan) -> RouteServer:
-    return RouteServer(PEERS[number], span, rng.uniform(500, 3000), 10_000, rng.uniform(0.001, 0.1))
+    throughput, hop_s = rng.uniform(500, 3000), rng.uniform(0.001, 0.1)
+    return RouteServer(PEERS[number], span, throughput, 10_000, hop_s, rng.randrange(16))
 
 
 def search_with_networkx(servers: Sequence[RouteServer], max_layers: int) -> None:
@@ -74,7 +75,7 @@ def search_with_networkx(servers: Sequence[RouteServer], max_layers: int) -> Non
             for end in inside[place + 1 :]:
                 if end - start > max_layers:
                     break
-                cost_s = server.hop_s + (end - start) / server.throughput
+                cost_s = server.hop_s + (end - start) * server.layer_s
                 costs[start, end] = min(cost_s, costs.get((start, end), cost_s))
     graph = networkx.DiGraph()
     graph.add_weighted_edges_from((start, end, cost) for (start, end), cost in costs.items())
@@ -88,11 +89,13 @@ def measure_ms(work: Callable[[], object]) -> float:
 
 
 def compare(swarm: str, servers: Sequence[RouteServer], max_layers: int | None) -> Row:
-    planner_ms, networkx_ms = [], []
+    planner_ms, networkx_ms, draw = [], [], random.Random(2)
     for _ in range(ROUNDS):
         planner_ms.append(
             measure_ms(
-                lambda: plan_route(servers, num_layers=NUM_LAYERS, max_layers_per_hop=max_layers)
+                lambda: plan_route(
+                    servers, num_layers=NUM_LAYERS, max_layers_per_hop=max_layers, draw=draw
+                )
             )
         )
         networkx_ms.append(

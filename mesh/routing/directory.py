@@ -125,7 +125,7 @@ class Directory:
                 info.throughput,
                 info.free_cache_tokens,
                 hop_s,
-                info.load.sessions,
+                info.load.crowd,
                 features=info.features,
             )
             for (peer, info, span), hop_s in zip(takers, hops, strict=True)

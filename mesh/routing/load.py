@@ -20,6 +20,11 @@ class Load(NamedTuple):
     sessions: int = 0
     waiting: int = 0
 
+    @property
+    def crowd(self) -> int:
+        """Beside how many a new session computes; one that waits counts twice."""
+        return self.sessions + self.waiting
+
 
 def add_load(software: str, load: Load, *, max_size: int) -> str:
     """Return a heartbeat's name of the program with a load; without if it would be too long."""

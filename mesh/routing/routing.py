@@ -46,8 +46,8 @@ class RouteServer:
     """A live server as the planner sees it.
 
     ``throughput`` is in rows through one layer per second; ``hop_s`` is the assumed time
-    of one hop to it. ``sessions`` are open there, by its own word: computing takes longer beside
-    many. ``features`` are what it can do beyond plain sessions.
+    of one hop to it. ``crowd`` sessions are open there, by its own word: computing takes longer
+    beside many. ``features`` are what it can do beyond plain sessions.
     """
 
     peer_id: PeerId
@@ -55,14 +55,14 @@ class RouteServer:
     throughput: float
     free_cache_tokens: int
     hop_s: float = DEFAULT_HOP_S
-    sessions: int = 0
+    crowd: int = 0
     features: frozenset[Feature] = frozenset()
 
     @property
     def layer_s(self) -> float:
         """The time of one row through one layer."""
-        crowd = 1 + min(self.sessions, MAX_LOAD) / BATCH_SESSIONS
-        return crowd / max(self.throughput, 1e-3)
+        slower = 1 + min(self.crowd, MAX_LOAD) / BATCH_SESSIONS
+        return slower / max(self.throughput, 1e-3)
 
 
 def plan_route(

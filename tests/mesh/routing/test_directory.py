@@ -212,7 +212,7 @@ async def test_hosters_are_asked_how_far_they_are_and_what_they_announce_is_kept
         await client.measure()
         (known,) = client.list_route_servers()
         assert unknown.hop_s < 0.01 and 0.04 <= known.hop_s < 0.5
-        assert known.sessions == 5
+        assert known.crowd == 7
 
 
 async def test_a_hoster_that_cannot_be_asked_ends_no_round_of_measures():

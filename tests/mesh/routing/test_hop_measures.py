@@ -112,7 +112,7 @@ def test_a_crowded_hoster_is_left_to_its_crowd(measures):
 
 
 def test_an_announced_crowd_is_bounded(measures):
-    servers = [RouteServer(NEAR, WHOLE, 1000.0, 10_000, sessions=10**6)]
+    servers = [RouteServer(NEAR, WHOLE, 1000.0, 10_000, crowd=10**6)]
     assert servers[0].layer_s <= 5 / 1000
 
 
