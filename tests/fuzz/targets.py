@@ -82,6 +82,7 @@ from mesh.routing.heartbeat import (
     seal_heartbeat,
 )
 from mesh.routing.info import decode_info, encode_info
+from mesh.routing.load import MAX_LOAD
 from subnet.account.earnings import EpochEarnings, StakeChange, render_row
 from subnet.account.earnings_book import BOOK_FILE, read_book
 from subnet.account.metagraph import FORMAT, Metagraph
@@ -414,6 +415,13 @@ def _encode_window(fields: tuple[Any, ...]) -> bytes:
 
 def _check_answer_receipts(raw: bytes) -> Any:
     return [check_receipt(found) for found in read_receipts(raw)]
+
+
+def _decode_server_info(raw: bytes) -> Any:
+    info = decode_server_info(raw)
+    # What else is read of it never fails.
+    assert 0 <= info.load.crowd <= 2 * MAX_LOAD
+    return info
 
 
 def _open_heartbeat(raw: bytes) -> Any:
@@ -893,9 +901,12 @@ _WIRE = (
 _ROUTING = (
     Target(
         "heartbeat_body",
-        decode_server_info,
+        _decode_server_info,
         (RecordRefused,),
-        lambda: [encode_server_info(seeds.SERVER), encode_server_info(seeds.ABLE_SERVER)],
+        lambda: [
+            *(encode_server_info(server) for server in (seeds.SERVER, seeds.ABLE_SERVER)),
+            encode_server_info(replace(seeds.SERVER, software="mesh/0.2.0;gs;12.3")),
+        ],
         encode=encode_server_info,
     ),
     Target(
