@@ -22,8 +22,9 @@ or lost token:
 
 **Order of events.**
 
-1. Plan a route over what the directory knows. If some layer has no server, ask for the directory
-   again and plan once more.
+1. Plan a route over what the directory knows and what was measured, or take the one that has the
+   beginning of the text (mesh/client/route_memory.py). If some layer has no server, ask for the
+   directory again and plan once more.
 2. Connect to the first hop, send the request, and yield its tokens.
 3. If the session fails (:class:`HopFailed`), note who is to blame and go to 1 without that peer.
 
