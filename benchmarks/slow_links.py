@@ -18,6 +18,8 @@ CHUNK = 1 << 16
 RETRANSMISSION_S = 0.3
 """What a lost packet costs: TCP sends it again, and what follows waits for it."""
 MAX_CHUNKS = 64
+TICK_S = 0.001
+"""The event loop sleeps for whole ticks: a few bytes would cost more than their time."""
 MEGABIT = 125_000
 """Bytes a second of 1 Mbit/s."""
 
@@ -146,7 +148,8 @@ class LinkProxy:
         """Pass on in order, none before its time, until the source or the sink has ended."""
         while True:
             due, data = await chunks.get()
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            wait_s = due - time.monotonic()
+            await asyncio.sleep(wait_s if wait_s > TICK_S / 2 else 0.0)
             if not data:
                 return
             try:
