@@ -263,6 +263,11 @@ class Engine:
         return self._book.unpromised_pages * PAGE_TOKENS
 
     @property
+    def is_deterministic(self) -> bool:
+        """Whether equal bits go before speed."""
+        return self._deterministic
+
+    @property
     def session_count(self) -> int:
         return len(self._sessions)
 

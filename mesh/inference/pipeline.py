@@ -340,14 +340,26 @@ class GenerationRange(RangeRole[OpenSession]):
 
         ``sample`` and ``follow`` are for the last of them.
         """
-        token_ids, chunk = self.request.token_ids, self.engine.limits.prefill_chunk
-        for position in range(self.session.length, len(token_ids), chunk):
-            piece = token_ids[position : position + chunk]
+        token_ids, position = self.request.token_ids, self.session.length
+        while position < len(token_ids):
+            piece = token_ids[position : position + self._count_rows(position)]
             step = StepInput(len(piece), token_ids=piece)
             if position + len(piece) == len(token_ids):
                 step = replace(step, sample=sample, follow=follow)
             step = self._ask_scores(position, step)
             yield position, await self.engine.submit(self.session, step)
+            position += len(piece)
+
+    def _count_rows(self, position: int) -> int:
+        """Return the most rows of the step from ``position`` on.
+
+        The tokens of an answer that goes on after a failure were computed one by one. So they are
+        again where bits are to be equal: a row's bits depend on how the text is cut.
+        """
+        chunk, first_row = self.engine.limits.prefill_chunk, self.request.answer_start
+        if not self.engine.is_deterministic or position < first_row - chunk:
+            return chunk
+        return first_row - position if position < first_row else 1
 
     def encode_output(
         self,

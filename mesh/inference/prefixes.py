@@ -41,12 +41,18 @@ def mix_salt(salt: bytes, caller: PeerId) -> bytes:
     return hashlib.blake2b(salt + caller.public_key, digest_size=SALT_SIZE).digest()
 
 
-def make_prefix(request: RouteRequest, caller: PeerId) -> Prefix | None:
-    """Return what a range may reuse; nothing of a text that is scored or driven."""
+def make_prefix(
+    request: RouteRequest, caller: PeerId, *, is_deterministic: bool = False
+) -> Prefix | None:
+    """Return what a range may reuse; nothing of a text that is scored or driven.
+
+    A deterministic engine cuts the tokens of an answer that goes on otherwise than a prompt's.
+    """
     if not isinstance(request, OpenSession) or request.wants_scores:
         return None
     limit = len(request.token_ids) if request.is_first else request.reused
-    return Prefix(mix_salt(request.salt, caller), request.token_ids, limit)
+    text = request.token_ids[: request.answer_start if is_deterministic else None]
+    return Prefix(mix_salt(request.salt, caller), text, limit)
 
 
 async def agree(

@@ -241,7 +241,9 @@ class SessionServer:
             capacity=request.capacity,
             account=account,
             promised=request.promised,
-            prefix=make_prefix(request, upstream.peer_id),
+            prefix=make_prefix(
+                request, upstream.peer_id, is_deterministic=self._engine.is_deterministic
+            ),
         ) as session:
             self._measures.sessions_opened += 1
             role = kind.role(self._engine, session, request, upstream, self._timeouts)

@@ -190,6 +190,11 @@ class OpenSession(RouteRequest):
         return len(self.token_ids) + self.max_new_tokens
 
     @property
+    def answer_start(self) -> int:
+        """Where in ``token_ids`` the tokens so far begin: the length of the client's own prompt."""
+        return len(self.token_ids) - self.first_index
+
+    @property
     def promised(self) -> int:
         """How many tokens are there, and one more: what the caches must have room for soon."""
         return len(self.token_ids) + 1
