@@ -30,6 +30,7 @@ from mesh.inference.sampling import MAX_STOP_TOKENS
 from mesh.inference.tokens import Finish, Token
 
 REFRESH_S = 5.0
+CHECK_S = 2.0
 BUSY_RETRY_S = 5
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,15 @@ class MeshBackend:
         self._grammars = make_grammar_compiler(client.tokenizer, client.config)
 
     async def keep_fresh(self, *, period_s: float = REFRESH_S) -> None:
-        """Follow who serves what, until cancelled: a task of the gateway's group."""
+        """Follow who serves what, and who answers, until cancelled: a task of the gateway's group.
+
+        A hoster that freezes is missed by ``find_uncovered``, and so by ``/readyz``, soon after.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_directory_fresh(period_s))
+            tasks.create_task(self._keep_asking(min(period_s, CHECK_S)))
+
+    async def _keep_directory_fresh(self, period_s: float) -> None:
         while True:
             await asyncio.sleep(period_s)
             try:
@@ -64,6 +73,12 @@ class MeshBackend:
                 await self._client.directory.measure()
             except MeshError as error:
                 logger.warning("the directory could not be refreshed: %s", type(error).__name__)
+
+    async def _keep_asking(self, period_s: float) -> None:
+        while True:
+            servers = self._client.directory.list_route_servers()
+            await self._client.watch.check(server.peer_id for server in servers)
+            await asyncio.sleep(period_s)
 
     async def list_models(self) -> Sequence[ServedModel]:
         """Return the network's model, with the layers that have no server now."""

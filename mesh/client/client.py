@@ -29,9 +29,12 @@ or lost token:
 3. If the session fails (:class:`HopFailed`), note who is to blame and go to 1 without that peer.
 
 **Who is blamed.** An ERROR frame names a hop of the route; a broken stream is the first hop's.
-Where no hop is named (no token in time, or a number that is not finite), the hops are asked a short
-question: those that stay silent are left out, or all of the route if all answer. A refusal is no
-reason to give up either, not even one that blames the request: the request was checked here.
+While a token is awaited the hops are pinged, and one that no longer answers is to blame: its
+machine is frozen or cut off, and no stream breaks (mesh/routing/peer_watch.py). Until it answers
+again it is left out of the routes of other answers too. Where no hop is named (no token in time
+though all answer, or a number that is not finite), the hops are asked a short question: those that
+stay silent are left out, or all of the route if all answer. A refusal is no reason to give up
+either, not even one that blames the request: the request was checked here.
 
 **When no peer is left.** If leaving peers out leaves no route, the list is cleared after a pause
 that doubles from ``FIRST_BACKOFF_S`` to ``MAX_BACKOFF_S``: busy hosters may have room, and
@@ -50,7 +53,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,12 +84,15 @@ from mesh.routing.directory import Directory, fetch_info
 from mesh.routing.features import Feature
 from mesh.routing.hop import Route
 from mesh.routing.hop_measures import TokenPace
+from mesh.routing.peer_watch import PeerWatch
 from mesh.routing.routing import compute_room, plan_route
 
 MAX_REROUTES = 16
 MAX_DIRECTORY_PEERS = 4
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 4.0
+REFRESH_GRACE_S = 0.5
+DIAL_S = 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +137,7 @@ class MeshClient:
         self._salt_key = os.urandom(SALT_SIZE)
         self._routes = RouteMemory()
         self._draw = Random()
+        self.watch = PeerWatch(host, directory.ensure_connected, forget=directory.forget_connection)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the prompt's token ids. Raises InvalidRequest naming what is wrong."""
@@ -230,7 +237,9 @@ class MeshClient:
             route = await search.find(len(token_ids))
             request = OpenSession(make_session_id(), route, sampling, token_ids, max_new_tokens=0)
             try:
-                return await fetch_scores(self.host, request, timeouts=self.timeouts)
+                return await fetch_scores(
+                    self.host, request, timeouts=self.timeouts, watch=self.watch
+                )
             except HopFailed as failure:
                 await search.note_failure(failure)
 
@@ -295,6 +304,7 @@ class MeshClient:
                 request,
                 vocab_size=self.config.vocab_size,
                 timeouts=self.timeouts,
+                watch=self.watch,
                 receipt=None
                 if receipt is None
                 else receipt.start_part(request, self.host.network_id),
@@ -324,24 +334,31 @@ class MeshClient:
         for text in texts:
             self._routes.note(salt, text, route)
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, without: Collection[PeerId] = ()) -> None:
         """Ask for the directory: the first peers, and servers it already names, for these may last
-        longer than those. Several are asked, since one may know less than another.
+        longer than those. Several are asked, since one may know less than another; after the first
+        answer the others have ``REFRESH_GRACE_S`` more. Silent peers and those of ``without`` are
+        asked where there are no others.
 
         Raises a PeerError if none answers.
         """
         failures: list[PeerError] = []
+        silent = self.watch.list_silent() | set(without)
 
-        async def ask(peer: PeerId) -> None:
+        async def ask(peer: PeerId) -> bool:
             try:
                 await self.directory.ensure_connected(peer)
                 await self.directory.fetch_from_peer(peer)
             except PeerError as error:
                 failures.append(error)
+                return False
+            return True
 
         known = (server.peer_id for server in self.directory.list_route_servers())
-        asked = tuple(dict.fromkeys((*self._peers, *known)))[:MAX_DIRECTORY_PEERS]
-        await asyncio.gather(*(ask(peer) for peer in asked))
+        named = dict.fromkeys((*self._peers, *known))
+        # All of them, if all are silent: one may be back.
+        asked = ([peer for peer in named if peer not in silent] or [*named])[:MAX_DIRECTORY_PEERS]
+        await _ask_briefly([ask(peer) for peer in asked])
         if asked and len(failures) == len(asked):
             raise failures[0]
 
@@ -354,7 +371,8 @@ class MeshClient:
         needs: Collection[Feature] = (),
         prefer: Route = (),
     ) -> Route:
-        """Plan a route over what the directory knows now, or ``prefer`` if it costs little more.
+        """Plan a route over what the directory knows now, without silent peers, or ``prefer`` if it
+        costs little more.
 
         Raises NoRoute.
         """
@@ -362,7 +380,7 @@ class MeshClient:
             self.directory.list_route_servers(row_size=2 * self.config.hidden_size),
             num_layers=self.config.num_layers,
             max_layers_per_hop=routing.max_layers_per_hop,
-            exclude=exclude,
+            exclude=exclude | self.watch.list_silent(),
             cache_tokens=cache_tokens,
             needs=needs,
             draw=self._draw,
@@ -393,6 +411,19 @@ def list_needs(sampling: Sampling) -> tuple[Feature, ...]:
     """Return what a session with this sampling needs of its hops beyond plain sessions."""
     shaped = (Feature.SHAPED,) if sampling.is_shaped else ()
     return (*shaped, Feature.GRAMMAR) if sampling.grammar is not None else shaped
+
+
+async def _ask_briefly(questions: Sequence[Coroutine[None, None, bool]]) -> None:
+    """Wait until one has an answer, and ``REFRESH_GRACE_S`` more for the others."""
+    async with asyncio.TaskGroup() as tasks:
+        pending = {tasks.create_task(question) for question in questions}
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if pending and any(task.result() for task in done):
+                _, late = await asyncio.wait(pending, timeout=REFRESH_GRACE_S)
+                for task in late:
+                    task.cancel()
+                return
 
 
 class RouteSearch:
@@ -431,24 +462,35 @@ class RouteSearch:
         while True:
             try:
                 route = await self._plan(cache_tokens)
-                await self._client.directory.ensure_connected(route[0].peer_id)
+                await self._dial(route[0].peer_id)
             except PeerUnreachable as error:
                 await self.note_failure(
                     HopFailed(error.peer_id, RefusalReason.HOP_LOST, str(error))
                 )
                 continue
             except NoRoute:
-                if not self._excluded:
+                silent = self._client.watch.list_silent()
+                if not self._excluded and not silent:
                     raise
                 self._excluded.clear()
                 self._count("no route")
-                await self._pause()
+                await self._pause(silent)
                 continue
             self._route = route
             self._trace.route = tuple(
                 TracedHop(str(hop.peer_id), hop.span.start, hop.span.end) for hop in route
             )
             return route
+
+    async def _dial(self, peer: PeerId) -> None:
+        """Raises PeerUnreachable. p2pd asks others for the addresses of a peer that is gone, and a
+        frozen one among them answers late.
+        """
+        try:
+            async with asyncio.timeout(DIAL_S):
+                await self._client.directory.ensure_connected(peer)
+        except TimeoutError as error:
+            raise PeerUnreachable(peer, f"no connection within {DIAL_S:g} s") from error
 
     async def _plan(self, cache_tokens: int) -> Route:
         plan = partial(
@@ -480,6 +522,8 @@ class RouteSearch:
         for peer in blamed:
             self._excluded.add(peer)
             self._client.directory.forget_connection(peer)
+        if failure.reason in (RefusalReason.HOP_LOST, RefusalReason.TIMEOUT):
+            self._client.watch.suspect(blamed)
         await self._refresh()
 
     async def _find_blamed(self) -> list[PeerId]:
@@ -506,10 +550,12 @@ class RouteSearch:
 
     async def _refresh(self) -> None:
         try:
-            await self._client.refresh()
+            await self._client.refresh(without=self._excluded)
         except MeshError as error:
             logger.debug("the directory could not be refreshed: %s", error)
 
-    async def _pause(self) -> None:
+    async def _pause(self, silent: set[PeerId]) -> None:
+        """Wait before another try, and see who of the silent peers is back."""
         await asyncio.sleep(self._backoff_s)
+        await self._client.watch.check(silent)
         self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mesh.client.client import MeshClient, RouteSearch, RoutingOptions
 from mesh.client.route_session import (
+    TOKENS_PER_MISS,
     ClientTimeouts,
     HopFailed,
     blame_peer,
@@ -38,6 +39,7 @@ from mesh.inference.wire import (
 )
 from mesh.p2p.interface import Stream
 from mesh.routing.hop import Route
+from mesh.routing.peer_watch import MISSES
 
 Logits = NDArray[np.float32]
 """[rows, vocabulary], or [rows, hidden_size] of hidden states."""
@@ -121,7 +123,12 @@ class DrivenText:
         self.route = route = await search.find(capacity)
         request = DriveSession(make_session_id(), route, capacity)
         stream = await open_session(
-            self._client.host, self.method, request, encode_drive(request), self._timeouts
+            self._client.host,
+            self.method,
+            request,
+            encode_drive(request),
+            self._timeouts,
+            watch=self._client.watch,
         )
         self._link = _Link(stream, route, capacity, [], time.monotonic())
 
@@ -152,11 +159,14 @@ class DrivenText:
     async def _receive_rows(self, link: _Link, length: int, wanted: int, *, fed: int) -> Logits:
         """Collect the frames of one answer. Raises HopFailed."""
         timeout_s = self._timeouts.token_s + self._timeouts.prompt_token_s * fed
+        misses = MISSES + fed // TOKENS_PER_MISS
         # The size is ours: a peer cannot make us allocate more than was asked for.
         rows = np.empty((wanted, self.width), dtype=np.float32)
         count = 0
         while count < wanted:
-            raw = await receive_frame(link.stream, link.route, timeout_s)
+            raw = await receive_frame(
+                link.stream, link.route, timeout_s, watch=self._client.watch, misses=misses
+            )
             frame = decode_from(
                 link.stream.peer_id, raw, lambda raw: decode_logits(raw, vocab_size=self.width)
             )

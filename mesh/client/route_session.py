@@ -28,8 +28,11 @@ from mesh.inference.wire import (
 )
 from mesh.p2p.interface import Host, Stream
 from mesh.routing.hop import Route
+from mesh.routing.peer_watch import MISSES, PeerWatch
 
 T = TypeVar("T")
+TOKENS_PER_MISS = 1024
+"""So many tokens of a prompt allow one more missed ping: its rows may fill the link for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +64,26 @@ async def stream_tokens(
     *,
     vocab_size: int,
     timeouts: ClientTimeouts,
+    watch: PeerWatch | None = None,
     receipt: ReceiptPart | None = None,
 ) -> AsyncGenerator[Token, None]:
     """Open the session and yield its tokens in order; closing drops it on every hop.
 
-    ``receipt`` notes the tokens, and what the hosters sign at the end or when this is closed.
-    Raises HopFailed naming the hop, where it is known.
+    With ``watch`` a hop that falls silent ends the session. ``receipt`` notes the tokens, and what
+    the hosters sign at the end or when this is closed. Raises HopFailed naming the hop, where it is
+    known.
     """
     method, frame = _encode(request)
-    stream = await open_session(host, method, request, frame, timeouts)
+    stream = await open_session(host, method, request, frame, timeouts, watch=watch)
     try:
         index = request.first_index
         timeout_s = _first_timeout(request, timeouts)
+        misses = MISSES + len(request.token_ids) // TOKENS_PER_MISS
         while True:
-            frame = await receive_frame(stream, request.route, timeout_s)
-            timeout_s = timeouts.token_s
+            frame = await receive_frame(
+                stream, request.route, timeout_s, watch=watch, misses=misses
+            )
+            timeout_s, misses = timeouts.token_s, MISSES
             token = decode_from(stream.peer_id, frame, decode_token)
             if not _is_possible(token, request, index=index, vocab_size=vocab_size):
                 raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "an impossible token")
@@ -100,14 +108,24 @@ async def stream_tokens(
 
 
 async def fetch_scores(
-    host: Host, request: OpenSession, *, timeouts: ClientTimeouts
+    host: Host,
+    request: OpenSession,
+    *,
+    timeouts: ClientTimeouts,
+    watch: PeerWatch | None = None,
 ) -> tuple[Token, ...]:
     """Return the scores of the prompt's tokens after the first. Raises HopFailed."""
     scores: list[Token] = []
-    stream = await open_session(host, SESSION_METHOD, request, encode_open(request), timeouts)
+    stream = await open_session(
+        host, SESSION_METHOD, request, encode_open(request), timeouts, watch=watch
+    )
+    timeout_s = _first_timeout(request, timeouts)
+    misses = MISSES + len(request.token_ids) // TOKENS_PER_MISS
     try:
         while len(scores) < len(request.token_ids) - 1:
-            frame = await receive_frame(stream, request.route, _first_timeout(request, timeouts))
+            frame = await receive_frame(
+                stream, request.route, timeout_s, watch=watch, misses=misses
+            )
             part = decode_from(stream.peer_id, frame, decode_scores)
             if part.position != len(scores) + 1:
                 raise HopFailed(stream.peer_id, RefusalReason.MALFORMED, "impossible scores")
@@ -150,14 +168,23 @@ def _check_numbers(token: Token) -> None:
 
 
 async def open_session(
-    host: Host, method: str, request: RouteRequest, frame: bytes, timeouts: ClientTimeouts
+    host: Host,
+    method: str,
+    request: RouteRequest,
+    frame: bytes,
+    timeouts: ClientTimeouts,
+    *,
+    watch: PeerWatch | None = None,
 ) -> Stream:
     """Send the request ``frame`` to the first range. Aborting the stream drops the session on
     every hop. Raises HopFailed.
     """
     first = request.route[0].peer_id
-    opening = host.open_stream(first, method, timeout_s=timeouts.open_s, early=True)
-    stream = await blame_peer(first, opening)
+    if watch is not None:
+        watch.introduce(hop.peer_id for hop in request.route)
+    dialling = host.open_stream(first, method, timeout_s=timeouts.open_s, early=True)
+    opening = blame_peer(first, dialling)
+    stream = await _wait_for_hops(opening, request.route[:1], timeouts.open_s, watch=watch)
     try:
         await blame_peer(first, stream.send(frame))
     except BaseException:
@@ -178,16 +205,51 @@ async def blame_peer(peer: PeerId, action: Awaitable[T]) -> T:
         raise HopFailed(peer, find_loss_reason(error), str(error)) from error
 
 
-async def receive_frame(stream: Stream, route: Route, timeout_s: float) -> bytes:
+async def receive_frame(
+    stream: Stream,
+    route: Route,
+    timeout_s: float,
+    *,
+    watch: PeerWatch | None = None,
+    misses: int = MISSES,
+) -> bytes:
     """Return the next frame that is no error. Raises HopFailed."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            frame = await blame_peer(stream.peer_id, stream.receive())
-    except TimeoutError as error:
-        raise HopFailed(None, RefusalReason.TIMEOUT, "no token in time") from error
+    coming = blame_peer(stream.peer_id, stream.receive())
+    frame = await _wait_for_hops(coming, route, timeout_s, watch=watch, misses=misses)
     if frame[:1] == bytes([FrameType.ERROR]):
         raise _explain(decode_from(stream.peer_id, frame, decode_error), route)
     return frame
+
+
+async def _wait_for_hops(
+    action: Awaitable[T],
+    route: Route,
+    timeout_s: float,
+    *,
+    watch: PeerWatch | None,
+    misses: int = MISSES,
+) -> T:
+    """Wait for what the hops of ``route`` work on. Raises HopFailed.
+
+    It names the hop that fell silent, and none where all of them answer and nothing came in time.
+    """
+    silent: list[PeerId] = []
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+
+            def give_up(peer: PeerId) -> None:
+                if not limit.expired():
+                    silent.append(peer)
+                    limit.reschedule(0)
+
+            if watch is None:
+                return await action
+            with watch.watch([hop.peer_id for hop in route], give_up, misses=misses):
+                return await action
+    except TimeoutError as error:
+        if silent:
+            raise HopFailed(silent[0], RefusalReason.HOP_LOST, "it does not answer") from error
+        raise HopFailed(None, RefusalReason.TIMEOUT, "no token in time") from error
 
 
 def decode_from(peer: PeerId, frame: bytes, decode: Callable[[bytes], T]) -> T:

@@ -71,7 +71,9 @@ class DrivenRange(RangeRole[DriveSession]):
             await self._compute(next_hop)
 
     async def _compute(self, next_hop: NextHop | None) -> None:
-        guards = [] if next_hop is None else [self._pass_logits_back(next_hop)]
+        guards = []
+        if next_hop is not None:
+            guards = [self._pass_logits_back(next_hop), next_hop.watch_silence()]
         if not self.request.is_first:
             await run_guarded(self._compute_steps(next_hop), *guards)
             return

@@ -64,6 +64,7 @@ class AnswerAtFirst:
             self._turns.run(next_hop, blame=BLAMES_NO_HOP),
             role.watch_client(self._stop),
             self._feed_prompt(next_hop),
+            next_hop.watch_silence(),
         )
 
     def _stop(self) -> None:
@@ -202,6 +203,7 @@ class ScoresAtFirst:
             self._role.watch_client(),
             self._collect(next_hop),
             self._feed_prompt(next_hop),
+            next_hop.watch_silence(),
         )
 
     async def put(self, frame: bytes) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from keys.peer import PeerId
 from mesh.errors import MeshError, PeerError, StreamClosed
 from mesh.inference.engine import Engine
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
@@ -70,6 +71,17 @@ class NextHop:
         self._stream = stream
         self.hop_index = hop_index
         self.window = window
+        self._silence: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def note_silence(self, peer: PeerId) -> None:
+        """It no longer answers pings: :meth:`watch_silence` ends the session."""
+        if not self._silence.done():
+            self._silence.set_result(None)
+
+    async def watch_silence(self) -> None:
+        """Wait until the peer falls silent, then raise Refused that blames the hop: a guard."""
+        await self._silence
+        raise Refused(RefusalReason.HOP_LOST, "it does not answer", hop_index=self.hop_index)
 
     async def send(self, frame: bytes) -> None:
         try:

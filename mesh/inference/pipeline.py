@@ -152,7 +152,9 @@ class GenerationRange(RangeRole[OpenSession]):
             async with links.open_next() as next_hop:
                 await self._agree(next_hop)
                 await self._tell_ready()
-                await run_guarded(self._pass_on(next_hop), self._watch_next(next_hop))
+                await run_guarded(
+                    self._pass_on(next_hop), self._watch_next(next_hop), next_hop.watch_silence()
+                )
                 await self._settle(next_hop)
         elif len(request.route) == 2:
             await self._tell_ready()

@@ -49,10 +49,14 @@ from mesh.inference.wire import (
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host, Stream, StreamHandler
 from mesh.p2p.rpc_guard import Reason
+from mesh.routing.peer_watch import PeerWatch
 
 KNOWN_S = 600.0
 """How long a peer is taken to know a method that it has accepted."""
 MAX_KNOWN = 1024
+MISSES_OF_NEXT = 4
+"""Pings that the next range may miss: a prompt's rows fill the link to it, and a client that can
+ping it finds it out earlier."""
 
 R = TypeVar("R", OpenSession, DriveSession)
 Ways = Mapping[str, Callable[[], bytes]]
@@ -156,6 +160,7 @@ class SessionServer:
         self._ports: dict[bytes, _LoopPort] = {}
         # Until when each peer is taken to know WINDOWED sessions.
         self._windowed: dict[PeerId, float] = {}
+        self._watch = PeerWatch(host, connect or _connect_nothing)
         self._is_draining = False
 
     def register(self) -> None:
@@ -265,7 +270,10 @@ class SessionServer:
             window = 0
             if isinstance(following, OpenSession) and method == WINDOWED_METHOD:
                 window = following.window
-            yield NextHop(stream, index, window=window)
+            next_hop, peer = NextHop(stream, index, window=window), following.hop.peer_id
+            self._watch.introduce((peer,))
+            with self._watch.watch((peer,), next_hop.note_silence, misses=MISSES_OF_NEXT):
+                yield next_hop
 
     @asynccontextmanager
     async def _open_loop(self, request: RouteRequest) -> AsyncIterator[Stream]:
@@ -376,6 +384,10 @@ async def _turn_away(kind: SessionKind[R], open_s: float, stream: Stream) -> Non
     except (TimeoutError, Refused):
         return
     await _send_refusal(stream, Refused(RefusalReason.DRAINING), request.hop_index)
+
+
+async def _connect_nothing(peer: PeerId) -> None:
+    """Every peer can be dialled already."""
 
 
 async def _turn_loop_away(stream: Stream) -> None:
