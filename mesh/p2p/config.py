@@ -37,6 +37,7 @@ class HostConfig:
     None means all peers. A host in
     ``client_mode`` stores no records for others and listens only where it is told to.
     ``use_relay`` lets it be dialled, and dial, through relays; with ``relay_service`` it is one.
+    ``use_auto_relay`` has those of the initial peers that are relays pass on what others dial.
     What the record store waits for is a part of ``block_time_s``, the chain's time between blocks.
     """
 

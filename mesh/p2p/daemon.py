@@ -31,7 +31,7 @@ from hivemind.utils.multiaddr.exceptions import Error as MultiaddrError
 
 from keys.peer import PeerId, PeerKey
 from mesh.errors import DaemonFailed, PeerUnreachable
-from mesh.p2p.addresses import RELAYED, split_peer_address
+from mesh.p2p.addresses import RELAYED, encode_address, split_peer_address
 from mesh.p2p.channel import SocketChannel
 from mesh.p2p.config import HostConfig, RelayLimits
 from mesh.p2p.interface import PeerCounts
@@ -106,7 +106,7 @@ class Daemon:
 
     async def connect(self, peer: PeerId, addresses: Sequence[str]) -> None:
         """Dial a peer. Raises PeerUnreachable or DaemonFailed."""
-        raw_addresses = [Multiaddr(split_peer_address(text)[0]).to_bytes() for text in addresses]
+        raw_addresses = [encode_address(split_peer_address(text)[0]) for text in addresses]
         request = p2pd_pb2.Request(
             type=p2pd_pb2.Request.CONNECT,
             connect=p2pd_pb2.ConnectRequest(peer=peer.to_bytes(), addrs=raw_addresses),
@@ -318,7 +318,8 @@ def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) 
         f"-natPortMap={int(config.nat_port_map)}",
         f"-relay={int(config.use_relay)}",
         *_relay_arguments(config.relay_service),
-        f"-autoRelay={int(config.use_auto_relay)}",
+        # Relays are asked by mesh/p2p/reservations.py.
+        "-autoRelay=0",
         "-tls=1",
     ]
     if config.host_maddrs:
@@ -327,8 +328,6 @@ def _daemon_arguments(directory: Path, config: HostConfig, *, identity_fd: int) 
         arguments.append("-noListenAddrs=1")
     if config.announce_maddrs:
         arguments.append(f"-announceAddrs={','.join(config.announce_maddrs)}")
-    if config.use_auto_relay and config.initial_peers:
-        arguments.append(f"-trustedRelays={','.join(config.initial_peers)}")
     return arguments
 
 
@@ -346,6 +345,8 @@ def _relay_arguments(limits: RelayLimits | None) -> tuple[str, ...]:
         return ("-relayService=0",)
     return (
         "-relayService=1",
+        # Else it would wait for AutoNAT, and relay within go-libp2p's own limits until then.
+        "-forceReachabilityPublic=1",
         f"-relayMaxReservations={limits.max_reservations}",
         f"-relayMaxCircuits={limits.max_circuits}",
         f"-relayTimeLimit={limits.max_time_s}s",

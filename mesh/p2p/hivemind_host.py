@@ -35,6 +35,7 @@ from mesh.p2p.offenders import Offenders
 from mesh.p2p.owned_tasks import OwnedTasks
 from mesh.p2p.peer_checks import PeerChecks
 from mesh.p2p.pipe import open_pipe
+from mesh.p2p.reservations import Reservations
 from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
 from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
 from mesh.p2p.traffic import Traffic
@@ -72,6 +73,8 @@ class HivemindHost:
             offenders=self._offenders,
         )
         self._client = RpcClient(self._context, self._dial)
+        relays = config.initial_peers if config.use_auto_relay else ()
+        self._reservations = Reservations(daemon, config.key.peer_id, relays)
         self._tasks = OwnedTasks()
         self._channels: WeakSet[SocketChannel] = WeakSet()
         self._records: RecordStore | None = None
@@ -165,7 +168,8 @@ class HivemindHost:
                 raise DaemonFailed(reason)
 
     async def list_addresses(self) -> Sequence[str]:
-        return [with_peer_id(text, self.peer_id) for text in await self._daemon.fetch_addresses()]
+        own = [with_peer_id(text, self.peer_id) for text in await self._daemon.fetch_addresses()]
+        return [*own, *self._reservations.addresses]
 
     async def count_peers(self) -> PeerCounts:
         """Return how many peers are connected now. Raises DaemonFailed."""
@@ -215,6 +219,9 @@ class HivemindHost:
         self._waiting_for = "no initial peer answers"
         # The caller's timeout ends the tries; the nodes of a network may start together.
         await _retry(self._dial_initial_peers)
+        if config.use_auto_relay:
+            await self._reservations.renew()
+            self._tasks.start(self._reservations.keep())
         if config.network_id is None:
             return
         policy, timing = config.record_policy, compute_timing(config.block_time_s)

@@ -15,15 +15,15 @@ from hivemind.utils.multiaddr import Multiaddr
 from keys.peer import PeerId
 from mesh.errors import MeshError, PeerMisbehaved, PeerTimeout, PeerUnreachable
 from mesh.p2p.addresses import RELAYED, split_peer_address
-from mesh.p2p.channel import Channel, ChannelClosed
+from mesh.p2p.channel import ChannelClosed
 from mesh.p2p.daemon import Daemon
+from mesh.p2p.delimited import receive_message
 from mesh.p2p.dht_reader import RecordReader
 from mesh.p2p.dial_back import (
     AUTONAT_PROTOCOL,
     DialBack,
     decode_dial_answer,
     encode_dial_request,
-    read_length,
 )
 from mesh.p2p.interface import Copies
 
@@ -63,7 +63,7 @@ class PeerChecks:
                 channel = await self._daemon.open_channel(peer, AUTONAT_PROTOCOL)
                 try:
                     await channel.write(encode_dial_request(self._own, raw))
-                    return decode_dial_answer(await _receive(channel))
+                    return decode_dial_answer(await receive_message(channel))
                 finally:
                     channel.close()
         except TimeoutError as error:
@@ -88,11 +88,3 @@ class PeerChecks:
     async def fetch_copies(self, key: bytes, earliest: int) -> Copies:
         """Ask every other replica of ``key`` for a value that expires at ``earliest`` or later."""
         return Copies(*await self._reader.fetch_copies(key, earliest))
-
-
-async def _receive(channel: Channel) -> bytes:
-    """Return the next message. Raises ChannelClosed or ValueError."""
-    prefix = b""
-    while (size := read_length(prefix)) is None:
-        prefix += await channel.read_exactly(1)
-    return await channel.read_exactly(size)

@@ -73,6 +73,7 @@ from mesh.p2p.read_wire import HeldValue, MalformedRead, decode_read, encode_rea
 from mesh.p2p.read_wire import decode_answer as decode_read_answer
 from mesh.p2p.read_wire import encode_answer as encode_read_answer
 from mesh.p2p.record_exchange import NAME_SIZE, decode_names, join_found, split_found
+from mesh.p2p.reservations import decode_reservation
 from mesh.p2p.rpc_wire import MalformedMessage
 from mesh.routing.directory import join_envelopes, split_envelopes
 from mesh.routing.heartbeat import (
@@ -690,6 +691,12 @@ _RPC = (
         decode_dial_answer,
         (ValueError,),
         _list(bytes.fromhex("08011a0608641202" + "6e6f"), bytes.fromhex("08011a020800")),
+    ),
+    Target(
+        "relay_reservation",
+        decode_reservation,
+        (ValueError,),
+        _list(bytes.fromhex("0802220508d8041000" + "2864"), bytes.fromhex("08022864")),
     ),
     Target(
         "record_names",

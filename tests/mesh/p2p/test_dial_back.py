@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from keys.peer import PeerKey
+from mesh.p2p.delimited import MAX_ANSWER_SIZE, read_length
 from mesh.p2p.dial_back import (
-    MAX_ANSWER_SIZE,
     DialBack,
     DialStatus,
     decode_dial_answer,
     encode_dial_request,
-    read_length,
 )
 
 OWN = PeerKey(b"\x11" * 32).peer_id
