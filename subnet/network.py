@@ -102,6 +102,7 @@ def make_relay_config(
     host_maddrs: tuple[str, ...],
     announce_maddrs: tuple[str, ...],
     initial_peers: tuple[str, ...],
+    auto_relay: bool = False,
 ) -> HostConfig:
     """Return a host that only introduces peers to each other: it keeps no records."""
     return HostConfig(
@@ -109,6 +110,7 @@ def make_relay_config(
         host_maddrs=modernise(host_maddrs),
         announce_maddrs=modernise(announce_maddrs),
         initial_peers=modernise(initial_peers),
+        use_auto_relay=auto_relay,
     )
 
 

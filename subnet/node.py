@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +25,7 @@ from mesh.client.connection import make_client_host_config
 from mesh.errors import ManifestNotFound, MeshError
 from mesh.model.config import LayerSpan
 from mesh.model.manifest import ModelManifest
+from mesh.p2p.addresses import choose_announced
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import Host
 from mesh.p2p.record_exchange import RecordExchange
@@ -45,6 +46,7 @@ from subnet.doctor.checks import NODE_CHECKS, run_in_node
 from subnet.doctor.finding import Verdict
 from subnet.doctor.hourly import Health, HourlyExam
 from subnet.doctor.in_node import NodeExam
+from subnet.doctor.reach import OPEN_PORT, USE_RELAY, ReachWatch
 from subnet.doctor.service import make_facts, make_methods, try_own_prompt
 from subnet.doctor.subject import NodeFacts, Subject
 from subnet.epoch.author import Author
@@ -98,6 +100,7 @@ from subnet.thread_runner import Runner, open_thread_runner
 from subnet.version import SOFTWARE
 
 CONNECT_PERIOD_S = 10.0
+ADDRESSES_PERIOD_S = 15.0
 DRAIN_S = 5.0
 MANIFEST_ROUNDS = 6
 MANIFEST_RETRY_S = 5.0
@@ -148,6 +151,7 @@ class NodeParts:
     state: SubnetState
     gate: AccessGate
     host: HivemindHost
+    initial_peers: tuple[str, ...]
     run: Runner
     observe: Observe
     supervisor: Supervisor
@@ -191,6 +195,7 @@ async def open_node(
             host_maddrs=config.get_host_maddrs(),
             announce_maddrs=config.get_announce_maddrs(),
             initial_peers=initial_peers,
+            auto_relay=config.auto_relay,
         )
         host_config = state.configure_host(relay, admission=gate.check)
         host = await stack.enter_async_context(
@@ -209,6 +214,7 @@ async def open_node(
                 state=state,
                 gate=gate,
                 host=host,
+                initial_peers=initial_peers,
                 run=stack.enter_context(open_thread_runner("scores")),
                 observe=observe,
                 supervisor=supervisor,
@@ -328,6 +334,7 @@ class Node:
         self._state = ServerState.JOINING
         self.reload_access = parts.gate.reload
         self._addresses: tuple[str, ...] = ()
+        self._seen_addresses: Sequence[str] = ()
         self._followed: tuple[int, int | None] | None = None
         self._taking_part = "starting"
         self._has_news = asyncio.Event()
@@ -355,6 +362,7 @@ class Node:
             prepared.data_dir, make_methods(self._get_node_facts, self._exam)
         )
         self._hourly = HourlyExam(self._get_subject)
+        self._reach = ReachWatch(lambda: self._exam)
         self._facts = StatusFacts(
             prepared.data_dir,
             subnet_id=prepared.subnet_id,
@@ -404,7 +412,7 @@ class Node:
         if self._parts.manifest is not None:
             serve_manifest(self._host, self._parts.manifest.body)
         self._exchange.serve()
-        self._addresses = tuple(await self._host.list_addresses())
+        self._addresses = await self._find_addresses()
         with self._status.say_when_stopped():
             await self._run_parts(on_ready)
 
@@ -427,6 +435,8 @@ class Node:
             tasks.create_task(self._announcer.run())
             tasks.create_task(self._directory.keep_fresh(self._known_peers.list_nodes))
             tasks.create_task(self._keep_connected())
+            tasks.create_task(self._follow_addresses())
+            tasks.create_task(self._reach.run())
             tasks.create_task(self._follow_epochs())
             tasks.create_task(self._status.keep_fresh())
             tasks.create_task(self._facts.watch_load(self._sample_load))
@@ -487,6 +497,7 @@ class Node:
                 num_layers=prepared.model.num_layers,
                 server=self._server,
                 get_state=self._get_state,
+                get_reach=lambda: self._reach.reach,
                 count_others=self._count_others,
                 count_alerts=None if alerts is None else lambda: (alerts.firing, alerts.lost),
             )
@@ -681,6 +692,31 @@ class Node:
         prepared = self._prepared
         return self._parts.subnet.describe(prepared.folder.name, prepared.model)
 
+    async def _find_addresses(self) -> tuple[str, ...]:
+        """Return the addresses to announce: none of a home, unless the operator asked for it."""
+        config = self._prepared.config
+        self._seen_addresses = await self._host.list_addresses()
+        announced = choose_announced(
+            self._seen_addresses,
+            asked=(*config.get_host_maddrs(), *config.get_announce_maddrs()),
+            known=self._parts.initial_peers,
+        )
+        if not announced:
+            logger.warning(
+                "no address is announced: those of this network are kept private",
+                fix=f"{OPEN_PORT}{USE_RELAY}",
+            )
+        return announced
+
+    async def _follow_addresses(self) -> None:
+        """Announce at once what has changed: a relay came or went."""
+        while True:
+            await asyncio.sleep(ADDRESSES_PERIOD_S)
+            if await self._host.list_addresses() != self._seen_addresses:
+                self._addresses = await self._find_addresses()
+                logger.info("the addresses have changed", addresses=list(self._addresses))
+                self._announcer.notify()
+
     async def _keep_connected(self) -> None:
         """Dial the servers that are known, so that a hop to one of them costs no search."""
         while True:
@@ -781,6 +817,7 @@ class Node:
             "block_time_s": self._terms.block_time_s,
             "taking_part": self._taking_part,
             "addresses": self._addresses,
+            "reach": self._reach.reach.value,
             "relays_refused": None if self._server is None else self._server.guard.refused,
             "missed": describe_missed(self._parts.state.journal),
             **self._facts.render(),

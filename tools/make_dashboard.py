@@ -179,6 +179,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Network and chain": (
         _one("Peers", "short", "mesh_peersWHERE", "{{instance}} {{path}}"),
+        _one("Reached by peers", "short", "mesh_reachableWHERE", "{{instance}} {{how}}"),
         Panel(
             "Bytes a second",
             "Bps",

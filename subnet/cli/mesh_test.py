@@ -81,6 +81,10 @@ def mesh_test(
     public_ip: Annotated[
         str | None, typer.Option(help="Public address to announce; needs --port.")
     ] = None,
+    auto_relay: Annotated[
+        bool,
+        typer.Option("--auto-relay", help="Be reached through bootstraps: for a closed port."),
+    ] = False,
     block_indices: Annotated[
         str | None, typer.Option(help="Blocks to serve, START:END, half-open, such as 0:11.")
     ] = None,
@@ -197,6 +201,7 @@ def mesh_test(
             "announce_maddrs": tuple(announce_maddrs or ()),
             "port": port,
             "public_ip": public_ip,
+            "auto_relay": auto_relay,
             "num_layers": num_layers,
             "device": device,
             "torch_dtype": torch_dtype,

@@ -16,6 +16,12 @@ from subnet.operator.status import SILENT_AFTER_S, DutyLine, NodeStatus
 
 WIDTH = 80
 SHOWN_MISSED = 3
+_REACH = {
+    "direct": "directly",
+    "relayed": "through a relay",
+    "none": "not at all",
+    "private": "from its own network only",
+}
 _MARKS = {"done": "ok", "due": "DUE", "later": "later", "missed": "MISSED"}
 _STYLES = {"done": "green", "due": "yellow", "later": "dim", "missed": "bold red"}
 
@@ -82,6 +88,8 @@ def _list_work(node: NodeStatus) -> Iterator[tuple[str, Text | str]]:
             if load.peers_direct is None
             else f"{load.peers_direct} peers direct, {load.peers_relayed} through relays"
         )
+        if node.reach in _REACH:
+            reached += f"; others reach it {_REACH[node.reach]}"
         yield "swarm", f"{load.servers} hosters, each block by {load.least_hosters}+; {reached}"
 
 
@@ -120,6 +128,8 @@ def list_problems(node: NodeStatus, *, now_s: float) -> list[str]:
         problems.append("some block of the model has no hoster, so no prompt is answered")
     if node.load.peers_direct == 0 and not node.load.peers_relayed:
         problems.append("no peer is connected")
+    if node.reach == "none":
+        problems.append("no peer can dial it: see `mesh doctor`, or give --auto-relay")
     failing = [f"mesh doctor fails at {text}" for text in node.failing]
     return [*problems, *failing, *node.missed[:SHOWN_MISSED]]
 

@@ -7,7 +7,6 @@ signs or publishes anything: what peers are asked about is the heartbeat that th
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ from consensus.types import LayerRange, Role
 from keys.envelope import Envelope
 from keys.peer import PeerId
 from mesh.errors import LayerNotOnDisk, MeshError, ModelError
-from mesh.p2p.addresses import RELAYED
-from mesh.p2p.dial_back import DialBack, DialStatus
+from mesh.p2p.dial_back import DialBack
 from mesh.p2p.interface import Copies
 from mesh.routing.directory import KnownServer
 from mesh.routing.heartbeat import make_heartbeat_key
 from subnet.doctor.finding import Finding, failed, passed, skipped, warned
+from subnet.doctor.reach import PEER_TIMEOUT_S, PEERS_ASKED, find_reach
 from subnet.doctor.rehearsal import (
     RehearsalFailed,
     compute_relative_distance,
@@ -38,9 +37,6 @@ from subnet.epoch.interfaces import Inference, LayerRunner
 from subnet.probing.verdict import Attempt, Failed, Passed
 
 T = TypeVar("T")
-PEERS_ASKED = 3
-PEER_TIMEOUT_S = 10.0
-PUBLIC_EXAMPLE = "--public-ip IP --port PORT"
 
 
 class PeerQuestions(Protocol):
@@ -118,31 +114,7 @@ async def check_peers(exam: NodeExam) -> Finding:
 
 async def check_reachable(exam: NodeExam) -> Finding:
     """Peers dial this node back at the addresses that it announces."""
-    addresses, others = exam.addresses(), exam.list_others()
-    if not others:
-        return skipped("there is no peer to dial back", "see the check peers")
-    answers = await _ask_all(
-        others,
-        lambda peer: exam.peers.ask_dial_back(peer, addresses, timeout_s=PEER_TIMEOUT_S),
-    )
-    statuses = [answer.status for answer in answers]
-    reached = statuses.count(DialStatus.REACHED)
-    if reached:
-        return passed(f"{reached} of {len(answers)} peers dialled back")
-    is_relayed = any(RELAYED in address for address in addresses)
-    if DialStatus.NOT_REACHED in statuses:
-        text = f"no peer of {len(answers)} reaches {_list_direct(addresses)}"
-        fix = (
-            f"let TCP in at the port, and announce the outer address: {PUBLIC_EXAMPLE}, or "
-            "--announce-maddrs /ip4/IP/tcp/PORT where the outer port is another one"
-        )
-        if is_relayed:
-            return warned(f"{text}; it is reached through a relay, which is slower", fix)
-        return failed(text, fix)
-    if all(map(_is_private, addresses)):
-        return _judge_private(exam, addresses)
-    said = next((answer.text for answer in answers if answer.text), "no peer answers")
-    return warned(f"peers did not try: {said}", "ask again in a minute")
+    return (await find_reach(exam)).finding
 
 
 async def check_records(exam: NodeExam) -> Finding:
@@ -282,22 +254,6 @@ def _judge_time(exam: NodeExam, seconds: float, text: str) -> Finding:
     return warned(text, fix) if 2 * seconds > window_s else passed(text)
 
 
-def _judge_private(exam: NodeExam, addresses: Sequence[str]) -> Finding:
-    """Say what private addresses mean: fine where all nodes have such, else no peer gets in."""
-    theirs = [
-        address
-        for server in exam.list_servers()
-        if server.peer_id != exam.own
-        for address in server.info.addresses
-    ]
-    text = f"all addresses are of this machine or network: {_list_direct(addresses)}"
-    if all(map(_is_private, theirs)):
-        return passed(f"{text}; so are those of all peers")
-    return failed(
-        f"{text}; peers elsewhere cannot reach it", f"announce the outer address: {PUBLIC_EXAMPLE}"
-    )
-
-
 async def _fetch_own(exam: NodeExam) -> tuple[frozenset[bytes], Copies] | Finding:
     """Return what this node announced last, and the copies that the replicas hold of it."""
     heartbeat = exam.get_heartbeat()
@@ -321,19 +277,3 @@ async def _ask_all(peers: Sequence[PeerId], ask: Callable[[PeerId], Awaitable[T]
         if len(answers) == PEERS_ASKED:
             break
     return answers
-
-
-def _list_direct(addresses: Sequence[str]) -> str:
-    direct = [text.partition("/p2p/")[0] for text in addresses if RELAYED not in text]
-    return ", ".join(direct) or "no address of its own"
-
-
-def _is_private(address: str) -> bool:
-    """Whether an address cannot be dialled from the Internet; a name may be."""
-    parts = address.split("/")
-    if RELAYED in address or len(parts) < 3 or parts[1] not in ("ip4", "ip6"):
-        return False
-    try:
-        return not ipaddress.ip_address(parts[2]).is_global
-    except ValueError:
-        return False

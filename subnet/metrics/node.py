@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from consensus.view import EpochStatus
 from mesh.api.checks import Check
+from mesh.p2p.dial_back import Reach
 from mesh.p2p.traffic import Traffic
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerState
@@ -18,7 +19,13 @@ from subnet.metrics.chain_clock import ChainClock, fill_endpoints
 from subnet.metrics.duties import DutyCounts
 from subnet.metrics.hosting import fill_hosting, fill_serving_state
 from subnet.metrics.page import Page
-from subnet.metrics.swarm import fill_blocks, fill_peers, fill_servers, fill_traffic
+from subnet.metrics.swarm import (
+    fill_blocks,
+    fill_peers,
+    fill_reach,
+    fill_servers,
+    fill_traffic,
+)
 from subnet.operator.vitals import Vitals, describe_disk
 
 
@@ -40,6 +47,7 @@ class MetricSources:
     num_layers: int
     server: LayerServer | None
     get_state: Callable[[], ServerState]
+    get_reach: Callable[[], Reach]
     count_others: Callable[[], int]
     count_alerts: Callable[[], tuple[int, int]] | None
 
@@ -81,6 +89,7 @@ class NodeMetrics:
         fill_servers(page, servers)
         fill_blocks(page, servers, num_layers=sources.num_layers)
         fill_serving_state(page, sources.get_state())
+        fill_reach(page, sources.get_reach())
         if sources.server is not None:
             fill_hosting(page, sources.server)
         if sources.count_alerts is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from mesh.p2p.dial_back import Reach
 from mesh.p2p.interface import PeerCounts
 from mesh.p2p.traffic import Traffic
 from mesh.routing.coverage import count_servers
@@ -28,6 +29,12 @@ def fill_peers(page: Page, peers: PeerCounts | None) -> None:
     if peers is not None:
         page.add("mesh_peers", peers.direct, "direct")
         page.add("mesh_peers", peers.relayed, "relay")
+
+
+def fill_reach(page: Page, reach: Reach) -> None:
+    """Put how peers reach this node."""
+    for how in Reach:
+        page.add("mesh_reachable", int(how is reach), how.value)
 
 
 def fill_servers(page: Page, servers: tuple[KnownServer, ...]) -> None:

@@ -260,6 +260,13 @@ _HOSTING = (
 )
 _NETWORK = (
     _gauge(
+        "mesh_reachable",
+        "1 for how peers reach this node: direct, relayed, none, private or unknown; else 0.",
+        "Network",
+        NODE,
+        "how",
+    ),
+    _gauge(
         "mesh_peers",
         "Peers with an open connection, direct or only over a relay.",
         "Network",

@@ -30,6 +30,7 @@ class NodeConfig(BaseModel):
     ``subnet_node_id`` None means that they are looked up on the chain by peer id. ``unpaid``
     serves clients without taking part in consensus. A ``light`` validator audits nothing and needs
     no weights.
+    ``auto_relay`` has relays among the initial peers pass on what others dial.
     ``metrics`` and ``monitor`` None: the node shows none; ``alert_webhook`` None: it tells no
     alerts.
     """
@@ -50,6 +51,7 @@ class NodeConfig(BaseModel):
     announce_maddrs: tuple[str, ...] = ()
     initial_peers: tuple[str, ...] = ()
     new_swarm: bool = False
+    auto_relay: bool = False
     port: int | None = Field(default=None, ge=1, le=65535)
     public_ip: str | None = None
     layer_indices: LayerRange | None = None
@@ -80,6 +82,8 @@ class NodeConfig(BaseModel):
     def _check_combinations(self) -> Self:
         if self.new_swarm and self.initial_peers:
             raise ValueError("--new-swarm and --initial-peers exclude each other")
+        if self.new_swarm and self.auto_relay:
+            raise ValueError("--auto-relay needs a peer that relays: --initial-peers")
         if self.layer_indices is not None and self.num_layers is not None:
             raise ValueError("--block-indices and --num-blocks exclude each other")
         if self.role is Role.VALIDATOR and (self.layer_indices or self.num_layers):

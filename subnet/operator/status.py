@@ -105,6 +105,8 @@ class NodeStatus(BaseModel):
     phase: str | None
     taking_part: str
     addresses: tuple[str, ...]
+    reach: str | None = None
+    """How peers reach the node: direct, relayed, none, private or unknown; None: not asked."""
     relays_refused: int | None = None
     """Steps that the relay guard has refused since the start; None without an engine."""
     missed: tuple[str, ...] = ()

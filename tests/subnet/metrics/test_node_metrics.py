@@ -25,6 +25,7 @@ from consensus.view import EpochStatus
 from keys.peer import PeerKey
 from mesh.inference.refusals import RefusalReason
 from mesh.model.config import LayerSpan
+from mesh.p2p.dial_back import Reach
 from mesh.p2p.interface import PeerCounts
 from mesh.p2p.traffic import Traffic
 from mesh.routing.coverage import count_servers
@@ -74,6 +75,7 @@ class Scene:
         unused: Any = None
         self.now_s = 1000.0
         self.state = ServerState.ONLINE
+        self.reach = Reach.UNKNOWN
         self.others = 2
         self.vitals = Vitals(directory)
         self.vitals.peers = PeerCounts(direct=2, relayed=1)
@@ -94,6 +96,7 @@ class Scene:
                 num_layers=8,
                 server=self.server,
                 get_state=lambda: self.state,
+                get_reach=lambda: self.reach,
                 count_others=lambda: self.others,
                 count_alerts=lambda: (1, 2),
             )
