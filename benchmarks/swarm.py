@@ -80,12 +80,14 @@ def run_hoster(
     threads: int,
     pipe: Any,
     place: tuple[str, str] | None = None,
+    deterministic: bool = False,
 ) -> None:
     """A hoster process: report the address, then answer what the pipe asks.
 
     ``place`` is what to listen on and what others dial, where that is not the same.
     """
-    asyncio.run(_serve_hoster(Path(folder), span, dtype, device, threads, pipe, place))
+    serving = _serve_hoster(Path(folder), span, dtype, device, threads, pipe, place, deterministic)
+    asyncio.run(serving)
 
 
 async def _serve_hoster(
@@ -96,6 +98,7 @@ async def _serve_hoster(
     threads: int,
     pipe: Any,
     place: tuple[str, str] | None,
+    deterministic: bool,
 ) -> None:
     from mesh.inference.engine import Engine, EngineLimits
     from mesh.inference.session_server import SessionServer
@@ -113,6 +116,7 @@ async def _serve_hoster(
                 ),
                 limits=EngineLimits(cache_tokens=CACHE_TOKENS),
                 threads=threads,
+                deterministic=deterministic,
             )
         )
         initial_peers = await asyncio.to_thread(pipe.recv)
@@ -137,10 +141,23 @@ async def _answer_pipe(pipe: Any, engine: Any, host: Any) -> None:
             return
         if request == "stop":
             return
-        if request == "memory":
+        if isinstance(request, list):
+            # As a node of a subnet dials all the others.
+            pipe.send([await _is_dialled(host, address) for address in request])
+        elif request == "memory":
             pipe.send(measure_rss(os.getpid()) - _declared_bytes(engine))
         else:
             pipe.send(await _measure_bare(host, **request))
+
+
+async def _is_dialled(host: Any, address: str) -> bool:
+    from mesh.errors import MeshError
+
+    try:
+        await host.connect([address])
+    except MeshError:
+        return False
+    return True
 
 
 async def _open_node(
