@@ -19,12 +19,14 @@ from mesh.api import (
     anthropic,
     chat,
     completions,
+    embeddings,
     health,
     models,
     native_input,
     ollama,
     page,
     responses,
+    router_hook,
     tokenization,
 )
 from mesh.api.auth import KeyRing
@@ -97,8 +99,8 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
         redoc_url=None,
         redirect_slashes=False,
     )
-    doors = (chat, completions, responses, anthropic, ollama, native_input, tokenization)
-    for module in (*doors, models, health, page):
+    doors = (chat, completions, responses, anthropic, ollama, native_input)
+    for module in (*doors, router_hook, embeddings, tokenization, models, health, page):
         api.include_router(module.router)
     # The last is any other error: 500, and the outermost layer logs where it happened.
     for kind in (Problem, MeshError, RequestValidationError, HTTPException, CallerGone, Exception):

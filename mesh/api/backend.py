@@ -25,6 +25,7 @@ class ServedModel:
     """One model of the swarm. ``uncovered`` are half-open ranges of layers without a server.
 
     ``max_context`` is in tokens, prompt and answer together; ``created_s`` is a Unix time.
+    ``embedding_size`` is how many numbers describe a text, 0 where none do.
     """
 
     model_id: str
@@ -34,6 +35,7 @@ class ServedModel:
     uncovered: tuple[tuple[int, int], ...] = ()
     has_chat_template: bool = True
     chat_template: str | None = None
+    embedding_size: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -150,6 +152,14 @@ class GenerateRequest:
     receipt: AnswerReceipt | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """A vector for each text, and the route that the last of them took."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    route: Route
+
+
 class Backend(Protocol):
     """Generating text. Methods raise mesh.errors and mesh.api.errors, nothing else."""
 
@@ -189,6 +199,13 @@ class Backend(Protocol):
 
     async def describe(self, model_id: str, token_ids: Sequence[int]) -> tuple[Token, ...]:
         """Return the texts of tokens. Raises InvalidRequest(``prompt``) for an unknown id."""
+        ...
+
+    async def embed(self, model_id: str, texts: Sequence[Sequence[int]]) -> Embeddings:
+        """Return the mean of each text's last hidden states over its tokens.
+
+        Raises NoRoute, BackendBusy, InvalidRequest or GenerationFailed.
+        """
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from mesh.api.backend import Finished, Generated
-from mesh.api.chat import ChatPlan
-from mesh.api.chat_tools import ToolReader
+from mesh.api.backend import Finished, Generated, ServedModel
+from mesh.api.chat import ChatPlan, plan_chat
+from mesh.api.chat_tools import ToolReader, plan_tools
+from mesh.api.completions import plan_completion
 from mesh.api.gateway import Gateway
 from mesh.api.problems import Problem
-from mesh.api.schemas import ChatRequest, SamplingFields
+from mesh.api.schemas import ChatRequest, CompletionRequest, SamplingFields
 from mesh.inference.tokens import Trace, join_texts
 
 Request = TypeVar("Request", bound=SamplingFields)
@@ -71,6 +72,41 @@ def make_request(kind: type[Request], fields: Mapping[str, Any]) -> Request:
         return kind.model_validate(given)
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
+
+
+async def plan_prompt(
+    gateway: Gateway,
+    model: ServedModel,
+    fields: Mapping[str, Any],
+    *,
+    system: str | None = None,
+    is_raw: bool = False,
+    caller: str,
+) -> ChatPlan:
+    """Plan an answer to the field ``prompt``: as a user's turn, or ``is_raw`` without a template.
+
+    Raises what planning a chat raises.
+    """
+    if not is_raw:
+        rest = {name: value for name, value in fields.items() if name != "prompt"}
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": fields["prompt"]})
+        return await plan_chat(
+            gateway, make_chat_request({**rest, "messages": turns}), caller=caller
+        )
+    raw = make_request(CompletionRequest, fields)
+    plan = await plan_completion(gateway, raw, caller=caller, default_tokens=None)
+    chat = ChatRequest.model_construct(model=model.model_id, messages=[])
+    return ChatPlan(
+        body=chat,
+        head={},
+        jobs=plan.jobs,
+        scoring=(),
+        echo="",
+        tools=plan_tools(chat, model),
+        prompt_tokens=plan.prompt_tokens,
+        caller=caller,
+    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import structlog
 
 from mesh.api.backend import (
     Backend,
+    Embeddings,
     Finished,
     Generated,
     GenerateRequest,
@@ -148,8 +149,7 @@ class Generations:
             set(range(len(jobs))),
         )
         async with AsyncExitStack() as stack:
-            with self.measures.wait():
-                await stack.enter_async_context(self.gate.enter(caller, places=len(jobs)))
+            await stack.enter_async_context(self.hold_places(caller, len(jobs)))
             # Again: while it waited for a place, others may have spent the rest.
             self.accounts.charge(caller, models=models, prompt_tokens=prompt_tokens)
             self.measures.prompt_tokens += sum(len(job.request.prompt_ids) for job in jobs)
@@ -170,6 +170,36 @@ class Generations:
                         pump.cancel()
                 self._answers.remove(answer)
                 self.measures.reroutes += answer.trace.reroutes
+
+    @asynccontextmanager
+    async def hold_places(self, caller: str, places: int) -> AsyncIterator[None]:
+        """Hold so many places while the block runs. Raises Problem 429 or 503."""
+        if self.is_draining:
+            raise make_overloaded(retry_after_s=5)
+        async with AsyncExitStack() as stack:
+            with self.measures.wait():
+                await stack.enter_async_context(self.gate.enter(caller, places=places))
+            yield
+
+    async def embed(
+        self, model_id: str, texts: Sequence[Sequence[int]], *, caller: str
+    ) -> Embeddings:
+        """Return the vectors of texts, which takes one place. Raises as the backend does."""
+        started_s = time.monotonic()
+        done = False
+        models, tokens = {model_id}, sum(len(text) for text in texts)
+        self.accounts.check(caller, models=models, prompt_tokens=tokens)
+        async with self.hold_places(caller, 1):
+            self.accounts.charge(caller, models=models, prompt_tokens=tokens)
+            self.measures.prompt_tokens += sum(map(len, texts))
+            with self.measures.run(started_s=started_s, is_finished=lambda: done):
+                try:
+                    async with asyncio.timeout(self.limits.generation_timeout_s):
+                        found = await self.backend.embed(model_id, texts)
+                except TimeoutError:
+                    raise GenerationFailed("The embeddings took too long.") from None
+                done = True
+                return found
 
     def _start_pump(self, answer: RunningAnswer, index: int, job: Job) -> asyncio.Task[None]:
         pump = self.tasks.create_task(self._pump(answer, index, job))

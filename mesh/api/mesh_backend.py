@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from mesh.api.backend import (
     ChatPrompt,
+    Embeddings,
     Finished,
     Generated,
     GenerateRequest,
@@ -22,12 +23,13 @@ from mesh.api.backend import (
 from mesh.api.errors import BackendBusy, GenerationFailed
 from mesh.client.client import MeshClient, RoutingOptions
 from mesh.client.grammars import make_grammar_compiler
+from mesh.client.hidden_text import HiddenText
 from mesh.errors import InvalidRequest, MeshError, NoRoute, SessionLost
 from mesh.inference.grammar import Grammar
 from mesh.inference.grammar_compiler import BadGrammar
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import MAX_STOP_TOKENS
-from mesh.inference.tokens import Finish, Token
+from mesh.inference.tokens import Finish, Token, TracedHop
 
 REFRESH_S = 5.0
 CHECK_S = 2.0
@@ -92,6 +94,7 @@ class MeshBackend:
                 uncovered=self.find_uncovered(),
                 has_chat_template=tokenizer.has_chat_template,
                 chat_template=tokenizer.chat_template,
+                embedding_size=config.hidden_size,
             ),
         )
 
@@ -170,6 +173,20 @@ class MeshBackend:
         except IndexError:
             # Models pad their vocabulary: such a token has a number and no text.
             return b""
+
+    async def embed(self, model_id: str, texts: Sequence[Sequence[int]]) -> Embeddings:
+        """Send the texts one after the other, through one session where it lasts."""
+        hidden = HiddenText(self._client, routing=self._routing)
+        capacity = max(map(len, texts))
+        try:
+            with _explained_losses():
+                vectors = [await hidden.compute_mean(text, capacity=capacity) for text in texts]
+        finally:
+            await hidden.close()
+        route = tuple(
+            TracedHop(str(hop.peer_id), hop.span.start, hop.span.end) for hop in hidden.route
+        )
+        return Embeddings(tuple(tuple(vector.tolist()) for vector in vectors), route)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         """Stream one answer of the swarm. Stop sequences are the gateway's business."""

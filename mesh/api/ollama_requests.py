@@ -9,9 +9,7 @@ from typing import Any
 
 from mesh.api import parameters
 from mesh.api.chat import ChatPlan, plan_chat
-from mesh.api.chat_answer import make_chat_request, make_request, renamed_params
-from mesh.api.chat_tools import plan_tools
-from mesh.api.completions import plan_completion
+from mesh.api.chat_answer import make_chat_request, plan_prompt, renamed_params
 from mesh.api.gateway import Gateway, find_model
 from mesh.api.ollama_schemas import (
     OllamaChatRequest,
@@ -21,7 +19,6 @@ from mesh.api.ollama_schemas import (
     OllamaRequest,
 )
 from mesh.api.problems import Problem
-from mesh.api.schemas import ChatRequest, CompletionRequest
 
 DEFAULT_TEMPERATURE = 0.8
 DEFAULT_TOP_K = 40
@@ -71,30 +68,18 @@ async def plan_ollama_text(
     model = await find_model(gateway.backend, get_model_id(body.model))
     if not body.prompt:
         return None
-    fields = _make_fields(body)
+    is_raw = bool(body.raw) or not model.has_chat_template
+    if is_raw and body.system:
+        raise Problem(400, "Without a chat template there is none.", param="system")
     with renamed_params(_RENAMED):
-        if model.has_chat_template and not body.raw:
-            turns = [{"role": "user", "content": body.prompt}]
-            if body.system:
-                turns.insert(0, {"role": "system", "content": body.system})
-            chat = make_chat_request({**fields, "messages": turns})
-            return await plan_chat(gateway, chat, caller=caller)
-        if body.system:
-            raise Problem(400, "Without a chat template there is none.", param="system")
-        raw = make_request(CompletionRequest, {**fields, "prompt": body.prompt})
-        plan = await plan_completion(gateway, raw, caller=caller, default_tokens=None)
-    chat = ChatRequest.model_construct(model=model.model_id, messages=[])
-    tools = plan_tools(chat, model)
-    return ChatPlan(
-        body=chat,
-        head={},
-        jobs=plan.jobs,
-        scoring=(),
-        echo="",
-        tools=tools,
-        prompt_tokens=plan.prompt_tokens,
-        caller=caller,
-    )
+        return await plan_prompt(
+            gateway,
+            model,
+            {**_make_fields(body), "prompt": body.prompt},
+            system=body.system,
+            is_raw=is_raw,
+            caller=caller,
+        )
 
 
 def _check(body: OllamaRequest) -> None:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from mesh.api.limits import MAX_MESSAGES, MAX_TEMPERATURE
+from mesh.api.limits import MAX_EMBEDDED_TEXTS, MAX_MESSAGES, MAX_TEMPERATURE
 from mesh.api.schemas import (
+    MAX_INT64,
     MAX_NEW_TOKENS,
     MAX_PENALTY,
     MAX_TOOLS,
@@ -77,6 +78,27 @@ class OllamaGenerateRequest(OllamaRequest):
     prompt: Text | None = None
     system: Text | None = None
     raw: bool | None = Field(default=None, description="Use no chat template.")
+
+
+class OllamaEmbedRequest(Body):
+    model: ModelName
+    input: (
+        Annotated[Text, Field(min_length=1)]
+        | Annotated[
+            list[Annotated[Text, Field(min_length=1)]],
+            Field(min_length=1, max_length=MAX_EMBEDDED_TEXTS),
+        ]
+    )
+    truncate: bool | None = None
+    dimensions: Integer | None = Field(default=None, ge=1, le=MAX_INT64)
+
+
+class OllamaEmbedReply(BaseModel):
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    load_duration: int
+    prompt_eval_count: int
 
 
 class OllamaShowRequest(Body):

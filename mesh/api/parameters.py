@@ -93,6 +93,18 @@ OLLAMA_OPTIONS: Mapping[str, _Neutral] = {
     "repeat_last_n": (None, -1),
 }
 
+INFERENCE: Mapping[str, _Neutral] = {
+    **COMMON,
+    **_make_table(
+        (_OFF, "stream"), (_EMPTY, "tools response_format"), (_ONE, "n repetition_penalty")
+    ),
+    **_make_table((_ZERO, "frequency_penalty presence_penalty min_p")),
+}
+
+EMBEDDINGS: Mapping[str, _Neutral] = _make_table(
+    (_NONE, "truncate_prompt_tokens additional_data priority"), (_OFF, "normalize")
+)
+
 TOKENIZE: Mapping[str, _Neutral] = _make_table(
     (_OFF, "continue_final_message"), (_EMPTY, "chat_template mm_processor_kwargs")
 )

@@ -138,6 +138,29 @@ class CompletionReply(BaseModel):
     mesh: MeshTrace
 
 
+class EmbeddingReply(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class RouteReply(BaseModel):
+    route: list[HopReply]
+
+
+class EmbeddingsReply(BaseModel):
+    object: Literal["list"]
+    data: list[EmbeddingReply]
+    model: str
+    usage: EmbeddingsUsage
+    mesh: RouteReply
+
+
 class InputOutput(BaseModel):
     generated_text: str
     finish_reason: Literal["stop", "length"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -10,6 +11,7 @@ from mesh.api.backend import MAX_ALTERNATIVES
 from mesh.api.limits import (
     DEFAULT_ANSWER_TOKENS,
     MAX_CHOICES,
+    MAX_EMBEDDED_TEXTS,
     MAX_GENERATIONS_PER_REQUEST,
     MAX_MESSAGES,
     MAX_STOP_LENGTH,
@@ -256,6 +258,13 @@ class ChatRequest(SamplingFields):
     separate_reasoning: bool | None = None
 
 
+def list_texts(given: str | Sequence[Any]) -> list[str | list[int]]:
+    """Return one text or several, each as text or as token ids."""
+    if isinstance(given, str):
+        return [given]
+    return [list(given)] if isinstance(given[0], int) else list(given)
+
+
 class CompletionRequest(SamplingFields):
     prompt: (
         Annotated[str, Field(min_length=1)]
@@ -272,12 +281,27 @@ class CompletionRequest(SamplingFields):
 
     def get_prompts(self) -> list[str | list[int]]:
         """Return every prompt of the request, as text or as token ids."""
-        prompt = self.prompt
-        if isinstance(prompt, str):
-            return [prompt]
-        if isinstance(prompt[0], int):
-            return [[token for token in prompt if isinstance(token, int)]]
-        return [entry for entry in prompt if not isinstance(entry, int)]
+        return list_texts(self.prompt)
+
+
+class EmbeddingsRequest(Body):
+    model: ModelName
+    input: (
+        Annotated[Text, Field(min_length=1)]
+        | Annotated[
+            list[Annotated[Text, Field(min_length=1)]],
+            Field(min_length=1, max_length=MAX_EMBEDDED_TEXTS),
+        ]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_EMBEDDED_TEXTS)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Integer | None = Field(default=None, ge=1, le=MAX_INT64)
+    user: str | None = Field(default=None, max_length=512)
+
+    def get_texts(self) -> list[str | list[int]]:
+        """Return every text of the request, as text or as token ids."""
+        return list_texts(self.input)
 
 
 class InputRequest(Body):

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from mesh.api.backend import (
     ChatMessage,
     ChatPrompt,
+    Embeddings,
     Finished,
     Generated,
     GenerateRequest,
@@ -88,6 +89,8 @@ class LocalBackend:
     prompts: list[ChatPrompt] = field(default_factory=list)
     template: str | None = None
     has_template: bool = True
+    embedding_size: int = 4
+    embedded: list[Sequence[Sequence[int]]] = field(default_factory=list)
     bad_grammar: str | None = None
 
     async def list_models(self) -> Sequence[ServedModel]:
@@ -100,6 +103,7 @@ class LocalBackend:
                 self.uncovered,
                 has_chat_template=self.has_template,
                 chat_template=self.template,
+                embedding_size=self.embedding_size,
             ),
         )
 
@@ -134,6 +138,19 @@ class LocalBackend:
             if token_id >= self.tokenizer.get_vocab_size():
                 raise InvalidRequest("prompt", f"token id {token_id} is not in the vocabulary")
         return self._describe(token_ids)
+
+    async def embed(self, model_id: str, texts: Sequence[Sequence[int]]) -> Embeddings:
+        """Describe each text by its length and its first token."""
+        self.embedded.append(texts)
+        self.running += 1
+        try:
+            await asyncio.sleep(self.delay_s)
+            if self.failure is not None:
+                raise self.failure
+            vectors = tuple((float(len(text)), float(text[0]), 0.1, -0.5) for text in texts)
+            return Embeddings(vectors, ROUTE)
+        finally:
+            self.running -= 1
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         self.requests.append(request)

@@ -9,6 +9,8 @@ import time
 
 import openai
 import pytest
+import torch
+from transformers import AutoModel
 
 from mesh.api.backend import Backend
 from mesh.api.mesh_backend import MeshBackend
@@ -319,3 +321,30 @@ async def test_a_reader_who_leaves_waits_for_no_receipt_and_frees_the_swarm(
                 if '"content":"' in line:
                     break
     await wait_until_free(swarm)
+
+
+@pytest.mark.parametrize("ranges", [[(0, 8)], [(0, 4), (4, 8)]])
+async def test_embeddings_are_the_mean_of_transformers_last_hidden_states(
+    open_swarm, swarm, ranges
+):
+    client, http = await open_swarm(*ranges)
+    texts = ["What is an epoch?", "Who commits before anyone reveals?"]
+    model = AutoModel.from_pretrained(shipped_model_path(), dtype=torch.float32).eval()
+    tokenizer = ChatTokenizer.load(shipped_model_path())
+    async with client:
+        reply = await client.embeddings.create(model=MODEL, input=texts)
+    for entry, text in zip(reply.data, texts, strict=True):
+        with torch.inference_mode():
+            hidden = model(torch.tensor([tokenizer.encode(text)])).last_hidden_state[0]
+        assert entry.embedding == pytest.approx(hidden.mean(dim=0).tolist(), abs=1e-4)
+    assert reply.usage.total_tokens == sum(len(tokenizer.encode(text)) for text in texts)
+    await wait_until_free(swarm)
+
+
+async def test_tokens_of_the_real_tokenizer_come_back(open_swarm):
+    client, http = await open_swarm((0, 8))
+    async with client:
+        found = (await http.post("/tokenize", json={"prompt": "Größe 🐟"})).json()
+        back = (await http.post("/detokenize", json={"tokens": found["tokens"]})).json()
+    assert back["prompt"].endswith("Größe 🐟")
+    assert found["count"] == len(found["tokens"]) > 3
