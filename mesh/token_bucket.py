@@ -17,6 +17,16 @@ class TokenBucket:
     def __post_init__(self) -> None:
         self._filled = float(self.burst)
 
+    @property
+    def remaining(self) -> int:
+        """How many requests are allowed at once now, as of the last one."""
+        return int(self._filled)
+
+    @property
+    def full_after_s(self) -> float:
+        """In how many seconds after the last request the burst is whole again."""
+        return (self.burst - self._filled) / self.per_second
+
     def take(self, *, now_s: float) -> float:
         """Draw one request. Returns 0 if it is allowed, else the seconds until the next one is."""
         elapsed_s = max(0.0, now_s - self.updated_s)

@@ -29,7 +29,7 @@ from mesh.api import (
     router_hook,
     tokenization,
 )
-from mesh.api.auth import KeyRing
+from mesh.api.auth import RATE_HEADERS, KeyRing
 from mesh.api.backend import Backend
 from mesh.api.disconnect import CallerGone
 from mesh.api.error_shapes import respond
@@ -134,7 +134,7 @@ def _wrap(api: ASGIApp, config: AppConfig) -> ASGIApp:
             allow_methods=["GET", "POST"],
             # Clients send headers of their own, such as x-stainless-os; the origins are listed.
             allow_headers=["*"],
-            expose_headers=["X-Mesh-Route", "X-Request-Id", "Retry-After"],
+            expose_headers=["X-Mesh-Route", "X-Request-Id", "Retry-After", *RATE_HEADERS],
         )
     app = HostGuard(
         app,

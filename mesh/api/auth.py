@@ -15,6 +15,11 @@ from mesh.token_bucket import TokenBucket
 
 ANONYMOUS = "anonymous"
 FILE_CHECK_SECONDS = 1.0
+RATE_HEADERS = (
+    "X-RateLimit-Limit-Requests",
+    "X-RateLimit-Remaining-Requests",
+    "X-RateLimit-Reset-Requests",
+)
 
 
 @dataclass(slots=True)
@@ -88,7 +93,13 @@ class KeyRing:
                 kind="rate_limit_error",
                 code="rate_limit_exceeded",
                 retry_after_s=math.ceil(wait_s),
+                headers=make_rate_headers(bucket),
             )
+
+    def describe_rate(self, name: str) -> dict[str, str]:
+        """Return headers that tell what is left of the key's allowance."""
+        bucket = self._buckets.get(name)
+        return {} if bucket is None else make_rate_headers(bucket)
 
     def _reload(self) -> None:
         # Forgotten first: if the file cannot be read, no key is valid.
@@ -107,6 +118,12 @@ class KeyRing:
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def make_rate_headers(bucket: TokenBucket) -> dict[str, str]:
+    """Return an allowance under OpenAI's names."""
+    values = (bucket.burst, bucket.remaining, f"{math.ceil(bucket.full_after_s)}s")
+    return dict(zip(RATE_HEADERS, map(str, values), strict=True))
 
 
 def identify_caller(

@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mesh.api.auth import KeyRing, check_rate, identify_caller
+from mesh.api.body_encoding import is_packed, make_too_large, unpack
 from mesh.api.disconnect import CallerGone
 from mesh.api.error_shapes import get_request_id_names, respond
 from mesh.api.hosts import is_trusted_host
@@ -206,6 +208,8 @@ class BodyGuard:
                 body = await self._read(receive)
         except TimeoutError:
             raise Problem(408, "The body did not arrive in time.", code="body_timeout") from None
+        if is_packed(scope["headers"]):
+            body = unpack(body, max_bytes=self.limits.max_body_bytes)
         await self.app(scope, _replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes:
@@ -231,12 +235,7 @@ class BodyGuard:
         return bytes(body)
 
     def _too_large(self) -> Problem:
-        return Problem(
-            413,
-            f"The body may have {self.limits.max_body_bytes} bytes.",
-            code="body_too_large",
-            headers={"Connection": "close"},
-        )
+        return make_too_large(self.limits.max_body_bytes)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -267,7 +266,21 @@ class KeyGuard:
             # Known before its rate is checked, so that the log names whom it refuses.
             scope.setdefault("state", {})["caller"] = caller
             check_rate(self.ring, caller, now_s=now_s)
+            if self.ring is not None:
+                send = _add_headers(send, self.ring.describe_rate(caller))
         await self.app(scope, receive, send)
+
+
+def _add_headers(send: Send, headers: Mapping[str, str]) -> Send:
+    """Return a ``send`` that adds headers to the answer."""
+    added = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    async def adding_send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
+        await send(message)
+
+    return adding_send
 
 
 def _is_public(path: str) -> bool:

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from mesh.api.auth import KeyRing
+from mesh.api.auth import RATE_HEADERS, KeyRing
 from mesh.api.errors import (
     GatewayError,
     KeyNameTaken,
@@ -183,6 +183,9 @@ async def test_a_key_beyond_its_rate_is_429_with_retry_after(open_api, backend, 
     assert [reply.status_code for reply in replies] == [200, 200, 429]
     assert check_error(replies[2], 429)["code"] == "rate_limit_exceeded"
     assert 1 <= int(replies[2].headers["retry-after"]) <= 10
+    told = [[reply.headers[name] for name in RATE_HEADERS[:2]] for reply in replies]
+    assert told == [["2", "1"], ["2", "0"], ["2", "0"]]
+    assert 10 < int(replies[2].headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 20
     assert (await api.get("/v1/models", headers={"X-API-Key": other})).status_code == 200
 
 
