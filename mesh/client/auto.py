@@ -179,22 +179,34 @@ class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ig
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
-        inputs_embeds: None = None,
+        inputs_embeds: Tensor | None = None,
         cache_position: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **options: Any,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Return float32 logits [batch, positions, vocabulary] of the last ``logits_to_keep``
         positions, 0 for all. Logits of masked positions are zero.
 
-        A cache is returned only where ``use_cache`` or ``past_key_values`` ask for one: it occupies
-        the hosters until it is closed or forgotten. Transformers before 5.4 passes the last two,
-        which say nothing new. Raises InvalidRequest, NoRoute or SessionLost.
+        ``labels`` add the loss, as a number without a gradient; transformers' own options of it are
+        taken. ``position_ids`` may say only what follows from the mask. A cache is returned only
+        where ``use_cache`` or ``past_key_values`` ask for one: it occupies the hosters until it is
+        closed or forgotten. Raises InvalidRequest, NoRoute or SessionLost.
         """
-        if input_ids is None:
-            raise InvalidRequest("input_ids", "is needed: the embeddings are at the hosters")
+        if input_ids is None or inputs_embeds is not None:
+            field = "input_ids" if inputs_embeds is None else "inputs_embeds"
+            raise InvalidRequest(field, "the embeddings are at the hosters: give input_ids")
+        _refuse_outputs(output_attentions, output_hidden_states, options)
+        if labels is not None and logits_to_keep:
+            raise InvalidRequest("labels", "the loss needs the logits of all positions")
         if not isinstance(logits_to_keep, int):
             raise InvalidRequest("logits_to_keep", "must be a number of last positions")
         if past_key_values is not None and not isinstance(past_key_values, MeshCache):
             raise InvalidRequest("past_key_values", "must be a cache of this model")
+        if position_ids is not None:
+            _check_positions(position_ids, input_ids, attention_mask, past_key_values)
         columns = min(logits_to_keep or input_ids.shape[-1], input_ids.shape[-1])
         keeps = past_key_values is not None or bool(use_cache)
         cache = past_key_values
@@ -207,7 +219,17 @@ class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ig
         finally:
             if not keeps:
                 cache.close()
-        output = CausalLMOutputWithPast(logits=logits, past_key_values=cache if keeps else None)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                **{name: options[name] for name in _LOSS_OPTIONS & options.keys()},
+            )
+        output = CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=cache if keeps else None
+        )
         return output if return_dict is not False else output.to_tuple()
 
     def generate(
@@ -306,6 +328,47 @@ def _refuse_options(args: Sequence[Any], options: dict[str, Any]) -> None:
             raise InvalidRequest(name, "code that comes with a model is never run")
         if value not in _HARMLESS_VALUES.get(name, ()):
             raise InvalidRequest(name, "has no meaning here: the hosters hold the weights")
+
+
+_LOSS_OPTIONS = frozenset({"num_items_in_batch", "ignore_index", "shift_labels"})
+# generate hands these through to the model, for which they mean nothing.
+_GENERATION_OPTIONS = frozenset({"tokenizer", "assistant_tokenizer"})
+
+
+def _refuse_outputs(
+    attentions: bool | None, hidden_states: bool | None, options: dict[str, Any]
+) -> None:
+    """Refuse by name what the hosters keep, and what is no argument of a model."""
+    for name, wanted in (
+        ("output_attentions", attentions),
+        ("output_hidden_states", hidden_states),
+    ):
+        if wanted:
+            raise InvalidRequest(name, "stays at the hosters")
+    for name, value in options.items():
+        if value is not None and name not in _LOSS_OPTIONS | _GENERATION_OPTIONS:
+            raise InvalidRequest(name, "is no argument of a model of the mesh")
+
+
+def _check_positions(
+    given: Tensor, input_ids: Tensor, mask: Tensor | None, cache: MeshCache | None
+) -> None:
+    """Refuse positions other than those that the hosters count: 0 for the first unmasked token."""
+    held = 0 if cache is None else cache.get_seq_length()
+    if mask is None:
+        kept = torch.ones(input_ids.shape[0], held + input_ids.shape[1], dtype=torch.long)
+        if cache is not None and cache.mask is not None:
+            kept[:, :held] = cache.mask
+    else:
+        kept = mask.to("cpu", torch.long)
+    new = input_ids.shape[1]
+    expected, is_kept = (kept.cumsum(dim=1) - 1)[:, -new:], kept[:, -new:].bool()
+    positions = given.to("cpu", torch.long)
+    fits = positions.ndim == 2 and positions.shape[1] == new
+    fits = fits and positions.shape[0] in (1, len(kept))
+    if fits and bool((positions.expand_as(expected) == expected)[is_kept].all()):
+        return
+    raise InvalidRequest("position_ids", "must count the unmasked tokens from 0 on")
 
 
 def _refuse_generation(args: Sequence[Any], kwargs: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
@@ -164,7 +164,9 @@ class ChatTokenizer:
             variables = self._user_text.break_special(variables, mark)
         if continue_final_message:
             _append_end(variables["messages"])
-        text = self._render({**variables, "add_generation_prompt": add_generation_prompt})
+        text = self._render(
+            self._template, {**variables, "add_generation_prompt": add_generation_prompt}
+        )
         if continue_final_message:
             text = _cut_at_end(text)
         self._check_text("messages", text, max_tokens)
@@ -173,10 +175,9 @@ class ChatTokenizer:
         # The template writes the special tokens itself.
         return self.encode(text, add_special_tokens=False)
 
-    def _render(self, variables: Mapping[str, Any]) -> str:
-        assert self._template is not None, "checked by the caller"
+    def _render(self, template: Template, variables: Mapping[str, Any]) -> str:
         try:
-            text: str = self._template.render({**variables, **self._special_tokens})
+            text = template.render({**variables, **self._special_tokens})
         except _TEMPLATE_FAILURES as error:
             raise InvalidRequest("messages", f"the chat template refuses: {error}") from error
         if len(text) > MAX_RENDERED_CHARACTERS:

@@ -9,10 +9,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from transformers import (
+    AutoTokenizer,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedTokenizerFast,
     StoppingCriteria,
     StoppingCriteriaList,
+    pipeline,
 )
 from transformers.generation.streamers import BaseStreamer
 
@@ -348,3 +351,143 @@ async def test_uncovered_layers_are_named(swarm, open_model):
     model = await open_model(0)
     with pytest.raises(NoRoute, match="3:6"):
         await run(model.generate, PROMPT, max_new_tokens=3)
+
+
+async def test_stop_strings_end_an_answer_as_transformers_ends_it(
+    open_model, reference, chat_checkpoint
+):
+    model = await open_model(2)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(chat_checkpoint / "tokenizer.json"))
+    # The checkpoint is random: without this, most of its bytes are no text.
+    texts = [tokenizer.decode([number]) for number in range(259)]
+    letters = {"suppress_tokens": [n for n, text in enumerate(texts) if not text.isalpha()]}
+    plain = reference.generate(PROMPT, **LENGTH, **letters)[0, PROMPT.shape[1] :]
+    stop = tokenizer.decode(plain[7:9])
+    wanted = {**LENGTH, **letters, "stop_strings": [stop], "tokenizer": tokenizer}
+    ours = await run(model.generate, PROMPT, **wanted)
+    assert ours.tolist() == reference.generate(PROMPT, **wanted).tolist()
+    assert ours.shape[1] < PROMPT.shape[1] + len(plain)
+    with pytest.raises(ValueError, match="tokenizer"):
+        await run(model.generate, PROMPT, **LENGTH, stop_strings=[stop])
+
+
+async def test_labels_give_transformers_own_loss(open_model, reference):
+    model = await open_model(1)
+    labels = PROMPT.clone()
+    labels[0, :4] = -100
+    with torch.no_grad():
+        theirs = reference(PROMPT, labels=labels).loss
+    output = await run(model, PROMPT, labels=labels)
+    torch.testing.assert_close(output.loss, theirs, rtol=1e-4, atol=1e-5)
+    loss, logits = await run(model, PROMPT, labels=labels, return_dict=False)
+    assert loss == output.loss and logits.shape == output.logits.shape
+    with pytest.raises(InvalidRequest) as refused:
+        await run(model, PROMPT, labels=labels, logits_to_keep=2)
+    assert refused.value.field == "labels"
+
+
+async def test_positions_that_follow_from_the_mask_are_taken_and_others_refused(open_model):
+    model = await open_model(1)
+    ids = torch.tensor([[0, 0, 1, 5, 9], [1, 9, 33, 8, 7]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    positions = torch.tensor([[1, 1, 0, 1, 2], [0, 1, 2, 3, 4]])
+    plain = (await run(model, ids, attention_mask=mask)).logits
+    given = (await run(model, ids, attention_mask=mask, position_ids=positions)).logits
+    assert given.tolist() == plain.tolist()
+    one_row = torch.arange(PROMPT.shape[1])[None]
+    assert (await run(model, PROMPT, position_ids=one_row)).logits.shape[1] == PROMPT.shape[1]
+
+    def go_on(position):
+        cache = model(PROMPT, use_cache=True).past_key_values
+        try:
+            return model(
+                torch.tensor([[9]]), past_key_values=cache, position_ids=torch.tensor([[position]])
+            )
+        finally:
+            cache.close()
+
+    assert (await run(go_on, PROMPT.shape[1])).logits.shape[1] == 1
+    for wrong in (positions + 1, positions[:, 1:], positions[0]):
+        with pytest.raises(InvalidRequest) as refused:
+            await run(model, ids, attention_mask=mask, position_ids=wrong)
+        assert refused.value.field == "position_ids"
+    with pytest.raises(InvalidRequest, match="position_ids"):
+        await run(go_on, 0)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "field"),
+    [
+        ({"output_hidden_states": True}, "output_hidden_states"),
+        ({"output_attentions": True}, "output_attentions"),
+        ({"inputs_embeds": torch.zeros(1, 2, 48)}, "inputs_embeds"),
+        ({"token_type_ids": torch.zeros(1, 2)}, "token_type_ids"),
+    ],
+)
+async def test_what_forward_cannot_give_is_refused_by_name(open_model, kwargs, field):
+    model = await open_model(1)
+    with pytest.raises(InvalidRequest) as refused:
+        await run(model, PROMPT, **kwargs)
+    assert refused.value.field == field
+    assert (await run(model, PROMPT, output_hidden_states=False)).logits.shape[0] == 1
+
+
+async def test_an_assistant_saves_steps_and_changes_nothing(swarm, open_model, reference):
+    """The assistant is a local model; here a perfect one, so that its candidates are taken."""
+    model = await open_model(2)
+    fed = []
+    submit = swarm.hosters[0].engine.submit
+    swarm.hosters[0].engine.submit = lambda session, step: (
+        fed.append(step.rows),
+        submit(session, step),
+    )[1]
+    ours = await run(model.generate, PROMPT, **LENGTH, assistant_model=reference)
+    assert ours.tolist() == reference.generate(PROMPT, **LENGTH).tolist()
+    assert len(fed) < LENGTH["max_new_tokens"]
+    await wait_until_free(swarm)
+
+
+async def test_a_model_of_the_mesh_may_be_the_assistant(open_model, reference):
+    model = await open_model(1)
+    theirs = reference.generate(PROMPT, **LENGTH)
+    ours = await run(reference.generate, PROMPT, **LENGTH, assistant_model=model)
+    assert ours.tolist() == theirs.tolist()
+
+
+async def test_beams_over_a_padded_batch_find_what_transformers_finds(swarm, open_model, reference):
+    model = await open_model(2)
+    ids = torch.tensor([[0, 0, 0, 1, 5, 9], [1, 200, 33, 8, 77, 21]])
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    wanted = {
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "attention_mask": mask,
+        "pad_token_id": 0,
+        "num_beams": 3,
+        "length_penalty": 0.8,
+    }
+    ours = await run(model.generate, ids, **wanted)
+    assert ours.tolist() == reference.generate(ids, **wanted).tolist()
+    sampled = {**wanted, "do_sample": True, "temperature": 0.9}
+    torch.manual_seed(3)
+    theirs = reference.generate(ids, **sampled)
+    torch.manual_seed(3)
+    assert (await run(model.generate, ids, **sampled)).tolist() == theirs.tolist()
+    await wait_until_free(swarm)
+
+
+async def test_a_pipeline_of_transformers_runs_on_it(open_model, reference, chat_checkpoint):
+    model = await open_model(2)
+    tokenizer = AutoTokenizer.from_pretrained(chat_checkpoint, padding_side="left")
+    tokenizer.pad_token = "<pad>"
+
+    def ask(asked, batch_size):
+        writer = pipeline("text-generation", model=asked, tokenizer=tokenizer)
+        texts = ["Who is it?", "A longer question, which needs padding beside it.", "What?"]
+        chat = [{"role": "user", "content": "hi"}]
+        options = {"max_new_tokens": 4, "do_sample": False}
+        answers = writer(texts, batch_size=batch_size, **options)
+        return answers, writer(chat, **options)
+
+    for batch_size in (1, 3):
+        assert await run(ask, model, batch_size) == ask(reference, batch_size)
