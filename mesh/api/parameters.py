@@ -46,9 +46,9 @@ COMMON = _make_table(
 CHAT: Mapping[str, _Neutral] = {
     **COMMON,
     **_make_table(
-        (_EMPTY, "functions audio prediction"),
+        (_EMPTY, "functions audio prediction reasoning"),
         (_OFF, "store"),
-        (_NONE, "web_search_options"),
+        (_NONE, "web_search_options enable_thinking thinking_budget"),
     ),
     "function_call": (None, "none", "auto"),
     "modalities": (None, ["text"]),

@@ -205,6 +205,14 @@ async def test_parameters_that_change_an_answer_are_never_ignored(api, field, va
 
 
 @pytest.mark.parametrize(
+    ("field", "value"), [("enable_thinking", False), ("reasoning", {"effort": "high"})]
+)
+async def test_other_servers_names_for_thinking_are_never_ignored(api, field, value):
+    """The template's own variables are in ``chat_template_kwargs``."""
+    check_error(await api.post(PATH, json={**CHAT, field: value}), 400, param=field)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [("function_call", {"name": "f", "arguments": "{}"}), ("audio", {"id": "a"}), ("prefix", True)],
 )
