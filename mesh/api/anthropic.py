@@ -37,6 +37,7 @@ from mesh.api.gateway import (
     make_route_header,
     make_trace,
     require_json,
+    wants_receipt,
 )
 from mesh.api.openapi import describe_errors, describe_stream
 from mesh.api.sse import StreamShape, respond_with_stream, write_event
@@ -64,7 +65,12 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
     """Answer in one piece, or as named server-sent events with ``stream``."""
     gateway = get_gateway(request)
     parameters.check_supported(body.get_extras(), parameters.ANTHROPIC)
-    plan = await plan_chat(gateway, translate(body), caller=get_caller(request))
+    plan = await plan_chat(
+        gateway,
+        translate(body),
+        caller=get_caller(request),
+        has_receipt=wants_receipt(request),
+    )
     answer = _Answer(plan)
     if body.stream:
         events = _stream(gateway, answer)

@@ -44,7 +44,9 @@ class AnswerStep:
 async def run_chat(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[AnswerStep, None]:
     """Yield the steps of a plan's only choice; the first one when a route is there."""
     reader = ToolReader(plan.tools)
-    async with gateway.generations.start(plan.jobs, caller=plan.caller) as running:
+    async with gateway.generations.start(
+        plan.jobs, caller=plan.caller, has_receipt=plan.has_receipt
+    ) as running:
         async with aclosing(running.pieces()) as pieces:
             async for _, piece in pieces:
                 deltas: list[dict[str, Any]] = []

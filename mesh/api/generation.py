@@ -274,7 +274,8 @@ class Generations:
 
 
 def _complete(job: Job, caller: str, *, has_receipt: bool) -> Job:
-    receipt = AnswerReceipt() if has_receipt else None
+    # Scores of a prompt come without one.
+    receipt = AnswerReceipt() if has_receipt and job.request.max_new_tokens else None
     return replace(job, request=replace(job.request, caller=caller, receipt=receipt))
 
 

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +29,7 @@ from mesh.api.gateway import (
     make_route_header,
     make_trace,
     require_json,
+    wants_receipt,
 )
 from mesh.api.ollama_requests import get_model_id, plan_ollama_chat, plan_ollama_text
 from mesh.api.ollama_schemas import (
@@ -215,6 +216,7 @@ async def _respond(
     if plan is None:
         done = {"done": True, "done_reason": "load"}
         return JSONResponse({**_make_head(name), **make_part("", []), **done})
+    plan = replace(plan, has_receipt=wants_receipt(request))
     events = _run(gateway, name, plan, make_part)
     if stream is not False:
         return await respond_with_stream(gateway, request, events, shape=STREAM)

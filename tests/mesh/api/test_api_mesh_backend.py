@@ -268,6 +268,7 @@ async def test_a_receipt_is_asked_for_by_a_header_and_comes_with_every_door(open
     events = [chunk.to_dict() for chunk in chunks]
     assert ["receipts" in event.get("mesh", {}) for event in events[-2:]] == [False, True]
     words = {"model": MODEL, "prompt": "What is", "max_tokens": 5, "n": 2}
+    turns = {"model": MODEL, "messages": body["messages"]}
     others = [
         (await http.post("/v1/completions", json=words, headers=RECEIPT)).json(),
         (
@@ -280,6 +281,8 @@ async def test_a_receipt_is_asked_for_by_a_header_and_comes_with_every_door(open
         (
             await http.post("/input", json={"prompt": "hi", "max_new_tokens": 4}, headers=RECEIPT)
         ).json(),
+        (await http.post("/v1/messages", json={**body, "max_tokens": 4}, headers=RECEIPT)).json(),
+        (await http.post("/api/chat", json={**turns, "stream": False}, headers=RECEIPT)).json(),
     ]
     counts = []
     for told in (reply, events[-1], *others):
@@ -289,7 +292,7 @@ async def test_a_receipt_is_asked_for_by_a_header_and_comes_with_every_door(open
             checked = check_receipt(receipt)
             assert checked.is_complete and checked.is_disclosed
             assert [hop.span.start for hop in checked.parts[0].route] == [0, 4]
-    assert counts == [1, 1, 2, 1, 1]
+    assert counts == [1, 1, 2, 1, 1, 1, 1]
     refused = await http.post(
         "/v1/chat/completions", json=body, headers={"X-Mesh-Receipt": "please"}
     )
