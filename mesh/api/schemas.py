@@ -262,7 +262,8 @@ def list_texts(given: str | Sequence[Any]) -> list[str | list[int]]:
     """Return one text or several, each as text or as token ids."""
     if isinstance(given, str):
         return [given]
-    return [list(given)] if isinstance(given[0], int) else list(given)
+    items = [*given]
+    return [items] if isinstance(items[0], int) else items
 
 
 class CompletionRequest(SamplingFields):

@@ -279,12 +279,9 @@ class MeshClient:
     ) -> AsyncGenerator[Token, None]:
         """Yield the answer's tokens over as many routes as it takes."""
         answer: list[int] = []
+        needs = list_needs(sampling, has_receipt=receipt is not None)
         search = RouteSearch(
-            self,
-            routing,
-            trace,
-            needs=list_needs(sampling),
-            prefer=self._routes.find(salt, prompt),
+            self, routing, trace, needs=needs, prefer=self._routes.find(salt, prompt)
         )
         while True:
             route = await search.find(len(prompt) + max_new_tokens)
@@ -407,10 +404,14 @@ class MeshClient:
         return [peer for peer, gone in zip(peers, silent, strict=True) if gone]
 
 
-def list_needs(sampling: Sampling) -> tuple[Feature, ...]:
+def list_needs(sampling: Sampling, *, has_receipt: bool = False) -> tuple[Feature, ...]:
     """Return what a session with this sampling needs of its hops beyond plain sessions."""
-    shaped = (Feature.SHAPED,) if sampling.is_shaped else ()
-    return (*shaped, Feature.GRAMMAR) if sampling.grammar is not None else shaped
+    wanted = {
+        Feature.SHAPED: sampling.is_shaped,
+        Feature.GRAMMAR: sampling.grammar is not None,
+        Feature.RECEIPT: has_receipt,
+    }
+    return tuple(feature for feature, is_needed in wanted.items() if is_needed)
 
 
 async def _ask_briefly(questions: Sequence[Coroutine[None, None, bool]]) -> None:

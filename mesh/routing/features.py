@@ -20,9 +20,15 @@ class Feature(StrEnum):
     """Sessions with penalties, biases, ``min_p`` and ``min_tokens``; every hop must take them."""
     GRAMMAR = "g"
     """Compiles grammars; needed of the hop that has the last layer."""
+    RECEIPT = "r"
+    """Signs receipts of answers; every hop must."""
 
 
-NAMES = {Feature.SHAPED: "takes penalties and biases", Feature.GRAMMAR: "compiles grammars"}
+NAMES = {
+    Feature.SHAPED: "takes penalties and biases",
+    Feature.GRAMMAR: "compiles grammars",
+    Feature.RECEIPT: "signs receipts",
+}
 
 
 def name_software(product: str, features: Collection[Feature], *, max_size: int) -> str:

@@ -245,7 +245,12 @@ class LayerServer:
         """What a heartbeat says that sessions here can do; nothing while layers load."""
         if self._engine is None:
             return ()
-        return (Feature.SHAPED,) if self._engine.grammars is None else tuple(Feature)
+        able = {
+            Feature.SHAPED: True,
+            Feature.GRAMMAR: self._engine.grammars is not None,
+            Feature.RECEIPT: self._key is not None,
+        }
+        return tuple(feature for feature, is_there in able.items() if is_there)
 
     @property
     def dtype(self) -> str:

@@ -82,7 +82,7 @@ async def start_hoster(stack, tasks, span, initial_peers):
             throughput=1000,
             free_cache_tokens=engine.free_cache_tokens,
             dtype="float32",
-            software="test",
+            software="test;r",
             addresses=addresses,
         ),
     )

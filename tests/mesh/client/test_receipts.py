@@ -115,13 +115,16 @@ async def test_an_answer_without_a_receipt_is_the_same_bytes_as_before(swarm, st
 
 async def test_a_hoster_of_an_earlier_version_is_left_out_of_receipts_only(swarm, stack):
     await swarm.add_hoster(0, 3)
-    old = await swarm.add_hoster(3, 6, throughput=100_000)
+    old = await swarm.add_hoster(3, 6, throughput=100_000, features="gs")
     del swarm.network._hosts[old.key.peer_id]._server._streams[RECEIPT_METHOD]
     await swarm.add_hoster(3, 6)
     client = await swarm.open_client(stack)
     plain = [piece async for piece in client.generate("hi", max_new_tokens=3, ignore_eos=True)]
     assert plain[-1].trace.route[-1].peer_id == str(old.key.peer_id)
+    # Its heartbeat tells, so that it is not even asked.
+    failures = swarm.hosters[0].engine.measures.sessions_failed.copy()
     found, receipt = await ask(client, prompt="hi", count=3)
+    assert swarm.hosters[0].engine.measures.sessions_failed == failures
     assert found == [piece.token_id for piece in plain]
     (part,) = check_receipt(receipt).parts
     assert part.route[-1].peer_id == swarm.hosters[2].key.peer_id and not part.unsigned
