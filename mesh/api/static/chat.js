@@ -1,273 +1,419 @@
-// The chat page. Everything that comes from the network is put into the page as text, never as
-// markup; the key stays in its field and is sent to this gateway only.
+// The chat page: what is shown, what is sent, and what happens when that fails.
+//
+// Everything from the network becomes text or is built node by node, never markup.
 
-const MAX_EVENT_LENGTH = 1 << 20;
+import { fetchKnowledge, fetchModels, fetchReadiness } from "./api.js";
+import { announce, byId, onFrame } from "./dom.js";
+import { Run } from "./run.js";
+import { BadSetting, openSettings, read, readSettings, startSettings, write } from "./settings.js";
+import { decorate, Sidebar } from "./sidebar.js";
+import { Store } from "./store.js";
+import * as tree from "./tree.js";
+import { createTurn } from "./turns.js";
+import { showWelcome } from "./welcome.js";
+
 const READY_CHECK_MS = 10_000;
+const SAVE_MS = 1000;
+const MAX_ANNOUNCED = 2000;
+const DRAFT = "mesh.draft";
+const MODEL = "mesh.model";
 
-const byId = (id) => document.getElementById(id);
 const fields = {
-  model: byId("model"), health: byId("health"), log: byId("log"), welcome: byId("welcome"),
-  form: byId("form"), prompt: byId("prompt"), send: byId("send"), stop: byId("stop"),
-  clear: byId("clear"), options: byId("options"), toggle: byId("options-toggle"),
-  system: byId("system"), temperature: byId("temperature"), maxTokens: byId("max-tokens"),
-  key: byId("key"), announcer: byId("announcer"),
+  model: byId("model"), health: byId("health"), log: byId("log"), turns: byId("turns"), welcome: byId("welcome"),
+  form: byId("form"), prompt: byId("prompt"), send: byId("send"), stop: byId("stop-answer"), toEnd: byId("to-end"),
+  keyForm: byId("key-form"), key: byId("key"), failure: byId("failure"), failureText: byId("failure-text"),
+  retry: byId("retry"), notice: byId("notice"),
 };
 
-const state = { messages: [], running: null };
+/** `views` are the turns of the shown conversation by node; `run` is the answer that is coming. */
+const state = { conversation: null, views: new Map(), run: null, models: new Map(), knowledge: {}, retry: null };
+const actions = { edit, regenerate, showVersion, getContext: (model) => state.models.get(model)?.max_context };
+let store;
+let sidebar;
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
+// What the gateway can do.
 
-function makeHeaders() {
-  const headers = { "Content-Type": "application/json" };
-  const key = fields.key.value.trim();
-  if (key) headers.Authorization = `Bearer ${key}`;
-  return headers;
-}
-
-class Refusal extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
-
-async function readRefusal(response) {
+async function refresh() {
+  await checkReady();
   try {
-    return new Refusal(response.status, (await response.json()).error.message);
-  } catch {
-    return new Refusal(response.status, `The gateway answered ${response.status}.`);
+    showModels(await fetchModels());
+    showKeyForm(false);
+  } catch (error) {
+    showModels([]);
+    if (error.status === 401) askForKey();
   }
 }
 
-// Server-sent events: yields the data of each event, skips comments.
-async function* readEvents(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    rest += value;
-    if (rest.length > MAX_EVENT_LENGTH) throw new Error("The answer is malformed.");
-    const events = rest.split("\n\n");
-    rest = events.pop();
-    for (const event of events) {
-      if (event.startsWith("data: ")) yield event.slice("data: ".length);
-    }
-  }
+function showModels(models) {
+  const chosen = fields.model.value || read(MODEL);
+  state.models = new Map(models.map((model) => [model.id, model]));
+  const options = models.map(({ id }) => new Option(id, id, false, id === chosen));
+  fields.model.replaceChildren(...(options.length ? options : [new Option("No model is complete", "")]));
+  fields.model.disabled = models.length === 0;
+  showChosenModel();
 }
 
-async function loadModels() {
-  const response = await fetch("/v1/models", { headers: makeHeaders() });
-  if (!response.ok) throw await readRefusal(response);
-  const { data } = await response.json();
-  const chosen = fields.model.value;
-  fields.model.replaceChildren(
-    ...data.map((model) => new Option(model.id, model.id, false, model.id === chosen)),
-  );
-  fields.model.disabled = data.length === 0;
-  if (data.length === 0) fields.model.append(new Option("No model is complete"));
+function showChosenModel() {
+  const { value } = fields.model;
+  showWelcome(Object.hasOwn(state.knowledge, value) ? state.knowledge[value] : null, ask);
+  byId("context").textContent = state.models.has(value) ? `Context of ${actions.getContext(value)} tokens` : "";
   updateSend();
 }
 
 async function checkReady() {
   try {
-    const response = await fetch("/readyz");
-    const { checks } = await response.json();
-    const failed = checks.filter((check) => !check.ok).map((check) => check.detail);
-    showHealth(response.ok, response.ok ? "Ready" : failed.join("; "));
+    const { isReady, text } = await fetchReadiness();
+    showHealth(isReady, text);
   } catch {
     showHealth(false, "Gateway unreachable");
   }
 }
 
 function showHealth(isGood, text) {
-  const changed = fields.health.textContent !== text;
-  if (changed) fields.health.textContent = text;
+  // A live region tells what changes, so it is written only then.
+  if (fields.health.textContent !== text) fields.health.textContent = fields.health.title = text;
   fields.health.className = `health ${isGood ? "good" : "bad"}`;
-}
-
-async function refresh() {
-  await checkReady();
-  try {
-    await loadModels();
-  } catch (error) {
-    fields.model.disabled = true;
-    fields.model.replaceChildren(new Option("No model"));
-    if (error instanceof Refusal && error.status === 401) askForKey();
-    updateSend();
-  }
 }
 
 function askForKey() {
   showHealth(false, "API key needed");
-  setOptionsOpen(true);
+  showKeyForm(true);
+  fields.key.focus();
 }
 
-function setOptionsOpen(isOpen) {
-  fields.options.hidden = !isOpen;
-  fields.toggle.setAttribute("aria-expanded", String(isOpen));
+function showKeyForm(isShown) {
+  fields.keyForm.hidden = !isShown;
 }
 
-function updateSend() {
-  fields.send.disabled = fields.model.disabled || !fields.prompt.value.trim();
+// What is shown.
+
+function show(conversation) {
+  if (state.conversation !== conversation) {
+    state.views.clear();
+    fields.turns.replaceChildren();
+    hideFailure();
+  }
+  state.conversation = conversation;
+  showPath();
+  const isKept = Object.keys(conversation.nodes).length > 0;
+  history.replaceState(null, "", isKept ? `#${conversation.id}` : location.pathname);
+  document.title = isKept ? `${conversation.title} · mesh chat` : "mesh chat";
+  sidebar.current = conversation.id;
 }
 
-function addTurn(role, text) {
-  fields.welcome.hidden = true;
-  const turn = element("article", `turn ${role}`);
-  turn.append(
-    element("h3", role === "user" ? "hidden" : "", role === "user" ? "You" : "Swarm"),
-    element("p", "text", text),
-  );
-  fields.log.append(turn);
-  scrollDown();
-  return turn;
+function showPath() {
+  const { conversation } = state;
+  const path = tree.listPath(conversation);
+  fields.welcome.hidden = path.length > 0;
+  const articles = path.map((node) => {
+    if (!state.views.has(node.id)) state.views.set(node.id, createTurn(node, actions));
+    const view = state.views.get(node.id);
+    view.showVersions(tree.listVersions(conversation, node));
+    return view.article;
+  });
+  const { children } = fields.turns;
+  let same = 0;
+  while (same < articles.length && children[same] === articles[same]) same += 1;
+  while (children.length > same) fields.turns.lastElementChild.remove();
+  fields.turns.append(...articles.slice(same));
+  showToEnd();
 }
 
-function isAtEnd() {
-  const { scrollHeight, scrollTop, clientHeight } = fields.log;
-  return scrollHeight - scrollTop - clientHeight < 80;
+function showVersion(node) {
+  if (state.run?.conversation === state.conversation) return;
+  tree.selectVersion(state.conversation, node);
+  hideFailure();
+  showPath();
+  save(state.conversation);
 }
+
+const isAtEnd = () => fields.log.scrollHeight - fields.log.scrollTop - fields.log.clientHeight < 80;
 
 function scrollDown() {
   fields.log.scrollTop = fields.log.scrollHeight;
 }
 
-function shorten(peerId) {
-  return peerId.length > 12 ? `${peerId.slice(0, 4)}…${peerId.slice(-4)}` : peerId;
+const showToEnd = onFrame(() => {
+  fields.toEnd.hidden = !fields.welcome.hidden || isAtEnd();
+});
+
+function showFailure(message, retry) {
+  state.retry = retry;
+  fields.failureText.textContent = message;
+  fields.failure.hidden = false;
+  scrollDown();
 }
 
-function showRoute(turn, mesh) {
-  turn.querySelector(".route")?.remove();
-  if (!mesh.route.length) return;
-  const box = element("div", "route");
-  const hops = element("ol");
-  hops.setAttribute("aria-label", "Route: who ran which blocks");
-  for (const hop of mesh.route) {
-    const [start, end] = hop.blocks;
-    const item = element("li");
-    item.title = hop.peer_id;
-    const blocks = end - start === 1 ? `block ${start}` : `blocks ${start}:${end}`;
-    item.append(element("b", "", blocks), " ", element("span", "peer", shorten(hop.peer_id)));
-    if (hop.step_ms !== null) item.append(" ", element("span", "", `${hop.step_ms.toFixed(1)} ms`));
-    hops.append(item);
-  }
-  box.append(hops);
-  const facts = describeTrace(mesh);
-  if (facts) box.append(element("p", "", facts));
-  turn.append(box);
+function hideFailure() {
+  fields.failure.hidden = true;
+  fields.failureText.textContent = "";
 }
 
-function describeTrace(mesh) {
-  const facts = [];
-  if (mesh.tokens_per_second) facts.push(`${mesh.tokens_per_second.toFixed(1)} tokens/s`);
-  if (mesh.first_token_s) facts.push(`first token after ${mesh.first_token_s.toFixed(2)} s`);
-  if (mesh.reroutes) facts.push(`re-routed ${mesh.reroutes}×`);
-  return facts.join(" · ");
+function notify(text) {
+  fields.notice.textContent = text;
+  fields.notice.hidden = !text;
 }
 
-function showProblem(turn, message) {
-  const problem = element("p", "problem", message);
-  problem.setAttribute("role", "alert");
-  turn.append(problem);
-}
-
-function makeBody() {
-  const system = fields.system.value.trim();
-  const messages = [...state.messages];
-  if (system) messages.unshift({ role: "system", content: system });
-  const body = { model: fields.model.value, messages, stream: true };
-  const temperature = fields.temperature.valueAsNumber;
-  const maxTokens = fields.maxTokens.valueAsNumber;
-  if (Number.isFinite(temperature)) body.temperature = temperature;
-  if (Number.isInteger(maxTokens)) body.max_completion_tokens = maxTokens;
-  return body;
-}
-
-async function streamAnswer(turn, signal) {
-  const text = turn.querySelector(".text");
-  const response = await fetch("/v1/chat/completions", {
-    method: "POST", headers: makeHeaders(), body: JSON.stringify(makeBody()), signal,
-  });
-  if (!response.ok) throw await readRefusal(response);
-  for await (const data of readEvents(response)) {
-    if (data === "[DONE]") return;
-    const event = JSON.parse(data);
-    if (event.error) throw new Error(event.error.message);
-    const follow = isAtEnd();
-    text.append(event.choices[0]?.delta.content ?? "");
-    if (event.mesh) showRoute(turn, event.mesh);
-    if (follow) scrollDown();
-  }
-  throw new Error("The connection ended before the answer did.");
-}
-
-async function ask(question) {
-  state.messages.push({ role: "user", content: question });
-  addTurn("user", question);
-  const turn = addTurn("assistant", "");
-  turn.classList.add("running");
-  state.running = new AbortController();
-  setRunning(true);
-  try {
-    await streamAnswer(turn, state.running.signal);
-    fields.announcer.textContent = `Answer: ${turn.querySelector(".text").textContent}`;
-  } catch (error) {
-    if (error.name !== "AbortError") showProblem(turn, error.message);
-    if (error.status === 401) askForKey();
-  } finally {
-    const answer = turn.querySelector(".text").textContent;
-    if (answer) state.messages.push({ role: "assistant", content: answer });
-    else state.messages.pop();
-    turn.classList.remove("running");
-    state.running = null;
-    setRunning(false);
-    if (isAtEnd()) scrollDown();
-  }
-}
-
-function setRunning(isRunning) {
+function updateSend() {
+  const isRunning = Boolean(state.run);
   fields.send.hidden = isRunning;
   fields.stop.hidden = !isRunning;
-  fields.clear.disabled = isRunning || fields.log.children.length === 1;
-  if (!isRunning) fields.prompt.focus();
+  fields.send.disabled = fields.model.disabled || !fields.prompt.value.trim();
+}
+
+// What is sent.
+
+/** Returns the parts of a request that the drawer holds, null if one of them is wrong. */
+function checkSettings() {
+  try {
+    return readSettings();
+  } catch (error) {
+    if (!(error instanceof BadSetting)) throw error;
+    showFailure(`${error.message} Nothing was sent.`, null);
+    openSettings(error.field);
+    return null;
+  }
+}
+
+const canAsk = () => !state.run && !fields.model.disabled && checkSettings() !== null;
+
+/** Asks at the end of the conversation that is shown. */
+function ask(text) {
+  if (!canAsk()) return;
+  const node = tree.addNode(state.conversation, state.conversation.leaf, { role: "user", text });
+  answer(state.conversation, node, { isNew: true });
+}
+
+function edit(node, text) {
+  if (!canAsk()) return false;
+  answer(state.conversation, tree.addNode(state.conversation, node.parent, { role: "user", text }));
+  return true;
+}
+
+function regenerate(node) {
+  if (canAsk()) answer(state.conversation, state.conversation.nodes[node.parent]);
+}
+
+function makeBody(conversation, question) {
+  const { system, sampling } = readSettings();
+  const messages = tree.listMessages(conversation, question);
+  if (system) messages.unshift({ role: "system", content: system });
+  return { model: fields.model.value, messages, ...sampling };
+}
+
+async function answer(conversation, question, { isNew = false } = {}) {
+  hideFailure();
+  const body = makeBody(conversation, question);
+  const node = tree.addNode(conversation, question.id, { role: "assistant", state: "running", model: body.model });
+  const run = new Run(conversation, node, onFrame(() => showGrowth(run)));
+  state.run = run;
+  show(conversation);
+  scrollDown();
+  updateSend();
+  announce("The answer is coming");
+  save(conversation);
+  const saving = setInterval(() => save(conversation), SAVE_MS);
+  const error = await run.read(body);
+  clearInterval(saving);
+  state.run = null;
+  end(conversation, question, node, { error, isNew });
+}
+
+/** Shows what came since the last frame. */
+function showGrowth({ node }) {
+  const isFollowing = isAtEnd();
+  state.views.get(node.id)?.update();
+  if (isFollowing) scrollDown();
+}
+
+function end(conversation, question, node, { error, isNew }) {
+  const isFollowing = isAtEnd();
+  if (node.text || node.thinking) state.views.get(node.id)?.update();
+  else if (node.state === "done" || node.state === "length") node.text = "(The model ended without a word.)";
+  else takeBack(conversation, question, node, { error, isNew });
+  state.views.get(node.id)?.update();
+  if (error?.status === 401) askForKey();
+  else if (document.activeElement === document.body) fields.prompt.focus();
+  if (!error) announce(node.state === "stopped" ? "Stopped" : `Answer: ${node.text.slice(0, MAX_ANNOUNCED)}`);
+  tree.touch(conversation);
+  save(conversation);
+  if (state.conversation === conversation) showPath();
+  updateSend();
+  if (isFollowing) scrollDown();
+}
+
+/** Removes an answer of which nothing came. A question that was just typed goes back into the field. */
+function takeBack(conversation, question, node, { error, isNew }) {
+  tree.removeLeaf(conversation, node);
+  const isShown = state.conversation === conversation;
+  if (isNew && isShown && !fields.prompt.value) {
+    tree.removeLeaf(conversation, question);
+    setPrompt(question.text);
+  }
+  if (!isShown) return;
+  const isBack = !conversation.nodes[question.id];
+  const retry = isBack ? () => fields.form.requestSubmit() : () => canAsk() && answer(conversation, question);
+  if (error) showFailure(error.message, retry);
+  else if (!isBack) showFailure("Stopped before the first token.", retry);
+  show(conversation);
+}
+
+// What is kept.
+
+async function save(conversation) {
+  try {
+    if (!Object.keys(conversation.nodes).length) await store.remove([conversation.id]);
+    else if ((await store.save(conversation)) > 0) notify("The oldest conversations were removed: this browser keeps 200.");
+  } catch {
+    notify("This conversation could not be kept: the browser refuses more storage.");
+  }
+  await sidebar.refresh();
+}
+
+async function openConversation(id) {
+  const isRunning = state.run?.conversation.id === id;
+  const conversation = isRunning ? state.run.conversation : await store.load(id);
+  if (!conversation) return false;
+  const cut = isRunning ? [] : Object.values(conversation.nodes).filter((node) => node.state === "running");
+  cut.forEach((node) => endInterrupted(conversation, node));
+  show(conversation);
+  const last = conversation.nodes[conversation.leaf];
+  if (cut.length && last.role === "user") {
+    showFailure("The page was closed before the first token.", () => canAsk() && answer(conversation, last));
+  }
+  await sidebar.refresh();
+  scrollDown();
+  return true;
+}
+
+/** The page was closed while the answer came. */
+function endInterrupted(conversation, node) {
+  node.state = "stopped";
+  delete node.live;
+  if (!node.text && !node.thinking) tree.removeLeaf(conversation, node);
+}
+
+function startNew() {
+  show(tree.createConversation());
+  sidebar.refresh();
+  fields.prompt.focus();
+}
+
+async function renameConversation(id, title) {
+  const conversation = state.conversation.id === id ? state.conversation : await store.load(id);
+  if (!conversation) return;
+  tree.rename(conversation, title);
+  await save(conversation);
+  if (state.conversation.id === id) show(conversation);
+}
+
+async function removeConversations(ids) {
+  if (state.run && ids.includes(state.run.conversation.id)) return notify("Stop the answer before you delete its conversation.");
+  await store.remove(ids);
+  if (ids.includes(state.conversation.id)) startNew();
+  else await sidebar.refresh();
+}
+
+async function removeAll() {
+  byId("confirm-delete").showModal();
+}
+
+function setPrompt(text) {
+  fields.prompt.value = text;
+  keepDraft();
+}
+
+function keepDraft() {
+  write(DRAFT, fields.prompt.value);
+  fitPrompt();
   updateSend();
 }
 
+/** Browsers without field-sizing grow the field so. */
+function fitPrompt() {
+  if (CSS.supports("field-sizing", "content")) return;
+  fields.prompt.style.height = "auto";
+  fields.prompt.style.height = `${fields.prompt.scrollHeight}px`;
+}
+
+// What is pressed.
+
 fields.form.addEventListener("submit", (event) => {
   event.preventDefault();
-  const question = fields.prompt.value.trim();
-  if (!question || state.running || fields.model.disabled) return;
-  fields.prompt.value = "";
-  ask(question);
+  const text = fields.prompt.value.trim();
+  if (!text || !canAsk()) return;
+  setPrompt("");
+  ask(text);
 });
-
-fields.prompt.addEventListener("input", updateSend);
+fields.prompt.addEventListener("input", keepDraft);
 fields.prompt.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     fields.form.requestSubmit();
+  } else if (event.key === "ArrowUp" && !fields.prompt.value && !state.run) {
+    const last = tree.listPath(state.conversation).findLast(({ role }) => role === "user");
+    if (!last) return;
+    event.preventDefault();
+    state.views.get(last.id).edit();
   }
 });
-fields.stop.addEventListener("click", () => state.running?.abort());
-fields.toggle.addEventListener("click", () => setOptionsOpen(fields.options.hidden));
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && state.run && !document.querySelector("dialog[open]")) state.run.stop();
+  const isTyping = event.target.matches?.("input, textarea, select");
+  if (event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey) {
+    event.preventDefault();
+    fields.prompt.focus();
+  }
+});
+fields.stop.addEventListener("click", () => state.run?.stop());
+fields.retry.addEventListener("click", () => {
+  const { retry } = state;
+  hideFailure();
+  if (retry) retry();
+  else fields.form.requestSubmit();
+});
+fields.keyForm.addEventListener("submit", (event) => {
+  event.preventDefault();
+  refresh();
+});
 fields.key.addEventListener("change", refresh);
-fields.clear.addEventListener("click", () => {
-  state.messages = [];
-  fields.log.replaceChildren(fields.welcome);
-  fields.welcome.hidden = false;
-  fields.clear.disabled = true;
-  fields.prompt.focus();
+fields.model.addEventListener("change", () => {
+  write(MODEL, fields.model.value);
+  showChosenModel();
+});
+fields.log.addEventListener("scroll", showToEnd, { passive: true });
+fields.toEnd.addEventListener("click", scrollDown);
+byId("change-key").addEventListener("click", () => {
+  byId("settings").close();
+  showKeyForm(true);
+  fields.key.focus();
+});
+byId("confirm-delete").addEventListener("close", async (event) => {
+  if (event.target.returnValue !== "delete") return;
+  event.target.returnValue = "";
+  await removeConversations((await store.listHeads()).map(({ id }) => id));
+});
+byId("confirm-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  byId("confirm-delete").close(event.submitter.value);
 });
 
+decorate();
+startSettings(updateSend);
+store = await Store.open(() => sidebar.refresh());
+sidebar = new Sidebar(store, {
+  open: openConversation, rename: renameConversation, remove: (id) => removeConversations([id]), removeAll, startNew,
+});
+if (!store.isLasting) notify("This browser keeps no conversations: they are gone when the page is closed.");
+fields.prompt.value = read(DRAFT) ?? "";
+fitPrompt();
+if (!(await openConversation(location.hash.slice(1)))) show(tree.createConversation());
+await sidebar.refresh();
+state.knowledge = await fetchKnowledge().catch(() => ({}));
 await refresh();
+document.body.dataset.ready = "";
 setInterval(() => {
-  if (!document.hidden && !state.running) {
+  if (!document.hidden && !state.run) {
     if (fields.model.disabled) refresh();
     else checkReady();
   }
