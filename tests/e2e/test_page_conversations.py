@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import BrowserContext, expect
 
+from mesh.api.errors import GenerationFailed
 from tests.support.browser import needs_chromium, open_browser
 from tests.support.chat_page import DESKTOP, ChatPage, visit
 from tests.support.gateways import open_client
@@ -70,15 +71,15 @@ async def test_an_answer_that_a_reload_cut_looks_stopped(browser):
 
 
 async def test_a_reload_before_the_first_token_leaves_the_question_to_try_again(browser):
-    async with open_client(LocalBackend()) as api:
+    backend = LocalBackend(delay_s=600)
+    async with open_client(backend) as api:
         seen = await visit(browser, api)
-        await seen.page.route("**/v1/chat/completions", lambda route: None)
         await seen.ask("Never answered?")
         await expect(seen.titles).to_have_text(["Never answered?"])
-        await seen.page.unroute("**/v1/chat/completions")
         await seen.reload()
         await expect(seen.questions).to_have_text("Never answered?")
         await expect(seen.answers).to_have_count(0)
+        backend.delay_s = 0
         await seen.page.get_by_role("button", name="Try again").click()
         await expect(seen.answer).to_have_text(ANSWER)
 
@@ -160,6 +161,42 @@ async def test_a_regenerated_answer_stands_beside_the_former_one(browser):
         await expect(seen.answer).to_have_text(ANSWER)
         await seen.ask_and_wait("Go on")
         assert [message.content for message in backend.chats[-1]] == ["Again?", ANSWER, "Go on"]
+
+
+async def test_a_regeneration_that_fails_shows_the_former_answer_again(browser):
+    backend = LocalBackend()
+    async with open_client(backend) as api:
+        seen = await visit(browser, api)
+        await seen.ask_and_wait("Again?")
+        backend.failure = GenerationFailed("Every route was lost.")
+        await seen.page.get_by_role("button", name="Regenerate answer").click()
+        await expect(seen.page.get_by_role("alert")).to_have_text("Every route was lost.")
+        await expect(seen.answer).to_have_text(ANSWER)
+        backend.failure, backend.answer = None, "Another answer."
+        await seen.page.get_by_role("button", name="Try again").click()
+        await expect(seen.answer).to_have_text("Another answer.")
+        await expect(seen.page.get_by_role("group", name="Versions")).to_contain_text("2 / 2")
+
+
+async def test_a_running_answer_tears_no_rename_or_question_away(browser):
+    backend = LocalBackend(delay_s=0.02, is_endless=True)
+    async with open_client(backend) as api:
+        seen = await visit(browser, api)
+        await seen.ask("Endless")
+        await expect(seen.titles).to_have_text(["Endless"])
+        await seen.page.get_by_role("button", name="Rename Endless").click()
+        await seen.page.get_by_label("New title").fill("Long")
+        # Longer than the time between two savings of a running answer.
+        await seen.page.wait_for_timeout(1500)
+        await seen.page.keyboard.press("Enter")
+        await expect(seen.titles).to_have_text(["Long"])
+        await seen.page.get_by_role("button", name="Delete Long").click()
+        await seen.page.wait_for_timeout(1500)
+        await seen.page.get_by_role("button", name="Delete", exact=True).click()
+        await expect(seen.page.locator("#notice")).to_contain_text("Stop the answer")
+        await seen.stop.click()
+        await expect(seen.send).to_be_visible()
+        await expect(seen.titles).to_have_text(["Long"])
 
 
 async def test_an_answer_goes_on_while_another_conversation_is_read(browser):

@@ -34,14 +34,14 @@ let sidebar;
 // What the gateway can do.
 
 async function refresh() {
-  await checkReady();
   try {
     showModels(await fetchModels());
     showKeyForm(false);
   } catch (error) {
     showModels([]);
-    if (error.status === 401) askForKey();
+    if (error.status === 401) return askForKey();
   }
+  return checkReady();
 }
 
 function showModels(models) {
@@ -77,8 +77,10 @@ function showHealth(isGood, text) {
 
 function askForKey() {
   showHealth(false, "API key needed");
-  showKeyForm(true);
-  fields.key.focus();
+  if (fields.keyForm.hidden) {
+    showKeyForm(true);
+    fields.key.focus();
+  }
 }
 
 function showKeyForm(isShown) {
@@ -270,9 +272,15 @@ async function save(conversation) {
   await sidebar.refresh();
 }
 
+/** Returns a conversation: the object that is shown or answered, or else what is kept. */
+async function find(id) {
+  const known = [state.conversation, state.run?.conversation].find((one) => one?.id === id);
+  return known ?? store.load(id);
+}
+
 async function openConversation(id) {
+  const conversation = await find(id);
   const isRunning = state.run?.conversation.id === id;
-  const conversation = isRunning ? state.run.conversation : await store.load(id);
   if (!conversation) return false;
   const cut = isRunning ? [] : Object.values(conversation.nodes).filter((node) => node.state === "running");
   cut.forEach((node) => endInterrupted(conversation, node));
@@ -300,7 +308,7 @@ function startNew() {
 }
 
 async function renameConversation(id, title) {
-  const conversation = state.conversation.id === id ? state.conversation : await store.load(id);
+  const conversation = await find(id);
   if (!conversation) return;
   tree.rename(conversation, title);
   await save(conversation);
@@ -308,10 +316,13 @@ async function renameConversation(id, title) {
 }
 
 async function removeConversations(ids) {
-  if (state.run && ids.includes(state.run.conversation.id)) return notify("Stop the answer before you delete its conversation.");
-  await store.remove(ids);
-  if (ids.includes(state.conversation.id)) startNew();
-  else await sidebar.refresh();
+  if (state.run && ids.includes(state.run.conversation.id)) {
+    notify("Stop the answer before you delete its conversation.");
+  } else {
+    await store.remove(ids);
+    if (ids.includes(state.conversation.id)) startNew();
+  }
+  await sidebar.refresh();
 }
 
 async function removeAll() {
@@ -400,7 +411,7 @@ byId("confirm-form").addEventListener("submit", (event) => {
 
 decorate();
 startSettings(updateSend);
-store = await Store.open(() => sidebar.refresh());
+store = await Store.open(() => sidebar?.refresh());
 sidebar = new Sidebar(store, {
   open: openConversation, rename: renameConversation, remove: (id) => removeConversations([id]), removeAll, startNew,
 });

@@ -55,8 +55,8 @@ export class Sidebar {
     const words = byId("search").value.trim();
     const found = words ? await this.store.search(words) : null;
     const heads = (await this.store.listHeads()).filter(({ id }) => !found || found.has(id));
-    // A rename in progress is not torn away.
-    if (this.list.querySelector("form")) return;
+    // A rename or a question in progress is not torn away.
+    if (this.list.querySelector("[data-pending]")) return;
     const focused = this.list.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     this.list.replaceChildren(...this.makeGroups(heads));
     if (focused) this.list.querySelector(`[data-focus="${focused}"]`)?.focus();
@@ -101,6 +101,7 @@ export class Sidebar {
       // A form that goes loses the focus, which ends it once more.
       if (isOver) return;
       isOver = true;
+      delete row.dataset.pending;
       form.remove();
       if (isKept && field.value.trim()) this.actions.rename(head.id, field.value.trim());
       else this.refresh();
@@ -115,6 +116,7 @@ export class Sidebar {
       end(false);
     });
     field.addEventListener("blur", () => end(true));
+    row.dataset.pending = "";
     row.replaceChildren(form);
     field.select();
   }
@@ -124,10 +126,15 @@ export class Sidebar {
     const yes = element("button", { type: "button", className: "danger", text: "Delete" });
     const no = element("button", { type: "button", className: "quiet", text: "Keep" });
     yes.addEventListener("click", () => {
+      delete row.dataset.pending;
       announce(`Deleted ${head.title}`);
       this.actions.remove(head.id);
     });
-    no.addEventListener("click", () => this.refresh());
+    no.addEventListener("click", () => {
+      delete row.dataset.pending;
+      this.refresh();
+    });
+    row.dataset.pending = "";
     row.replaceChildren(element("span", { className: "title", text: "Delete it?" }), yes, no);
     yes.focus();
   }

@@ -59,13 +59,12 @@ export function selectVersion(conversation, node) {
   }
 }
 
-/** Removes a node without children; its parent, or else another version of it, is shown. */
+/** Removes a node without children; its last other version, or else its parent, is shown. */
 export function removeLeaf(conversation, node) {
   delete conversation.nodes[node.id];
-  conversation.leaf = node.parent;
-  if (node.parent !== null) return;
-  const other = Object.values(conversation.nodes).findLast(({ parent }) => parent === null);
+  const other = listVersions(conversation, node).at(-1);
   if (other) selectVersion(conversation, other);
+  else conversation.leaf = node.parent;
 }
 
 /** Returns the messages of a request: the path to `node`, without answers that have no text. */
