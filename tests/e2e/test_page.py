@@ -225,6 +225,19 @@ async def test_missing_layers_are_shown_and_nothing_can_be_sent(browser):
         await seen.photograph("desktop-missing-blocks")
 
 
+async def test_a_phone_shows_what_is_wrong_beside_a_long_model_name(browser, monkeypatch):
+    monkeypatch.setattr(local_backend, "MODEL", "a-model/with-a-rather-long-name-135m-instruct")
+    backend = LocalBackend()
+    async with open_client(backend) as api:
+        seen = await visit(browser, api, viewport=PHONE)
+        await expect(seen.health).to_have_text("Ready")
+        backend.uncovered = ((2, 4),)
+        await seen.reload()
+        await expect(seen.health).to_have_text("nobody serves blocks 2:4")
+        box = await seen.health.bounding_box()
+        assert box is not None and box["width"] > 200
+
+
 async def test_a_key_is_asked_for_used_and_not_kept(browser, tmp_path):
     keys_file = tmp_path / "keys.jsonl"
     key = create_key(keys_file, "page", now_s=1)

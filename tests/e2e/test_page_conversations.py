@@ -46,6 +46,7 @@ async def test_a_reload_restores_the_conversation_and_the_draft(browser):
         hops = seen.page.get_by_role("list", name="Route").get_by_role("listitem")
         await expect(hops).to_have_count(2)
         await expect(seen.page.locator(".facts")).to_contain_text("tokens/s")
+        await expect(seen.page.locator(".facts")).to_contain_text("of 512")
         await seen.ask_and_wait("Second?")
         assert [message.content for message in backend.chats[-1]] == ["First?", ANSWER, "Second?"]
     assert seen.complaints == []

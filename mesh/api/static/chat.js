@@ -50,6 +50,8 @@ function showModels(models) {
   const options = models.map(({ id }) => new Option(id, id, false, id === chosen));
   fields.model.replaceChildren(...(options.length ? options : [new Option("No model is complete", "")]));
   fields.model.disabled = models.length === 0;
+  // What was restored before says now how much of the context it took.
+  state.views.forEach((view) => view.update());
   showChosenModel();
 }
 
