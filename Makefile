@@ -21,7 +21,8 @@ NETWORKS := tests/e2e
 SIMULATED := $(filter-out tests/simulation/test_economics.py,$(wildcard tests/simulation/test_*.py)) \
 	tests/subnet/test_restart.py
 WORKERS := -n logical --maxprocesses 8 --dist worksteal
-QUICK := tests/ examples/ --ignore $(NETWORKS) $(SIMULATED:%=--ignore %) $(WORKERS)
+STRANGERS := tests/strangers
+QUICK := tests/ examples/ --ignore $(NETWORKS) --ignore $(STRANGERS) $(SIMULATED:%=--ignore %) $(WORKERS)
 # The least percentage of lines that the quick tests run, of all packages together and of each;
 # COVERAGE= counts none. Node, bootstrap and localnet are run as processes, by other tests.
 COVERAGE := 90
@@ -29,7 +30,7 @@ FLOORS := keys=99 consensus=98 mesh=95 devchain=96 subnet=87
 RELEASE ?= bookworm
 
 .PHONY: help docs reference install install-node install-js demo demo-chat test test-timed test-quick test-networks \
-	test-simulated coverage lint lint-types lint-rest lock picture count fresh clean
+	test-simulated test-strangers lock-strangers coverage lint lint-types lint-rest lock picture count fresh clean
 
 help: ## List what make can do
 	@grep --no-filename --extended-regexp '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) \
@@ -111,6 +112,10 @@ test-networks: install ## The tests that start networks of real processes
 test-simulated: install ## 100 simulated networks, and nodes that are killed at every step
 	nice -n 19 $(BIN)/python -m pytest $(SIMULATED) $(WORKERS) --timeout 3600
 
+# An environment for each client, in .strangers/ and in node_modules; CLIENT=name runs one alone.
+test-strangers: install ## Public clients of the API against a real gateway; CLIENT=ollama runs one
+	$(BIN)/python -m pytest "$(STRANGERS)$(if $(CLIENT),/test_clients.py::test_client[$(CLIENT)])"
+
 lint: install ## Format, rules, types, direction of imports, declared dependencies, documents
 	@$(MAKE) --no-print-directory --jobs 2 lint-types lint-rest
 
@@ -151,6 +156,13 @@ lock: ## Write requirements*.lock anew, after an edit of pyproject.toml or const
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --custom-compile-command 'make lock' \
 	  requirements-docs.in --output-file requirements-docs.lock
+
+lock-strangers: install ## Write the locks of the clients in tests/strangers anew
+	for named in $(STRANGERS)/clients/*/requirements.in; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --upgrade \
+	    --custom-compile-command 'make lock-strangers' $$named --output-file $${named%.in}.txt || exit 1; done
+	for named in $(STRANGERS)/clients/*/package.json; do \
+	  (cd $$(dirname $$named) && npm install --package-lock-only --no-audit --no-fund) || exit 1; done
 
 picture: install ## Draw docs/images/architecture.svg from today's imports
 	$(BIN)/python tools/draw_architecture.py
