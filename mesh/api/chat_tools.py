@@ -13,7 +13,7 @@ from mesh.api.backend import ChatMessage, ChatPrompt, ServedModel
 from mesh.api.problems import Problem, quote_name
 from mesh.api.reasoning import Part, ReasoningSplitter
 from mesh.api.schemas import ChatRequest, Message, NamedTool
-from mesh.api.structured import Wanted, make_lark
+from mesh.api.structured import Wanted, make_lark, write_json_rule
 from mesh.api.tool_calls import CallArguments, CallStart, Content, Delta, ToolCallParser
 from mesh.api.tool_formats import (
     ToolStyle,
@@ -138,8 +138,11 @@ def choose_grammar(plan: ToolPlan, wanted: Wanted | None) -> Wanted | None:
     field, grammar = wanted
     if grammar.kind is not GrammarKind.JSON_SCHEMA:
         raise Problem(400, f"'{field}' and 'tools' are too many.", param=field)
-    schema = " ".join(grammar.text.splitlines())
-    return field, make_lark(["start: calls | answer", *calls, f"answer: %json {schema}"])
+    try:
+        answer = write_json_rule(json.loads(grammar.text))
+    except (ValueError, RecursionError):
+        raise Problem(400, "This is not JSON.", param=field, code="invalid_grammar") from None
+    return field, make_lark(["start: calls | answer", *calls, f"answer: {answer}"])
 
 
 class ToolReader:

@@ -15,7 +15,7 @@ from mesh.api.schemas import (
     SamplingFields,
 )
 from mesh.errors import InvalidRequest
-from mesh.inference.grammar import MAX_GRAMMAR_BYTES, Grammar, GrammarKind
+from mesh.inference.grammar import MAX_GRAMMAR_BYTES, WHITESPACE, Grammar, GrammarKind
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 MAX_SCHEMA_DEPTH = 64
@@ -81,6 +81,13 @@ def _make_regex(text: str) -> Grammar:
 def _make_choice(choices: list[str]) -> Grammar:
     # A string of Lark is written as one of JSON.
     return make_lark(["start: " + " | ".join(json.dumps(c, ensure_ascii=False) for c in choices)])
+
+
+def write_json_rule(schema: Any) -> str:
+    """Return a schema as it stands in a rule of Lark, with the same limit of blanks as alone."""
+    if isinstance(schema, dict):
+        schema = {**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}}
+    return f"%json {json.dumps(schema)}"
 
 
 def make_lark(rules: list[str]) -> Grammar:

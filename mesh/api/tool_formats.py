@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from mesh.api.backend import ChatMessage
+from mesh.api.structured import write_json_rule
 
 
 class ToolFormat(StrEnum):
@@ -104,7 +105,7 @@ def make_call_rules(
             for place, tool in enumerate(tools)
         ]
     }
-    schema = json.dumps({**call, "$defs": defs} if defs else call)
+    schema = write_json_rule({**call, "$defs": defs} if defs else call)
     rules = {
         ToolFormat.HERMES: ('"<tool_call>\\n" call "\\n</tool_call>"', '"\\n"'),
         ToolFormat.LLAMA3: ("call", '"; "'),
@@ -114,7 +115,7 @@ def make_call_rules(
     several = f"one ({separator} one)*" if is_parallel else "one"
     if style is ToolFormat.MISTRAL:
         several = f'"[" {several} "]"'
-    return [f"calls: {several}", f"one: {one}", f"call: %json {schema}"]
+    return [f"calls: {several}", f"one: {one}", f"call: {schema}"]
 
 
 def _make_call_schema(style: ToolFormat, tool: dict[str, Any], *, prefix: str) -> dict[str, Any]:

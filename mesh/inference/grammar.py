@@ -12,6 +12,8 @@ from enum import IntEnum
 from mesh.errors import InvalidRequest
 
 MAX_GRAMMAR_BYTES = 64 << 10
+WHITESPACE = r"[ \n\t]{0,16}"
+"""Between the tokens of a JSON text: without a limit a small model may write nothing else."""
 
 
 class GrammarKind(IntEnum):

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mesh.errors import MeshError
-from mesh.inference.grammar import Grammar, GrammarKind
+from mesh.inference.grammar import WHITESPACE, Grammar, GrammarKind
 from mesh.inference.grammar_limits import check_repeats
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 MAX_KEPT = 64
 """Compiled grammars that are kept, the last used ones."""
 MAX_COMPILING = 2
-WHITESPACE = r"[ \n\t]{0,16}"
-"""Between the tokens of a JSON text: without a limit a small model may write nothing else."""
 MAX_ERROR = 300
 
 Mask = NDArray[np.int32]

@@ -7,6 +7,7 @@ import json
 import openai
 import pytest
 
+from mesh.api.structured import write_json_rule
 from mesh.inference.grammar import GrammarKind
 from tests.mesh.api.test_api_openai_client import make_client
 from tests.support.http_checks import check_error
@@ -167,7 +168,13 @@ async def test_tools_and_a_schema_allow_a_call_or_the_value(api, backend):
     await ask(api, tools=[WEATHER], response_format=wanted)
     grammar = backend.requests[0].sampling.grammar
     assert grammar.text.startswith("start: calls | answer\n")
-    assert 'answer: %json {"type": "integer"}' in grammar.text
+    assert f"answer: {write_json_rule({'type': 'integer'})}\n" in grammar.text
+
+
+async def test_a_schema_beside_tools_that_is_no_json_is_named(api):
+    with pytest.raises(openai.BadRequestError) as caught:
+        await ask(api, tools=[WEATHER], extra_body={"guided_json": "{"})
+    assert caught.value.param == "guided_json"
 
 
 def make_tool(name):

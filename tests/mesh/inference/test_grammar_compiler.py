@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pytest
 
+from mesh.api.chat_tools import ToolPlan, choose_grammar
+from mesh.api.tool_formats import ToolFormat, ToolStyle
 from mesh.errors import InvalidRequest, ModelError
 from mesh.inference.grammar import MAX_GRAMMAR_BYTES, Grammar, GrammarKind
 from mesh.inference.grammar_compiler import BadGrammar, GrammarCompiler, Vocabulary
@@ -66,6 +68,35 @@ def test_a_regex_and_a_lark_grammar_with_a_schema_in_it_are_followed(compiler):
     )
     text = '<call>{"city": "Rom", "days": 3}</call>'
     assert follow(compiler, lark, text) == [END]
+
+
+def make_forced(form, wanted=None):
+    tools = ({"type": "function", "function": {"name": "f", "parameters": SCHEMA}},)
+    plan = ToolPlan(ToolStyle(form, is_native=True), tools, wanted is None, is_parallel=False)
+    _, grammar = choose_grammar(plan, wanted)
+    return grammar
+
+
+@pytest.mark.parametrize(
+    ("form", "before"),
+    [
+        (ToolFormat.HERMES, "<tool_call>\n{"),
+        (ToolFormat.HERMES, '<tool_call>\n{"name":"f","arguments":{'),
+        (ToolFormat.LLAMA3, "{"),
+        (ToolFormat.MISTRAL, "[{"),
+    ],
+)
+def test_blanks_in_a_call_are_few(compiler, form, before):
+    """Else a small model writes nothing else until its length cuts it."""
+    grammar = make_forced(form)
+    assert ord(" ") + 1 in follow(compiler, grammar, before + " " * 15)
+    assert ord(" ") + 1 not in follow(compiler, grammar, before + " " * 16)
+
+
+def test_blanks_are_few_in_a_value_that_stands_beside_calls(compiler):
+    grammar = make_forced(ToolFormat.HERMES, ("response_format", schema(SCHEMA)))
+    assert ord(" ") + 1 in follow(compiler, grammar, "{" + " " * 15)
+    assert ord(" ") + 1 not in follow(compiler, grammar, "{" + " " * 16)
 
 
 def test_tokens_without_a_text_are_never_allowed(compiler):
