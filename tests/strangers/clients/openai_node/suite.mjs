@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import OpenAI from 'openai';
 
 const model = process.env.MESH_MODEL;
-const client = new OpenAI({ baseURL: `${process.env.MESH_URL}/v1`, apiKey: 'none', maxRetries: 0, timeout: 120_000 });
+const client = new OpenAI({ baseURL: `${process.env.MESH_URL}/v1`, apiKey: 'none', maxRetries: 0, timeout: 600_000 });
 const messages = [{ role: 'user', content: 'What is the capital of France?' }];
 const asked = { model, messages, max_tokens: 24, temperature: 0 };
 const parameters = {

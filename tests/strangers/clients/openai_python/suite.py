@@ -30,7 +30,7 @@ class Person(BaseModel):
 
 @pytest.fixture
 def client() -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=BASE, api_key="none", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=BASE, api_key="none", max_retries=0, timeout=600) as client:
         yield client
 
 
