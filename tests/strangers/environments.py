@@ -28,7 +28,9 @@ ENVIRONMENTS = ROOT / ".strangers"
 INSTALL_TIMEOUT_S = 900.0
 PYTEST_OPTIONS = (
     "-q --tb=short --rootdir . --confcutdir . -p no:cacheprovider -p no:warnings "
-    f"-c {os.devnull} -o junit_family=xunit1 -o asyncio_mode=auto"
+    f"-c {os.devnull} -o junit_family=xunit1 -o asyncio_mode=auto "
+    # Clients keep their connections from one test to the next, and with them the loop.
+    "-o asyncio_default_test_loop_scope=session -o asyncio_default_fixture_loop_scope=session"
 ).split()
 """Nothing of this repository's own settings for pytest."""
 TAIL = 6000

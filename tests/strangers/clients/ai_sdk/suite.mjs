@@ -5,7 +5,7 @@ import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import * as ai from 'ai';
 import { z } from 'zod';
 
-const { embed, generateText, isStepCount, Output, stepCountIs, streamText, tool } = ai;
+const { embed, embedMany, generateText, isStepCount, Output, stepCountIs, streamText, tool } = ai;
 const options = { name: 'mesh', baseURL: `${process.env.MESH_URL}/v1`, apiKey: 'none', includeUsage: true };
 const provider = createOpenAICompatible({ ...options, supportsStructuredOutputs: true });
 const plain = createOpenAICompatible(options);
@@ -105,6 +105,12 @@ test('legacy completion', async () => {
   assert.ok(text.length > 0);
 });
 
+test('embeddings', async () => {
+  const options = { model: provider.embeddingModel(name), maxRetries: 0 };
+  assert.equal((await embed({ ...options, value: 'a cat' })).embedding.length, 576);
+  assert.equal((await embedMany({ ...options, values: ['a cat', 'a dog'] })).embeddings.length, 2);
+});
+
 test('unknown model', async () => {
   await assert.rejects(generateText({ ...asked, model: provider('gpt-99') }), (error) => error.statusCode === 404);
 });
@@ -114,8 +120,4 @@ test('image', async () => {
   const image = { type: 'file', mediaType: 'image/png', data: new Uint8Array([137, 80, 78, 71]) };
   const { prompt: _, ...rest } = asked;
   await generateText({ ...rest, messages: [{ role: 'user', content: [image] }] });
-});
-
-test('embeddings', async () => {
-  await embed({ model: provider.embeddingModel(name), value: 'hi', maxRetries: 0 });
 });

@@ -115,6 +115,11 @@ def test_generate_raw_stream(client):
     assert "Paris" in "".join(part.response for part in parts)
 
 
+def test_embed(client):
+    answer = client.embed(MODEL, input=["a cat", "a dog"])
+    assert [len(vector) for vector in answer.embeddings] == [576, 576]
+
+
 def test_list(client):
     assert [model.model for model in client.list().models] == [MODEL]
 
@@ -139,10 +144,6 @@ def test_image(client):
 
 def test_think(client):
     client.chat(MODEL, messages=QUESTION, think=True, options=OPTIONS)
-
-
-def test_embed(client):
-    client.embed(MODEL, input="hi")
 
 
 def test_ps(client):

@@ -91,6 +91,11 @@ test('legacy completion', async () => {
   assert.match(answer.choices[0].text, /Paris/);
 });
 
+test('embeddings', async () => {
+  const answer = await client.embeddings.create({ model, input: ['a cat', 'a dog'] });
+  assert.deepEqual(answer.data.map((entry) => entry.embedding.length), [576, 576]);
+});
+
 test('models', async () => {
   const ids = [];
   for await (const entry of client.models.list()) ids.push(entry.id);
@@ -105,8 +110,4 @@ test('unknown model', async () => {
 test('image', async () => {
   const image = { type: 'image_url', image_url: { url: 'data:image/png;base64,AAAA' } };
   await client.chat.completions.create({ ...asked, messages: [{ role: 'user', content: [image] }] });
-});
-
-test('embeddings', async () => {
-  await client.embeddings.create({ model, input: 'hi' });
 });

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 MODEL = os.environ["MESH_MODEL"]
 BASE = f"{os.environ['MESH_URL']}/v1"
+DIMENSIONS = 576
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 WEATHER = {
     "type": "object",
@@ -239,6 +240,18 @@ def test_responses_parse(client):
     assert isinstance(answer.output_parsed, Person)
 
 
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_embeddings(client, encoding):
+    answer = client.embeddings.create(
+        model=MODEL, input=["a cat", "a dog", "a cat"], encoding_format=encoding
+    )
+    first, second, again = (entry.embedding for entry in answer.data)
+    if encoding == "float":
+        assert len(first) == DIMENSIONS and first == pytest.approx(again, abs=1e-4)
+        assert first != pytest.approx(second, abs=1e-4)
+    assert answer.usage.prompt_tokens > 3
+
+
 def test_models(client):
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).id == MODEL
@@ -277,8 +290,8 @@ def test_web_search_tool(client):
     client.responses.create(model=MODEL, input="hi", tools=[{"type": "web_search"}])
 
 
-def test_embeddings(client):
-    client.embeddings.create(model=MODEL, input="hi")
+def test_embeddings_of_other_dimensions(client):
+    client.embeddings.create(model=MODEL, input="hi", dimensions=64)
 
 
 def test_moderation(client):

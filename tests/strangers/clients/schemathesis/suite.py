@@ -21,6 +21,7 @@ LENGTHS = {
     "/v1/completions": "max_tokens",
     "/v1/responses": "max_output_tokens",
     "/v1/messages": "max_tokens",
+    "/inference": "max_tokens",
     "/input": "max_new_tokens",
 }
 schema = schemathesis.openapi.from_url(f"{os.environ['MESH_URL']}/openapi.json")
@@ -54,7 +55,7 @@ def shorten(path, body):
         body["model"] = os.environ["MESH_MODEL"]
     if path in LENGTHS:
         body[LENGTHS[path]] = ANSWER_TOKENS
-    if path.startswith("/api/") and "options" in body:
+    if path in ("/api/chat", "/api/generate"):
         body["options"] = {"num_predict": ANSWER_TOKENS}
     for name in ("n", "num_return_sequences", "min_tokens", "max_length"):
         body.pop(name, None)
