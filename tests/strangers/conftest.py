@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -27,10 +26,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         address = swarm.stdout.split()[-1]
         line = [*MESH, "serve", "--port", "0", "--initial-peers", address, "--no-metrics"]
         with run_command(line, folder) as serve:
-            serve.wait_for("http://", timeout_s=START_S)
-            found = re.search(r"http://\S+", serve.stdout)
-            assert found is not None
-            url = found.group(0)
+            serve.wait_for("OpenAI base URL", timeout_s=START_S)
+            wait_until(lambda: serve.stdout.startswith("http://"), "address of the gateway")
+            url = serve.stdout.split()[0]
             ready = lambda: httpx.get(f"{url}/readyz", timeout=10).status_code == 200  # noqa: E731
             wait_until(ready, "ready gateway", timeout_s=START_S)
             yield url
