@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from playwright.async_api import BrowserContext, Locator, Page, expect
+from playwright.async_api import BrowserContext, Locator, Page, ViewportSize, expect
 
 from tests.support.browser import WatchedPage
 
-DESKTOP = {"width": 1280, "height": 800}
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 SCREENSHOTS = os.environ.get("MESH_SCREENSHOTS")
 
@@ -90,7 +90,9 @@ class ChatPage(WatchedPage):
             await self.page.screenshot(path=f"{SCREENSHOTS}/{name}.png")
 
 
-async def visit(browser: BrowserContext, api: Any, *, viewport: Any = None) -> ChatPage:
+async def visit(
+    browser: BrowserContext, api: Any, *, viewport: ViewportSize | None = None
+) -> ChatPage:
     """Open the page of the gateway behind ``api`` in a new tab."""
     page = await browser.new_page()
     await page.set_viewport_size(viewport or DESKTOP)
