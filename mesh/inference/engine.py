@@ -40,7 +40,8 @@ token and a draft of what follows it, whose rows are decode rows too (mesh/infer
 session has at most one step waiting or running. The order of events is:
 
 1. ``submit`` puts the step into the scheduler. If the thread is idle, it starts at once, in the
-   same turn of the event loop. Before a batch starts, its sessions get the pages they lack.
+   same turn of the event loop; decode rows are held for a moment for sessions that are due
+   (mesh/inference/cohorts.py). Before a batch starts, its sessions get the pages they lack.
 2. The scheduler chooses a batch: a chunk of one prompt, or of several where ``prefill_tokens``
    allows it, or one decode row each of many sessions that run through the same layers. Prompt
    chunks and decode batches take turns. A challenge goes before both, because it has a deadline on
@@ -99,6 +100,7 @@ from numpy.typing import NDArray
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.batches import BatchRunner, make_failure
 from mesh.inference.challenge_guard import ChallengeGuard
+from mesh.inference.cohorts import Cohorts
 from mesh.inference.decoder import keep_promised
 from mesh.inference.grammar_compiler import GrammarCompiler
 from mesh.inference.measures import ServingMeasures
@@ -194,6 +196,8 @@ class Engine:
         self._sessions: dict[int, EngineSession] = {}
         self._starved: dict[int, Job] = {}
         self._page_timers: dict[int, asyncio.TimerHandle] = {}
+        self._cohorts = Cohorts()
+        self._hold: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._is_serving = False
         self._running: asyncio.Future[list[Job]] | None = None
@@ -403,6 +407,10 @@ class Engine:
             session.keys = compute_page_keys(session.salt, session.token_ids)
         self._publish(session)
         self._scheduler.discard(session.serial)
+        self._cohorts.forget(session.serial)
+        if self._hold is not None:
+            # It may be the one that is awaited.
+            self._wake.set()
         self._starved.pop(session.serial, None)
         self._stop_waiting(session)
         self._book.close(session.serial)
@@ -434,7 +442,10 @@ class Engine:
         if session.loss is not None:
             raise session.loss
         _check_room(session, step)
-        future: asyncio.Future[StepOutput] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[StepOutput] = loop.create_future()
+        if step.rows == 1:
+            self._cohorts.note_step(session.serial, loop.time())
         self._queue(Job(session, step, future, time.perf_counter()))
         return future
 
@@ -566,6 +577,8 @@ class Engine:
     def _start_batch(self) -> asyncio.Future[list[Job]] | None:
         """Hand the idle thread what waits; None if nothing does."""
         self._queue_starved()
+        if self._is_held():
+            return None
         batch = self._take_batch()
         if not batch:
             return None
@@ -573,6 +586,19 @@ class Engine:
         self._running = loop.create_future()
         self._executor.submit(self._compute, batch, loop, self._running)
         return self._running
+
+    def _is_held(self) -> bool:
+        """Whether the decode rows that wait are held for sessions that are due at any moment."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        until_s = self._cohorts.hold_until(self._scheduler.waiting_decodes, now_s)
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+        if until_s <= now_s:
+            return False
+        self._hold = loop.call_at(until_s, self._wake.set)
+        return True
 
     def _take_batch(self) -> list[Job]:
         """Return the next batch whose sessions have pages for it; empty if nothing can go on."""

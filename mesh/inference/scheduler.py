@@ -90,6 +90,15 @@ class Scheduler(Generic[T, C]):
         return len(self._prompts) + len(self._decodes)
 
     @property
+    def waiting_decodes(self) -> tuple[int, ...]:
+        """The sessions that wait with one row, if that is all that waits and a batch has room for
+        more; else none.
+        """
+        if self._prompts or self._challenges or len(self._decodes) >= self.max_batch_rows:
+            return ()
+        return tuple(work.session for work in self._decodes)
+
+    @property
     def has_challenge(self) -> bool:
         """Whether a challenge waits."""
         return bool(self._challenges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from dataclasses import replace
@@ -62,3 +63,40 @@ async def test_a_full_hoster_far_away_is_busy_and_not_lost(chat_checkpoint):
         with pytest.raises(SessionLost) as caught:
             await anext(tokens)
         assert caught.value.reason == RefusalReason.BUSY
+
+
+CLIENTS = 8
+STEPS = 24
+
+
+def count_batches(hoster):
+    """Note from now on how many decode rows each batch of a hoster has."""
+    sizes = []
+    batches = hoster.engine._batches
+    run = batches.run
+
+    def note(batch):
+        if all(job.step.rows == 1 for job in batch):
+            sizes.append(len(batch))
+        return run(batch)
+
+    batches.run = note
+    return sizes
+
+
+async def test_eight_clients_on_two_ranges_make_batches_of_eight(chat_checkpoint):
+    async with open_slow_swarm(chat_checkpoint, 2) as (swarm, client):
+        swarm.network.conditions = LinkConditions(0.05, 0.05)
+        sizes = [count_batches(hoster) for hoster in swarm.hosters]
+
+        async def ask(number):
+            tokens = client.generate(f"No. {number}", max_new_tokens=STEPS, ignore_eos=True)
+            return [token.token_id async for token in tokens]
+
+        answers = await asyncio.gather(*(ask(number) for number in range(CLIENTS)))
+        assert all(len(answer) == STEPS for answer in answers)
+        for noted in sizes:
+            # They find each other within a few steps and then stay together.
+            rows = sum(noted)
+            together = sum(size for size in noted if size == CLIENTS)
+            assert together >= rows // 2, noted
