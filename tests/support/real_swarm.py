@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from benchmarks.slow_links import LinkProxy
 from keys.peer import PeerKey
 from mesh.assets import SHIPPED_MODEL_NAME
 from mesh.client.grammars import make_grammar_compiler
@@ -22,6 +23,7 @@ from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
 from mesh.routing.info import NetworkInfo
+from subnet.localnet.environment import find_free_port
 
 NETWORK_ID = b"r" * 32
 
@@ -48,8 +50,12 @@ async def open_real_swarm(
     *,
     model: str = SHIPPED_MODEL_NAME,
     network_id: bytes = NETWORK_ID,
+    proxy: LinkProxy | None = None,
 ) -> AsyncIterator[tuple[str, list[Engine]]]:
-    """Start one hoster for each span; yield an address of the first, and the engines."""
+    """Start one hoster for each span; yield an address of the first, and the engines.
+
+    All are reached through ``proxy``, if there is one.
+    """
     folder = resolve_known_model(model)
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         hosters: list[_Hoster] = []
@@ -57,7 +63,16 @@ async def open_real_swarm(
             engine = await stack.enter_async_context(_open_engine(folder, span))
             engine.grammars = make_grammar_compiler(folder.source, load_config(folder.source))
             known = [hoster.address for hoster in hosters[:1]]
-            hosters.append(await _open_hoster(stack, engine, folder.name, network_id, known))
+            place = HostConfig(key=PeerKey.generate(), initial_peers=tuple(known))
+            if proxy is not None:
+                own = find_free_port()
+                outside = await stack.enter_async_context(proxy.serve(own))
+                place = replace(
+                    place,
+                    host_maddrs=(f"/ip4/127.0.0.1/tcp/{own}",),
+                    announce_maddrs=(f"/ip4/127.0.0.1/tcp/{outside}",),
+                )
+            hosters.append(await _open_hoster(stack, engine, folder.name, network_id, place))
         peers = [hoster.host.peer_id for hoster in hosters]
         running = [tasks.create_task(hoster.engine.serve()) for hoster in hosters]
         running += [tasks.create_task(hoster.announcer.run()) for hoster in hosters]
@@ -82,18 +97,11 @@ async def _open_hoster(
     engine: Engine,
     model: str,
     network_id: bytes,
-    initial_peers: Sequence[str],
+    place: HostConfig,
 ) -> _Hoster:
-    key = PeerKey.generate()
+    key, policy = place.key, HeartbeatsOnly(network_id)
     host = await stack.enter_async_context(
-        HivemindHost.open(
-            HostConfig(
-                key=key,
-                network_id=network_id,
-                record_policy=HeartbeatsOnly(network_id),
-                initial_peers=tuple(initial_peers),
-            )
-        )
+        HivemindHost.open(replace(place, network_id=network_id, record_policy=policy))
     )
     directory = Directory(host, network_id=network_id)
     addresses = tuple(await host.list_addresses())
