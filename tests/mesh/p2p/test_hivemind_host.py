@@ -246,6 +246,34 @@ async def test_closing_while_a_stream_lingers_reports_no_error() -> None:
     assert reported == []
 
 
+@pytest.mark.parametrize("is_earlier", [False, True], ids=["this version", "an earlier version"])
+async def test_an_early_stream_is_opened_at_peers_that_know_it_and_another_at_others(
+    monkeypatch: pytest.MonkeyPatch, is_earlier: bool
+) -> None:
+    async def answer_once(stream: Stream) -> None:
+        await stream.send(await stream.receive())
+
+    async with open_factory("hivemind") as factory:
+        client = await factory.open("client")
+        with monkeypatch.context() as earlier:
+            if is_earlier:
+                register = hivemind_host.BoundP2P.add_binary_stream_handler
+
+                async def register_old(p2p: Any, name: str, handler: Any) -> None:
+                    if name != hivemind_host.EARLY_PROTOCOL:
+                        await register(p2p, name, handler)
+
+                earlier.setattr(hivemind_host.BoundP2P, "add_binary_stream_handler", register_old)
+            server = await factory.open("server")
+        server.serve_stream("once", answer_once)
+        await client.connect(await server.list_addresses())
+        stream = await client.open_stream(server.peer_id, "once", timeout_s=TIMEOUT_S, early=True)
+        assert (stream._answer is None) is is_earlier
+        await stream.send(b"x")
+        assert await stream.receive() == b"x"
+        await stream.abort()
+
+
 async def test_the_identity_is_the_key_and_its_secret_stays_out_of_the_arguments() -> None:
     key = PeerKey.generate()
     async with HivemindHost.open(HostConfig(key=key)) as host:
