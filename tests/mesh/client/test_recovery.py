@@ -10,10 +10,14 @@ from contextlib import aclosing
 import pytest
 
 from mesh.api.mesh_backend import MeshBackend
-from mesh.client.route_session import ClientTimeouts
+from mesh.client.route_session import ClientTimeouts, HopFailed, stream_tokens
 from mesh.errors import PeerUnreachable
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import Sampling
+from mesh.inference.tokens import Token
+from mesh.inference.wire import SESSION_METHOD, OpenSession, encode_token
+from mesh.model.config import LayerSpan
+from mesh.routing.hop import Hop
 from mesh.routing.peer_watch import PeerWatch
 
 PROMPT = [5 + (i * 37) % 200 for i in range(21)]
@@ -163,6 +167,43 @@ async def test_a_hop_that_answers_pings_and_never_computes_is_left_after_token_s
     assert pause_s >= timeouts.token_s
     left = {str(hoster.key.peer_id) for hoster in swarm.hosters[:2]}
     assert left.isdisjoint(hop.peer_id for hop in tokens[-1].trace.route)
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+async def test_a_hop_that_stalls_in_the_middle_of_a_frame_is_left(swarm, is_frozen):
+    """Frozen, it is missed by pings; else it is only late, and no hop is named."""
+    async with contextlib.AsyncExitStack() as stack:
+        staller = await swarm.open_host(stack, swarm.next_key())
+        host = await swarm.open_host(stack, swarm.next_key())
+        watch = PeerWatch(host, dial_at_once)
+        await watch.check([staller.peer_id])
+
+        async def answer(stream):
+            await stream.receive()
+            sealed = stream._seal(encode_token(Token(5, -1.0, index=0)))
+            await stream._channel.write(sealed[: len(sealed) // 2])
+            if is_frozen:
+                swarm.network.partition([staller.peer_id])
+            await asyncio.sleep(3600)
+
+        staller.serve_stream(SESSION_METHOD, answer)
+        route = (Hop(staller.peer_id, LayerSpan(0, 6)),)
+        request = OpenSession(b"s" * 16, route, Sampling(), (1, 2), max_new_tokens=2)
+        timeouts = ClientTimeouts(token_s=30.0 if is_frozen else 3.0, prompt_token_s=0.0)
+        began_s = time.monotonic()
+        tokens = stream_tokens(host, request, vocab_size=259, timeouts=timeouts, watch=watch)
+        with pytest.raises(HopFailed) as caught:
+            await anext(tokens)
+        await tokens.aclose()
+        assert time.monotonic() - began_s < PAUSE_S
+        expected = (staller.peer_id, RefusalReason.HOP_LOST)
+        if not is_frozen:
+            expected = (None, RefusalReason.TIMEOUT)
+        assert (caught.value.peer_id, caught.value.reason) == expected
+
+
+async def dial_at_once(peer):
+    """Every peer of the memory network can be dialled."""
 
 
 async def test_a_gateway_is_not_ready_while_the_only_hoster_of_a_block_is_frozen(swarm):
