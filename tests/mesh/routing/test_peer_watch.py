@@ -109,6 +109,18 @@ async def test_a_suspect_is_silent_after_one_missed_ping_and_not_if_it_answers(
     assert watch.list_silent() == ({PEER} if is_gone else set())
 
 
+async def test_a_suspect_is_pinged_though_a_ping_was_just_answered(host, watch, monkeypatch):
+    monkeypatch.setattr(peer_watch, "PERIOD_S", 0.3)
+    with watch.watch([PEER], lambda peer: None):
+        await host.wait_for_pings(1)
+        await asyncio.sleep(0)
+        host.answer = PeerUnreachable(PEER, "gone")
+        watch.suspect([PEER])
+    await host.wait_for_pings(2)
+    await asyncio.sleep(0)
+    assert watch.list_silent() == {PEER}
+
+
 async def test_a_refusal_is_an_answer(host, watch):
     host.answer = PeerRefusal(PEER, "busy")
     with pytest.raises(TimeoutError):
