@@ -25,6 +25,7 @@ from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder
 from mesh.p2p.config import HostConfig
 from mesh.routing.directory import Directory
+from mesh.routing.features import Feature
 from mesh.routing.heartbeat import (
     ServerInfo,
     ServerRole,
@@ -172,6 +173,8 @@ async def test_a_model_that_fits_is_served_whole(tmp_path):
         assert rig.server.throughput > 0
         assert rig.server.dtype == MODEL.stored_dtype
         assert rig.server.free_cache_tokens == 64
+        # The library of grammars is installed here.
+        assert set(rig.server.features) == {Feature.SHAPED, Feature.GRAMMAR}
         inference = rig.server.get_inference()
         assert inference is not None and inference.layers == LayerRange(0, BLOCKS)
 
