@@ -179,5 +179,5 @@ def test_other_threads_go_on_while_a_long_text_is_encoded(named):
     finally:
         is_over.set()
         other.join()
-    # One before the lock is taken and one after it is all that a locked interpreter would allow.
-    assert during > 5
+    # A locked interpreter allows a few, before the lock is taken and after it.
+    assert during > 20
