@@ -108,7 +108,7 @@ async def run_hoster() -> None:
     listen = (f"/ip4/0.0.0.0/tcp/{PORT}",)
     async with (
         Engine.open(lambda: load_shard(folder, config, start=0, end=config.num_layers)) as engine,
-        open_host(HOSTER, host_maddrs=listen, use_auto_relay=True, client_mode=True) as host,
+        open_host(HOSTER, host_maddrs=listen, use_auto_relay=True) as host,
         asyncio.TaskGroup() as tasks,
     ):
         directory = Directory(host, network_id=NETWORK_ID)

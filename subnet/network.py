@@ -104,18 +104,13 @@ def make_relay_config(
     initial_peers: tuple[str, ...],
     auto_relay: bool = False,
 ) -> HostConfig:
-    """Return a host that only introduces peers to each other: it keeps no records.
-
-    One that is reached through relays stores none for others either.
-    """
+    """Return a host that only introduces peers to each other: it keeps no records."""
     return HostConfig(
         key=key,
         host_maddrs=modernise(host_maddrs),
         announce_maddrs=modernise(announce_maddrs),
         initial_peers=modernise(initial_peers),
         use_auto_relay=auto_relay,
-        # Others would wait for records that they cannot fetch from it.
-        client_mode=auto_relay,
     )
 
 
