@@ -27,10 +27,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from keys.peer import PeerId
 from mesh.errors import MeshError, PeerMisbehaved, PeerRefusal
@@ -54,12 +53,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Peer:
-    """What is known of one peer. ``misses`` are pings in a row without an answer."""
+    """What is known of one peer. ``misses`` are pings in a row without an answer.
+
+    ``is_pinged`` while a task pings it; that sends one ping more for ``is_due``.
+    """
 
     has_answered: bool = False
     misses: int = 0
     silent_until: float | None = None
     is_pinged: bool = False
+    is_due: bool = False
     waiting: set[_Waiting] = field(default_factory=set)
 
 
@@ -105,16 +108,17 @@ class PeerWatch:
         """Ping in the background those that never answered, so that their silence can count."""
         for peer in peers:
             known = self._find(peer)
-            if not known.has_answered and not known.is_pinged:
-                self._start(self._ping_once(peer, known), known)
+            if not known.has_answered:
+                known.is_due = True
+                self._start(peer, known)
 
     def suspect(self, peers: Iterable[PeerId]) -> None:
         """Ping in the background peers that a session lost; one miss makes them silent."""
         for peer in peers:
             known = self._find(peer)
             known.has_answered, known.misses = True, max(known.misses, MISSES - 1)
-            if not known.is_pinged:
-                self._start(self._ping_once(peer, known), known)
+            known.is_due = True
+            self._start(peer, known)
 
     @contextmanager
     def watch(
@@ -127,8 +131,7 @@ class PeerWatch:
             for peer in watched:
                 known = self._find(peer)
                 known.waiting.add(waiting)
-                if not known.is_pinged:
-                    self._start(self._ping_on(peer, known), known)
+                self._start(peer, known)
 
         timer = asyncio.get_running_loop().call_later(PING_AFTER_S, begin)
         try:
@@ -167,30 +170,23 @@ class PeerWatch:
             known = self._peers[peer] = _Peer()
         return known
 
-    def _start(self, pings: Coroutine[Any, Any, None], known: _Peer) -> None:
-        async def run() -> None:
-            try:
-                await pings
-            finally:
-                known.is_pinged = False
-
-        known.is_pinged = True
-        self._tasks.start(run())
-
-    async def _ping_once(self, peer: PeerId, known: _Peer) -> None:
-        await self._ping(peer, known)
-        # A wait that began meanwhile goes on with this task's pings.
-        await self._ping_on(peer, known)
+    def _start(self, peer: PeerId, known: _Peer) -> None:
+        if not known.is_pinged:
+            known.is_pinged = True
+            self._tasks.start(self._ping_on(peer, known))
 
     async def _ping_on(self, peer: PeerId, known: _Peer) -> None:
-        """Ping as long as somebody waits for the peer."""
+        """Ping while somebody waits for the peer, or a ping is due."""
         loop = asyncio.get_running_loop()
-        while known.waiting:
-            began_s = loop.time()
-            await self._ping(peer, known)
-            rest_s = began_s + PERIOD_S - loop.time()
-            if rest_s > 0:
-                await asyncio.sleep(rest_s)
+        try:
+            while known.waiting or known.is_due:
+                known.is_due, began_s = False, loop.time()
+                await self._ping(peer, known)
+                rest_s = began_s + PERIOD_S - loop.time()
+                if known.waiting and rest_s > 0:
+                    await asyncio.sleep(rest_s)
+        finally:
+            known.is_pinged = False
 
     async def _ping(self, peer: PeerId, known: _Peer) -> bool:
         """Whether a ping is answered. Tells those that wait when the peer counts as silent."""
