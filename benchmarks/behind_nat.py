@@ -113,9 +113,11 @@ async def run_hoster() -> None:
     ):
         directory = Directory(host, network_id=NETWORK_ID)
         SessionServer(host, engine, connect=directory.ensure_connected).register()
-        addresses = choose_announced(
-            await host.list_addresses(), asked=listen, known=(f"/ip4/{RELAY_IP}/tcp/{PORT}",)
-        )
+        known, addresses = (f"/ip4/{RELAY_IP}/tcp/{PORT}",), ()
+        # A node announces anew when the relay is there; here it is waited for.
+        while not addresses:
+            await asyncio.sleep(0.5)
+            addresses = choose_announced(await host.list_addresses(), asked=listen, known=known)
 
         def describe() -> ServerInfo:
             return ServerInfo(
