@@ -444,7 +444,7 @@ class Engine:
         _check_room(session, step)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[StepOutput] = loop.create_future()
-        if step.rows == 1:
+        if step.is_decode:
             self._cohorts.note_step(session.serial, loop.time())
         self._queue(Job(session, step, future, time.perf_counter()))
         return future

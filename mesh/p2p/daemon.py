@@ -285,6 +285,10 @@ async def run_daemon(config: HostConfig) -> AsyncIterator[Daemon]:
 async def _spawn(directory: Path, config: HostConfig) -> _DaemonProcess:
     environment = {**os.environ, "GOLOG_LOG_FMT": "json"}
     environment.setdefault("GOLOG_LOG_LEVEL", "error")
+    if config.relay_service is not None:
+        # p2pd sets two relays up, one with our limits and one with go-libp2p's own, and the one
+        # that comes last answers. On one thread that is ours; on several it was one time in five.
+        environment["GOMAXPROCS"] = "1"
     with _identity_pipe(config.key) as identity_fd:
         arguments = _daemon_arguments(directory, config, identity_fd=identity_fd)
         launcher = (sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()))

@@ -25,11 +25,11 @@ NEEDED = {1: 2, 2: 4, 3: 5}
 
 
 @contextlib.asynccontextmanager
-async def open_slow_swarm(folder, ranges):
+async def open_slow_swarm(folder, ranges, **options):
     swarm = Swarm(folder)
     async with contextlib.AsyncExitStack() as stack:
         for start, end in ROUTES[ranges]:
-            hoster = await swarm.add_hoster(start, end)
+            hoster = await swarm.add_hoster(start, end, **options)
             stack.push_async_callback(hoster.stop)
         client = await swarm.open_client(stack)
         # The first answer compiles and warms up what later ones find ready.
@@ -70,13 +70,13 @@ STEPS = 24
 
 
 def count_batches(hoster):
-    """Note from now on how many decode rows each batch of a hoster has."""
+    """Note from now on how many sessions each decode batch of a hoster has."""
     sizes = []
     batches = hoster.engine._batches
     run = batches.run
 
     def note(batch):
-        if all(job.step.rows == 1 for job in batch):
+        if all(job.step.is_decode for job in batch):
             sizes.append(len(batch))
         return run(batch)
 
@@ -84,8 +84,9 @@ def count_batches(hoster):
     return sizes
 
 
-async def test_eight_clients_on_two_ranges_make_batches_of_eight(chat_checkpoint):
-    async with open_slow_swarm(chat_checkpoint, 2) as (swarm, client):
+@pytest.mark.parametrize("speculates", [False, True], ids=["rows", "windows"])
+async def test_eight_clients_on_two_ranges_make_batches_of_eight(chat_checkpoint, speculates):
+    async with open_slow_swarm(chat_checkpoint, 2, speculates=speculates) as (swarm, client):
         swarm.network.conditions = LinkConditions(0.05, 0.05)
         sizes = [count_batches(hoster) for hoster in swarm.hosters]
 

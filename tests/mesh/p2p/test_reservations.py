@@ -118,6 +118,15 @@ async def wait_until(host, *, has_relay):
             await asyncio.sleep(0.1)
 
 
+async def test_a_relay_has_the_limits_that_it_was_given_at_every_start():
+    for _ in range(5):
+        async with AsyncExitStack() as stack:
+            relay = await stack.enter_async_context(HivemindHost.open(make_relay()))
+            (address,) = await relay.list_addresses()
+            hidden = await stack.enter_async_context(HivemindHost.open(make_hidden(address)))
+            assert find_relayed(await hidden.list_addresses())
+
+
 async def test_a_peer_that_relays_too_little_gives_no_address():
     async with AsyncExitStack() as stack:
         plain = HostConfig(key=RELAY, host_maddrs=("/ip4/127.0.0.1/tcp/0",))
