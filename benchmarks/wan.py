@@ -3,11 +3,15 @@
     python -m benchmarks.wan                  a table, with SmolLM2-135M (98 MB, fetched once)
     python -m benchmarks.wan --json           one JSON object
     python -m benchmarks.wan --model tiny     with the small model of the package
+    python -m benchmarks.wan --text FILE      answers from a text: a paragraph a question
 
 Every hoster is a process of its own with a real p2pd, behind a TCP proxy (slow_links.py): whatever
 client and hosters say to each other crosses one. The links change while the swarm runs. In each
 round all links take turns, so that a busy machine disturbs all alike; figures are medians over the
 rounds.
+
+Prompts are token ids without sense, or with ``--text`` questions that ask for one paragraph of a
+file word for word, which is what drafts of hosters are good at (mesh/inference/drafting.py).
 
 The alternative is the **serial law**: one-way times and computing, and nothing else. A token costs
 one way for each range, and what it costs in the same round and swarm without delay. A first token
@@ -25,7 +29,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +49,8 @@ from benchmarks.swarm import Shape, open_swarm  # noqa: E402
 ROUNDS = 5
 PROMPT = 128
 NEW = 32
+MIN_WORDS, MAX_WORDS = 30, 120
+"""Of a paragraph that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +158,24 @@ def make_row(ranges: int, condition: Condition, own: list[Answer], near: list[An
     )
 
 
+def list_prompts(shape: Shape, model: Path, arguments: argparse.Namespace) -> Iterator[list[int]]:
+    """Yield prompts without end, no two with the same beginning for long."""
+    if arguments.text is None:
+        for shift in itertools.count(1):
+            yield shape.make_prompt(arguments.prompt, shift=shift)
+    from mesh.client.tokenizer import ChatTokenizer
+    from mesh.model.files import resolve_model_folder
+
+    tokenizer = ChatTokenizer.load(resolve_model_folder(str(model)).source)
+    paragraphs = [" ".join(part.split()) for part in arguments.text.read_text().split("\n\n")]
+    wanted = [part for part in paragraphs if MIN_WORDS <= len(part.split()) <= MAX_WORDS]
+    if not wanted:
+        raise SystemExit(f"{arguments.text} has no paragraph of {MIN_WORDS} to {MAX_WORDS} words")
+    for number, part in enumerate(itertools.cycle(wanted), start=1):
+        question = f"Text {number}. Repeat it word for word:\n\n{part}"
+        yield list(tokenizer.encode_chat([{"role": "user", "content": question}]))
+
+
 async def measure(
     shape: Shape, model: Path, ranges: int, arguments: argparse.Namespace
 ) -> list[Row]:
@@ -159,14 +183,14 @@ async def measure(
     link = Link()
     found: dict[Condition, list[Answer]] = {condition: [] for condition in CONDITIONS}
     # Other prompts each time, since hosters know the beginning of those that they had.
-    shifts = itertools.count(1)
+    shifts, prompts = itertools.count(1), list_prompts(shape, model, arguments)
     async with open_swarm(shape, model, ranges, arguments.threads, proxy=LinkProxy(link)) as swarm:
         await ask(swarm.client, shape.make_prompt(arguments.prompt), arguments.new)
         for number in range(arguments.rounds):
             for condition, answers in found.items():
                 condition.apply(link)
                 open_s, _ = await ask(swarm.client, [5 + next(shifts)], 1)
-                prompt = shape.make_prompt(arguments.prompt, shift=next(shifts))
+                prompt = next(prompts)
                 answers.append(Answer(open_s, *await ask(swarm.client, prompt, arguments.new)))
             log(f"{ranges} ranges: round {number + 1} of {arguments.rounds}")
             NEAR.apply(link)
@@ -199,7 +223,8 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     log(f"load {os.getloadavg()[0]:.1f} at the end")
     return {
         "model": arguments.model,
-        "prompt_tokens": arguments.prompt,
+        "prompt_tokens": arguments.prompt if arguments.text is None else None,
+        "text": None if arguments.text is None else arguments.text.name,
         "new_tokens": arguments.new,
         "rounds": arguments.rounds,
         "links": "TCP proxies",
@@ -214,6 +239,7 @@ def main() -> None:
     parser.add_argument("--ranges", type=int, nargs="+", default=[2, 3], help="hosters in a route")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--prompt", type=int, default=PROMPT, help="tokens of the prompt")
+    parser.add_argument("--text", type=Path, help="ask for paragraphs of this file, word for word")
     parser.add_argument("--new", type=int, default=NEW, help="tokens of the answer")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each process")
     arguments = parser.parse_args()
