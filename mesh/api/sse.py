@@ -92,7 +92,7 @@ async def _take_first(
     try:
         return await anext(events)
     except Exception as error:  # noqa: BLE001
-        # Whoever waits for the event raises it.
+        # A value: the task that awaits the first event raises it.
         return error
 
 

@@ -17,8 +17,8 @@ with all of them in one frame (TOKENS).
 
 **Forget.** What follows the last right row is forgotten: keys and values stay where they are, the
 length goes back, and the next rows overwrite them. The last range does so when it has chosen. The
-first one does when the tokens arrive, the others when the next step does, by its position. Nobody
-goes back into the prompt, whose pages other sessions may share.
+first one does when the tokens arrive, the others when the next step does, by its position. No
+range goes back into the prompt, whose pages other sessions may share.
 
 ::
 

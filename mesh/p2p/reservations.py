@@ -1,4 +1,4 @@
-"""Has relays pass on what others dial: circuit relay 2, for a node that nobody can dial.
+"""Reservations at relays (circuit relay 2), through which peers reach a node they cannot dial.
 
 Theory of operation
 ===================
@@ -123,7 +123,7 @@ class Reservations:
         )
 
     async def keep(self) -> None:
-        """Renew them for ever, after the first time: a task of the host's."""
+        """Renew the reservations periodically, until cancelled. Run as a task of the host."""
         while True:
             await asyncio.sleep(RENEW_S if self._held else RETRY_S)
             await self.renew()

@@ -14,7 +14,7 @@ SEPARATOR = ";"
 
 
 class Feature(StrEnum):
-    """One letter each, for ever."""
+    """What a heartbeat announces. A letter is part of the wire format: it never changes."""
 
     SHAPED = "s"
     """Sessions with penalties, biases, ``min_p`` and ``min_tokens``; every hop must take them."""

@@ -31,6 +31,8 @@ NEWEST_SHARE = 0.3
 SURPLUS_HALF_LIFE_S = 60.0
 FIRST_PAUSE_S = 1.0
 MAX_PAUSE_S = 60.0
+MAX_FAILURES = 16
+"""Failures that are counted: the pause is at its longest well before, and 2**n stays a float."""
 FAILED_HOP_S = 30.0
 """What a hop to a hoster that failed lately seems to cost: others are taken while there are any."""
 MIN_TRANSFER = 32 << 10
@@ -104,13 +106,8 @@ class HopMeasures:
         """Make a hoster a last resort for a while."""
         known = self._get(peer)
         pause_s = min(FIRST_PAUSE_S * 2**known.failures, MAX_PAUSE_S)
-        known.failures = min(known.failures + 1, MAX_MEASURED)
+        known.failures = min(known.failures + 1, MAX_FAILURES)
         known.shunned_until_s = self._clock() + pause_s
-
-    def is_shunned(self, peer: PeerId) -> bool:
-        """Whether the hoster failed lately."""
-        known = self._peers.get(peer)
-        return known is not None and known.shunned_until_s > self._clock()
 
     def estimate_hops(self, peers: Sequence[PeerId], *, row_size: int = 0) -> list[float]:
         """Return the seconds of a hop to each of ``peers``, where a row has ``row_size`` bytes.

@@ -3,8 +3,8 @@
 Theory of operation
 ===================
 
-A killed process closes its connections, and whoever waits for it learns that at once. A frozen one,
-or one behind a cut link, says nothing. So the peers that somebody waits for are pinged: a short
+A killed process closes its connections, so its callers learn of it at once. A frozen process, or
+one behind a cut link, sends nothing. So peers are pinged while a caller waits for them: a short
 signed call that a node answers on its event loop, also while it computes. What does not answer
 pings is frozen; what answers and does not compute is slow, and is left to the caller's own timeout.
 
@@ -176,7 +176,7 @@ class PeerWatch:
             self._tasks.start(self._ping_on(peer, known))
 
     async def _ping_on(self, peer: PeerId, known: _Peer) -> None:
-        """Ping while somebody waits for the peer, or a ping is due."""
+        """Ping while a caller waits for the peer, or a ping is due."""
         loop = asyncio.get_running_loop()
         try:
             while known.waiting or known.is_due:

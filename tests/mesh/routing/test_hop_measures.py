@@ -116,22 +116,32 @@ def test_an_announced_crowd_is_bounded(measures):
     assert servers[0].layer_s <= 5 / 1000
 
 
+def is_last_resort(measures, peer):
+    return measures.estimate_hops([peer])[0] >= FAILED_HOP_S
+
+
+def test_a_hoster_that_fails_for_months_is_still_only_a_last_resort(measures):
+    for _ in range(2000):
+        measures.note_failure(NEAR)
+    assert is_last_resort(measures, NEAR)
+
+
 def test_a_failure_is_remembered_for_longer_each_time_and_a_success_ends_that(measures, clock):
     waits = []
     for _ in range(9):
         measures.note_failure(NEAR)
         before_s = clock.now_s
-        while measures.is_shunned(NEAR):
+        while is_last_resort(measures, NEAR):
             assert plan(measures, [NEAR, FAR])[0].peer_id == FAR
             clock.now_s += FIRST_PAUSE_S / 2
         waits.append(clock.now_s - before_s)
     assert waits == sorted(waits) and waits[0] == FIRST_PAUSE_S and waits[-1] == MAX_PAUSE_S
     measures.note_failure(NEAR)
     measures.note_answer([(NEAR, 0.0)], None)
-    assert not measures.is_shunned(NEAR)
+    assert not is_last_resort(measures, NEAR)
     measures.note_failure(NEAR)
     clock.now_s += FIRST_PAUSE_S
-    assert not measures.is_shunned(NEAR)
+    assert not is_last_resort(measures, NEAR)
 
 
 def test_the_only_hoster_is_used_although_it_failed(measures):
