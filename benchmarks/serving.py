@@ -46,7 +46,6 @@ MEBIBYTE = 1 << 20
 CROWD = 8
 CROWD_NEW_TOKENS = 32
 REQUESTS = 1000
-REQUEST_PERIOD_S = 0.025
 SETTLING_REQUESTS = 50
 """Requests before the growth is counted: pools and caches fill with the first ones."""
 
@@ -212,19 +211,14 @@ async def measure_memory(shape: Shape, folder: Path, threads: int) -> tuple[floa
     prompt = shape.make_prompt(8)
     async with open_swarm(shape, folder, 1, threads) as swarm:
         for _ in range(SETTLING_REQUESTS):
-            await ask_in_time(swarm, prompt)
+            await ask(swarm.client, prompt, 2)
         before = await swarm.query(0, "memory")
         for _ in range(REQUESTS):
-            await ask_in_time(swarm, prompt)
+            await ask(swarm.client, prompt, 2)
         after = await swarm.query(0, "memory")
     overhead, growth = after / MEBIBYTE, (after - before) / MEBIBYTE
     log(f"a hoster: {overhead:.0f} MiB beside weights and cache, {growth:+.1f} in {REQUESTS}")
     return overhead, growth
-
-
-async def ask_in_time(swarm: Swarm, prompt: list[int]) -> None:
-    """Ask, and wait for the rest of the time: a hoster drops a stranger who asks more often."""
-    await asyncio.gather(ask(swarm.client, prompt, 2), asyncio.sleep(REQUEST_PERIOD_S))
 
 
 async def run(arguments: argparse.Namespace) -> Report:

@@ -84,7 +84,14 @@ from mesh.errors import (
 from mesh.p2p.channel import Channel, ChannelClosed
 from mesh.p2p.interface import MAX_UNARY_SIZE, AdmissionPolicy, StreamHandler, UnaryHandler
 from mesh.p2p.offenders import Offenders
-from mesh.p2p.rpc_guard import IsMember, Reason, RequestGuard, RpcLimits, Slots
+from mesh.p2p.rpc_guard import (
+    IsMember,
+    PeerBuckets,
+    Reason,
+    RequestGuard,
+    RpcLimits,
+    Slots,
+)
 from mesh.p2p.rpc_wire import (
     ANSWER_SIZE,
     FRAME_HEADER_SIZE,
@@ -116,6 +123,9 @@ from mesh.p2p.rpc_wire import (
 
 LINGER_S = 5.0
 MAX_LINGER_FRAMES = 64
+MIN_WAIT_S = 0.001
+RATE_SHARE = 0.9
+"""Of the rate that a peer allows: requests may arrive closer together than they were sent."""
 RETRY_S = 0.25
 """Pause before a request is sent again whose channel ended without an answer."""
 DISCARD_CHUNK = 65_536
@@ -439,8 +449,12 @@ class RpcClient:
         limits = context.limits
         self._context = context
         self._dial = dial
-        # As many as the peer allows: it drops a stranger who keeps on asking for more.
+        # As many and as often as the peer allows: it drops a stranger who keeps on asking for more.
         self._streams = Slots(per_peer=limits.max_streams_per_peer, total=sys.maxsize)
+        self._buckets = PeerBuckets(
+            rate=RATE_SHARE * limits.requests_per_second,
+            burst=max(1, int(RATE_SHARE * limits.burst)),
+        )
 
     async def call(self, peer: PeerId, method: str, payload: bytes, *, timeout_s: float) -> bytes:
         """Signed request, signed response. Raises as mesh.p2p.interface.Host.call says.
@@ -457,7 +471,15 @@ class RpcClient:
                 await asyncio.sleep(RETRY_S)
                 return await self._call_once(peer, method, payload)
 
+    async def _pace(self, peer: PeerId) -> None:
+        """Wait until the peer's rate allows another request."""
+        # The loop's time, which a wall clock that is set back does not stop.
+        loop = asyncio.get_running_loop()
+        while wait_s := self._buckets.draw(peer, now_s=loop.time()):  # noqa: ASYNC110 - refills
+            await asyncio.sleep(max(wait_s, MIN_WAIT_S))
+
     async def _call_once(self, peer: PeerId, method: str, payload: bytes) -> bytes:
+        await self._pace(peer)
         opening = self._seal(
             OpeningKind.UNARY, peer, method, binding=hash_payload(payload), size=len(payload)
         )
@@ -500,6 +522,7 @@ class RpcClient:
     ) -> SignedStream:
         ephemeral = EphemeralKey(self._context.random_bytes)
         async with _explained_failures(peer, method, timeout_s=timeout_s):
+            await self._pace(peer)
             channel = await self._dial(peer)
             try:
                 if early and channel.takes_early:

@@ -165,13 +165,16 @@ class PeerBuckets:
 
     def take(self, peer: PeerId, *, now_ms: int) -> None:
         """Take one token. Raises PeerRefusal when the peer has none left."""
-        now_s = now_ms / 1000
+        if self.draw(peer, now_s=now_ms / 1000):
+            raise PeerRefusal(peer, Reason.RATE, f"more than {self._rate:g} requests a second")
+
+    def draw(self, peer: PeerId, *, now_s: float) -> float:
+        """Take one token and return 0, or return the seconds until there is one."""
         bucket = self._buckets.pop(peer, None) or TokenBucket(self._rate, self._burst, now_s)
         self._buckets[peer] = bucket
         if len(self._buckets) > self._max_peers:
             self._buckets.popitem(last=False)
-        if bucket.take(now_s=now_s):
-            raise PeerRefusal(peer, Reason.RATE, f"more than {self._rate:g} requests a second")
+        return bucket.take(now_s=now_s)
 
     def __len__(self) -> int:
         return len(self._buckets)

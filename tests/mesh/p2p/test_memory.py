@@ -150,6 +150,28 @@ def test_a_client_asks_for_no_more_streams_than_a_peer_allows() -> None:
     run_in_virtual_time(work)
 
 
+def test_a_client_asks_a_peer_no_more_often_than_it_allows() -> None:
+    """The peer would refuse it, and drop it if it went on: a busy gateway is no offender."""
+
+    async def work(clock: Callable[[], float]) -> None:
+        network, limits = MemoryNetwork(clock=clock), RpcLimits()
+        async with network.open(_config(ALICE)) as alice, network.open(_config(BOB)) as bob:
+            bob.serve_unary("echo", _echo, max_request_size=16)
+            bob.serve_stream("idle", _idle)
+            began_s, count = clock(), 4 * limits.burst
+            for number in range(count):
+                if number % 2:
+                    assert await alice.call(bob.peer_id, "echo", b"x", timeout_s=100) == b"x"
+                else:
+                    stream = await alice.open_stream(bob.peer_id, "idle", timeout_s=100)
+                    await stream.abort()
+            took_s = clock() - began_s
+            allowed_s = (count - limits.burst) / limits.requests_per_second
+            assert allowed_s <= took_s < 2 * allowed_s
+
+    run_in_virtual_time(work)
+
+
 def test_an_opening_that_never_comes_does_not_hold_a_channel() -> None:
     async def work(clock: Callable[[], float]) -> None:
         server = RpcServer(RpcContext(key=BOB, network_id=NETWORK_ID, clock=clock))
