@@ -115,7 +115,8 @@ def read_usage(path: Path) -> dict[Place, Usage]:
         raise UsageFileUnusable(f"there is no file of usage {path}")
     query = f"SELECT name, day, {_FIELDS} FROM usage ORDER BY day, name"
     try:
-        uri = f"{path.resolve().as_uri()}?mode=ro"
+        # Not mode=ro: what a killed gateway had begun to write is rolled back by the next reader.
+        uri = f"{path.resolve().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as connection:
             rows: Iterable[tuple[str, int, int, int, int]] = connection.execute(query)
             return {(name, day): Usage(*counts) for name, day, *counts in rows}

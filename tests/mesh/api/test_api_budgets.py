@@ -6,6 +6,8 @@ import asyncio
 import json
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -302,6 +304,37 @@ async def test_a_cancelled_write_is_counted_once(tmp_path):
     assert book.get_today("ci", unix_s=NOW) == Usage(2, 2, 3)
     assert read_usage(file.path) == {("ci", DAY): Usage(2, 2, 3)}
     file.close()
+
+
+ADD_WITHOUT_END = """
+import sys
+from pathlib import Path
+from mesh.api.usage_file import Usage, UsageFile
+
+file, day = UsageFile(Path(sys.argv[1])), int(sys.argv[2])
+while True:
+    file.add({("ci", day): Usage(1, 2, 3)}, today=day)
+    print("added", flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [1, 7, 50])
+def test_a_gateway_that_is_killed_while_it_writes_leaves_each_count_once(tmp_path, after):
+    path = tmp_path / "usage"
+    line = [sys.executable, "-c", ADD_WITHOUT_END, str(path), str(DAY)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as gateway:
+        told = sum(1 for _ in zip(range(after), gateway.stdout, strict=False))
+        gateway.kill()
+        told += sum(1 for _ in gateway.stdout)
+    requests = read_usage(path)["ci", DAY].requests
+    # The last one may have been written before the process could say so.
+    assert requests in (told, told + 1)
+    file = UsageFile(path)
+    file.add({("ci", DAY): Usage(1, 2, 3)}, today=DAY)
+    file.close()
+    assert read_usage(path) == {
+        ("ci", DAY): Usage(requests + 1, 2 * requests + 2, 3 * requests + 3)
+    }
 
 
 def make_foreign(path):

