@@ -36,7 +36,10 @@ from mesh.p2p.owned_tasks import OwnedTasks
 from mesh.p2p.peer_checks import PeerChecks
 from mesh.p2p.pipe import open_pipe
 from mesh.p2p.reservations import Reservations
-from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
+from mesh.p2p.rpc import RpcContext
+from mesh.p2p.rpc_client import RpcClient
+from mesh.p2p.rpc_server import RpcServer
+from mesh.p2p.rpc_stream import SignedStream
 from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
 from mesh.p2p.traffic import Traffic
 

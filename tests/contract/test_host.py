@@ -20,7 +20,7 @@ from mesh.errors import (
     StreamClosed,
 )
 from mesh.p2p.interface import MAX_FRAME_SIZE, MAX_UNARY_SIZE, Stream
-from mesh.p2p.rpc import _read_answer
+from mesh.p2p.rpc_client import _read_answer
 from mesh.p2p.rpc_guard import RpcLimits
 from mesh.p2p.rpc_wire import (
     OPENING_SIZE,

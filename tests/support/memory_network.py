@@ -23,7 +23,10 @@ from mesh.p2p.interface import RecordPolicy, StreamHandler, UnaryHandler
 from mesh.p2p.owned_tasks import OwnedTasks
 from mesh.p2p.pipe import open_pipe
 from mesh.p2p.record_checks import check_own_record, is_admitted
-from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer, SignedStream
+from mesh.p2p.rpc import RpcContext
+from mesh.p2p.rpc_client import RpcClient
+from mesh.p2p.rpc_server import RpcServer
+from mesh.p2p.rpc_stream import SignedStream
 from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
 from mesh.p2p.traffic import Traffic
 

@@ -22,8 +22,10 @@ from mesh.errors import (
 from mesh.p2p.config import HostConfig
 from mesh.p2p.interface import Stream
 from mesh.p2p.pipe import open_pipe
-from mesh.p2p.rpc import RpcClient, RpcContext, RpcServer
+from mesh.p2p.rpc import RpcContext
+from mesh.p2p.rpc_client import RpcClient
 from mesh.p2p.rpc_guard import RpcLimits
+from mesh.p2p.rpc_server import RpcServer
 from tests.support.memory_network import LinkConditions, MemoryNetwork
 from tests.support.p2p import (
     NETWORK_ID,
