@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from importlib import resources
 
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
+from mesh.api.page_files import FILE_LEVEL, Body, respond
 from mesh.assets import SHIPPED_MODEL_NAME, shipped_questions
 
 JAVASCRIPT = "text/javascript; charset=utf-8"
@@ -38,35 +42,38 @@ FILES = {
 router = APIRouter(include_in_schema=False)
 
 
-def _read(name: str) -> bytes:
-    return resources.files("mesh.api").joinpath("static", name).read_bytes()
-
-
 @router.api_route("/", methods=["GET", "HEAD"])
-async def show_page() -> Response:
+async def show_page(request: Request) -> Response:
     """Return the chat page."""
-    return _respond("index.html", "text/html; charset=utf-8")
+    return respond(request, _read("index.html"), "text/html; charset=utf-8")
 
 
 @router.api_route("/static/knowledge.json", methods=["GET", "HEAD"])
-async def show_knowledge() -> Response:
+async def show_knowledge(request: Request) -> Response:
     """Return, for each model that says what it knows, a sentence about it and questions."""
+    return respond(request, _make_knowledge())
+
+
+@router.api_route("/static/{name}", methods=["GET", "HEAD"])
+async def show_file(request: Request, name: str) -> Response:
+    """Return one of the page's files, by name and not by path."""
+    if name not in FILES:
+        raise HTTPException(404)
+    return respond(request, _read(name), FILES[name])
+
+
+@cache
+def _read(name: str) -> Body:
+    path = resources.files("mesh.api").joinpath("static", name)
+    return Body(path.read_bytes(), level=FILE_LEVEL)
+
+
+@cache
+def _make_knowledge() -> Body:
     questions = [entry.question for entry in shipped_questions()]
     about = (
         f"{SHIPPED_MODEL_NAME} knows {len(questions)} answers about this protocol by heart, and "
         "nothing else. Ask one of its questions, in the same words."
     )
     known = {SHIPPED_MODEL_NAME: {"about": about, "questions": questions}}
-    return JSONResponse(known, headers={"Cache-Control": "no-cache"})
-
-
-@router.api_route("/static/{name}", methods=["GET", "HEAD"])
-async def show_file(name: str) -> Response:
-    """Return one of the page's files, by name and not by path."""
-    if name not in FILES:
-        raise HTTPException(404)
-    return _respond(name, FILES[name])
-
-
-def _respond(name: str, media_type: str) -> Response:
-    return Response(_read(name), media_type=media_type, headers={"Cache-Control": "no-cache"})
+    return Body(json.dumps(known).encode(), level=FILE_LEVEL)

@@ -5,10 +5,8 @@ Answers are encoded once a revision, whoever asks how often.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Protocol
@@ -25,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mesh.api.hosts import ALWAYS_ALLOWED_HOSTS, is_trusted_host
 from mesh.api.limits import Limits
 from mesh.api.middleware import SECURITY_HEADERS
+from mesh.api.page_files import FILE_LEVEL, Body, respond
 from subnet.errors import ReceiptNotKept, SubnetError
 from subnet.monitor.documents import (
     Delta,
@@ -45,7 +44,7 @@ MAX_EPOCHS = 512
 COMMENT_S = 15.0
 SEND_TIMEOUT_S = 20.0
 RETRY_S = 10
-MIN_GZIP_SIZE = 1024
+METHODS = ["GET", "HEAD"]
 MAX_HISTORIES = 4
 """Encoded histories of different lengths that are kept."""
 FILES = {
@@ -85,17 +84,6 @@ class MonitorData(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """One encoded answer, with what a browser compares it by."""
-
-    raw: bytes
-    etag: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "etag", f'"{hashlib.sha256(self.raw).hexdigest()[:24]}"')
-
-
 def create_app(data: MonitorData, *, is_public: bool) -> ASGIApp:
     """Return the application. Unless ``is_public``, it answers only under names of this machine."""
     api = FastAPI(
@@ -115,17 +103,17 @@ def create_app(data: MonitorData, *, is_public: bool) -> ASGIApp:
 
 
 def _add_page(api: FastAPI) -> None:
-    @api.get("/", include_in_schema=False)
+    @api.api_route("/", methods=METHODS, include_in_schema=False)
     async def show_page(request: Request) -> Response:
-        return _answer(request, _read_file("index.html"), "text/html; charset=utf-8")
+        return respond(request, _read_file("index.html"), "text/html; charset=utf-8")
 
-    @api.get("/static/{name}", include_in_schema=False)
+    @api.api_route("/static/{name}", methods=METHODS, include_in_schema=False)
     async def show_file(request: Request, name: str) -> Response:
         if name not in FILES:
             raise HTTPException(404)
-        return _answer(request, _read_file(name), FILES[name])
+        return respond(request, _read_file(name), FILES[name])
 
-    @api.get("/healthz", include_in_schema=False)
+    @api.api_route("/healthz", methods=METHODS, include_in_schema=False)
     async def get_health() -> Mapping[str, str]:
         return {"status": "ok"}
 
@@ -144,7 +132,7 @@ def _add_documents(api: FastAPI, data: MonitorData) -> None:
         body = newest.get()
         if body is None:
             return _refuse(503, "nothing has been seen yet", "ask again in some seconds")
-        return _answer(request, body)
+        return respond(request, body)
 
     @api.get("/api/v1/history", response_model=History, responses=problems)
     async def get_history(
@@ -160,7 +148,7 @@ def _add_documents(api: FastAPI, data: MonitorData) -> None:
             histories[epochs] = revision, Body(found.model_dump_json().encode())
             while len(histories) > MAX_HISTORIES:
                 del histories[next(iter(histories))]
-        return _answer(request, histories[epochs][1])
+        return respond(request, histories[epochs][1])
 
     @api.get("/api/v1/epochs/{epoch}", response_model=EpochRecord, responses=problems)
     async def get_epoch(request: Request, epoch: EpochNumber) -> Response:
@@ -168,7 +156,7 @@ def _add_documents(api: FastAPI, data: MonitorData) -> None:
         found = await data.read_epoch(epoch)
         if found is None:
             return _refuse(404, f"nothing is kept of epoch {epoch}", "ask for a later epoch")
-        return _answer(request, Body(found.model_dump_json().encode()))
+        return respond(request, Body(found.model_dump_json().encode()))
 
     @api.get("/api/v1/receipts/{epoch}/{node_id}", response_model=Receipt, responses=problems)
     async def get_receipt(request: Request, epoch: EpochNumber, node_id: NodeNumber) -> Response:
@@ -181,7 +169,7 @@ def _add_documents(api: FastAPI, data: MonitorData) -> None:
             return _refuse(404, str(error), _get_fix(error))
         except SubnetError as error:
             return _refuse(404, str(error), _get_fix(error))
-        return _answer(request, Body(raw))
+        return respond(request, Body(raw))
 
 
 def _add_events(api: FastAPI, hub: Hub) -> None:
@@ -268,32 +256,8 @@ class _Newest:
 
 @cache
 def _read_file(name: str) -> Body:
-    return Body(resources.files("subnet.monitor").joinpath("static", name).read_bytes())
-
-
-def _answer(request: Request, body: Body, media_type: str = "application/json") -> Response:
-    headers = {"Cache-Control": "no-cache", "ETag": body.etag, "Vary": "Accept-Encoding"}
-    if request.headers.get("if-none-match") == body.etag:
-        return Response(status_code=304, headers=headers)
-    raw = body.raw
-    if len(raw) >= MIN_GZIP_SIZE and "gzip" in request.headers.get("accept-encoding", ""):
-        raw = _compress(body)
-        headers["Content-Encoding"] = "gzip"
-    return Response(raw, media_type=media_type, headers=headers)
-
-
-_compressed: dict[str, bytes] = {}
-_MAX_COMPRESSED = 32
-
-
-def _compress(body: Body) -> bytes:
-    """Return the body compressed; the last ones are kept."""
-    found = _compressed.get(body.etag)
-    if found is None:
-        found = _compressed[body.etag] = gzip.compress(body.raw, 1)
-        while len(_compressed) > _MAX_COMPRESSED:
-            del _compressed[next(iter(_compressed))]
-    return found
+    path = resources.files("subnet.monitor").joinpath("static", name)
+    return Body(path.read_bytes(), level=FILE_LEVEL)
 
 
 def _get_fix(error: SubnetError) -> str:

@@ -208,6 +208,19 @@ async def test_an_unchanged_answer_is_not_sent_again_and_large_ones_are_compress
         assert again.status_code == 304 and not again.content
 
 
+async def test_the_pages_files_are_compared_by_content_and_head_is_answered():
+    async with open_page(FakeMonitor()) as client:
+        for path in ("/", *(f"/static/{name}" for name in http.FILES)):
+            get, head = await client.get(path), await client.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+            for name in ("etag", "content-length", "content-type", "cache-control"):
+                assert head.headers[name] == get.headers[name]
+            known = await client.get(path, headers={"If-None-Match": f"W/{get.headers['etag']}"})
+            assert (known.status_code, known.content) == (304, b"")
+            plain = await client.get(path, headers={"Accept-Encoding": "gzip;q=0"})
+            assert "content-encoding" not in plain.headers and plain.content == get.content
+
+
 async def test_the_history_is_collected_once_a_change_however_many_ask():
     class Counting(FakeMonitor):
         asked = 0
