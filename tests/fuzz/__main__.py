@@ -7,6 +7,7 @@ again, and prints the entry for tests/vectors/invalid_*.json once the decoder re
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import io
 import json
@@ -36,23 +37,32 @@ BLIND_SHARE = 0.5
 """How many inputs libFuzzer changes in its own way, which follows comparisons."""
 PACKAGES = ["consensus", "devchain", "keys", "mesh", "subnet"]
 """Ours alone are counted for coverage: what is counted runs several times slower."""
-_RUNS = re.compile(r"stat::number_of_executed_units: +(\d+)")
+_STATISTIC = re.compile(r"stat::(\w+): +(\d+)")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one target. ``broken_by`` is the file with the input that broke it."""
+    """What became of one target. ``broken_by`` is the file with the input that broke it.
+
+    ``slowest_s`` is what the slowest input took, in whole seconds; ``peak_mib`` what the process
+    held, everything that is imported included.
+    """
 
     name: str
     inputs: int
     seconds: float
+    slowest_s: int
+    peak_mib: int
     broken_by: str | None
     output: str
 
     @property
     def line(self) -> str:
         end = "ok" if self.broken_by is None else f"BROKEN by {self.broken_by}"
-        return f"{self.name:24} {self.inputs:>9} inputs {self.seconds:7.0f} s  {end}"
+        return (
+            f"{self.name:24} {self.inputs:>9} inputs {self.seconds:7.0f} s  "
+            f"slowest {self.slowest_s} s, {self.peak_mib} MiB  {end}"
+        )
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -165,6 +175,7 @@ def run(target: Target, options: argparse.Namespace) -> Result:
             become_fuzzer(
                 target,
                 seed=options.seed,
+                prefix=prefix,
                 arguments=[
                     f"-runs={options.inputs}",
                     f"-seed={options.seed}",
@@ -181,16 +192,23 @@ def run(target: Target, options: argparse.Namespace) -> Result:
         _, status = os.waitpid(pid, 0)
         output.seek(0)
         said = output.read().decode(errors="replace")
-    found = _RUNS.search(said)
+    statistics = {name: int(count) for name, count in _STATISTIC.findall(said)}
     broken_by = None
     if status:
         kept = sorted(set(options.findings.glob(f"{prefix.name}*")) - before)
         broken_by = str(kept[0]) if kept else f"exit status {os.waitstatus_to_exitcode(status)}"
-    inputs = 0 if found is None else int(found.group(1))
-    return Result(target.name, inputs, time.monotonic() - started_s, broken_by, said)
+    return Result(
+        target.name,
+        inputs=statistics.get("number_of_executed_units", 0),
+        seconds=time.monotonic() - started_s,
+        slowest_s=statistics.get("slowest_unit_time_sec", 0),
+        peak_mib=statistics.get("peak_rss_mb", 0),
+        broken_by=broken_by,
+        output=said,
+    )
 
 
-def become_fuzzer(target: Target, *, seed: int, arguments: list[str]) -> None:
+def become_fuzzer(target: Target, *, seed: int, prefix: Path, arguments: list[str]) -> None:
     """Never return: libFuzzer exits."""
     import atheris
 
@@ -205,13 +223,25 @@ def become_fuzzer(target: Target, *, seed: int, arguments: list[str]) -> None:
         return mutate(bytes(raw), random, max_size=max_size, others=target.seeds)
 
     def try_input(raw: bytes) -> None:
-        target.check(raw)
+        try:
+            target.check(raw)
+        except BaseException:
+            # libFuzzer keeps what crashes, hangs or fills memory, and not what raises.
+            keep_finding(raw, prefix)
+            raise
 
     atheris.Setup([sys.argv[0], *arguments], try_input, custom_mutator=change)
     try:
         atheris.Fuzz()
     finally:
         os._exit(1)
+
+
+def keep_finding(raw: bytes, prefix: Path) -> Path:
+    """Write an input that raised where libFuzzer writes one that crashed; return the file."""
+    path = prefix.with_name(f"{prefix.name}crash-{hashlib.sha1(raw).hexdigest()}")
+    path.write_bytes(raw)
+    return path
 
 
 def replay(target: Target, raw: bytes) -> int:
