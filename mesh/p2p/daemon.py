@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -84,6 +84,29 @@ class Daemon:
         """Wait until the daemon is gone and return what it said last."""
         await asyncio.shield(self._process.exited)
         return self._process.describe_exit()
+
+    @asynccontextmanager
+    async def watch_over(self) -> AsyncIterator[None]:
+        """Run the block while p2pd lives. Raises DaemonFailed as soon as it ends in the block."""
+        loop = asyncio.get_running_loop()
+        scope = asyncio.timeout(None)
+
+        def end(_: asyncio.Future[int | None]) -> None:
+            # The block may have ended in this very turn of the loop.
+            with suppress(RuntimeError):
+                scope.reschedule(loop.time())
+
+        try:
+            async with scope:
+                self._process.exited.add_done_callback(end)
+                try:
+                    yield
+                finally:
+                    self._process.exited.remove_done_callback(end)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise DaemonFailed(self._process.describe_exit()) from error
 
     async def fetch_addresses(self) -> list[str]:
         """Return the addresses it listens on or announces. Raises DaemonFailed."""

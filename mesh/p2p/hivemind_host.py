@@ -95,8 +95,8 @@ class HivemindHost:
     async def open(cls, config: HostConfig) -> AsyncIterator[Self]:
         """Run a host for the length of the block; ``watch`` belongs in the caller's TaskGroup.
 
-        Raises DaemonFailed when the daemon does not start, TransportError when no initial peer of
-        this network answers within the start-up timeout.
+        Raises DaemonFailed when the daemon does not start or ends meanwhile, TransportError when
+        no initial peer of this network answers within the start-up timeout.
         """
         _check(config)
         _quiet_hivemind()
@@ -105,10 +105,11 @@ class HivemindHost:
             try:
                 async with asyncio.timeout(config.startup_timeout_s):
                     daemon = await stack.enter_async_context(run_daemon(config))
-                    p2p = await stack.enter_async_context(_attach(daemon, config))
-                    host = cls(config, daemon=daemon, p2p=p2p)
-                    stack.push_async_callback(host._close)
-                    await host._start()
+                    async with daemon.watch_over():
+                        p2p = await stack.enter_async_context(_attach(daemon, config))
+                        host = cls(config, daemon=daemon, p2p=p2p)
+                        stack.push_async_callback(host._close)
+                        await host._start()
             except TimeoutError as error:
                 seconds = f"{config.startup_timeout_s:g} s"
                 if host is None or host._waiting_for is None:

@@ -139,6 +139,33 @@ async def test_a_killed_daemon_is_named_and_leaves_nothing_behind() -> None:
         await host.list_addresses()
 
 
+async def test_a_daemon_that_is_killed_while_its_host_starts_is_named_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No peer is in this network, so the start would go on until its timeout, and blame the peers.
+    retry = hivemind_host._retry
+    pids: list[int] = []
+
+    async def kill_before_the_second(attempt: Any) -> None:
+        if pids:
+            os.kill(pids[0], signal.SIGKILL)
+        else:
+            pids.append(attempt.__self__.daemon_pid)
+        await retry(attempt)
+
+    monkeypatch.setattr(hivemind_host, "_retry", kill_before_the_second)
+    config = HostConfig(
+        key=PeerKey.generate(),
+        initial_peers=tuple(await world.honest.list_addresses()),
+        network_id=bytes(32),
+        startup_timeout_s=TIMEOUT_S,
+    )
+    with pytest.raises(DaemonFailed, match="p2pd ended"):
+        async with HivemindHost.open(config):
+            pass
+    await _wait_until_gone(pids[0])
+
+
 async def test_a_frozen_daemon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mesh.p2p.hivemind_host.PROBE_TIMEOUT_S", 0.2)
     config = HostConfig(key=PeerKey.generate(), probe_interval_s=0.1)
