@@ -9,6 +9,7 @@ import itertools
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -21,7 +22,7 @@ from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
 from mesh.inference.steps import Job, StepInput, StepOutput
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Token
-from mesh.inference.wire import compute_max_step_rows
+from mesh.inference.wire import HiddenRows, compute_max_step_rows
 from mesh.model.attention import Segment
 from mesh.model.llama import ShardRunner
 from mesh.model.step_graphs import StepGraphs
@@ -113,12 +114,25 @@ class BatchRunner:
     def _compute(self, batch: Sequence[Job]) -> list[StepOutput]:
         if self._decoder is not None and self._decoder.takes(batch):
             return self._decoder.read(self._decoder.start(batch))
-        pieces = [[job] for job in batch] if self._one_by_one else [batch]
-        return [
+        if self._one_by_one:
+            return [self._compute_apart(job) for job in batch]
+        return run_batch(self.runner, self._buffer, batch, guard=self._guard)
+
+    def _compute_apart(self, job: Job) -> StepOutput:
+        """Compute a step by itself, and each row of a window by itself."""
+        jobs = [job]
+        if job.step.window is not None and job.step.rows > 1:
+            steps, session = job.step.split_window(), job.session
+            jobs = [
+                replace(job, step=step, session=replace(session, kept=session.kept + row))
+                for row, step in enumerate(steps)
+            ]
+        outputs = [
             output
-            for piece in pieces
-            for output in run_batch(self.runner, self._buffer, piece, guard=self._guard)
+            for one in jobs
+            for output in run_batch(self.runner, self._buffer, [one], guard=self._guard)
         ]
+        return outputs[0] if len(outputs) == 1 else _join_rows(outputs)
 
     def _run_without_youngest(
         self, batch: Sequence[Job], failure: Refused
@@ -128,6 +142,17 @@ class BatchRunner:
         others = [job for job in batch if job is not youngest]
         ran = iter(self.run(others) if others else ())
         return [failure if job is youngest else next(ran) for job in batch]
+
+
+def _join_rows(outputs: Sequence[StepOutput]) -> StepOutput:
+    """Return the output of a window from those of its rows."""
+    rows = [output.hidden for output in outputs if output.hidden is not None]
+    hidden = None
+    if rows:
+        data = b"".join(bytes(row.data) for row in rows)
+        hidden = HiddenRows(len(rows), rows[0].dtype, data)
+    window = tuple(token for output in outputs for token in output.window)
+    return replace(outputs[-1], hidden=hidden, window=window)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -217,9 +242,8 @@ def _sample(
     requests: list[SampleRequest] = []
     counts: dict[int, int] = {}
     for place, (job, segment) in enumerate(zip(batch, segments, strict=True)):
-        wanted, first = job.step.window or (), segment.first_row
-        if job.step.sample is not None:
-            wanted, first = (job.step.sample,), segment.first_row + segment.rows - 1
+        offset, wanted = job.step.wanted_tokens
+        first = segment.first_row + offset
         if wanted:
             rows.extend(range(first, first + len(wanted)))
             requests.extend(wanted)

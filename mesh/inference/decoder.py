@@ -14,13 +14,18 @@ is thrown away. What it wrote stands after the end of the text, where the next r
 
 A next step is started only if every session of the batch promises one and has a page for it. Most
 steps are of that kind; others wait for the CPU, as every step does without graphs.
+
+**Windows** (mesh/inference/windows.py) are rows like any others. Those of one session stand side by
+side with the same table, each at its own place in the text, and each attends up to there. A session
+with a window promises nothing: what comes next is known when its tokens are.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -41,16 +46,19 @@ from mesh.model.step_graphs import Launched, StepGraphs
 
 @dataclass(frozen=True, slots=True)
 class PendingStep:
-    """A step that was started, a row for each of ``jobs``; None is a row that is thrown away.
+    """A step that was started for ``jobs``; None is one whose only row is thrown away.
 
     ``suspicion`` is the challenge guard's, still on the device.
     """
 
     jobs: tuple[Job | None, ...]
+    first_rows: tuple[int, ...]
+    """Where each job's rows begin."""
     tokens: PendingTokens | None
-    """Of the rows ``sampled``."""
+    """Of the rows ``sampled``, which rise."""
     sampled: tuple[int, ...]
     logits: dict[int, HostCopy]
+    """All rows of some jobs, by place."""
     hidden: HostCopy | None
     suspicion: Tensor | None
 
@@ -68,23 +76,25 @@ class Decoder:
         self._is_last = runner.weights.head is not None
 
     def takes(self, batch: Sequence[Job]) -> bool:
-        """Whether a batch is one row each of sessions through all layers of the shard, for
-        tokens or logits.
+        """Whether a batch is decode rows, no more than the largest step has, of sessions through
+        all layers of the shard, for tokens or logits.
         """
         weights, span = self._runner.weights, batch[0].session.span
         is_whole = (span.start, span.end) == (weights.start, weights.end)
         steps = [job.step for job in batch]
-        are_rows = all(step.rows == 1 and step.window is None for step in steps)
-        return is_whole and are_rows and not any(step.wants_hidden for step in steps)
+        fits = sum(step.rows for step in steps) <= self._graphs.max_rows
+        are_decodes = all(step.is_decode and not step.wants_hidden for step in steps)
+        return is_whole and fits and are_decodes
 
     @torch.inference_mode()
     def start(self, batch: Sequence[Job]) -> PendingStep:
         """Start the step of a batch. Raises ValueError for a table that points outside."""
-        positions = [job.session.kept for job in batch]
+        positions = [job.session.kept + row for job in batch for row in range(job.step.rows)]
         if self._runner.weights.start:
             hidden = self._buffer.read([_get_hidden(job.step) for job in batch])
-            return self._launch(batch, [0] * len(batch), positions, hidden)
-        token_ids = [_get_token(job.step, self._runner.weights.config.vocab_size) for job in batch]
+            return self._launch(batch, [0] * len(positions), positions, hidden)
+        vocabulary = self._runner.weights.config.vocab_size
+        token_ids = [token for job in batch for token in _get_tokens(job.step, vocabulary)]
         return self._launch(batch, token_ids, positions, None)
 
     @torch.inference_mode()
@@ -104,21 +114,23 @@ class Decoder:
         positions: Sequence[int],
         hidden: Tensor | None,
     ) -> PendingStep:
-        tables = [job.session.pages for job in jobs]
+        tables = [job.session.pages for job in jobs for _ in range(job.step.rows)]
+        ends = [*accumulate(job.step.rows for job in jobs)]
+        first_rows = tuple(end - job.step.rows for end, job in zip(ends, jobs, strict=True))
         out = self._graphs.launch(token_ids, positions, tables, hidden)
         # Rows of token ids cannot be a challenge: they are the model's own embeddings.
         start = self._runner.weights.start
         suspicion = self._guard.suspect(start, out.rows_in) if hidden is not None else None
         if not self._is_last:
-            return PendingStep(tuple(jobs), None, (), {}, HostCopy(out.hidden), suspicion)
-        sampled = tuple(i for i, job in enumerate(jobs) if job.step.sample is not None)
-        tokens = _choose(out, sampled, jobs)
+            hidden_out = HostCopy(out.hidden)
+            return PendingStep(tuple(jobs), first_rows, None, (), {}, hidden_out, suspicion)
+        sampled, tokens = _choose(out, first_rows, jobs)
         logits = {
-            i: HostCopy(out.logits[i : i + 1].clone())
-            for i, job in enumerate(jobs)
+            place: HostCopy(out.logits[first:end].clone())
+            for place, (job, first, end) in enumerate(zip(jobs, first_rows, ends, strict=True))
             if job.step.logit_rows or job.step.score_ids
         }
-        return PendingStep(tuple(jobs), tokens, sampled, logits, None, suspicion)
+        return PendingStep(tuple(jobs), first_rows, tokens, sampled, logits, None, suspicion)
 
     @torch.inference_mode()
     def read(self, pending: PendingStep) -> list[StepOutput]:
@@ -132,24 +144,34 @@ class Decoder:
             self._buffer.write(pending.hidden.read())
         now = time.perf_counter()
         return [
-            self._make_output(pending, row, job, tokens.get(row), now)
-            for row, job in enumerate(pending.jobs)
+            self._make_output(pending, place, job, tokens, now)
+            for place, job in enumerate(pending.jobs)
             if job is not None
         ]
 
     def _make_output(
-        self, pending: PendingStep, row: int, job: Job, token: Token | None, now: float
+        self,
+        pending: PendingStep,
+        place: int,
+        job: Job,
+        tokens: Mapping[int, Token],
+        now: float,
     ) -> StepOutput:
-        logits = pending.logits.get(row)
+        step, first_row, logits = job.step, pending.first_rows[place], pending.logits.get(place)
+        offset, wanted = step.wanted_tokens
+        chosen = tuple(
+            tokens[first_row + offset + row] for row in range(len(wanted)) if self._is_last
+        )
         scores: tuple[Token, ...] = ()
-        if logits is not None and job.step.score_ids:
-            scores = score_rows(logits.read(), job.step.score_ids, job.step.score_top)
+        if logits is not None and step.score_ids:
+            scores = score_rows(logits.read(), step.score_ids, step.score_top)
         return StepOutput(
-            hidden=None if self._is_last else self._buffer.cut(row, 1),
-            sampled=token,
+            hidden=None if self._is_last else self._buffer.cut(first_row, step.rows),
+            sampled=chosen[0] if chosen and step.sample is not None else None,
             scores=scores,
             elapsed_us=int((now - job.handed_over) * 1e6),
-            logits=logits.read() if logits is not None and job.step.logit_rows else None,
+            logits=None if logits is None else _cut_last(logits.read(), step.logit_rows),
+            window=chosen if step.sample is None else (),
         )
 
 
@@ -172,17 +194,29 @@ def keep_promised(
     return replace(after, jobs=tuple(jobs))
 
 
-def _choose(out: Launched, sampled: Sequence[int], jobs: Sequence[Job]) -> PendingTokens | None:
-    requests = [job.step.sample for job in jobs if job.step.sample is not None]
+def _choose(
+    out: Launched, first_rows: Sequence[int], jobs: Sequence[Job]
+) -> tuple[tuple[int, ...], PendingTokens | None]:
+    """Return the rows after which a token is wanted, and the tokens."""
+    sampled: list[int] = []
+    requests: list[SampleRequest] = []
+    for job, first_row in zip(jobs, first_rows, strict=True):
+        offset, wanted = job.step.wanted_tokens
+        sampled.extend(range(first_row + offset, first_row + offset + len(wanted)))
+        requests.extend(wanted)
     if not requests:
-        return None
+        return (), None
     best = Best(out.largest, out.token_ids, out.totals)
-    if len(sampled) < len(jobs):
-        return PendingTokens(out.logits[[*sampled]], requests, best.select([*sampled]))
+    if len(sampled) < out.logits.shape[0]:
+        return tuple(sampled), PendingTokens(out.logits[sampled], requests, best.select(sampled))
     tokens = PendingTokens(out.logits, requests, best)
     if tokens.token_ids is not out.token_ids:
         out.token_ids.copy_(tokens.token_ids)
-    return tokens
+    return tuple(sampled), tokens
+
+
+def _cut_last(logits: Tensor, rows: int) -> Tensor | None:
+    return logits[-rows:] if rows else None
 
 
 def _may_go_on(job: Job) -> bool:
@@ -215,12 +249,15 @@ def _is_promised(job: Job | None, output: StepOutput | Refused, promised: Job | 
     return is_plain and is_row and is_sampled and is_free
 
 
-def _get_token(step: StepInput, vocabulary: int) -> int:
-    """Return a step's token id. A wrong one would break the card's whole process."""
-    (token_id,) = step.token_ids or ()
-    if not 0 <= token_id < vocabulary:
-        raise ValueError(f"token {token_id} is not in the vocabulary")
-    return token_id
+def _get_tokens(step: StepInput, vocabulary: int) -> Sequence[int]:
+    """Return a step's token ids. A wrong one would break the card's whole process."""
+    token_ids = step.token_ids or ()
+    if len(token_ids) != step.rows:
+        raise ValueError("a step has a token id for each row")
+    for token_id in token_ids:
+        if not 0 <= token_id < vocabulary:
+            raise ValueError(f"token {token_id} is not in the vocabulary")
+    return token_ids
 
 
 def _get_hidden(step: StepInput) -> HiddenRows:

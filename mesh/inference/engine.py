@@ -108,6 +108,7 @@ from mesh.inference.pages import NoPages, PageBook, Rank, compute_page_keys
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.scheduler import Scheduler, Work
 from mesh.inference.steps import EngineSession, Job, StepInput, StepOutput
+from mesh.inference.window_wire import MAX_WINDOW_ROWS
 from mesh.inference.wire import DTYPE_SIZES, HiddenRows
 from mesh.model.capacity import PAGE_TOKENS, count_pages
 from mesh.model.challenge import (
@@ -279,11 +280,11 @@ class Engine:
     def takes_windows(self) -> bool:
         """Whether a window's rows have the bits that the engine promises.
 
-        A deterministic engine computes every decode row by a step of one size; windows take
-        another way than steps of fixed shapes, whose kernels may sum in another order.
+        Where decode steps have fixed shapes, the rows of a deterministic engine go through those;
+        a window that does not fit would take another way, whose kernels may sum in another order.
         """
-        is_on_cpu = self._runner.weights.device.type == "cpu"
-        return not self._deterministic or (is_on_cpu and not self._batches.has_graphs)
+        fits = self.limits.max_batch_rows >= MAX_WINDOW_ROWS
+        return fits or not (self._deterministic and self._batches.has_graphs)
 
     @property
     def drafts_alone(self) -> bool:

@@ -122,6 +122,27 @@ class StepInput:
         """Whether the rows are decode rows: one, or those of a window."""
         return self.rows == 1 or self.window is not None
 
+    @property
+    def wanted_tokens(self) -> tuple[int, Sequence[SampleRequest]]:
+        """The first row after which a token is wanted, and how to choose it and those after it."""
+        if self.sample is not None:
+            return self.rows - 1, (self.sample,)
+        return 0, self.window or ()
+
+    def split_window(self) -> tuple[StepInput, ...]:
+        """Return a step for each row of a window, which together ask for what the window does."""
+        samples = self.window or ()
+        hidden = [None] * self.rows if self.hidden is None else self.hidden.split()
+        return tuple(
+            StepInput(
+                1,
+                token_ids=None if self.token_ids is None else self.token_ids[row : row + 1],
+                hidden=hidden[row],
+                window=samples[row : row + 1],
+            )
+            for row in range(self.rows)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:

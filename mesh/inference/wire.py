@@ -212,6 +212,12 @@ class HiddenRows(NamedTuple):
     dtype: str
     data: bytes | memoryview
 
+    def split(self) -> list[HiddenRows]:
+        """Return each row by itself."""
+        size = len(self.data) // self.rows
+        starts = range(0, size * self.rows, size)
+        return [HiddenRows(1, self.dtype, self.data[start : start + size]) for start in starts]
+
 
 class StepFrame(NamedTuple):
     """Hidden states from ``position`` on. ``times_us`` has what each range before took for them.

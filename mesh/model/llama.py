@@ -187,7 +187,7 @@ class ShardRunner:
         return self._run_layers(x, attention, multiply, LayerSpan(start, end))
 
     def run_layers(self, x: Tensor, attention: Attention) -> Tensor:
-        """Run all layers over decode rows ``x`` [rows, hidden] of different sessions.
+        """Run all layers over decode rows ``x`` [rows, hidden].
 
         The tables of ``attention`` are the caller's to check.
         """

@@ -95,6 +95,11 @@ class StepGraphs:
         self._capture_all(runner, sizes)
 
     @property
+    def max_rows(self) -> int:
+        """The rows of the largest step."""
+        return self._memory.max_rows
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """The numbers of rows for which there is a step."""
         return tuple(sorted(self._steps))
@@ -130,6 +135,9 @@ class StepGraphs:
         Each has a place in its text and a block table, and a token id (``FROM_LAST_STEP``: what the
         step before chose for this row), or hidden states [rows, hidden_size] on the CPU. Raises
         ValueError for a table that points outside the cache.
+
+        Rows may be of one session, with the same table: the keys and values of all are stored
+        before any row attends, and each attends to the text up to its own place.
         """
         count = len(positions)
         size = min(size for size in self._steps if size >= count)

@@ -65,11 +65,11 @@ def open_guard(width=WIDE):
     return guard
 
 
-def submit_rows(engine, session, rows, *, dtype="float32", sample=None):
+def submit_rows(engine, session, rows, *, dtype="float32", **ask):
     tensor = torch.from_numpy(np.array(rows)).to(getattr(torch, dtype))
     data = tensor.view(torch.uint8).numpy().tobytes()
     return engine.submit(
-        session, StepInput(len(rows), hidden=HiddenRows(len(rows), dtype, data), sample=sample)
+        session, StepInput(len(rows), hidden=HiddenRows(len(rows), dtype, data), **ask)
     )
 
 
