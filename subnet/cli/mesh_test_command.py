@@ -42,7 +42,7 @@ def run_node_command(
     for notice in prepared.notices:
         say(notice)
     configure_logs(logs)
-    from subnet.node import run_node
+    from subnet.node.run import run_node
     from subnet.operator.supervisor import Supervisor
 
     supervisor = Supervisor.from_environment(os.environ)

@@ -15,7 +15,7 @@ from subnet.epoch.observer import EpochScored, NodeEvent, log_event
 from subnet.gateway import ClientConfig, open_client, run_gateway
 from subnet.localnet.chain_setup import derive_account
 from subnet.localnet.processes import Message, Send
-from subnet.node import run_node
+from subnet.node.run import run_node
 from subnet.operator.config import NodeConfig
 from subnet.operator.interrupts import run_interruptible
 from subnet.operator.logs import LogOptions, configure_logs

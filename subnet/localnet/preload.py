@@ -13,7 +13,7 @@ become_fork_server()
 wait_passively()
 
 import subnet.localnet.child_programs  # noqa: E402
-import subnet.node  # noqa: E402, F401
+import subnet.node.run  # noqa: E402, F401
 
 # Frozen objects are never scanned, so their pages stay shared with the children.
 gc.collect()

@@ -21,7 +21,7 @@ from keys.peer import PeerKey
 from mesh.model.config import load_config
 from mesh.model.files import resolve_known_model
 from subnet.bootstrap import BootstrapConfig, run_bootstrap
-from subnet.node import run_node
+from subnet.node.run import run_node
 from subnet.operator.config import NodeConfig
 from subnet.operator.logs import LogOptions, configure_logs
 from subnet.operator.preflight import PreparedNode

@@ -94,7 +94,7 @@ async def test_what_an_epoch_brought_is_read_in_few_requests(scene: Scene) -> No
 
 
 class QuietNode:
-    """The readers of one node as subnet/node.py runs them, and its attestation."""
+    """The readers of one node as subnet/node/node.py runs them, and its attestation."""
 
     def __init__(self, chain: SubstrateChain, extrinsics: ExtrinsicJournal, scene: Scene) -> None:
         self.chain, self.extrinsics, self.scene = chain, extrinsics, scene

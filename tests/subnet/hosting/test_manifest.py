@@ -19,7 +19,6 @@ from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
 from mesh.routing.manifest_exchange import serve_manifest
-from subnet import node as node_module
 from subnet.hosting.manifest import (
     MANIFEST_FILES,
     fetch_manifest,
@@ -29,7 +28,8 @@ from subnet.hosting.manifest import (
     load_own_manifest,
     make_shape,
 )
-from subnet.node import obtain_manifest
+from subnet.node import manifest as node_manifest
+from subnet.node.manifest import obtain_manifest
 from tests.support.memory_network import MemoryNetwork
 
 SHIPPED = resolve_model_folder(str(shipped_model_path()))
@@ -168,7 +168,7 @@ async def test_a_peer_that_lies_about_the_manifest_is_passed_over(tmp_path):
 
 
 async def test_a_manifest_that_is_nowhere_is_named(tmp_path, bare, monkeypatch):
-    monkeypatch.setattr(node_module, "MANIFEST_RETRY_S", 0.0)
+    monkeypatch.setattr(node_manifest, "MANIFEST_RETRY_S", 0.0)
     async with open_hosts() as (_, other):
         for options in ({}, {"new_swarm": True}):
             with pytest.raises(ManifestNotFound, match=MANIFEST.manifest_hash.hex()):

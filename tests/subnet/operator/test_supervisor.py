@@ -17,7 +17,7 @@ from consensus.view import EpochStatus
 from mesh.routing.heartbeat import ServerState
 from subnet.chain.endpoints import Endpoints
 from subnet.errors import ChainUnavailable
-from subnet.node import is_taking_part
+from subnet.node.self_description import is_taking_part
 from subnet.operator.supervisor import (
     MAX_CHAIN_SILENCE_S,
     Supervisor,

@@ -19,7 +19,7 @@ from mesh.model.files import resolve_model_folder
 from mesh.model.manifest import add_plugins, decode_manifest, encode_canonical_json
 from mesh.plugins import PluginKind, find_plugin
 from subnet.hosting.manifest import MANIFEST_FILES, load_own_manifest
-from subnet.node import check_plugins
+from subnet.node.manifest import check_plugins
 from subnet.plugins.chosen import find_stamps, open_kept_scorer, open_plugins
 
 SHIPPED = load_own_manifest(resolve_model_folder(str(shipped_model_path())))

@@ -17,7 +17,7 @@ from mesh.model.config import load_config
 from mesh.p2p.addresses import split_peer_address
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.routing.directory import Directory
-from subnet.node import open_stranger
+from subnet.node.parts import open_stranger
 from subnet.probing.book import ProbeBook
 from subnet.probing.prober import ProbeContext, Prober, ProbeTarget
 from subnet.probing.prompts import make_prompter
