@@ -95,7 +95,8 @@ def _explain_mesh(error: MeshError) -> Problem:
             ranges = ", ".join(f"{start}:{end}" for start, end in error.uncovered)
             return Problem(
                 503,
-                f"No route: no hoster of blocks {ranges} (half-open ranges) {error.what}.",
+                f"No route: no hoster of blocks {ranges} (half-open ranges) {error.what}. "
+                "Ask without it, or wait for hosters of a newer version.",
                 kind="service_unavailable",
                 code="no_capable_route",
                 retry_after_s=NO_ROUTE_RETRY_S,

@@ -1,7 +1,8 @@
 """Asking a network for answers: over peer-to-peer streams, through transformers, or over HTTP.
 
-Importing this package is cheap: what a name needs is imported when the name is first used. Only
-``HttpMeshClient`` needs neither hivemind nor torch nor transformers.
+Importing this package is cheap: what a name needs is imported when the name is first used.
+``HttpMeshClient`` and receipts need neither hivemind nor torch nor transformers; to check a receipt
+needs PyNaCl, base58 and pydantic.
 """
 
 from __future__ import annotations
@@ -18,19 +19,29 @@ if TYPE_CHECKING:
     from mesh.client.client import RoutingOptions as RoutingOptions
     from mesh.client.connection import connect as connect
     from mesh.client.http import HttpMeshClient as HttpMeshClient
+    from mesh.client.receipt_check import CheckedReceipt as CheckedReceipt
+    from mesh.client.receipt_check import ReceiptRefused as ReceiptRefused
+    from mesh.client.receipt_check import check_receipt as check_receipt
+    from mesh.client.receipts import AnswerReceipt as AnswerReceipt
+    from mesh.client.receipts import NoReceipt as NoReceipt
     from mesh.inference.sampling import Sampling as Sampling
     from mesh.inference.tokens import Token as Token
     from mesh.inference.tokens import Trace as Trace
 
 _HOMES = {
+    "AnswerReceipt": "mesh.client.receipts",
     "AutoDistributedModelForCausalLM": "mesh.client.auto",
+    "CheckedReceipt": "mesh.client.receipt_check",
     "DistributedModelForCausalLM": "mesh.client.auto",
     "HttpMeshClient": "mesh.client.http",
     "MeshClient": "mesh.client.client",
+    "NoReceipt": "mesh.client.receipts",
+    "ReceiptRefused": "mesh.client.receipt_check",
     "RoutingOptions": "mesh.client.client",
     "Sampling": "mesh.inference.sampling",
     "Token": "mesh.inference.tokens",
     "Trace": "mesh.inference.tokens",
+    "check_receipt": "mesh.client.receipt_check",
     "connect": "mesh.client.connection",
 }
 __all__ = list(_HOMES)

@@ -16,7 +16,8 @@ class EventReader:
     line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._rest = b""
         self._data: list[str] = []
         self._size = 0
@@ -28,8 +29,8 @@ class EventReader:
         # A line is over when its end is there; a CR at the very end may yet become CR LF.
         if lines and not lines[-1].endswith(b"\n"):
             self._rest = lines.pop()
-        if len(self._rest) > MAX_EVENT_BYTES:
-            raise EventTooLong(f"a line is longer than {MAX_EVENT_BYTES} bytes")
+        if len(self._rest) > self._max_bytes:
+            raise EventTooLong(f"a line is longer than {self._max_bytes} bytes")
         events = [self._take(line.rstrip(b"\r\n")) for line in lines]
         return [event for event in events if event is not None]
 
@@ -41,7 +42,7 @@ class EventReader:
         name, _, value = line.partition(b":")
         if name == b"data":
             self._size += len(value)
-            if self._size > MAX_EVENT_BYTES:
-                raise EventTooLong(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+            if self._size > self._max_bytes:
+                raise EventTooLong(f"an event is longer than {self._max_bytes} bytes")
             self._data.append(value.removeprefix(b" ").decode("utf-8", "replace"))
         return None

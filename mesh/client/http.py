@@ -22,7 +22,8 @@ from typing import Any, Self
 
 import httpx
 
-from mesh.client.event_stream import EventReader, EventTooLong
+from mesh.client.event_stream import MAX_EVENT_BYTES, EventReader, EventTooLong
+from mesh.client.receipts import MAX_RECEIPT_BYTES, AnswerReceipt
 from mesh.errors import InvalidRequest, MeshError
 from mesh.inference.grammar import GrammarKind
 from mesh.inference.sampling import Sampling
@@ -30,6 +31,7 @@ from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token, Trace, T
 
 MAX_REPLY_BYTES = 1 << 20
 MAX_MESSAGE = 500
+RECEIPT_HEADER = "X-Mesh-Receipt"
 DONE = "[DONE]"
 
 HttpPrompt = str | Sequence[int] | Sequence[Mapping[str, str]]
@@ -123,21 +125,31 @@ class HttpMeshClient:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        receipt: AnswerReceipt | None = None,
     ) -> AsyncGenerator[Token, None]:
         """Yield the answer token by token; closing the generator ends it at the gateway too.
 
         A gateway tells texts instead of token ids, and log probabilities only where
         ``sampling.top_logprobs`` asks for alternatives. The last token may be a mere end.
 
+        With a ``receipt`` the hosters sign what they did; it is complete once the last token has
+        come. It stays empty for a reader that leaves before, and at a gateway of an earlier
+        version. What it proves is about token ids: that they spell the text is the gateway's word.
+
         Raises InvalidRequest naming what is wrong, or GatewayError.
         """
         path, body = _make_body(prompt, max_new_tokens, sampling or Sampling(), stop)
         body["model"] = await self._choose_model()
         trace, index = Trace(), 0
-        async with self._ask("POST", path, body) as response:
-            async with aclosing(_read_events(response)) as events:
+        headers = {} if receipt is None else {RECEIPT_HEADER: "true"}
+        # A receipt has the ids of all tokens.
+        max_bytes = MAX_EVENT_BYTES if receipt is None else MAX_RECEIPT_BYTES
+        async with self._ask("POST", path, body, headers) as response:
+            async with aclosing(_read_events(response, max_bytes)) as events:
                 async for event in events:
                     token = _read_token(event, index, trace)
+                    if receipt is not None:
+                        _take_receipt(receipt, event)
                     if token is None:
                         continue
                     yield token
@@ -155,11 +167,15 @@ class HttpMeshClient:
 
     @asynccontextmanager
     async def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and read the status. Raises GatewayError or InvalidRequest."""
         try:
-            async with self._http.stream(method, path, json=body) as response:
+            async with self._http.stream(method, path, json=body, headers=headers) as response:
                 if response.status_code != httpx.codes.OK:
                     raise _explain(response, await _read(response))
                 yield response
@@ -231,9 +247,11 @@ async def _read(response: httpx.Response) -> bytes:
     return body
 
 
-async def _read_events(response: httpx.Response) -> AsyncGenerator[dict[str, Any], None]:
+async def _read_events(
+    response: httpx.Response, max_bytes: int
+) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the events of a stream until its end. Raises GatewayError."""
-    reader = EventReader()
+    reader = EventReader(max_bytes=max_bytes)
     try:
         async for chunk in response.aiter_bytes():
             for data in reader.feed(chunk):
@@ -319,6 +337,19 @@ def _update(trace: Trace, mesh: Mapping[str, Any] | None) -> None:
     trace.reroutes = int(mesh.get("reroutes", trace.reroutes))
     trace.time_to_first_token_s = mesh.get("first_token_s")
     trace.tokens_per_second = mesh.get("tokens_per_second")
+
+
+def _take_receipt(receipt: AnswerReceipt, event: Mapping[str, Any]) -> None:
+    """Keep the receipt in an event, if it has one. Raises GatewayMisbehaved."""
+    mesh = event.get("mesh")
+    told = mesh.get("receipts") if isinstance(mesh, Mapping) else None
+    if not told:
+        return
+    if not isinstance(told, list) or not isinstance(told[0], Mapping | None):
+        raise GatewayMisbehaved("a receipt of another shape")
+    # Null, where no hoster gave a token.
+    if told[0] is not None:
+        receipt.take(told[0])
 
 
 def _explain(response: httpx.Response, body: bytes) -> MeshError:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keys.errors import BadPeerId, BadSignature
 from keys.peer import PeerId
+from mesh.client.receipts import MAX_RECEIPT_BYTES
 from mesh.errors import MeshError
 from mesh.inference.grammar import Grammar, GrammarKind
 from mesh.inference.receipt_statement import (
@@ -36,7 +37,6 @@ from mesh.model.config import LayerSpan
 from mesh.model.fields import MAX_LAYERS
 from mesh.routing.hop import Hop, Route
 
-MAX_RECEIPT_BYTES = 16 << 20
 MAX_PARTS = 256
 MAX_RECEIPTS = 64
 DISCLOSED = ("salt", "prompt_token_ids", "token_ids", "sampling")

@@ -1,114 +1,61 @@
-"""The receipt of an answer as a client gathers it: a part for each session that gave tokens.
+"""The receipt of an answer as its owner keeps it: what hosters signed of each session.
 
-mesh/inference/receipts.py says what hosters sign, mesh/client/receipt_check.py checks it.
+mesh/inference/receipts.py says what hosters sign, mesh/client/receipt_check.py checks it. What
+these need is imported where it is used: a program that asks a gateway has httpx and nothing else.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import json
 import os
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mesh.errors import PeerError
-from mesh.inference.receipt_statement import RECEIPT_VERSION, SessionStatement
-from mesh.inference.receipt_wire import SETTLE, HopReceipt, decode_receipt
-from mesh.inference.refusals import Refused
-from mesh.inference.wire import SALT_SIZE, FrameType, OpenSession, decode_token
-from mesh.p2p.interface import Stream
+from mesh.errors import MeshError
 
-_TOKEN_TYPE = bytes((FrameType.TOKEN,))
+if TYPE_CHECKING:
+    from mesh.client.receipt_check import CheckedReceipt
+    from mesh.client.receipt_parts import ReceiptPart
+    from mesh.inference.wire import OpenSession
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class ReceiptPart:
-    """One session: what was asked, the tokens that came, and what its hosters signed.
-
-    A session that was lost has no signatures. ``tokens`` may have one at its end that the reader
-    was not shown, because it stopped before.
-    """
-
-    request: OpenSession
-    network_id: bytes
-    tokens: list[int] = field(default_factory=list)
-    hops: list[HopReceipt] = field(default_factory=list)
-
-    async def settle(self, stream: Stream, *, is_over: bool, timeout_s: float) -> None:
-        """Read what the hosters signed; ask them to end first unless the answer ``is_over``.
-
-        A receipt that does not come is left out: the answer is there, and stays.
-        """
-        try:
-            async with asyncio.timeout(timeout_s):
-                if not is_over:
-                    await stream.send(SETTLE)
-                while len(self.hops) < len(self.request.route):
-                    if not self._take(await stream.receive()):
-                        return
-        except (PeerError, Refused, TimeoutError) as error:
-            logger.info("a receipt is incomplete: %s", error)
-
-    def _take(self, frame: bytes) -> bool:
-        """Take a token that was on its way, or a hop's receipt; say whether it was the next."""
-        if frame[:1] == _TOKEN_TYPE:
-            token = decode_token(frame)
-            is_next = token.index == self.request.first_index + len(self.tokens)
-            if is_next and len(self.tokens) < self.request.max_new_tokens:
-                self.tokens.append(token.token_id)
-                return True
-            return False
-        receipt = decode_receipt(frame)
-        if receipt.hop_index != len(self.hops):
-            return False
-        self.hops.append(receipt)
-        return True
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the part for JSON; what a hop did not sign is null."""
-        statement = SessionStatement.of_request(self.request, self.network_id)
-        return {
-            "session_id": statement.session_id.hex(),
-            "first_index": statement.first_index,
-            "salt_digest": statement.salt_digest.hex(),
-            "prompt_digest": statement.prompt_digest.hex(),
-            "sampling_digest": statement.sampling_digest.hex(),
-            "hops": [
-                {
-                    "peer_id": str(hop.peer_id),
-                    "blocks": [hop.span.start, hop.span.end],
-                    "receipt": _describe(self.hops[place]) if place < len(self.hops) else None,
-                }
-                for place, hop in enumerate(self.request.route)
-            ],
-        }
+MAX_RECEIPT_BYTES = 16 << 20
+SALT_SIZE = 32
+"""That of mesh/inference/wire.py, which needs cryptography."""
+_FILE_MODE = 0o600
 
 
-def _describe(receipt: HopReceipt) -> dict[str, Any]:
-    return {
-        "reused": receipt.reused,
-        "signed_s": receipt.signed_s,
-        "received": receipt.received.hex(),
-        "sent": receipt.sent.hex(),
-        "signature": receipt.signature.hex(),
-    }
+class NoReceipt(MeshError):
+    """No hoster signed anything: nothing came, or the gateway is of an earlier version."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer came without a receipt")
 
 
 class AnswerReceipt:
-    """Given to ``MeshClient.generate``; complete once that has ended. Its salt is its owner's."""
+    """Given to ``generate`` of ``MeshClient`` or ``HttpMeshClient``; complete once that has ended.
+
+    One receipt is for one answer. Its salt, and with it the prompt, are its owner's to show.
+    """
 
     def __init__(self) -> None:
         self.salt = os.urandom(SALT_SIZE)
         self._parts: list[ReceiptPart] = []
+        self._told: dict[str, Any] | None = None
 
     def start_part(self, request: OpenSession, network_id: bytes) -> ReceiptPart:
         """Return the part of a session that begins. One that gave no token is dropped."""
+        from mesh.client.receipt_parts import ReceiptPart
+
         self._drop_empty()
         part = ReceiptPart(request, network_id)
         self._parts.append(part)
         return part
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        """Take a receipt that a gateway gathered, as JSON gives it; it is not checked."""
+        self._told = dict(told)
 
     def to_dict(self) -> dict[str, Any] | None:
         """Return the receipt for JSON; None if no hoster gave a token.
@@ -116,9 +63,13 @@ class AnswerReceipt:
         Its owner can check the prompt and the tokens. With ``salt``, ``prompt_token_ids``,
         ``token_ids`` and ``sampling`` set to null it can be shown to others, who check the rest.
         """
+        if self._told is not None:
+            return self._told
         self._drop_empty()
         if not self._parts:
             return None
+        from mesh.inference.receipt_statement import RECEIPT_VERSION
+
         first = self._parts[0]
         sampling = asdict(first.request.sampling)
         return {
@@ -131,5 +82,35 @@ class AnswerReceipt:
             "parts": [part.to_dict() for part in self._parts],
         }
 
+    def save(self, path: str | Path) -> None:
+        """Write a new file for ``mesh receipt check``, of mode 0600: it holds the prompt.
+
+        Raises FileExistsError, another OSError, or NoReceipt.
+        """
+        content = json.dumps(self._require()).encode() + b"\n"
+        with open(path, "xb", opener=_open_private) as file:
+            file.write(content)
+
+    def check(self) -> CheckedReceipt:
+        """Check signatures, digests, prompt and tokens, as ``mesh receipt check`` does.
+
+        Raises ReceiptRefused that names what does not hold, or NoReceipt. In the distribution
+        ``mesh-subnet-client`` it needs the extra ``receipts``.
+        """
+        from mesh.client.receipt_check import check_receipt
+
+        # As from a file: what is checked is what is kept.
+        return check_receipt(json.loads(json.dumps(self._require())))
+
+    def _require(self) -> dict[str, Any]:
+        told = self.to_dict()
+        if told is None:
+            raise NoReceipt
+        return told
+
     def _drop_empty(self) -> None:
         self._parts = [part for part in self._parts if part.tokens]
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, _FILE_MODE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from keys.peer import PeerId
-from mesh.client.receipts import ReceiptPart
+from mesh.client.receipt_parts import ReceiptPart
 from mesh.errors import MeshError, PeerError
 from mesh.inference.receipt_wire import RECEIPT_METHOD, encode_receipted
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason, read_reason

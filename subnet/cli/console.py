@@ -53,6 +53,7 @@ from mesh.errors import (
     MeshError,
     ModelError,
     ModelFilesMissing,
+    NoCapableRoute,
     NoPeerAnswers,
     NoRoute,
     NotCalibrated,
@@ -174,6 +175,10 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
         "reached; the first node of a swarm takes --new-swarm",
     ),
     (PeerRefusal, "ask another peer, or later"),
+    (
+        NoCapableRoute,
+        "ask without it, or wait until hosters of a newer version serve these blocks",
+    ),
     (NoRoute, "wait until hosters serve every block, or raise --max-blocks-per-hop"),
     (InvalidRequest, "correct what the message names"),
 )

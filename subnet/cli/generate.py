@@ -11,9 +11,11 @@ from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit, say, say_if_slow, stream
 from subnet.cli.options import Chain, Offline, SwarmSubnet
 from subnet.cli.peers import find_peers
+from subnet.cli.receipt_file import check_receipt_path, keep_receipt
 
 if TYPE_CHECKING:
     from mesh.client.client import Prompt
+    from mesh.client.receipts import AnswerReceipt
     from mesh.inference.sampling import Sampling
     from mesh.inference.tokens import Token, Trace
     from subnet.gateway import ClientConfig
@@ -45,6 +47,14 @@ def generate(
     identity_path: Annotated[
         Path | None, typer.Option(help="client_peer_id.key; a fresh identity if absent.")
     ] = None,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(
+            "--receipt",
+            metavar="FILE",
+            help="Let the hosters sign the answer, and write that to a new file of mode 0600.",
+        ),
+    ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show route and speed on stderr.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, at the end.")] = False,
 ) -> None:
@@ -55,11 +65,15 @@ def generate(
     import asyncio
 
     from keys.identity_file import load_identity_file
+    from mesh.client.receipts import AnswerReceipt
     from mesh.inference.sampling import Sampling
     from subnet.gateway import ClientConfig
     from subnet.operator.logs import LogOptions, configure_logs
 
     configure_logs(LogOptions(level="warning"))
+    if receipt is not None:
+        check_receipt_path(receipt)
+    kept = None if receipt is None else AnswerReceipt()
     peers = find_peers(initial_peers, subnet=subnet, chain=chain)
     config = ClientConfig(
         initial_peers=peers.addresses,
@@ -77,9 +91,12 @@ def generate(
             max_layers_per_hop=max_layers_per_hop,
             is_streaming=not as_json,
             dialled=peers.describe(),
+            receipt=kept,
         )
     )
     _finish(answer, as_json=as_json, trace=trace)
+    if receipt is not None and kept is not None:
+        say(keep_receipt(kept, receipt))
 
 
 def _make_sampling(
@@ -104,6 +121,7 @@ async def _ask(
     max_layers_per_hop: int | None,
     is_streaming: bool,
     dialled: str,
+    receipt: AnswerReceipt | None,
 ) -> list[Token]:
     from contextlib import AsyncExitStack
 
@@ -119,6 +137,7 @@ async def _ask(
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             routing=RoutingOptions(max_layers_per_hop=max_layers_per_hop),
+            receipt=receipt,
         ):
             pieces.append(piece)
             if is_streaming:

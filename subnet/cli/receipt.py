@@ -56,7 +56,7 @@ def check(
 
 
 def _read(file: Path) -> bytes:
-    from mesh.client.receipt_check import MAX_RECEIPT_BYTES
+    from mesh.client.receipts import MAX_RECEIPT_BYTES
 
     try:
         with file.open("rb") as opened:

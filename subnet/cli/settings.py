@@ -55,6 +55,7 @@ OF_ONE_RUN = frozenset(
         "json",
         "list-keys",
         "out",
+        "receipt",
         "revoke-key",
         "share",
         "version",

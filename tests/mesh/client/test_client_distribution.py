@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 import threading
@@ -13,22 +14,29 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.answer_receipts import make_receipt
 from tests.support.builds import build, unpack
 
 ROOT = Path(__file__).parents[3]
 PROJECT = ROOT / "packages" / "client"
 # What httpx brings along; everything else that is installed here is out of reach there.
 BROUGHT = ("httpx", "httpcore", "h11", "anyio", "certifi", "idna", "sniffio", "typing_extensions")
-ANSWER = 'data: {"choices": [{"delta": {"content": "hi"}, "finish_reason": "stop"}]}\n\n'
+ANSWER = 'data: {"choices": [{"delta": {"content": "hi"}, "finish_reason": "stop"}], '
+ANSWER += '"mesh": {"receipts": [{"version": 1}]}}\n\n'
 ASK = """
 import asyncio, sys
-from mesh.client import HttpMeshClient, Sampling
+from mesh.client import AnswerReceipt, HttpMeshClient, Sampling
 
 async def main():
+    receipt = AnswerReceipt()
     async with HttpMeshClient(sys.argv[1], model="m") as client:
         messages = [{"role": "user", "content": "?"}]
-        async for piece in client.generate(messages, max_new_tokens=1, sampling=Sampling(seed=1)):
+        sampling = Sampling(seed=1)
+        async for piece in client.generate(
+            messages, max_new_tokens=1, sampling=sampling, receipt=receipt
+        ):
             print(piece.text, piece.finish_reason)
+    print(receipt.to_dict())
 
 asyncio.run(main())
 heavy = {"torch", "hivemind", "transformers", "tokenizers", "nacl", "numpy", "mesh.p2p"}
@@ -65,18 +73,66 @@ def gateway_url():
 def test_http_client_needs_httpx_and_nothing_else(wheel, gateway_url, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     for name in BROUGHT:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            origin = Path(spec.origin)
-            origin = origin.parent if origin.name == "__init__.py" else origin
-            (tmp_path / origin.name).symlink_to(origin)
+        link(name, tmp_path)
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{ASK}"
     # -I and -S: neither this environment's packages nor this folder's modules.
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script, gateway_url], capture_output=True, timeout=60
     )
     assert done.stderr.decode() == ""
-    assert done.stdout.decode().splitlines() == ["hi stop", "[]"]
+    assert done.stdout.decode().splitlines() == ["hi stop", "{'version': 1}", "[]"]
+
+
+CHECK = """
+import json, sys
+from mesh.client import AnswerReceipt, ReceiptRefused
+told = json.load(open(sys.argv[1]))
+receipt = AnswerReceipt()
+receipt.take(told)
+checked = receipt.check()
+print(checked.is_complete, checked.is_disclosed, len(checked.parts[0].route))
+told["token_ids"][0] += 1
+receipt.take(told)
+try:
+    receipt.check()
+except ReceiptRefused as error:
+    print(error.field)
+heavy = {"torch", "hivemind", "transformers", "tokenizers", "numpy"}
+print(sorted(heavy & set(sys.modules)))
+"""
+CHECKERS = (
+    *("pydantic", "pydantic_core", "annotated_types", "typing_inspection", "typing_extensions"),
+    *("base58", "nacl", "cffi", "_cffi_backend", "pycparser"),
+)
+
+
+def link(name: str, folder: Path) -> None:
+    """Put an installed package into reach of a program that sees ``folder`` only."""
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.origin is not None:
+        origin = Path(spec.origin)
+        origin = origin.parent if origin.name == "__init__.py" else origin
+        (folder / origin.name).symlink_to(origin)
+
+
+def test_receipts_are_checked_without_torch_and_hivemind(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    for name in CHECKERS:
+        link(name, tmp_path)
+    file = tmp_path / "answer.json"
+    file.write_text(json.dumps(make_receipt()))
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{CHECK}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, str(file)], capture_output=True, timeout=60
+    )
+    assert done.stderr.decode() == ""
+    assert done.stdout.decode().splitlines() == ["True True 3", "token_ids", "[]"]
+
+
+def test_what_checks_receipts_is_the_extra_of_the_same_versions():
+    node = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    client = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(client["optional-dependencies"]["receipts"]) <= set(node["dependencies"])
 
 
 def test_heavy_names_are_refused_by_python_itself_where_they_are_missing(wheel, tmp_path):

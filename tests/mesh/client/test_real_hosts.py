@@ -37,7 +37,7 @@ class HeartbeatsOnly:
         self.admit = make_heartbeat_policy(NETWORK_ID, is_member=lambda peer: True, clock=time.time)
 
 
-async def start_hoster(stack, tasks, span, initial_peers):
+async def start_hoster(stack, tasks, span, initial_peers, *, features="r"):
     config = load_config(FOLDER)
     folder = resolve_model_folder(str(FOLDER))
     engine = await stack.enter_async_context(
@@ -82,7 +82,7 @@ async def start_hoster(stack, tasks, span, initial_peers):
             throughput=1000,
             free_cache_tokens=engine.free_cache_tokens,
             dtype="float32",
-            software="test;r",
+            software=f"test;{features}",
             addresses=addresses,
         ),
     )

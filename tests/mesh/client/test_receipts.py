@@ -6,17 +6,23 @@ import asyncio
 import contextlib
 import copy
 import json
+import stat
 from contextlib import aclosing
 
+import httpx
 import pytest
 
+from mesh.api.mesh_backend import MeshBackend
+from mesh.api.server import ServeConfig, open_gateway
+from mesh.client.http import GatewayMisbehaved, GatewayRefused, HttpMeshClient
 from mesh.client.receipt_check import ReceiptRefused, check_receipt, read_receipts
-from mesh.client.receipts import AnswerReceipt
+from mesh.client.receipts import AnswerReceipt, NoReceipt
 from mesh.inference import session_server
 from mesh.inference.receipt_wire import RECEIPT_METHOD
 from mesh.inference.receipts import RunningReceipt
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampling import Sampling
+from tests.support.gateways import QUICK
 
 SPLITS = [[(0, 6)], [(0, 2), (2, 6)], [(0, 2), (2, 3), (3, 6)]]
 GREEDY = Sampling()
@@ -180,6 +186,70 @@ async def test_a_receipt_covers_both_parts_of_a_recovered_answer_or_says_which_i
     told["token_ids"][0] ^= 1
     with pytest.raises(ReceiptRefused, match="prompt_token_ids"):
         check_receipt(told)
+
+
+@pytest.fixture
+async def gateway_url(swarm, stack):
+    """Return a function that puts a gateway before the hosters of a split."""
+
+    async def start(split):
+        for first, end in split:
+            await swarm.add_hoster(first, end)
+        client = await swarm.open_client(stack)
+        backend = MeshBackend(client, model_id="tiny", created_s=1)
+        config = ServeConfig(port=0, limits=QUICK)
+        return (await stack.enter_async_context(open_gateway(config, backend))).url
+
+    return start
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("prompt", ["Who is it?", [5, 6, 7]])
+async def test_a_receipt_over_http_is_kept_checked_and_saved_as_over_libp2p(
+    swarm, gateway_url, stack, tmp_path, split, prompt
+):
+    client = await stack.enter_async_context(HttpMeshClient(await gateway_url(split)))
+    receipt, plain = AnswerReceipt(), AnswerReceipt()
+    answer = client.generate(prompt, max_new_tokens=9, sampling=SHAPED, receipt=receipt)
+    async with aclosing(answer):
+        pieces = [piece async for piece in answer]
+    assert pieces[-1].finish_reason and receipt.to_dict()["prompt_token_ids"]
+    checked = receipt.check()
+    assert checked.is_complete and checked.is_disclosed
+    signers = [hop.peer_id for hop in checked.parts[0].route]
+    assert signers == [hoster.key.peer_id for hoster in swarm.hosters]
+    file = tmp_path / "answer.receipt"
+    receipt.save(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    (found,) = read_receipts(file.read_bytes())
+    assert check_receipt(found) == checked
+    with pytest.raises(FileExistsError):
+        receipt.save(file)
+    for unused in (plain.check, lambda: plain.save(tmp_path / "none.receipt")):
+        with pytest.raises(NoReceipt):
+            unused()
+    assert not (tmp_path / "none.receipt").exists()
+
+
+async def test_an_answer_over_http_that_nobody_can_sign_is_refused_with_its_reason(
+    swarm, gateway_url, stack
+):
+    await swarm.add_hoster(0, 6, features="gs")
+    client = await stack.enter_async_context(HttpMeshClient(await gateway_url([])))
+    answer = client.generate("hi", max_new_tokens=3, receipt=AnswerReceipt())
+    with pytest.raises(GatewayRefused, match="signs receipts") as refused:
+        await anext(answer)
+    assert refused.value.code == "no_capable_route"
+
+
+@pytest.mark.parametrize("told", [5, [5], "x", {"a": 1}])
+async def test_a_receipt_of_another_shape_is_no_gateways(told):
+    event = {"choices": [], "mesh": {"receipts": told}}
+    reply = httpx.Response(200, content=f"data: {json.dumps(event)}\n\n")
+    transport = httpx.MockTransport(lambda request: reply)
+    async with HttpMeshClient("http://gateway", model="m", transport=transport) as client:
+        with pytest.raises(GatewayMisbehaved):
+            await anext(client.generate("hi", max_new_tokens=3, receipt=AnswerReceipt()))
 
 
 class OtherBytes(RunningReceipt):
