@@ -37,9 +37,12 @@ def logs_as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def real_runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the real Hypertensor runtime, started once; tests share its state."""
+    """The address of the real Hypertensor runtime, whose state the tests of a module share.
+
+    Each subnet doubles the price of the next one: those of all tests together cost too much.
+    """
     missing = chopsticks.find_missing()
     if missing is not None:
         pytest.skip(missing)

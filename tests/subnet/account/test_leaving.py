@@ -27,7 +27,8 @@ async def test_the_pay_of_the_running_epoch_is_awaited_before_the_stake_is_unbon
     at any of its lines and is run again does nothing twice.
     """
     async with SubstrateChain.open(url) as chain, WireRig.connect(url) as rig:
-        subnet_id, hotkeys = await start_subnet(rig, "leaving")
+        name = "leaving-again" if is_interrupted else "leaving"
+        subnet_id, hotkeys = await start_subnet(rig, name)
         await rig.activate_subnet(subnet_id, OWNER)
         await delegate_stake(chain, subnet_id=subnet_id, amount=50 * TENSOR, key=OWNER)
         rows = [(node_id, Score(SCORE_ONE)) for node_id in sorted(hotkeys)]
