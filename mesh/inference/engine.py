@@ -121,6 +121,7 @@ from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.llama import ShardRunner
 from mesh.model.step_graphs import make_step_graphs
 from mesh.model.weights import DTYPES, ShardWeights
+from mesh.progress import track
 
 T = TypeVar("T")
 WARM_UP_STEPS = 5
@@ -495,12 +496,16 @@ class Engine:
         Raises Refused(BUSY) when no cache is left for it.
         """
         layers = self.layers
-        with self.admit(layers, capacity=WARM_UP_STEPS, account=OWN_ACCOUNT) as session:
+        with (
+            self.admit(layers, capacity=WARM_UP_STEPS, account=OWN_ACCOUNT) as session,
+            track("warming up", total=WARM_UP_STEPS, unit="steps") as step,
+        ):
             elapsed_s = []
             for _ in range(WARM_UP_STEPS):
                 started = time.perf_counter()
                 await self.submit(session, self._make_warm_up_step())
                 elapsed_s.append(time.perf_counter() - started)
+                step(1)
         return max(1, int(len(layers) / min(elapsed_s)))
 
     def _make_warm_up_step(self) -> StepInput:

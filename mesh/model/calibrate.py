@@ -47,6 +47,7 @@ from mesh.model.margins import DISTANCE_ONE, MAX_DISTANCE, MAX_SCALE, Calibratio
 from mesh.model.quantise import quantise
 from mesh.model.tensors import list_range_tensors, locate_tensors
 from mesh.model.weights import LayerWeights
+from mesh.progress import track
 
 Vector = NDArray[np.float32]
 
@@ -110,6 +111,10 @@ def calibrate(
         runs = _start_processes(stack, folder, quant_type, tasks)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         use_exact_float32()
+        step = stack.enter_context(
+            # The head counts as a layer; the processes answer for all of them at once.
+            track("calibrating", total=config.num_layers + 1 + len(runs), unit="layers")
+        )
         for layer in range(config.num_layers + 1):
             check_wanted()
             bench = _Bench(auditor, config, layer)
@@ -122,12 +127,14 @@ def calibrate(
             scales.append(choose_scale(answers, where, fixed_point_bits, value_bound_bits))
             before = bench.layer_weights
             layers.append(rows)
+            step(1)
         for name, run in runs.items():
             check_wanted()
             answered = run.collect()
             for layer, rows in enumerate(layers):
                 for place, row in enumerate(rows):
                     row.honest[name] = answered[place * len(layers) + layer]
+            step(1)
     found = [_smallest_of_each([row.measure_cheats() for row in rows]) for rows in layers]
     return Calibration(
         scales=tuple(scales),

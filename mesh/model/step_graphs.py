@@ -27,6 +27,7 @@ from torch import Tensor
 from mesh.model.decode_step import DecodeStep, StepMemory
 from mesh.model.llama import ShardRunner
 from mesh.model.paged_attention import has_triton
+from mesh.progress import track
 
 MAX_CAPTURE_S = 60.0
 """Seconds of a node's start; about one is a graph's, the first one also compiles a kernel."""
@@ -108,14 +109,16 @@ class StepGraphs:
         device = runner.weights.device
         started, used = time.perf_counter(), measure_reserved(device)
         pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-        for size in sorted(sizes, reverse=True):
-            step = DecodeStep(runner, self._memory, size)
-            self._replays[size] = capture(step, pool)
-            self._steps[size] = step
-            taken_s, taken = time.perf_counter() - started, measure_reserved(device) - used
-            if taken_s > MAX_CAPTURE_S or taken > MAX_GRAPH_BYTES:
-                logger.warning("decode steps of less than %d rows are not captured", size)
-                break
+        with track("capturing decode steps", total=len(sizes), unit="graphs") as count:
+            for size in sorted(sizes, reverse=True):
+                step = DecodeStep(runner, self._memory, size)
+                self._replays[size] = capture(step, pool)
+                self._steps[size] = step
+                count(1)
+                taken_s, taken = time.perf_counter() - started, measure_reserved(device) - used
+                if taken_s > MAX_CAPTURE_S or taken > MAX_GRAPH_BYTES:
+                    logger.warning("decode steps of less than %d rows are not captured", size)
+                    break
         logger.info(
             "decode steps of %s rows are captured: %.1f s, %d MiB",
             ", ".join(map(str, self.sizes)),

@@ -56,6 +56,11 @@ class TensorEntry:
     parts: tuple[TensorEntry, ...] = ()
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes in the files."""
+        return sum(part.end - part.begin for part in self.parts or (self,))
+
+    @property
     def safetensors(self) -> tuple[TensorEntry, ...]:
         """The tensors of safetensors files behind this one."""
         if self.gguf_rows is not None:

@@ -34,10 +34,12 @@ from mesh.model.tensors import (
     FINAL_NORM,
     HEAD,
     TensorEntry,
+    list_layer_tensors,
     list_range_tensors,
     locate_tensors,
     name_layer_tensor,
 )
+from mesh.progress import BYTES, track
 
 if TYPE_CHECKING:
     from mesh.model.gguf_tensors import GgufRows
@@ -196,7 +198,11 @@ def load_shard(
         raise ModelError(f"dtype {dtype} is not one of {', '.join(DTYPES)}")
     find_quant_type(quant_type)
     entries = locate_tensors(folder, config, list_range_tensors(config, start, end))
-    with ExitStack() as stack:
+    size = sum(entry.num_bytes for entry in entries.values())
+    with (
+        track("loading the weights", total=size, unit=BYTES, blocks=f"{start}:{end}") as step,
+        ExitStack() as stack,
+    ):
         reader = TensorReader(
             stack,
             entries,
@@ -205,20 +211,24 @@ def load_shard(
             quant_type=quant_type,
             check_wanted=check_wanted,
         )
-        layers = tuple(
-            load_layer(config, layer, reader).lay_out(DTYPES[dtype]) for layer in range(start, end)
-        )
+        layers = []
+        for layer in range(start, end):
+            layers.append(load_layer(config, layer, reader).lay_out(DTYPES[dtype]))
+            names = list_layer_tensors(config, layer)
+            step(sum(entries[name].num_bytes for name in names))
         is_last = end == config.num_layers
         embedding = reader.read(EMBEDDING, get_embedding_shape(config)) if start == 0 else None
         head = _load_head(config, reader, embedding, quant_type) if is_last else None
         final_norm = reader.read(FINAL_NORM, (config.hidden_size,)) if is_last else None
+        ends = [name for name in (EMBEDDING, FINAL_NORM, HEAD) if name in entries]
+        step(sum(entries[name].num_bytes for name in ends))
         return ShardWeights(
             config,
             start,
             end,
             DTYPES[dtype],
             torch.device(device),
-            layers,
+            tuple(layers),
             embedding,
             final_norm,
             head,

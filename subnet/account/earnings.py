@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from consensus.types import BlockNumber, Epoch, NodeClass, SubnetId, SubnetNodeId
+from mesh.progress import Step, ignore_step
 from subnet.account.rewards import NOT_YET, EpochRewards, ReputationStep, fetch_rewards
 from subnet.account.standing import ONE, Standing
 from subnet.chain import parsing
@@ -120,11 +121,13 @@ async def fetch_earnings(
     count: int,
     last: Epoch | None = None,
     known_until: Epoch | None = None,
+    step: Step = ignore_step,
 ) -> Earnings:
     """Return the node's rows for ``count`` scored epochs up to ``last``, the newest if None.
 
-    Epochs up to ``known_until`` are left out. Raises ConfigError for an epoch that is not settled,
-    and ChainUnavailable if not even the newest one can be read.
+    Epochs up to ``known_until`` are left out; ``step`` hears of each that is read. Raises
+    ConfigError for an epoch that is not settled, and ChainUnavailable if not even the newest one
+    can be read.
     """
     try:
         rewards = await fetch_rewards(chain, subnet_id, None if last is None else Epoch(last + 1))
@@ -142,6 +145,7 @@ async def fetch_earnings(
         if known_until is not None and epoch <= known_until:
             break
         rows.append(await _make_row(chain, rewards, node_id))
+        step(1)
         if len(rows) >= min(count, MAX_EPOCHS) or epoch <= 0:
             break
         try:

@@ -16,6 +16,7 @@ from subnet.cli.logs import (
     LogLevel,
     LogLevelOption,
     make_log_options,
+    start_logs,
 )
 from subnet.cli.metrics import (
     MetricsHost,
@@ -64,7 +65,6 @@ def bootstrap(
     from keys.identity_file import load_identity_file
     from mesh.p2p.ports import PortInUse, check_ports_free
     from subnet.errors import ConfigError
-    from subnet.operator.logs import configure_logs
 
     metrics = make_metrics_options(
         host=metrics_host,
@@ -78,7 +78,7 @@ def bootstrap(
         check_ports_free(listen)
     except PortInUse as error:
         raise ConfigError(f"cannot listen on {error}", "choose another port") from error
-    configure_logs(make_log_options(log_level, log_format, log_file))
+    start_logs(make_log_options(log_level, log_format, log_file), has_bars=not as_json)
     from subnet.bootstrap import BootstrapConfig, run_bootstrap
     from subnet.operator.supervisor import Supervisor
 

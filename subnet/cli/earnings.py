@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mesh.progress import Step, ignore_step, track
 from subnet.chain.endpoints import DEFAULT_CHAIN_URL
 from subnet.cli.console import emit, say
 from subnet.cli.options import AnySubnet, Chain, DataDir
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 DEFAULT_EPOCHS = 12
 MAX_EPOCHS = 1000
+MANY_EPOCHS = 50
+"""From so many on, how far the reading is gets told."""
 WIDTH = 80
 
 
@@ -115,6 +119,13 @@ def _find_wanted(data_dir: Path, node: int | None, subnet: str | None) -> _Wante
     )
 
 
+def _track(count: int) -> AbstractContextManager[Step]:
+    """Report how many epochs are read, if they are so many that it takes long."""
+    if count < MANY_EPOCHS:
+        return nullcontext(ignore_step)
+    return track("reading settled epochs", total=count, unit="epochs")
+
+
 def _ask(url: str, wanted: _Wanted, *, count: int, epoch: int | None) -> Found:
     """Return what the chain says, and of older epochs what the node has kept."""
     import asyncio
@@ -131,10 +142,12 @@ def _ask(url: str, wanted: _Wanted, *, count: int, epoch: int | None) -> Found:
         async with SubstrateChain.open(url) as chain:
             node_id = wanted.node_id
             subnet_id = await require_subnet(chain, wanted.subnet)
-            with say_if_slow("reading the settled epochs"):
+            with say_if_slow("reading the settled epochs"), _track(count) as step:
                 standing = await _find_standing(chain, subnet_id, node_id)
                 last = None if epoch is None else Epoch(epoch)
-                found = await fetch_earnings(chain, subnet_id, node_id, count=count, last=last)
+                found = await fetch_earnings(
+                    chain, subnet_id, node_id, count=count, last=last, step=step
+                )
                 if standing is None and not any(row.stake or row.gain for row in found.rows):
                     await fetch_standing(chain, subnet_id, node_id)
         kept = () if wanted.folder is None else read_book(wanted.folder.path)

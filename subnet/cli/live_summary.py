@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,10 +17,13 @@ from subnet.cli.status_screen import render_screen
 from subnet.errors import ConfigError
 from subnet.operator.status import STATUS_FILE, read_status
 
+if TYPE_CHECKING:
+    from subnet.cli.progress import Bars
+
 REFRESH_S = 1.0
 
 
-class _Console(Console):
+class PlainCursorConsole(Console):
     """Leaves the cursor alone: a process that has to end at once could not bring it back."""
 
     def show_cursor(self, show: bool = True) -> bool:
@@ -27,21 +31,25 @@ class _Console(Console):
 
 
 @asynccontextmanager
-async def show_summary(data_dir: Path) -> AsyncIterator[None]:
-    """Show what the status file in ``data_dir`` says until the block ends.
+async def show_summary(data_dir: Path, bars: Bars | None = None) -> AsyncIterator[None]:
+    """Show what the status file in ``data_dir`` says until the block ends, below any ``bars``.
 
     Log lines that are written to ``sys.stderr`` meanwhile appear above it. What an earlier process
     left in the file is not shown.
     """
-    console = _Console(stderr=True, highlight=False)
+    console = PlainCursorConsole(stderr=True, highlight=False)
     started_s = time.time()
 
     async def refresh(live: Live) -> None:
         while True:
             await asyncio.sleep(REFRESH_S)
-            live.update(_render(data_dir, started_s=started_s), refresh=True)
+            parts = [] if bars is None else bars.render()
+            live.update(Group(*parts, _render(data_dir, started_s=started_s)), refresh=True)
 
-    with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as live:
+    with (
+        nullcontext() if bars is None else bars.embed(),
+        Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as live,
+    ):
         async with asyncio.TaskGroup() as tasks:
             refreshing = tasks.create_task(refresh(live))
             yield

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from subnet.cli.progress import Bars
     from subnet.operator.logs import LogOptions
 
 
@@ -58,3 +59,17 @@ def make_log_options(
 
     as_json = None if log_format is None else log_format is LogFormat.JSON
     return LogOptions(level=level.value, as_json=as_json, file=file)
+
+
+def start_logs(options: LogOptions | None = None, *, has_bars: bool = True) -> Bars | None:
+    """Configure the logs of what runs until it is stopped, and report long work there.
+
+    Returns the bars, which are drawn where the logs are for people; None without, or if
+    ``has_bars`` is False. Raises ConfigError for a log file that cannot be opened.
+    """
+    from subnet.cli.progress import can_draw, log_progress
+    from subnet.operator.logs import configure_logs
+
+    configure_logs(options)
+    is_json = options is not None and options.as_json is True
+    return log_progress(with_bars=has_bars and not is_json and can_draw())

@@ -13,9 +13,10 @@ from consensus.types import Role
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.cli.console import say
+from subnet.cli.logs import start_logs
 from subnet.errors import UsageError
 from subnet.operator.config import NodeConfig, parse_layer_indices
-from subnet.operator.logs import LogOptions, configure_logs
+from subnet.operator.logs import LogOptions
 
 _USAGE_HINT = "see `mesh-test --help`"
 _ADDRESS = re.compile(r"(/[^/\s]+){2,}")
@@ -41,7 +42,7 @@ def run_node_command(
     prepared = asyncio.run(prepare(config))
     for notice in prepared.notices:
         say(notice)
-    configure_logs(logs)
+    bars = start_logs(logs)
     from subnet.node.run import run_node
     from subnet.operator.supervisor import Supervisor
 
@@ -53,7 +54,7 @@ def run_node_command(
             return
         from subnet.cli.live_summary import show_summary
 
-        async with show_summary(prepared.data_dir):
+        async with show_summary(prepared.data_dir, bars):
             await run_node(prepared, supervisor=supervisor)
 
     asyncio.run(work())

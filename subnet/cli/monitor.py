@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.cli.console import emit, say
+from subnet.cli.logs import start_logs
 from subnet.cli.options import AsJson
 from subnet.errors import UsageError
 
@@ -64,7 +65,6 @@ def monitor(
 
     from subnet.monitor.watcher import WatchConfig, run_watcher
     from subnet.operator.interrupts import run_interruptible
-    from subnet.operator.logs import configure_logs
     from subnet.operator.monitor_options import MonitorOptions
 
     if not initial_peers and chain is None:
@@ -78,7 +78,7 @@ def monitor(
         raise UsageError("a chain has many subnets", "give --subnet NAME, too")
     options = MonitorOptions(port, host, public, addresses)
     options.check()
-    configure_logs()
+    start_logs(has_bars=not as_json)
     config = WatchConfig(
         initial_peers=tuple(initial_peers or ()),
         chain_url=chain,

@@ -20,6 +20,7 @@ from subnet.cli.logs import (
     LogLevel,
     LogLevelOption,
     make_log_options,
+    start_logs,
 )
 from subnet.cli.metrics import (
     MetricsHost,
@@ -127,8 +128,6 @@ def serve(
     Listens on this machine only, unless an API key guards it. Put a TLS proxy in front of it
     before you open it to others. The hosters see the prompts.
     """
-    from subnet.operator.logs import configure_logs
-
     if create_key is not None or revoke_key is not None or list_keys:
         path = _require_keys_file(keys_file)
         if create_key is not None:
@@ -153,7 +152,7 @@ def serve(
         _make_serve_config(host, port, keys_file, allowed_host or [], cors_origin or []),
         usage_file=usage_file,
     )
-    configure_logs(make_log_options(log_level, log_format, log_file))
+    start_logs(make_log_options(log_level, log_format, log_file), has_bars=not as_json)
     peers = find_peers(initial_peers, subnet=subnet, chain=chain)
     _run(
         _make_client_config(peers, model=model, identity_path=identity_path),

@@ -73,5 +73,6 @@ class AuditInference:
                 constants=describe_constants(self._params),
                 quant_type=self._manifest.quant_type,
                 check_wanted=check_wanted,
+                is_reported=False,
             )
         )

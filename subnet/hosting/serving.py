@@ -98,9 +98,7 @@ async def open_engine(
             "leave --hop-dtype out",
         )
     if not config.unpaid:
-        logger.info("checking the weights", blocks=str(layers))
         await run_abandonable(lambda check: _check_weights(local, served, layers, check))
-    logger.info("loading the weights", blocks=str(layers))
     weights = await run_abandonable(
         lambda check: load_shard(
             local.folder,

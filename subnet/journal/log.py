@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from consensus.types import Epoch
+from mesh.progress import track
 from subnet.errors import AlreadySigned, ConfigError, JournalCorrupt, JournalFailed
 from subnet.journal.disk import is_disk_full, make_write_failure, migrate, open_private
 
@@ -182,14 +183,17 @@ class Log:
             "SELECT * FROM log ORDER BY seq LIMIT ?", (MAX_JOURNAL_ROWS,)
         )
         events, checksum, seq = [], bytes(base), first_seq
-        for row_seq, epoch, kind, slot, payload, row_checksum in rows:
-            event = Event(epoch, EventType(kind), bytes(payload), slot)
-            checksum = _compute_row_checksum(seq, event, checksum)
-            if row_seq != seq or checksum != row_checksum:
-                raise JournalCorrupt(f"row {seq} of the journal is damaged")
-            events.append(event)
-            self._epochs.append((epoch, checksum))
-            seq += 1
+        total = max(0, last_seq - first_seq + 1)
+        with track("checking the journal", total=total, unit="rows") as step:
+            for row_seq, epoch, kind, slot, payload, row_checksum in rows:
+                event = Event(epoch, EventType(kind), bytes(payload), slot)
+                checksum = _compute_row_checksum(seq, event, checksum)
+                if row_seq != seq or checksum != row_checksum:
+                    raise JournalCorrupt(f"row {seq} of the journal is damaged")
+                events.append(event)
+                self._epochs.append((epoch, checksum))
+                seq += 1
+                step(1)
         expected = _compute_head_checksum(owner, first_seq, bytes(base), last_seq, checksum)
         if seq != last_seq + 1 or expected != head_checksum:
             raise JournalCorrupt("the journal has lost its newest rows")

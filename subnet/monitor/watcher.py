@@ -26,6 +26,7 @@ from mesh.errors import MeshError, PeerError
 from mesh.p2p.addresses import split_peer_address
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.quic import modernise
+from mesh.progress import Step, ignore_step, track
 from mesh.routing.directory import Directory
 from mesh.routing.info import NetworkInfo
 from subnet.chain.block_time import fetch_block_time_ms
@@ -252,10 +253,7 @@ class Watcher:
                 view.chain.subnet_id, epoch
             )
             first = epoch - FIRST_EPOCHS if before is None else before.epoch
-            for earlier in range(max(0, first), epoch):
-                await self._read_submission(Epoch(earlier))
-            for earlier in range(max(0, first - 1), epoch):
-                await self._keep(Epoch(earlier))
+            await self._catch_up(max(0, first), epoch)
         known = self._submissions.get(epoch)
         if known is None or not known.voters <= known.attested:
             await self._read_submission(epoch)
@@ -263,6 +261,20 @@ class Watcher:
         await self._keep(epoch)
         for old in [e for e in self._submissions if e < epoch - FIRST_EPOCHS]:
             del self._submissions[old]
+
+    async def _catch_up(self, first: int, epoch: int) -> None:
+        """Read the submissions of the epochs since ``first``, and write down what they change."""
+        with contextlib.ExitStack() as stack:
+            step: Step = ignore_step
+            # One epoch is what every head of a new epoch brings.
+            if epoch - first > 1:
+                work = track("reading earlier epochs", total=epoch - first, unit="epochs")
+                step = stack.enter_context(work)
+            for earlier in range(first, epoch):
+                await self._read_submission(Epoch(earlier))
+                step(1)
+            for earlier in range(max(0, first - 1), epoch):
+                await self._keep(Epoch(earlier))
 
     async def _read_submission(self, epoch: Epoch) -> None:
         assert self._view is not None
