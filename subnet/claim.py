@@ -19,7 +19,7 @@ from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import RecordStore
 from mesh.p2p.quic import modernise
-from subnet.account.standing import Eligibility
+from subnet.account.eligibility import Eligibility, Obstacle
 from subnet.epoch.interfaces import ChainReader
 from subnet.journal.journal import JOURNAL_FILE
 from subnet.network import SubnetState
@@ -132,7 +132,7 @@ async def _listen(prepared: PreparedNode, ear: Ear, why: str, say: Callable[[str
             "blocks": None,
             "block_time_s": ear.terms.block_time_s,
             "taking_part": text,
-            "eligibility": str(Eligibility(Epoch(epoch + 1), text)),
+            "eligibility": str(Eligibility(Epoch(epoch + 1), Obstacle.PROCESS, text)),
             "addresses": (),
         }
 

@@ -69,6 +69,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Earning": (
         _one("Score of the last scored epoch", "percentunit", "mesh_scoreWHERE"),
         _one("Stake", "none", "mesh_stake_tensorWHERE"),
+        _one("Eligible in the next epoch", "bool", "mesh_eligible_next_epochWHERE"),
+        _one(
+            "Why it is not eligible",
+            "bool",
+            "mesh_ineligible_reasonWHERE == 1",
+            "{{instance}} {{reason}}",
+        ),
         _one("Hotkey's balance", "none", "mesh_hotkey_balance_tensorWHERE"),
         _one(
             "Duties missed an hour",

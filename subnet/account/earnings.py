@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from consensus.types import BlockNumber, Epoch, NodeClass, SubnetId, SubnetNodeId
 from mesh.progress import Step, ignore_step
+from subnet.account.eligibility import ONE
 from subnet.account.rewards import NOT_YET, EpochRewards, ReputationStep, fetch_rewards
-from subnet.account.standing import ONE, Standing
+from subnet.account.standing import Standing
 from subnet.chain import parsing
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ChainUnavailable, ConfigError

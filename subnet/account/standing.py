@@ -6,7 +6,7 @@ status file say the same of the same facts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from consensus.types import (
@@ -17,7 +17,13 @@ from consensus.types import (
     SubnetNodeId,
     compute_epoch_position,
 )
-from subnet.account.money import MIN_HOTKEY_BALANCE
+from subnet.account.eligibility import (
+    ONE,
+    Eligibility,
+    NodeOnChain,
+    Obstacle,
+    judge_eligibility,
+)
 from subnet.account.registration import (
     ActivationRules,
     RegisteredNode,
@@ -32,9 +38,15 @@ from subnet.errors import ConfigError, UnknownSubnet
 if TYPE_CHECKING:
     from subnet.chain.chain_session import ChainSession
 
-ONE = 10**18
 MAX_NAMED_NODES = 16
 """Ids that an error message lists."""
+_WAITS = (
+    Obstacle.SUBNET_INACTIVE,
+    Obstacle.QUEUED,
+    Obstacle.REGISTERED,
+    Obstacle.IDLE,
+    Obstacle.INCLUDED,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,18 +85,6 @@ class Standing:
     def class_name(self) -> str:
         """The node's class as the pallet spells it; Queued while it waits."""
         return "Queued" if self.node.is_queued else self.node.node_class.name.capitalize()
-
-
-@dataclass(frozen=True, slots=True)
-class Eligibility:
-    """Whether a node can be elected, attest and be paid in ``epoch``; ``reason`` why not."""
-
-    epoch: Epoch
-    reason: str | None
-
-    def __str__(self) -> str:
-        verdict = "eligible" if self.reason is None else f"not eligible: {self.reason}"
-        return f"epoch {self.epoch}: {verdict}"
 
 
 async def fetch_standing(
@@ -253,21 +253,21 @@ def check_eligibility(standing: Standing, *, unable: str | None = None) -> Eligi
 
     ``unable`` is why the process on this machine could not do it, if it knows a reason.
     """
-    epoch = Epoch(standing.epoch + 1)
-    if standing.subnet_state == "Paused":
-        return Eligibility(epoch, "the subnet's owner has paused it")
-    if standing.subnet_state != "Active" or standing.node.node_class is not NodeClass.VALIDATOR:
-        return Eligibility(epoch, describe_next_class(standing))
-    if standing.node.start_epoch > epoch:
-        return Eligibility(epoch, f"Validator only from epoch {standing.node.start_epoch} on")
-    if standing.reputation < standing.min_reputation:
-        return Eligibility(
-            epoch,
-            f"its reputation {standing.reputation / ONE:.3f} is below"
-            f" {standing.min_reputation / ONE:.3f}, and the chain removes it",
+    node = standing.node
+    found = judge_eligibility(
+        NodeOnChain(
+            epoch=standing.epoch,
+            subnet_state=standing.subnet_state,
+            node_class=node.node_class,
+            is_queued=node.is_queued,
+            start_epoch=node.start_epoch,
+            reputation=standing.reputation,
+            min_reputation=standing.min_reputation,
+            hotkey_balance=standing.hotkey_balance,
         )
-    if standing.hotkey_balance < MIN_HOTKEY_BALANCE:
-        return Eligibility(
-            epoch, "its hotkey cannot pay a fee, so it can neither propose nor attest"
-        )
-    return Eligibility(epoch, unable)
+    )
+    if found.obstacle in _WAITS:
+        return replace(found, reason=describe_next_class(standing))
+    if found.obstacle is None and unable is not None:
+        return replace(found, obstacle=Obstacle.PROCESS, reason=unable)
+    return found

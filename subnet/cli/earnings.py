@@ -342,7 +342,7 @@ def _list_notes(row: EpochEarnings) -> list[str]:
 
 
 def _describe_absence(absence: Absence, standing: Standing) -> str:
-    from subnet.account.standing import ONE
+    from subnet.account.eligibility import ONE
 
     text = f"An hour away now ({absence.epochs} epochs of {standing.epoch_s:.0f} s)"
     if absence.removed_after is not None:

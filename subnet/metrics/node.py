@@ -11,6 +11,7 @@ from mesh.p2p.dial_back import Reach
 from mesh.p2p.traffic import Traffic
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerState
+from subnet.account.eligibility import Eligibility, Obstacle
 from subnet.account.registration import TENSOR
 from subnet.chain.endpoints import Endpoints
 from subnet.epoch.observer import HeadHandled, NodeEvent
@@ -35,6 +36,7 @@ class MetricSources:
 
     ``count_alerts`` gives those that fire and those that were lost; None without a webhook.
 
+    ``get_eligibility`` says whether it can earn in the next epoch, None while that is not known.
     ``count_others`` says how many other nodes of the subnet are known.
     """
 
@@ -48,6 +50,7 @@ class MetricSources:
     server: LayerServer | None
     get_state: Callable[[], ServerState]
     get_reach: Callable[[], Reach]
+    get_eligibility: Callable[[], Eligibility | None]
     count_others: Callable[[], int]
     count_alerts: Callable[[], tuple[int, int]] | None
 
@@ -100,6 +103,11 @@ class NodeMetrics:
         page.add("mesh_disk_free_bytes", vitals.disk_free)
         page.add("mesh_hotkey_balance_tensor", _to_tensor(vitals.balance))
         page.add("mesh_stake_tensor", _to_tensor(vitals.stake))
+        eligibility = sources.get_eligibility()
+        if eligibility is not None:
+            page.add("mesh_eligible_next_epoch", float(eligibility.obstacle is None))
+            reasons = [each.value for each in Obstacle]
+            page.add_state("mesh_ineligible_reason", eligibility.obstacle, reasons)
 
     def _check_serving(self) -> Check:
         state = self._sources.get_state()

@@ -401,6 +401,19 @@ _EPOCH = (
         NODE,
     ),
     _gauge("mesh_stake_tensor", "Stake of the hotkey in this subnet.", "Epoch", NODE),
+    _gauge(
+        "mesh_eligible_next_epoch",
+        "1 if this node can be elected, attest and be paid in the next epoch, else 0.",
+        "Epoch",
+        NODE,
+    ),
+    _gauge(
+        "mesh_ineligible_reason",
+        "1 for the reason why mesh_eligible_next_epoch is 0, 0 for the others.",
+        "Epoch",
+        NODE,
+        "reason",
+    ),
 )
 
 METRICS: Mapping[str, Metric] = {

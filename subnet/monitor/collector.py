@@ -25,6 +25,7 @@ from consensus.types import Epoch, EpochPosition, SubnetNodeId
 from keys.peer import PeerId
 from mesh.routing.directory import Directory
 from mesh.routing.info import NetworkInfo
+from subnet.account.eligibility import Eligibility
 from subnet.epoch.observer import (
     EpochScored,
     EpochSettled,
@@ -79,6 +80,7 @@ class NodeSources:
     chain: ChainView
     own: PeerId
     node_id: SubnetNodeId
+    get_eligibility: Callable[[], Eligibility | None]
     data_dir: Path
     get_wall_time_s: Callable[[], float] = time.time
 
@@ -226,17 +228,24 @@ class NodeMonitor:
         """Return the chain's nodes; before they are read, those of the newest roster."""
         nodes = self._sources.chain.nodes
         roster = self._sources.get_roster()
-        if nodes or roster is None:
-            return nodes
-        return tuple(
-            ChainNode(
-                node_id=node.node_id,
-                peer_id=node.peer_id,
-                node_class=node.node_class,
-                start_epoch=int(node.start_epoch),
+        if not nodes and roster is not None:
+            nodes = tuple(
+                ChainNode(
+                    node_id=node.node_id,
+                    peer_id=node.peer_id,
+                    node_class=node.node_class,
+                    start_epoch=int(node.start_epoch),
+                )
+                for node in roster.nodes
             )
-            for node in roster.nodes
-        )
+        return tuple(map(self._judge_own, nodes))
+
+    def _judge_own(self, node: ChainNode) -> ChainNode:
+        """Return the node; if it is this one, with what it knows of itself beside the chain."""
+        found = self._sources.get_eligibility()
+        if node.node_id != self._sources.node_id or found is None:
+            return node
+        return replace(node, eligibility=found)
 
     def _describe_observer(self) -> Observer:
         return Observer(

@@ -18,6 +18,18 @@ Amount = Annotated[str, Field(pattern=r"^\d{1,40}$")]
 Millionths = Annotated[int, Field(ge=0)]
 State = Literal["joining", "online", "draining", "offline", "absent", "left"]
 Role = Literal["hoster", "validator", "bootstrap"]
+ObstacleName = Literal[
+    "subnet_paused",
+    "subnet_inactive",
+    "queued",
+    "registered",
+    "idle",
+    "included",
+    "starts_later",
+    "low_reputation",
+    "low_balance",
+    "process",
+]
 NodeClassName = Literal["registered", "idle", "included", "validator"]
 Path = Literal["direct", "relayed"]
 Kind = Literal["commit", "audit_commit", "reveal", "audit_reveal", "score_reveal", "sighting"]
@@ -27,6 +39,18 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Eligibility(Document):
+    """Whether a node can be elected, attest and be paid in ``epoch``, the one after the present.
+
+    ``obstacle`` is the kind of reason why not, null if it can. ``text`` is the line of
+    ``mesh status``. ``process``: the node itself cannot, which only its own page knows.
+    """
+
+    epoch: int
+    obstacle: ObstacleName | None = None
+    text: str
+
+
 class NodeRow(Document):
     """One node: what it announces itself, and what the chain says of it.
 
@@ -34,7 +58,9 @@ class NodeRow(Document):
     heartbeat has expired. ``path`` is relayed if every address that it announces leads over a
     relay. ``throughput`` is in rows through one block a second. ``score``, ``accuracy`` and
     ``paid`` are those of the last epoch of which they are known. ``probation`` is for how many
-    epochs the node stays unpaid. ``addresses`` is empty unless the operator publishes them.
+    epochs the node stays unpaid. ``eligibility`` is about the next epoch, by what the chain says;
+    of the node that shows the page, by what it knows of itself as well. ``addresses`` is empty
+    unless the operator publishes them.
     """
 
     key: str
@@ -55,6 +81,7 @@ class NodeRow(Document):
     stake: Amount | None = None
     reputation: Amount | None = None
     probation: int = 0
+    eligibility: Eligibility | None = None
     score: Millionths | None = None
     accuracy: Millionths | None = None
     paid: Amount | None = None

@@ -10,6 +10,8 @@ from keys.peer import PeerId
 from mesh.p2p.addresses import RELAYED
 from mesh.routing.coverage import count_servers
 from mesh.routing.directory import KnownServer
+from subnet.account.eligibility import Eligibility
+from subnet.monitor import documents
 from subnet.monitor.documents import MILLION, NodeClassName, NodeRow, Path, Role, State
 
 LEFT_KEPT_S = 600.0
@@ -46,6 +48,7 @@ class ChainNode:
     queue_place: int | None = None
     stake: int | None = None
     reputation: int | None = None
+    eligibility: Eligibility | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,18 @@ def _describe_chain_node(node: ChainNode, earned: Earned) -> dict[str, object]:
         "accuracy": earned.accuracies.get(number),
         "paid": None if paid is None else str(paid),
         "probation": earned.probation.get(number, 0),
+        "eligibility": describe_eligibility(node.eligibility),
     }
+
+
+def describe_eligibility(found: Eligibility | None) -> documents.Eligibility | None:
+    """Return the document of a verdict."""
+    if found is None:
+        return None
+    obstacle = None if found.obstacle is None else found.obstacle.value
+    return documents.Eligibility.model_validate(
+        {"epoch": found.epoch, "obstacle": obstacle, "text": str(found)}
+    )
 
 
 def find_path(addresses: tuple[str, ...]) -> Path | None:

@@ -216,6 +216,7 @@ class Node:
                 server=self._server,
                 get_state=self._get_state,
                 get_reach=lambda: self._reach.reach,
+                get_eligibility=lambda: self._facts.eligibility,
                 count_others=self._count_others,
                 count_alerts=None if alerts is None else lambda: (alerts.firing, alerts.lost),
             )
@@ -228,17 +229,15 @@ class Node:
         if options is None:
             yield
             return
+        chain_url = self._prepared.config.chain_url
         # A connection of its own: reading every node must not keep the epoch loop waiting.
-        async with (
-            SubstrateChain.open(
-                self._prepared.config.chain_url, call_timeout_s=READ_TIMEOUT_S
-            ) as chain,
-            open_node_monitor(
-                options, make_monitor_sources(self._parts, self._directory, chain)
-            ) as monitor,
-        ):
-            self._monitor = monitor
-            yield
+        async with SubstrateChain.open(chain_url, call_timeout_s=READ_TIMEOUT_S) as chain:
+            sources = make_monitor_sources(
+                self._parts, self._directory, chain, lambda: self._facts.eligibility
+            )
+            async with open_node_monitor(options, sources) as monitor:
+                self._monitor = monitor
+                yield
 
     def _make_alerts(self) -> NodeAlerts | None:
         prepared = self._prepared

@@ -15,6 +15,7 @@ from mesh.p2p.record_exchange import RecordExchange
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.info import NetworkInfo
+from subnet.account.eligibility import Eligibility
 from subnet.chain.extrinsic_journal import ExtrinsicJournal
 from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.observer import NodeEvent, Observe
@@ -201,7 +202,10 @@ def make_status_facts(parts: NodeParts) -> StatusFacts:
 
 
 def make_monitor_sources(
-    parts: NodeParts, directory: Directory, chain: SubstrateChain
+    parts: NodeParts,
+    directory: Directory,
+    chain: SubstrateChain,
+    get_eligibility: Callable[[], Eligibility | None],
 ) -> NodeSources:
     """Return what the monitor page may read; ``chain`` is a connection of its own."""
     prepared, terms = parts.prepared, parts.subnet.terms
@@ -215,5 +219,6 @@ def make_monitor_sources(
         chain=ChainView(chain, prepared.subnet_id),
         own=prepared.key.peer_id,
         node_id=prepared.node_id,
+        get_eligibility=get_eligibility,
         data_dir=prepared.data_dir,
     )

@@ -22,6 +22,7 @@ from mesh.routing.coverage import count_servers
 from mesh.routing.directory import KnownServer
 from subnet.account.earnings import NOT_LISTED
 from subnet.account.earnings_book import EarningsBook
+from subnet.account.eligibility import Eligibility
 from subnet.account.standing import (
     Standing,
     check_eligibility,
@@ -91,6 +92,13 @@ class StatusFacts:
         """Where the node stood when the chain was asked last; None if that is not known."""
         return self._standing
 
+    @property
+    def eligibility(self) -> Eligibility | None:
+        """Whether the node can earn in the next epoch; None while its standing is not known."""
+        if self._standing is None:
+            return None
+        return check_eligibility(self._standing, unable=self._find_unable())
+
     async def follow(self, chain: SubstrateChain) -> None:
         """Ask the chain once an epoch, and warn of what was lost. Raises ChainUnavailable."""
         self._endpoint = redact_urls(chain.url)
@@ -133,7 +141,7 @@ class StatusFacts:
 
     def render(self) -> dict[str, Any]:
         """Return the fields of NodeStatus that this class knows."""
-        standing, handled = self._standing, self._handled
+        standing, handled, eligibility = self._standing, self._handled, self.eligibility
         facts: dict[str, Any] = {
             "endpoint": self._endpoint,
             "scores": tuple(self._scores),
@@ -152,7 +160,7 @@ class StatusFacts:
         if standing is not None:
             facts |= {
                 "standing": describe_next_class(standing),
-                "eligibility": str(check_eligibility(standing, unable=self._find_unable())),
+                "eligibility": str(eligibility),
                 "stake": str(standing.stake),
                 "reputation": str(standing.reputation),
             }

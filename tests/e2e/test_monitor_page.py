@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -132,6 +133,31 @@ async def test_what_happens_is_seen_at_once_in_two_tabs(browser):
         assert len(monitor.hub._subscriptions) == 2
         await two.page.close()
         assert one.complaints == [] and two.complaints == []
+
+
+async def test_a_node_s_panel_says_whether_it_can_earn_in_the_next_epoch(browser):
+    monitor = make_swarm()
+    reason = (
+        "epoch 13: not eligible: its hotkey cannot pay a fee, so it can neither propose nor attest"
+    )
+    poor = {"epoch": 13, "obstacle": "low_balance", "text": reason}
+    rows = [
+        make_row(1, eligibility={"epoch": 13, "obstacle": None, "text": "epoch 13: eligible"}),
+        make_row(2, eligibility=poor),
+        make_row(3),
+    ]
+    publish(monitor, *rows)
+    async with visit(browser, monitor) as seen:
+        for number, text in ((1, "epoch 13: eligible"), (2, reason), (3, None)):
+            await seen.bars.nth(number - 1).click()
+            facts = seen.page.locator("#details-body")
+            await expect(facts).to_contain_text(f"{number:044d}")
+            term = facts.locator("dt", has_text=re.compile("^next$"))
+            await expect(term).to_have_count(0 if text is None else 1)
+            if text is not None:
+                await expect(facts.locator("dt:text-is('next') + dd")).to_have_text(text)
+            await seen.page.keyboard.press("Escape")
+        assert seen.complaints == []
 
 
 async def test_names_with_markup_stay_text(browser):

@@ -57,6 +57,7 @@ export class Details {
       ["role", row.role], ["blocks", row.blocks && formatBlocks(row.blocks)], ["dtype", row.dtype], ["throughput", row.throughput && `${row.throughput} rows/s through one block`],
       ["free cache", row.free_cache_tokens && `${row.free_cache_tokens} tokens`], ["path", row.path], ["software", row.software],
       ["class", row.queue_place ? `queued, place ${row.queue_place}` : row.node_class], ["since epoch", row.start_epoch],
+      ["next", row.eligibility && row.eligibility.text],
       ["stake", row.stake && `${formatAmount(row.stake)} TENSOR`], ["reputation", row.reputation && exact(row.reputation)],
       ["last score", row.score === null ? null : formatScore(row.score)], ["accuracy", row.accuracy === null ? null : formatPercent(row.accuracy)],
       ["last pay", row.paid && `${formatAmount(row.paid)} TENSOR`], ["probation", row.probation ? `${row.probation} epochs left` : null], ["peer", row.peer_id],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -17,6 +18,8 @@ from subnet.account.earnings_book import (
     select_older,
     warn_of_losses,
 )
+from subnet.account.eligibility import NodeOnChain, Obstacle, judge_eligibility
+from subnet.account.money import MIN_HOTKEY_BALANCE
 from subnet.account.registration import TENSOR, ActivationRules, RegisteredNode
 from subnet.account.rewards import ABSENT, ReputationStep
 from subnet.account.standing import Standing, check_eligibility, describe_next_class
@@ -121,6 +124,40 @@ def test_a_validator_is_eligible_unless_something_stands_in_its_way() -> None:
     ):
         reason = check_eligibility(make_standing(NodeClass.VALIDATOR, **changes)).reason
         assert reason is not None and word in reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "obstacle"),
+    [
+        ({}, None),
+        ({"subnet_state": "Paused", "is_queued": True}, Obstacle.SUBNET_PAUSED),
+        ({"subnet_state": "Registered"}, Obstacle.SUBNET_INACTIVE),
+        ({"is_queued": True, "node_class": NodeClass.REGISTERED}, Obstacle.QUEUED),
+        ({"node_class": NodeClass.REGISTERED}, Obstacle.REGISTERED),
+        ({"node_class": NodeClass.IDLE}, Obstacle.IDLE),
+        ({"node_class": NodeClass.INCLUDED}, Obstacle.INCLUDED),
+        ({"start_epoch": 11}, None),
+        ({"start_epoch": 12}, Obstacle.STARTS_LATER),
+        ({"reputation": 4}, Obstacle.LOW_REPUTATION),
+        ({"hotkey_balance": MIN_HOTKEY_BALANCE - 1}, Obstacle.LOW_BALANCE),
+    ],
+)
+def test_what_the_chain_says_of_any_node_decides_whether_it_can_earn(
+    changes: dict[str, Any], obstacle: Obstacle | None
+) -> None:
+    facts: dict[str, Any] = {
+        "epoch": Epoch(10),
+        "subnet_state": "Active",
+        "node_class": NodeClass.VALIDATOR,
+        "is_queued": False,
+        "start_epoch": 3,
+        "reputation": 5,
+        "min_reputation": 5,
+        "hotkey_balance": MIN_HOTKEY_BALANCE,
+    }
+    found = judge_eligibility(NodeOnChain(**facts | changes))
+    assert (found.epoch, found.obstacle) == (11, obstacle)
+    assert (found.reason is None) is (obstacle is None)
 
 
 def test_an_hour_away_costs_a_validator_its_place_and_an_idle_node_nothing() -> None:

@@ -30,6 +30,7 @@ from mesh.p2p.interface import PeerCounts
 from mesh.p2p.traffic import Traffic
 from mesh.routing.coverage import count_servers
 from mesh.routing.heartbeat import ServerState
+from subnet.account.eligibility import Eligibility, Obstacle
 from subnet.chain.endpoints import Endpoints, name_endpoints
 from subnet.epoch.interfaces import BlockInfo
 from subnet.epoch.observer import (
@@ -85,6 +86,7 @@ class Scene:
             unused, unused, host=unused, directory=unused, choice=unused, announce=unused
         )
         schedule = compute_schedule(20, MINIMAL)
+        self.eligibility: Eligibility | None = None
         self.metrics = NodeMetrics(
             MetricSources(
                 clock=ChainClock(schedule=schedule, block_time_s=6.0, clock=lambda: self.now_s),
@@ -97,6 +99,7 @@ class Scene:
                 server=self.server,
                 get_state=lambda: self.state,
                 get_reach=lambda: self.reach,
+                get_eligibility=lambda: self.eligibility,
                 count_others=lambda: self.others,
                 count_alerts=lambda: (1, 2),
             )
@@ -126,6 +129,7 @@ def scene(tmp_path):
 
 def test_every_metric_of_a_node_is_there_and_no_other(scene):
     scene.vitals.balance = scene.vitals.stake = 10**18
+    scene.eligibility = Eligibility(EPOCH)
     scene.observe(EpochScored(EpochReport(EPOCH, bytes(32))))
     promised = {
         name for metric in METRICS.values() if metric.processes >= NODE for name in metric.series
@@ -134,6 +138,25 @@ def test_every_metric_of_a_node_is_there_and_no_other(scene):
     found = list_names(scene.read()) - set(STANDARD_SERIES)
     assert found == promised - by_server - WITH_AN_ENGINE
     assert found < list_series()
+
+
+def test_whether_it_can_earn_next_is_one_number_with_one_reason(scene):
+    def read() -> tuple[float, list[str]]:
+        samples = scene.read()
+        reasons = {
+            dict(labels)["reason"]: value
+            for (name, labels), value in samples.items()
+            if name == "mesh_ineligible_reason"
+        }
+        assert reasons.keys() == {str(each) for each in Obstacle}
+        true = [reason for reason, value in reasons.items() if value == 1]
+        return get_value(samples, "mesh_eligible_next_epoch"), true
+
+    assert not any(name.startswith("mesh_eligible") for name, _ in scene.read())
+    scene.eligibility = Eligibility(EPOCH)
+    assert read() == (1, [])
+    scene.eligibility = Eligibility(EPOCH, Obstacle.LOW_BALANCE, "its hotkey cannot pay a fee")
+    assert read() == (0, ["low_balance"])
 
 
 def test_no_label_takes_more_values_than_its_list_has(scene):

@@ -10,8 +10,9 @@ import pytest
 
 from consensus.protocol_params import MAINNET
 from consensus.submission import Submission
-from consensus.types import SubnetNodeId
+from consensus.types import Epoch, SubnetNodeId
 from mesh.routing.info import NetworkInfo
+from subnet.account.eligibility import Eligibility, Obstacle
 from subnet.epoch.observer import HeadHandled
 from subnet.errors import ConfigError, ReceiptNotKept
 from subnet.monitor.collector import NodeMonitor, NodeSources, describe_network
@@ -26,6 +27,9 @@ from tests.support.receipts import EVERYBODY, HOSTERS, LEAST, VALIDATORS, Keepin
 
 OBSERVER = 5
 EPOCHS = 4
+
+
+OWN_ELIGIBILITY = Eligibility(Epoch(5), Obstacle.PROCESS, "no hotkey was given")
 
 
 class StillChain:
@@ -70,6 +74,7 @@ def make_monitor(subnet, tmp_path, history):
         chain=StillChain(subnet.chain),
         own=node.key.peer_id,
         node_id=SubnetNodeId(OBSERVER),
+        get_eligibility=lambda: OWN_ELIGIBILITY,
         data_dir=tmp_path,
         get_wall_time_s=lambda: 1000.0,
     )
@@ -87,6 +92,17 @@ async def collect(monitor) -> None:
         await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_node_s_own_page_says_what_keeps_it_itself_from_earning(subnet, tmp_path):
+    with open_history(None, network_id=NETWORK_ID) as history:
+        monitor = make_monitor(subnet, tmp_path, history)
+        await collect(monitor)
+    rows = {row.node_id: row.eligibility for row in monitor.hub.snapshot.nodes}
+    own = rows.pop(OBSERVER)
+    assert (own.epoch, own.obstacle) == (5, "process")
+    assert own.text == "epoch 5: not eligible: no hotkey was given"
+    assert rows and set(rows.values()) == {None}
 
 
 async def test_scores_are_those_that_the_receipts_compute_again(subnet, tmp_path):

@@ -148,6 +148,13 @@ async def test_the_chain_shows_scores_attestations_pay_and_the_queue(
     assert rows[int(queued)]["queue_place"] == 1
     assert {rows[node_id]["node_class"] for node_id in nodes} == {"validator"}
     assert all(int(rows[node_id]["stake"]) >= TENSOR for node_id in nodes)
+    assert rows[int(queued)]["eligibility"] == {
+        "epoch": present + 1,
+        "obstacle": "queued",
+        "text": f"epoch {present + 1}: not eligible: it waits in the queue",
+    }
+    eligible = {"epoch": present + 1, "obstacle": None, "text": f"epoch {present + 1}: eligible"}
+    assert all(rows[node_id]["eligibility"] == eligible for node_id in nodes)
     assert {row["state"] for row in found["nodes"]} == {"absent"}
     assert {rows[node]["score"] for node in nodes} == {1_000_000 // node for node in nodes}
     assert all(int(rows[node]["paid"]) > 0 for node in nodes)
