@@ -23,6 +23,8 @@ from mesh.inference.tokens import Trace
 MAX_ROUTE_HEADER = 2048
 RECEIPT_HEADER = "X-Mesh-Receipt"
 SEED_RANGE = 1 << 64
+FRESH_SEED_RANGE = 1 << 53
+"""JSON numbers of JavaScript have so many bits, and a receipt tells the seed."""
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ async def check_tokens(backend: Backend, body: SamplingFields) -> None:
 
 def choose_seed(wanted: int | None) -> int:
     """Return the seed that a request names, or a fresh one."""
-    return secrets.randbelow(SEED_RANGE) if wanted is None else wanted % SEED_RANGE
+    return secrets.randbelow(FRESH_SEED_RANGE) if wanted is None else wanted % SEED_RANGE
 
 
 def check_context(

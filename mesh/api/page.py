@@ -19,6 +19,7 @@ CSS = "text/css; charset=utf-8"
 FILES = {
     "answer.css": CSS,
     "api.js": JAVASCRIPT,
+    "blake2b.js": JAVASCRIPT,
     "chat.css": CSS,
     "chat.js": JAVASCRIPT,
     "dom.js": JAVASCRIPT,
@@ -26,6 +27,9 @@ FILES = {
     "icon.svg": "image/svg+xml",
     "inline.js": JAVASCRIPT,
     "markdown.js": JAVASCRIPT,
+    "receipt.js": JAVASCRIPT,
+    "receipt_check.js": JAVASCRIPT,
+    "receipt_text.js": JAVASCRIPT,
     "render.js": JAVASCRIPT,
     "route.js": JAVASCRIPT,
     "run.js": JAVASCRIPT,

@@ -198,17 +198,18 @@ function regenerate(node) {
   if (canAsk()) answer(state.conversation, state.conversation.nodes[node.parent]);
 }
 
-function makeBody(conversation, question) {
-  const { system, sampling } = readSettings();
+function makeRequest(conversation, question) {
+  const { system, sampling, wantsReceipt } = readSettings();
   const messages = tree.listMessages(conversation, question);
   if (system) messages.unshift({ role: "system", content: system });
-  return { model: fields.model.value, messages, ...sampling };
+  return { body: { model: fields.model.value, messages, ...sampling }, wantsReceipt };
 }
 
 async function answer(conversation, question, { isNew = false } = {}) {
   hideFailure();
-  const body = makeBody(conversation, question);
-  const node = tree.addNode(conversation, question.id, { role: "assistant", state: "running", model: body.model });
+  const { body, wantsReceipt } = makeRequest(conversation, question);
+  const asked = { role: "assistant", state: "running", model: body.model, wantsReceipt };
+  const node = tree.addNode(conversation, question.id, asked);
   const run = new Run(conversation, node, onFrame(() => showGrowth(run)));
   state.run = run;
   show(conversation);

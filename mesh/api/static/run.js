@@ -24,7 +24,7 @@ export class Run {
   async read(body) {
     const { node } = this;
     try {
-      for await (const event of streamAnswer(body, this.controller.signal)) {
+      for await (const event of streamAnswer(body, this.controller.signal, { wantsReceipt: node.wantsReceipt })) {
         this.take(event);
         this.onChange();
       }
@@ -45,7 +45,8 @@ export class Run {
   take(event) {
     const { node, splitter } = this;
     const [choice] = event.choices ?? [];
-    if (event.mesh) node.mesh = event.mesh;
+    if (event.mesh) node.mesh = { ...event.mesh, receipts: undefined };
+    if (event.receipt) node.receipt = event.receipt;
     if (event.usage) node.usage = event.usage;
     if (choice?.delta.content || choice?.delta.reasoning_content) {
       this.measure();

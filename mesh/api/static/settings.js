@@ -14,6 +14,7 @@ const NUMBERS = {
   "max-tokens": "max_completion_tokens", seed: "seed",
 };
 const FIELDS = ["system", ...Object.keys(NUMBERS), "stop"];
+const SWITCHES = ["receipts"];
 
 /** A setting that cannot be sent; `field` is the input with it. */
 export class BadSetting extends Error {
@@ -23,7 +24,7 @@ export class BadSetting extends Error {
   }
 }
 
-/** Returns the system message and the sampling of a request. Throws BadSetting. */
+/** Returns the system message, the sampling, and whether hosters are to sign. Throws BadSetting. */
 export function readSettings() {
   const sampling = {};
   for (const [id, name] of Object.entries(NUMBERS)) {
@@ -33,7 +34,7 @@ export function readSettings() {
   }
   const stop = readStops();
   if (stop.length) sampling.stop = stop;
-  return { system: byId("system").value.trim(), sampling };
+  return { system: byId("system").value.trim(), sampling, wantsReceipt: byId("receipts").checked };
 }
 
 /** One sequence a line; \n in it is a new line. */
@@ -61,11 +62,13 @@ export function startSettings(onChange) {
   const drawer = byId("settings");
   fill({ ...DEFAULTS, ...readKept() });
   const change = () => {
-    write(KEPT, JSON.stringify(Object.fromEntries(FIELDS.map((id) => [id, byId(id).value]))));
-    byId("settings-toggle").classList.toggle("changed", FIELDS.some((id) => byId(id).value !== (DEFAULTS[id] ?? "")));
+    const values = [...FIELDS.map((id) => [id, byId(id).value]), ...SWITCHES.map((id) => [id, byId(id).checked])];
+    write(KEPT, JSON.stringify(Object.fromEntries(values)));
+    const isChanged = ([id, value]) => value !== (DEFAULTS[id] ?? (SWITCHES.includes(id) ? false : ""));
+    byId("settings-toggle").classList.toggle("changed", values.some(isChanged));
     onChange();
   };
-  for (const id of FIELDS) byId(id).addEventListener("input", change);
+  for (const id of [...FIELDS, ...SWITCHES]) byId(id).addEventListener("input", change);
   byId("defaults").addEventListener("click", () => {
     fill(DEFAULTS);
     change();
@@ -84,6 +87,7 @@ export function startSettings(onChange) {
 
 function fill(values) {
   for (const id of FIELDS) byId(id).value = typeof values[id] === "string" ? values[id] : "";
+  for (const id of SWITCHES) byId(id).checked = values[id] === true;
 }
 
 function readKept() {

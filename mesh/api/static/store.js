@@ -104,7 +104,8 @@ function openDatabase() {
 }
 
 function makeHead({ id, title, changed, nodes }) {
-  const length = Object.values(nodes).reduce((sum, { text, thinking }) => sum + text.length + (thinking?.length ?? 0), 0);
+  const length = Object.values(nodes).reduce(
+    (sum, { text, thinking, receipt }) => sum + text.length + (thinking?.length ?? 0) + (receipt?.length ?? 0), 0);
   return { id, title, changed, length };
 }
 

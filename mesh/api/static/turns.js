@@ -1,6 +1,7 @@
 // One turn of a conversation in the page: a question or an answer, with what can be done to it.
 
 import { copyButton, element, iconButton } from "./dom.js";
+import { ReceiptView } from "./receipt.js";
 import { MarkdownView } from "./render.js";
 import { describeAnswer, renderRoute } from "./route.js";
 
@@ -97,6 +98,8 @@ class AnswerView extends TurnView {
     this.mark = element("p", { className: "mark" });
     this.problem = element("p", { className: "problem", role: "alert" });
     this.way = element("div", { className: "way" });
+    this.receiptBox = element("div");
+    this.receipt = new ReceiptView(this.receiptBox);
     this.facts = element("span", { className: "facts" });
     this.buttons = element(
       "span", { className: "buttons" },
@@ -107,7 +110,7 @@ class AnswerView extends TurnView {
     this.waiting = element("p", { className: "waiting" }, element("i"), element("i"), element("i"));
     this.article.append(
       element("h2", { className: "who", text: node.model ?? "Swarm" }),
-      this.thinking, this.text, this.waiting, this.mark, this.problem, this.way, this.foot,
+      this.thinking, this.text, this.waiting, this.mark, this.problem, this.way, this.receiptBox, this.foot,
     );
     this.shownWay = null;
     this.update();
@@ -131,6 +134,7 @@ class AnswerView extends TurnView {
     this.buttons.hidden = isRunning;
     this.facts.textContent = describeAnswer(node, this.actions.getContext(node.model));
     this.showWay();
+    this.receipt.update(node);
   }
 
   showThinking(isRunning) {
