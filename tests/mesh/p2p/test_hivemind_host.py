@@ -352,6 +352,33 @@ async def test_the_log_says_which_p2pd_it_is(caplog: pytest.LogCaptureFixture) -
     assert "sha256" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("relays", "of_operator", "expected"),
+    [
+        (None, None, {"GOGC": "400", "GOMEMLIMIT": "256MiB"}),
+        (None, "50", {"GOGC": "50", "GOMEMLIMIT": "256MiB"}),
+        (RelayLimits(), None, {"GOMAXPROCS": "1"}),
+    ],
+    ids=["node", "operator's choice", "relay"],
+)
+async def test_p2pd_collects_its_heap_seldom_unless_it_relays_or_the_operator_says_otherwise(
+    relays: RelayLimits | None,
+    of_operator: str | None,
+    expected: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GOGC", "GOMEMLIMIT", "GOMAXPROCS"):
+        monkeypatch.delenv(name, raising=False)
+    if of_operator is not None:
+        monkeypatch.setenv("GOGC", of_operator)
+    config = HostConfig(key=PeerKey.generate(), relay_service=relays)
+    async with HivemindHost.open(config) as host:
+        raw = await asyncio.to_thread(Path(f"/proc/{host.daemon_pid}/environ").read_bytes)
+    pairs = dict(line.split("=", 1) for line in raw.decode().split("\0") if "=" in line)
+    names = {"GOGC", "GOMEMLIMIT", "GOMAXPROCS"}
+    assert {name: pairs[name] for name in names & pairs.keys()} == expected
+
+
 async def test_a_daemon_that_cannot_listen_says_why() -> None:
     config = HostConfig(key=PeerKey.generate(), host_maddrs=("/ip4/203.0.113.1/tcp/1",))
     with pytest.raises(DaemonFailed, match="p2pd ended"):
