@@ -52,6 +52,11 @@ class BlockStore:
         row = (block.number, block.hash, extrinsics)
         self._database.execute("INSERT INTO blocks VALUES (?, ?, ?)", row)
 
+    def count(self) -> int:
+        """Return how many blocks are stored."""
+        with closing(self._database.execute("SELECT count(*) FROM blocks")) as cursor:
+            return int(cursor.fetchone()[0])
+
     def blocks(self) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
         """Yield hash and extrinsics of every block, oldest first."""
         query = "SELECT hash, extrinsics FROM blocks ORDER BY number"

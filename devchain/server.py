@@ -7,7 +7,13 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    closing,
+    nullcontext,
+)
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -22,6 +28,9 @@ from devchain.config import BlockMode, DevChainConfig, describe_rules
 from devchain.errors import DevchainUnusable
 from devchain.extrinsics import load_verifier
 from devchain.rpc_connection import RpcConnection
+
+FollowReplay = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+"""Hears how many stored blocks are replayed; what it gives hears of each that is done."""
 
 MAX_CONNECTIONS = 256
 MAX_MESSAGE_SIZE = 2 * 1024 * 1024
@@ -85,13 +94,17 @@ class DevChain:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, config: DevChainConfig, *, now_ms: Callable[[], int] = read_wall_clock
+        cls,
+        config: DevChainConfig,
+        *,
+        now_ms: Callable[[], int] = read_wall_clock,
+        follow_replay: FollowReplay | None = None,
     ) -> AsyncIterator[DevChain]:
         """Serve until the block ends. Raises DevchainUnusable for an unusable port or database."""
         store = None if config.database is None else BlockStore(config.database)
         with closing(store) if store is not None else nullcontext():
             load_verifier()
-            chain = load_chain(config, store)
+            chain = load_chain(config, store, follow_replay=follow_replay)
             producer = BlockProducer(chain, now_ms, config.mode, config.block_seconds, store)
             devchain = cls(producer, config.host)
             async with asyncio.TaskGroup() as tasks, devchain._listen(config):
@@ -168,7 +181,9 @@ async def _send_all(connection: ServerConnection, client: RpcConnection) -> None
     await connection.close(CLOSE_TOO_SLOW, "the client reads too slowly")
 
 
-def load_chain(config: DevChainConfig, store: BlockStore | None) -> Chain:
+def load_chain(
+    config: DevChainConfig, store: BlockStore | None, *, follow_replay: FollowReplay | None = None
+) -> Chain:
     """Make a fresh chain, or the stored one again. Raises DevchainUnusable if it is another."""
     seed = os.urandom(_SEED_SIZE) if config.seed is None else config.seed
     if store is None:
@@ -182,8 +197,14 @@ def load_chain(config: DevChainConfig, store: BlockStore | None) -> Chain:
     seed = bytes.fromhex(store.remember("seed", seed.hex()))
     chain = Chain(config.seeded_ledger(seed), finality_lag=config.finality_lag)
     try:
-        for block_hash, extrinsics in store.blocks():
-            chain.replay(extrinsics, block_hash)
+        with ExitStack() as stack:
+            step: Callable[[int], None] | None = None
+            if follow_replay is not None and (count := store.count()):
+                step = stack.enter_context(follow_replay(count))
+            for block_hash, extrinsics in store.blocks():
+                chain.replay(extrinsics, block_hash)
+                if step is not None:
+                    step(1)
     except ForeignBlock as error:
         raise DevchainUnusable(
             f"the chain database cannot be used: {error}", "choose another file"

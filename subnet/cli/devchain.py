@@ -63,6 +63,7 @@ def devchain(
     from devchain.run import run_until_stopped
     from devchain.runtime import LedgerConfig
     from mesh.loopback import is_loopback
+    from mesh.progress import track
     from subnet.errors import UsageError
 
     if not expose and not is_loopback(host):
@@ -89,4 +90,12 @@ def devchain(
         finality_lag=finality_lag,
         database=db,
     )
-    asyncio.run(run_until_stopped(config, on_ready=on_ready))
+    asyncio.run(
+        run_until_stopped(
+            config,
+            on_ready=on_ready,
+            follow_replay=lambda count: track(
+                "replaying the stored blocks", total=count, unit="blocks"
+            ),
+        )
+    )

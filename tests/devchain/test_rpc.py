@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -361,6 +361,28 @@ def test_a_tampered_database_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DevchainUnusable, match="cannot be used"):
         server.load_chain(config, BlockStore(path))
+
+
+def test_a_restart_tells_of_each_block_that_it_replays(tmp_path: Path) -> None:
+    from devchain.block_store import BlockStore
+
+    path = tmp_path / "chain.sqlite"
+    told: list[int] = []
+    config = DevChainConfig(mode=BlockMode.MANUAL, database=path)
+
+    @contextmanager
+    def follow(count: int) -> Iterator[Callable[[int], None]]:
+        told.append(-count)
+        yield told.append
+
+    server.load_chain(config, BlockStore(path), follow_replay=follow)
+    assert told == []
+    with serve_in_thread(config) as running:
+        wire = Wire(running.url)
+        wire.get("dev_newBlock", 3)
+        wire.close()
+    chain = server.load_chain(config, BlockStore(path), follow_replay=follow)
+    assert told == [-3, 1, 1, 1] and chain.head.number == 3
 
 
 def test_two_fresh_chains_are_never_the_same_chain() -> None:
