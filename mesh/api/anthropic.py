@@ -151,8 +151,8 @@ class _Answer:
             self.blocks[-1]["input"] = _read_input(self.arguments)
         yield {"type": "content_block_stop", "index": len(self.blocks) - 1}
 
-    def describe(self, *, output_tokens: int = 0) -> dict[str, Any]:
-        """Return the message as it is now."""
+    def describe(self, step: AnswerStep) -> dict[str, Any]:
+        """Return the message as it is at a step."""
         return {
             "id": self.message_id,
             "type": "message",
@@ -161,12 +161,20 @@ class _Answer:
             "content": [*self.blocks],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": self.count(output_tokens),
+            "usage": self.count(step),
         }
 
-    def count(self, output_tokens: int) -> dict[str, int]:
-        """Return Anthropic's usage object."""
-        return {"input_tokens": self.plan.prompt_tokens, "output_tokens": output_tokens}
+    def count(self, step: AnswerStep) -> dict[str, int]:
+        """Return Anthropic's usage object, whose three counts of the input add up to the prompt."""
+        prompt, cached = self.plan.prompt_tokens, step.cached_tokens
+        if cached is None:
+            return {"input_tokens": prompt, "output_tokens": step.usage_tokens}
+        return {
+            "input_tokens": prompt - cached,
+            "cache_read_input_tokens": cached,
+            "cache_creation_input_tokens": 0,
+            "output_tokens": step.usage_tokens,
+        }
 
 
 def _read_input(arguments: str) -> dict[str, Any]:
@@ -192,7 +200,7 @@ async def _stream(gateway: Gateway, answer: _Answer) -> AsyncGenerator[dict[str,
             if not is_started:
                 is_started = True
                 trace = make_trace(step.trace)
-                yield {"type": "message_start", "message": answer.describe(), "mesh": trace}
+                yield {"type": "message_start", "message": answer.describe(step), "mesh": trace}
             for event in answer.take(step):
                 yield event
             if step.reason is not None:
@@ -201,7 +209,7 @@ async def _stream(gateway: Gateway, answer: _Answer) -> AsyncGenerator[dict[str,
                 yield {
                     "type": "message_delta",
                     "delta": _make_end(step),
-                    "usage": answer.count(step.usage_tokens),
+                    "usage": answer.count(step),
                     "mesh": make_trace(step.trace),
                 }
     yield {"type": "message_stop"}
@@ -214,5 +222,5 @@ async def _collect(gateway: Gateway, answer: _Answer) -> dict[str, Any]:
                 pass
     for _ in answer.close_block():
         pass
-    message = answer.describe(output_tokens=step.usage_tokens)
+    message = answer.describe(step)
     return {**message, **_make_end(step), "mesh": make_trace(step.trace)}

@@ -105,8 +105,12 @@ class MessagesRequest(CountRequest):
 
 
 class AnthropicUsage(BaseModel):
+    """``input_tokens`` are those that were not read from the cache."""
+
     input_tokens: int
     output_tokens: int
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class MessageReply(BaseModel):

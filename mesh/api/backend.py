@@ -96,9 +96,14 @@ Route = tuple[TracedHop, ...]
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A route was chosen. Comes before the first token, and again after each re-route."""
+    """A route was chosen. Comes before the first token, and again after each re-route.
+
+    ``cached_tokens`` of the prompt no range of the first route computed again; None if that is not
+    told.
+    """
 
     route: Route
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

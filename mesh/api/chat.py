@@ -190,7 +190,7 @@ async def _collect(gateway: Gateway, plan: ChatPlan) -> dict[str, Any]:
             }
             for index in range(len(plan.jobs))
         ],
-        "usage": make_usage(plan.prompt_tokens, answer.usage_tokens),
+        "usage": make_usage(plan.prompt_tokens, answer),
         "mesh": make_trace(answer.trace),
     }
 
@@ -232,7 +232,7 @@ async def _stream(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[dict[str, 
             **plan.head,
             "object": "chat.completion.chunk",
             "choices": [],
-            "usage": make_usage(plan.prompt_tokens, answer.usage_tokens),
+            "usage": make_usage(plan.prompt_tokens, answer),
         }
 
 

@@ -31,7 +31,8 @@ class AnswerStep:
     """What one piece of the swarm adds: ``deltas`` as a chat stream tells them.
 
     ``reason`` is OpenAI's reason for the end, None before it; ``stop`` the stop sequence that ended
-    the text. ``trace`` is the answer's so far, ``usage_tokens`` what was generated.
+    the text. ``trace`` is the answer's so far, ``usage_tokens`` what was generated, and
+    ``cached_tokens`` what of the prompt was kept, None where no hoster told.
     """
 
     deltas: list[dict[str, Any]]
@@ -39,6 +40,7 @@ class AnswerStep:
     usage_tokens: int
     reason: str | None = None
     stop: str | None = None
+    cached_tokens: int | None = None
 
 
 async def run_chat(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[AnswerStep, None]:
@@ -56,7 +58,14 @@ async def run_chat(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[AnswerSte
                 elif isinstance(piece, Finished):
                     deltas = reader.flush()
                     reason, stop = reader.finish(piece.reason), piece.stop
-                yield AnswerStep(deltas, running.trace, sum(running.usage_tokens), reason, stop)
+                yield AnswerStep(
+                    deltas,
+                    running.trace,
+                    sum(running.usage_tokens),
+                    reason,
+                    stop,
+                    running.cached_tokens,
+                )
 
 
 def make_chat_request(fields: Mapping[str, Any]) -> ChatRequest:

@@ -205,7 +205,7 @@ async def _collect(gateway: Gateway, plan: CompletionPlan) -> dict[str, Any]:
             | _tell_scores(plan, index, choices)
             for index, choice in enumerate(choices[: len(plan.jobs)])
         ],
-        "usage": make_usage(plan.prompt_tokens, answer.usage_tokens),
+        "usage": make_usage(plan.prompt_tokens, answer),
         "mesh": make_trace(answer.trace),
     }
 
@@ -272,7 +272,7 @@ async def _stream(gateway: Gateway, plan: CompletionPlan) -> AsyncGenerator[dict
                 elif isinstance(piece, Finished):
                     yield _chunk(plan, answer, index, "", reason=piece.reason)
     if plan.body.wants_usage:
-        usage = make_usage(plan.prompt_tokens, answer.usage_tokens)
+        usage = make_usage(plan.prompt_tokens, answer)
         yield {**plan.head, "choices": [], "usage": usage}
 
 

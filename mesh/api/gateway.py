@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from mesh.api.auth import ANONYMOUS
 from mesh.api.backend import Backend, GenerateRequest, Route, ServedModel
-from mesh.api.generation import Generations, Job
+from mesh.api.generation import Generations, Job, RunningAnswer
 from mesh.api.limits import DEFAULT_ANSWER_TOKENS, Limits
 from mesh.api.problems import Problem, quote_name
 from mesh.api.schemas import SamplingFields
@@ -180,13 +180,15 @@ def make_jobs(
     return jobs
 
 
-def make_usage(prompt_tokens: int, usage_tokens: Sequence[int]) -> dict[str, int]:
-    """Return OpenAI's usage object."""
-    completion_tokens = sum(usage_tokens)
+def make_usage(prompt_tokens: int, answer: RunningAnswer) -> dict[str, Any]:
+    """Return OpenAI's usage object; without details where no hoster told any."""
+    completion_tokens, cached = sum(answer.usage_tokens), answer.cached_tokens
+    told = {} if cached is None else {"prompt_tokens_details": {"cached_tokens": cached}}
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        **told,
     }
 
 

@@ -67,6 +67,7 @@ class RunningAnswer:
     _queue: asyncio.Queue[tuple[int, Piece | Exception]]
     open_choices: set[int] = field(default_factory=set)
     _routes: dict[int, Route] = field(default_factory=dict)
+    _cached: dict[int, int] = field(default_factory=dict)
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         """Yield ``(choice, piece)`` until every choice has finished; raise what went wrong."""
@@ -88,6 +89,8 @@ class RunningAnswer:
             case Routed():
                 self.trace.reroutes += self._routes.get(index, piece.route) != piece.route
                 self._set_route(index, piece.route)
+                if piece.cached_tokens is not None:
+                    self._cached[index] = piece.cached_tokens
             case Generated():
                 self.trace.count(time.monotonic(), tokens=len(piece.tokens))
             case Finished():
@@ -97,6 +100,23 @@ class RunningAnswer:
         if route:
             self._routes[index] = route
             self.trace.route = self._routes[min(self._routes)]
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """How many tokens of the prompts no hoster computed again; None where none told.
+
+        Each prompt counts once, as in ``usage``: by its first choice, which computes it for the
+        others.
+        """
+        first_choices: dict[int, int] = {}
+        for index, job in enumerate(self.jobs):
+            first_choices.setdefault(id(job.request.prompt_ids), index)
+        told = [
+            min(self._cached[index], len(self.jobs[index].request.prompt_ids))
+            for index in first_choices.values()
+            if index in self._cached
+        ]
+        return sum(told) if told else None
 
     def fail(self, error: Exception) -> None:
         """End the answer from outside; its reader gets ``error`` next."""

@@ -238,7 +238,7 @@ class MeshBackend:
             async for token in answer:
                 if token.trace.route != route:
                     route = token.trace.route
-                    yield Routed(route)
+                    yield Routed(route, token.trace.cached_tokens)
                 yield Generated((self._name(token, request.alternatives),))
                 if token.finish is not Finish.NOT_YET:
                     yield Finished(token.finish, token.trace.measure_route())

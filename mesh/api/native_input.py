@@ -127,6 +127,6 @@ async def _collect(
             {"generated_text": text, "finish_reason": reason}
             for text, reason in zip(texts, reasons, strict=True)
         ],
-        "usage": make_usage(len(generate.prompt_ids), answer.usage_tokens),
+        "usage": make_usage(len(generate.prompt_ids), answer),
         "mesh": make_trace(answer.trace),
     }

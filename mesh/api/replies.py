@@ -31,10 +31,15 @@ class ModelList(BaseModel):
     data: list[ModelReply]
 
 
+class PromptDetails(BaseModel):
+    cached_tokens: int
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails | None = None
 
 
 class HopReply(BaseModel):

@@ -99,8 +99,13 @@ class ResponsesRequest(Body):
     user: str | None = Field(default=None, max_length=512)
 
 
+class InputDetails(BaseModel):
+    cached_tokens: int
+
+
 class ResponseUsage(BaseModel):
     input_tokens: int
+    input_tokens_details: InputDetails
     output_tokens: int
     total_tokens: int
 

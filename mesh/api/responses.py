@@ -261,12 +261,12 @@ class _Answer:
             "metadata": told.get("metadata", {}),
         }
 
-    def count(self, completion_tokens: int) -> None:
+    def count(self, completion_tokens: int, cached_tokens: int) -> None:
         """Note how many tokens were read and written."""
         prompt = self.plan.prompt_tokens
         self.usage = {
             "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": cached_tokens},
             "output_tokens": completion_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": prompt + completion_tokens,
@@ -302,7 +302,7 @@ async def _run(gateway: Gateway, answer: _Answer) -> AsyncGenerator[dict[str, An
                     answer.reason = piece.reason
     for event in answer.close_item():
         yield event
-    answer.count(sum(running.usage_tokens))
+    answer.count(sum(running.usage_tokens), running.cached_tokens or 0)
     status = answer.final_status
     final = {**answer.describe(status), "mesh": make_trace(running.trace)}
     yield {"type": f"response.{status}", "response": final}

@@ -286,6 +286,8 @@ class MeshClient:
         while True:
             route = await search.find(len(prompt) + max_new_tokens)
             pace = TokenPace()
+            if not answer:
+                trace.cached_tokens = None
             request = OpenSession(
                 make_session_id(),
                 route,
@@ -293,6 +295,8 @@ class MeshClient:
                 (*prompt, *answer),
                 max_new_tokens=max_new_tokens - len(answer),
                 first_index=len(answer),
+                # Where a salt is sent anyway; a frame without one is of earlier versions.
+                reused=len(prompt) if salt and not answer else 0,
                 salt=salt,
                 receipt_salt=b"" if receipt is None else receipt.salt,
             )
@@ -305,6 +309,7 @@ class MeshClient:
                 receipt=None
                 if receipt is None
                 else receipt.start_part(request, self.host.network_id),
+                note_cached=trace.note_cached,
             )
             try:
                 async with aclosing(tokens):

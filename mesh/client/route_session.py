@@ -22,6 +22,7 @@ from mesh.inference.wire import (
     OpenSession,
     RouteRequest,
     decode_error,
+    decode_ready,
     decode_scores,
     decode_token,
     encode_open,
@@ -31,6 +32,7 @@ from mesh.routing.hop import Route
 from mesh.routing.peer_watch import MISSES, PeerWatch
 
 T = TypeVar("T")
+_READY_TYPE = bytes((FrameType.READY,))
 TOKENS_PER_MISS = 1024
 """So many tokens of a prompt allow one more missed ping: its rows may fill the link for a while."""
 
@@ -66,12 +68,14 @@ async def stream_tokens(
     timeouts: ClientTimeouts,
     watch: PeerWatch | None = None,
     receipt: ReceiptPart | None = None,
+    note_cached: Callable[[int], None] | None = None,
 ) -> AsyncGenerator[Token, None]:
     """Open the session and yield its tokens in order; closing drops it on every hop.
 
     With ``watch`` a hop that falls silent ends the session. ``receipt`` notes the tokens, and what
-    the hosters sign at the end or when this is closed. Raises HopFailed naming the hop, where it is
-    known.
+    the hosters sign at the end or when this is closed. ``note_cached`` gets how much of the prompt
+    was kept, before the first token, if the request has ``reused`` and the first range tells.
+    Raises HopFailed naming the hop, where it is known.
     """
     method, frame = _encode(request)
     stream = await open_session(host, method, request, frame, timeouts, watch=watch)
@@ -79,10 +83,18 @@ async def stream_tokens(
         index = request.first_index
         timeout_s = _first_timeout(request, timeouts)
         misses = MISSES + len(request.token_ids) // TOKENS_PER_MISS
+        may_be_told = request.reused > 0
         while True:
             frame = await receive_frame(
                 stream, request.route, timeout_s, watch=watch, misses=misses
             )
+            if may_be_told and frame[:1] == _READY_TYPE:
+                cached = _read_cached(stream.peer_id, frame, request)
+                if note_cached is not None:
+                    note_cached(cached)
+                may_be_told = False
+                continue
+            may_be_told = False
             timeout_s, misses = timeouts.token_s, MISSES
             token = decode_from(stream.peer_id, frame, decode_token)
             if not _is_possible(token, request, index=index, vocab_size=vocab_size):
@@ -147,6 +159,16 @@ def _encode(request: OpenSession) -> tuple[str, bytes]:
     if request.sampling.is_shaped:
         return SHAPED_METHOD, encode_shaped(request)
     return SESSION_METHOD, encode_open(request)
+
+
+def _read_cached(peer: PeerId, frame: bytes, request: OpenSession) -> int:
+    """Return how much of the prompt was kept; its last token is always computed. Raises HopFailed
+    for more.
+    """
+    cached = decode_from(peer, frame, decode_ready)
+    if cached >= len(request.token_ids):
+        raise HopFailed(peer, RefusalReason.MALFORMED, "it kept more than the prompt")
+    return cached
 
 
 def _is_possible(token: Token, request: OpenSession, *, index: int, vocab_size: int) -> bool:

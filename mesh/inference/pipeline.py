@@ -137,6 +137,7 @@ class GenerationRange(RangeRole[OpenSession]):
         """Serve the session to its end. Raises Refused or PeerError."""
         request = self.request
         if request.is_first and request.is_last:
+            await self._tell_ready()
             if request.wants_scores:
                 await run_guarded(self._score_alone(), self.watch_client())
             else:
@@ -146,6 +147,7 @@ class GenerationRange(RangeRole[OpenSession]):
             with links.take_loop(first.put):
                 async with links.open_next() as next_hop:
                     await self._agree(next_hop)
+                    await self._tell_ready()
                     await first.run(next_hop)
                     await self._settle(next_hop)
         elif not request.is_last:
@@ -190,7 +192,9 @@ class GenerationRange(RangeRole[OpenSession]):
         await agree(self.engine, self.session, next_hop, timeouts=self.timeouts)
 
     async def _tell_ready(self) -> None:
-        """Tell the range before, which has some of the prompt, how much is here too."""
+        """Tell the range before, which has some of the prompt, how much is here too; or a client
+        that asks.
+        """
         if self.request.reused:
             await self.upstream.send(encode_ready(self.session.reused))
 

@@ -14,6 +14,9 @@ sends no hidden states of them.
    out, OPEN says 0, and no READY is sent or waited for.
 3. The first range begins there, or earlier. Its first STEP says where, and the later ranges give up
    what they hold beyond that.
+4. A client sends no hidden states, so its ``reused`` limits nothing: where it is not 0 it asks for
+   the number, and the first range answers READY before the first token. First ranges of earlier
+   versions read no ``reused`` of a client and send no READY.
 
 **Salt.** Whether a prompt was computed before can be told by time. So pages are shared only between
 sessions of one client. Each range mixes the peer that opened the session into the salt that came

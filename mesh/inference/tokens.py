@@ -66,6 +66,8 @@ class Trace:
     several where a draft was accepted. ``failures`` are the peers left out, with the reason.
     ``tokens_per_second`` counts the tokens after the first one; None before the second.
     ``receipts`` are those of the choices, as JSON objects, once a gateway has them.
+    ``cached_tokens`` of the prompt no range computed again, by the first range's word, told before
+    the first token; None where it was not asked or is of an earlier version.
     """
 
     route: tuple[TracedHop, ...] = ()
@@ -78,6 +80,11 @@ class Trace:
     tokens_per_second: float | None = None
     tokens: int = 0
     receipts: tuple[Any, ...] = ()
+    cached_tokens: int | None = None
+
+    def note_cached(self, tokens: int) -> None:
+        """Note how much of the prompt was kept."""
+        self.cached_tokens = tokens
 
     def count(self, now_s: float, *, tokens: int = 1, times_us: tuple[int, ...] = ()) -> None:
         """Note tokens that arrived together; of one step only the first come with times."""

@@ -4,7 +4,7 @@ Sessions in which the hosters choose the tokens:
 
 OPEN         client -> first -> ... -> last   the route, the sampling parameters, the prompt
 STEP         a range -> the next              hidden states of the session's next positions
-READY        a range -> the one before        how much of the prompt need not be sent
+READY        a range -> who opened it         how much of the prompt need not be sent
 TOKEN        last -> first -> client          one chosen token
 SCORES       last -> first -> client          log probabilities of the prompt's own tokens
 BIND         last -> first                    whose answers a loop stream carries
@@ -20,10 +20,12 @@ LOGITS       last -> ... -> first -> client   float32 logits of some rows; or th
 ERROR        any range -> back to the client  why a session ends, and which hop is to blame
 
 An OPEN frame may end with how many tokens of the prompt the range before has already, and a salt
-(mesh/inference/prefixes.py); a range that is told of some answers READY. A request for 0 new tokens
-asks for the prompt's scores. Feeding at an earlier position replaces
-what followed it. Sizes are computed from the header and compared before anything is allocated; a
-frame with a byte too many is malformed. No torch here: clients use these frames too.
+(mesh/inference/prefixes.py); a range that is told of some answers READY, and so a client asks how
+much was kept. A request for 0 new tokens asks for the prompt's scores. Feeding at an earlier
+position replaces what followed it. Sizes are computed from the header and compared before anything
+is allocated; a frame with a byte too many is malformed.
+
+No torch here: clients use these frames too.
 """
 
 from __future__ import annotations
@@ -170,7 +172,8 @@ class OpenSession(RouteRequest):
 
     ``first_index`` is the index of the next token within the answer; ``max_new_tokens`` is how
     many may still come. 0 asks for the prompt's log probabilities instead. ``reused`` tokens of the
-    prompt need not be sent to this range if it has them too; ``salt`` says whose prompt it is, in
+    prompt need not be sent to this range if it has them too; a client, which sends none, says so to
+    be told how many of them were kept. ``salt`` says whose prompt it is, in
     ``SALT_SIZE`` bytes or none. ``window`` is how many rows a window has at most, 0 for no windows;
     only WINDOWED frames say it. ``receipt_salt``, of the salt's size, asks for a receipt.
     """

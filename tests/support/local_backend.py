@@ -68,7 +68,8 @@ class LocalBackend:
     """Answers every prompt with ANSWER, cut to the tokens asked for.
 
     Sampled requests (temperature above 0) shuffle it by their seed. ``fail_after`` raises
-    ``failure`` after so many tokens; ``running`` counts what has not been freed.
+    ``failure`` after so many tokens; ``running`` counts what has not been freed. ``cached_tokens``
+    is what it says that it kept of each prompt.
     """
 
     uncovered: tuple[tuple[int, int], ...] = ()
@@ -92,6 +93,7 @@ class LocalBackend:
     embedding_size: int = 4
     embedded: list[Sequence[Sequence[int]]] = field(default_factory=list)
     bad_grammar: str | None = None
+    cached_tokens: int | None = None
 
     async def list_models(self) -> Sequence[ServedModel]:
         return (
@@ -162,7 +164,8 @@ class LocalBackend:
             if self.failure is not None and self.fail_after == 0:
                 raise self.failure
             is_second = len(self.requests) % 2 == 0
-            yield Routed(OTHER_ROUTE if self.alternates_routes and is_second else ROUTE)
+            route = OTHER_ROUTE if self.alternates_routes and is_second else ROUTE
+            yield Routed(route, self.cached_tokens)
             async for piece in self._tokens(request):
                 yield piece
         finally:
@@ -179,7 +182,7 @@ class LocalBackend:
             if self.failure is not None and place == self.fail_after:
                 raise self.failure
             if place == self.reroute_after:
-                yield Routed(OTHER_ROUTE)
+                yield Routed(OTHER_ROUTE, self.cached_tokens)
             await asyncio.sleep(self.delay_s)
             padded = replace(token, text=token.text + " " * self.token_padding)
             yield Generated((padded,))

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from mesh.client.route_session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
+from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Alternative, Finish, Token
 from mesh.inference.wire import (
@@ -15,6 +16,7 @@ from mesh.inference.wire import (
     OpenSession,
     ScoresFrame,
     decode_open,
+    encode_ready,
     encode_scores,
     encode_token,
 )
@@ -100,6 +102,52 @@ async def test_honest_answers_pass(swarm):
 async def test_impossible_answer_fails_the_hop(swarm, tokens):
     with pytest.raises(HopFailed):
         await collect(swarm, *tokens)
+
+
+SALT = b"s" * 32
+
+
+async def collect_told(swarm, *frames, asks=True):
+    """Return the tokens of an answer, and what its hoster said of the prompt's beginning."""
+    told = []
+    asked = {"reused": 3, "salt": SALT} if asks else {}
+    async with lying_hoster(swarm, frames, **asked) as (host, request):
+        answer = stream_tokens(
+            host,
+            request,
+            vocab_size=VOCABULARY,
+            timeouts=ClientTimeouts(),
+            note_cached=told.append,
+        )
+        async with contextlib.aclosing(answer):
+            return [token.token_id async for token in answer], told
+
+
+FULL = tuple(encode_token(say(place)) for place in range(2)) + (
+    encode_token(say(2, finish=Finish.LENGTH)),
+)
+
+
+async def test_what_was_kept_of_a_prompt_is_told_once_before_its_answer(swarm):
+    assert await collect_told(swarm, encode_ready(2), *FULL) == ([5, 5, 5], [2])
+    assert await collect_told(swarm, *FULL) == ([5, 5, 5], [])
+
+
+@pytest.mark.parametrize(
+    ("frames", "asks"),
+    [
+        ((encode_ready(3), *FULL), True),
+        ((encode_ready(2**32 - 1), *FULL), True),
+        ((encode_ready(1), encode_ready(1), *FULL), True),
+        ((FULL[0], encode_ready(1), *FULL[1:]), True),
+        ((encode_ready(1), *FULL), False),
+        ((encode_ready(1)[:-1], *FULL), True),
+    ],
+    ids=["all of it", "more than there is", "twice", "later", "unasked", "cut"],
+)
+async def test_a_hoster_that_tells_wrongly_what_it_kept_fails_the_hop(swarm, frames, asks):
+    with pytest.raises(HopFailed, match=str(RefusalReason.MALFORMED)):
+        await collect_told(swarm, *frames, asks=asks)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from contextlib import aclosing
 
 import pytest
 
+from mesh.client.receipts import AnswerReceipt
 from mesh.inference.engine import EngineLimits
+from mesh.inference.pipeline import GenerationRange
 from mesh.inference.prefixes import mix_salt
 from mesh.inference.sampling import Sampling
 from mesh.inference.wire import encode_ready
@@ -54,6 +56,13 @@ async def ask(client, prompt, *, new_tokens=NEW_TOKENS, **options):
     return tokens
 
 
+async def find_cached(client, prompt, *, user="alice", **options):
+    """Return how much of a prompt the client is told was kept from before."""
+    answer = client.generate(prompt, max_new_tokens=2, sampling=SEEDED, user=user, **options)
+    async with aclosing(answer):
+        return [token.trace.cached_tokens async for token in answer][0]
+
+
 def find_starts(rows):
     """Return where each hoster began, and forget what was noted."""
     starts = [noted[0][0] for noted in rows]
@@ -91,6 +100,39 @@ async def test_an_equal_beginning_is_computed_once_and_gives_the_same_bits(chat_
             assert (measures.prefix_queries, measures.prefix_hits) == (looked_up, 2 * known)
 
 
+@pytest.mark.parametrize("ranges", [1, 2, 3])
+async def test_a_client_is_told_how_much_of_its_prompt_was_kept(chat_checkpoint, ranges):
+    async with open_swarm(chat_checkpoint, ranges) as (swarm, stack):
+        client = await swarm.open_client(stack)
+        known = len(client.encode(PROMPT)) // PAGE_TOKENS * PAGE_TOKENS
+        shaped = {"sampling": Sampling(stop_token_ids=(258,), presence_penalty=0.5)}
+        assert [await find_cached(client, PROMPT) for _ in range(2)] == [0, known]
+        assert await find_cached(client, NEXT_TURN) == known
+        assert await find_cached(client, PROMPT, user="bob") == 0
+        answer = client.generate(PROMPT, max_new_tokens=2, user="alice", **shaped)
+        assert [token.trace.cached_tokens async for token in answer] == [known] * 2
+        receipt = AnswerReceipt()
+        assert await find_cached(client, PROMPT, receipt=receipt) == known
+        (part,) = receipt.to_dict()["parts"]
+        assert {hop["receipt"]["reused"] for hop in part["hops"]} == {known}
+
+
+@pytest.mark.parametrize("ranges", [1, 2])
+async def test_a_hoster_of_an_earlier_version_tells_nothing_and_answers(
+    chat_checkpoint, monkeypatch, ranges
+):
+    tell = GenerationRange._tell_ready
+
+    async def tell_ranges_only(role):
+        if not role.request.is_first:
+            await tell(role)
+
+    monkeypatch.setattr(GenerationRange, "_tell_ready", tell_ranges_only)
+    async with open_swarm(chat_checkpoint, ranges) as (swarm, stack):
+        client = await swarm.open_client(stack)
+        assert [await find_cached(client, PROMPT) for _ in range(2)] == [None, None]
+
+
 async def test_the_next_turn_of_a_chat_begins_after_the_answer(chat_checkpoint):
     """Where bits need not be equal, an answer's own pages are used too; the tokens are the same."""
     found = []
@@ -126,6 +168,20 @@ async def test_ranges_begin_where_the_one_that_knows_least_begins(chat_checkpoin
         find_starts(rows)
         assert await ask(client, PROMPT) == expected
         assert find_starts(rows) == [PAGE_TOKENS] * 3
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_a_client_is_told_what_no_range_computed_again(chat_checkpoint, place):
+    async with open_swarm(chat_checkpoint, 3) as (swarm, stack):
+        client = await swarm.open_client(stack)
+        await find_cached(client, PROMPT)
+        await wait_until(lambda: all_free(swarm))
+        book = swarm.hosters[place].engine._book
+        for page in list(book._idle)[: len(book._idle) - 1]:
+            book._idle.pop(page)
+            book._forget_key(page)
+            book._free.put(page)
+        assert await find_cached(client, PROMPT) == PAGE_TOKENS
 
 
 async def test_the_first_range_cuts_what_is_left_as_if_it_had_nothing(chat_checkpoint):
