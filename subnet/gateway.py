@@ -80,11 +80,12 @@ async def run_gateway(
 
     Raises what open_client, mesh.api.server.serve and serve_metrics raise.
     """
+    from mesh.api.checks import ShownMetrics
     from mesh.api.measures import GatewayMeasures
     from mesh.api.mesh_backend import MeshBackend
     from mesh.api.server import serve
     from subnet.metrics.gateway import GatewayMetrics
-    from subnet.metrics.serving import serve_metrics
+    from subnet.metrics.serving import make_exposition, serve_metrics
     from subnet.metrics.table import Process
 
     supervisor = supervisor or Supervisor()
@@ -104,13 +105,19 @@ async def run_gateway(
         )
         measures = GatewayMeasures()
         shown = GatewayMetrics(measures, client, find_uncovered=backend.find_uncovered)
+        at_door = None
+        if metrics is not None:
+            render = make_exposition(Process.GATEWAY, shown.fill, shown.list_checks)
+            at_door = ShownMetrics(render, metrics.read_token())
         try:
             async with (
                 serve_metrics(metrics, Process.GATEWAY, shown.fill, shown.list_checks),
                 asyncio.TaskGroup() as tasks,
             ):
                 refreshing = tasks.create_task(backend.keep_fresh())
-                await serve(serve_config, backend, on_start=start, measures=measures)
+                await serve(
+                    serve_config, backend, on_start=start, measures=measures, metrics=at_door
+                )
                 refreshing.cancel()
         except ExceptionGroup as group:
             if len(group.exceptions) == 1:

@@ -21,6 +21,7 @@ from mesh.api import (
     completions,
     embeddings,
     health,
+    metrics_door,
     models,
     native_input,
     ollama,
@@ -31,6 +32,7 @@ from mesh.api import (
 )
 from mesh.api.auth import RATE_HEADERS, KeyRing
 from mesh.api.backend import Backend
+from mesh.api.checks import ShownMetrics
 from mesh.api.disconnect import CallerGone
 from mesh.api.error_shapes import respond
 from mesh.api.gate import Gate
@@ -50,7 +52,8 @@ class AppConfig:
     """What the application needs to know. ``ring`` None: no keys, for loopback only.
 
     ``cors_origins`` are origins such as ``https://example.org`` whose pages may call the API.
-    ``measures`` counts what is answered, ``usage`` what each key used.
+    ``measures`` counts what is answered, ``usage`` what each key used; ``metrics`` None: none are
+    shown.
     """
 
     ring: KeyRing | None = None
@@ -59,6 +62,7 @@ class AppConfig:
     limits: Limits = field(default_factory=Limits)
     measures: GatewayMeasures = field(default_factory=GatewayMeasures)
     usage: UsageBook = field(default_factory=UsageBook)
+    metrics: ShownMetrics | None = None
 
 
 @dataclass(slots=True)
@@ -84,7 +88,7 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
             generations = Generations(
                 backend, config.limits, tasks, gate, config.measures, accounts
             )
-            application.gateway = Gateway(backend, config.limits, generations)
+            application.gateway = Gateway(backend, config.limits, generations, config.metrics)
             writing = tasks.create_task(config.usage.keep_writing(accounts.clock))
             yield {"gateway": application.gateway}
             generations.cancel_all()
@@ -100,7 +104,8 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
         redirect_slashes=False,
     )
     doors = (chat, completions, responses, anthropic, ollama, native_input)
-    for module in (*doors, router_hook, embeddings, tokenization, models, health, page):
+    others = (router_hook, embeddings, tokenization, models, health, metrics_door, page)
+    for module in (*doors, *others):
         api.include_router(module.router)
     # The last is any other error: 500, and the outermost layer logs where it happened.
     for kind in (Problem, MeshError, RequestValidationError, HTTPException, CallerGone, Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +21,11 @@ class Monitored:
 
     render: Callable[[], bytes]
     list_checks: Callable[[], Sequence[Check]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownMetrics:
+    """Metrics on the API's port; ``token`` is what readers send where the API has no keys."""
+
+    render: Callable[[], bytes]
+    token: str | None = field(default=None, repr=False)

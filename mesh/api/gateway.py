@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from mesh.api.auth import ANONYMOUS
 from mesh.api.backend import Backend, GenerateRequest, Route, ServedModel
+from mesh.api.checks import ShownMetrics
 from mesh.api.generation import Generations, Job, RunningAnswer
 from mesh.api.limits import DEFAULT_ANSWER_TOKENS, Limits
 from mesh.api.problems import Problem, quote_name
@@ -29,11 +30,12 @@ FRESH_SEED_RANGE = 1 << 53
 
 @dataclass(slots=True)
 class Gateway:
-    """One running gateway, as its endpoints see it."""
+    """One running gateway, as its endpoints see it. ``metrics`` None: it shows none."""
 
     backend: Backend
     limits: Limits
     generations: Generations
+    metrics: ShownMetrics | None = None
 
 
 def get_gateway(request: Request) -> Gateway:

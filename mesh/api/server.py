@@ -14,6 +14,7 @@ import uvicorn
 from mesh.api.app import AppConfig, Application, create_app
 from mesh.api.auth import KeyRing
 from mesh.api.backend import Backend
+from mesh.api.checks import ShownMetrics
 from mesh.api.errors import GenerationFailed, PublicBindWithoutKey
 from mesh.api.limits import Limits
 from mesh.api.listening import (
@@ -60,13 +61,15 @@ async def serve(
     *,
     on_start: Callable[[str], None] | None = None,
     measures: GatewayMeasures | None = None,
+    metrics: ShownMetrics | None = None,
 ) -> None:
     """Answer HTTP until cancelled, then let running answers finish for a while.
 
-    ``on_start`` gets the URL; ``measures`` counts what is answered. Raises PublicBindWithoutKey,
-    KeysFileError, UsageFileUnusable or PortInUse at once.
+    ``on_start`` gets the URL; ``measures`` counts what is answered, ``metrics`` are what
+    ``/metrics`` shows. Raises PublicBindWithoutKey, KeysFileError, UsageFileUnusable or PortInUse
+    at once.
     """
-    async with open_gateway(config, backend, measures=measures) as gateway:
+    async with open_gateway(config, backend, measures=measures, metrics=metrics) as gateway:
         if on_start is not None:
             on_start(gateway.url)
         await asyncio.Event().wait()
@@ -74,7 +77,11 @@ async def serve(
 
 @asynccontextmanager
 async def open_gateway(
-    config: ServeConfig, backend: Backend, *, measures: GatewayMeasures | None = None
+    config: ServeConfig,
+    backend: Backend,
+    *,
+    measures: GatewayMeasures | None = None,
+    metrics: ShownMetrics | None = None,
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway while the block runs. Raises as serve does."""
     ring = None if config.keys_file is None else KeyRing.open(config.keys_file)
@@ -87,6 +94,7 @@ async def open_gateway(
             limits=config.limits,
             measures=measures or GatewayMeasures(),
             usage=usage,
+            metrics=metrics,
         )
         async with _answer(config, create_app(backend, app_config)) as gateway:
             yield gateway

@@ -48,9 +48,7 @@ async def serve_metrics(
 
     token = options.read_token()
     port = DEFAULT_PORTS[process] if options.port is None else options.port
-    monitored = Monitored(
-        make_renderer(process, lambda page: _fill(page, process, fill, list_checks)), list_checks
-    )
+    monitored = Monitored(make_exposition(process, fill, list_checks), list_checks)
     async with AsyncExitStack() as stack:
         try:
             url = await stack.enter_async_context(
@@ -67,6 +65,11 @@ async def serve_metrics(
         else:
             logger.info("metrics", url=f"{url}/metrics")
         yield
+
+
+def make_exposition(process: Process, fill: Fill, list_checks: ListChecks) -> Callable[[], bytes]:
+    """Return a function that gives the process's metrics as text."""
+    return make_renderer(process, lambda page: _fill(page, process, fill, list_checks))
 
 
 def _explain(error: GatewayError) -> ConfigError:

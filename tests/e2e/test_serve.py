@@ -90,6 +90,8 @@ async def test_openai_client_to_hosters_and_a_clean_end(hosters):
         assert text == entry["answer"]
         assert [hop["blocks"] for hop in chunks[-1].mesh["route"]] == [[0, 4], [4, 8]]
         await asyncio.to_thread(check_metrics, f"http://127.0.0.1:{metrics_port}/metrics")
+        samples = await asyncio.to_thread(read_samples, f"{url}/metrics")
+        assert list_names(samples) == list_promised(Process.GATEWAY)
     finally:
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(STOP_TIMEOUT_S):

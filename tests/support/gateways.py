@@ -18,8 +18,11 @@ QUICK = Limits(drain_s=0.2, sse_comment_s=30.0)
 
 @asynccontextmanager
 async def open_client(backend: Backend, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Run a gateway; ``limits`` are changes to QUICK, other options are ServeConfig's."""
-    limits = replace(QUICK, **options.pop("limits", {}))
-    async with open_gateway(ServeConfig(port=0, limits=limits, **options), backend) as gateway:
+    """Run a gateway; ``limits`` are changes to QUICK, ``metrics`` what it shows, other options are
+    ServeConfig's.
+    """
+    limits, metrics = replace(QUICK, **options.pop("limits", {})), options.pop("metrics", None)
+    config = ServeConfig(port=0, limits=limits, **options)
+    async with open_gateway(config, backend, metrics=metrics) as gateway:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
             yield client
