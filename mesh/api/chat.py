@@ -48,7 +48,8 @@ from mesh.api.replies import ChatReply
 from mesh.api.schemas import ChatRequest
 from mesh.api.sse import respond_with_stream
 from mesh.api.structured import check_grammar, find_grammar
-from mesh.inference.tokens import Finish, Token, join_texts
+from mesh.api.token_sets import TOKEN_SETS
+from mesh.inference.tokens import Alternative, Finish, Token, join_texts
 
 router = APIRouter(tags=["chat"], dependencies=[Depends(require_json)])
 
@@ -103,7 +104,8 @@ async def plan_chat(
     if wanted is not None:
         await check_grammar(gateway.backend, body.model, wanted, asked=body)
     prompt_ids = await gateway.backend.encode_chat(body.model, make_prompt(body, tools))
-    if wanted is None and has_thinking_tags(model.chat_template):
+    is_free = wanted is None or wanted[0] in TOKEN_SETS
+    if is_free and has_thinking_tags(model.chat_template):
         tools = replace(tools, thinking=await _find_thinking(gateway, body, prompt_ids))
     request = GenerateRequest(
         model_id=body.model,
@@ -266,23 +268,20 @@ def _chunk(
 
 
 def _make_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
-    return {
-        "content": [
-            {
-                "token": token.name,
-                "logprob": token.logprob,
-                "bytes": list(token.raw),
-                "top_logprobs": [
-                    {
-                        "token": alternative.name,
-                        "logprob": alternative.logprob,
-                        "bytes": list(alternative.raw),
-                    }
-                    for alternative in token.top_logprobs
-                ],
-            }
-            for token in tokens
-            if token.finish is not Finish.STOP
-        ],
-        "refusal": None,
-    }
+    return {"content": list_logprobs(tokens), "refusal": None}
+
+
+def list_logprobs(tokens: Sequence[Token]) -> list[dict[str, Any]]:
+    """Return the tokens with their log probabilities, the end of the text left out."""
+    return [
+        {
+            **_describe(token),
+            "top_logprobs": [_describe(alternative) for alternative in token.top_logprobs],
+        }
+        for token in tokens
+        if token.finish is not Finish.STOP
+    ]
+
+
+def _describe(token: Token | Alternative) -> dict[str, Any]:
+    return {"token": token.name, "logprob": token.logprob, "bytes": list(token.raw)}

@@ -14,6 +14,7 @@ from mesh.api.problems import Problem, quote_name
 from mesh.api.reasoning import Part, ReasoningSplitter
 from mesh.api.schemas import ChatRequest, Message, NamedTool
 from mesh.api.structured import Wanted, make_lark, write_json_rule
+from mesh.api.token_sets import TOKEN_SETS
 from mesh.api.tool_calls import CallArguments, CallStart, Content, Delta, ToolCallParser
 from mesh.api.tool_formats import (
     ToolStyle,
@@ -129,8 +130,11 @@ def _read_arguments(text: str) -> Any:
 
 def choose_grammar(plan: ToolPlan, wanted: Wanted | None) -> Wanted | None:
     """Return the grammar of an answer that may, or must, be calls. Raises Problem 400."""
-    if not plan.tools or (wanted is None and not plan.is_forced):
+    is_free = wanted is None or wanted[0] in TOKEN_SETS
+    if not plan.tools or (is_free and not plan.is_forced):
         return wanted
+    if wanted is not None and is_free:
+        raise Problem(400, f"'{wanted[0]}' and 'tool_choice' are too many.", param=wanted[0])
     calls = make_call_rules(plan.style.format, plan.tools, is_parallel=plan.is_parallel)
     if plan.is_forced:
         return "tools", make_lark(["start: calls", *calls])

@@ -123,10 +123,12 @@ def make_sampling(body: SamplingFields, wanted: Wanted | None = None) -> Samplin
 
 
 async def check_tokens(backend: Backend, body: SamplingFields) -> None:
-    """Raise InvalidRequest for a token of ``logit_bias`` or ``stop_token_ids`` that is none."""
+    """Raise InvalidRequest for a token that a field names and that is none."""
     named = {
         "logit_bias": [int(token) for token in body.logit_bias or {}],
         "stop_token_ids": body.stop_token_ids or [],
+        "allowed_token_ids": body.allowed_token_ids or [],
+        "suppress_tokens": body.suppress_tokens or [],
     }
     for field, token_ids in named.items():
         try:

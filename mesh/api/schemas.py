@@ -56,6 +56,8 @@ Integer = Annotated[int, BeforeValidator(_accept_whole)]
 ModelName = Annotated[str, Field(min_length=1, max_length=512)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=MAX_STOP_SEQUENCES)]
+MAX_SET_TOKENS = 8192
+"""So many numbers of six digits fit into a grammar."""
 TokenId = Annotated[Integer, Field(ge=0, le=MAX_TOKEN_ID)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Seed = Annotated[Integer, Field(ge=-MAX_INT64 - 1, le=MAX_INT64)]
@@ -118,6 +120,8 @@ class SamplingFields(Body):
     min_tokens: Integer | None = Field(default=None, ge=0, le=MAX_MIN_TOKENS)
     logit_bias: dict[BiasedToken, Bias] | None = Field(default=None, max_length=MAX_BIASES)
     stop_token_ids: list[TokenId] | None = Field(default=None, max_length=MAX_STOP_TOKENS - 4)
+    allowed_token_ids: list[TokenId] | None = Field(default=None, max_length=MAX_SET_TOKENS)
+    suppress_tokens: list[TokenId] | None = Field(default=None, max_length=MAX_SET_TOKENS)
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     split_special_tokens: bool | None = None

@@ -14,6 +14,7 @@ from mesh.api.schemas import (
     ObjectFormat,
     SamplingFields,
 )
+from mesh.api.token_sets import find_token_set
 from mesh.errors import InvalidRequest
 from mesh.inference.grammar import MAX_GRAMMAR_BYTES, WHITESPACE, Grammar, GrammarKind
 
@@ -27,7 +28,8 @@ Wanted = tuple[str, Grammar]
 
 def find_grammar(body: SamplingFields) -> Wanted | None:
     """Return the grammar that a request asks for. Raises Problem 400 for two of them."""
-    asked = [wanted for wanted in (*_list_guided(body), _read_response_format(body)) if wanted]
+    named = (*_list_guided(body), _read_response_format(body), find_token_set(body))
+    asked = [wanted for wanted in named if wanted]
     if len(asked) > 1:
         raise Problem(400, f"'{asked[0][0]}' and '{asked[1][0]}' are too many.", param=asked[1][0])
     return asked[0] if asked else None

@@ -195,7 +195,6 @@ async def test_prompt_logprobs_of_a_stream_are_refused(api):
         ("max_new_tokens", 5),
         ("top_a", 0.5),
         ("truncate_prompt_tokens", 5),
-        ("allowed_token_ids", [1]),
         ("bad_words", ["a"]),
     ],
 )

@@ -122,6 +122,12 @@ async def test_legacy_completions_have_them_too(api, backend):
         ({"guided_regex": "a", "response_format": JSON_SCHEMA}, "response_format"),
         ({"guided_regex": "a", "min_tokens": 2}, "min_tokens"),
         ({"guided_regex": "a", "ignore_eos": True}, "ignore_eos"),
+        ({"guided_regex": "a", "allowed_token_ids": [1]}, "allowed_token_ids"),
+        ({"suppress_tokens": [1], "ignore_eos": True}, "ignore_eos"),
+        ({"suppress_tokens": [1], "min_tokens": 2}, "min_tokens"),
+        ({"suppress_tokens": [100_000]}, "suppress_tokens"),
+        ({"allowed_token_ids": [-1]}, "allowed_token_ids[0]"),
+        ({"allowed_token_ids": [1, 2], "suppress_tokens": [1, 2]}, "suppress_tokens"),
         ({"guided_grammar": "root ::= x"}, "guided_grammar"),
         *(
             ({name: value}, name)
@@ -130,8 +136,6 @@ async def test_legacy_completions_have_them_too(api, backend):
                 "grammar": "root ::= x",
                 "json_schema": {},
                 "bad_words": ["x"],
-                "allowed_token_ids": [1],
-                "suppress_tokens": [1],
                 "repeat_penalty": 1.1,
                 "no_repeat_ngram_size": 2,
                 "mirostat": 2,

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from mesh.api.chat_tools import ToolPlan, choose_grammar
+from mesh.api.schemas import MAX_SET_TOKENS, ChatRequest, CompletionRequest
+from mesh.api.token_sets import find_token_set
 from mesh.api.tool_formats import ToolFormat, ToolStyle
 from mesh.errors import InvalidRequest, ModelError
 from mesh.inference.grammar import MAX_GRAMMAR_BYTES, Grammar, GrammarKind
@@ -53,6 +55,35 @@ def follow(compiler, grammar, text):
         assert byte + 1 in allowed(matcher.compute_mask()), (text, chr(byte))
         matcher.consume(byte + 1)
     return allowed(matcher.compute_mask())
+
+
+@pytest.mark.parametrize(
+    ("asked", "may_come"),
+    [
+        ({"allowed_token_ids": [70, 5, 6, 7, 290]}, {5, 6, 7, 70, 290}),
+        ({"allowed_token_ids": [END, 7]}, {END, 7}),
+        ({"suppress_tokens": [5, 6, 7, 290]}, {*range(300)} - {5, 6, 7, 290}),
+        ({"suppress_tokens": [END, 299]}, {*range(300)} - {END, 299}),
+        ({"allowed_token_ids": [5, 6, 7], "suppress_tokens": [6, 9]}, {5, 7}),
+    ],
+)
+def test_a_set_of_tokens_is_exact_at_every_place(compiler, asked, may_come):
+    """The end is a token like others, and so are those of the padded vocabulary."""
+    body = ChatRequest(model="m", messages=[{"role": "user", "content": "x"}], **asked)
+    _, grammar = find_token_set(body)
+    matcher = compiler.start_now(grammar)
+    for place in range(40):
+        assert set(allowed(matcher.compute_mask())) == may_come
+        matcher.consume(sorted(may_come)[place % len(may_come)])
+
+
+def test_the_largest_set_of_tokens_fits_into_a_grammar():
+    scattered = [*range(900_000, 900_000 + 2 * MAX_SET_TOKENS, 2)]
+    body = CompletionRequest(model="m", prompt="x", allowed_token_ids=scattered)
+    _, grammar = find_token_set(body)
+    grammar.check()
+    with pytest.raises(ValueError, match="allowed_token_ids"):
+        CompletionRequest(model="m", prompt="x", allowed_token_ids=[*scattered, 1])
 
 
 def test_a_schema_allows_its_values_and_then_only_the_end(compiler):
