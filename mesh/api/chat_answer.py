@@ -21,7 +21,7 @@ from mesh.api.completions import plan_completion
 from mesh.api.gateway import Gateway
 from mesh.api.problems import Problem
 from mesh.api.schemas import ChatRequest, CompletionRequest, SamplingFields
-from mesh.inference.tokens import Trace, join_texts
+from mesh.inference.tokens import Token, Trace, join_texts
 
 Request = TypeVar("Request", bound=SamplingFields)
 
@@ -32,7 +32,8 @@ class AnswerStep:
 
     ``reason`` is OpenAI's reason for the end, None before it; ``stop`` the stop sequence that ended
     the text. ``trace`` is the answer's so far, ``usage_tokens`` what was generated, and
-    ``cached_tokens`` what of the prompt was kept, None where no hoster told.
+    ``cached_tokens`` what of the prompt was kept, None where no hoster told. ``tokens`` are new;
+    their text may still be held back.
     """
 
     deltas: list[dict[str, Any]]
@@ -41,6 +42,7 @@ class AnswerStep:
     reason: str | None = None
     stop: str | None = None
     cached_tokens: int | None = None
+    tokens: tuple[Token, ...] = ()
 
 
 async def run_chat(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[AnswerStep, None]:
@@ -52,8 +54,10 @@ async def run_chat(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[AnswerSte
         async with aclosing(running.pieces()) as pieces:
             async for _, piece in pieces:
                 deltas: list[dict[str, Any]] = []
+                tokens: tuple[Token, ...] = ()
                 reason = stop = None
                 if isinstance(piece, Generated):
+                    tokens = piece.tokens
                     deltas = reader.feed(join_texts(piece.tokens))
                 elif isinstance(piece, Finished):
                     deltas = reader.flush()
@@ -65,6 +69,7 @@ async def run_chat(gateway: Gateway, plan: ChatPlan) -> AsyncGenerator[AnswerSte
                     reason,
                     stop,
                     running.cached_tokens,
+                    tokens,
                 )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
 from mesh.api.backend import ServedModel
-from mesh.api.chat import ChatPlan
+from mesh.api.chat import ChatPlan, list_logprobs
 from mesh.api.chat_answer import AnswerStep, run_chat
 from mesh.api.disconnect import run_while_connected
 from mesh.api.error_shapes import make_ollama_error
@@ -38,15 +38,17 @@ from mesh.api.ollama_schemas import (
     OllamaErrorReply,
     OllamaGenerateReply,
     OllamaGenerateRequest,
+    OllamaRequest,
     OllamaShowReply,
     OllamaShowRequest,
     OllamaTags,
     OllamaVersion,
 )
 from mesh.api.openapi import describe_errors, describe_stream
+from mesh.api.reasoning import has_thinking_tags
 from mesh.api.sse import StreamShape, dump, respond_with_stream
 
-FOLLOWED_VERSION = "0.12.0"
+FOLLOWED_VERSION = "0.12.11"
 """Of Ollama, whose API this is: clients ask for it to know what they may use."""
 MEDIA_TYPE = "application/x-ndjson"
 NANOSECONDS = 1_000_000_000
@@ -69,7 +71,23 @@ _NO_DETAILS = {
 """Hosters may hold one model in several forms."""
 
 Calls = list[dict[str, Any]]
-MakePart = Callable[[str, Calls], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one line tells: text, a thought, calls, and tokens with their log probabilities."""
+
+    text: str = ""
+    thinking: str = ""
+    calls: Calls = field(default_factory=list)
+    logprobs: Sequence[dict[str, Any]] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.text or self.thinking or self.calls or self.logprobs)
+
+
+MakePart = Callable[[_Part], dict[str, Any]]
 
 router = APIRouter(tags=["ollama"])
 
@@ -85,7 +103,7 @@ async def create_chat(body: OllamaChatRequest, request: Request) -> Response:
     """Answer line by line, or in one piece with ``stream: false``."""
     gateway = get_gateway(request)
     plan = await plan_ollama_chat(gateway, body, caller=get_caller(request))
-    return await _respond(request, body.model, plan, _make_chat_part, stream=body.stream)
+    return await _respond(request, body, plan, _make_chat_part)
 
 
 @router.post(
@@ -99,7 +117,7 @@ async def create_text(body: OllamaGenerateRequest, request: Request) -> Response
     """Answer line by line, or in one piece with ``stream: false``."""
     gateway = get_gateway(request)
     plan = await plan_ollama_text(gateway, body, caller=get_caller(request))
-    return await _respond(request, body.model, plan, _make_text_part, stream=body.stream)
+    return await _respond(request, body, plan, _make_text_part)
 
 
 @router.get(
@@ -133,7 +151,7 @@ async def show_model(body: OllamaShowRequest, request: Request) -> Response:
                 "general.architecture": "mesh",
                 "mesh.context_length": model.max_context,
             },
-            "capabilities": ["completion", "tools"] if model.has_chat_template else ["completion"],
+            "capabilities": [*_list_capabilities(model)],
         }
     )
 
@@ -149,6 +167,14 @@ async def get_version() -> Response:
     return JSONResponse({"version": FOLLOWED_VERSION})
 
 
+def _list_capabilities(model: ServedModel) -> Iterator[str]:
+    yield "completion"
+    if model.has_chat_template:
+        yield "tools"
+    if has_thinking_tags(model.chat_template):
+        yield "thinking"
+
+
 def _describe(model: ServedModel) -> dict[str, Any]:
     return {
         "name": model.model_id,
@@ -162,13 +188,22 @@ def _make_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _make_chat_part(text: str, calls: Calls) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": text}
-    return {"message": {**message, "tool_calls": calls} if calls else message}
+def _make_chat_part(part: _Part) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": part.text}
+    if part.thinking:
+        message["thinking"] = part.thinking
+    if part.calls:
+        message["tool_calls"] = part.calls
+    return {"message": message, **_make_logprobs(part)}
 
 
-def _make_text_part(text: str, _calls: Calls) -> dict[str, Any]:
-    return {"response": text}
+def _make_text_part(part: _Part) -> dict[str, Any]:
+    thought = {"thinking": part.thinking} if part.thinking else {}
+    return {"response": part.text, **thought, **_make_logprobs(part)}
+
+
+def _make_logprobs(part: _Part) -> dict[str, Any]:
+    return {"logprobs": [*part.logprobs]} if part.logprobs else {}
 
 
 @dataclass(slots=True)
@@ -210,15 +245,15 @@ class _CallCollector:
 
 
 async def _respond(
-    request: Request, name: str, plan: ChatPlan | None, make_part: MakePart, *, stream: bool | None
+    request: Request, body: OllamaRequest, plan: ChatPlan | None, make_part: MakePart
 ) -> Response:
     gateway = get_gateway(request)
     if plan is None:
         done = {"done": True, "done_reason": "load"}
-        return JSONResponse({**_make_head(name), **make_part("", []), **done})
+        return JSONResponse({**_make_head(body.model), **make_part(_Part()), **done})
     plan = replace(plan, has_receipt=wants_receipt(request))
-    events = _run(gateway, name, plan, make_part)
-    if stream is not False:
+    events = _run(gateway, body, plan, make_part)
+    if body.stream is not False:
         return await respond_with_stream(gateway, request, events, shape=STREAM)
     reply = await run_while_connected(request, _collect(events, make_part))
     return JSONResponse(reply, headers=make_route_header(reply["mesh"]["route"]))
@@ -229,28 +264,30 @@ def _make_head(name: str) -> dict[str, Any]:
 
 
 async def _run(
-    gateway: Gateway, name: str, plan: ChatPlan, make_part: MakePart
+    gateway: Gateway, body: OllamaRequest, plan: ChatPlan, make_part: MakePart
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the lines of an answer."""
     collector = _CallCollector()
     is_started = False
     async with aclosing(run_chat(gateway, plan)) as steps:
         async for step in steps:
-            text = ""
+            text, thinking = "", ""
             for delta in step.deltas:
                 text += delta.get("content", "")
+                thinking += delta.get("reasoning_content", "")
                 for call in delta.get("tool_calls", ()):
                     collector.take(call)
             if step.reason is not None:
                 collector.close()
             told, calls = collector.pop()
-            text += told
-            if text or calls or not is_started:
-                part = {**_make_head(name), **make_part(text, calls), "done": False}
-                yield part if is_started else {**part, "mesh": make_trace(step.trace)}
+            logprobs = list_logprobs(step.tokens) if body.logprobs else ()
+            part = _Part(text + told, thinking, calls, logprobs)
+            if not (part.is_empty and is_started):
+                line = {**_make_head(body.model), **make_part(part), "done": False}
+                yield line if is_started else {**line, "mesh": make_trace(step.trace)}
                 is_started = True
             if step.reason is not None:
-                yield {**_make_head(name), **make_part("", []), **_make_end(plan, step)}
+                yield {**_make_head(body.model), **make_part(_Part()), **_make_end(plan, step)}
 
 
 def _make_end(plan: ChatPlan, step: AnswerStep) -> dict[str, Any]:
@@ -273,12 +310,15 @@ def _make_end(plan: ChatPlan, step: AnswerStep) -> dict[str, Any]:
 async def _collect(
     events: AsyncGenerator[dict[str, Any], None], make_part: MakePart
 ) -> dict[str, Any]:
-    text, calls = "", []
+    text, thinking, calls = "", "", []
+    logprobs: list[dict[str, Any]] = []
     last: dict[str, Any] = {}
     async with aclosing(events):
         async for event in events:
             last = event
             message = event.get("message", {})
             text += event.get("response", message.get("content", ""))
+            thinking += event.get("thinking", message.get("thinking", ""))
             calls += message.get("tool_calls", [])
-    return {**last, **make_part(text, calls)}
+            logprobs += event.get("logprobs", [])
+    return {**last, **make_part(_Part(text, thinking, calls, logprobs))}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mesh.api import parameters
+from mesh.api.backend import ServedModel
 from mesh.api.chat import ChatPlan, plan_chat
 from mesh.api.chat_answer import make_chat_request, plan_prompt, renamed_params
 from mesh.api.gateway import Gateway, find_model
@@ -19,6 +20,7 @@ from mesh.api.ollama_schemas import (
     OllamaRequest,
 )
 from mesh.api.problems import Problem
+from mesh.api.reasoning import has_thinking_tags
 
 DEFAULT_TEMPERATURE = 0.8
 DEFAULT_TOP_K = 40
@@ -26,6 +28,8 @@ DEFAULT_TOP_P = 0.9
 """Ollama's own defaults."""
 TAG = ":latest"
 """Ollama's clients add it to a name without a tag."""
+THINKING_SWITCH = "enable_thinking"
+"""The variable by which templates of Qwen and others turn thoughts on and off."""
 _RENAMED = {
     "guided_json": "format",
     "max_tokens": "options.num_predict",
@@ -46,11 +50,14 @@ async def plan_ollama_chat(
     Raises Problem, InvalidRequest, NoRoute or RequestValidationError.
     """
     _check(body)
+    model = await find_model(gateway.backend, get_model_id(body.model))
     if not body.messages:
-        await find_model(gateway.backend, get_model_id(body.model))
         return None
     fields = {
         **_make_fields(body),
+        **_make_thinking(body, model),
+        "logprobs": body.logprobs,
+        "top_logprobs": body.top_logprobs,
         "messages": [*_make_messages(body.messages)],
         "tools": [tool.model_dump(exclude_none=True) for tool in body.tools or ()],
     }
@@ -71,11 +78,23 @@ async def plan_ollama_text(
     is_raw = bool(body.raw) or not model.has_chat_template
     if is_raw and body.system:
         raise Problem(400, "Without a chat template there is none.", param="system")
+    fields = {**_make_fields(body), "prompt": body.prompt}
+    if is_raw:
+        if body.think:
+            raise Problem(400, "Without a chat template a model does not think.", param="think")
+        # Completions have one number for both.
+        fields["logprobs"] = body.top_logprobs or 0 if body.logprobs else None
+    else:
+        fields |= {
+            **_make_thinking(body, model),
+            "logprobs": body.logprobs,
+            "top_logprobs": body.top_logprobs,
+        }
     with renamed_params(_RENAMED):
         return await plan_prompt(
             gateway,
             model,
-            {**_make_fields(body), "prompt": body.prompt},
+            fields,
             system=body.system,
             is_raw=is_raw,
             caller=caller,
@@ -88,6 +107,8 @@ def _check(body: OllamaRequest) -> None:
         parameters.check_supported(body.options.get_extras(), parameters.OLLAMA_OPTIONS)
         if body.options.num_predict == 0:
             raise Problem(400, "No token is no answer.", param="options.num_predict")
+    if body.top_logprobs and not body.logprobs:
+        raise Problem(400, "'top_logprobs' needs 'logprobs'.", param="top_logprobs")
 
 
 def _make_fields(body: OllamaRequest) -> dict[str, Any]:
@@ -110,6 +131,25 @@ def _make_fields(body: OllamaRequest) -> dict[str, Any]:
     }
 
 
+def _make_thinking(body: OllamaRequest, model: ServedModel) -> dict[str, Any]:
+    """Return chat's fields for ``think``. Raises Problem for what the model's template has not."""
+    think, template = body.think, model.chat_template or ""
+    if isinstance(think, str):
+        text = "Levels of thinking are not supported; send true or false."
+        raise Problem(400, text, param="think", code="unsupported_parameter")
+    can_think, has_switch = has_thinking_tags(template), THINKING_SWITCH in template
+    if think and not can_think:
+        text = "This model does not think; leave 'think' out or send false."
+        raise Problem(400, text, param="think", code="unsupported_parameter")
+    if think is False and can_think and not has_switch:
+        text = "This model always thinks; leave 'think' out or send true."
+        raise Problem(400, text, param="think", code="unsupported_parameter")
+    if think is None or not can_think:
+        return {}
+    switched = {"chat_template_kwargs": {THINKING_SWITCH: think}} if has_switch else {}
+    return {**switched, "separate_reasoning": think}
+
+
 def _default(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
@@ -129,6 +169,8 @@ def _make_messages(messages: Sequence[OllamaMessage]) -> Iterator[dict[str, Any]
             calls.append({"id": call_id, "type": "function", "function": called})
         if calls:
             turn["tool_calls"] = calls
+        if message.thinking:
+            turn["reasoning_content"] = message.thinking
         if message.role == "tool":
             turn["tool_call_id"] = _take_call(open_calls, message.tool_name, place)
         yield turn

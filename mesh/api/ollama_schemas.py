@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from mesh.api.backend import MAX_ALTERNATIVES
 from mesh.api.limits import MAX_EMBEDDED_TEXTS, MAX_MESSAGES, MAX_TEMPERATURE
 from mesh.api.schemas import (
     MAX_INT64,
@@ -48,6 +49,11 @@ class OllamaRequest(Body):
     stream: bool | None = Field(default=None, description="True unless it is false.")
     format: Literal["", "json"] | JsonSchema | None = None
     options: OllamaOptions | None = None
+    think: bool | Text | None = Field(
+        default=None, description="Levels are refused; without it a model that thinks does."
+    )
+    logprobs: bool | None = None
+    top_logprobs: Integer | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
 
 
 class OllamaFunction(Body):
@@ -64,6 +70,7 @@ class OllamaCall(Body):
 class OllamaMessage(Body):
     role: Literal["system", "user", "assistant", "tool"]
     content: Text | None = None
+    thinking: Text | None = None
     images: NoImages | None = None
     tool_calls: list[OllamaCall] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_name: Text | None = None
@@ -105,6 +112,16 @@ class OllamaShowRequest(Body):
     model: ModelName
 
 
+class OllamaTokenLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class OllamaLogprob(OllamaTokenLogprob):
+    top_logprobs: list[OllamaTokenLogprob] | None = None
+
+
 class OllamaAnswer(BaseModel):
     """The last object of a stream, or the only one. Durations are in nanoseconds."""
 
@@ -118,6 +135,7 @@ class OllamaAnswer(BaseModel):
     prompt_eval_duration: int | None = None
     eval_count: int | None = None
     eval_duration: int | None = None
+    logprobs: list[OllamaLogprob] | None = None
 
 
 class OllamaCallReply(BaseModel):
@@ -127,6 +145,7 @@ class OllamaCallReply(BaseModel):
 class OllamaMessageReply(BaseModel):
     role: Literal["assistant"]
     content: str
+    thinking: str | None = None
     tool_calls: list[OllamaCallReply] | None = None
 
 
@@ -136,6 +155,7 @@ class OllamaChatReply(OllamaAnswer):
 
 class OllamaGenerateReply(OllamaAnswer):
     response: str
+    thinking: str | None = None
 
 
 class OllamaDetails(BaseModel):

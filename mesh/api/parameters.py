@@ -84,9 +84,7 @@ ANTHROPIC: Mapping[str, _Neutral] = {
     "thinking": (None, {"type": "disabled"}),
 }
 
-OLLAMA: Mapping[str, _Neutral] = _make_table(
-    (_OFF, "think logprobs"), (_ZERO, "top_logprobs"), (_EMPTY, "images suffix template context")
-)
+OLLAMA: Mapping[str, _Neutral] = _make_table((_EMPTY, "images suffix template context"))
 
 OLLAMA_OPTIONS: Mapping[str, _Neutral] = {
     **_make_table((_ZERO, "mirostat"), (_ONE, "tfs_z typical_p")),

@@ -197,7 +197,7 @@ def _explain_validation(errors: Sequence[Any]) -> Problem:
     return Problem(400, f"{where}{text}.", param=param, code=code)
 
 
-_UNION_MEMBERS = frozenset({"str", "int", "list"})
+_UNION_MEMBERS = frozenset({"str", "int", "list", "bool"})
 
 
 def _join(path: Sequence[object]) -> str:

@@ -50,6 +50,23 @@ class FunctionOutputItem(Body):
     output: Text
 
 
+class ReasoningPart(Body):
+    type: Literal["reasoning_text", "summary_text"]
+    text: Text
+
+
+class ReasoningItem(Body):
+    """A thought of an earlier answer; what of it is encrypted elsewhere is not read."""
+
+    type: Literal["reasoning"]
+    summary: list[ReasoningPart] | None = None
+    content: list[ReasoningPart] | None = None
+
+    def get_text(self) -> str:
+        """Return the thought, or else its summary."""
+        return "".join(part.text for part in self.content or self.summary or ())
+
+
 class FunctionTool(Body):
     type: Literal["function"]
     name: ToolName
@@ -82,7 +99,7 @@ class ResponsesRequest(Body):
     input: (
         Annotated[Text, Field(min_length=1)]
         | Annotated[
-            list[FunctionCallItem | FunctionOutputItem | InputMessage],
+            list[FunctionCallItem | FunctionOutputItem | ReasoningItem | InputMessage],
             Field(min_length=1, max_length=MAX_MESSAGES),
         ]
     )
@@ -103,10 +120,15 @@ class InputDetails(BaseModel):
     cached_tokens: int
 
 
+class OutputDetails(BaseModel):
+    reasoning_tokens: int
+
+
 class ResponseUsage(BaseModel):
     input_tokens: int
     input_tokens_details: InputDetails
     output_tokens: int
+    output_tokens_details: OutputDetails
     total_tokens: int
 
 

@@ -1,27 +1,25 @@
 """``POST /v1/responses``: OpenAI's newer form of the same, without state kept between requests.
 
 A request becomes a chat request, so that both doors honour and refuse alike; an answer becomes
-items: a message, and the calls of functions.
+items: a thought, a message, and the calls of functions.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from mesh.api import parameters
-from mesh.api.backend import Finished, Generated
-from mesh.api.chat import ChatPlan, plan_chat, start_jobs
-from mesh.api.chat_tools import ToolReader
+from mesh.api.chat import ChatPlan, plan_chat
+from mesh.api.chat_answer import AnswerStep, run_chat
+from mesh.api.chat_answer import make_chat_request as make_chat
 from mesh.api.disconnect import run_while_connected
 from mesh.api.gateway import (
     Gateway,
@@ -39,12 +37,12 @@ from mesh.api.response_schemas import (
     FunctionOutputItem,
     InputMessage,
     NamedFunctionTool,
+    ReasoningItem,
     ResponseReply,
     ResponsesRequest,
 )
 from mesh.api.schemas import ChatRequest
 from mesh.api.sse import respond_with_stream
-from mesh.inference.tokens import join_texts
 
 router = APIRouter(tags=["responses"], dependencies=[Depends(require_json)])
 
@@ -93,10 +91,7 @@ def make_chat_request(body: ResponsesRequest) -> ChatRequest:
         fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
     else:
         fields["tool_choice"] = choice
-    try:
-        return ChatRequest.model_validate({k: v for k, v in fields.items() if v not in (None, [])})
-    except ValidationError as error:
-        raise RequestValidationError(error.errors()) from error
+    return make_chat(fields)
 
 
 def _make_format(wanted: Any) -> dict[str, Any] | None:
@@ -110,27 +105,39 @@ def _make_format(wanted: Any) -> dict[str, Any] | None:
 
 
 def _make_messages(body: ResponsesRequest) -> Iterator[dict[str, Any]]:
-    """Yield the turns; calls that follow each other are one turn of the assistant."""
+    """Yield the turns; calls that follow each other are one turn of the assistant, and a thought
+    belongs to the message or the calls after it.
+    """
     if body.instructions:
         yield {"role": "system", "content": body.instructions}
     if isinstance(body.input, str):
         yield {"role": "user", "content": body.input}
         return
-    calls: list[dict[str, Any]] = []
+    turn: dict[str, Any] = {}
     for item in body.input:
-        if isinstance(item, FunctionCallItem):
+        if isinstance(item, ReasoningItem):
+            yield from _end_turn(turn)
+            turn = {"reasoning_content": item.get_text()}
+        elif isinstance(item, FunctionCallItem):
             called = {"name": item.name, "arguments": item.arguments}
-            calls.append({"id": item.call_id, "type": "function", "function": called})
-            continue
-        if calls:
-            yield {"role": "assistant", "tool_calls": calls}
-            calls = []
-        if isinstance(item, FunctionOutputItem):
+            call = {"id": item.call_id, "type": "function", "function": called}
+            turn = {**turn, "tool_calls": [*turn.get("tool_calls", ()), call]}
+        elif isinstance(item, FunctionOutputItem):
+            yield from _end_turn(turn)
+            turn = {}
             yield {"role": "tool", "tool_call_id": item.call_id, "content": item.output}
         else:
-            yield {"role": item.role, "content": _read_text(item)}
-    if calls:
-        yield {"role": "assistant", "tool_calls": calls}
+            thought = turn if item.role == "assistant" and "tool_calls" not in turn else {}
+            yield from _end_turn({} if thought else turn)
+            turn = {}
+            yield {"role": item.role, "content": _read_text(item), **thought}
+    yield from _end_turn(turn)
+
+
+def _end_turn(turn: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the assistant's turn that calls functions; a thought that led to nothing is dropped."""
+    if "tool_calls" in turn:
+        yield {"role": "assistant", **turn}
 
 
 def _read_text(item: InputMessage) -> str:
@@ -141,6 +148,30 @@ def _read_text(item: InputMessage) -> str:
 
 def _make_item_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(12)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _TextItem:
+    """A kind of item that is one text, and what its parts and events are called."""
+
+    item: str
+    part: str
+    prefix: str
+    fields: dict[str, Any]
+    part_fields: dict[str, Any] = field(default_factory=dict)
+    event_fields: dict[str, Any] = field(default_factory=dict)
+
+
+MESSAGE = _TextItem(
+    "message",
+    "output_text",
+    "msg",
+    {"role": "assistant"},
+    {"annotations": [], "logprobs": []},
+    {"logprobs": []},
+)
+REASONING = _TextItem("reasoning", "reasoning_text", "rs", {"summary": []})
+_TEXT_ITEMS = {kind.item: kind for kind in (MESSAGE, REASONING)}
 
 
 @dataclass(slots=True)
@@ -154,35 +185,39 @@ class _Answer:
     items: list[dict[str, Any]] = field(default_factory=list)
     usage: dict[str, Any] | None = None
     reason: str = ""
+    tokens_before_answer: int = 0
 
-    def take(self, delta: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the events of one delta of a chat answer."""
-        for call in delta.get("tool_calls", ()):
-            yield from self._take_call(call)
-        if text := delta.get("content"):
-            yield from self._take_text(text)
+    def take(self, step: AnswerStep) -> Iterator[dict[str, Any]]:
+        """Yield the events of one step."""
+        self.reason = step.reason or self.reason
+        for delta in step.deltas:
+            for call in delta.get("tool_calls", ()):
+                yield from self._take_call(call)
+            if text := delta.get("reasoning_content"):
+                yield from self._take_text(text, REASONING)
+            if text := delta.get("content"):
+                yield from self._take_text(text, MESSAGE)
+        if not any(item["type"] != REASONING.item for item in self.items):
+            self.tokens_before_answer = step.usage_tokens
 
-    def _take_text(self, text: str) -> Iterator[dict[str, Any]]:
-        if not self.items or self.items[-1]["type"] != "message":
+    def _take_text(self, text: str, kind: _TextItem) -> Iterator[dict[str, Any]]:
+        if not self.items or self.items[-1]["type"] != kind.item:
             yield from self.close_item()
-            part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
             item: dict[str, Any] = {
-                "type": "message",
-                "id": _make_item_id("msg"),
+                "type": kind.item,
+                "id": _make_item_id(kind.prefix),
                 "status": "in_progress",
-                "role": "assistant",
+                **kind.fields,
                 "content": [],
             }
             yield self._add(item)
+            part = {"type": kind.part, "text": "", **kind.part_fields}
             item["content"].append(part)
-            yield {**self._locate("response.content_part.added"), "content_index": 0, "part": part}
+            added = self._locate("response.content_part.added")
+            yield {**added, "content_index": 0, "part": {**part}}
         self.items[-1]["content"][0]["text"] += text
-        yield {
-            **self._locate("response.output_text.delta"),
-            "content_index": 0,
-            "delta": text,
-            "logprobs": [],
-        }
+        delta = self._locate(f"response.{kind.part}.delta")
+        yield {**delta, "content_index": 0, "delta": text, **kind.event_fields}
 
     def _take_call(self, call: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if "id" in call:
@@ -220,10 +255,11 @@ class _Answer:
             return
         item = self.items[-1]
         item["status"] = "incomplete" if self.reason == "length" else "completed"
-        if item["type"] == "message":
+        kind = _TEXT_ITEMS.get(item["type"])
+        if kind is not None:
             (part,) = item["content"]
-            done = {**self._locate("response.output_text.done"), "content_index": 0, "logprobs": []}
-            yield {**done, "text": part["text"]}
+            done = {**self._locate(f"response.{kind.part}.done"), "content_index": 0}
+            yield {**done, "text": part["text"], **kind.event_fields}
             yield {**self._locate("response.content_part.done"), "content_index": 0, "part": part}
         else:
             done = self._locate("response.function_call_arguments.done")
@@ -261,15 +297,19 @@ class _Answer:
             "metadata": told.get("metadata", {}),
         }
 
-    def count(self, completion_tokens: int, cached_tokens: int) -> None:
-        """Note how many tokens were read and written."""
-        prompt = self.plan.prompt_tokens
+    def count(self, step: AnswerStep) -> None:
+        """Note how many tokens were read and written. Those up to the answer's first text are of a
+        thought, if there was one.
+        """
+        prompt, written = self.plan.prompt_tokens, step.usage_tokens
+        has_thought = any(item["type"] == REASONING.item for item in self.items)
+        thought = self.tokens_before_answer if has_thought else 0
         self.usage = {
             "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": cached_tokens},
-            "output_tokens": completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": prompt + completion_tokens,
+            "input_tokens_details": {"cached_tokens": step.cached_tokens or 0},
+            "output_tokens": written,
+            "output_tokens_details": {"reasoning_tokens": thought},
+            "total_tokens": prompt + written,
         }
 
     @property
@@ -279,32 +319,21 @@ class _Answer:
 
 async def _run(gateway: Gateway, answer: _Answer) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the events of an answer without their numbers, the final one last."""
-    reader = ToolReader(answer.plan.tools)
-    async with start_jobs(gateway, answer.plan) as running:
-        async with aclosing(running.pieces()) as pieces:
-            is_started = False
-            async for _, piece in pieces:
-                trace = {"mesh": make_trace(running.trace)}
-                if not is_started:
-                    is_started = True
-                    begun = answer.describe("in_progress")
-                    yield {"type": "response.created", "response": begun, **trace}
-                    yield {"type": "response.in_progress", "response": begun}
-                deltas: list[dict[str, Any]] = []
-                if isinstance(piece, Generated):
-                    deltas = reader.feed(join_texts(piece.tokens))
-                elif isinstance(piece, Finished):
-                    deltas = reader.flush()
-                for delta in deltas:
-                    for event in answer.take(delta):
-                        yield event
-                if isinstance(piece, Finished):
-                    answer.reason = piece.reason
+    is_started = False
+    async with aclosing(run_chat(gateway, answer.plan)) as steps:
+        async for step in steps:
+            if not is_started:
+                is_started = True
+                begun, trace = answer.describe("in_progress"), make_trace(step.trace)
+                yield {"type": "response.created", "response": begun, "mesh": trace}
+                yield {"type": "response.in_progress", "response": begun}
+            for event in answer.take(step):
+                yield event
     for event in answer.close_item():
         yield event
-    answer.count(sum(running.usage_tokens), running.cached_tokens or 0)
+    answer.count(step)
     status = answer.final_status
-    final = {**answer.describe(status), "mesh": make_trace(running.trace)}
+    final = {**answer.describe(status), "mesh": make_trace(step.trace)}
     yield {"type": f"response.{status}", "response": final}
 
 

@@ -87,7 +87,8 @@ def _tell(message: ChatMessage) -> ChatMessage:
         + "\n</tool_call>"
         for call in message.tool_calls
     ]
-    return ChatMessage("assistant", "\n".join([*filter(None, [message.content]), *calls]))
+    text = "\n".join([*filter(None, [message.content]), *calls])
+    return ChatMessage("assistant", text, reasoning=message.reasoning)
 
 
 def make_call_rules(

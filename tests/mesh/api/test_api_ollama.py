@@ -21,6 +21,9 @@ WEATHER = {
 }
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 CALLED = {"function": {"name": "get_weather", "arguments": {"city": "Rome"}}}
+TAGGED = "{{ messages }}<think></think>"
+SWITCHED = "{% if enable_thinking %}{{ messages }}<think></think>{% endif %}"
+THOUGHT = "<think>\nThe user greets.\n</think>\n\nHello! 🐟"
 PATHS = ["/api/chat", "/api/generate"]
 
 
@@ -150,6 +153,80 @@ async def test_arguments_that_are_no_json_are_passed_on_as_text(open_api, make_b
     assert reply["message"]["content"] == 'get_weather({"city": Rome})'
 
 
+def join(lines, path, field):
+    return "".join(
+        (line if path == "/api/generate" else line["message"]).get(field, "") for line in lines
+    )
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("think", [True, None])
+async def test_thoughts_stand_beside_the_answer(open_api, make_backend, path, think):
+    backend = make_backend(template=SWITCHED, answer=THOUGHT)
+    api = await open_api(backend)
+    text = "response" if path == "/api/generate" else "content"
+    lines = await collect(api, path, think=think)
+    for told in (lines, [await ask(api, path, think=think)]):
+        assert join(told, path, "thinking") == "The user greets."
+        assert join(told, path, text) == "Hello! 🐟"
+    switch = {} if think is None else {"enable_thinking": True}
+    assert [prompt.options for prompt in backend.prompts] == [switch] * 2
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_thoughts_are_turned_off_where_the_template_can(open_api, make_backend, path):
+    backend = make_backend(template=SWITCHED)
+    reply = await ask(await open_api(backend), path, think=False)
+    assert backend.prompts[0].options == {"enable_thinking": False}
+    assert read_text(reply) == ANSWER
+    assert "thinking" not in reply and "thinking" not in reply.get("message", {})
+    always = await open_api(make_backend(template=TAGGED, answer=THOUGHT))
+    refused = check_ollama_error(await always.post(path, json=make_body(path, think=False)), 400)
+    assert "'think'" in refused and "always thinks" in refused
+    assert (await ask(always, path, think=True))["eval_count"] > 0
+    plain = await open_api(make_backend())
+    assert read_text(await ask(plain, path, think=False)) == ANSWER
+
+
+async def test_an_earlier_thought_goes_back_to_the_template(open_api, make_backend):
+    backend = make_backend(template=SWITCHED)
+    api = await open_api(backend)
+    turn = {"role": "assistant", "content": "Hi.", "thinking": "Hm."}
+    await ask(api, "/api/chat", messages=[*QUESTION, turn, *QUESTION])
+    assert [message.reasoning for message in backend.chats[0]] == [None, "Hm.", None]
+    shown = await api.post("/api/show", json={"model": MODEL})
+    assert shown.json()["capabilities"] == ["completion", "tools", "thinking"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("is_raw", [False, True])
+async def test_tokens_are_told_with_their_log_probabilities(open_api, make_backend, path, is_raw):
+    api = await open_api(make_backend())
+    raw = {"raw": True} if is_raw and path == "/api/generate" else {}
+    wanted = {"logprobs": True, "top_logprobs": 2, "options": {"num_predict": 5}, **raw}
+    whole = await ask(api, path, **wanted)
+    lines = await collect(api, path, **wanted)
+    assert [entry for line in lines for entry in line.get("logprobs", [])] == whole["logprobs"]
+    assert len(whole["logprobs"]) == 5
+    assert "".join(entry["token"] for entry in whole["logprobs"]) == read_text(whole)
+    for entry in whole["logprobs"]:
+        assert set(entry) == {"token", "logprob", "bytes", "top_logprobs"}
+        assert [set(other) for other in entry["top_logprobs"]] == [
+            set(entry) - {"top_logprobs"}
+        ] * 2
+    chosen_only = await ask(api, path, logprobs=True, **raw)
+    assert {len(entry["top_logprobs"]) for entry in chosen_only["logprobs"]} == {0}
+    assert "logprobs" not in await ask(api, path, logprobs=False, **raw)
+
+
+async def test_tokens_of_calls_and_thoughts_are_told_too(open_api, make_backend):
+    backend = make_backend(template=SWITCHED, answer=f"<think>Hm.</think>{CALL}", context=4096)
+    lines = await collect(await open_api(backend), "/api/chat", tools=[WEATHER], logprobs=True)
+    told = [entry for line in lines for entry in line.get("logprobs", [])]
+    assert len(told) == lines[-1]["eval_count"] - 1  # The end of the text has no entry.
+    assert bytes(sum((entry["bytes"] for entry in told), [])).decode().endswith("</tool_call>")
+
+
 async def test_a_raw_prompt_and_a_model_without_template_get_no_turns(open_api, make_backend):
     for has_template, changes in ((True, {"raw": True}), (False, {})):
         backend = make_backend(has_template=has_template)
@@ -195,7 +272,11 @@ async def test_the_tag_of_ollamas_clients_is_passed_over(api):
         ("/api/chat", {"messages": [{"role": "user", "images": ["x"]}]}, "messages[0].images"),
         ("/api/chat", {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_name"),
         ("/api/chat", {"format": "xml"}, "format"),
-        ("/api/chat", {"logprobs": True}, "logprobs"),
+        ("/api/generate", {"think": True, "raw": True}, "think"),
+        ("/api/chat", {"think": "high"}, "think"),
+        ("/api/chat", {"think": "very"}, "think"),
+        ("/api/chat", {"top_logprobs": 2}, "top_logprobs"),
+        ("/api/chat", {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ("/api/chat", {"options": {"mirostat": 2}}, "mirostat"),
         ("/api/chat", {"options": {"repeat_last_n": 64}}, "repeat_last_n"),
         ("/api/chat", {"options": {"num_predict": 0}}, "options.num_predict"),

@@ -18,6 +18,7 @@ WEATHER = {
     "name": "get_weather",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
+THOUGHT = "<think>\nThe user greets.\n</think>\n\nHello! 🐟"
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 
 
@@ -101,6 +102,94 @@ async def test_a_streamed_call_has_its_events(open_api, calling):
     (done,) = [e for e in events if e.type == "response.function_call_arguments.done"]
     assert json.loads(done.arguments) == {"city": "Rome"}
     assert [item.type for item in events[-1].response.output] == ["message", "function_call"]
+
+
+@pytest.fixture
+def thinking(make_backend):
+    template = "{{ messages }}<think></think><tool_call>"
+    return make_backend(template=template, answer=THOUGHT, context=4096)
+
+
+async def test_a_thought_is_an_item_before_the_message(open_api, thinking):
+    api = await open_api(thinking)
+    reply = await ask(api)
+    thought, message = reply.output
+    assert (thought.type, thought.status, thought.summary) == ("reasoning", "completed", [])
+    assert [(part.type, part.text) for part in thought.content] == [
+        ("reasoning_text", "The user greets.")
+    ]
+    assert reply.output_text == message.content[0].text == "Hello! 🐟"
+    assert 0 < reply.usage.output_tokens_details.reasoning_tokens < reply.usage.output_tokens
+    history = [
+        {"role": "user", "content": QUESTION},
+        *[item.model_dump(exclude_none=True) for item in reply.output],
+        {"role": "user", "content": "And then?"},
+    ]
+    await ask(api, input=history)
+    assert [(turn.role, turn.reasoning) for turn in thinking.chats[1]] == [
+        ("user", None),
+        ("assistant", "The user greets."),
+        ("user", None),
+    ]
+
+
+async def test_a_streamed_thought_has_its_events(open_api, thinking):
+    events = await collect(await open_api(thinking))
+    kinds = [event.type for event in events]
+    ends = [kind for kind in kinds if not kind.endswith(".delta")]
+    assert ends[2:6] == [
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.reasoning_text.done",
+        "response.content_part.done",
+    ]
+    assert ends[6:9] == [
+        "response.output_item.done",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    told = [event for event in events if event.type == "response.reasoning_text.delta"]
+    assert "".join(event.delta for event in told) == "The user greets."
+    (done,) = (event for event in events if event.type == "response.reasoning_text.done")
+    assert done.text == "The user greets." and done.item_id == told[0].item_id
+    assert {event.output_index for event in told} == {0}
+    added = [event for event in events if event.type == "response.content_part.added"]
+    assert [(event.part.type, event.part.text) for event in added] == [
+        ("reasoning_text", ""),
+        ("output_text", ""),
+    ]
+    items = [event.item for event in events if event.type == "response.output_item.done"]
+    assert [item.type for item in items] == ["reasoning", "message"]
+
+
+async def test_a_thought_that_the_length_cuts_is_incomplete(open_api, thinking):
+    reply = await ask(await open_api(thinking), max_output_tokens=12)
+    (thought,) = reply.output
+    assert (reply.status, thought.status) == ("incomplete", "incomplete")
+    assert reply.usage.output_tokens_details.reasoning_tokens == 12
+
+
+async def test_a_thought_goes_back_with_the_calls_that_it_led_to(open_api, make_backend):
+    template = "{{ messages }}<think></think><tool_call>"
+    backend = make_backend(template=template, answer=f"<think>Hm.</think>{CALL}", context=4096)
+    api = await open_api(backend)
+    reply = await ask(api, tools=[WEATHER])
+    thought, call = reply.output
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny."}
+    given = [item.model_dump(exclude_none=True) for item in (thought, call)]
+    # The second thought led to nothing.
+    await ask(api, tools=[WEATHER], input=[*given, result, thought.model_dump(exclude_none=True)])
+    turns = [turn for turn in backend.chats[1] if turn.role != "system"]
+    assert turns[0].reasoning == "Hm." and len(turns) == 2
+
+
+async def test_the_client_s_own_stream_gathers_thought_and_message(open_api, thinking):
+    async with make_client(await open_api(thinking)) as client:
+        async with client.responses.stream(model=MODEL, input=QUESTION, temperature=0) as stream:
+            async for _ in stream:
+                pass
+            reply = await stream.get_final_response()
+    assert [item.type for item in reply.output] == ["reasoning", "message"]
 
 
 async def test_a_form_and_a_forced_call_become_grammars(open_api, calling):

@@ -42,6 +42,16 @@ def ask(client, **options):
     return client.messages.create(model=MODEL, **settings)
 
 
+def count_input(usage):
+    return usage.input_tokens + (usage.cache_read_input_tokens or 0)
+
+
+def test_usage_tells_what_was_read_from_the_cache(client):
+    used = [ask(client, system="Name the river, too. " * 4).usage for _ in range(2)]
+    assert used[1].cache_read_input_tokens > 0 == used[1].cache_creation_input_tokens
+    assert count_input(used[0]) == count_input(used[1])
+
+
 def test_message(client):
     answer = ask(client)
     assert answer.type == "message" and answer.role == "assistant"
@@ -56,7 +66,7 @@ def test_message_stream_helper(client):
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
     assert "Paris" in text and final.content[0].text == text
-    assert final.usage.input_tokens > 3 and final.usage.output_tokens > 3
+    assert count_input(final.usage) > 3 and final.usage.output_tokens > 3
 
 
 def test_message_raw_stream_has_the_events_in_order(client):
@@ -155,7 +165,7 @@ def test_parse_into_a_pydantic_model(client):
 
 def test_count_tokens(client):
     counted = client.messages.count_tokens(model=MODEL, messages=QUESTION)
-    assert counted.input_tokens == ask(client).usage.input_tokens
+    assert counted.input_tokens == count_input(ask(client).usage)
 
 
 def test_unknown_model_is_not_found(client):

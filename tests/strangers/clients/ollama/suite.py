@@ -135,6 +135,21 @@ def test_unknown_model_is_not_found(client):
     assert caught.value.status_code == 404
 
 
+def test_log_probabilities(client):
+    asked = {"messages": QUESTION, "options": OPTIONS, "logprobs": True, "top_logprobs": 3}
+    answer = client.chat(MODEL, **asked)
+    assert "".join(entry.token for entry in answer.logprobs) == answer.message.content
+    assert all(len(entry.top_logprobs) == 3 for entry in answer.logprobs)
+    parts = [*client.chat(MODEL, **asked, stream=True)]
+    told = [entry.token for part in parts for entry in part.logprobs or ()]
+    assert told == [entry.token for entry in answer.logprobs]
+
+
+def test_no_thoughts_where_none_are_wanted(client):
+    answer = client.chat(MODEL, messages=QUESTION, think=False, options=OPTIONS)
+    assert "Paris" in answer.message.content and not answer.message.thinking
+
+
 # What is not served.
 
 

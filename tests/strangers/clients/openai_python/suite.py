@@ -46,6 +46,14 @@ def test_chat(client):
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
+def test_usage_tells_cached_tokens(client):
+    question = "What is the capital of France, and on which river is it? Name both in a line."
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": question}], "max_tokens": 2}
+    used = [client.chat.completions.create(**asked).usage for _ in range(2)]
+    cached = [usage.prompt_tokens_details.cached_tokens for usage in used]
+    assert 0 < cached[1] < used[1].prompt_tokens and cached[0] <= cached[1]
+
+
 def test_chat_stream_says_the_same(client):
     chunks = [*ask(client, stream=True, stream_options={"include_usage": True})]
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
