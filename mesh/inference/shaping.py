@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mesh.inference.grammar_compiler import BadGrammar, GrammarCompiler, GrammarMatcher, Mask
@@ -21,6 +22,10 @@ from mesh.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from mesh.inference.wire import OpenSession
+
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_ADDENDS = np.where(_BITS == 1, 0.0, -np.inf).astype(np.float32)
+"""For each byte of a mask what is added to the logits of its eight tokens: [256, 8]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,17 @@ class LogitChange:
         if self.banned:
             row[list(self.banned)] = -torch.inf
         if self.mask is not None:
-            bits = np.unpackbits(self.mask.view(np.uint8), bitorder="little")[: row.shape[0]]
-            row[torch.from_numpy(bits == 0).to(row.device)] = -torch.inf
+            _ban_unset(row, self.mask.view(np.uint8))
+
+
+def _ban_unset(row: Tensor, packed: NDArray[np.uint8]) -> None:
+    """Ban the tokens whose bit in ``packed`` is not set; the row's numbers are below infinity."""
+    if row.device.type == "cpu":
+        # Adding is several times as fast as filling by a mask, which branches on every number.
+        row += torch.from_numpy(_ADDENDS.take(packed, axis=0).reshape(-1)[: row.shape[0]])
+        return
+    bits = np.unpackbits(packed, bitorder="little")[: row.shape[0]]
+    row[torch.from_numpy(bits == 0).to(row.device)] = -torch.inf
 
 
 class LogitShaper:

@@ -123,3 +123,19 @@ def test_an_impossible_parameter_is_named(field, change):
     with pytest.raises(InvalidRequest) as raised:
         Sampling(**change).check()
     assert raised.value.field == field
+
+
+@pytest.mark.parametrize("vocab_size", [1, 7, 32, 259, 1001])
+def test_a_mask_bans_exactly_the_tokens_whose_bits_are_not_set(vocab_size):
+    draw = np.random.default_rng(vocab_size)
+    words = draw.integers(-(2**31), 2**31, size=(vocab_size + 31) // 32, dtype=np.int64)
+    mask = words.astype(np.int32)
+    largest = torch.finfo(torch.float64).max
+    row = torch.full((vocab_size,), largest, dtype=torch.float64)
+    row[::2] = -largest
+    expected = [
+        float(value) if mask[place // 32] >> (place % 32) & 1 else -math.inf
+        for place, value in enumerate(row)
+    ]
+    LogitChange(mask=mask).apply(row)
+    assert row.tolist() == expected
