@@ -106,7 +106,8 @@ def _run_attention(
         keys = rms_norm(qkv[:, heads : heads + kv_heads], weights.key_norm, config.norm_epsilon)
         turned = torch.cat((queries, keys), dim=1)
     swapped = turned.roll(dim // 2, -1)
-    turned = (turned * cos).add_(swapped.mul_(sin))
+    # The products are a tensor of their own, so nothing else is turned.
+    turned = turned.mul_(cos).add_(swapped.mul_(sin))
     mixed = attend(turned[:, :heads], turned[:, heads:], qkv[:, heads + kv_heads :])
     return multiply(mixed, weights.out, weights.out_bias)
 
@@ -125,15 +126,14 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """
     if x.device.type == "cuda":
         return F.rms_norm(x, x.shape[-1:], weight, epsilon)
-    if x.dtype == torch.float32:
-        # The same in fewer kernels: of a small model's step they are a good part.
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        least = _make_constant(epsilon, x.device)
-        scale = torch.addcmul(least, norm, norm, value=1 / x.shape[-1]).rsqrt_()
-        return (x * scale).mul_(weight)
-    wide = x if x.dtype == torch.float64 else x.float()
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return weight * (wide * scale).to(x.dtype)
+    if x.dtype == torch.float64:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight
+    # In few kernels: of a small model's step they are a good part.
+    wide = x.float()
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    least = _make_constant(epsilon, x.device)
+    scale = torch.addcmul(least, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+    return (wide * scale).to(x.dtype).mul_(weight)
 
 
 @lru_cache(maxsize=MAX_CONSTANTS)

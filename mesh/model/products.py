@@ -174,7 +174,11 @@ class Trial:
         if outputs * inputs > MAX_TRIAL_NUMBERS:
             return cls(x, like)
         plain = cancel(torch.randn(outputs, half, generator=generator), -1)
-        return cls(x, lay_out(quantise_as(like, plain, weights.dtype), weights.dtype))
+        matrix = quantise_as(like, plain, weights.dtype)
+        if isinstance(matrix, Tensor) and isinstance(like, Tensor):
+            # Stored as the other one is: kernels depend on it.
+            return cls(x, torch.empty_like(like).copy_(matrix))
+        return cls(x, lay_out(matrix, weights.dtype))
 
     def compute(self, one: OneRow) -> Tensor:
         """Return each row's product alone."""

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mesh.errors import ModelError
+from mesh.model import bfloat16
 
 LARGEST = 127
 MAX_PACKED_ROWS = 8
@@ -135,7 +136,8 @@ class Int8Matrix(PlainMatrix):
         if x.dtype != torch.float32 and x.shape[0] <= MAX_PACKED_ROWS:
             return torch._weight_int8pack_mm(x.contiguous(), self.values, scales)
         tiles = torch.split(self.values, count_tile_rows(self.values.shape[1]))
-        return torch.cat([F.linear(x, tile.to(x.dtype)) for tile in tiles], dim=-1) * scales
+        products = [multiply_rows(x, tile.to(x.dtype), None) for tile in tiles]
+        return torch.cat(products, dim=-1) * scales
 
     def to(self, target: torch.device) -> Int8Matrix:
         return Int8Matrix(self.values.to(target), self.scales.to(target))
@@ -201,6 +203,9 @@ def join_rows(parts: list[Matrix]) -> Matrix:
 def multiply_rows(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
     """Multiply rows [rows, inputs] by a matrix [outputs, inputs]: [rows, outputs]."""
     if isinstance(matrix, Tensor):
-        return F.linear(x, matrix, bias)
-    product = matrix.multiply(x)
+        if not bfloat16.is_slow(matrix):
+            return F.linear(x, matrix, bias)
+        product = bfloat16.multiply(x, matrix)
+    else:
+        product = matrix.multiply(x)
     return product if bias is None else product + bias
