@@ -166,6 +166,15 @@ def list_reveals(view: EpochView) -> tuple[Reveal, ...]:
     )
 
 
+def list_republished(view: EpochView) -> tuple[Republish, ...]:
+    """Return the other records to publish now that are signed already; they wait for nothing else.
+
+    Their replicas may have died with this node, and their window may close at the next head.
+    """
+    candidates = (*(_compute_making(view, *row) for row in _MAKINGS), _compute_named_list(view))
+    return tuple(duty for duty in candidates if isinstance(duty, Republish))
+
+
 def is_reveal_time(schedule: Schedule, offset: int) -> bool:
     """Whether a reveal of any kind may leave at this head."""
     return offset in schedule.reveal_offsets

@@ -1,11 +1,11 @@
 """Runs a node's part in the epochs: follow the head, read, compute duties, perform them.
 
-On each new block, start the reveals that are due and the readings of peers' records, store missing
-chain state in the journal, then start the duties that ``consensus.duties.compute_duties`` returns.
-Readings and duties run in tasks of their own, a duty at most once per lane, and a newer head never
-waits for them. Whatever was owed and not done is said once, with its reason. The protocol's only
-clock is the chain's block number. An unexpected error ends the loop and with it the process; what
-the journal holds makes the restart safe.
+On each new block, publish what is signed and due, start the readings of peers' records, store
+missing chain state in the journal, then start the duties that ``compute_duties`` returns. Readings
+and duties run in tasks of their own, a duty at most once per lane, and a newer head never waits
+for them. Whatever was owed and not done is said once, with its reason. The protocol's only clock
+is the chain's block number. An unexpected error ends the loop and with it the process; what the
+journal holds makes the restart safe.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from contextlib import aclosing
 from consensus.duties import (
     Attest,
     Duty,
+    Republish,
     Reveal,
     compute_duties,
     get_lane,
-    is_reveal_time,
+    list_republished,
     list_reveals,
 )
 from consensus.owed import explain_stay, explain_unable, list_duties_now
@@ -137,7 +138,7 @@ class EpochLoop:
         """Whether the next head may be too late for a record, our own reveal or another node's."""
         if position.offset not in self._urgent:
             return False
-        return bool(self._collector.list_wanted(position) or self._list_reveals(position))
+        return bool(self._collector.list_wanted(position) or self._list_signed(position))
 
     async def _take_head(self, head: BlockInfo, tasks: asyncio.TaskGroup) -> None:
         """Start what needs the chain no more, then ask it what the head has changed."""
@@ -162,8 +163,8 @@ class EpochLoop:
             self._waits_for_readings = False
 
     def _begin_readings(self, position: EpochPosition, tasks: asyncio.TaskGroup) -> None:
-        """Start our own reveals, which wait for nothing, then readings of the others' records."""
-        for duty in self._list_reveals(position):
+        """Publish what we have signed, which waits for nothing, then read the others' records."""
+        for duty in self._list_signed(position):
             self._start(duty, tasks)
         for reading in self._collector.begin(position):
             task = tasks.create_task(reading)
@@ -186,7 +187,9 @@ class EpochLoop:
             return
         self._tell_status(view)
         for duty in compute_duties(view):
-            self._start(duty, tasks)
+            # What is signed was published before the readings, once at each head.
+            if not isinstance(duty, Republish):
+                self._start(duty, tasks)
         await self._missed.note(view)
         for epoch in self._receipts.list_due(view.epoch):
             self._keep_receipt(epoch, tasks)
@@ -222,10 +225,12 @@ class EpochLoop:
             task = tasks.create_task(self._receipts.keep(epoch))
             task.add_done_callback(lambda _: self._running.discard(lane))
 
-    def _list_reveals(self, position: EpochPosition) -> tuple[Reveal, ...]:
-        if not self._context.is_paid or not is_reveal_time(self._terms.schedule, position.offset):
+    def _list_signed(self, position: EpochPosition) -> tuple[Reveal | Republish, ...]:
+        """Return the duties that only publish what the journal holds."""
+        if not self._context.is_paid:
             return ()
-        return list_reveals(self._build_view(position))
+        view = self._build_view(position)
+        return *list_reveals(view), *list_republished(view)
 
     def _build_view(self, position: EpochPosition) -> EpochView:
         roster = self._rosters.get_roster(position.epoch)

@@ -18,6 +18,7 @@ from consensus.duties import (
     RevealScores,
     compute_duties,
     get_lane,
+    list_republished,
     list_reveals,
 )
 from consensus.phases import compute_schedule
@@ -177,6 +178,16 @@ def test_reveals_that_are_due_wait_for_nothing_else(length):
         assert compute_duties(view)[: len(reveals)] == reveals
         is_due = view.schedule.is_departure(RecordKind.OUTPUT_REVEAL, offset)
         assert len(reveals) == (3 if is_due else 0)
+
+
+@every_length(SAMPLED)
+def test_what_is_published_again_waits_for_nothing_else(length):
+    for offset in range(length):
+        view = make_view(offset, length, own_records=own(RecordKind.SIGHTING))
+        again = list_republished(view)
+        assert again == tuple(d for d in compute_duties(view) if isinstance(d, Republish))
+        is_due = view.schedule.is_departure_again(RecordKind.SIGHTING, offset)
+        assert again == ((Republish(RecordKind.SIGHTING, EPOCH),) if is_due else ())
 
 
 @every_length(SAMPLED)

@@ -417,6 +417,21 @@ async def test_what_died_with_all_replicas_is_published_again_and_misses_nothing
     assert not subnet.nodes[1].list_events(DutyMissed)
 
 
+async def test_what_died_with_all_replicas_is_published_again_before_anything_is_read(monkeypatch):
+    subnet, never = Subnet(elect=lambda epoch: 1), asyncio.Event()
+    # Its records stay missing, so the others go on reading.
+    del subnet.nodes[6]
+    async with subnet.run():
+        await advance_to(subnet.chain, 0, 16)
+    before = {k: v for k, v in subnet.network.values.items() if k[40] == RecordKind.SIGHTING}
+    subnet.network.values.clear()
+    monkeypatch.setattr(loop, "READING_PATIENCE_BLOCKS", 1e6)
+    for node in subnet.nodes.values():
+        node.wrap_store = lambda store: SlowStore(store, set(RecordKind), never)
+    async with subnet.run():
+        assert before.items() <= subnet.network.values.items()
+
+
 async def test_settled_epochs_are_told_with_their_attestations(subnet):
     async with subnet.run():
         await advance_to(subnet.chain, 3, 0)
