@@ -56,23 +56,13 @@ RELAY, HOSTER, CLIENT = 1, 2, 3
 
 @contextlib.asynccontextmanager
 async def open_host(number: int, **options: Any) -> AsyncIterator[Any]:
-    from benchmarks.swarm import NETWORK_ID
-    from mesh.p2p.config import HostConfig
+    from benchmarks.swarm import make_host_config
     from mesh.p2p.hivemind_host import HivemindHost
-    from mesh.routing.heartbeat import make_heartbeat_policy
-
-    class HeartbeatsOnly:
-        admit = staticmethod(
-            make_heartbeat_policy(NETWORK_ID, is_member=lambda peer: True, clock=time.time)
-        )
 
     if number != RELAY:
         relay = f"/ip4/{RELAY_IP}/tcp/{PORT}/p2p/{make_key(RELAY).peer_id}"
         options["initial_peers"] = (relay,)
-    config = HostConfig(
-        key=make_key(number), network_id=NETWORK_ID, record_policy=HeartbeatsOnly(), **options
-    )
-    async with HivemindHost.open(config) as host:
+    async with HivemindHost.open(make_host_config(make_key(number), **options)) as host:
         yield host
 
 
@@ -91,7 +81,7 @@ async def run_relay() -> None:
 
 
 async def run_hoster() -> None:
-    from benchmarks.swarm import NETWORK_ID
+    from benchmarks.swarm import NETWORK_ID, make_announcer
     from mesh.assets import SHIPPED_MODEL_NAME
     from mesh.inference.engine import Engine
     from mesh.inference.session_server import SessionServer
@@ -99,9 +89,7 @@ async def run_hoster() -> None:
     from mesh.model.files import resolve_known_model
     from mesh.model.weights import load_shard
     from mesh.p2p.addresses import choose_announced
-    from mesh.routing.announcer import Announcer
     from mesh.routing.directory import Directory
-    from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
 
     folder = resolve_known_model(SHIPPED_MODEL_NAME)
     config = load_config(folder.source)
@@ -118,26 +106,8 @@ async def run_hoster() -> None:
         while not addresses:
             await asyncio.sleep(0.5)
             addresses = choose_announced(await host.list_addresses(), asked=listen, known=known)
-
-        def describe() -> ServerInfo:
-            return ServerInfo(
-                role=ServerRole.HOSTER,
-                state=ServerState.ONLINE,
-                span=engine.layers,
-                throughput=1000,
-                free_cache_tokens=engine.free_cache_tokens,
-                dtype="float32",
-                software="benchmark",
-                addresses=addresses,
-            )
-
-        announcer = Announcer(
-            host,
-            directory,
-            key=make_key(HOSTER),
-            network_id=NETWORK_ID,
-            node_id=1,
-            describe=describe,
+        announcer = make_announcer(
+            host, directory, engine, key=make_key(HOSTER), addresses=addresses
         )
         tasks.create_task(engine.serve())
         tasks.create_task(announcer.run())

@@ -10,23 +10,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
-from playwright.async_api import BrowserContext, Page, ViewportSize, async_playwright
+from playwright.async_api import BrowserContext, Page, ViewportSize
 
+from benchmarks.browser import open_browser
 from subnet.localnet.environment import find_free_port
 
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 START_S = 600.0
 ANSWER_MS = 600_000
-CLOSE_S = 20
 FACT = "What is the capital of France?"
 CODE = "Write a Python function that checks whether a word is a palindrome."
 
@@ -54,22 +51,6 @@ async def photograph(url: str, folder: Path) -> None:
         await light.get_by_role("button", name="Settings").click()
         await light.wait_for_timeout(500)
         await light.screenshot(path=folder / "chat-settings.png")
-
-
-@contextlib.asynccontextmanager
-async def open_browser() -> AsyncIterator[BrowserContext]:
-    async with async_playwright() as playwright:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-            browser = await playwright.chromium.launch_persistent_context(
-                profile,
-                executable_path=shutil.which("chromium"),
-                args=["--no-sandbox", "--disable-gpu"],
-                headless=True,
-            )
-            yield browser
-            # On a busy machine it may not answer any more; it ends with playwright.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(browser.close(), CLOSE_S)
 
 
 async def open_page(

@@ -10,22 +10,14 @@ import torch
 from gguf import GGMLQuantizationType
 from safetensors.torch import save_file
 
-from benchmarks.swarm import Shape, make_checkpoint
+from benchmarks.swarm import TINYLLAMA, Shape, make_checkpoint
 from tests.support.gguf_files import write_gguf
 from tests.support.smollm2 import fetch_smollm2
 
 LARGE = Shape(
     "TinyLlama-1.1B's shape, random weights",
     "bfloat16",
-    {
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 22,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-        "vocab_size": 32_000,
-        "max_position_embeddings": 2048,
-    },
+    TINYLLAMA,
     rounds=3,
     new=16,
 )

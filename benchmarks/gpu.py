@@ -35,7 +35,7 @@ from mesh.inference.threads import wait_passively
 # Before torch is imported, here and in every hoster: as a node does.
 wait_passively()
 
-from benchmarks.swarm import Shape, ask, make_checkpoint, open_swarm  # noqa: E402
+from benchmarks.swarm import TINYLLAMA, Shape, ask, make_checkpoint, open_swarm  # noqa: E402
 
 NEEDED = ("torch", "transformers", "safetensors", "nacl", "base58")
 """What must be there; hosters in processes of their own take what a node takes."""
@@ -62,15 +62,7 @@ GOALS = {
 LARGE = Shape(
     "TinyLlama-1.1B's shape",
     "bfloat16",
-    {
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 22,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-        "vocab_size": 32_000,
-        "max_position_embeddings": 2048,
-    },
+    TINYLLAMA,
     rounds=3,
     new=NEW,
     long_prompt=LONG_PROMPT,

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import multiprocessing
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
+from benchmarks.browser import open_browser
 from benchmarks.monitor_cheat import run_cheating_child
 from consensus.types import LayerRange
 from subnet.localnet import run as localnet
@@ -32,7 +30,6 @@ from subnet.localnet.options import LocalnetOptions
 from subnet.localnet.processes import ProcessGroup
 
 LAYERS = ((0, 7), (0, 7), (0, 5), (2, 7), (1, 6), (3, 8))
-CLOSE_S = 20
 CHEAT, ALONE_WITH_THE_LAST_BLOCK = "hoster-5", "hoster-6"
 
 
@@ -76,27 +73,17 @@ def plant() -> None:
 
 async def photograph(url: str, folder: Path) -> None:
     """Take the pictures of docs/monitor.md."""
-    async with async_playwright() as playwright:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-            browser = await playwright.chromium.launch_persistent_context(
-                profile,
-                executable_path=shutil.which("chromium"),
-                args=["--no-sandbox", "--disable-gpu"],
-                headless=True,
-            )
-            for name, scheme, size in (
-                ("monitor-light", "light", (1280, 800)),
-                ("monitor-dark", "dark", (1280, 800)),
-                ("monitor-phone", "light", (390, 844)),
-            ):
-                page = await open_page(browser, url, scheme, size)
-                await page.screenshot(path=folder / f"{name}.png", full_page=True)
-                if name == "monitor-light":
-                    await photograph_receipt(page, url, folder)
-                await page.close()
-            # On a busy machine it may not answer any more; it ends with playwright.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(browser.close(), CLOSE_S)
+    async with open_browser() as browser:
+        for name, scheme, size in (
+            ("monitor-light", "light", (1280, 800)),
+            ("monitor-dark", "dark", (1280, 800)),
+            ("monitor-phone", "light", (390, 844)),
+        ):
+            page = await open_page(browser, url, scheme, size)
+            await page.screenshot(path=folder / f"{name}.png", full_page=True)
+            if name == "monitor-light":
+                await photograph_receipt(page, url, folder)
+            await page.close()
 
 
 async def open_page(browser: Any, url: str, scheme: str, size: Sequence[int]) -> Page:

@@ -34,6 +34,7 @@ from mesh.inference.threads import wait_passively
 wait_passively()
 
 from benchmarks.swarm import (  # noqa: E402
+    TINYLLAMA,
     Shape,
     Swarm,
     Timing,
@@ -67,15 +68,7 @@ SMALL = Shape(
 LARGE = Shape(
     "model B: TinyLlama-1.1B's shape",
     "bfloat16",
-    {
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 22,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-        "vocab_size": 32_000,
-        "max_position_embeddings": 2048,
-    },
+    TINYLLAMA,
     rounds=5,
     new=16,
 )

@@ -25,6 +25,16 @@ from subnet.localnet.environment import find_free_port
 NETWORK_ID = b"b" * 32
 READY_TIMEOUT_S = 180.0
 CACHE_TOKENS = 4096
+TINYLLAMA = {
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "vocab_size": 32_000,
+    "max_position_embeddings": 2048,
+}
+"""TinyLlama-1.1B's shape, as its config.json states it."""
 BARE_PROTOCOL = "bare"
 # How many bytes follow, how long to compute before the reply.
 BARE_HEADER = struct.Struct("<II")
@@ -167,31 +177,51 @@ async def _open_node(
     place: tuple[str, str] | None,
 ) -> tuple[Any, Any, Any]:
     from keys.peer import PeerKey
-    from mesh.p2p.config import HostConfig
     from mesh.p2p.hivemind_host import HivemindHost
-    from mesh.routing.announcer import Announcer
     from mesh.routing.directory import Directory
-    from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
     from mesh.routing.info import NetworkInfo
 
-    class HeartbeatsOnly:
-        admit = staticmethod(
-            make_heartbeat_policy(NETWORK_ID, is_member=lambda peer: True, clock=time.time)
-        )
-
     key = PeerKey.generate()
-    config = HostConfig(
-        key=key,
-        network_id=NETWORK_ID,
-        record_policy=HeartbeatsOnly(),
-        initial_peers=tuple(initial_peers),
-    )
+    config = make_host_config(key, initial_peers=tuple(initial_peers))
     if place is not None:
         config = replace(config, host_maddrs=place[:1], announce_maddrs=place[1:])
     host = await stack.enter_async_context(HivemindHost.open(config))
     directory = Directory(host, network_id=NETWORK_ID)
     addresses = tuple(await host.list_addresses())
     model = engine.config
+    directory.serve(
+        lambda: NetworkInfo(
+            NETWORK_ID,
+            bytes(32),
+            "benchmark",
+            model.num_layers,
+            model.max_context,
+            model.vocab_size,
+            "benchmark",
+        )
+    )
+    return host, directory, make_announcer(host, directory, engine, key=key, addresses=addresses)
+
+
+def make_host_config(key: Any, **options: Any) -> Any:
+    """Return the configuration of a peer in the benchmarks' network, which keeps heartbeats."""
+    from mesh.p2p.config import HostConfig
+    from mesh.routing.heartbeat import make_heartbeat_policy
+
+    class HeartbeatsOnly:
+        admit = staticmethod(
+            make_heartbeat_policy(NETWORK_ID, is_member=lambda peer: True, clock=time.time)
+        )
+
+    return HostConfig(key=key, network_id=NETWORK_ID, record_policy=HeartbeatsOnly(), **options)
+
+
+def make_announcer(
+    host: Any, directory: Any, engine: Any, *, key: Any, addresses: tuple[str, ...]
+) -> Any:
+    """Return what announces a hoster of ``engine``'s layers at these addresses."""
+    from mesh.routing.announcer import Announcer
+    from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
 
     def describe() -> ServerInfo:
         return ServerInfo(
@@ -205,21 +235,7 @@ async def _open_node(
             addresses=addresses,
         )
 
-    directory.serve(
-        lambda: NetworkInfo(
-            NETWORK_ID,
-            bytes(32),
-            "benchmark",
-            model.num_layers,
-            model.max_context,
-            model.vocab_size,
-            "benchmark",
-        )
-    )
-    announcer = Announcer(
-        host, directory, key=key, network_id=NETWORK_ID, node_id=1, describe=describe
-    )
-    return host, directory, announcer
+    return Announcer(host, directory, key=key, network_id=NETWORK_ID, node_id=1, describe=describe)
 
 
 @functools.cache
