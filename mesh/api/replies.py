@@ -54,6 +54,7 @@ class MeshTrace(BaseModel):
     first_token_s: float | None
     tokens_per_second: float | None
     tokens_per_step: float | None
+    dropped_windows: int = 0
     receipts: list[dict[str, Any] | None] | None = None
 
 

@@ -133,19 +133,23 @@ class DraftingAlone:
         self._measures = measures
         self._has_begun = False
 
+    def settle(self, tokens: Sequence[Token], draft: Sequence[int]) -> None:
+        """Forget the wrong rows of a draft, also after the last token: the text may be kept."""
+        if draft:
+            self._session.rewind(self._session.length - len(draft) - 1 + len(tokens))
+            self._measures.note_draft(len(draft), len(tokens) - 1)
+        self._session.verified = self._session.length
+
     def make(
         self, tokens: Sequence[Token], draft: Sequence[int], output: StepOutput, left: int
     ) -> tuple[int, ...]:
-        """Note the tokens that a step gave, forget the wrong rows of its draft; return the next."""
+        """Note the tokens that a step gave; return the next draft."""
         token_ids = [token.token_id for token in tokens]
         if not self._has_begun:
             self._has_begun = True
             self._drafter.begin(token_ids[0])
         else:
             self._drafter.note(token_ids, drafted=len(draft), elapsed_s=output.elapsed_us / 1e6)
-        if draft:
-            self._session.rewind(self._session.length - len(draft) - 1 + len(tokens))
-            self._measures.note_draft(len(draft), len(tokens) - 1)
         return self._drafter.draft(min(left - 1, self._get_room()))
 
 
@@ -178,6 +182,8 @@ class AnswerAlone:
     def follow(self, output: StepOutput) -> StepInput | None:
         """Send a step's tokens; return the step after them, if they were not the last."""
         tokens = self._accept(output)
+        if self._drafting is not None:
+            self._drafting.settle(tokens, self._draft)
         for token in tokens:
             self._clock.note_token()
             try:

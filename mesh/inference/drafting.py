@@ -27,6 +27,11 @@ COMPARED = 3
 FIRST_PAUSE = 8
 MAX_PAUSE = 128
 """Steps without drafts, the first time and at most. A pause is twice as long as the one before."""
+MIN_LIKELIHOOD = 0.6
+"""How likely it is at least that a window sent ahead is not dropped."""
+RIGHTNESS_MEMORY = 0.4
+"""The part that the newest window has in how often windows are right as a whole: two in a row let
+one be sent ahead, and one that fails ends that."""
 MEMORY = 0.25
 """The part of a mean that the newest measurement is."""
 _TOKEN = array("I").itemsize
@@ -42,19 +47,24 @@ class PromptLookup:
         """Add tokens to the text."""
         self._text += array("I", token_ids).tobytes()
 
-    def propose(self, most: int) -> tuple[int, ...]:
-        """Return ``most`` tokens that may come next; none where the end is new.
+    def propose(self, most: int, *, ahead: Sequence[int] = ()) -> tuple[int, ...]:
+        """Return ``most`` tokens that may come next, or after ``ahead``; none where the end is new.
 
         Of several places the last one counts. A draft that reaches the end of the text goes on with
         itself, so a repeated phrase is drafted again and again.
         """
         if most <= 0:
             return ()
-        for size in NGRAM_SIZES:
-            place = self._find_end(size)
-            if place is not None:
-                return self._copy(place + size, most)
-        return ()
+        length = len(self._text)
+        self.extend(ahead)
+        try:
+            for size in NGRAM_SIZES:
+                place = self._find_end(size)
+                if place is not None:
+                    return self._copy(place + size, most)
+            return ()
+        finally:
+            del self._text[length:]
 
     def _find_end(self, size: int) -> int | None:
         """Return where the last ``size`` tokens stand earlier; None if they do not."""
@@ -132,18 +142,70 @@ class DraftLength:
         self._gain, self._compared = None, 0
 
 
+class FlightLength:
+    """How many windows to have under way: more while they are right as a whole, else one.
+
+    A window that is sent ahead counts only if all before it are right, and so is the guess that it
+    begins with. It is sent where that is likely, by what became of the windows so far.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._rightness = 0.0
+
+    def get(self) -> int:
+        """Return how many windows may be under way now; 1 where sending ahead does not pay."""
+        length, likelihood = 1, self._rightness
+        while length < self._most and likelihood >= MIN_LIKELIHOOD:
+            length, likelihood = length + 1, likelihood * self._rightness
+        return length
+
+    def note(self, *, is_right: bool) -> None:
+        """Note a verified window: whether a window after it would have counted."""
+        self._rightness += RIGHTNESS_MEMORY * (is_right - self._rightness)
+
+
 class Drafter:
     """Drafts what follows a text, ``most`` tokens at a time."""
 
     def __init__(
-        self, token_ids: Sequence[int], *, most: int, compares_first: bool = False
+        self,
+        token_ids: Sequence[int],
+        *,
+        most: int,
+        compares_first: bool = False,
+        in_flight: int = 1,
     ) -> None:
+        """At most ``in_flight`` windows are under way."""
         self._lookup = PromptLookup(token_ids)
         self._length = DraftLength(most, compares_first=compares_first)
+        self._flight = FlightLength(in_flight)
 
     def draft(self, room: int) -> tuple[int, ...]:
         """Return a draft of at most ``room`` tokens; it may be empty."""
         return self._lookup.propose(min(room, self._length.get()))
+
+    def draft_more(
+        self, room: int, *, ahead: Sequence[int] = ()
+    ) -> tuple[tuple[int, ...], int | None]:
+        """Return a draft, and a guess of the token that comes after it.
+
+        It follows the text and ``ahead``, which are drafts that are under way. None: no guess.
+        """
+        count = min(room, self._length.get())
+        if count <= 0:
+            return (), None
+        tokens = self._lookup.propose(count + 1, ahead=ahead)
+        return tokens[:count], tokens[count] if tokens else None
+
+    @property
+    def in_flight(self) -> int:
+        """How many windows may be under way now."""
+        return self._flight.get()
+
+    def note_flight(self, *, is_right: bool) -> None:
+        """Note whether a window that was sent after a verified one would have counted."""
+        self._flight.note(is_right=is_right)
 
     def begin(self, token_id: int) -> None:
         """Add the first token, whose time is the prompt's."""

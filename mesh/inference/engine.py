@@ -299,6 +299,11 @@ class Engine:
         return self.limits.max_batch_rows // max(1, self.session_count) - 1
 
     @property
+    def is_pressed(self) -> bool:
+        """Whether a session waits for its turn, so that none should send rows ahead."""
+        return bool(self._starved) or self._scheduler.is_turn_waiting
+
+    @property
     def waiting_count(self) -> int:
         """Sessions whose next step waits for the compute thread."""
         return self._scheduler.waiting_count
@@ -406,7 +411,9 @@ class Engine:
         # A step still on the thread writes into the pages before any later owner does.
         session.is_open = False
         if session.salt is not None and session.span.start == 0 and not self._deterministic:
-            session.keys = compute_page_keys(session.salt, session.token_ids)
+            # A draft that is not verified is not offered.
+            text = session.token_ids[: session.verified]
+            session.keys = compute_page_keys(session.salt, text)
         self._publish(session)
         self._scheduler.discard(session.serial)
         self._cohorts.forget(session.serial)
@@ -446,7 +453,7 @@ class Engine:
         _check_room(session, step)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[StepOutput] = loop.create_future()
-        if step.is_decode:
+        if step.is_decode and not step.is_ahead:
             self._cohorts.note_step(session.serial, loop.time())
         self._queue(Job(session, step, future, time.perf_counter()))
         return future
@@ -470,6 +477,7 @@ class Engine:
                 job,
                 account.client,
                 is_window=job.step.window is not None,
+                is_ahead=job.step.is_ahead,
             )
         )
 

@@ -45,13 +45,20 @@ class Departure:
 
     def __init__(self, send: Callable[[StepOutput], None]) -> None:
         self.has_left = False
+        self._is_dropped = False
         self._send = send
         self._failure: MeshError | None = None
+
+    def drop(self) -> None:
+        """Do not send the output, unless it is on its way already."""
+        self._is_dropped = True
 
     def follow(self, output: StepOutput) -> None:
         """Send the output. The session's next step arrives from a peer, so none is returned."""
         # Set before sending: the answer may arrive before this thread goes on.
         self.has_left = True
+        if self._is_dropped:
+            return
         try:
             self._send(output)
         except MeshError as error:
@@ -66,11 +73,16 @@ class Departure:
 class NextHop:
     """The stream to the next range; its failures are blamed on that hop."""
 
-    def __init__(self, stream: Stream, hop_index: int, *, window: int = 0) -> None:
-        """``window`` is how many rows a window to it has at most; 0: it takes none."""
+    def __init__(
+        self, stream: Stream, hop_index: int, *, window: int = 0, in_flight: int = 0
+    ) -> None:
+        """``window`` is how many rows a window to it has at most, 0: it takes none; ``in_flight``
+        how many windows may be under way, 0: one.
+        """
         self._stream = stream
         self.hop_index = hop_index
         self.window = window
+        self.in_flight = in_flight
         self._silence: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def note_silence(self, peer: PeerId) -> None:

@@ -33,6 +33,7 @@ class ServingMeasures:
         "spec_accepted_tokens",
         "spec_draft_tokens",
         "spec_drafts",
+        "spec_dropped_windows",
         "step",
     )
 
@@ -47,6 +48,7 @@ class ServingMeasures:
         self.spec_drafts = 0
         self.spec_draft_tokens = 0
         self.spec_accepted_tokens = 0
+        self.spec_dropped_windows = 0
         self.step = Histogram(SECONDS_OF_A_STEP)
         self.first_token = Histogram(SECONDS_OF_A_REQUEST)
         self.between_tokens = Histogram(SECONDS_OF_A_STEP)
@@ -69,6 +71,10 @@ class ServingMeasures:
         self.spec_drafts += 1
         self.spec_draft_tokens += drafted
         self.spec_accepted_tokens += accepted
+
+    def note_dropped(self, windows: int) -> None:
+        """Count windows that were sent ahead in vain, at the first range."""
+        self.spec_dropped_windows += windows
 
     def note_failure(self, reason: str) -> None:
         """Count a session that was refused or ended early.

@@ -34,7 +34,8 @@ Where there is only one range the thread does not even return to the event loop 
 
 **Several tokens for one hop of each range.** The first range may send the row of a token together
 with rows of a draft of what follows it; the last range verifies the draft and answers with all
-tokens that it proves right, and one more (mesh/inference/windows.py).
+tokens that it proves right, and one more (mesh/inference/windows.py). Where drafts are often right
+it sends the next ones before that answer (mesh/inference/rounds.py).
 
 **Scores.** A request for no new tokens asks for the log probabilities of the prompt's own tokens.
 The prompt goes through the ranges in the same way, and the last one sends SCORES instead of TOKEN.
@@ -65,15 +66,16 @@ range to range, to the client, which plans another route (see mesh/client/client
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mesh.errors import InvalidRequest, MeshError
+from mesh.errors import InvalidRequest
 from mesh.inference.answer import AnswerAlone, AnswerState, DraftingAlone
+from mesh.inference.arrivals import Arrivals, Plan
 from mesh.inference.drafting import Drafter
 from mesh.inference.first_range import AnswerAtFirst, ScoresAtFirst
-from mesh.inference.hops import IDLE, Departure, Links, NextHop, RangeRole, TurnLoop, run_guarded
+from mesh.inference.flight_wire import encode_ahead
+from mesh.inference.hops import Departure, Links, NextHop, RangeRole, run_guarded
 from mesh.inference.measures import TokenClock
 from mesh.inference.prefixes import agree
 from mesh.inference.receipt_wire import SETTLE
@@ -92,6 +94,7 @@ from mesh.inference.windows import (
     take_step,
 )
 from mesh.inference.wire import (
+    NO_ROWS,
     OpenSession,
     ScoresFrame,
     StepFrame,
@@ -211,7 +214,7 @@ class GenerationRange(RangeRole[OpenSession]):
                 raise Refused(RefusalReason.MALFORMED, "a draft that the next range cannot verify")
             return (), self.depart_to(next_hop, step)
 
-        await Arrivals(self, plan, is_over=lambda: False).run()
+        await Arrivals(self, plan, in_flight=next_hop.in_flight).run()
 
     async def _run_last(self, back: Stream) -> None:
         """Choose tokens, or score the prompt's, and send that to the first range over ``back``."""
@@ -227,17 +230,13 @@ class GenerationRange(RangeRole[OpenSession]):
 
             def send(output: StepOutput) -> None:
                 tokens = take_step(answer, self.session, step, output)
-                back.send_now(encode_answer(self.request, tokens))
+                back.send_now(encode_answer(self.request, step, tokens))
                 # While the other ranges compute the step after these tokens.
                 answer.prepare()
 
             return plan_step(answer, step), Departure(send)
 
-        def is_over() -> bool:
-            # With a receipt the first range says so.
-            return answer.finish is not Finish.NOT_YET and self.receipt is None
-
-        await Arrivals(self, plan, is_over=is_over).run()
+        await Arrivals(self, plan, answer, in_flight=self.request.in_flight).run()
 
     async def _start_answer(self) -> AnswerState:
         """Return the answer's state, its grammar compiled. Raises Refused(BAD_PARAMETER)."""
@@ -315,10 +314,11 @@ class GenerationRange(RangeRole[OpenSession]):
         self, step: StepFrame, samples: Sequence[SampleRequest] = (), follow: Follow | None = None
     ) -> StepInput:
         """Return what the engine is to compute of a step that arrived."""
+        is_ahead = step.lead is not None and step.lead.before > 0
+        rows = StepInput(step.hidden.rows, hidden=step.hidden, follow=follow, is_ahead=is_ahead)
         if step.draft:
-            return StepInput(step.hidden.rows, hidden=step.hidden, window=samples, follow=follow)
-        sample = samples[0] if samples else None
-        rows = StepInput(step.hidden.rows, hidden=step.hidden, sample=sample, follow=follow)
+            return replace(rows, window=samples)
+        rows = replace(rows, sample=samples[0] if samples else None)
         return self._ask_scores(step.position, rows)
 
     def depart_to(self, next_hop: NextHop, step: StepFrame) -> Departure:
@@ -326,10 +326,8 @@ class GenerationRange(RangeRole[OpenSession]):
 
         ``step`` says where they stand and what they are of; its own are not read.
         """
-        position, times_us, draft = step.position, step.times_us, step.draft
-        return Departure(
-            lambda output: next_hop.send_now(self.encode_output(position, output, times_us, draft))
-        )
+        about = step._replace(hidden=NO_ROWS)
+        return Departure(lambda output: next_hop.send_now(self._encode_window(about, output)))
 
     def _ask_scores(self, position: int, step: StepInput) -> StepInput:
         """Add the scores that the last range owes for the rows of a step."""
@@ -367,81 +365,21 @@ class GenerationRange(RangeRole[OpenSession]):
             return chunk
         return first_row - position if position < first_row else 1
 
-    def encode_output(
-        self,
-        position: int,
-        output: StepOutput,
-        times_us: tuple[int, ...],
-        draft: tuple[int, ...] = (),
-    ) -> bytes:
+    def encode_output(self, position: int, output: StepOutput) -> bytes:
         """Encode a step's hidden states for the next range."""
-        frame = output.make_frame(position, (*times_us, output.elapsed_us))
-        return encode_window(frame._replace(draft=draft)) if draft else self._encode(frame)
+        return self._encode(output.make_frame(position, (output.elapsed_us,)))
+
+    def _encode_window(self, about: StepFrame, output: StepOutput) -> bytes:
+        """Encode a step's hidden states; ``about`` says the rest of it."""
+        frame = output.make_frame(about.position, (*about.times_us, output.elapsed_us))
+        if about.lead is not None:
+            return encode_ahead(frame._replace(draft=about.draft), about.lead)
+        if about.draft:
+            return encode_window(frame._replace(draft=about.draft))
+        return self._encode(frame)
 
     def _encode(self, step: StepFrame) -> bytes:
         frame = encode_step(step)
         if self.receipt is not None:
             self.receipt.note_sent(frame)
         return frame
-
-
-Plan = tuple[Sequence[SampleRequest], Departure | None]
-"""How to choose the tokens after a step, and how what it gives leaves."""
-
-
-class Arrivals:
-    """Computes the steps of a later range as they arrive.
-
-    ``plan`` says what becomes of a step; the session ends once ``is_over``.
-    """
-
-    def __init__(
-        self,
-        role: GenerationRange,
-        plan: Callable[[StepFrame], Plan],
-        *,
-        is_over: Callable[[], bool],
-    ) -> None:
-        self._role = role
-        self._plan = plan
-        self._is_over = is_over
-        self._is_computing = False
-        self._turns = TurnLoop(self._advance, late=IDLE)
-
-    async def run(self) -> None:
-        """Serve the session to its end. Raises Refused or PeerError."""
-        self._turns.allow(self._role.timeouts.idle_s)
-        await self._turns.run(self._role.upstream)
-
-    def _advance(self) -> None:
-        """Take the next step, unless one is being computed."""
-        if self._is_computing or self._turns.is_over:
-            return
-        try:
-            frame = self._role.upstream.receive_now()
-            if frame is None:
-                return
-            self._turns.allow(self._role.timeouts.idle_s)
-            if self._role.is_settled_by(frame):
-                self._turns.finish()
-                return
-            self._submit(self._role.read_step(frame))
-        except MeshError as error:
-            self._turns.fail(error)
-
-    def _submit(self, step: StepFrame) -> None:
-        samples, departure = self._plan(step)
-        follow = None if departure is None else departure.follow
-        following = self._role.make_following(step, samples, follow)
-        pending = self._role.engine.submit(self._role.session, following)
-        self._is_computing = True
-        pending.add_done_callback(lambda done: self._on_computed(done, departure))
-
-    def _on_computed(self, done: asyncio.Future[StepOutput], departure: Departure | None) -> None:
-        self._is_computing = False
-        if not self._turns.check_step(done, departure):
-            return
-        if self._is_over():
-            self._turns.finish()
-        else:
-            self._advance()

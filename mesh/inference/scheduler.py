@@ -43,6 +43,8 @@ class Work(Generic[T]):
     payload: T
     peer: Hashable | None = None
     is_window: bool = False
+    is_ahead: bool = False
+    """Whether it was sent before the session's step before it was answered."""
 
     @property
     def is_decode(self) -> bool:
@@ -90,13 +92,19 @@ class Scheduler(Generic[T, C]):
         return len(self._prompts) + len(self._decodes)
 
     @property
+    def is_turn_waiting(self) -> bool:
+        """Whether rows wait that were not sent ahead."""
+        return any(not work.is_ahead for work in (*self._prompts, *self._decodes))
+
+    @property
     def waiting_decodes(self) -> tuple[int, ...]:
         """The sessions that wait with one row, if that is all that waits and a batch has room for
-        more; else none.
+        more; else none. Without those whose rows were sent ahead: they hold no batch, and start
+        none early.
         """
         if self._prompts or self._challenges or len(self._decodes) >= self.max_batch_rows:
             return ()
-        return tuple(work.session for work in self._decodes)
+        return tuple(work.session for work in self._decodes if not work.is_ahead)
 
     @property
     def has_challenge(self) -> bool:

@@ -15,6 +15,13 @@ from mesh.errors import PeerError, PeerRefusal, StreamClosed
 from mesh.inference.accounts import Accounts
 from mesh.inference.driven_range import DrivenRange, HiddenRange, check_drive, check_hidden
 from mesh.inference.engine import Engine
+from mesh.inference.flight_wire import (
+    MAX_IN_FLIGHT,
+    MIN_IN_FLIGHT,
+    PIPELINED_METHOD,
+    decode_pipelined,
+    encode_pipelined,
+)
 from mesh.inference.hops import Links, NextHop, RangeRole, SessionTimeouts
 from mesh.inference.pipeline import GenerationRange, check_generation
 from mesh.inference.prefixes import make_prefix, mix_salt
@@ -52,8 +59,9 @@ from mesh.p2p.rpc_guard import Reason
 from mesh.routing.peer_watch import PeerWatch
 
 KNOWN_S = 600.0
-"""How long a peer is taken to know a method that it has accepted."""
+"""How long a peer is taken to know a method that it has accepted, or not to know a refused one."""
 MAX_KNOWN = 1024
+"""Methods of peers of which that is remembered."""
 MISSES_OF_NEXT = 4
 """Pings that the next range may miss: a prompt's rows fill the link to it, and a client that can
 ping it finds it out earlier."""
@@ -87,6 +95,10 @@ WINDOWED = SessionKind(
     WINDOWED_METHOD, decode_windowed, encode_windowed, check_generation, GenerationRange
 )
 """The hosters choose the tokens, and verify drafts; the range before asks for it."""
+PIPELINED = SessionKind(
+    PIPELINED_METHOD, decode_pipelined, encode_pipelined, check_generation, GenerationRange
+)
+"""The same with several windows under way."""
 DRIVEN = SessionKind(DRIVE_METHOD, decode_drive, encode_drive, check_drive, DrivenRange)
 """The client chooses the tokens, from the logits that the hosters send."""
 HIDDEN = SessionKind(HIDDEN_METHOD, decode_drive, encode_drive, check_hidden, HiddenRange)
@@ -157,9 +169,11 @@ class SessionServer:
         self._connect = connect
         self._key = key
         self._window = MAX_WINDOW_ROWS if speculates and engine.takes_windows else 0
+        self.max_in_flight = MAX_IN_FLIGHT
+        """How many windows of an answer that begins here may be under way; 1: no further ones."""
         self._ports: dict[bytes, _LoopPort] = {}
-        # Until when each peer is taken to know WINDOWED sessions.
-        self._windowed: dict[PeerId, float] = {}
+        # Whether a peer knows a method, and until when that is taken for granted.
+        self._known: dict[tuple[PeerId, str], tuple[bool, float]] = {}
         self._watch = PeerWatch(host, connect or _connect_nothing)
         self._is_draining = False
 
@@ -171,7 +185,7 @@ class SessionServer:
 
     def _list_doors(self) -> list[tuple[str, StreamHandler, StreamHandler]]:
         """Return each kind's method, what serves it and what turns it away."""
-        doors = [self._make_door(kind) for kind in (GENERATION, SHAPED, WINDOWED)]
+        doors = [self._make_door(kind) for kind in (GENERATION, SHAPED, WINDOWED, PIPELINED)]
         if self._key is not None:
             doors.append(self._make_door(make_receipted_kind(self._key, self._host)))
         return [*doors, self._make_door(DRIVEN), self._make_door(HIDDEN)]
@@ -223,9 +237,16 @@ class SessionServer:
             return request
         if request.is_first:
             # What a receipt tells of is one token a step.
-            is_plain = request.wants_scores or request.receipt_salt
-            return replace(request, window=0 if is_plain else self._window)
-        return request if self._engine.takes_windows else replace(request, window=0)
+            is_plain = request.wants_scores or request.receipt_salt or not self._window
+            in_flight = 0 if is_plain or request.is_last else self._get_in_flight(request)
+            window = 0 if is_plain else self._window
+            return replace(request, window=window, in_flight=in_flight)
+        return request if self._engine.takes_windows else replace(request, window=0, in_flight=0)
+
+    def _get_in_flight(self, request: OpenSession) -> int:
+        """Return how many windows may be under way: one for each range, and one for the links."""
+        most = min(len(request.route) + 1, self.max_in_flight)
+        return most if most >= MIN_IN_FLIGHT else 0
 
     def _check(self, request: RouteRequest, caller: PeerId) -> None:
         """Raise Refused unless the request's route makes sense at this hoster."""
@@ -267,10 +288,12 @@ class SessionServer:
         """Open the session at the next range; leaving drops it there too."""
         index, ways = following.hop_index, _list_ways(kind, following)
         async with self._open_stream(following, index, ways) as (stream, method):
-            window = 0
-            if isinstance(following, OpenSession) and method == WINDOWED_METHOD:
+            window = in_flight = 0
+            if isinstance(following, OpenSession) and method in (WINDOWED_METHOD, PIPELINED_METHOD):
                 window = following.window
-            next_hop, peer = NextHop(stream, index, window=window), following.hop.peer_id
+                in_flight = following.in_flight if method == PIPELINED_METHOD else 0
+            next_hop = NextHop(stream, index, window=window, in_flight=in_flight)
+            peer = following.hop.peer_id
             self._watch.introduce((peer,))
             with self._watch.watch((peer,), next_hop.note_silence, misses=MISSES_OF_NEXT):
                 yield next_hop
@@ -308,26 +331,32 @@ class SessionServer:
         the last one only.
         """
         timeout_s, now_s = self._timeouts.open_s, time.monotonic()
-        # The refusal of an early stream is heard too late for another method.
-        is_known = now_s < self._windowed.get(peer, 0.0)
         for method in methods[:-1]:
+            is_known, until_s = self._known.get((peer, method), (True, 0.0))
+            is_remembered = now_s < until_s
+            if is_remembered and not is_known:
+                continue
             try:
+                # The refusal of an early stream is heard too late for another method.
                 stream = await self._host.open_stream(
-                    peer, method, timeout_s=timeout_s, early=is_known
+                    peer, method, timeout_s=timeout_s, early=is_remembered
                 )
             except PeerRefusal as refusal:
                 if refusal.reason != Reason.UNKNOWN_METHOD:
                     raise
-                self._windowed.pop(peer, None)
+                self._remember(peer, method, is_known=False, until_s=now_s + KNOWN_S)
             else:
-                if not is_known:
-                    self._windowed[peer] = now_s + KNOWN_S
-                    while len(self._windowed) > MAX_KNOWN:
-                        del self._windowed[next(iter(self._windowed))]
+                if not is_remembered:
+                    self._remember(peer, method, is_known=True, until_s=now_s + KNOWN_S)
                 return stream, method
         method = methods[-1]
         stream = await self._host.open_stream(peer, method, timeout_s=timeout_s, early=True)
         return stream, method
+
+    def _remember(self, peer: PeerId, method: str, *, is_known: bool, until_s: float) -> None:
+        self._known[peer, method] = (is_known, until_s)
+        while len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
 
     async def _finish_loop(self, stream: Stream) -> None:
         """Let the last token arrive: aborting at once could overtake it."""
@@ -399,7 +428,9 @@ def _list_ways(kind: SessionKind[R], following: R) -> Ways:
     if not isinstance(following, OpenSession) or not following.window:
         return {kind.method: lambda: kind.encode(following)}
     plain = SHAPED if following.sampling.is_shaped else GENERATION
+    pipelined: Ways = {PIPELINED_METHOD: lambda: encode_pipelined(following)}
     return {
+        **(pipelined if following.in_flight else {}),
         WINDOWED_METHOD: lambda: encode_windowed(following),
         plain.method: lambda: plain.encode(following),
     }

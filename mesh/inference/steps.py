@@ -50,6 +50,8 @@ class EngineSession:
     published: int = 0
     reused: int = 0
     """The tokens that the session began with."""
+    verified: int | None = None
+    """The text from there on is a draft that may turn out wrong; None: nothing is."""
     loss: Refused | None = None
     """Why the session cannot go on: its pages are gone and its text is not known."""
     is_open: bool = True
@@ -101,6 +103,7 @@ class StepInput:
     computed without asking the event loop; it takes notes, since only the last output is returned.
     ``window`` says that the rows are a token and a draft of what follows it, and are computed as
     decode rows; it asks the last range for a token after each of its first rows.
+    ``is_ahead`` says that the step before it is not verified yet: it sets no rhythm for others.
     With ``goes_on`` that step will be the row of the chosen token, sampled alike without a penalty,
     unless the session ends; it may then be computed before ``follow`` is asked.
     """
@@ -116,6 +119,7 @@ class StepInput:
     follow: Follow | None = None
     goes_on: bool = False
     window: Sequence[SampleRequest] | None = None
+    is_ahead: bool = False
 
     @property
     def is_decode(self) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mesh.inference.refusals import RefusalReason
 
 MAX_TRACED_STEPS = 4096
+MAX_DROPPED = 4
+"""Windows that one step drops; a peer says how many."""
 NOT_TOLD = -1
 """The id of a token that is known by its text only, as over HTTP."""
 MICROSECONDS_PER_MILLISECOND = 1000
@@ -63,7 +65,8 @@ class Trace:
 
     ``hop_times_us`` holds, for each of the first steps, the time in each range and then the whole
     step as the first range saw it. ``step_tokens`` holds how many tokens each of these steps gave:
-    several where a draft was accepted. ``failures`` are the peers left out, with the reason.
+    several where a draft was accepted. ``dropped_windows`` counts drafts that were sent ahead in
+    vain. ``failures`` are the peers left out, with the reason.
     ``tokens_per_second`` counts the tokens after the first one; None before the second.
     ``receipts`` are those of the choices, as JSON objects, once a gateway has them.
     ``cached_tokens`` of the prompt no range computed again, by the first range's word, told before
@@ -75,6 +78,7 @@ class Trace:
     failures: list[tuple[PeerId | None, RefusalReason]] = field(default_factory=list)
     hop_times_us: list[tuple[int, ...]] = field(default_factory=list)
     step_tokens: list[int] = field(default_factory=list)
+    dropped_windows: int = 0
     started_s: float = 0.0
     time_to_first_token_s: float | None = None
     tokens_per_second: float | None = None
@@ -95,6 +99,10 @@ class Trace:
         elif since_start_s > self.time_to_first_token_s:
             elapsed_s = since_start_s - self.time_to_first_token_s
             self.tokens_per_second = (self.tokens - 1) / elapsed_s
+        told = len(self.route) + 1
+        if self.route and len(times_us) > told:
+            self.dropped_windows += min(times_us[told], MAX_DROPPED)
+            times_us = times_us[:told]
         if len(self.hop_times_us) >= MAX_TRACED_STEPS:
             return
         if times_us:
@@ -132,7 +140,8 @@ class Token:
     added by the engine  ``token_id``, its natural ``logprob`` and ``top_logprobs``, the likeliest
                          tokens in its place, the best first
     by the last range    ``index`` within the answer, ``finish``, and ``times_us``: a number for
-                         each range in the route's order; the first range adds the whole step's
+                         each range in the route's order; the first range adds the whole step's,
+                         and how many windows it dropped (mesh/inference/rounds.py) if it did
     by the client        ``text``, what the token adds to the text so far; it may be empty while a
                          character or a stop is incomplete. ``trace``, one for the whole answer
     by the gateway       ``raw``, the token's own bytes, a special token's name among them

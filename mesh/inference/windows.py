@@ -27,6 +27,10 @@ range goes back into the prompt, whose pages other sessions may share.
     length 43                             length 44
     first  --WINDOW at 43: x e1 e2 ---->  middle: length 43  ------>  ...
 
+**Several windows under way.** Over slow links a window's way is what is waited for. So the first
+range sends the next ones before it is verified, where drafts are often right as a whole:
+mesh/inference/rounds.py says how the ranges forget them where they are not.
+
 **What can fail.** A draft is only a guess, so a wrong one costs time alone. A window longer than
 agreed, a drafted token outside the vocabulary, or a position that is not within the last window
 ends the session as any frame that makes no sense. Tokens that do not continue the draft as the last
@@ -38,6 +42,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mesh.inference.answer import AnswerState
+from mesh.inference.flight_wire import decode_ahead, encode_verified
 from mesh.inference.refusals import check_vocabulary
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.steps import EngineSession, StepOutput
@@ -55,6 +60,14 @@ def decode_arrival(frame: bytes, request: OpenSession, config: ModelConfig) -> S
         return decode_step(frame, hidden_size=config.hidden_size)
     step = decode_window(frame, hidden_size=config.hidden_size, most=request.window)
     check_vocabulary(step.draft, config)
+    return step
+
+
+def decode_ahead_arrival(frame: bytes, request: OpenSession, config: ModelConfig) -> StepFrame:
+    """Parse a window of a session that has several under way. Raises Refused."""
+    step = decode_ahead(frame, hidden_size=config.hidden_size, most=request.window)
+    first = () if step.lead is None else (step.lead.token_id,)
+    check_vocabulary((*first, *step.draft), config)
     return step
 
 
@@ -87,6 +100,8 @@ def take_step(
     return tokens
 
 
-def encode_answer(request: OpenSession, tokens: Sequence[Token]) -> bytes:
+def encode_answer(request: OpenSession, step: StepFrame, tokens: Sequence[Token]) -> bytes:
     """Encode what a step gave, as the session's first range expects it."""
+    if request.in_flight:
+        return encode_verified(0 if step.lead is None else step.lead.round, tokens)
     return encode_tokens(tokens) if request.window else encode_token(tokens[0])

@@ -129,6 +129,10 @@ class FrameType(IntEnum):
     WINDOW = 33
     TOKENS = 34
     """Of sessions whose ranges verify drafts (mesh/inference/window_wire.py)."""
+    PIPELINED = 35
+    AHEAD = 36
+    VERIFIED = 37
+    """Of sessions with several windows under way (mesh/inference/flight_wire.py)."""
 
 
 _FINISHES = tuple(Finish)
@@ -175,7 +179,8 @@ class OpenSession(RouteRequest):
     prompt need not be sent to this range if it has them too; a client, which sends none, says so to
     be told how many of them were kept. ``salt`` says whose prompt it is, in
     ``SALT_SIZE`` bytes or none. ``window`` is how many rows a window has at most, 0 for no windows;
-    only WINDOWED frames say it. ``receipt_salt``, of the salt's size, asks for a receipt.
+    only WINDOWED frames say it. ``in_flight`` is how many windows may be under way, 0 for one; only
+    PIPELINED frames say it. ``receipt_salt``, of the salt's size, asks for a receipt.
     """
 
     sampling: Sampling
@@ -185,6 +190,7 @@ class OpenSession(RouteRequest):
     reused: int = 0
     salt: bytes = b""
     window: int = 0
+    in_flight: int = 0
     receipt_salt: bytes = field(default=b"", repr=False)
 
     @property
@@ -222,16 +228,31 @@ class HiddenRows(NamedTuple):
         return [HiddenRows(1, self.dtype, self.data[start : start + size]) for start in starts]
 
 
+NO_ROWS = HiddenRows(0, "float32", b"")
+
+
+class Lead(NamedTuple):
+    """Where a window stands among those under way (mesh/inference/rounds.py).
+
+    ``token_id`` is its first token, and ``before`` are the windows of its round that are under way.
+    """
+
+    round: int
+    token_id: int
+    before: int
+
+
 class StepFrame(NamedTuple):
     """Hidden states from ``position`` on. ``times_us`` has what each range before took for them.
 
-    ``draft`` is what all rows but the first are of, in a WINDOW frame.
+    ``draft`` is what all rows but the first are of, in a WINDOW frame or one with a ``lead``.
     """
 
     position: int
     hidden: HiddenRows
     times_us: tuple[int, ...] = ()
     draft: tuple[int, ...] = ()
+    lead: Lead | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,7 @@ def _finish(pieces: list[Token], *, as_json: bool, trace: bool) -> None:
                     "reroutes": last.trace.reroutes,
                     "tokens_per_second": last.trace.tokens_per_second,
                     "tokens_per_step": last.trace.tokens_per_step,
+                    "dropped_windows": last.trace.dropped_windows,
                 }
             )
         )
@@ -178,5 +179,6 @@ def describe_trace(trace: Trace) -> str:
     speed, per_step = trace.tokens_per_second, trace.tokens_per_step or 1.0
     rate = "" if speed is None else f", {speed:.0f} tokens/s"
     if per_step > 1.0:
-        rate += f" ({per_step:.1f} a pass)"
+        dropped = trace.dropped_windows
+        rate += f" ({per_step:.1f} a pass{f', {dropped} windows dropped' if dropped else ''})"
     return f"route {hops}; {trace.tokens} tokens{rate}; {trace.reroutes} re-routes"

@@ -28,6 +28,7 @@ def fill_hosting(page: Page, server: LayerServer) -> None:
     page.add("mesh_spec_decode_num_drafts_total", measures.spec_drafts)
     page.add("mesh_spec_decode_num_draft_tokens_total", measures.spec_draft_tokens)
     page.add("mesh_spec_decode_num_accepted_tokens_total", measures.spec_accepted_tokens)
+    page.add("mesh_spec_decode_num_dropped_drafts_total", measures.spec_dropped_windows)
     page.add_histogram("mesh_hop_seconds", measures.step)
     layers = server.layers
     page.add("mesh_blocks_served", 0 if layers is None else layers.end - layers.start)

@@ -231,6 +231,12 @@ _HOSTING = (
         "Hosting",
         NODE,
     ),
+    _counter(
+        "mesh_spec_decode_num_dropped_drafts_total",
+        "Drafts that were sent before the one before them was verified, and in vain.",
+        "Hosting",
+        NODE,
+    ),
     _gauge(
         "mesh_kv_cache_usage_perc",
         "Part of the key-value cache that is in use; 1 is all of it.",

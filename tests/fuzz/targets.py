@@ -54,7 +54,7 @@ from mesh.client.event_stream import EventReader, EventTooLong
 from mesh.client.gguf_tokenizer import load_gguf_tokenizer
 from mesh.client.receipt_check import ReceiptRefused, check_receipt, read_receipts
 from mesh.errors import MeshError, ModelError, PeerRefusal, RecordRefused
-from mesh.inference import receipt_wire, shaped_wire, window_wire, wire
+from mesh.inference import flight_wire, receipt_wire, shaped_wire, window_wire, wire
 from mesh.inference.refusals import Refused
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Trace
@@ -398,6 +398,13 @@ def _open_windowed(raw: bytes) -> Any:
     return request
 
 
+def _open_pipelined(raw: bytes) -> Any:
+    """Decode a request for a session with several windows under way as a hoster does."""
+    request = flight_wire.decode_pipelined(raw)
+    request.sampling.check()
+    return request
+
+
 def _open_receipted(raw: bytes) -> Any:
     """Decode a request for an answer with a receipt as a hoster does."""
     request = receipt_wire.decode_receipted(raw)
@@ -412,6 +419,16 @@ def _decode_window(raw: bytes) -> tuple[Any, ...]:
 
 def _encode_window(fields: tuple[Any, ...]) -> bytes:
     return window_wire.encode_window(_make_step(fields[:-1])._replace(draft=fields[-1]))
+
+
+def _decode_ahead(raw: bytes) -> tuple[Any, ...]:
+    step = flight_wire.decode_ahead(raw, hidden_size=HIDDEN_SIZE, most=8)
+    return (*_list_step(step), step.draft, step.lead)
+
+
+def _encode_ahead(fields: tuple[Any, ...]) -> bytes:
+    *step, draft, lead = fields
+    return flight_wire.encode_ahead(_make_step(tuple(step))._replace(draft=draft), lead)
 
 
 def _check_answer_receipts(raw: bytes) -> Any:
@@ -793,6 +810,32 @@ _WIRE = (
         (Refused,),
         lambda: [window_wire.encode_tokens((seeds.TOKEN, seeds.TOKEN))],
         encode=window_wire.encode_tokens,
+        is_canonical=False,
+    ),
+    Target(
+        "wire_pipelined",
+        _open_pipelined,
+        (MeshError,),
+        lambda: [
+            flight_wire.encode_pipelined(replace(request, window=8, in_flight=3))
+            for request in (seeds.OPEN_SESSION, seeds.SHAPED_SESSION)
+        ],
+        encode=flight_wire.encode_pipelined,
+        is_canonical=False,
+    ),
+    Target(
+        "wire_ahead",
+        _decode_ahead,
+        (Refused,),
+        lambda: [flight_wire.encode_ahead(_STEP._replace(draft=(4, 5)), wire.Lead(1, 3, 2))],
+        encode=_encode_ahead,
+    ),
+    Target(
+        "wire_verified",
+        flight_wire.decode_verified,
+        (Refused,),
+        lambda: [flight_wire.encode_verified(1, (seeds.TOKEN, seeds.TOKEN))],
+        encode=lambda found: flight_wire.encode_verified(*found),
         is_canonical=False,
     ),
     Target(

@@ -7,6 +7,15 @@ import contextlib
 
 import pytest
 
+from mesh.inference.flight_wire import (
+    PIPELINED_METHOD,
+    decode_ahead,
+    decode_pipelined,
+    decode_verified,
+    encode_ahead,
+    encode_pipelined,
+    encode_verified,
+)
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Finish, Token
@@ -23,6 +32,7 @@ from mesh.inference.wire import (
     SESSION_METHOD,
     FrameType,
     HiddenRows,
+    Lead,
     OpenSession,
     StepFrame,
     decode_error,
@@ -260,4 +270,155 @@ async def test_a_session_that_was_opened_without_windows_takes_none(swarm):
         stream = await client.open_stream(hoster.key.peer_id, SESSION_METHOD, timeout_s=5)
         await stream.send(encode_open(request))
         error = decode_error(await receive(stream))
+    assert (error.hop_index, error.reason) == (1, "hop_lost")
+
+
+@contextlib.asynccontextmanager
+async def attack_flight(swarm, hoster, *, end=6):
+    """A stranger before a hoster, in a session with three windows under way at most."""
+    async with contextlib.AsyncExitStack() as stack:
+        key = swarm.next_key()
+        host = await swarm.open_host(stack, key)
+        route = [Hop(key.peer_id, LayerSpan(0, 3)), Hop(hoster.key.peer_id, LayerSpan(3, end))]
+        if end < 6:
+            later = await swarm.open_host(stack, swarm.next_key())
+            later.serve_stream(PIPELINED_METHOD, say_nothing)
+            route.append(Hop(later.peer_id, LayerSpan(end, 6)))
+        request = OpenSession(
+            key.peer_id.public_key[:16],
+            tuple(route),
+            Sampling(),
+            PROMPT,
+            max_new_tokens=40,
+            hop_index=1,
+            window=WINDOW,
+            in_flight=3,
+        )
+        stream = await host.open_stream(hoster.key.peer_id, PIPELINED_METHOD, timeout_s=5)
+        await stream.send(encode_pipelined(request))
+        await stream.send(encode_step(make_step(0, len(PROMPT))))
+        chosen = 0
+        if end == 6:
+            number, (token,) = decode_verified(await receive(stream))
+            assert number == 0
+            chosen = token.token_id
+        yield stream, chosen
+        await stream.abort()
+
+
+def make_ahead(position, draft, number=0, *, before=0, first=5):
+    step = make_step(position, 1 + len(draft), draft)
+    return encode_ahead(step, Lead(number, first, before))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda t: make_ahead(8, (VOCABULARY,), first=t), RefusalReason.TOKEN_OUT_OF_RANGE),
+        (lambda t: make_ahead(8, (5,), first=2**32 - 1), RefusalReason.TOKEN_OUT_OF_RANGE),
+        (lambda t: make_ahead(8, (5,) * WINDOW, first=t), RefusalReason.MALFORMED),
+        (lambda t: make_ahead(9, (5,), first=t), RefusalReason.WRONG_POSITION),
+        (lambda t: make_ahead(7, (5,), first=t), RefusalReason.WRONG_POSITION),
+        (lambda t: make_ahead(0, (5,), 1, first=t), RefusalReason.WRONG_POSITION),
+        (lambda t: make_ahead(8, (5,), 2, first=t), RefusalReason.MALFORMED),
+        (lambda t: make_ahead(8, (5,), before=3, first=t), RefusalReason.MALFORMED),
+        (lambda t: make_window(8, (5,)), RefusalReason.MALFORMED),
+        (lambda t: encode_step(make_step(8, 1)), RefusalReason.MALFORMED),
+    ],
+    ids=[
+        "vocabulary",
+        "first token",
+        "too long",
+        "gap",
+        "within the prompt",
+        "at the start",
+        "round",
+        "too many",
+        "no round",
+        "step",
+    ],
+)
+@pytest.mark.parametrize("end", [6, 5], ids=["last", "middle"])
+async def test_a_window_under_way_that_makes_no_sense_ends_its_own_session_only(
+    swarm, make, reason, end
+):
+    hoster = await swarm.add_hoster(3, 6)
+    async with attack_flight(swarm, hoster, end=end) as (stream, chosen):
+        await stream.send(make(chosen))
+        assert decode_error(await receive(stream)).reason == reason
+    async with attack_flight(swarm, hoster) as (stream, chosen):
+        await stream.send(make_ahead(8, (5, 6), first=chosen))
+        assert decode_verified(await receive(stream))
+
+
+async def test_the_last_range_verifies_no_window_that_begins_with_another_token(swarm):
+    hoster = await swarm.add_hoster(3, 6)
+    async with attack_flight(swarm, hoster) as (stream, chosen):
+        await stream.send(make_ahead(8, (5,), first=(chosen + 1) % VOCABULARY))
+        assert decode_error(await receive(stream)).reason == RefusalReason.MALFORMED
+
+
+async def test_more_windows_than_agreed_end_the_session(swarm):
+    hoster = await swarm.add_hoster(3, 6)
+    async with attack_flight(swarm, hoster) as (stream, chosen):
+        position = 8
+        for place in range(4):
+            wrong = (chosen + 1) % VOCABULARY
+            first = wrong if place else chosen
+            await stream.send(make_ahead(position, (wrong,), before=min(place, 2), first=first))
+            position += 2
+        decode_verified(await receive(stream))
+        assert decode_error(await receive(stream)).reason == RefusalReason.MALFORMED
+
+
+async def test_a_peer_that_leaves_with_three_windows_under_way_leaves_nothing_behind(swarm):
+    hoster = await swarm.add_hoster(3, 6)
+    free = hoster.engine.free_cache_tokens
+    for end in (6, 5):
+        async with attack_flight(swarm, hoster, end=end) as (stream, chosen):
+            for place in range(3):
+                await stream.send(make_ahead(8 + 3 * place, (5, 6), before=place, first=chosen))
+    async with asyncio.timeout(10):
+        while hoster.engine.session_count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert hoster.engine.free_cache_tokens == free
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        encode_verified(1, (make_token(1, 5),)),
+        encode_verified(0, (make_token(1, 6), make_token(2, 6))),
+        encode_verified(0, (make_token(1, VOCABULARY),)),
+        encode_verified(0, (make_token(1, 5),))[:-1],
+        say(5),
+        encode_token(make_token(1, 5)),
+    ],
+    ids=["round", "not drafted", "impossible", "cut", "without a round", "alone"],
+)
+async def test_answers_that_no_round_gives_are_blamed_on_the_last_range(swarm, reply):
+    hoster = await swarm.add_hoster(0, 3)
+    async with contextlib.AsyncExitStack() as stack:
+        key = swarm.next_key()
+        stranger = await swarm.open_host(stack, key)
+
+        async def serve(stream):
+            assert decode_pipelined(await stream.receive()).in_flight == 3
+            await stream.receive()
+            await stream.send(encode_verified(0, (make_token(0, 7),)))
+            step = decode_ahead(await stream.receive(), hidden_size=HIDDEN, most=16)
+            assert (step.position, step.draft) == (8, (5, 6, 7))
+            assert step.lead == Lead(0, 7, 0)
+            await stream.send(reply)
+            await say_nothing(stream)
+
+        stranger.serve_stream(PIPELINED_METHOD, serve)
+        client = await swarm.open_host(stack, swarm.next_key())
+        route = (Hop(hoster.key.peer_id, LayerSpan(0, 3)), Hop(key.peer_id, LayerSpan(3, 6)))
+        request = OpenSession(bytes(16), route, Sampling(), PROMPT, max_new_tokens=5)
+        stream = await client.open_stream(hoster.key.peer_id, SESSION_METHOD, timeout_s=5)
+        await stream.send(encode_open(request))
+        assert decode_token(await receive(stream)).token_id == 7
+        error = decode_error(await receive(stream))
+        await stream.abort()
     assert (error.hop_index, error.reason) == (1, "hop_lost")

@@ -11,6 +11,10 @@ import pytest
 from benchmarks.slow_links import Link, LinkProxy
 from mesh.client.connection import connect
 from mesh.client.route_session import ClientTimeouts
+from mesh.inference import first_range
+from mesh.inference.flight import Flight
+from mesh.inference.sampling import Sampling
+from mesh.inference.session_server import SessionServer
 from tests.support.real_swarm import open_real_swarm
 
 ONE_WAY_S = 0.25
@@ -32,6 +36,38 @@ async def answer(client):
 
 async def collect(stream):
     return [token.token_id async for token in stream]
+
+
+async def answer_again(client, count):
+    """Return the tokens of an answer that repeats one token, and the last with its trace."""
+    sampling = Sampling(logit_bias=((70, 100.0), (71, 50.0)), frequency_penalty=0.5)
+    stream = client.generate([5, 17, 90], max_new_tokens=count, sampling=sampling, ignore_eos=True)
+    found = [token async for token in stream]
+    return [token.token_id for token in found], found[-1]
+
+
+@pytest.mark.parametrize("ranges", ROUTES)
+async def test_over_real_connections_several_windows_are_under_way(ranges, monkeypatch):
+    most = []
+
+    class Watched(Flight):
+        def add(self, window):
+            super().add(window)
+            most.append(len(self))
+
+    count = 150
+    async with open_far_swarm(ranges) as (link, client, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(SessionServer, "_get_in_flight", lambda self, request: 0)
+            expected, _ = await answer_again(client, count)
+        monkeypatch.setattr(first_range, "Flight", Watched)
+        link.delay_s = 0.05
+        tokens, last = await answer_again(client, count)
+        assert tokens == expected
+        assert max(most) == ranges + 1
+        # One token for long, and then another, where windows were sent in vain.
+        assert {*tokens[:90]} == {70} and 71 in tokens and last.trace.dropped_windows > 0
+        assert sum(last.trace.step_tokens) == count
 
 
 @contextlib.asynccontextmanager

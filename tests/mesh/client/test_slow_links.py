@@ -11,6 +11,8 @@ import pytest
 
 from mesh.client.client import RoutingOptions
 from mesh.errors import SessionLost
+from mesh.inference import first_range
+from mesh.inference.flight import Flight
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import Sampling
 from tests.mesh.client.conftest import Swarm
@@ -82,6 +84,38 @@ def count_batches(hoster):
 
     batches.run = note
     return sizes
+
+
+async def test_sessions_of_a_crowd_have_one_window_under_way_each(chat_checkpoint, monkeypatch):
+    """What is sent ahead is computed apart from the others, who would be apart then too."""
+    most = []
+
+    class Watched(Flight):
+        def add(self, window):
+            super().add(window)
+            most.append(len(self))
+
+    monkeypatch.setattr(first_range, "Flight", Watched)
+    again = Sampling(logit_bias=((70, 100.0),), stop_token_ids=(258,))
+    async with open_slow_swarm(chat_checkpoint, 2) as (swarm, client):
+        swarm.network.conditions = LinkConditions(0.02, 0.02)
+
+        async def ask(count):
+            tokens = client.generate("Again", max_new_tokens=count, sampling=again)
+            return [token.token_id async for token in tokens]
+
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(ask(100)) for _ in range(CLIENTS)]
+            engine = swarm.hosters[0].engine
+            while engine.session_count < CLIENTS:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            del most[:]
+            while not any(task.done() for task in asked):
+                assert max(most, default=1) == 1
+                await asyncio.sleep(0.001)
+        most.clear()
+        assert len(await ask(100)) == 100
+        assert max(most) == 3
 
 
 @pytest.mark.parametrize("speculates", [False, True], ids=["rows", "windows"])

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
+from mesh.inference.flight_wire import PIPELINED_METHOD
 from mesh.inference.grammar import Grammar, GrammarKind
 from mesh.inference.sampling import Sampling
 from mesh.inference.window_wire import WINDOWED_METHOD
@@ -146,7 +147,8 @@ async def test_a_hoster_of_an_earlier_version_goes_on_serving_without_drafts(
     async with open_swarm(chat_checkpoint, 3) as (swarm, client):
         old = swarm.hosters[place]
         if place:
-            del swarm.network._hosts[old.key.peer_id]._server._streams[WINDOWED_METHOD]
+            streams = swarm.network._hosts[old.key.peer_id]._server._streams
+            del streams[WINDOWED_METHOD], streams[PIPELINED_METHOD]
         else:
             old.server._window = 0
         pieces = await ask(client, SAMPLINGS["few tokens"])

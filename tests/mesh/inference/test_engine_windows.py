@@ -142,3 +142,29 @@ async def test_a_windows_rows_are_counted_as_decode_rows(make_checkpoint):
             await engine.submit(session, StepInput(5, token_ids=PROMPT[:5]))
             await engine.submit(session, StepInput(4, token_ids=[1, 2, 3, 4], window=()))
         assert (engine.measures.prompt_rows, engine.measures.decode_rows) == (5, 4)
+
+
+async def test_a_draft_that_is_not_verified_is_not_published(make_checkpoint):
+    """A session that ends with windows under way offers the text up to the right tokens."""
+    prompt, prefix = PROMPT[:5], Prefix(b"salt", PROMPT[:5], 5)
+    right, draft = [11] * PAGE_TOKENS, [9] * (2 * PAGE_TOKENS)
+    async with Serving(loader(make_checkpoint())) as engine:
+        with open_session(engine, capacity=200, prefix=prefix) as session:
+            await engine.submit(session, StepInput(5, token_ids=prompt))
+            await engine.submit(session, StepInput(len(right), token_ids=right, window=()))
+            session.verified = session.length
+            step = StepInput(len(draft), token_ids=draft, window=(), is_ahead=True)
+            await engine.submit(session, step)
+            salt = session.salt
+        keys = compute_page_keys(salt, [*prompt, *right, *draft])
+        assert len(keys) == 3 and engine._book.count_published(keys) == 1
+
+
+async def test_a_step_that_is_sent_ahead_sets_no_rhythm(make_checkpoint):
+    async with Serving(loader(make_checkpoint())) as engine:
+        with open_session(engine) as session:
+            await engine.submit(session, StepInput(5, token_ids=PROMPT[:5]))
+            await engine.submit(session, StepInput(2, token_ids=[1, 2], window=(), is_ahead=True))
+            assert session.serial not in engine._cohorts._rhythms
+            await engine.submit(session, StepInput(2, token_ids=[1, 2], window=()))
+            assert session.serial in engine._cohorts._rhythms

@@ -110,3 +110,13 @@ def test_windows_are_batched_with_decode_rows_up_to_the_limit():
     for session, rows in ((1, 4), (2, 1), (3, 4), (4, 16), (5, 1)):
         scheduler.add(Work(session, ALL, rows, 0, session, is_window=True))
     assert [taken(scheduler) for _ in range(4)] == [[1, 2], [3], [4], [5]]
+
+
+def test_rows_that_were_sent_ahead_are_batched_and_hold_no_batch():
+    scheduler = Scheduler(max_batch_rows=8)
+    scheduler.add(Work(1, ALL, 3, 0, 1, is_window=True, is_ahead=True))
+    assert scheduler.waiting_decodes == () and not scheduler.is_turn_waiting
+    scheduler.add(work(2))
+    assert scheduler.is_turn_waiting
+    assert scheduler.waiting_decodes == (2,)
+    assert taken(scheduler) == [1, 2]
