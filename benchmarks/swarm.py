@@ -131,18 +131,19 @@ async def _serve_hoster(
         )
         initial_peers = await asyncio.to_thread(pipe.recv)
         host, directory, announcer = await _open_node(stack, engine, initial_peers, place)
-        SessionServer(host, engine, connect=directory.ensure_connected).register()
+        server = SessionServer(host, engine, connect=directory.ensure_connected)
+        server.register()
         await host._p2p.add_binary_stream_handler(BARE_PROTOCOL, _answer_bare)
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(engine.serve())
             announcing = tasks.create_task(announcer.run())
             pipe.send(list(await host.list_addresses()))
-            await _answer_pipe(pipe, engine, host)
+            await _answer_pipe(pipe, engine, host, server)
             serving.cancel()
             announcing.cancel()
 
 
-async def _answer_pipe(pipe: Any, engine: Any, host: Any) -> None:
+async def _answer_pipe(pipe: Any, engine: Any, host: Any, server: Any) -> None:
     """Answer the parent until it says stop or is gone."""
     while True:
         try:
@@ -154,6 +155,9 @@ async def _answer_pipe(pipe: Any, engine: Any, host: Any) -> None:
         if isinstance(request, list):
             # As a node of a subnet dials all the others.
             pipe.send([await _is_dialled(host, address) for address in request])
+        elif isinstance(request, int):
+            server.max_in_flight = request
+            pipe.send(request)
         elif request == "memory":
             pipe.send(measure_rss(os.getpid()) - _declared_bytes(engine))
         else:

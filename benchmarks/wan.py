@@ -4,6 +4,8 @@
     python -m benchmarks.wan --json           one JSON object
     python -m benchmarks.wan --model tiny     with the small model of the package
     python -m benchmarks.wan --text FILE      answers from a text: a paragraph a question
+    python -m benchmarks.wan --compare        each answer also with one window at a time
+    python -m benchmarks.wan --one-way 50     without delay and with this one, nothing else
 
 Every hoster is a process of its own with a real p2pd, behind a TCP proxy (slow_links.py): whatever
 client and hosters say to each other crosses one. The links change while the swarm runs. In each
@@ -15,7 +17,9 @@ file word for word, which is what drafts of hosters are good at (mesh/inference/
 
 The alternative is the **serial law**: one-way times and computing, and nothing else. A token costs
 one way for each range, and what it costs in the same round and swarm without delay. A first token
-also costs the way from the client and back. ``ratio`` is the speed by the law's speed, and
+also costs the way from the client and back. With ``--compare`` each prompt is answered once more
+with one window of drafts at a time (mesh/inference/rounds.py); ``gain`` is how much faster several
+are. ``ratio`` is the speed by the law's speed, and
 ``first_ratio`` the first token's time by the law's time.
 """
 
@@ -80,11 +84,14 @@ CONDITIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer in seconds: of a token to a token, to the first token, between two tokens."""
+    """One answer in seconds: of a token to a token, to the first token, between two tokens, and
+    between two tokens with one window at a time, if that was measured.
+    """
 
     open_s: float
     first_s: float
     token_s: float
+    single_token_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,9 @@ class Row:
     ratio: float
     lowest_ratio: float
     highest_ratio: float
+    gain: float | None
+    lowest_gain: float | None
+    highest_gain: float | None
 
 
 def log(text: str) -> None:
@@ -137,6 +147,7 @@ def make_row(ranges: int, condition: Condition, own: list[Answer], near: list[An
     pairs = list(zip(own, near, strict=True))
     ratios = [(close.token_s + token_s) / far.token_s for far, close in pairs]
     firsts = [far.first_s / (close.first_s + first_s) for far, close in pairs]
+    gains = [far.single_token_s / far.token_s for far in own if far.single_token_s is not None]
     ways = None
     if condition.one_way_ms:
         one_way_s = condition.one_way_ms / 1000
@@ -155,6 +166,9 @@ def make_row(ranges: int, condition: Condition, own: list[Answer], near: list[An
         ratio=statistics.median(ratios),
         lowest_ratio=min(ratios),
         highest_ratio=max(ratios),
+        gain=statistics.median(gains) if gains else None,
+        lowest_gain=min(gains, default=None),
+        highest_gain=max(gains, default=None),
     )
 
 
@@ -176,12 +190,28 @@ def list_prompts(shape: Shape, model: Path, arguments: argparse.Namespace) -> It
         yield list(tokenizer.encode_chat([{"role": "user", "content": question}]))
 
 
+def list_conditions(arguments: argparse.Namespace) -> tuple[Condition, ...]:
+    """Return the kinds of links; the near one, which the law needs, is always among them."""
+    if arguments.one_way is None:
+        return CONDITIONS
+    wanted = arguments.one_way
+    return (NEAR, *(each for each in CONDITIONS[1:] if _name(each) in wanted))
+
+
+def _name(condition: Condition) -> str:
+    """Return a kind of link as it is asked for: ``50``, ``0@100`` where a rate is limited."""
+    rate = f"@{condition.mbit:g}" if condition.mbit else ""
+    return f"{condition.one_way_ms:g}{rate}" + ("~" if condition.jitter_ms else "")
+
+
 async def measure(
     shape: Shape, model: Path, ranges: int, arguments: argparse.Namespace
 ) -> list[Row]:
     """Measure all kinds of links over one swarm."""
+    from mesh.inference.flight_wire import MAX_IN_FLIGHT
+
     link = Link()
-    found: dict[Condition, list[Answer]] = {condition: [] for condition in CONDITIONS}
+    found: dict[Condition, list[Answer]] = {one: [] for one in list_conditions(arguments)}
     # Other prompts each time, since hosters know the beginning of those that they had.
     shifts, prompts = itertools.count(1), list_prompts(shape, model, arguments)
     async with open_swarm(shape, model, ranges, arguments.threads, proxy=LinkProxy(link)) as swarm:
@@ -191,7 +221,13 @@ async def measure(
                 condition.apply(link)
                 open_s, _ = await ask(swarm.client, [5 + next(shifts)], 1)
                 prompt = next(prompts)
-                answers.append(Answer(open_s, *await ask(swarm.client, prompt, arguments.new)))
+                several = await ask(swarm.client, prompt, arguments.new)
+                single_s = None
+                if arguments.compare:
+                    await swarm.query(0, 1)
+                    _, single_s = await ask(swarm.client, prompt, arguments.new)
+                    await swarm.query(0, MAX_IN_FLIGHT)
+                answers.append(Answer(open_s, *several, single_s))
             log(f"{ranges} ranges: round {number + 1} of {arguments.rounds}")
             NEAR.apply(link)
     return [make_row(ranges, condition, own, found[NEAR]) for condition, own in found.items()]
@@ -232,6 +268,13 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def describe_gain(row: dict[str, Any]) -> str:
+    """Return what a row of the table ends with: what several windows gain over one at a time."""
+    if row["gain"] is None:
+        return ""
+    return f"  gain {row['gain']:.2f} ({row['lowest_gain']:.2f} to {row['highest_gain']:.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -241,6 +284,13 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=PROMPT, help="tokens of the prompt")
     parser.add_argument("--text", type=Path, help="ask for paragraphs of this file, word for word")
     parser.add_argument("--new", type=int, default=NEW, help="tokens of the answer")
+    parser.add_argument(
+        "--one-way",
+        nargs="+",
+        choices=[_name(condition) for condition in CONDITIONS[1:]],
+        help="only these kinds of links, and none: milliseconds @ Mbit/s; ~: with jitter and loss",
+    )
+    parser.add_argument("--compare", action="store_true", help="also one window at a time")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each process")
     arguments = parser.parse_args()
     report = asyncio.run(run(arguments))
@@ -258,6 +308,7 @@ def main() -> None:
             f"{row['first_token_s']:6.3f} s ({row['first_ratio']:.2f})  "
             f"{row['tokens_per_second']:7.1f} ({row['ratio']:.2f}, "
             f"{row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f})"
+            f"{describe_gain(row)}"
         )
 
 
