@@ -33,7 +33,11 @@ async def photograph(url: str, folder: Path) -> None:
     async with open_browser() as browser:
         light = await open_page(browser, url)
         await light.screenshot(path=folder / "chat-empty.png")
+        await sign_answers(light)
         await ask(light, FACT)
+        receipt = light.locator("details.receipt").filter(has_text="checked")
+        await receipt.locator("summary").click()
+        await light.screenshot(path=folder / "chat-receipt.png")
         await ask(light, CODE)
         await light.screenshot(path=folder / "chat-page.png")
 
@@ -48,6 +52,8 @@ async def photograph(url: str, folder: Path) -> None:
 
         phone = await open_page(browser, light.url, size=PHONE)
         await phone.screenshot(path=folder / "chat-phone.png")
+        # In a page that is behind another one the drawer does not slide in.
+        await light.bring_to_front()
         await light.get_by_role("button", name="Settings").click()
         await light.wait_for_timeout(500)
         await light.screenshot(path=folder / "chat-settings.png")
@@ -74,6 +80,12 @@ async def ask(page: Page, question: str) -> None:
     await begin(page, question)
     await page.get_by_role("button", name="Stop", exact=True).wait_for()
     await wait_for_answer(page)
+
+
+async def sign_answers(page: Page) -> None:
+    await page.get_by_role("button", name="Settings").click()
+    await page.get_by_role("switch", name="Signed receipts").check()
+    await page.get_by_role("button", name="Done").click()
 
 
 async def wait_for_answer(page: Page) -> None:
