@@ -44,13 +44,15 @@ _STATISTIC = re.compile(r"stat::(\w+): +(\d+)")
 class Result:
     """What became of one target. ``broken_by`` is the file with the input that broke it.
 
-    ``slowest_s`` is what the slowest input took, in whole seconds; ``peak_mib`` what the process
-    held, everything that is imported included.
+    ``cpu_s`` is the time of one core, which other work on the machine does not change;
+    ``slowest_s`` what the slowest input took, in whole seconds; ``peak_mib`` what the process held,
+    everything that is imported included.
     """
 
     name: str
     inputs: int
     seconds: float
+    cpu_s: float
     slowest_s: int
     peak_mib: int
     broken_by: str | None
@@ -60,8 +62,8 @@ class Result:
     def line(self) -> str:
         end = "ok" if self.broken_by is None else f"BROKEN by {self.broken_by}"
         return (
-            f"{self.name:24} {self.inputs:>9} inputs {self.seconds:7.0f} s  "
-            f"slowest {self.slowest_s} s, {self.peak_mib} MiB  {end}"
+            f"{self.name:24} {self.inputs:>9} inputs {self.seconds:7.0f} s, {self.cpu_s:.0f} s of "
+            f"a core, slowest {self.slowest_s} s, {self.peak_mib} MiB  {end}"
         )
 
 
@@ -189,7 +191,7 @@ def run(target: Target, options: argparse.Namespace) -> Result:
                     corpus,
                 ],
             )
-        _, status = os.waitpid(pid, 0)
+        _, status, usage = os.wait4(pid, 0)
         output.seek(0)
         said = output.read().decode(errors="replace")
     statistics = {name: int(count) for name, count in _STATISTIC.findall(said)}
@@ -201,6 +203,7 @@ def run(target: Target, options: argparse.Namespace) -> Result:
         target.name,
         inputs=statistics.get("number_of_executed_units", 0),
         seconds=time.monotonic() - started_s,
+        cpu_s=usage.ru_utime + usage.ru_stime,
         slowest_s=statistics.get("slowest_unit_time_sec", 0),
         peak_mib=statistics.get("peak_rss_mb", 0),
         broken_by=broken_by,
