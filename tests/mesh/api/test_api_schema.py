@@ -39,6 +39,7 @@ OPERATIONS = [
     ("GET", "/livez"),
     ("GET", "/readyz"),
     ("GET", "/health"),
+    ("GET", "/metrics"),
 ]
 
 

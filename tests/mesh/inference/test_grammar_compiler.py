@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from random import Random
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mesh.api.schemas import MAX_SET_TOKENS, ChatRequest, CompletionRequest
 from mesh.api.token_sets import find_token_set
 from mesh.api.tool_formats import ToolFormat, ToolStyle
 from mesh.errors import InvalidRequest, ModelError
+from mesh.inference import grammar_compiler
 from mesh.inference.grammar import MAX_GRAMMAR_BYTES, Grammar, GrammarKind
 from mesh.inference.grammar_compiler import BadGrammar, GrammarCompiler, Vocabulary
 
@@ -224,6 +226,38 @@ def test_a_grammar_that_is_made_to_be_expensive_costs_little(compiler, grammar):
     except BadGrammar:
         pass
     assert time.process_time() - began < 5.0
+
+
+def test_a_long_constant_is_told_in_the_models_own_tokens(monkeypatch):
+    """Only the beginning of what is forced is read for each mask: no token differs by that."""
+    pieces = [b"ab", b"aab", "\u00e9a".encode(), "b\u00e9".encode(), b"ba"]
+
+    def encode(text):
+        raw, found = text.encode(), []
+        while raw:
+            # The last one that fits, not the longest: no greedy reader writes it so.
+            token_id = next(i for i in reversed(range(1, len(tokens))) if raw.startswith(tokens[i]))
+            found.append(token_id)
+            raw = raw[len(tokens[token_id]) :]
+        return found
+
+    tokens = [*BYTES.tokens, *pieces]
+    vocabulary = Vocabulary(tokens, [END], [END], encode)
+    text = "".join(Random(7).choices("ab\u00e9", k=2500))
+    written = []
+    for limit in (grammar_compiler.MAX_FORCED_BYTES, 1 << 20):
+        monkeypatch.setattr(grammar_compiler, "MAX_FORCED_BYTES", limit)
+        matcher = GrammarCompiler(lambda: vocabulary, vocab_size=300).start_now(
+            Grammar(GrammarKind.LARK, f'start: "{text}"\n')
+        )
+        found = []
+        while (after := allowed(matcher.compute_mask())) != [END]:
+            (token_id,) = after
+            matcher.consume(token_id)
+            found.append(token_id)
+        written.append(found)
+    assert b"".join(tokens[i] for i in written[0]).decode() == text
+    assert written[0] == written[1] == encode(text)
 
 
 def test_compiled_grammars_that_are_kept_are_few(compiler):
