@@ -170,7 +170,7 @@ def list_mounts(folder: Path) -> list[str]:
 
 
 def find_leftovers(mark: str, folder: Path) -> list[str]:
-    """Return what is left of the run: marked processes, whoever their parent is, and files."""
+    """Return what is left of the run: marked processes of any parent, and files."""
     deadline = time.monotonic() + LEFTOVER_WAIT_S
     while (left := list_marked(mark)) and time.monotonic() < deadline:
         time.sleep(POLL_S)

@@ -76,7 +76,7 @@ async def _flood(addresses: list[str], server: str, pipe: Any) -> None:
             key = PeerKey.generate()
             config = HostConfig(key=key, initial_peers=tuple(addresses), client_mode=True)
             host = await stack.enter_async_context(HivemindHost.open(config))
-            # It tells anybody, as clients need it.
+            # A peer tells every caller: clients need it.
             host.set_network_id((await fetch_info(host, target, timeout_s=60)).network_id)
             strangers.append(Stranger(host, key, target, addresses))
         pipe.send("ready")

@@ -21,7 +21,7 @@ class HosterWork:
 
     It served the layers ``[start, end)``. ``scores`` and ``shares`` have an integer for each layer
     that it owed an answer to: how near the mean that is, 10**18 at most, and what the built-in rule
-    pays for it. The head counts as a layer of whoever serves the last one.
+    pays for it. The head counts as a layer of the hoster of the last one.
     """
 
     node_id: int

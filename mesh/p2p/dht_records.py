@@ -30,7 +30,7 @@ from mesh.p2p.record_checks import check_own_record, derive_key
 
 EXPLORED_PLACES = 8
 ROUNDS_PER_LOOK = 4
-"""A neighbourhood that has lost nobody looks around at a random place so seldom."""
+"""A neighbourhood that has lost no peer looks at a random place once in so many rounds."""
 MAX_REMEMBERED = 512
 MIN_REQUEST_S = 0.5
 

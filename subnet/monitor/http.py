@@ -1,6 +1,6 @@
 """The monitor over HTTP: the page, the JSON API and the live events. Everything is read-only.
 
-Answers are encoded once a revision, whoever asks how often.
+An answer is encoded once a revision, however many ask for it.
 """
 
 from __future__ import annotations

@@ -110,7 +110,6 @@ EQUIVOCATED = {
     Behaviour.EQUIVOCATE_SIGHTING: RecordKind.SIGHTING,
 }
 """Of which record different nodes are shown different versions."""
-SPLITTING = frozenset(EQUIVOCATED)
 EDGED = {
     RecordKind.OUTPUT_REVEAL: Behaviour.EDGE,
     RecordKind.OUTPUT_COMMIT: Behaviour.EDGE_COMMIT,
@@ -322,7 +321,7 @@ class EvilStore:
         return -self._random.uniform(0.0, EDGE_S)
 
     def _lie(self, record: Envelope) -> Envelope:
-        """Say that nobody worked, and open that commitment as promised."""
+        """Say that no hoster worked, and open that commitment as promised."""
         if record.kind == RecordKind.SCORE_REVEAL:
             return self._seal_like(record, encode_score_reveal(ScoreReveal(bytes(32), ())))
         commitment = compute_score_commitment(make_commit_context(record), salt=bytes(32), rows=())
@@ -357,7 +356,7 @@ class EvilStore:
         )
 
     def _see(self, record: Envelope) -> Envelope:
-        """Say that one saw nothing, or other records than there are, or that nobody serves."""
+        """Say that one saw nothing, or other records than there are, or that no hoster serves."""
         sighting, epoch = decode_sighting(record.body), Epoch(record.epoch)
         if Behaviour.ACCUSE in self._behaviours:
             sighting = replace(sighting, failed_probes=frozenset(range(sighting.num_nodes)))
@@ -479,7 +478,7 @@ class EvilWriter:
     def _bend(
         self, rows: list[tuple[SubnetNodeId, Score]]
     ) -> tuple[tuple[SubnetNodeId, Score], ...]:
-        """Pay oneself, rob another, drop a row, or invent that nobody worked."""
+        """Pay oneself, rob another, drop a row, or invent that no hoster worked."""
         match self._random.randrange(4):
             case 0:
                 return tuple(

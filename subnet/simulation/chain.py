@@ -64,7 +64,7 @@ FINALITY_LAG = 2
 LIFETIMES = (4, 8, 16, 32, 64)
 """In how many blocks from its head on an extrinsic may land: the chain's mortal eras."""
 SETUP_BLOCKS = 2
-"""Blocks in which subnet and nodes are registered and activated before anybody runs."""
+"""Blocks in which subnet and nodes are registered and activated before any node runs."""
 DELEGATED = 1_000 * TENSOR
 _STAKE = 100 * TENSOR
 

@@ -222,7 +222,7 @@ class Invariants:
             f"{said} and {known}",
         )
         if list_hash == NOTHING_NAMED:
-            # Nobody is elected in epoch 0; later, connected nodes can always have the sightings.
+            # No node is elected in epoch 0; later, connected nodes can always have the sightings.
             is_right = report.epoch == 0 or not self._is_reliable
             self.require(is_right, f"{name} rest on no sightings")
             return

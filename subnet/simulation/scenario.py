@@ -66,7 +66,7 @@ LYING = (Fault.BYZANTINE, Fault.SPLIT, Fault.EDGE, Fault.SELECT, Fault.COLLUSION
 CHAIN_FAULTS = (Fault.FORK, Fault.LATE_BLOCKS, Fault.ROSTER)
 """What the chain does to all alike: every node must still do all that it owes."""
 NETWORK_FAULTS = frozenset(Fault) - frozenset(LYING) - frozenset(CHAIN_FAULTS)
-"""Where none of these is on, everybody is connected and nobody dies."""
+"""Where none of these is on, all nodes are connected and none dies."""
 
 _HOSTER_BEHAVIOURS = (
     Behaviour.GARBAGE,

@@ -11,7 +11,7 @@ MAX_KEPT_LINES = 200
 
 
 class Trace:
-    """Collects lines; ``show`` is called with each one, if somebody looks on."""
+    """Collects lines; ``show`` is called with each one."""
 
     def __init__(self, show: Callable[[str], None] | None = None) -> None:
         self._show = show

@@ -33,7 +33,7 @@ from subnet.simulation.trace import Trace
 from subnet.simulation.virtual_time import run_virtual
 
 WARM_UP_PERCENT = 80
-"""Nodes start at this part of epoch 0, in which the chain elects nobody yet."""
+"""Nodes start at this part of epoch 0, in which the chain elects no node yet."""
 
 COUNTED_EPOCHS = 10
 """What nodes keep is counted after so many epochs, and at the end."""

@@ -340,7 +340,7 @@ def _forget_node_1(sighting: Sighting) -> Sighting:
 
 
 def _invent_record(sighting: Sighting) -> Sighting:
-    """List a reveal of one's own that nobody has seen."""
+    """List a reveal of one's own that no node has seen."""
     own = SeenRecord(RecordKind.OUTPUT_REVEAL, 0, sighting.num_nodes - 1, bytes(16))
     others = tuple(row for row in sighting.seen if row[:3] != own[:3])
     first = [row for row in others if (row.kind, row.age) == (RecordKind.OUTPUT_COMMIT, 0)]
