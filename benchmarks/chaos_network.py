@@ -217,7 +217,9 @@ class ChaosNetwork:
 
         A block comes after ``block_seconds``, and not before the nodes have dealt with the last one
         and had twice that time again. So the speed of this machine decides nothing: a node that is
-        starting holds the chain up, for START_PATIENCE_S at most. Its start does not count twice.
+        starting holds the chain up, for START_PATIENCE_S at most, and from its start on the block
+        lasts as long as any other. Else it would have no time to read what others publish again
+        as they start, and a restart would cost two blocks.
         """
         while True:
             made_at = time.monotonic()
@@ -228,9 +230,8 @@ class ChaosNetwork:
                 self._moved.notify_all()
             with contextlib.suppress(TimeoutError):
                 await wait_until(lambda at=head: self._is_handled(at), "nodes", START_PATIENCE_S)
-            now = time.monotonic()
-            left_s = self.block_seconds - (now - made_at)
-            await asyncio.sleep(max(left_s, DUTY_SHARE * (now - max(made_at, self._ready_at))))
+            spent_s = time.monotonic() - max(made_at, self._ready_at)
+            await asyncio.sleep(max(self.block_seconds - spent_s, DUTY_SHARE * spent_s))
 
     def _is_handled(self, block: int) -> bool:
         """Whether each node that is not held by a fault has planned for ``block``.
