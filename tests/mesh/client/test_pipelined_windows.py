@@ -10,13 +10,23 @@ from dataclasses import replace
 import pytest
 
 from mesh.inference import drafting, first_range
-from mesh.inference.engine import Engine
+from mesh.inference.engine import Engine, EngineLimits
 from mesh.inference.flight import Flight
 from mesh.inference.flight_wire import PIPELINED_METHOD
 from mesh.inference.pages import compute_page_keys
 from mesh.inference.sampling import Sampling
 from mesh.model.capacity import PAGE_TOKENS
-from tests.mesh.client.test_windows import FEW, NO_END, PROMPT, SAMPLINGS, ask, facts, open_swarm
+from tests.mesh.client.conftest import Swarm
+from tests.mesh.client.test_windows import (
+    FEW,
+    NO_END,
+    PROMPT,
+    SAMPLINGS,
+    SPLITS,
+    ask,
+    facts,
+    open_swarm,
+)
 from tests.support.memory_network import LinkConditions
 
 AGAIN = Sampling(logit_bias=((70, 100.0),), stop_token_ids=NO_END)
@@ -109,6 +119,28 @@ async def test_a_crowd_with_windows_under_way_gets_the_same_bits(chat_checkpoint
             # Two sessions share the four windows of one, and five have one each.
             most = max(flight.most for flight in flights)
             assert most > 1 if len(places) == 2 else len(flights) == 7
+
+
+async def test_answers_that_lose_their_pages_with_windows_under_way_have_the_same_bits(
+    chat_checkpoint, flights, caplog
+):
+    """The younger one's text is computed again at the first range, drafts and all, or without."""
+    expected = await ask_plainly(chat_checkpoint, CHANGING, AGAIN, count=150)
+    caplog.set_level("INFO")
+    swarm = Swarm(chat_checkpoint)
+    async with contextlib.AsyncExitStack() as stack:
+        small = EngineLimits(cache_tokens=15 * PAGE_TOKENS, prefill_chunk=8)
+        for (start, end), limits in zip(SPLITS[3], (small, None, None), strict=True):
+            hoster = await swarm.add_hoster(start, end, limits=limits)
+            stack.push_async_callback(hoster.stop)
+        client = await swarm.open_client(stack)
+        swarm.network.conditions = LinkConditions(0.005, 0.005)
+        asked = (ask(client, sampling, count=150) for sampling in (CHANGING, AGAIN))
+        answers = await asyncio.gather(*asked)
+        assert [facts(pieces) for pieces in answers] == expected
+        assert not any(pieces[-1].trace.reroutes for pieces in answers)
+    assert "gave its pages" in caplog.text
+    assert max(flight.most for flight in flights) > 1
 
 
 async def test_where_drafts_are_seldom_right_no_window_is_sent_ahead(chat_checkpoint, flights):
