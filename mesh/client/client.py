@@ -17,6 +17,10 @@ or lost token:
 - The new request has the prompt with the tokens so far, and ``first_index`` says how many of them
   belong to the answer. A draw of the sampler is a function of the seed and of the token's index, so
   another hoster chooses what the lost one would have chosen (docs/determinism.md says up to what).
+- Where all hops can, the session is opened so that it can go on: the hops that are left keep their
+  caches, and only the lost range is filled again, by another hoster, from what the hop before kept
+  (mesh/inference/refills.py). Otherwise, and where that fails, all of the new route computes all of
+  the text.
 - Each token is checked here: the next index, an id of the vocabulary, finite log probabilities, and
   an end exactly where the request says. A token that fails the check is not shown.
 
@@ -26,7 +30,9 @@ or lost token:
    beginning of the text (mesh/client/route_memory.py). If some layer has no server, ask for the
    directory again and plan once more.
 2. Connect to the first hop, send the request, and yield its tokens.
-3. If the session fails (:class:`HopFailed`), note who is to blame and go to 1 without that peer.
+3. If the session fails (:class:`HopFailed`), note who is to blame. If the other hops can go on,
+   plan hosters for the lost layers only (mesh/client/refill.py) and go to 2; else go to 1 without
+   the peer.
 
 **Who is blamed.** An ERROR frame names a hop of the route; a broken stream is the first hop's.
 While a token is awaited the hops are pinged, and one that no longer answers is to blame: its
@@ -61,6 +67,7 @@ from random import Random
 
 from keys.peer import PeerId
 from mesh.client.receipts import AnswerReceipt
+from mesh.client.refill import AnswerRefill, plan_refill
 from mesh.client.route_memory import RouteMemory
 from mesh.client.route_session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
 from mesh.client.stops import StopMatcher
@@ -76,6 +83,7 @@ from mesh.errors import (
 )
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import MAX_STOP_TOKENS, Sampling
+from mesh.inference.tickets import Ticket
 from mesh.inference.tokens import Finish, Token, Trace, TracedHop
 from mesh.inference.wire import SALT_SIZE, OpenSession, make_session_id
 from mesh.model.config import ModelConfig
@@ -102,12 +110,14 @@ class RoutingOptions:
     """How routes are chosen. ``max_layers_per_hop`` forces a route over several hosters.
 
     Hosters that are busy are asked again for ``busy_wait_s``; after that, being busy counts as any
-    other failure, of which ``max_reroutes`` are allowed.
+    other failure, of which ``max_reroutes`` are allowed. Without ``refills`` every hop of a new
+    route computes the whole text.
     """
 
     max_layers_per_hop: int | None = None
     max_reroutes: int = MAX_REROUTES
     busy_wait_s: float = 30.0
+    refills: bool = True
 
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
@@ -283,8 +293,14 @@ class MeshClient:
         search = RouteSearch(
             self, routing, trace, needs=needs, prefer=self._routes.find(salt, prompt)
         )
+        refill = AnswerRefill(is_wanted=routing.refills and receipt is None)
+        route: Route = ()
         while True:
-            route = await search.find(len(prompt) + max_new_tokens)
+            if route:
+                ticket: Ticket | None = refill.go_on()
+            else:
+                route = await search.find(len(prompt) + max_new_tokens)
+                ticket = refill.begin(route, self.directory.list_route_servers())
             pace = TokenPace()
             if not answer:
                 trace.cached_tokens = None
@@ -299,6 +315,7 @@ class MeshClient:
                 reused=len(prompt) if salt and not answer else 0,
                 salt=salt,
                 receipt_salt=b"" if receipt is None else receipt.salt,
+                ticket=ticket,
             )
             tokens = stream_tokens(
                 self.host,
@@ -315,6 +332,7 @@ class MeshClient:
                 async with aclosing(tokens):
                     async for token in tokens:
                         pace.note_arrival()
+                        refill.note_token()
                         answer.append(token.token_id)
                         trace.count(time.monotonic(), times_us=token.times_us)
                         yield token
@@ -326,7 +344,11 @@ class MeshClient:
                 self._note_answer(route, pace, salt=salt, texts=(prompt, (*prompt, *answer)))
                 raise
             except HopFailed as failure:
-                await search.note_failure(failure)
+                if refill.may_go_on(failure):
+                    route = await search.find_refill(failure)
+                else:
+                    route = ()
+                    await search.note_failure(failure)
 
     def _note_answer(
         self, route: Route, pace: TokenPace, *, salt: bytes, texts: Sequence[Sequence[int]]
@@ -482,11 +504,49 @@ class RouteSearch:
                 self._count("no route")
                 await self._pause(silent)
                 continue
-            self._route = route
-            self._trace.route = tuple(
-                TracedHop(str(hop.peer_id), hop.span.start, hop.span.end) for hop in route
-            )
+            self._take(route)
             return route
+
+    def _take(self, route: Route) -> None:
+        self._route = route
+        self._trace.route = tuple(
+            TracedHop(str(hop.peer_id), hop.span.start, hop.span.end) for hop in route
+        )
+
+    async def find_refill(self, failure: HopFailed) -> Route:
+        """Leave the failed peer out; return the route with other hops in its place.
+
+        Its first hop has been dialled. No hops if there are none: :meth:`find` plans anew then.
+        Raises as :meth:`note_failure` does.
+        """
+        blamed = await self._note(failure)
+        try:
+            route = self._plan_refill(blamed)
+        except NoRoute:
+            await self._refresh()
+            try:
+                route = self._plan_refill(blamed)
+            except NoRoute:
+                return ()
+        try:
+            await self._dial(route[0].peer_id)
+        except PeerUnreachable as error:
+            await self.note_failure(HopFailed(error.peer_id, RefusalReason.HOP_LOST, str(error)))
+            return ()
+        self._take(route)
+        self._trace.refills += 1
+        return route
+
+    def _plan_refill(self, lost: Collection[PeerId]) -> Route:
+        client = self._client
+        return plan_refill(
+            client.directory.list_route_servers(row_size=2 * client.config.hidden_size),
+            self._route,
+            lost=lost,
+            exclude=self._excluded | client.watch.list_silent(),
+            cache_tokens=self._cache_tokens,
+            needs=self._needs,
+        )
 
     async def _dial(self, peer: PeerId) -> None:
         """Raises PeerUnreachable. p2pd asks others for the addresses of a peer that is gone, and a
@@ -518,6 +578,11 @@ class RouteSearch:
 
         Raises SessionLost after too many failures, SessionTooLong where none has cache for it.
         """
+        await self._note(failure)
+        await self._refresh()
+
+    async def _note(self, failure: HopFailed) -> list[PeerId]:
+        """Count a failure, and return the peers that are left out from now on."""
         self._trace.failures.append((failure.peer_id, failure.reason))
         self._last_reason = failure.reason
         if failure.reason is RefusalReason.CONTEXT_OVERFLOW:
@@ -530,7 +595,7 @@ class RouteSearch:
             self._client.directory.forget_connection(peer)
         if failure.reason in (RefusalReason.HOP_LOST, RefusalReason.TIMEOUT):
             self._client.watch.suspect(blamed)
-        await self._refresh()
+        return blamed
 
     async def _find_blamed(self) -> list[PeerId]:
         """Who is silent; everybody of the route when all of them answer a short question."""

@@ -12,6 +12,7 @@ from keys.peer import PeerId
 from mesh.client.receipt_parts import ReceiptPart
 from mesh.errors import MeshError, PeerError
 from mesh.inference.receipt_wire import RECEIPT_METHOD, encode_receipted
+from mesh.inference.refill_wire import RESUMABLE_METHOD, encode_resumable
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason, read_reason
 from mesh.inference.shaped_wire import SHAPED_METHOD, encode_shaped
 from mesh.inference.tokens import Finish, Token
@@ -154,6 +155,8 @@ async def fetch_scores(
 
 def _encode(request: OpenSession) -> tuple[str, bytes]:
     """Return the method and the frame: hosters of earlier versions serve requests of theirs."""
+    if request.ticket is not None:
+        return RESUMABLE_METHOD, encode_resumable(request)
     if request.receipt_salt:
         return RECEIPT_METHOD, encode_receipted(request)
     if request.sampling.is_shaped:

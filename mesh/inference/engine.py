@@ -196,6 +196,7 @@ class Engine:
         )
         self._serials = itertools.count()
         self._sessions: dict[int, EngineSession] = {}
+        self._parked: dict[int, EngineSession] = {}
         self._starved: dict[int, Job] = {}
         self._page_timers: dict[int, asyncio.TimerHandle] = {}
         self._cohorts = Cohorts()
@@ -203,6 +204,8 @@ class Engine:
         self._wake = asyncio.Event()
         self._is_serving = False
         self._running: asyncio.Future[list[Job]] | None = None
+        self._batch: tuple[asyncio.Future[list[Job]] | None, frozenset[int]] = (None, frozenset())
+        """The last batch that the thread was handed, and the sessions in it."""
 
     @classmethod
     @asynccontextmanager
@@ -346,7 +349,66 @@ class Engine:
         finally:
             if prefix is not None:
                 self.measures.note_prefix(len(prefix.token_ids), session.reused)
+            self._leave(session)
+
+    @contextmanager
+    def resume(
+        self, session: EngineSession, *, account: Account, promised: int
+    ) -> Iterator[EngineSession]:
+        """Let a parked session go on with its pages; leaving the block frees or parks them.
+
+        Raises Refused(BUSY) as :meth:`admit` does; the session is parked still.
+        """
+        self._check_quota(account)
+        pages = count_pages(min(promised, session.capacity))
+        self._book.resume(session.serial, promised=pages)
+        self._sessions[session.serial] = self._parked.pop(session.serial)
+        session.is_open, session.stays = True, False
+        try:
+            yield session
+        finally:
+            self._leave(session)
+
+    def _leave(self, session: EngineSession) -> None:
+        """Close a session, or park one that is to stay and whose text is whole."""
+        is_whole = session.loss is None and session.kept == session.length
+        if session.stays and is_whole:
+            self._stop_session(session)
+            self._book.park(session.serial)
+            self._parked[session.serial] = session
+        else:
             self._close_session(session)
+
+    def is_parked(self, session: EngineSession) -> bool:
+        """Whether a session that was parked has its pages still."""
+        return session.serial in self._parked and session.loss is None
+
+    def forget(self, session: EngineSession) -> None:
+        """Free the pages of a parked session."""
+        if self._parked.pop(session.serial, None) is not None:
+            self._book.close(session.serial)
+            self._wake.set()
+
+    async def settle(self, session: EngineSession) -> None:
+        """Wait until the thread has ended the step of a parked session that it was in."""
+        running, serials = self._batch
+        if running is not None and session.serial in serials and not running.done():
+            await asyncio.wait([running])
+
+    def go_back(self, session: EngineSession, tokens: int) -> None:
+        """Let a session that computes nothing go on after ``tokens`` of its text, or fewer.
+
+        Pages that other sessions may share are not written again, so it may go back further.
+        """
+        if tokens < session.published * PAGE_TOKENS:
+            pages = tokens // PAGE_TOKENS
+            self._book.cut(session.serial, pages)
+            session.pages = tuple(session.table)
+            session.published, tokens = pages, pages * PAGE_TOKENS
+        # What comes now may be another text, or from another hoster.
+        session.keys = session.keys[: session.published]
+        session.rewind(tokens)
+        session.reused = min(session.reused, tokens)
 
     def _reuse(self, session: EngineSession, prefix: Prefix) -> None:
         """Let a new session begin with the published pages of its prompt."""
@@ -408,6 +470,10 @@ class Engine:
         return session
 
     def _close_session(self, session: EngineSession) -> None:
+        self._stop_session(session)
+        self._book.close(session.serial)
+
+    def _stop_session(self, session: EngineSession) -> None:
         # A step still on the thread writes into the pages before any later owner does.
         session.is_open = False
         if session.salt is not None and session.span.start == 0 and not self._deterministic:
@@ -422,7 +488,6 @@ class Engine:
             self._wake.set()
         self._starved.pop(session.serial, None)
         self._stop_waiting(session)
-        self._book.close(session.serial)
         del self._sessions[session.serial]
         if self._starved:
             self._wake.set()
@@ -598,6 +663,7 @@ class Engine:
             return None
         loop = asyncio.get_running_loop()
         self._running = loop.create_future()
+        self._batch = self._running, frozenset(job.session.serial for job in batch)
         self._executor.submit(self._compute, batch, loop, self._running)
         return self._running
 
@@ -648,7 +714,10 @@ class Engine:
         session.pages = tuple(session.table)
         self._stop_waiting(session)
         for serial in victims:
-            self._preempt(self._sessions[serial])
+            if serial in self._parked:
+                self._parked[serial].loss = Refused(RefusalReason.BUSY, "its pages were needed")
+            else:
+                self._preempt(self._sessions[serial])
         return victims
 
     def _preempt(self, session: EngineSession) -> None:

@@ -93,7 +93,7 @@ class AnswerAtFirst:
         role = self._role
         async for position, output in role.compute_prompt(None):
             self._prompt_has_left = role.session.length == len(role.request.token_ids)
-            await next_hop.send(role.encode_output(position, output))
+            await role.send_prompt(next_hop, position, output)
 
     def _on_arrival(self) -> None:
         """Read what came back from the second range: tokens, if it is the last, or an error."""
@@ -319,7 +319,7 @@ class ScoresAtFirst:
 
     async def _feed_prompt(self, next_hop: NextHop) -> None:
         async for position, output in self._role.compute_prompt(None):
-            await next_hop.send(self._role.encode_output(position, output))
+            await self._role.send_prompt(next_hop, position, output)
 
     async def _collect(self, next_hop: NextHop) -> None:
         while (frame := await next_hop.receive()) is not None:

@@ -12,6 +12,9 @@ lower one, and an older session before a younger one. A session that needs a pag
 free takes those of the session of the lowest rank, never those of a session that ranks before it.
 So the first session of the order always goes on, and every session ends.
 
+**Parked sessions** have lost a hop and may go on for a while (mesh/inference/refills.py). Their
+pages are the first to be taken, by any session, and they promise none.
+
 **Admission.** A session promises how many pages it takes soon: those of its prompt. A session is
 admitted while the promises and the pages beyond them fit. What answers grow by is not promised.
 
@@ -124,10 +127,11 @@ class _Holder:
     rank: Rank
     promised: int
     table: list[int] = field(default_factory=list)
+    is_parked: bool = False
 
     @property
     def demand(self) -> int:
-        return max(self.promised, len(self.table))
+        return 0 if self.is_parked else max(self.promised, len(self.table))
 
 
 class PageBook:
@@ -158,14 +162,27 @@ class PageBook:
 
         Raises Refused(BUSY) where ``promised`` pages do not fit beside what others promised.
         """
+        self._check_promise(rank, promised)
+        holder = _Holder(rank, promised)
+        self._holders[serial] = holder
+        return holder.table
+
+    def _check_promise(self, rank: Rank, promised: int) -> None:
         strangers = [holder for holder in self._holders.values() if not holder.rank.is_member]
         if not rank.is_member and _sum_demand(strangers) + promised > self._stranger_pages:
             raise Refused(RefusalReason.BUSY, "the rest is kept for the nodes of the subnet")
         if promised > self.unpromised_pages:
             raise Refused(RefusalReason.BUSY, f"no {promised} free pages of the cache")
-        holder = _Holder(rank, promised)
-        self._holders[serial] = holder
-        return holder.table
+
+    def park(self, serial: int) -> None:
+        """Let any session take the pages of this one from now on."""
+        self._holders[serial].is_parked = True
+
+    def resume(self, serial: int, *, promised: int) -> None:
+        """Let a parked session go on with its pages. Raises Refused(BUSY) as :meth:`open` does."""
+        holder = self._holders[serial]
+        self._check_promise(holder.rank, max(promised, len(holder.table)))
+        holder.promised, holder.is_parked = promised, False
 
     def close(self, serial: int) -> None:
         """Forget a session; its pages are free, or idle if they are published."""
@@ -206,8 +223,12 @@ class PageBook:
             return ()
         victims: list[int] = []
         dropped = Counter[int]()
-        below = [(h.rank, s) for s, h in self._holders.items() if h.rank < rank and h.table]
-        for _, victim in sorted(below):
+        below = [
+            (not h.is_parked, h.rank, s)
+            for s, h in self._holders.items()
+            if (h.is_parked or h.rank < rank) and h.table
+        ]
+        for _, _, victim in sorted(below):
             victims.append(victim)
             table = self._holders[victim].table
             dropped.update(table)

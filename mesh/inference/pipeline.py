@@ -44,6 +44,9 @@ The prompt goes through the ranges in the same way, and the last one sends SCORE
 server; so do the streams to other ranges. A role owns no task beyond its own: ``run_guarded`` ends
 all of them together. The length of the session moves on the compute thread only.
 
+**A lost hop.** A client may open the session so that it can go on over a changed route: only the
+lost range is then filled again (mesh/inference/refills.py).
+
 **Receipts.** If the client asks for one, the ranges hash what they receive and send, and sign it at
 the end (mesh/inference/receipts.py).
 
@@ -61,7 +64,8 @@ the end (mesh/inference/receipts.py).
   reasons beside it).
 
 Each of these is a :class:`Refused` with the hop to blame. It travels back as an ERROR frame, from
-range to range, to the client, which plans another route (see mesh/client/client.py).
+range to range, to the client, which plans another route, or replaces the lost hop (see
+mesh/client/client.py).
 """
 
 from __future__ import annotations
@@ -80,6 +84,7 @@ from mesh.inference.measures import TokenClock
 from mesh.inference.prefixes import agree
 from mesh.inference.receipt_wire import SETTLE
 from mesh.inference.receipts import RunningReceipt, settle
+from mesh.inference.refills import RangeRefill, agree_on_refill, list_kept_steps
 from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.shaping import make_shaper
@@ -131,10 +136,12 @@ class GenerationRange(RangeRole[OpenSession]):
     """A session that generates tokens, or scores its prompt's, at one range.
 
     With a ``receipt`` it ends only once all ranges were asked what they received and sent
-    (mesh/inference/receipts.py).
+    (mesh/inference/receipts.py). With a ``refill`` it keeps what it sends, and may go on with what
+    an earlier session of the answer left here (mesh/inference/refills.py).
     """
 
     receipt: RunningReceipt | None = None
+    refill: RangeRefill | None = None
 
     async def run(self, links: Links) -> None:
         """Serve the session to its end. Raises Refused or PeerError."""
@@ -150,7 +157,12 @@ class GenerationRange(RangeRole[OpenSession]):
             with links.take_loop(first.put):
                 async with links.open_next() as next_hop:
                     await self._agree(next_hop)
-                    await self._tell_ready()
+                    if request.is_refill:
+                        await run_guarded(
+                            self._send_kept(next_hop), self.watch_client(), next_hop.watch_silence()
+                        )
+                    else:
+                        await self._tell_ready()
                     await first.run(next_hop)
                     await self._settle(next_hop)
         elif not request.is_last:
@@ -190,24 +202,67 @@ class GenerationRange(RangeRole[OpenSession]):
         """Note a token that came back to the first range, if a receipt is wanted."""
         if self.receipt is not None:
             self.receipt.note_token(token_id)
+        if self.refill is not None and token_id in self.request.sampling.stop_token_ids:
+            self.refill.is_over = True
 
     async def _agree(self, next_hop: NextHop) -> None:
-        await agree(self.engine, self.session, next_hop, timeouts=self.timeouts)
+        if self.refill is None or not self.refill.is_refill:
+            await agree(self.engine, self.session, next_hop, timeouts=self.timeouts)
+            return
+        await agree_on_refill(
+            self.engine,
+            self.session,
+            self.refill,
+            next_hop,
+            self.request,
+            timeout_s=self.timeouts.open_s,
+        )
 
     async def _tell_ready(self) -> None:
         """Tell the range before, which has some of the prompt, how much is here too; or a client
         that asks.
         """
-        if self.request.reused:
+        if self.request.is_refill:
+            await self.upstream.send(encode_ready(self.session.length))
+        elif self.request.reused:
             await self.upstream.send(encode_ready(self.session.reused))
 
-    async def _pass_on(self, next_hop: NextHop) -> None:
-        while self.session.length < len(self.request.token_ids):
-            # A prompt's rows are many bytes, so they wait for a slow link.
-            step, output = await self._compute_next()
-            frame = output.make_frame(step.position, (*step.times_us, output.elapsed_us))
-            for part in split_step(frame):
+    async def _send_kept(self, next_hop: NextHop) -> None:
+        """Send the next range what it lost of the hidden states that were sent before."""
+        refill = self.refill
+        if refill is None or not refill.is_refill:
+            return
+        for first, end in list_kept_steps(
+            self.session,
+            refill,
+            chunk=self.engine.limits.prefill_chunk,
+            deterministic=self.engine.is_deterministic,
+        ):
+            for part in split_step(StepFrame(first, refill.kept.read(first, end))):
                 await next_hop.send(self._encode(part))
+
+    async def send_prompt(
+        self,
+        next_hop: NextHop,
+        position: int,
+        output: StepOutput,
+        times_us: tuple[int, ...] = (),
+    ) -> None:
+        """Send what a step of the prompt gave, as far as the next range needs it.
+
+        A prompt's rows are many bytes, so this waits for a slow link.
+        """
+        frame: StepFrame | None = output.make_frame(position, (*times_us, output.elapsed_us))
+        if self.refill is not None and frame is not None:
+            frame = self.refill.pick(frame)
+        for part in () if frame is None else split_step(frame):
+            await next_hop.send(self._encode(part))
+
+    async def _pass_on(self, next_hop: NextHop) -> None:
+        await self._send_kept(next_hop)
+        while self.session.length < len(self.request.token_ids):
+            step, output = await self._compute_next()
+            await self.send_prompt(next_hop, step.position, output, step.times_us)
 
         def plan(step: StepFrame) -> Plan:
             if step.draft and not next_hop.window:
@@ -230,6 +285,8 @@ class GenerationRange(RangeRole[OpenSession]):
 
             def send(output: StepOutput) -> None:
                 tokens = take_step(answer, self.session, step, output)
+                if self.refill is not None and answer.finish is not Finish.NOT_YET:
+                    self.refill.is_over = True
                 back.send_now(encode_answer(self.request, step, tokens))
                 # While the other ranges compute the step after these tokens.
                 answer.prepare()
@@ -291,6 +348,8 @@ class GenerationRange(RangeRole[OpenSession]):
     async def _watch_next(self, next_hop: NextHop) -> None:
         if await next_hop.receive() is not None:
             raise Refused(RefusalReason.MALFORMED, "no frame is expected from a later range")
+        if self.refill is not None:
+            self.refill.is_over = True
 
     async def _compute_next(self) -> tuple[StepFrame, StepOutput]:
         """Wait for the next hidden states and compute them. Raises Refused or PeerError."""
@@ -365,13 +424,11 @@ class GenerationRange(RangeRole[OpenSession]):
             return chunk
         return first_row - position if position < first_row else 1
 
-    def encode_output(self, position: int, output: StepOutput) -> bytes:
-        """Encode a step's hidden states for the next range."""
-        return self._encode(output.make_frame(position, (output.elapsed_us,)))
-
     def _encode_window(self, about: StepFrame, output: StepOutput) -> bytes:
         """Encode a step's hidden states; ``about`` says the rest of it."""
         frame = output.make_frame(about.position, (*about.times_us, output.elapsed_us))
+        if self.refill is not None:
+            self.refill.kept.note(about.position, frame.hidden)
         if about.lead is not None:
             return encode_ahead(frame._replace(draft=about.draft), about.lead)
         if about.draft:

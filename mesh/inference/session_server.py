@@ -22,11 +22,13 @@ from mesh.inference.flight_wire import (
     decode_pipelined,
     encode_pipelined,
 )
-from mesh.inference.hops import Links, NextHop, RangeRole, SessionTimeouts
+from mesh.inference.hops import Links, NextHop, RangeRole, SessionTimeouts, run_guarded
 from mesh.inference.pipeline import GenerationRange, check_generation
 from mesh.inference.prefixes import make_prefix, mix_salt
 from mesh.inference.receipt_wire import RECEIPT_METHOD, decode_receipted, encode_receipted
 from mesh.inference.receipts import RunningReceipt
+from mesh.inference.refill_wire import RESUMABLE_METHOD, decode_resumable, encode_resumable
+from mesh.inference.refills import Refills
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
 from mesh.inference.shaped_wire import SHAPED_METHOD, decode_shaped, encode_shaped
 from mesh.inference.steps import EngineSession
@@ -71,6 +73,13 @@ Ways = Mapping[str, Callable[[], bytes]]
 """Methods that open a stream, the best first, and the first frame of each."""
 
 
+def check_resumable(request: OpenSession, config: ModelConfig) -> None:
+    """Raise Refused unless the model can answer the request, with tokens."""
+    if request.wants_scores:
+        raise Refused(RefusalReason.BAD_PARAMETER, "scores do not go on over another route")
+    check_generation(request, config)
+
+
 @dataclass(frozen=True, slots=True)
 class SessionKind(Generic[R]):
     """One kind of session: its method, its request, and the role of a range in it.
@@ -99,6 +108,10 @@ PIPELINED = SessionKind(
     PIPELINED_METHOD, decode_pipelined, encode_pipelined, check_generation, GenerationRange
 )
 """The same with several windows under way."""
+RESUMABLE = SessionKind(
+    RESUMABLE_METHOD, decode_resumable, encode_resumable, check_resumable, GenerationRange
+)
+"""The hosters choose the tokens, and may go on with the session over a changed route."""
 DRIVEN = SessionKind(DRIVE_METHOD, decode_drive, encode_drive, check_drive, DrivenRange)
 """The client chooses the tokens, from the logits that the hosters send."""
 HIDDEN = SessionKind(HIDDEN_METHOD, decode_drive, encode_drive, check_hidden, HiddenRange)
@@ -171,6 +184,7 @@ class SessionServer:
         self._window = MAX_WINDOW_ROWS if speculates and engine.takes_windows else 0
         self.max_in_flight = MAX_IN_FLIGHT
         """How many windows of an answer that begins here may be under way; 1: no further ones."""
+        self._refills = Refills(engine, self._timeouts)
         self._ports: dict[bytes, _LoopPort] = {}
         # Whether a peer knows a method, and until when that is taken for granted.
         self._known: dict[tuple[PeerId, str], tuple[bool, float]] = {}
@@ -185,7 +199,8 @@ class SessionServer:
 
     def _list_doors(self) -> list[tuple[str, StreamHandler, StreamHandler]]:
         """Return each kind's method, what serves it and what turns it away."""
-        doors = [self._make_door(kind) for kind in (GENERATION, SHAPED, WINDOWED, PIPELINED)]
+        kinds = (GENERATION, SHAPED, WINDOWED, PIPELINED, RESUMABLE)
+        doors = [self._make_door(kind) for kind in kinds]
         if self._key is not None:
             doors.append(self._make_door(make_receipted_kind(self._key, self._host)))
         return [*doors, self._make_door(DRIVEN), self._make_door(HIDDEN)]
@@ -207,7 +222,8 @@ class SessionServer:
         for method, _, turn_away in self._list_doors():
             self._host.serve_stream(method, turn_away)
         self._host.serve_stream(LOOP_METHOD, _turn_loop_away)
-        del self._engine
+        self._refills.close()
+        del self._engine, self._refills
 
     async def _handle(self, kind: SessionKind[R], stream: Stream) -> None:
         """Serve one session until it ends; a refusal leaves as an ERROR frame."""
@@ -250,7 +266,8 @@ class SessionServer:
 
     def _check(self, request: RouteRequest, caller: PeerId) -> None:
         """Raise Refused unless the request's route makes sense at this hoster."""
-        if self._is_draining:
+        goes_on = isinstance(request, OpenSession) and self._refills.knows(request)
+        if self._is_draining and not goes_on:
             raise Refused(RefusalReason.DRAINING, hop_index=request.hop_index)
         num_layers = self._engine.config.num_layers
         if request.hop.peer_id != self._host.peer_id:
@@ -262,7 +279,8 @@ class SessionServer:
 
     async def _serve(self, kind: SessionKind[R], request: R, upstream: Stream) -> None:
         account = self._accounts.find(upstream.peer_id, is_first=request.is_first)
-        with self._engine.admit(
+        admit = partial(
+            self._engine.admit,
             request.hop.span,
             capacity=request.capacity,
             account=account,
@@ -270,18 +288,30 @@ class SessionServer:
             prefix=make_prefix(
                 request, upstream.peer_id, is_deterministic=self._engine.is_deterministic
             ),
-        ) as session:
-            self._measures.sessions_opened += 1
+        )
+        if isinstance(request, OpenSession) and request.ticket is not None:
+            caller = upstream.peer_id
+            async with self._refills.open(request, caller, account, admit) as (session, refill):
+                role = kind.role(self._engine, session, request, upstream, self._timeouts)
+                if isinstance(role, GenerationRange):
+                    role = replace(role, refill=refill)
+                links = self._make_links(kind, request, upstream, session)
+                await run_guarded(role.run(links), refill.watch())
+            return
+        with admit() as session:
             role = kind.role(self._engine, session, request, upstream, self._timeouts)
-            await role.run(
-                Links(
-                    open_next=lambda: self._open_next(
-                        kind, _prepare_next(request, upstream.peer_id, session)
-                    ),
-                    open_loop=lambda: self._open_loop(request),
-                    take_loop=lambda put: self._take_loop(request, put),
-                )
-            )
+            await role.run(self._make_links(kind, request, upstream, session))
+
+    def _make_links(
+        self, kind: SessionKind[R], request: R, upstream: Stream, session: EngineSession
+    ) -> Links:
+        self._measures.sessions_opened += 1
+        following = partial(_prepare_next, request, upstream.peer_id, session)
+        return Links(
+            open_next=lambda: self._open_next(kind, following()),
+            open_loop=lambda: self._open_loop(request),
+            take_loop=lambda put: self._take_loop(request, put),
+        )
 
     @asynccontextmanager
     async def _open_next(self, kind: SessionKind[R], following: R) -> AsyncIterator[NextHop]:
@@ -289,9 +319,10 @@ class SessionServer:
         index, ways = following.hop_index, _list_ways(kind, following)
         async with self._open_stream(following, index, ways) as (stream, method):
             window = in_flight = 0
-            if isinstance(following, OpenSession) and method in (WINDOWED_METHOD, PIPELINED_METHOD):
+            is_windowed = method in (WINDOWED_METHOD, PIPELINED_METHOD, RESUMABLE_METHOD)
+            if isinstance(following, OpenSession) and is_windowed:
                 window = following.window
-                in_flight = following.in_flight if method == PIPELINED_METHOD else 0
+                in_flight = 0 if method == WINDOWED_METHOD else following.in_flight
             next_hop = NextHop(stream, index, window=window, in_flight=in_flight)
             peer = following.hop.peer_id
             self._watch.introduce((peer,))
@@ -401,7 +432,8 @@ def _prepare_next(request: R, caller: PeerId, session: EngineSession) -> R:
     following = request.for_next_hop()
     if isinstance(following, OpenSession):
         salt = mix_salt(following.salt, caller)
-        return replace(following, salt=salt, reused=session.reused)
+        # What need not be sent of a refill, the later ranges say.
+        return replace(following, salt=salt, reused=0 if following.is_refill else session.reused)
     return following
 
 
@@ -425,7 +457,7 @@ async def _turn_loop_away(stream: Stream) -> None:
 
 def _list_ways(kind: SessionKind[R], following: R) -> Ways:
     """Return how the session may be opened at the next range."""
-    if not isinstance(following, OpenSession) or not following.window:
+    if not isinstance(following, OpenSession) or not following.window or following.ticket:
         return {kind.method: lambda: kind.encode(following)}
     plain = SHAPED if following.sampling.is_shaped else GENERATION
     pipelined: Ways = {PIPELINED_METHOD: lambda: encode_pipelined(following)}

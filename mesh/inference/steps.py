@@ -55,6 +55,8 @@ class EngineSession:
     loss: Refused | None = None
     """Why the session cannot go on: its pages are gone and its text is not known."""
     is_open: bool = True
+    stays: bool = False
+    """Whether its pages are to be kept for a while when its block is left: it is parked then."""
 
     @property
     def rank(self) -> Rank:

@@ -66,7 +66,8 @@ class Trace:
     ``hop_times_us`` holds, for each of the first steps, the time in each range and then the whole
     step as the first range saw it. ``step_tokens`` holds how many tokens each of these steps gave:
     several where a draft was accepted. ``dropped_windows`` counts drafts that were sent ahead in
-    vain. ``failures`` are the peers left out, with the reason.
+    vain. ``refills`` counts the re-routes over which the hosters that were left kept their caches.
+    ``failures`` are the peers left out, with the reason.
     ``tokens_per_second`` counts the tokens after the first one; None before the second.
     ``receipts`` are those of the choices, as JSON objects, once a gateway has them.
     ``cached_tokens`` of the prompt no range computed again, by the first range's word, told before
@@ -75,6 +76,7 @@ class Trace:
 
     route: tuple[TracedHop, ...] = ()
     reroutes: int = 0
+    refills: int = 0
     failures: list[tuple[PeerId | None, RefusalReason]] = field(default_factory=list)
     hop_times_us: list[tuple[int, ...]] = field(default_factory=list)
     step_tokens: list[int] = field(default_factory=list)

@@ -42,6 +42,7 @@ from typing import Any, NamedTuple, Self
 from keys.peer import PeerId
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampling import MAX_STOP_TOKENS, MAX_TOP_LOGPROBS, Sampling
+from mesh.inference.tickets import Ticket
 from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token
 from mesh.model.config import LayerSpan
 from mesh.model.fields import MAX_LAYERS
@@ -133,6 +134,8 @@ class FrameType(IntEnum):
     AHEAD = 36
     VERIFIED = 37
     """Of sessions with several windows under way (mesh/inference/flight_wire.py)."""
+    RESUMABLE = 40
+    """A frame that opens a session, and a ticket (mesh/inference/refill_wire.py)."""
 
 
 _FINISHES = tuple(Finish)
@@ -180,7 +183,8 @@ class OpenSession(RouteRequest):
     be told how many of them were kept. ``salt`` says whose prompt it is, in
     ``SALT_SIZE`` bytes or none. ``window`` is how many rows a window has at most, 0 for no windows;
     only WINDOWED frames say it. ``in_flight`` is how many windows may be under way, 0 for one; only
-    PIPELINED frames say it. ``receipt_salt``, of the salt's size, asks for a receipt.
+    PIPELINED frames say it. ``receipt_salt``, of the salt's size, asks for a receipt. A session
+    with a ``ticket`` can lose a hop (mesh/inference/refills.py).
     """
 
     sampling: Sampling
@@ -192,6 +196,12 @@ class OpenSession(RouteRequest):
     window: int = 0
     in_flight: int = 0
     receipt_salt: bytes = field(default=b"", repr=False)
+    ticket: Ticket | None = None
+
+    @property
+    def is_refill(self) -> bool:
+        """Whether the hosters are to go on with what they keep of the answer."""
+        return self.ticket is not None and self.ticket.is_refill
 
     @property
     def capacity(self) -> int:

@@ -22,12 +22,15 @@ class Feature(StrEnum):
     """Compiles grammars; needed of the hop that has the last layer."""
     RECEIPT = "r"
     """Signs receipts of answers; every hop must."""
+    REFILL = "f"
+    """Goes on with a session whose other hops changed; every hop must."""
 
 
 NAMES = {
     Feature.SHAPED: "takes penalties and biases",
     Feature.GRAMMAR: "compiles grammars",
     Feature.RECEIPT: "signs receipts",
+    Feature.REFILL: "goes on with a session over a changed route",
 }
 
 

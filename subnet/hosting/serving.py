@@ -247,6 +247,7 @@ class LayerServer:
             Feature.SHAPED: True,
             Feature.GRAMMAR: self._engine.grammars is not None,
             Feature.RECEIPT: self._key is not None,
+            Feature.REFILL: True,
         }
         return tuple(feature for feature, is_there in able.items() if is_there)
 

@@ -31,6 +31,7 @@ from keys.peer import PeerKey
 from mesh.assets import shipped_model_path
 from mesh.inference.grammar import Grammar, GrammarKind
 from mesh.inference.sampling import Sampling
+from mesh.inference.tickets import Ticket
 from mesh.inference.tokens import Alternative, Finish, Token
 from mesh.inference.wire import OpenSession
 from mesh.model.config import LayerSpan
@@ -147,6 +148,7 @@ SHAPED_SESSION = dataclasses.replace(
         grammar=Grammar(GrammarKind.REGEX, "[a-z]+"),
     ),
 )
+TICKET = Ticket(bytes(range(16)), 1, bytes(range(32)))
 TOKEN = Token(
     5,
     -0.5,

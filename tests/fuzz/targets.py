@@ -54,7 +54,14 @@ from mesh.client.event_stream import EventReader, EventTooLong
 from mesh.client.gguf_tokenizer import load_gguf_tokenizer
 from mesh.client.receipt_check import ReceiptRefused, check_receipt, read_receipts
 from mesh.errors import MeshError, ModelError, PeerRefusal, RecordRefused
-from mesh.inference import flight_wire, receipt_wire, shaped_wire, window_wire, wire
+from mesh.inference import (
+    flight_wire,
+    receipt_wire,
+    refill_wire,
+    shaped_wire,
+    window_wire,
+    wire,
+)
 from mesh.inference.refusals import Refused
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Trace
@@ -407,6 +414,13 @@ def _open_windowed(raw: bytes) -> Any:
 def _open_pipelined(raw: bytes) -> Any:
     """Decode a request for a session with several windows under way as a hoster does."""
     request = flight_wire.decode_pipelined(raw)
+    request.sampling.check()
+    return request
+
+
+def _open_resumable(raw: bytes) -> Any:
+    """Decode a request for a session that can lose a hop as a hoster does."""
+    request = refill_wire.decode_resumable(raw)
     request.sampling.check()
     return request
 
@@ -801,6 +815,21 @@ _WIRE = (
             for request in (seeds.OPEN_SESSION, seeds.SHAPED_SESSION)
         ],
         encode=window_wire.encode_windowed,
+        is_canonical=False,
+    ),
+    Target(
+        "wire_resumable",
+        _open_resumable,
+        (MeshError,),
+        lambda: [
+            refill_wire.encode_resumable(replace(request, ticket=seeds.TICKET))
+            for request in (
+                seeds.OPEN_SESSION,
+                seeds.SHAPED_SESSION,
+                replace(seeds.OPEN_SESSION, window=8),
+            )
+        ],
+        encode=refill_wire.encode_resumable,
         is_canonical=False,
     ),
     Target(

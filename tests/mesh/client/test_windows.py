@@ -144,7 +144,7 @@ async def test_a_crowd_with_drafts_gets_the_same_bits(chat_checkpoint, expected)
 async def test_a_hoster_of_an_earlier_version_goes_on_serving_without_drafts(
     chat_checkpoint, expected, place
 ):
-    async with open_swarm(chat_checkpoint, 3) as (swarm, client):
+    async with open_swarm(chat_checkpoint, 3, features="grs") as (swarm, client):
         old = swarm.hosters[place]
         if place:
             streams = swarm.network._hosts[old.key.peer_id]._server._streams

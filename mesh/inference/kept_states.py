@@ -1,0 +1,186 @@
+"""The hidden states that a range has sent in one session, kept in host memory.
+
+If the range after it is lost, another hoster fills its cache from them, and nothing before it is
+computed again (mesh/inference/refills.py). They are dropped when the session ends, and when a bound
+is reached; the session then goes on and cannot be refilled from here.
+
+The cache keeps the pages of prompts for later sessions (mesh/inference/pages.py), which send
+nothing of them. So the states of such pages are kept under the same keys.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from mesh.inference.wire import HiddenRows
+from mesh.model.capacity import PAGE_TOKENS
+
+MAX_SESSION_BYTES = 64 << 20
+"""8,192 tokens of a model with 4,096 values of 16 bits."""
+MAX_TOTAL_BYTES = 256 << 20
+MAX_PAGE_BYTES = 128 << 20
+
+
+class KeptBudget:
+    """Bytes that all sessions of a hoster may keep together. Used from any thread."""
+
+    def __init__(
+        self, limit: int = MAX_TOTAL_BYTES, *, session_limit: int = MAX_SESSION_BYTES
+    ) -> None:
+        self.limit = limit
+        self.session_limit = session_limit
+        self._used = 0
+        self._lock = threading.Lock()
+
+    @property
+    def used(self) -> int:
+        return self._used
+
+    def take(self, size: int) -> bool:
+        """Count ``size`` bytes, less than 0 if they are given back; False if there is no room."""
+        with self._lock:
+            if size > 0 and self._used + size > self.limit:
+                return False
+            self._used += size
+            return True
+
+
+class PageStates:
+    """The states of pages that were published, those used last; each page has whole rows."""
+
+    def __init__(self, limit: int = MAX_PAGE_BYTES) -> None:
+        self._limit = limit
+        self._used = 0
+        self._pages: OrderedDict[bytes, HiddenRows] = OrderedDict()
+
+    @property
+    def used(self) -> int:
+        return self._used
+
+    def put(self, key: bytes, page: HiddenRows) -> None:
+        """Keep a page; the least recently used ones go."""
+        if key in self._pages or len(page.data) > self._limit:
+            return
+        self._pages[key] = page
+        self._used += len(page.data)
+        while self._used > self._limit:
+            _, oldest = self._pages.popitem(last=False)
+            self._used -= len(oldest.data)
+
+    def find(self, keys: Sequence[bytes]) -> tuple[HiddenRows, ...] | None:
+        """Return the pages of all keys, None if one of them is not here."""
+        if any(key not in self._pages for key in keys):
+            return None
+        for key in keys:
+            self._pages.move_to_end(key)
+        return tuple(self._pages[key] for key in keys)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._pages
+
+    def clear(self) -> None:
+        self._pages.clear()
+        self._used = 0
+
+
+class KeptStates:
+    """Rows of one session from ``start`` to ``end``; a later row at a position replaces the rest.
+
+    One thread writes at a time: a session computes one step after the other. Rows that no later
+    ones replace, as a prompt's, may be read meanwhile.
+    """
+
+    def __init__(self, budget: KeptBudget) -> None:
+        self._budget = budget
+        self._pages: list[bytes | memoryview] = []
+        """Whole pages from position 0 on, shared with other sessions; rows follow them."""
+        self._rows = bytearray()
+        self._row_size = 0
+        self._dtype = ""
+        self._is_dropped = False
+        self.start = 0
+        self.end = 0
+
+    def begin(self, pages: Sequence[HiddenRows]) -> None:
+        """Begin with the states of pages that the session begins with."""
+        sizes = {(len(page.data), page.rows, page.dtype) for page in pages}
+        total = sum(len(page.data) for page in pages)
+        is_alike = len(sizes) == 1 and pages[0].rows == PAGE_TOKENS
+        if not is_alike or total > self._budget.session_limit or not self._budget.take(total):
+            return
+        self._row_size, self._dtype = len(pages[0].data) // PAGE_TOKENS, pages[0].dtype
+        self._pages = [page.data for page in pages]
+        self.end = len(pages) * PAGE_TOKENS
+
+    def note(self, position: int, hidden: HiddenRows) -> None:
+        """Keep rows that are sent from ``position`` on; drop all where they do not fit."""
+        if self._is_dropped:
+            return
+        size = len(hidden.data)
+        if self.start == self.end:
+            self.start = self.end = position
+            self._row_size, self._dtype = size // hidden.rows, hidden.dtype
+        is_like = (size, hidden.dtype) == (hidden.rows * self._row_size, self._dtype)
+        if not (is_like and self.start <= position <= self.end):
+            self.drop()
+            return
+        self.cut(position)
+        is_small = (self.end - self.start) * self._row_size + size <= self._budget.session_limit
+        if not (is_small and self._budget.take(size)):
+            self.drop()
+            return
+        self._rows += hidden.data
+        self.end += hidden.rows
+
+    def cut(self, end: int) -> None:
+        """Forget the rows from ``end`` on."""
+        if not self.start <= end < self.end:
+            return
+        self._budget.take((end - self.end) * self._row_size)
+        self.end = end
+        whole = end // PAGE_TOKENS
+        if whole < len(self._pages):
+            split = self._pages[whole]
+            del self._pages[whole:]
+            self._rows = bytearray(split)
+        del self._rows[(end - self._tail) * self._row_size :]
+
+    @property
+    def _tail(self) -> int:
+        """The position of the first row that is in no page."""
+        return max(self.start, len(self._pages) * PAGE_TOKENS)
+
+    def covers(self, first: int, end: int) -> bool:
+        """Whether all rows from ``first`` to ``end`` are kept."""
+        return not self._is_dropped and self.start <= first <= end <= self.end
+
+    def read(self, first: int, end: int) -> HiddenRows:
+        """Return a copy of kept rows. Raises ValueError for rows that are not kept."""
+        if not self.covers(first, end):
+            raise ValueError(f"rows {first}:{end} are not kept")
+        parts, size = [], self._row_size
+        for page in range(first // PAGE_TOKENS, min(len(self._pages), -(-end // PAGE_TOKENS))):
+            begin = page * PAGE_TOKENS
+            low, high = max(first, begin) - begin, min(end, begin + PAGE_TOKENS) - begin
+            parts.append(self._pages[page][low * size : high * size])
+        tail = self._tail
+        if end > tail:
+            parts.append(bytes(self._rows[(max(first, tail) - tail) * size : (end - tail) * size]))
+        data = b"".join(parts)
+        if len(data) != (end - first) * size:
+            raise ValueError(f"rows {first}:{end} were dropped meanwhile")
+        return HiddenRows(end - first, self._dtype, data)
+
+    def clear(self) -> None:
+        """Forget all rows; later ones are kept again."""
+        self._budget.take((self.start - self.end) * self._row_size)
+        self._pages, self._rows = [], bytearray()
+        self._is_dropped = False
+        self.start = self.end = 0
+
+    def drop(self) -> None:
+        """Forget all rows, and keep none from now on."""
+        self.clear()
+        self._is_dropped = True

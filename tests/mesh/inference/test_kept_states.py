@@ -1,0 +1,97 @@
+"""Hidden states that a session sent, and tickets: pure, with their bounds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mesh.inference.kept_states import KeptBudget, KeptStates, PageStates
+from mesh.inference.tickets import MAX_REFILLS, Ticket, TicketChain
+from mesh.inference.wire import HiddenRows
+from mesh.model.capacity import PAGE_TOKENS
+
+ROW = 4
+
+
+def make_rows(first, end, mark=0):
+    data = b"".join(bytes([(place + mark) % 256] * ROW) for place in range(first, end))
+    return HiddenRows(end - first, "bfloat16", data)
+
+
+def test_rows_are_read_as_they_were_sent_and_later_ones_replace_the_rest():
+    kept = KeptStates(KeptBudget())
+    kept.note(0, make_rows(0, 10))
+    kept.note(10, make_rows(10, 13))
+    kept.note(11, make_rows(11, 15, mark=100))
+    assert kept.read(0, 11) == make_rows(0, 11)
+    assert kept.read(11, 15) == make_rows(11, 15, mark=100)
+    kept.cut(4)
+    assert kept.covers(0, 4) and not kept.covers(0, 5)
+    with pytest.raises(ValueError, match="not kept"):
+        kept.read(2, 5)
+
+
+def test_pages_that_a_session_begins_with_are_followed_by_its_rows():
+    budget = KeptBudget()
+    for cut in (None, 2 * PAGE_TOKENS, PAGE_TOKENS + 3, 5, 0):
+        kept = KeptStates(budget)
+        pages = [make_rows(i * PAGE_TOKENS, (i + 1) * PAGE_TOKENS) for i in range(2)]
+        kept.begin(pages)
+        end = 2 * PAGE_TOKENS if cut is None else cut
+        if cut is not None:
+            kept.cut(cut)
+        kept.note(end, make_rows(end, end + 7))
+        assert kept.read(0, end + 7) == make_rows(0, end + 7)
+        assert kept.read(max(0, end - 3), end + 2) == make_rows(max(0, end - 3), end + 2)
+        assert budget.used == (end + 7) * ROW
+        kept.drop()
+        assert budget.used == 0
+
+
+@pytest.mark.parametrize("limit", ["session", "total"])
+def test_a_bound_drops_the_session_that_reaches_it_and_gives_its_bytes_back(limit):
+    budget = KeptBudget(limit=100 * ROW, session_limit=(20 if limit == "session" else 1000) * ROW)
+    other, kept = KeptStates(budget), KeptStates(budget)
+    other.note(0, make_rows(0, 5 if limit == "session" else 85))
+    kept.note(0, make_rows(0, 15))
+    kept.note(15, make_rows(15, 21))
+    assert not kept.covers(0, 1) and budget.used == (other.end - other.start) * ROW
+    kept.note(0, make_rows(0, 1))
+    assert not kept.covers(0, 1)
+
+
+@pytest.mark.parametrize("position", [3, 12])
+def test_rows_that_do_not_follow_drop_what_is_kept(position):
+    budget = KeptBudget()
+    kept = KeptStates(budget)
+    kept.note(5, make_rows(5, 10))
+    kept.note(position, make_rows(position, position + 1))
+    assert not kept.covers(5, 6) and budget.used == 0
+
+
+def test_states_of_pages_are_bounded_and_the_oldest_go():
+    states = PageStates(limit=3 * PAGE_TOKENS * ROW)
+    keys = [bytes([number]) * 32 for number in range(5)]
+    for number, key in enumerate(keys):
+        states.put(key, make_rows(number * PAGE_TOKENS, (number + 1) * PAGE_TOKENS))
+    assert states.used == 3 * PAGE_TOKENS * ROW
+    assert states.find(keys[1:3]) is None
+    assert [page.data[0] for page in states.find(keys[2:])] == [32, 48, 64]
+
+
+def test_only_a_later_ticket_of_the_same_chain_goes_on():
+    chain, other = TicketChain(), TicketChain()
+    tickets = [chain.make_next() for _ in range(MAX_REFILLS + 1)]
+    assert not chain.left
+    with pytest.raises(ValueError, match="no further"):
+        chain.make_next()
+    first, strange = tickets[0], other.make_next()
+    assert all(later.follows(first) for later in tickets[1:])
+    assert tickets[5].follows(tickets[2]) and not tickets[2].follows(tickets[5])
+    assert not first.follows(first) and not strange.follows(first)
+    seen = tickets[3]
+    forged = [replace(seen, index=4), replace(seen, index=5), replace(seen, link=bytes(32))]
+    forged.append(Ticket(strange.answer_id, 4, tickets[4].link))
+    assert not any(ticket.follows(seen) for ticket in forged)
+    assert tickets[1].link.hex() not in repr(tickets[1])
