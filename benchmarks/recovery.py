@@ -3,8 +3,10 @@
     python benchmarks/recovery.py                     20 failures, as a table
     python benchmarks/recovery.py --kills 200 --json  200 failures, one JSON object
     python benchmarks/recovery.py --faults frozen     only frozen processes
+    python benchmarks/recovery.py --ranges 3 --delay-ms 25   over links of 25 ms one way
+    python benchmarks/recovery.py --replay            every hop of a new route computes the text
 
-Every hoster is a process of its own with a real p2pd; two serve each half of the shipped model. In
+Every hoster is a process of its own with a real p2pd; two serve each range of the shipped model. In
 the middle of each answer one hoster of its route is killed or frozen, by turns the node, its p2pd
 or both. The answers are seeded draws at temperature 1.6, and are compared token by token with the
 same answers of the undisturbed swarm. The pause is the longest wait for a token. After each failure
@@ -39,9 +41,11 @@ from mesh.inference.threads import wait_passively
 # Before torch is imported, here and in every hoster.
 wait_passively()
 
+from benchmarks.slow_links import Link, LinkProxy  # noqa: E402
 from benchmarks.swarm import NETWORK_ID, run_hoster  # noqa: E402
+from subnet.localnet.environment import find_free_port  # noqa: E402
 
-HALVES = 2
+RANGES = 2
 HOSTERS_OF_EACH = 2
 READY_S = 120.0
 BACK_S = 60.0
@@ -52,9 +56,9 @@ FAULTS = ("node killed", "p2pd killed", "node frozen", "p2pd frozen", "both froz
 
 @dataclass
 class Process:
-    """One hoster: its process, its p2pd, its address, and the half that it serves."""
+    """One hoster: its process, its p2pd, its address, and which range it serves."""
 
-    half: int
+    part: int
     process: Any
     pipe: Any
     address: str
@@ -71,6 +75,7 @@ class Result:
 
     kills: int = 0
     reroutes: int = 0
+    refills: int = 0
     wrong: int = 0
     lost: int = 0
     repeated: int = 0
@@ -97,6 +102,7 @@ class Result:
         return {
             "kills": self.kills,
             "reroutes": self.reroutes,
+            "refills": self.refills,
             "wrong": self.wrong,
             "lost": self.lost,
             "repeated": self.repeated,
@@ -117,11 +123,24 @@ def _summarise(seconds: list[float]) -> dict[str, float | int]:
 
 
 class Hosters:
-    """The hoster processes: started, broken and brought back."""
+    """The hoster processes: started, broken and brought back.
 
-    def __init__(self, folder: Path, num_layers: int) -> None:
+    They are reached over a link of ``delay_s`` one way; 0: at their own ports.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        num_layers: int,
+        stack: contextlib.AsyncExitStack,
+        *,
+        ranges: int,
+        delay_s: float,
+    ) -> None:
         self._folder = folder
-        self._bounds = [num_layers * i // HALVES for i in range(HALVES + 1)]
+        self._stack = stack
+        self._bounds = [num_layers * i // ranges for i in range(ranges + 1)]
+        self._proxy = LinkProxy(Link(delay_s)) if delay_s else None
         # Forked from a process that has torch already: one hoster more costs a second.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["benchmarks.swarm", "mesh.inference.session_server"])
@@ -131,20 +150,25 @@ class Hosters:
     def addresses(self) -> list[str]:
         return [hoster.address for hoster in self.running]
 
-    async def start(self, half: int) -> Process:
+    async def start(self, part: int) -> Process:
         ours, theirs = self._context.Pipe()
-        span = (self._bounds[half], self._bounds[half + 1])
+        span = (self._bounds[part], self._bounds[part + 1])
+        place = None
+        if self._proxy is not None:
+            own = find_free_port()
+            outside = await self._stack.enter_async_context(self._proxy.serve(own))
+            place = (f"/ip4/127.0.0.1/tcp/{own}", f"/ip4/127.0.0.1/tcp/{outside}")
         process = self._context.Process(
             target=run_hoster,
             args=(str(self._folder), span, "float32", "cpu", 1, theirs),
-            kwargs={"deterministic": True},
+            kwargs={"deterministic": True, "place": place},
             daemon=True,
         )
         process.start()
         ours.send(self.addresses)
         async with asyncio.timeout(READY_S):
             address = (await asyncio.to_thread(ours.recv))[0]
-        hoster = Process(half, process, ours, address, _find_daemon(process.pid or 0))
+        hoster = Process(part, process, ours, address, _find_daemon(process.pid or 0))
         self.running.append(hoster)
         return hoster
 
@@ -165,7 +189,7 @@ class Hosters:
                 os.kill(pid, signal.SIGCONT)
             return
         await self.end(hoster)
-        await self.start(hoster.half)
+        await self.start(hoster.part)
 
     async def end(self, hoster: Process) -> None:
         self.running.remove(hoster)
@@ -185,7 +209,9 @@ def _find_daemon(pid: int) -> int:
 
 
 @contextlib.asynccontextmanager
-async def open_hosters() -> AsyncIterator[tuple[Hosters, Any]]:
+async def open_hosters(
+    *, ranges: int = RANGES, delay_s: float = 0.0
+) -> AsyncIterator[tuple[Hosters, Any]]:
     """Start all hosters; yield them and a client."""
     from keys.peer import PeerKey
     from mesh.assets import SHIPPED_MODEL_NAME
@@ -199,11 +225,12 @@ async def open_hosters() -> AsyncIterator[tuple[Hosters, Any]]:
 
     folder = resolve_known_model(SHIPPED_MODEL_NAME).source
     config = load_config(folder)
-    hosters = Hosters(folder, config.num_layers)
+    stack = contextlib.AsyncExitStack()
+    hosters = Hosters(folder, config.num_layers, stack, ranges=ranges, delay_s=delay_s)
     try:
-        for half in range(HALVES):
+        for part in range(ranges):
             for _ in range(HOSTERS_OF_EACH):
-                await hosters.start(half)
+                await hosters.start(part)
         host_config = HostConfig(
             key=PeerKey.generate(), initial_peers=tuple(hosters.addresses), client_mode=True
         )
@@ -220,6 +247,7 @@ async def open_hosters() -> AsyncIterator[tuple[Hosters, Any]]:
     finally:
         for hoster in list(hosters.running):
             await hosters.end(hoster)
+        await stack.aclose()
 
 
 async def wait_for_all(hosters: Hosters, client: Any) -> None:
@@ -251,17 +279,27 @@ class Answer:
     tokens: list[Any]
     pause_s: float
     reroutes: int
+    refills: int
     failures: str
 
 
-async def ask(client: Any, number: int, *, at: int | None = None, then: Any = None) -> Answer:
+async def ask(
+    client: Any, number: int, *, at: int | None = None, then: Any = None, refills: bool = True
+) -> Answer:
     """One seeded answer; ``then`` is called with the route after token ``at``."""
+    from mesh.client.client import RoutingOptions
     from mesh.inference.sampling import Sampling
 
     prompt = [5 + (i * 37 + number) % 200 for i in range(24 + number)]
     sampling = Sampling(temperature=1.6, seed=number)
     tokens, pauses, last_s = [], [0.0], time.monotonic()
-    answer = client.generate(prompt, max_new_tokens=NEW_TOKENS, sampling=sampling, ignore_eos=True)
+    answer = client.generate(
+        prompt,
+        max_new_tokens=NEW_TOKENS,
+        sampling=sampling,
+        ignore_eos=True,
+        routing=RoutingOptions(refills=refills),
+    )
     async for token in answer:
         now_s = time.monotonic()
         pauses.append(now_s - last_s)
@@ -271,13 +309,22 @@ async def ask(client: Any, number: int, *, at: int | None = None, then: Any = No
             then([hop.peer_id for hop in token.trace.route])
     trace = tokens[-1].trace
     failures = ", ".join(f"{reason} at {str(peer)[-6:]}" for peer, reason in trace.failures)
-    return Answer(tokens, max(pauses), trace.reroutes, failures)
+    return Answer(tokens, max(pauses), trace.reroutes, trace.refills, failures)
 
 
-async def measure(kills: int, faults: list[str], *, seed: int = 0, report: bool = True) -> Result:
+async def measure(
+    kills: int,
+    faults: list[str],
+    *,
+    seed: int = 0,
+    report: bool = True,
+    ranges: int = RANGES,
+    delay_s: float = 0.0,
+    refills: bool = True,
+) -> Result:
     """Break hosters ``kills`` times, by turns as ``faults`` say."""
     chance, result = random.Random(seed), Result()
-    async with open_hosters() as (hosters, client):
+    async with open_hosters(ranges=ranges, delay_s=delay_s) as (hosters, client):
         await wait_for_all(hosters, client)
         expected = []
         for number in range(PROMPTS):
@@ -291,10 +338,12 @@ async def measure(kills: int, faults: list[str], *, seed: int = 0, report: bool 
                 broken.append(hosters.find(chance.choice(route)))
                 hosters.break_one(broken[0], fault)
 
-            answer = await ask(client, prompt, at=chance.randrange(NEW_TOKENS - 8), then=strike)
+            at = chance.randrange(NEW_TOKENS - 8)
+            answer = await ask(client, prompt, at=at, then=strike, refills=refills)
             result.compare(answer.tokens, expected[prompt])
             result.kills += 1
             result.reroutes += answer.reroutes
+            result.refills += answer.refills
             result.pauses_s.setdefault(fault, []).append(answer.pause_s)
             after = await ask(client, prompt)
             result.compare(after.tokens, expected[prompt])
@@ -314,11 +363,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--faults", choices=("all", "killed", "frozen"), default="all")
+    parser.add_argument("--ranges", type=int, default=RANGES)
+    parser.add_argument("--delay-ms", type=float, default=0.0, help="of each link, one way")
+    parser.add_argument("--replay", action="store_true", help="without refills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     faults = [fault for fault in FAULTS if args.faults in ("all", fault.split()[-1])]
-    result = asyncio.run(measure(args.kills, faults, seed=args.seed))
+    result = asyncio.run(
+        measure(
+            args.kills,
+            faults,
+            seed=args.seed,
+            ranges=args.ranges,
+            delay_s=args.delay_ms / 1000,
+            refills=not args.replay,
+        )
+    )
     figures = result.render()
     if args.json:
         print(json.dumps(figures))

@@ -158,6 +158,8 @@ async def _answer_pipe(pipe: Any, engine: Any, host: Any, server: Any) -> None:
         elif isinstance(request, int):
             server.max_in_flight = request
             pipe.send(request)
+        elif request == "rows":
+            pipe.send((engine.measures.prompt_rows, engine.measures.decode_rows))
         elif request == "memory":
             pipe.send(measure_rss(os.getpid()) - _declared_bytes(engine))
         else:
@@ -235,7 +237,7 @@ def make_announcer(
             throughput=1000,
             free_cache_tokens=engine.free_cache_tokens,
             dtype="",
-            software="benchmark",
+            software="benchmark;f",
             addresses=addresses,
         )
 
