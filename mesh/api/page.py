@@ -23,6 +23,7 @@ FILES = {
     "chat.css": CSS,
     "chat.js": JAVASCRIPT,
     "dom.js": JAVASCRIPT,
+    "follow.js": JAVASCRIPT,
     "highlight.js": JAVASCRIPT,
     "icon.svg": "image/svg+xml",
     "inline.js": JAVASCRIPT,

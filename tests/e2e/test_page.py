@@ -170,6 +170,24 @@ async def test_a_failure_in_the_middle_is_told_and_the_text_kept(browser):
         await expect(seen.page.get_by_role("alert")).to_have_count(0)
 
 
+async def test_an_answer_that_was_cut_at_once_has_no_speed(browser):
+    async with open_client(LocalBackend()) as api:
+        seen = await visit(browser, api)
+        speeds = await seen.page.evaluate(
+            """async () => {
+                const { Run } = await import("/static/run.js");
+                return [0, 1000].map((agoMs) => {
+                    const run = new Run({}, { mesh: { route: [] } }, () => {});
+                    run.tokens = 6;
+                    run.firstMs = performance.now() - agoMs;
+                    run.keepMeasured();
+                    return run.node.mesh.tokens_per_second;
+                });
+            }"""
+        )
+    assert speeds[0] is None and 0 < speeds[1] <= 5
+
+
 async def test_a_failed_request_leaves_the_typed_text_and_no_empty_answer(browser):
     backend = LocalBackend(failure=GenerationFailed("Every route was lost."))
     async with open_client(backend) as api:

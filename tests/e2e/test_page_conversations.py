@@ -10,7 +10,7 @@ from playwright.async_api import BrowserContext, expect
 
 from mesh.api.errors import GenerationFailed
 from tests.support.browser import needs_chromium, open_browser
-from tests.support.chat_page import DESKTOP, ChatPage, visit
+from tests.support.chat_page import DESKTOP, PHONE, ChatPage, visit
 from tests.support.gateways import open_client
 from tests.support.local_backend import ANSWER, LocalBackend
 
@@ -19,6 +19,10 @@ pytestmark = [
     needs_chromium,
     pytest.mark.asyncio(loop_scope="module"),
 ]
+FROM_THE_END = """() => {
+    const { scrollHeight, scrollTop, clientHeight } = document.getElementById("log");
+    return scrollHeight - scrollTop - clientHeight;
+}"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -50,6 +54,31 @@ async def test_a_reload_restores_the_conversation_and_the_draft(browser):
         await seen.ask_and_wait("Second?")
         assert [message.content for message in backend.chats[-1]] == ["First?", ANSWER, "Second?"]
     assert seen.complaints == []
+
+
+async def test_an_opened_conversation_stands_at_its_end_and_an_answer_is_followed(browser):
+    backend = LocalBackend()
+    async with open_client(backend) as api:
+        seen = await visit(browser, api, viewport=PHONE)
+        for question in ("One", "Two", "Three", "Four"):
+            await seen.ask_and_wait(question)
+        # How much of the context an answer took is known later than its text.
+        await seen.reload()
+        await expect(seen.page.locator(".facts").last).to_contain_text("of 512")
+        await seen.wait_for(f"() => ({FROM_THE_END})() <= 1")
+        await seen.ask_and_wait("Five")
+        await seen.wait_for(f"() => ({FROM_THE_END})() <= 1")
+        # Who scrolls up stays there, whatever comes.
+        backend.delay_s = 0.02
+        await seen.ask("Six")
+        await expect(seen.answer).to_contain_text("An epoch")
+        await seen.page.mouse.move(200, 400)
+        await seen.page.mouse.wheel(0, -500)
+        await seen.wait_for(f"() => ({FROM_THE_END})() > 300")
+        await expect(seen.send).to_be_visible()
+        assert await seen.page.evaluate(FROM_THE_END) > 300
+        await seen.page.get_by_role("button", name="To the end").click()
+        assert await seen.page.evaluate(FROM_THE_END) <= 1
 
 
 async def test_an_answer_that_a_reload_cut_looks_stopped(browser):

@@ -4,6 +4,7 @@
 
 import { fetchKnowledge, fetchModels, fetchReadiness } from "./api.js";
 import { announce, byId, onFrame } from "./dom.js";
+import { Follower } from "./follow.js";
 import { Run } from "./run.js";
 import { BadSetting, openSettings, read, readSettings, startSettings, write } from "./settings.js";
 import { decorate, Sidebar } from "./sidebar.js";
@@ -131,14 +132,11 @@ function showVersion(node) {
   save(state.conversation);
 }
 
-const isAtEnd = () => fields.log.scrollHeight - fields.log.scrollTop - fields.log.clientHeight < 80;
-
-function scrollDown() {
-  fields.log.scrollTop = fields.log.scrollHeight;
-}
+const follower = new Follower(fields.log, fields.turns);
+const scrollDown = () => follower.goToEnd();
 
 const showToEnd = onFrame(() => {
-  fields.toEnd.hidden = !fields.welcome.hidden || isAtEnd();
+  fields.toEnd.hidden = !fields.welcome.hidden || follower.isAtEnd;
 });
 
 function showFailure(message, retry) {
@@ -226,13 +224,11 @@ async function answer(conversation, question, { isNew = false } = {}) {
 
 /** Shows what came since the last frame. */
 function showGrowth({ node }) {
-  const isFollowing = isAtEnd();
   state.views.get(node.id)?.update();
-  if (isFollowing) scrollDown();
+  follower.keepUp();
 }
 
 function end(conversation, question, node, { error, isNew }) {
-  const isFollowing = isAtEnd();
   if (node.text || node.thinking) state.views.get(node.id)?.update();
   else if (node.state === "done" || node.state === "length") node.text = "(The model ended without a word.)";
   else takeBack(conversation, question, node, { error, isNew });
@@ -244,7 +240,7 @@ function end(conversation, question, node, { error, isNew }) {
   save(conversation);
   if (state.conversation === conversation) showPath();
   updateSend();
-  if (isFollowing) scrollDown();
+  follower.keepUp();
 }
 
 /** Removes an answer of which nothing came. A question that was just typed goes back into the field. */

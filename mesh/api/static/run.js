@@ -3,6 +3,9 @@
 import { streamAnswer } from "./api.js";
 import { ThinkingSplitter } from "./thinking.js";
 
+/** In less time a speed says nothing. */
+const MIN_MEASURED_S = 0.2;
+
 export class Run {
   /** `onChange` is called at each event of the stream. */
   constructor(conversation, node, onChange) {
@@ -71,7 +74,7 @@ export class Run {
     this.node.live = {
       tokens: this.tokens,
       firstTokenS: (this.firstMs - this.startMs) / 1000,
-      speed: passed > 0.2 ? (this.tokens - 1) / passed : null,
+      speed: passed > MIN_MEASURED_S ? (this.tokens - 1) / passed : null,
     };
   }
 
@@ -81,7 +84,7 @@ export class Run {
     if (this.tokens < 2) return;
     this.node.mesh = {
       ...this.node.mesh,
-      tokens_per_second: (this.tokens - 1) / passed,
+      tokens_per_second: passed > MIN_MEASURED_S ? (this.tokens - 1) / passed : null,
       first_token_s: (this.firstMs - this.startMs) / 1000,
     };
     this.node.usage ??= null;
