@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,17 +14,20 @@ from subnet.cli.console import emit, say, say_if_slow, stream
 from subnet.cli.options import Chain, Offline, SwarmSubnet
 from subnet.cli.peers import find_peers
 from subnet.cli.receipt_file import check_receipt_path, keep_receipt
+from subnet.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from mesh.client.client import Prompt
     from mesh.client.receipts import AnswerReceipt
     from mesh.inference.sampling import Sampling
-    from mesh.inference.tokens import Token, Trace
+    from mesh.inference.tokens import Token, Trace, TracedHop
     from subnet.gateway import ClientConfig
+
+MAX_PROMPT_BYTES = 8 << 20
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
     initial_peers: Annotated[
         list[str] | None, typer.Option(help="Multiaddresses of running nodes; several may follow.")
     ] = None,
@@ -32,6 +37,12 @@ def generate(
     max_layers_per_hop: Annotated[
         int | None,
         typer.Option("--max-blocks-per-hop", min=1, help="Most blocks that one hoster computes."),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="Instructions for the model, before the question.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Texts that end the answer; several may follow.")
     ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text itself, without a chat template.")
@@ -71,8 +82,11 @@ def generate(
     from subnet.operator.logs import LogOptions, configure_logs
 
     configure_logs(LogOptions(level="warning"))
+    if raw and system is not None:
+        raise UsageError("--raw has no instructions", "put them into the text, or leave out --raw")
     if receipt is not None:
         check_receipt_path(receipt)
+    asked = _read_prompt(prompt)
     kept = None if receipt is None else AnswerReceipt()
     peers = find_peers(initial_peers, subnet=subnet, chain=chain)
     config = ClientConfig(
@@ -85,10 +99,11 @@ def generate(
     answer = asyncio.run(
         _ask(
             config,
-            prompt if raw else [{"role": "user", "content": prompt}],
+            asked if raw else _make_messages(asked, system),
             sampling,
             max_new_tokens=max_new_tokens,
             max_layers_per_hop=max_layers_per_hop,
+            stop=stop or (),
             is_streaming=not as_json,
             dialled=peers.describe(),
             receipt=kept,
@@ -97,6 +112,24 @@ def generate(
     _finish(answer, as_json=as_json, trace=trace)
     if receipt is not None and kept is not None:
         say(keep_receipt(kept, receipt))
+
+
+def _read_prompt(prompt: str) -> str:
+    """Return the question, or what stands on stdin for ``-``. Raises ConfigError."""
+    if prompt != "-":
+        return prompt
+    raw = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    if len(raw) > MAX_PROMPT_BYTES:
+        raise ConfigError(f"stdin has more than {MAX_PROMPT_BYTES} bytes", "ask about a part of it")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise ConfigError("stdin is no text in UTF-8", "convert it, or name a text file") from None
+
+
+def _make_messages(prompt: str, system: str | None) -> list[dict[str, str]]:
+    instructions = [] if system is None else [{"role": "system", "content": system}]
+    return [*instructions, {"role": "user", "content": prompt}]
 
 
 def _make_sampling(
@@ -119,6 +152,7 @@ async def _ask(
     *,
     max_new_tokens: int,
     max_layers_per_hop: int | None,
+    stop: Sequence[str],
     is_streaming: bool,
     dialled: str,
     receipt: AnswerReceipt | None,
@@ -136,6 +170,7 @@ async def _ask(
             prompt,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
+            stop=stop,
             routing=RoutingOptions(max_layers_per_hop=max_layers_per_hop),
             receipt=receipt,
         ):
@@ -157,10 +192,15 @@ def _finish(pieces: list[Token], *, as_json: bool, trace: bool) -> None:
                     "token_ids": [piece.token_id for piece in pieces],
                     "finish_reason": last.finish_reason,
                     "route": [
-                        {"peer_id": hop.peer_id, "blocks": [hop.start, hop.end]}
-                        for hop in last.trace.route
+                        {
+                            "peer_id": hop.peer_id,
+                            "blocks": [hop.start, hop.end],
+                            "step_ms": hop.step_ms,
+                        }
+                        for hop in last.trace.measure_route()
                     ],
                     "reroutes": last.trace.reroutes,
+                    "first_token_s": last.trace.time_to_first_token_s,
                     "tokens_per_second": last.trace.tokens_per_second,
                     "tokens_per_step": last.trace.tokens_per_step,
                     "dropped_windows": last.trace.dropped_windows,
@@ -175,10 +215,17 @@ def _finish(pieces: list[Token], *, as_json: bool, trace: bool) -> None:
 
 def describe_trace(trace: Trace) -> str:
     """Return the route and the speed of an answer in one line."""
-    hops = " → ".join(f"{hop.start}:{hop.end} at …{hop.peer_id[-6:]}" for hop in trace.route)
-    speed, per_step = trace.tokens_per_second, trace.tokens_per_step or 1.0
-    rate = "" if speed is None else f", {speed:.0f} tokens/s"
+    hops = " → ".join(_describe_hop(hop) for hop in trace.measure_route())
+    first_s, speed = trace.time_to_first_token_s, trace.tokens_per_second
+    per_step = trace.tokens_per_step or 1.0
+    rate = "" if first_s is None else f", the first after {first_s:.2f} s"
+    rate += "" if speed is None else f", {speed:.0f} tokens/s"
     if per_step > 1.0:
         dropped = trace.dropped_windows
         rate += f" ({per_step:.1f} a pass{f', {dropped} windows dropped' if dropped else ''})"
     return f"route {hops}; {trace.tokens} tokens{rate}; {trace.reroutes} re-routes"
+
+
+def _describe_hop(hop: TracedHop) -> str:
+    step = "" if hop.step_ms is None else f" in {hop.step_ms:.1f} ms"
+    return f"{hop.start}:{hop.end} at …{hop.peer_id[-6:]}{step}"
