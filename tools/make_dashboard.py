@@ -150,6 +150,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     " / rate(mesh_spec_decode_num_drafts_totalWHERE[5m])",
                     "{{instance}} accepted of it",
                 ),
+                Line(
+                    "rate(mesh_spec_decode_num_dropped_drafts_totalWHERE[5m])"
+                    " / rate(mesh_spec_decode_num_drafts_totalWHERE[5m])",
+                    "{{instance}} dropped drafts for each verified one",
+                ),
             ),
         ),
         Panel("A step through this node", "s", _quantiles("mesh_hop_seconds")),
