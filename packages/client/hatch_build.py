@@ -32,6 +32,7 @@ CHECKING = (
     "mesh/inference/receipt_wire.py",
     "mesh/inference/refusals.py",
     "mesh/inference/shaped_wire.py",
+    "mesh/inference/tickets.py",
     "mesh/inference/wire.py",
     "mesh/model/__init__.py",
     "mesh/model/config.py",
