@@ -12,6 +12,7 @@ import schemathesis
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from mesh.api.checks import ShownMetrics
 from mesh.api.server import ServeConfig, open_gateway
 from tests.support.gateways import QUICK
 from tests.support.local_backend import MODEL, LocalBackend
@@ -71,7 +72,8 @@ class _ServerThread:
             self._loop.close()
 
     async def _serve(self) -> None:
-        async with open_gateway(ServeConfig(port=0, limits=QUICK), LocalBackend()) as gateway:
+        config, metrics = ServeConfig(port=0, limits=QUICK), ShownMetrics(lambda: b"mesh_ready 1\n")
+        async with open_gateway(config, LocalBackend(), metrics=metrics) as gateway:
             self.url = gateway.url
             self._ready.set()
             await self._stop.wait()
