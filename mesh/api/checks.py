@@ -1,4 +1,4 @@
-"""What a process tells about itself to who watches it."""
+"""The checks that a process reports to its monitors."""
 
 from __future__ import annotations
 

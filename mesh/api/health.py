@@ -55,7 +55,7 @@ def _check_model(model: ServedModel) -> dict[str, Any]:
     return _check(
         f"model {model.model_id}",
         model.is_complete,
-        f"nobody serves blocks {missing}",
+        f"no hoster serves blocks {missing}",
         "every block is served",
     )
 

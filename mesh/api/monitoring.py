@@ -1,6 +1,6 @@
 """``/metrics``, ``/healthz`` and ``/readyz`` of a process, on a port of their own.
 
-``/healthz`` says that the event loop turns, to anybody who reaches it. The other two name what the
+``/healthz`` says that the event loop turns, to every caller. The other two name what the
 process does, so a token guards them where one is given. Without a token only this machine reaches
 them, and pages of other sites are turned away as the gateway does it.
 """

@@ -105,7 +105,7 @@ def _explain_mesh(error: MeshError) -> Problem:
             ranges = ", ".join(f"{start}:{end}" for start, end in error.uncovered)
             return Problem(
                 503,
-                f"No route: nobody serves blocks {ranges} (half-open ranges) at the moment.",
+                f"No route: no hoster serves blocks {ranges} (half-open ranges) at the moment.",
                 kind="service_unavailable",
                 code="no_route",
                 retry_after_s=NO_ROUTE_RETRY_S,

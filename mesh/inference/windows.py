@@ -1,4 +1,4 @@
-"""Speculative decoding: several tokens for one pass over the ranges, and no other answer.
+"""Speculative decoding: several tokens in one pass over the ranges; the answer stays the same.
 
 Theory of operation
 ===================

@@ -171,7 +171,7 @@ def _show(
     ]
     if has_swarm:
         listed = ", ".join(map(str, made.uncovered)) or "none"
-        lines.append(f"swarm    blocks that nobody serves yet: {listed}")
+        lines.append(f"swarm    blocks that no hoster serves yet: {listed}")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ They are read again on SIGHUP; a file that is then broken changes nothing. Sessi
 go on.
 
 Some things stay reachable whatever the lists say, because the swarm needs them: ``mesh.info`` and
-``mesh.directory``, with which anybody finds the others; ``records/fetch``, because records are
+``mesh.directory``, by which every peer finds the others; ``records/fetch``, because records are
 public; and the nodes that the chain names in the subnet, which hand sessions on.
 
 A priority is a function ``(PeerId) -> int``; a higher number computes first. It comes from

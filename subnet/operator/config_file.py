@@ -95,7 +95,7 @@ def _read_text(path: Path) -> str:
             raise ConfigError(f"the configuration file {path} is no file", "name a text file")
         if mode & stat.S_IWOTH:
             raise ConfigError(
-                f"the configuration file {path} can be changed by anybody on this machine",
+                f"the configuration file {path} can be changed by every user of this machine",
                 f"run chmod o-w {path}",
             )
         with open(descriptor, "rb", closefd=False) as file:

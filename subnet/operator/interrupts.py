@@ -61,7 +61,7 @@ class Service:
     """A process that runs until SIGTERM or SIGINT, and drains first once it has started.
 
     Stopping has a limit. A start may wait in threads that cannot be cancelled, and has promised
-    nothing to anybody yet, so it gets only STOP_START_S; then the process ends at once. So it does
+    nothing yet, so it gets only STOP_START_S; then the process ends at once. So it does
     at a second signal. ``supervisor`` hears a beat until then.
     """
 

@@ -55,5 +55,5 @@ def _ask(prompt: str) -> str:
         return getpass.getpass(f"{prompt}: ")
     except EOFError as error:
         raise ConfigError(
-            f"nobody answered {prompt!r}", "give a password file where nobody can type"
+            f"no answer to {prompt!r}", "give a password file where no person can type"
         ) from error

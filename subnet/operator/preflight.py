@@ -36,7 +36,7 @@ NO_HOTKEY_NOTICE = (
 )
 UNPAID_NOTICE = (
     "--unpaid: this node serves clients and takes no part in consensus: "
-    "it commits nothing, scores nobody and is paid nothing"
+    "it commits nothing, scores no node and is paid nothing"
 )
 
 

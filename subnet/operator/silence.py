@@ -5,7 +5,7 @@ Theory of operation
 
 What it is for. Two nodes with one key sign two records for one slot, and neither counts. A journal
 protects a node from itself only if it is the newest one of its identity. After a restored backup,
-a copied or lost data folder or a start of the machine nobody knows that, so the node listens for
+a copied or lost data folder or a start of the machine the node cannot know that, so it listens for
 ``epoch_length`` blocks and signs nothing, its heartbeat included (folder_mark.py says when).
 
 What it hears. Each of these proves another process, and ends the node:

@@ -237,7 +237,7 @@ async def test_what_is_typed_while_a_request_fails_is_not_overwritten(browser):
 async def test_missing_layers_are_shown_and_nothing_can_be_sent(browser):
     async with open_client(LocalBackend(uncovered=((2, 4),))) as api:
         seen = await visit(browser, api)
-        await expect(seen.health).to_have_text("nobody serves blocks 2:4")
+        await expect(seen.health).to_have_text("no hoster serves blocks 2:4")
         await seen.message.fill("Hello?")
         await expect(seen.send).to_be_disabled()
         await seen.photograph("desktop-missing-blocks")
@@ -251,7 +251,7 @@ async def test_a_phone_shows_what_is_wrong_beside_a_long_model_name(browser, mon
         await expect(seen.health).to_have_text("Ready")
         backend.uncovered = ((2, 4),)
         await seen.reload()
-        await expect(seen.health).to_have_text("nobody serves blocks 2:4")
+        await expect(seen.health).to_have_text("no hoster serves blocks 2:4")
         box = await seen.health.bounding_box()
         assert box is not None and box["width"] > 200
 

@@ -236,7 +236,7 @@ def find_turn(rig: Rig, own: LayerRange, first: int = 0) -> int:
 
 @contextlib.asynccontextmanager
 async def open_spare(directory: Path, **changes):
-    """A hoster of 0:4 that another one could replace, while nobody serves 4:8."""
+    """A hoster of 0:4 that another one could replace, while no hoster serves 4:8."""
     async with open_rig(directory, num_layers=4, **changes) as rig, running(rig):
         await rig.wait_until(lambda: rig.online)
         assert rig.online == [LayerRange(0, 4)]

@@ -81,7 +81,7 @@ def make_open(path: Path) -> None:
         (make_broken, r"is no TOML: .*line 1"),
         (make_long, "is longer than 65536 bytes"),
         (make_latin, "is not UTF-8"),
-        (make_open, "can be changed by anybody"),
+        (make_open, "can be changed by every user"),
         (Path.mkdir, "is no file"),
         (os.mkfifo, "is no file"),
     ],

@@ -54,5 +54,5 @@ def test_nobody_at_the_terminal_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
         raise EOFError
 
     monkeypatch.setattr(getpass, "getpass", answer)
-    with pytest.raises(ConfigError, match="nobody answered 'Password of x'"):
+    with pytest.raises(ConfigError, match="no answer to 'Password of x'"):
         read_password(None, prompt="Password of x")
