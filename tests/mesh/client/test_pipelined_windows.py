@@ -35,6 +35,12 @@ CHANGING = Sampling(
     logit_bias=((70, 100.0), (71, 97.0)), frequency_penalty=0.05, stop_token_ids=NO_END
 )
 """One token for a while, then another: drafts are right for long, and then are not."""
+BREAKING = Sampling(
+    logit_bias=((70, 100.0), (71, 99.0), (72, 97.5)),
+    frequency_penalty=0.05,
+    stop_token_ids=NO_END,
+)
+"""Tokens whose order changes now and then."""
 FAR = LinkConditions(0.02, 0.02)
 
 
@@ -273,6 +279,35 @@ async def test_an_answer_that_loses_a_hoster_with_windows_under_way_goes_on_alik
                                 await hoster.stop()
             assert piece.trace.reroutes >= 1
             assert [piece.token_id for piece in found] == [fact[0] for fact in expected]
+
+
+async def test_an_answer_whose_rounds_begin_anew_is_refilled_twice_with_windows_under_way(
+    chat_checkpoint, flights
+):
+    """It loses its middle hop, then its last one, both with drafts that turn out wrong."""
+    (expected,) = await ask_plainly(chat_checkpoint, BREAKING, count=180)
+    async with open_swarm(chat_checkpoint, 3) as (swarm, _), contextlib.AsyncExitStack() as stack:
+        for span in SPLITS[3][1:]:
+            hoster = await swarm.add_hoster(*span, throughput=1)
+            stack.push_async_callback(hoster.stop)
+        client = await swarm.open_client(stack)
+        swarm.network.conditions = LinkConditions(0.005, 0.005)
+        found, rounds, doomed = [], [], [*swarm.hosters[1:3]]
+        answer = client.generate(PROMPT, max_new_tokens=180, sampling=BREAKING)
+        async with aclosing(answer):
+            async for piece in answer:
+                found.append(piece)
+                trace, flight = piece.trace, flights[-1]
+                is_due = len(found) >= 50 * (1 + trace.reroutes) and trace.refills == len(rounds)
+                if doomed and is_due and len(flight) > 1:
+                    rounds.append(flight.round)
+                    await doomed.pop(0).stop()
+        assert facts(found) == expected
+        assert (trace.reroutes, trace.refills, len(rounds)) == (2, 2, 2)
+        # The stand-bys did their part, and windows were under way over them too.
+        assert len(flights) == 3 and all(flight.most > 1 for flight in flights)
+        assert rounds[0] and sum(flight.round for flight in flights) > rounds[0]
+        await wait_until_empty(swarm)
 
 
 async def test_a_session_beside_one_with_windows_under_way_gets_its_turns(chat_checkpoint, flights):
