@@ -88,12 +88,13 @@ class PageStates:
 class KeptStates:
     """Rows of one session from ``start`` to ``end``; a later row at a position replaces the rest.
 
-    One thread writes at a time: a session computes one step after the other. Rows that no later
-    ones replace, as a prompt's, may be read meanwhile.
+    Used from any thread: the compute thread may send a last step while the session ends, and
+    another session may read the states of pages.
     """
 
     def __init__(self, budget: KeptBudget) -> None:
         self._budget = budget
+        self._lock = threading.RLock()
         self._pages: list[bytes | memoryview] = []
         """Whole pages from position 0 on, shared with other sessions; rows follow them."""
         self._rows = bytearray()
@@ -105,47 +106,50 @@ class KeptStates:
 
     def begin(self, pages: Sequence[HiddenRows]) -> None:
         """Begin with the states of pages that the session begins with."""
-        sizes = {(len(page.data), page.rows, page.dtype) for page in pages}
-        total = sum(len(page.data) for page in pages)
-        is_alike = len(sizes) == 1 and pages[0].rows == PAGE_TOKENS
-        if not is_alike or total > self._budget.session_limit or not self._budget.take(total):
-            return
-        self._row_size, self._dtype = len(pages[0].data) // PAGE_TOKENS, pages[0].dtype
-        self._pages = [page.data for page in pages]
-        self.end = len(pages) * PAGE_TOKENS
+        with self._lock:
+            sizes = {(len(page.data), page.rows, page.dtype) for page in pages}
+            total = sum(len(page.data) for page in pages)
+            is_alike = len(sizes) == 1 and pages[0].rows == PAGE_TOKENS
+            if not is_alike or total > self._budget.session_limit or not self._budget.take(total):
+                return
+            self._row_size, self._dtype = len(pages[0].data) // PAGE_TOKENS, pages[0].dtype
+            self._pages = [page.data for page in pages]
+            self.end = len(pages) * PAGE_TOKENS
 
     def note(self, position: int, hidden: HiddenRows) -> None:
         """Keep rows that are sent from ``position`` on; drop all where they do not fit."""
-        if self._is_dropped:
-            return
-        size = len(hidden.data)
-        if self.start == self.end:
-            self.start = self.end = position
-            self._row_size, self._dtype = size // hidden.rows, hidden.dtype
-        is_like = (size, hidden.dtype) == (hidden.rows * self._row_size, self._dtype)
-        if not (is_like and self.start <= position <= self.end):
-            self.drop()
-            return
-        self.cut(position)
-        is_small = (self.end - self.start) * self._row_size + size <= self._budget.session_limit
-        if not (is_small and self._budget.take(size)):
-            self.drop()
-            return
-        self._rows += hidden.data
-        self.end += hidden.rows
+        with self._lock:
+            if self._is_dropped:
+                return
+            size = len(hidden.data)
+            if self.start == self.end:
+                self.start = self.end = position
+                self._row_size, self._dtype = size // hidden.rows, hidden.dtype
+            is_like = (size, hidden.dtype) == (hidden.rows * self._row_size, self._dtype)
+            if not (is_like and self.start <= position <= self.end):
+                self.drop()
+                return
+            self.cut(position)
+            is_small = (self.end - self.start) * self._row_size + size <= self._budget.session_limit
+            if not (is_small and self._budget.take(size)):
+                self.drop()
+                return
+            self._rows += hidden.data
+            self.end += hidden.rows
 
     def cut(self, end: int) -> None:
         """Forget the rows from ``end`` on."""
-        if not self.start <= end < self.end:
-            return
-        self._budget.take((end - self.end) * self._row_size)
-        self.end = end
-        whole = end // PAGE_TOKENS
-        if whole < len(self._pages):
-            split = self._pages[whole]
-            del self._pages[whole:]
-            self._rows = bytearray(split)
-        del self._rows[(end - self._tail) * self._row_size :]
+        with self._lock:
+            if not self.start <= end < self.end:
+                return
+            self._budget.take((end - self.end) * self._row_size)
+            self.end = end
+            whole = end // PAGE_TOKENS
+            if whole < len(self._pages):
+                split = self._pages[whole]
+                del self._pages[whole:]
+                self._rows = bytearray(split)
+            del self._rows[(end - self._tail) * self._row_size :]
 
     @property
     def _tail(self) -> int:
@@ -154,33 +158,36 @@ class KeptStates:
 
     def covers(self, first: int, end: int) -> bool:
         """Whether all rows from ``first`` to ``end`` are kept."""
-        return not self._is_dropped and self.start <= first <= end <= self.end
+        with self._lock:
+            return not self._is_dropped and self.start <= first <= end <= self.end
 
     def read(self, first: int, end: int) -> HiddenRows:
         """Return a copy of kept rows. Raises ValueError for rows that are not kept."""
-        if not self.covers(first, end):
-            raise ValueError(f"rows {first}:{end} are not kept")
-        parts, size = [], self._row_size
-        for page in range(first // PAGE_TOKENS, min(len(self._pages), -(-end // PAGE_TOKENS))):
-            begin = page * PAGE_TOKENS
-            low, high = max(first, begin) - begin, min(end, begin + PAGE_TOKENS) - begin
-            parts.append(self._pages[page][low * size : high * size])
-        tail = self._tail
-        if end > tail:
-            parts.append(bytes(self._rows[(max(first, tail) - tail) * size : (end - tail) * size]))
-        data = b"".join(parts)
-        if len(data) != (end - first) * size:
-            raise ValueError(f"rows {first}:{end} were dropped meanwhile")
-        return HiddenRows(end - first, self._dtype, data)
+        with self._lock:
+            if not self.covers(first, end):
+                raise ValueError(f"rows {first}:{end} are not kept")
+            parts, size = [], self._row_size
+            for page in range(first // PAGE_TOKENS, min(len(self._pages), -(-end // PAGE_TOKENS))):
+                begin = page * PAGE_TOKENS
+                low, high = max(first, begin) - begin, min(end, begin + PAGE_TOKENS) - begin
+                parts.append(self._pages[page][low * size : high * size])
+            tail = self._tail
+            if end > tail:
+                parts.append(
+                    bytes(self._rows[(max(first, tail) - tail) * size : (end - tail) * size])
+                )
+            return HiddenRows(end - first, self._dtype, b"".join(parts))
 
     def clear(self) -> None:
         """Forget all rows; later ones are kept again."""
-        self._budget.take((self.start - self.end) * self._row_size)
-        self._pages, self._rows = [], bytearray()
-        self._is_dropped = False
-        self.start = self.end = 0
+        with self._lock:
+            self._budget.take((self.start - self.end) * self._row_size)
+            self._pages, self._rows = [], bytearray()
+            self._is_dropped = False
+            self.start = self.end = 0
 
     def drop(self) -> None:
         """Forget all rows, and keep none from now on."""
-        self.clear()
-        self._is_dropped = True
+        with self._lock:
+            self.clear()
+            self._is_dropped = True

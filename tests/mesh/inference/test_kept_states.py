@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -95,3 +96,23 @@ def test_only_a_later_ticket_of_the_same_chain_goes_on():
     forged.append(Ticket(strange.answer_id, 4, tickets[4].link))
     assert not any(ticket.follows(seen) for ticket in forged)
     assert tickets[1].link.hex() not in repr(tickets[1])
+
+
+def test_a_session_that_ends_while_its_last_step_is_noted_gives_all_bytes_back():
+    """The compute thread sends a step at the moment at which the event loop drops the rows."""
+    budget, enders = KeptBudget(), []
+    kept = KeptStates(budget)
+    take = budget.take
+
+    def take_slowly(size):
+        taken = take(size)
+        if not enders:
+            enders.append(threading.Thread(target=kept.drop))
+            enders[0].start()
+            enders[0].join(timeout=0.3)
+        return taken
+
+    budget.take = take_slowly
+    kept.note(0, make_rows(0, 10))
+    enders[0].join()
+    assert budget.used == 0 and not kept.covers(0, 1)
