@@ -355,13 +355,16 @@ class Engine:
     def resume(
         self, session: EngineSession, *, account: Account, promised: int
     ) -> Iterator[EngineSession]:
-        """Let a parked session go on with its pages; leaving the block frees or parks them.
+        """Let a parked session go on with its pages, on ``account``; leaving the block frees or
+        parks them.
 
         Raises Refused(BUSY) as :meth:`admit` does; the session is parked still.
         """
         self._check_quota(account)
         pages = count_pages(min(promised, session.capacity))
-        self._book.resume(session.serial, promised=pages)
+        rank = Rank(account.is_member, account.priority, -session.serial)
+        self._book.resume(session.serial, rank, promised=pages)
+        session.account = account
         self._sessions[session.serial] = self._parked.pop(session.serial)
         session.is_open, session.stays = True, False
         try:

@@ -178,11 +178,11 @@ class PageBook:
         """Let any session take the pages of this one from now on."""
         self._holders[serial].is_parked = True
 
-    def resume(self, serial: int, *, promised: int) -> None:
+    def resume(self, serial: int, rank: Rank, *, promised: int) -> None:
         """Let a parked session go on with its pages. Raises Refused(BUSY) as :meth:`open` does."""
         holder = self._holders[serial]
-        self._check_promise(holder.rank, max(promised, len(holder.table)))
-        holder.promised, holder.is_parked = promised, False
+        self._check_promise(rank, max(promised, len(holder.table)))
+        holder.rank, holder.promised, holder.is_parked = rank, promised, False
 
     def close(self, serial: int) -> None:
         """Forget a session; its pages are free, or idle if they are published."""

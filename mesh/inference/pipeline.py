@@ -362,7 +362,8 @@ class GenerationRange(RangeRole[OpenSession]):
         if self.receipt is not None:
             self.receipt.note_received(frame)
         session = self.session
-        if step.position < session.length == session.reused:
+        # A hop that is new in the route gives no page again that was published before it came.
+        if step.position < session.length == session.reused and not self.request.is_refill:
             self.engine.reuse_less(session, step.position)
         forget_draft(self.request, session, step.position)
         if step.position != session.length:

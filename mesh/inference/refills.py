@@ -44,10 +44,10 @@ be the client that opened the session. One with another link gets a session of i
 none. What a range computed of a replaced hop's hidden states stays in its cache: so the client
 replaces hops that died or fell silent in this way, and not those that sent something impossible.
 
-**Limits.** One opened or parked session of an answer at a hoster; ``MAX_PARKED`` parked ones, the
-oldest of which give way; parked pages are the first to be taken for other sessions; bytes of hidden
-states of a session, of all of them, and of pages. An answer that ends well may be parked too, where
-a range sees no more of it than that its stream was dropped.
+**Limits.** One opened or parked session of an answer at a hoster; ``MAX_PARKED`` parked ones, of
+which the oldest of the caller with the most give way; parked pages are the first to be taken for
+other sessions; bytes of hidden states of a session, of all of them, and of pages. An answer that
+ends well may be parked too, where a range sees no more of it than that its stream was dropped.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -209,9 +210,8 @@ class Refills:
         self._keep_pages(answer)
         if self._engine.is_parked(answer.session):
             answer.timer = asyncio.get_running_loop().call_later(PARK_S, self._forget, answer)
-            parked = [other for other in self._answers.values() if other.timer is not None]
-            for oldest in parked[: max(0, len(parked) - MAX_PARKED)]:
-                self._forget(oldest)
+            while len(self._list_parked()) > MAX_PARKED:
+                self._forget(self._choose_parked())
         else:
             answer.refill.kept.drop()
             if self._answers.get(answer_id) is answer:
@@ -219,12 +219,18 @@ class Refills:
         answer.ended.set()
 
     def _make_room(self) -> None:
-        """Forget the oldest parked sessions where the states of others need the bytes."""
-        parked = [answer for answer in self._answers.values() if answer.timer is not None]
-        for oldest in parked:
-            if self.budget.used <= self.budget.limit // 2:
-                return
-            self._forget(oldest)
+        """Forget parked sessions where the states of others need the bytes."""
+        while self.budget.used > self.budget.limit // 2 and self._list_parked():
+            self._forget(self._choose_parked())
+
+    def _list_parked(self) -> list[_Answer]:
+        return [answer for answer in self._answers.values() if answer.timer is not None]
+
+    def _choose_parked(self) -> _Answer:
+        """Return the parked session that gives way: the oldest of the caller with most of them."""
+        parked = self._list_parked()
+        counts = Counter(answer.caller for answer in parked)
+        return max(parked, key=lambda answer: counts[answer.caller])
 
     def _find_pages(self, session: EngineSession) -> Sequence[HiddenRows]:
         """Return the states of the pages that a session begins with; none if one is missing."""
@@ -233,15 +239,16 @@ class Refills:
             return found
         # The sessions that computed them may run still.
         for answer in self._answers.values():
-            self._keep_pages(answer)
+            self._keep_pages(answer, wanted=frozenset(keys))
         return self.pages.find(keys) or ()
 
-    def _keep_pages(self, answer: _Answer) -> None:
-        """Keep the states of the pages that later sessions may begin with."""
+    def _keep_pages(self, answer: _Answer, *, wanted: frozenset[bytes] | None = None) -> None:
+        """Keep the states of the pages that later sessions may begin with: all, or some."""
         session, kept = answer.session, answer.refill.kept
         for page, key in enumerate(session.keys[: session.published]):
             begin, end = page * PAGE_TOKENS, (page + 1) * PAGE_TOKENS
-            if key not in self.pages and kept.covers(begin, end):
+            is_wanted = wanted is None or key in wanted
+            if is_wanted and key not in self.pages and kept.covers(begin, end):
                 # The compute thread may drop them at this moment, where a bound is reached.
                 with contextlib.suppress(ValueError):
                     self.pages.put(key, kept.read(begin, end))

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 
 import pytest
 
-from mesh.inference import tickets
-from mesh.inference.accounts import OWN_ACCOUNT
+from mesh.inference import refills, tickets
+from mesh.inference.accounts import OWN_ACCOUNT, Account
+from mesh.inference.engine import EngineLimits
 from mesh.inference.refill_wire import RESUMABLE_METHOD, encode_resumable
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampling import Sampling
 from mesh.inference.tickets import Ticket
-from mesh.inference.wire import OpenSession, decode_error, encode_ready, make_session_id
+from mesh.inference.wire import (
+    HiddenRows,
+    OpenSession,
+    StepFrame,
+    decode_error,
+    decode_ready,
+    decode_token,
+    encode_ready,
+    encode_step,
+    make_session_id,
+)
+from mesh.model.capacity import PAGE_TOKENS
 from mesh.model.config import LayerSpan
 from mesh.routing.hop import Hop
 from tests.mesh.client.test_refills import PROMPT, SPLITS, Rows, ask, get_bits, open_three
@@ -198,3 +211,128 @@ async def test_wrong_layers_another_text_and_another_size_take_no_cache_over(swa
         expected = len(PROMPT) if change == "nothing" else 0
         assert await open_once(changed, fail=False) == expected
         assert not hoster.engine._parked and not desk._answers
+
+
+async def test_a_session_counts_against_the_peer_that_goes_on_with_it(swarm):
+    """Else a client opens sessions through a member's hop, and goes on with them by itself."""
+    limits = EngineLimits(prefill_chunk=8, max_sessions_per_peer=2)
+    hoster = await swarm.add_hoster(3, 6, limits=limits)
+    engine, desk = hoster.engine, hoster.server._refills
+    stranger = swarm.next_key().peer_id
+    account = Account(stranger, is_member=False)
+    route = (
+        Hop(swarm.next_key().peer_id, LayerSpan(0, 3)),
+        Hop(hoster.key.peer_id, LayerSpan(3, 6)),
+    )
+
+    def open_one(ticket, account):
+        request = make_request(route, 1, ticket)
+        admit = partial(engine.admit, LayerSpan(3, 6), capacity=request.capacity, account=account)
+        return desk.open(request, stranger, account, admit)
+
+    chains = [tickets.TicketChain() for _ in range(3)]
+    for chain in chains:
+        with contextlib.suppress(Refused):
+            async with open_one(chain.make_next(), Account(None)) as (session, _):
+                session.length = session.kept = len(PROMPT)
+                raise Refused(RefusalReason.HOP_LOST)
+    assert len(engine._parked) == 3
+    async with contextlib.AsyncExitStack() as stack:
+        for chain in chains[:2]:
+            opened = open_one(chain.make_next(), account)
+            session, refill = await stack.enter_async_context(opened)
+            assert refill.is_refill and session.length and session.account == account
+            assert not engine._book._holders[session.serial].rank.is_member
+        with pytest.raises(Refused, match="too many sessions"):
+            await stack.enter_async_context(open_one(chains[2].make_next(), account))
+    assert not engine._parked and not engine.session_count
+
+
+async def test_a_hop_that_is_new_in_the_route_gives_no_shared_page_again(swarm):
+    """Pages are named after the peers that a session came through before."""
+    hoster = await swarm.add_hoster(3, 6)
+    text = tuple(5 + i % 200 for i in range(2 * PAGE_TOKENS + 1))
+    chains = [tickets.TicketChain() for _ in range(2)]
+    async with contextlib.AsyncExitStack() as stack:
+        key = swarm.next_key()
+        host = await swarm.open_host(stack, key)
+        route = (Hop(key.peer_id, LayerSpan(0, 3)), Hop(hoster.key.peer_id, LayerSpan(3, 6)))
+
+        async def open_one(chain, reused):
+            request = OpenSession(
+                make_session_id(),
+                route,
+                Sampling(),
+                text,
+                max_new_tokens=20,
+                hop_index=1,
+                reused=reused,
+                salt=bytes(32),
+                ticket=chain.make_next(),
+            )
+            stream = await host.open_stream(hoster.key.peer_id, RESUMABLE_METHOD, timeout_s=5)
+            await stream.send(encode_resumable(request))
+            return stream
+
+        async def answer(stream, first):
+            await stream.send(encode_step(StepFrame(first, make_zeros(len(text) - first))))
+            async with asyncio.timeout(10):
+                return await stream.receive()
+
+        async def leave(stream):
+            await stream.abort()
+            async with asyncio.timeout(10):
+                while hoster.engine.session_count:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+        opening = await open_one(chains[0], 0)
+        decode_token(await answer(opening, 0))
+        await leave(opening)
+        second = await open_one(chains[1], 2 * PAGE_TOKENS)
+        assert decode_ready(await second.receive()) == 2 * PAGE_TOKENS
+        decode_token(await answer(second, 2 * PAGE_TOKENS))
+        await leave(second)
+        refilled = await open_one(chains[1], 0)
+        assert decode_ready(await refilled.receive()) == 2 * PAGE_TOKENS
+        error = decode_error(await answer(refilled, 0))
+        assert error.reason == RefusalReason.WRONG_POSITION
+        await leave(refilled)
+
+
+async def test_a_peer_that_leaves_sessions_again_and_again_ends_its_own_parked_ones(
+    swarm, monkeypatch
+):
+    """The answers of other callers stay parked, however many one caller parks."""
+    monkeypatch.setattr(refills, "MAX_PARKED", 3)
+    hoster = await swarm.add_hoster(0, 6)
+    desk = hoster.server._refills
+    route = (Hop(hoster.key.peer_id, LayerSpan(0, 6)),)
+    victim, stranger = (swarm.next_key().peer_id for _ in range(2))
+
+    async def park(caller):
+        request = make_request(route, 0, tickets.TicketChain().make_next())
+        admit = partial(
+            hoster.engine.admit, LayerSpan(0, 6), capacity=request.capacity, account=OWN_ACCOUNT
+        )
+        with contextlib.suppress(Refused):
+            async with desk.open(request, caller, OWN_ACCOUNT, admit) as (session, refill):
+                session.length = session.kept = len(PROMPT)
+                refill.kept.note(0, make_zeros(len(PROMPT)))
+                raise Refused(RefusalReason.HOP_LOST)
+
+    await park(victim)
+    for _ in range(5):
+        await park(stranger)
+    callers = [answer.caller for answer in desk._answers.values()]
+    assert callers == [victim, stranger, stranger]
+    # The bytes of states run short.
+    desk.budget.limit = 2 * desk.budget.used - 1
+    await park(stranger)
+    callers = [answer.caller for answer in desk._answers.values()]
+    assert callers == [victim, stranger, stranger]
+    desk.close()
+    assert not hoster.engine._parked and not desk.budget.used
+
+
+def make_zeros(rows):
+    return HiddenRows(rows, "float32", bytes(4 * 48 * rows))
