@@ -395,8 +395,11 @@ class Engine:
     async def settle(self, session: EngineSession) -> None:
         """Wait until the thread has ended the step of a parked session that it was in."""
         running, serials = self._batch
-        if running is not None and session.serial in serials and not running.done():
-            await asyncio.wait([running])
+        if running is None or session.serial not in serials:
+            return
+        await asyncio.wait([running])
+        # In this turn serve() passes over what follows the step, since the session is closed still.
+        await asyncio.sleep(0)
 
     def go_back(self, session: EngineSession, tokens: int) -> None:
         """Let a session that computes nothing go on after ``tokens`` of its text, or fewer.

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from functools import partial
 
 import pytest
 
+from mesh.inference import engine as engines
 from mesh.inference import refills, tickets
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.engine import EngineLimits
 from mesh.inference.refill_wire import RESUMABLE_METHOD, encode_resumable
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampling import Sampling
+from mesh.inference.steps import StepInput
 from mesh.inference.tickets import Ticket
 from mesh.inference.wire import (
     HiddenRows,
@@ -332,6 +335,41 @@ async def test_a_peer_that_leaves_sessions_again_and_again_ends_its_own_parked_o
     assert callers == [victim, stranger, stranger]
     desk.close()
     assert not hoster.engine._parked and not desk.budget.used
+
+
+async def test_what_follows_a_step_of_a_session_that_was_left_is_not_computed_in_its_next_one(
+    swarm, monkeypatch
+):
+    """A client opens its answer at a single range anew just when the step is computed."""
+    hoster = await swarm.add_hoster(0, 6)
+    engine, hand_over = hoster.engine, engines._hand_over
+    is_left, was_settled = threading.Event(), asyncio.get_running_loop().create_future()
+
+    def follow(output):
+        is_left.wait(timeout=10)
+        return StepInput(1, token_ids=(8,))
+
+    def hand_over_and_ask(*told):
+        hand_over(*told)
+        settling = engine.settle(session)
+        try:
+            settling.send(None)
+            was_settled.set_result(False)
+        except StopIteration:
+            was_settled.set_result(True)
+        settling.close()
+
+    monkeypatch.setattr(engines, "_hand_over", hand_over_and_ask)
+    with engine.admit(engine.layers, capacity=20, account=OWN_ACCOUNT) as session:
+        session.stays = True
+        engine.submit(session, StepInput(3, token_ids=(5, 6, 7), follow=follow))
+    is_left.set()
+    async with asyncio.timeout(10):
+        # The engine has not passed over the step that follows by then.
+        assert not await was_settled
+        await engine.settle(session)
+    assert engine.is_parked(session) and session.length == 3
+    engine.forget(session)
 
 
 def make_zeros(rows):
