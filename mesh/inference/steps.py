@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from torch import Tensor
 
 from mesh.inference.accounts import Account
 from mesh.inference.pages import Rank
-from mesh.inference.refusals import Refused
+from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import SampleRequest
 from mesh.inference.tokens import Token
-from mesh.inference.wire import HiddenRows, StepFrame
+from mesh.inference.wire import DTYPE_SIZES, HiddenRows, StepFrame
 from mesh.model.capacity import PAGE_TOKENS
-from mesh.model.config import LayerSpan
+from mesh.model.config import LayerSpan, ModelConfig
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -185,3 +188,47 @@ class Job:
     future: asyncio.Future[StepOutput]
     handed_over: float
     restores: Job | None = None
+
+
+def make_warm_up_step(layers: LayerSpan, config: ModelConfig) -> StepInput:
+    """Return a row that any engine of these layers computes."""
+    if layers.start == 0:
+        return StepInput(1, token_ids=(0,))
+    zeros = bytes(config.hidden_size * DTYPE_SIZES["float32"])
+    return StepInput(1, hidden=HiddenRows(1, "float32", zeros))
+
+
+def plan_job(job: Job, *, chunk: int, deterministic: bool) -> Job:
+    """Return the job, or a step that computes lost text of its session again before it.
+
+    A deterministic engine cuts the text where it was cut before, for the sake of equal bits; others
+    into chunks of ``chunk`` tokens.
+    """
+    wanted = job.restores or job
+    session = wanted.session
+    missing = session.length - session.kept
+    if not missing:
+        return wanted
+    rows = min(missing, chunk)
+    if deterministic:
+        rows = session.ends[bisect_right(session.ends, session.kept)] - session.kept
+    token_ids = session.token_ids[session.kept : session.kept + rows]
+    return replace(wanted, step=StepInput(rows, token_ids=token_ids), restores=wanted)
+
+
+def check_room(session: EngineSession, step: StepInput) -> None:
+    """Raise Refused(CONTEXT_OVERFLOW) when a step's rows exceed what the session may have."""
+    if session.length + step.rows > session.capacity:
+        raise Refused(RefusalReason.CONTEXT_OVERFLOW, "more tokens than the session may have")
+
+
+def resolve(future: asyncio.Future[T], value: T) -> None:
+    """Answer, unless the one who asked has gone."""
+    if not future.done():
+        future.set_result(value)
+
+
+def fail(future: asyncio.Future[StepOutput], refused: Refused) -> None:
+    """Refuse, unless the one who asked has gone."""
+    if not future.done():
+        future.set_exception(refused)

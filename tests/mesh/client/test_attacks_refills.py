@@ -193,7 +193,7 @@ async def test_wrong_layers_another_text_and_another_size_take_no_cache_over(swa
         chain = tickets.TicketChain()
         request = make_request(route, 0, chain.make_next())
         assert await open_once(request) == 0
-        assert len(hoster.engine._parked) == 1
+        assert len(hoster.engine._table._parked) == 1
         text = (*PROMPT, 7, 8)
         wanted = 38
         span = LayerSpan(0, 6)
@@ -213,7 +213,7 @@ async def test_wrong_layers_another_text_and_another_size_take_no_cache_over(swa
         )
         expected = len(PROMPT) if change == "nothing" else 0
         assert await open_once(changed, fail=False) == expected
-        assert not hoster.engine._parked and not desk._answers
+        assert not hoster.engine._table._parked and not desk._answers
 
 
 async def test_a_session_counts_against_the_peer_that_goes_on_with_it(swarm):
@@ -239,7 +239,7 @@ async def test_a_session_counts_against_the_peer_that_goes_on_with_it(swarm):
             async with open_one(chain.make_next(), Account(None)) as (session, _):
                 session.length = session.kept = len(PROMPT)
                 raise Refused(RefusalReason.HOP_LOST)
-    assert len(engine._parked) == 3
+    assert len(engine._table._parked) == 3
     async with contextlib.AsyncExitStack() as stack:
         for chain in chains[:2]:
             opened = open_one(chain.make_next(), account)
@@ -248,7 +248,7 @@ async def test_a_session_counts_against_the_peer_that_goes_on_with_it(swarm):
             assert not engine._book._holders[session.serial].rank.is_member
         with pytest.raises(Refused, match="too many sessions"):
             await stack.enter_async_context(open_one(chains[2].make_next(), account))
-    assert not engine._parked and not engine.session_count
+    assert not engine._table._parked and not engine.session_count
 
 
 async def test_a_hop_that_is_new_in_the_route_gives_no_shared_page_again(swarm):
@@ -334,7 +334,7 @@ async def test_a_peer_that_leaves_sessions_again_and_again_ends_its_own_parked_o
     callers = [answer.caller for answer in desk._answers.values()]
     assert callers == [victim, stranger, stranger]
     desk.close()
-    assert not hoster.engine._parked and not desk.budget.used
+    assert not hoster.engine._table._parked and not desk.budget.used
 
 
 async def test_what_follows_a_step_of_a_session_that_was_left_is_not_computed_in_its_next_one(

@@ -23,7 +23,7 @@ __all__ = [
 @pytest.fixture(autouse=True)
 def graphs(monkeypatch):
     """Let every engine compute decode steps over fixed shapes."""
-    open_runner, launch = engine_module._open_runner, StepGraphs.launch
+    open_runner, launch = engine_module.open_runner, StepGraphs.launch
     launched = []
 
     def open_with_graphs(*arguments, **options):
@@ -33,7 +33,7 @@ def graphs(monkeypatch):
         launched.append(len(positions))
         return launch(self, token_ids, positions, tables, hidden)
 
-    monkeypatch.setattr(engine_module, "_open_runner", open_with_graphs)
+    monkeypatch.setattr(engine_module, "open_runner", open_with_graphs)
     monkeypatch.setattr(StepGraphs, "launch", note)
     yield
     # Alone and in a crowd.

@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 
 from mesh.inference import drafting, first_range
-from mesh.inference.engine import Engine, EngineLimits
+from mesh.inference.engine import EngineLimits
 from mesh.inference.flight import Flight
 from mesh.inference.flight_wire import PIPELINED_METHOD
 from mesh.inference.pages import compute_page_keys
 from mesh.inference.sampling import Sampling
+from mesh.inference.session_table import SessionTable
 from mesh.model.capacity import PAGE_TOKENS
 from tests.mesh.client.conftest import Swarm
 from tests.mesh.client.test_windows import (
@@ -180,7 +181,7 @@ async def test_a_client_that_leaves_with_three_windows_under_way_leaves_nothing_
         assert [hoster.engine.free_cache_tokens for hoster in swarm.hosters] == free
         for hoster in swarm.hosters:
             engine = hoster.engine
-            assert not engine._starved and not engine._scheduler.waiting_count
+            assert not engine._table._starved and not engine._scheduler.waiting_count
             assert not engine._cohorts._rhythms
             assert not hoster.server._ports
 
@@ -195,7 +196,7 @@ async def test_no_page_of_a_draft_is_published_when_a_client_leaves(chat_checkpo
             async for piece in answer:
                 tokens.append(piece.token_id)
                 if len(tokens) > 80 and len(flights[0]) == 3:
-                    (session,) = engine._sessions.values()
+                    (session,) = engine._table._sessions.values()
                     break
         drafted, text = len(session.token_ids), list(session.token_ids)
         await wait_until_empty(swarm)
@@ -209,13 +210,13 @@ async def test_an_answer_at_one_range_that_ends_within_a_window_keeps_its_text_o
     chat_checkpoint, monkeypatch
 ):
     closed = []
-    close = Engine._close_session
+    close = SessionTable._close
 
-    def note(engine, session):
+    def note(table, session):
         closed.append(session)
-        close(engine, session)
+        close(table, session)
 
-    monkeypatch.setattr(Engine, "_close_session", note)
+    monkeypatch.setattr(SessionTable, "_close", note)
     sampling = Sampling(
         temperature=1.0, seed=17, logit_bias=FEW, stop_token_ids=(71,), min_tokens=20
     )

@@ -106,7 +106,7 @@ async def settle(swarm):
                 await asyncio.sleep(0.01)
         server._refills.close()
         assert server._refills.budget.used == 0
-        assert not server._refills._answers and not hoster.engine._parked
+        assert not server._refills._answers and not hoster.engine._table._parked
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
@@ -312,7 +312,7 @@ async def test_a_parked_session_is_forgotten_after_a_while(swarm, monkeypatch):
                 break
         await answer.aclose()
         async with asyncio.timeout(10):
-            while any(h.engine.session_count or h.engine._parked for h in swarm.hosters):  # noqa: ASYNC110
+            while any(h.engine.session_count or h.engine._table._parked for h in swarm.hosters):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert not any(h.server._refills._answers for h in swarm.hosters)
 

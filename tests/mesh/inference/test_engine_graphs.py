@@ -79,7 +79,7 @@ PROMPTS = [list(range(3 + i, 12 + 3 * i)) for i in range(6)]
 @pytest.fixture(autouse=True)
 def graphs(monkeypatch):
     """Let every engine compute decode steps over fixed shapes; count the steps."""
-    open_runner, launch = engine_module._open_runner, StepGraphs.launch
+    open_runner, launch = engine_module.open_runner, StepGraphs.launch
     launched = []
 
     def note(self, token_ids, positions, tables, hidden=None):
@@ -89,7 +89,7 @@ def graphs(monkeypatch):
     def open_with_graphs(*arguments, **options):
         return open_runner(*arguments, **{**options, "use_graphs": True})
 
-    monkeypatch.setattr(engine_module, "_open_runner", open_with_graphs)
+    monkeypatch.setattr(engine_module, "open_runner", open_with_graphs)
     monkeypatch.setattr(StepGraphs, "launch", note)
     return launched
 

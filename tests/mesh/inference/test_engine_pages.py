@@ -179,7 +179,7 @@ async def test_a_wait_that_ended_in_the_queue_is_bounded_when_it_begins_again(
                 await asyncio.sleep(0)
             monkeypatch.setattr(ShardRunner, "forward", forward_late)
             waiting = engine.submit(young, StepInput(20, token_ids=[6] * 20))
-            assert young.serial in engine._starved
+            assert young.serial in engine._table._starved
             older.close()
             # There are pages now: the young one is queued, behind a step that takes its time.
             running = [engine.submit(old, StepInput(20, token_ids=[7] * 20))]
