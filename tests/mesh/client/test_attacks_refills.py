@@ -9,8 +9,7 @@ from functools import partial
 
 import pytest
 
-from mesh.inference import engine as engines
-from mesh.inference import refills, tickets
+from mesh.inference import compute_thread, refills, tickets
 from mesh.inference.accounts import OWN_ACCOUNT, Account
 from mesh.inference.engine import EngineLimits
 from mesh.inference.refill_wire import RESUMABLE_METHOD, encode_resumable
@@ -342,7 +341,7 @@ async def test_what_follows_a_step_of_a_session_that_was_left_is_not_computed_in
 ):
     """A client opens its answer at a single range anew just when the step is computed."""
     hoster = await swarm.add_hoster(0, 6)
-    engine, hand_over = hoster.engine, engines._hand_over
+    engine, hand_over = hoster.engine, compute_thread.hand_over
     is_left, was_settled = threading.Event(), asyncio.get_running_loop().create_future()
 
     def follow(output):
@@ -359,7 +358,7 @@ async def test_what_follows_a_step_of_a_session_that_was_left_is_not_computed_in
             was_settled.set_result(True)
         settling.close()
 
-    monkeypatch.setattr(engines, "_hand_over", hand_over_and_ask)
+    monkeypatch.setattr(compute_thread, "hand_over", hand_over_and_ask)
     with engine.admit(engine.layers, capacity=20, account=OWN_ACCOUNT) as session:
         session.stays = True
         engine.submit(session, StepInput(3, token_ids=(5, 6, 7), follow=follow))

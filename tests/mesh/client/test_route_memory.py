@@ -48,6 +48,8 @@ async def test_every_turn_of_a_chat_goes_to_the_hoster_of_the_first(chat_checkpo
             hoster = await swarm.add_hoster(0, 6)
             stack.push_async_callback(hoster.stop)
         client = await swarm.open_client(stack)
+        # Equally far: how long one took to answer decides nothing.
+        client.directory.measures.estimate_hops = lambda peers, **_: [0.001] * len(peers)
         taken = set()
         for chat in range(12):
             text = f"Chat {chat} is about something else than the others"
