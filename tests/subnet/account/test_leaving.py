@@ -57,6 +57,8 @@ async def test_the_pay_of_the_running_epoch_is_awaited_before_the_stake_is_unbon
         assert leaving.result() == ()
         assert await rig.read_stake(subnet_id, hotkey) == 0
         assert said.count("unbonding its stake") == 1 or is_interrupted
-        assert f"waiting for the end of epoch {epoch}: its pay goes to the stake" in said
+        # Blocks go on while the command dies: the epoch may be over when it says so.
+        waits = f"waiting for the end of epoch {epoch}: its pay goes to the stake"
+        assert waits in said or is_interrupted
         # What it had and what the epoch paid it, without a rest of which the chain knows no owner.
         assert await chain.fetch_balance(coldkey.account_id) - before > staked
