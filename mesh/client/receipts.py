@@ -85,11 +85,17 @@ class AnswerReceipt:
     def save(self, path: str | Path) -> None:
         """Write a new file for ``mesh receipt check``, of mode 0600: it holds the prompt.
 
-        Raises FileExistsError, another OSError, or NoReceipt.
+        Raises FileExistsError, another OSError, or NoReceipt. A file that could not be completed is
+        removed.
         """
         content = json.dumps(self._require()).encode() + b"\n"
         with open(path, "xb", opener=_open_private) as file:
-            file.write(content)
+            try:
+                file.write(content)
+                file.flush()
+            except BaseException:
+                os.unlink(path)
+                raise
 
     def check(self) -> CheckedReceipt:
         """Check signatures, digests, prompt and tokens, as ``mesh receipt check`` does.

@@ -30,6 +30,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
+from functools import partial
 
 from keys.peer import PeerId
 from mesh.inference.engine import Engine, Prefix
@@ -65,13 +67,23 @@ async def agree(
 
     Raises Refused that blames the next hop.
     """
-    if not session.reused:
-        return
+    if session.reused:
+        await receive_ready(
+            next_hop, partial(engine.reuse_less, session), timeout_s=timeouts.open_s
+        )
+
+
+async def receive_ready(
+    next_hop: NextHop, take: Callable[[int], None], *, timeout_s: float
+) -> None:
+    """Wait until the next range says how many tokens it has; ``take`` gets the number.
+
+    ``take`` raises Refused for a number that cannot be. Raises Refused that blames the next hop.
+    """
     try:
-        async with asyncio.timeout(timeouts.open_s):
+        async with asyncio.timeout(timeout_s):
             frame = await next_hop.receive()
-        tokens = decode_ready(frame or b"")
-        engine.reuse_less(session, tokens)
+        take(decode_ready(frame or b""))
     except TimeoutError as error:
         raise Refused(
             RefusalReason.TIMEOUT, "it did not say what it has", hop_index=next_hop.hop_index

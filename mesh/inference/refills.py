@@ -45,9 +45,10 @@ none. What a range computed of a replaced hop's hidden states stays in its cache
 replaces hops that died or fell silent in this way, and not those that sent something impossible.
 
 **Limits.** One opened or parked session of an answer at a hoster; ``MAX_PARKED`` parked ones, of
-which the oldest of the caller with the most give way; parked pages are the first to be taken for
-other sessions; bytes of hidden states of a session, of all of them, and of pages. An answer that
-ends well may be parked too, where a range sees no more of it than that its stream was dropped.
+which the oldest of the caller with the most give way; a parked session gives its pages to others
+before an open one does; bytes of hidden states of a session, of all of them, and of pages. An
+answer that ends well may be parked too, where a range sees no more of it than that its stream was
+dropped.
 """
 
 from __future__ import annotations
@@ -66,10 +67,11 @@ from mesh.inference.accounts import Account
 from mesh.inference.engine import Engine
 from mesh.inference.hops import NextHop, SessionTimeouts
 from mesh.inference.kept_states import KeptBudget, KeptStates, PageStates
+from mesh.inference.prefixes import receive_ready
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.steps import EngineSession
 from mesh.inference.tickets import Ticket
-from mesh.inference.wire import HiddenRows, OpenSession, StepFrame, decode_ready
+from mesh.inference.wire import HiddenRows, OpenSession, StepFrame
 from mesh.model.capacity import PAGE_TOKENS
 
 PARK_S = 15.0
@@ -332,23 +334,14 @@ async def agree_on_refill(
 
     Raises Refused that blames the next hop.
     """
-    try:
-        async with asyncio.timeout(timeout_s):
-            frame = await next_hop.receive()
-        needed = decode_ready(frame or b"")
+
+    def take(needed: int) -> None:
         if needed >= len(request.token_ids):
             raise Refused(RefusalReason.WRONG_POSITION, "it has more than there is")
-    except TimeoutError as error:
-        raise Refused(
-            RefusalReason.TIMEOUT, "it did not say what it has", hop_index=next_hop.hop_index
-        ) from error
-    except Refused as refused:
-        if refused.hop_index is not None:
-            raise
-        raise Refused(
-            RefusalReason.HOP_LOST, str(refused), hop_index=next_hop.hop_index
-        ) from refused
-    refill.send_from = needed
+        refill.send_from = needed
+
+    await receive_ready(next_hop, take, timeout_s=timeout_s)
+    needed = refill.send_from
     if needed < session.length and not refill.kept.covers(needed, session.length):
         engine.go_back(session, 0)
         refill.kept.clear()

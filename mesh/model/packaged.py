@@ -144,7 +144,7 @@ def _report_growth(model: PackagedModel, folder: Path) -> Iterator[None]:
 
 
 def _measure_files(folder: Path) -> int:
-    """Return the bytes of all files below the folder; what vanishes meanwhile counts nothing."""
+    """Return the bytes of all files below a folder. A file that was removed counts as 0."""
     size = 0
     for place, _, names in os.walk(folder):
         for name in names:

@@ -390,46 +390,15 @@ def _encode_logits(fields: tuple[int, int, bytes]) -> bytes:
     )
 
 
-def _open_session(raw: bytes) -> Any:
-    """Decode a request as a hoster does, its sampling parameters with it."""
-    request = wire.decode_open(raw)
-    request.sampling.check()
-    return request
+def _open_with(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return what decodes a request as a hoster does, its sampling parameters with it."""
 
+    def open_session(raw: bytes) -> Any:
+        request = decode(raw)
+        request.sampling.check()
+        return request
 
-def _open_shaped(raw: bytes) -> Any:
-    """Decode a request with a grammar as a hoster does."""
-    request = shaped_wire.decode_shaped(raw)
-    request.sampling.check()
-    return request
-
-
-def _open_windowed(raw: bytes) -> Any:
-    """Decode a request for a session with windows as a hoster does."""
-    request = window_wire.decode_windowed(raw)
-    request.sampling.check()
-    return request
-
-
-def _open_pipelined(raw: bytes) -> Any:
-    """Decode a request for a session with several windows under way as a hoster does."""
-    request = flight_wire.decode_pipelined(raw)
-    request.sampling.check()
-    return request
-
-
-def _open_resumable(raw: bytes) -> Any:
-    """Decode a request for a session that can lose a hop as a hoster does."""
-    request = refill_wire.decode_resumable(raw)
-    request.sampling.check()
-    return request
-
-
-def _open_receipted(raw: bytes) -> Any:
-    """Decode a request for an answer with a receipt as a hoster does."""
-    request = receipt_wire.decode_receipted(raw)
-    request.sampling.check()
-    return request
+    return open_session
 
 
 def _decode_window(raw: bytes) -> tuple[Any, ...]:
@@ -794,21 +763,21 @@ _RPC = (
 _WIRE = (
     Target(
         "wire_open",
-        _open_session,
+        _open_with(wire.decode_open),
         (MeshError,),
         lambda: [wire.encode_open(seeds.OPEN_SESSION)],
         encode=wire.encode_open,
     ),
     Target(
         "wire_shaped",
-        _open_shaped,
+        _open_with(shaped_wire.decode_shaped),
         (MeshError,),
         lambda: [shaped_wire.encode_shaped(seeds.SHAPED_SESSION)],
         encode=shaped_wire.encode_shaped,
     ),
     Target(
         "wire_windowed",
-        _open_windowed,
+        _open_with(window_wire.decode_windowed),
         (MeshError,),
         lambda: [
             window_wire.encode_windowed(replace(request, window=8))
@@ -819,7 +788,7 @@ _WIRE = (
     ),
     Target(
         "wire_resumable",
-        _open_resumable,
+        _open_with(refill_wire.decode_resumable),
         (MeshError,),
         lambda: [
             refill_wire.encode_resumable(replace(request, ticket=seeds.TICKET))
@@ -849,7 +818,7 @@ _WIRE = (
     ),
     Target(
         "wire_pipelined",
-        _open_pipelined,
+        _open_with(flight_wire.decode_pipelined),
         (MeshError,),
         lambda: [
             flight_wire.encode_pipelined(replace(request, window=8, in_flight=3))
@@ -875,7 +844,7 @@ _WIRE = (
     ),
     Target(
         "wire_receipted",
-        _open_receipted,
+        _open_with(receipt_wire.decode_receipted),
         (MeshError,),
         lambda: [
             receipt_wire.encode_receipted(answer_receipts.make_request()),

@@ -52,7 +52,7 @@ WINDOW = 4
 
 
 @contextlib.asynccontextmanager
-async def attack(swarm, hoster, *, end=6):
+async def come_before(swarm, hoster, method, encode, *, end, **fields):
     """A stranger that is the range before a hoster; the prompt has been sent."""
     async with contextlib.AsyncExitStack() as stack:
         key = swarm.next_key()
@@ -60,24 +60,32 @@ async def attack(swarm, hoster, *, end=6):
         route = [Hop(key.peer_id, LayerSpan(0, 3)), Hop(hoster.key.peer_id, LayerSpan(3, end))]
         if end < 6:
             later = await swarm.open_host(stack, swarm.next_key())
-            later.serve_stream(WINDOWED_METHOD, say_nothing)
+            later.serve_stream(method, say_nothing)
             route.append(Hop(later.peer_id, LayerSpan(end, 6)))
         request = OpenSession(
             key.peer_id.public_key[:16],
             tuple(route),
             Sampling(),
             PROMPT,
-            max_new_tokens=20,
+            max_new_tokens=40,
             hop_index=1,
             window=WINDOW,
+            **fields,
         )
-        stream = await host.open_stream(hoster.key.peer_id, WINDOWED_METHOD, timeout_s=5)
-        await stream.send(encode_windowed(request))
+        stream = await host.open_stream(hoster.key.peer_id, method, timeout_s=5)
+        await stream.send(encode(request))
         await stream.send(encode_step(make_step(0, len(PROMPT))))
+        yield stream
+        await stream.abort()
+
+
+@contextlib.asynccontextmanager
+async def attack(swarm, hoster, *, end=6):
+    """A stranger before a hoster, in a session with one window under way."""
+    async with come_before(swarm, hoster, WINDOWED_METHOD, encode_windowed, end=end) as stream:
         if end == 6:
             assert len(decode_tokens(await receive(stream))) == 1
         yield stream
-        await stream.abort()
 
 
 async def say_nothing(stream):
@@ -276,34 +284,14 @@ async def test_a_session_that_was_opened_without_windows_takes_none(swarm):
 @contextlib.asynccontextmanager
 async def attack_flight(swarm, hoster, *, end=6):
     """A stranger before a hoster, in a session with three windows under way at most."""
-    async with contextlib.AsyncExitStack() as stack:
-        key = swarm.next_key()
-        host = await swarm.open_host(stack, key)
-        route = [Hop(key.peer_id, LayerSpan(0, 3)), Hop(hoster.key.peer_id, LayerSpan(3, end))]
-        if end < 6:
-            later = await swarm.open_host(stack, swarm.next_key())
-            later.serve_stream(PIPELINED_METHOD, say_nothing)
-            route.append(Hop(later.peer_id, LayerSpan(end, 6)))
-        request = OpenSession(
-            key.peer_id.public_key[:16],
-            tuple(route),
-            Sampling(),
-            PROMPT,
-            max_new_tokens=40,
-            hop_index=1,
-            window=WINDOW,
-            in_flight=3,
-        )
-        stream = await host.open_stream(hoster.key.peer_id, PIPELINED_METHOD, timeout_s=5)
-        await stream.send(encode_pipelined(request))
-        await stream.send(encode_step(make_step(0, len(PROMPT))))
+    opened = come_before(swarm, hoster, PIPELINED_METHOD, encode_pipelined, end=end, in_flight=3)
+    async with opened as stream:
         chosen = 0
         if end == 6:
             number, (token,) = decode_verified(await receive(stream))
             assert number == 0
             chosen = token.token_id
         yield stream, chosen
-        await stream.abort()
 
 
 def make_ahead(position, draft, number=0, *, before=0, first=5):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import json
+import resource
 import stat
 from contextlib import aclosing
 
@@ -225,6 +226,15 @@ async def test_a_receipt_over_http_is_kept_checked_and_saved_as_over_libp2p(
     assert check_receipt(found) == checked
     with pytest.raises(FileExistsError):
         receipt.save(file)
+    refused = tmp_path / "refused.receipt"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            receipt.save(refused)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not refused.exists()
     for unused in (plain.check, lambda: plain.save(tmp_path / "none.receipt")):
         with pytest.raises(NoReceipt):
             unused()

@@ -66,7 +66,7 @@ def test_an_edited_receipt_is_one_sentence_with_the_field_and_one_fix(check):
     assert "hint:" in talk and "Traceback" not in talk
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"mesh": {}}'])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"mesh": {}}', '{"version": 1, "network_id": "'])
 def test_what_is_no_receipt_is_a_sentence(check, text):
     code, out, talk = check(text)
     assert code == 1 and out == "" and "receipt" in talk and "Traceback" not in talk
