@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import BrowserContext, Page, expect
+from playwright.async_api import BrowserContext, Page, Route, expect
 
 from subnet.monitor.hub import CLOSED
 from subnet.monitor.serving import serve_monitor
@@ -195,6 +196,32 @@ async def test_a_monitor_without_data_says_so_and_fills_itself(browser):
         await expect(seen.bars).to_have_count(1)
         await expect(seen.page.locator("#notice")).to_be_hidden()
         await expect(seen.page.locator("#scores-note")).to_have_text("no epoch has been scored yet")
+
+
+@pytest.mark.parametrize("is_filled", [False, True], ids=["empty", "filled"])
+async def test_a_change_while_the_snapshot_is_read_is_not_lost(browser, is_filled):
+    monitor = FakeMonitor()
+    if is_filled:
+        publish(monitor, make_row(1))
+    is_changed = False
+
+    async def answer(route: Route) -> None:
+        """Answer with what was read before a change that the page hears of first."""
+        nonlocal is_changed
+        response = await route.fetch()
+        if monitor.hub._subscriptions and not is_changed:
+            is_changed = True
+            publish(monitor, make_row(1), make_row(2))
+            await asyncio.sleep(0.5)
+        await route.fulfill(response=response)
+
+    async with open_monitor(monitor) as url:
+        seen = Visit(await browser.new_page(), url)
+        await seen.page.route("**/api/v1/snapshot", answer)
+        await seen.open(is_filled=False)
+        await expect(seen.bars).to_have_count(2)
+        assert is_changed
+        await seen.page.close()
 
 
 async def test_a_monitor_that_ends_is_noticed_and_found_again(browser):

@@ -39,6 +39,7 @@ export class Store extends EventTarget {
     this.scored = null;
     this.link = "waiting";
     this.isReading = false;
+    this.isReadAgain = false;
   }
 
   start() {
@@ -59,9 +60,24 @@ export class Store extends EventTarget {
     this.tell("link");
   }
 
+  /** Read the snapshot; if it is under way, once more after it, as it may be older than the wish. */
   async readSnapshot() {
-    if (this.isReading) return;
+    if (this.isReading) {
+      this.isReadAgain = true;
+      return;
+    }
     this.isReading = true;
+    try {
+      do {
+        this.isReadAgain = false;
+        await this.readOnce();
+      } while (this.isReadAgain);
+    } finally {
+      this.isReading = false;
+    }
+  }
+
+  async readOnce() {
     try {
       const snapshot = await getJson("/api/v1/snapshot");
       this.revision = snapshot.revision;
@@ -73,8 +89,6 @@ export class Store extends EventTarget {
     } catch (error) {
       if (error.status === 503) this.setLink("empty");
       else this.setLink("lost");
-    } finally {
-      this.isReading = false;
     }
   }
 
@@ -113,7 +127,10 @@ export class Store extends EventTarget {
   }
 
   apply(delta) {
-    if (this.head === null || this.isReading) return;
+    if (this.isReading || this.head === null) {
+      this.readSnapshot();
+      return;
+    }
     if (delta.base !== this.revision) {
       if (delta.revision > this.revision) this.readSnapshot();
       return;
