@@ -8,7 +8,7 @@ import os
 from hivemind.dht.routing import DHTID
 
 from mesh.p2p.dht_reader import RecordReader
-from mesh.p2p.read_wire import decode_read, encode_answer
+from mesh.p2p.read_wire import decode_read, encode_read_answer
 from subnet.localnet.child_programs import run_node_child
 from subnet.localnet.processes import Message, Send
 
@@ -46,7 +46,7 @@ def hide_records() -> None:
     """Make this process's replica selective."""
 
     async def answer(self: RecordReader, request: bytes) -> bytes:
-        return encode_answer(
+        return encode_read_answer(
             None if key[-1] % 2 else self._get_held(DHTID.from_bytes(key), earliest)
             for key, earliest in decode_read(request)
         )

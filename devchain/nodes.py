@@ -24,7 +24,7 @@ from devchain.errors import ensure, fail
 from devchain.fixed_point import percent_mul
 from devchain.registration_periods import is_in_enactment
 from devchain.runtime import Runtime
-from devchain.state import Item, Reader
+from devchain.state import Item, StateReader
 
 PEER_ID_ITEMS = (
     storage.PEER_ID_SUBNET_NODE_ID,
@@ -284,14 +284,14 @@ def graduate(runtime: Runtime, subnet_id: int, node_id: int) -> bool:
     return True
 
 
-def find_node(state: Reader, subnet_id: int, node_id: int) -> SubnetNode | None:
+def find_node(state: StateReader, subnet_id: int, node_id: int) -> SubnetNode | None:
     """Return the node, active or waiting."""
     active = state.find(storage.SUBNET_NODES_DATA, subnet_id, node_id)
     waiting = state.find(storage.REGISTERED_SUBNET_NODES_DATA, subnet_id, node_id)
     return waiting if active is None else active
 
 
-def get_node(state: Reader, subnet_id: int, node_id: int) -> SubnetNode:
+def get_node(state: StateReader, subnet_id: int, node_id: int) -> SubnetNode:
     """Return the node, active or waiting. Raises InvalidSubnetNodeId."""
     node = find_node(state, subnet_id, node_id)
     if node is None:
@@ -305,7 +305,9 @@ def active_nodes(runtime: Runtime, subnet_id: int) -> Iterator[SubnetNode]:
         yield node
 
 
-def find_keys(state: Reader, subnet_id: int, node_id: int) -> tuple[bytes | None, bytes | None]:
+def find_keys(
+    state: StateReader, subnet_id: int, node_id: int
+) -> tuple[bytes | None, bytes | None]:
     """Return the node's hotkey and coldkey."""
     hotkey = state.find(storage.SUBNET_NODE_ID_HOTKEY, subnet_id, node_id)
     return hotkey, state.find(storage.HOTKEY_OWNER, hotkey) if hotkey is not None else None

@@ -19,7 +19,7 @@ from devchain.pallets import (
 from devchain.rpc_errors import UNKNOWN_BLOCK, RpcError, bad_params
 from devchain.rpc_parameters import to_hex
 from devchain.scale import ByteVec, OptionOf, ScaleError, UInt, encode_compact, type_of
-from devchain.state import Reader
+from devchain.state import StateReader
 from devchain.storage_keys import hash_key, items_below, parse_key
 
 CHAIN_NAME = "mesh development chain"
@@ -90,12 +90,12 @@ def require_block(chain: Chain, block_hash: bytes | None) -> Block:
     return block
 
 
-def reader_at(chain: Chain, block_hash: bytes | None) -> Reader:
+def reader_at(chain: Chain, block_hash: bytes | None) -> StateReader:
     """Return the state after the block with this hash."""
     return chain.ledger.state.at(require_block(chain, block_hash).number)
 
 
-def read_storage(state: Reader, raw_key: bytes) -> str | None:
+def read_storage(state: StateReader, raw_key: bytes) -> str | None:
     """Return the value under a storage key; None where there is none."""
     parsed = parse_key(raw_key)
     if parsed is None:
@@ -105,7 +105,7 @@ def read_storage(state: Reader, raw_key: bytes) -> str | None:
     return None if value is None else to_hex(item.kind.encode(value))
 
 
-def list_keys(state: Reader, prefix: bytes, *, count: int, after: bytes | None) -> list[str]:
+def list_keys(state: StateReader, prefix: bytes, *, count: int, after: bytes | None) -> list[str]:
     """Return up to ``count`` sorted keys below ``prefix``, behind ``after``."""
     keys = (hash_key(item, key) for item in items_below(prefix) for key, _ in state.items(item))
     wanted = sorted(

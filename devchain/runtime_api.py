@@ -38,7 +38,7 @@ from devchain.scale import (
     type_of,
 )
 from devchain.stake_pools import StakePool, node_pool, subnet_pool, to_balance
-from devchain.state import Item, Reader
+from devchain.state import Item, StateReader
 from devchain.storage_keys import hash_key
 from devchain.subnets import compute_min_delegate_stake
 
@@ -161,7 +161,7 @@ class NodeDelegateStakeInfo:
 class View:
     """The chain's state at one block."""
 
-    state: Reader
+    state: StateReader
     block: int
     epoch_length: int
 
@@ -217,7 +217,7 @@ _SUBNET_ITEMS: dict[str, Item[Any]] = {
 }
 
 
-def _read(state: Reader, item: Item[Any], *key: Any) -> Any:
+def _read(state: StateReader, item: Item[Any], *key: Any) -> Any:
     return state.find(item, *key) if item.is_optional else state.get(item, *key)
 
 
@@ -333,7 +333,7 @@ def get_coldkey_stakes(view: View, coldkey: AccountId) -> tuple[StakeInfo, ...]:
     return tuple(stakes)
 
 
-def _worth(state: Reader, pool: StakePool, shares: int) -> int:
+def _worth(state: StateReader, pool: StakePool, shares: int) -> int:
     return to_balance(
         shares,
         total_shares=state.get(pool.shares, *pool.key),

@@ -66,7 +66,7 @@ Version = tuple[int, Any]
 
 
 @dataclass
-class Reader:
+class StateReader:
     """The state as it was when ``block`` ended; :class:`State` reads the block being written."""
 
     block: int = 0
@@ -105,7 +105,7 @@ class Reader:
 
 
 @dataclass
-class State(Reader):
+class State(StateReader):
     """The newest state, with its whole past.
 
     ``block`` is the block being written. A call is wrapped in :meth:`mark` and,
@@ -187,6 +187,6 @@ class State(Reader):
             if versions and versions[-1][0] == self.block:
                 yield item, key, versions[-1][1]
 
-    def at(self, block: int) -> Reader:
+    def at(self, block: int) -> StateReader:
         """Return a reader of the state as it was when ``block`` ended."""
-        return Reader(block, self._versions)
+        return StateReader(block, self._versions)

@@ -17,7 +17,7 @@ from devchain.subnets import check_owner, remove_subnet
 
 
 @dataclass(frozen=True)
-class Setting:
+class OwnerSetting:
     """One number: where it is stored, the event of a change, and the limits of its value.
 
     A limit of None does not bind. A fraction above 1.0 is InvalidPercent before anything else.
@@ -41,38 +41,40 @@ class Setting:
 
 def _reputation_factor(
     item: Item[int], event: type[events.FractionUpdate], error: str | None = None
-) -> Setting:
+) -> OwnerSetting:
     low, high = storage.MIN_NODE_REPUTATION_FACTOR, storage.MAX_NODE_REPUTATION_FACTOR
     fixed = item is not storage.INCLUDED_INCREASE
-    return Setting(item, event, low, high, error, is_fraction=True, is_fixed_in_emergency=fixed)
+    return OwnerSetting(
+        item, event, low, high, error, is_fraction=True, is_fixed_in_emergency=fixed
+    )
 
 
-SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], Setting] = {
-    calls.OwnerUpdateChurnLimit: Setting(
+SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], OwnerSetting] = {
+    calls.OwnerUpdateChurnLimit: OwnerSetting(
         storage.CHURN_LIMIT,
         events.ChurnLimitUpdate,
         storage.MIN_CHURN_LIMIT,
         storage.MAX_CHURN_LIMIT,
     ),
-    calls.OwnerUpdateChurnLimitMultiplier: Setting(
+    calls.OwnerUpdateChurnLimitMultiplier: OwnerSetting(
         storage.CHURN_LIMIT_MULTIPLIER,
         events.ChurnLimitMultiplierUpdate,
         storage.MIN_CHURN_LIMIT_MULTIPLIER,
         storage.MAX_CHURN_LIMIT_MULTIPLIER,
     ),
-    calls.OwnerUpdateRegistrationQueueEpochs: Setting(
+    calls.OwnerUpdateRegistrationQueueEpochs: OwnerSetting(
         storage.SUBNET_NODE_QUEUE_EPOCHS,
         events.RegistrationQueueEpochsUpdate,
         storage.MIN_QUEUE_EPOCHS,
         storage.MAX_QUEUE_EPOCHS,
     ),
-    calls.OwnerUpdateIdleClassificationEpochs: Setting(
+    calls.OwnerUpdateIdleClassificationEpochs: OwnerSetting(
         storage.IDLE_CLASSIFICATION_EPOCHS,
         events.IdleClassificationEpochsUpdate,
         storage.MIN_IDLE_CLASSIFICATION_EPOCHS,
         storage.MAX_IDLE_CLASSIFICATION_EPOCHS,
     ),
-    calls.OwnerUpdateIncludedClassificationEpochs: Setting(
+    calls.OwnerUpdateIncludedClassificationEpochs: OwnerSetting(
         storage.INCLUDED_CLASSIFICATION_EPOCHS,
         events.IncludedClassificationEpochsUpdate,
         storage.MIN_INCLUDED_CLASSIFICATION_EPOCHS,
@@ -103,13 +105,13 @@ SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], Settin
         storage.VALIDATOR_NON_CONSENSUS_DECREASE,
         events.ValidatorNonConsensusSubnetNodeReputationFactorUpdate,
     ),
-    calls.OwnerUpdateSubnetNodeMinWeightDecreaseReputationThreshold: Setting(
+    calls.OwnerUpdateSubnetNodeMinWeightDecreaseReputationThreshold: OwnerSetting(
         storage.NODE_MIN_WEIGHT_THRESHOLD,
         events.SubnetNodeMinWeightDecreaseReputationThresholdUpdate,
         high=storage.MAX_NODE_MIN_WEIGHT_THRESHOLD,
         error_name="InvalidPercent",
     ),
-    calls.OwnerUpdateMinSubnetNodeReputation: Setting(
+    calls.OwnerUpdateMinSubnetNodeReputation: OwnerSetting(
         storage.MIN_SUBNET_NODE_REPUTATION,
         events.MinSubnetNodeReputationUpdate,
         storage.MIN_MIN_SUBNET_NODE_REPUTATION,
@@ -117,20 +119,20 @@ SETTINGS: Mapping[type[calls.CountSetting] | type[calls.FractionSetting], Settin
         "MinSubnetNodeReputation",
         is_fraction=True,
     ),
-    calls.OwnerUpdateMaxRegisteredNodes: Setting(
+    calls.OwnerUpdateMaxRegisteredNodes: OwnerSetting(
         storage.MAX_REGISTERED_NODES,
         events.MaxRegisteredNodesUpdate,
         storage.MIN_MAX_REGISTERED_NODES,
         storage.MAX_MAX_REGISTERED_NODES,
     ),
-    calls.OwnerUpdateTargetNodeRegistrationsPerEpoch: Setting(
+    calls.OwnerUpdateTargetNodeRegistrationsPerEpoch: OwnerSetting(
         storage.TARGET_NODE_REGISTRATIONS_PER_EPOCH, events.TargetNodeRegistrationsPerEpochUpdate
     ),
     # These two have no limits of their own.
-    calls.OwnerUpdateNodeBurnRateAlpha: Setting(
+    calls.OwnerUpdateNodeBurnRateAlpha: OwnerSetting(
         storage.NODE_BURN_RATE_ALPHA, events.NodeBurnRateAlphaUpdate, is_fraction=True
     ),
-    calls.OwnerUpdateQueueImmunityEpochs: Setting(
+    calls.OwnerUpdateQueueImmunityEpochs: OwnerSetting(
         storage.QUEUE_IMMUNITY_EPOCHS, events.QueueImmunityEpochsUpdate
     ),
 }
@@ -155,7 +157,7 @@ def update_setting(
 
 
 def _check_against_others(
-    runtime: Runtime, call: calls.CountSetting | calls.FractionSetting, setting: Setting
+    runtime: Runtime, call: calls.CountSetting | calls.FractionSetting, setting: OwnerSetting
 ) -> None:
     """Two settings bound each other."""
     state, subnet_id = runtime.state, call.subnet_id

@@ -20,7 +20,7 @@ from devchain.fixed_point import decrease_reputation, percent_div, percent_mul, 
 from devchain.nodes import clean_subnet_nodes
 from devchain.registration_periods import is_enactment_over, is_in_enactment
 from devchain.runtime import DESIGNATED_EPOCH_SLOTS, TREASURY_ACCOUNT, Runtime
-from devchain.state import Item, Reader
+from devchain.state import Item, StateReader
 
 NEVER = 2**32 - 1
 
@@ -204,7 +204,7 @@ _ISSUED = (
 """The totals that add up to all issued units."""
 
 
-def compute_min_delegate_stake(state: Reader, subnet_id: int) -> int:
+def compute_min_delegate_stake(state: StateReader, subnet_id: int) -> int:
     """Return the delegated units that a subnet needs: a share of everything issued."""
     issued = sum(state.get(total) for total in _ISSUED)
     base = percent_mul(issued, state.get(storage.MIN_SUBNET_DELEGATE_STAKE_FACTOR))
@@ -212,7 +212,7 @@ def compute_min_delegate_stake(state: Reader, subnet_id: int) -> int:
     return percent_mul(base, _delegate_multiplier(state, electable))
 
 
-def _delegate_multiplier(state: Reader, electable: int) -> int:
+def _delegate_multiplier(state: StateReader, electable: int) -> int:
     """Rise linearly from 1.0 at the fewest nodes to the maximum at the most."""
     fewest, most = state.get(storage.MIN_SUBNET_NODES), state.get(storage.MAX_SUBNET_NODES)
     highest = state.get(storage.MAX_MIN_DELEGATE_STAKE_MULTIPLIER)

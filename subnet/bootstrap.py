@@ -30,12 +30,12 @@ from subnet.epoch.terms import SubnetTerms
 from subnet.errors import ChainUnavailable
 from subnet.known_peers import find_subnet_of_bootnode
 from subnet.metrics.bootstrap import BootstrapMetrics, FollowedSubnet
-from subnet.metrics.chain_clock import ChainClock
+from subnet.metrics.chain_metrics import HeadTracker
 from subnet.metrics.serving import serve_metrics
 from subnet.metrics.table import Process
 from subnet.network import (
     OnReady,
-    SubnetState,
+    SubnetMembership,
     fetch_subnet_on_chain,
     make_relay_config,
     open_subnet_state,
@@ -168,11 +168,11 @@ class _Bootstrap:
                 directory = Directory(host, network_id=subnet.terms.network_id)
                 # It has no model; clients ask a node with a role for its name.
                 directory.serve(subnet.describe)
-                clock = ChainClock(
+                tracker = HeadTracker(
                     schedule=subnet.terms.schedule, block_time_s=subnet.terms.block_time_s
                 )
                 self._metrics.follow(
-                    FollowedSubnet(clock=clock, endpoints=chain.endpoints, directory=directory)
+                    FollowedSubnet(head=tracker, endpoints=chain.endpoints, directory=directory)
                 )
                 await self._go_online(host)
                 async with asyncio.TaskGroup() as tasks:
@@ -180,7 +180,7 @@ class _Bootstrap:
                     tasks.create_task(self._metrics.keep_fresh(host))
                     tasks.create_task(host.watch())
                     tasks.create_task(directory.keep_fresh(state.known_peers.list_nodes))
-                    tasks.create_task(self._follow_chain(chain, state, clock))
+                    tasks.create_task(self._follow_chain(chain, state, tracker))
                     logger.info("serving", subnet_id=subnet_id, peer_id=str(host.peer_id))
 
     async def _go_online(self, host: HivemindHost) -> None:
@@ -195,12 +195,12 @@ class _Bootstrap:
         self._supervisor.note_status(f"online; {taking_part}")
 
     async def _follow_chain(
-        self, chain: SubstrateChain, state: SubnetState, clock: ChainClock
+        self, chain: SubstrateChain, state: SubnetMembership, tracker: HeadTracker
     ) -> None:
         """Keep rosters and known peers fresh; an outage keeps the last ones."""
 
         def observe(event: NodeEvent) -> None:
-            clock.observe(event)
+            tracker.observe(event)
             log_event(event)
 
         followed: tuple[Epoch, Roster | None] | None = None
@@ -214,12 +214,12 @@ class _Bootstrap:
         )
         async with aclosing(heads):
             async for head in heads:
-                clock.observe(HeadSeen(head))
+                tracker.observe(HeadSeen(head))
                 try:
                     position = await rosters.locate(head)
                     if position is None:
                         continue
-                    clock.note_position(position)
+                    tracker.note_position(position)
                     self._status.note_head(position, phase_at(position, state.terms.schedule))
                     await rosters.refresh(position)
                     roster = rosters.get_newest_roster()

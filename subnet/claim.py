@@ -22,7 +22,7 @@ from mesh.p2p.quic import modernise
 from subnet.account.eligibility import Eligibility, Obstacle
 from subnet.epoch.interfaces import ChainReader
 from subnet.journal.journal import JOURNAL_FILE
-from subnet.network import SubnetState
+from subnet.network import SubnetMembership
 from subnet.operator.folder_mark import find_reason_to_listen, mark_folder
 from subnet.operator.identity_watch import check_runs_nowhere_else, was_run_here_lately
 from subnet.operator.preflight import PreparedNode
@@ -53,7 +53,7 @@ class FolderBefore:
 async def claim_identity(
     prepared: PreparedNode,
     reader: ChainReader,
-    state: SubnetState,
+    state: SubnetMembership,
     initial_peers: tuple[str, ...],
     before: FolderBefore,
     *,
@@ -96,7 +96,7 @@ async def claim_identity(
 
 @asynccontextmanager
 async def _open_records(
-    state: SubnetState, initial_peers: tuple[str, ...]
+    state: SubnetMembership, initial_peers: tuple[str, ...]
 ) -> AsyncIterator[RecordStore | None]:
     """Open the record store as a client under a new key; None without a peer to ask."""
     if not initial_peers:

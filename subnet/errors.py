@@ -15,7 +15,7 @@ SubnetError
 │   └── JournalFailed            a journal could not be written; nothing may be published
 ├── ReceiptError(message, hint)
 │   ├── ReceiptDamaged           a receipt file that is none, or was cut off or changed
-│   ├── ReceiptRefused           what a receipt file says does not hold
+│   ├── ReceiptInvalid           what a receipt file says does not hold
 │   └── ReceiptNotKept           no node of this machine kept the epoch
 └── AlreadySigned                the journal holds another body for this slot
 """
@@ -123,7 +123,7 @@ class ReceiptDamaged(ReceiptError):
     """The bytes are no receipt file, or were cut off or changed."""
 
 
-class ReceiptRefused(ReceiptError):
+class ReceiptInvalid(ReceiptError):
     """What the file says does not hold: a signature, a hash, a score, or the chain."""
 
 

@@ -65,7 +65,7 @@ class SubnetOnChain:
 
 
 @dataclass(frozen=True, slots=True)
-class SubnetState:
+class SubnetMembership:
     """Who takes part: this node's journal, the rosters in it, and the known peers."""
 
     terms: SubnetTerms
@@ -142,7 +142,7 @@ async def open_subnet_state(
     key: PeerKey,
     data_dir: Path,
     shape: ModelShape | None = None,
-) -> AsyncIterator[SubnetState]:
+) -> AsyncIterator[SubnetMembership]:
     """Open the journal in ``data_dir`` and read the rosters and known peers.
 
     The journal belongs to the key and the network. A chain that starts anew is another network
@@ -160,4 +160,4 @@ async def open_subnet_state(
         rosters = Rosters(terms, reader=chain, journal=journal, shape=shape)
         known_peers = KnownPeers(chain, terms.subnet_id)
         await read_known_peers(chain, rosters, known_peers)
-        yield SubnetState(terms, journal, rosters, known_peers)
+        yield SubnetMembership(terms, journal, rosters, known_peers)

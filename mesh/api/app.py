@@ -34,7 +34,7 @@ from mesh.api.auth import RATE_HEADERS, KeyRing
 from mesh.api.backend import Backend
 from mesh.api.checks import ShownMetrics
 from mesh.api.disconnect import CallerGone
-from mesh.api.error_shapes import respond
+from mesh.api.error_shapes import make_problem_response
 from mesh.api.gate import Gate
 from mesh.api.gateway import Gateway
 from mesh.api.generation import Generations
@@ -43,7 +43,7 @@ from mesh.api.limits import Limits
 from mesh.api.measures import GatewayMeasures
 from mesh.api.middleware import BodyGuard, HostGuard, KeyGuard, RefusalFrame, RequestFrame
 from mesh.api.problems import Problem, explain, make_not_found
-from mesh.api.usage import Accounts, UsageBook
+from mesh.api.usage import Allowances, UsageBook
 from mesh.errors import MeshError
 
 
@@ -84,12 +84,12 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
     async def lifespan(_api: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
         async with asyncio.TaskGroup() as tasks:
             gate = Gate(config.limits)
-            accounts = Accounts(config.ring, config.usage)
+            allowances = Allowances(config.ring, config.usage)
             generations = Generations(
-                backend, config.limits, tasks, gate, config.measures, accounts
+                backend, config.limits, tasks, gate, config.measures, allowances
             )
             application.gateway = Gateway(backend, config.limits, generations, config.metrics)
-            writing = tasks.create_task(config.usage.keep_writing(accounts.clock))
+            writing = tasks.create_task(config.usage.keep_writing(allowances.clock))
             yield {"gateway": application.gateway}
             generations.cancel_all()
             writing.cancel()
@@ -119,7 +119,7 @@ async def _handle(request: Request, error: Exception) -> Response:
         problem = make_not_found(request.url.path, _list_paths(request.app))
     else:
         problem = explain(error)
-    return respond(problem, request.url.path)
+    return make_problem_response(problem, request.url.path)
 
 
 def _list_paths(api: FastAPI) -> frozenset[str]:

@@ -39,7 +39,7 @@ from mesh.api.gateway import (
     require_json,
     wants_receipt,
 )
-from mesh.api.generation import Job, RunningAnswer
+from mesh.api.generation import ChoiceJob, RunningAnswer
 from mesh.api.openapi import STREAM_OR_JSON
 from mesh.api.problems import Problem
 from mesh.api.prompt_scores import make_prompt_logprobs, make_score_jobs
@@ -64,8 +64,8 @@ class ChatPlan:
 
     body: ChatRequest
     head: dict[str, Any]
-    jobs: list[Job]
-    scoring: tuple[Job, ...]
+    jobs: list[ChoiceJob]
+    scoring: tuple[ChoiceJob, ...]
     echo: str
     tools: ToolPlan
     prompt_tokens: int

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that a process needs before it can do its work; ``detail`` says what is missing."""
+class HealthCheck:
+    """One thing that a process needs before it can do its work; ``detail`` says what is missing.
+
+    It is shown to monitors as JSON with these fields.
+    """
 
     name: str
     ok: bool
@@ -20,7 +23,7 @@ class Monitored:
     """Its metrics as text, and its checks. Both are instant."""
 
     render: Callable[[], bytes]
-    list_checks: Callable[[], Sequence[Check]]
+    list_checks: Callable[[], Sequence[HealthCheck]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from mesh.api.gateway import (
     require_json,
     wants_receipt,
 )
-from mesh.api.generation import Job, RunningAnswer
+from mesh.api.generation import ChoiceJob, RunningAnswer
 from mesh.api.limits import MAX_GENERATIONS_PER_REQUEST
 from mesh.api.openapi import STREAM_OR_JSON
 from mesh.api.problems import Problem
@@ -64,8 +64,8 @@ class CompletionPlan:
 
     body: CompletionRequest
     head: dict[str, Any]
-    jobs: list[Job]
-    scoring: tuple[Job, ...]
+    jobs: list[ChoiceJob]
+    scoring: tuple[ChoiceJob, ...]
     echoes: list[str]
     prompt_tokens: int
     caller: str
@@ -123,7 +123,7 @@ async def plan_completion(
     wanted = find_grammar(body)
     if wanted is not None:
         await check_grammar(gateway.backend, body.model, wanted, asked=body)
-    jobs: list[Job] = []
+    jobs: list[ChoiceJob] = []
     requests: list[GenerateRequest] = []
     echoes: list[str] = []
     prompt_tokens = 0
@@ -219,7 +219,7 @@ def _tell_scores(plan: CompletionPlan, index: int, choices: Sequence[_Choice]) -
     return {"prompt_logprobs": make_prompt_logprobs(scores)}
 
 
-def _list_runnable(plan: CompletionPlan) -> list[Job]:
+def _list_runnable(plan: CompletionPlan) -> list[ChoiceJob]:
     # max_tokens 0 without scores asks for nothing that the swarm could add.
     return plan.jobs if _needs_backend(plan) else []
 

@@ -21,7 +21,7 @@ _ANTHROPIC_KINDS = {
 }
 
 
-def respond(problem: Problem, path: str) -> Response:
+def make_problem_response(problem: Problem, path: str) -> Response:
     """Return the HTTP answer for a refusal at ``path``; ASCII JSON, so it can quote any name."""
     if path.startswith(ANTHROPIC_PREFIX):
         body = make_anthropic_error(problem)

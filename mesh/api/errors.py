@@ -1,10 +1,10 @@
 """What can go wrong in the gateway.
 
-GatewayError
+ApiError
 ├── BackendBusy(retry_after_s)  the swarm has no free place now
 ├── GenerationFailed            the swarm lost this answer
 ├── PublicBindWithoutKey        the gateway would be open to the network without a key
-├── PortInUse                   another process listens there
+├── AddressInUse                another process listens there
 ├── UsageFileUnusable           the file of what the keys used
 └── KeysFileError               the file of API keys
     ├── KeysFileMissing
@@ -19,11 +19,11 @@ from __future__ import annotations
 from mesh.errors import MeshError
 
 
-class GatewayError(MeshError):
+class ApiError(MeshError):
     """Base of the gateway's errors."""
 
 
-class BackendBusy(GatewayError):
+class BackendBusy(ApiError):
     """The swarm has no free place now. ``retry_after_s`` is an estimate in seconds."""
 
     def __init__(self, message: str = "the swarm is busy", *, retry_after_s: int = 2) -> None:
@@ -31,23 +31,23 @@ class BackendBusy(GatewayError):
         self.retry_after_s = retry_after_s
 
 
-class GenerationFailed(GatewayError):
+class GenerationFailed(ApiError):
     """The swarm lost this answer and could not continue it."""
 
 
-class PublicBindWithoutKey(GatewayError):
+class PublicBindWithoutKey(ApiError):
     """Listening beyond this machine needs at least one API key."""
 
 
-class PortInUse(GatewayError):
+class AddressInUse(ApiError):
     """Another process listens on the address."""
 
 
-class UsageFileUnusable(GatewayError):
+class UsageFileUnusable(ApiError):
     """The file of usage is of something else, damaged, or open to other users."""
 
 
-class KeysFileError(GatewayError):
+class KeysFileError(ApiError):
     """Base of the key file's errors. No message holds a key."""
 
 

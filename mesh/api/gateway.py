@@ -12,7 +12,7 @@ from starlette.requests import Request
 from mesh.api.auth import ANONYMOUS
 from mesh.api.backend import Backend, GenerateRequest, Route, ServedModel
 from mesh.api.checks import ShownMetrics
-from mesh.api.generation import Generations, Job, RunningAnswer
+from mesh.api.generation import ChoiceJob, Generations, RunningAnswer
 from mesh.api.limits import DEFAULT_ANSWER_TOKENS, Limits
 from mesh.api.problems import Problem, quote_name
 from mesh.api.schemas import SamplingFields
@@ -174,13 +174,13 @@ def check_context(
 
 def make_jobs(
     request: GenerateRequest, *, n: int, stop: tuple[str, ...], includes_stop: bool = False
-) -> list[Job]:
+) -> list[ChoiceJob]:
     """Return ``n`` choices of one prompt, each with a seed of its own."""
     jobs = []
     for index in range(n):
         seed = (request.sampling.seed + index) % SEED_RANGE
         sampling = replace(request.sampling, seed=seed)
-        jobs.append(Job(replace(request, sampling=sampling), stop, includes_stop))
+        jobs.append(ChoiceJob(replace(request, sampling=sampling), stop, includes_stop))
     return jobs
 
 

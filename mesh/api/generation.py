@@ -33,7 +33,7 @@ from mesh.api.limits import Limits
 from mesh.api.measures import GatewayMeasures
 from mesh.api.problems import make_overloaded
 from mesh.api.stops import TokenStops
-from mesh.api.usage import Accounts
+from mesh.api.usage import Allowances
 from mesh.client.receipts import AnswerReceipt
 from mesh.errors import MeshError
 from mesh.inference.tokens import Finish, Token, Trace
@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ChoiceJob:
     """One choice: what to ask of the backend, and where its text ends, with the stop or before."""
 
     request: GenerateRequest
@@ -60,7 +60,7 @@ class RunningAnswer:
     ``usage_tokens[i]`` counts what the backend generated for choice i, shown or not.
     """
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[ChoiceJob, ...]
     trace: Trace
     usage_tokens: list[int]
     turns: ChoiceTurns
@@ -133,7 +133,7 @@ class RunningAnswer:
 class Generations:
     """All running answers of the gateway, children of one task group.
 
-    While ``is_draining``, new requests are refused and the running ones finish. ``accounts`` say
+    While ``is_draining``, new requests are refused and the running ones finish. ``allowances`` say
     what a caller may ask for, and count what it gets.
     """
 
@@ -142,14 +142,14 @@ class Generations:
     tasks: asyncio.TaskGroup
     gate: Gate
     measures: GatewayMeasures = field(default_factory=GatewayMeasures)
-    accounts: Accounts = field(default_factory=Accounts)
+    allowances: Allowances = field(default_factory=Allowances)
     is_draining: bool = False
     _answers: list[RunningAnswer] = field(default_factory=list)
     _pumps: set[asyncio.Task[None]] = field(default_factory=set)
 
     @asynccontextmanager
     async def start(
-        self, jobs: Sequence[Job], *, caller: str, has_receipt: bool = False
+        self, jobs: Sequence[ChoiceJob], *, caller: str, has_receipt: bool = False
     ) -> AsyncIterator[RunningAnswer]:
         """Generate every job's choice while the block runs; leaving it frees the backend.
 
@@ -159,7 +159,7 @@ class Generations:
             raise make_overloaded(retry_after_s=5)
         models = {job.request.model_id for job in jobs}
         prompt_tokens = _count_prompts(jobs)
-        self.accounts.check(caller, models=models, prompt_tokens=prompt_tokens)
+        self.allowances.check(caller, models=models, prompt_tokens=prompt_tokens)
         answer = RunningAnswer(
             tuple(_complete(job, caller, has_receipt=has_receipt) for job in jobs),
             Trace(started_s=time.monotonic()),
@@ -171,7 +171,7 @@ class Generations:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.hold_places(caller, len(jobs)))
             # Again: while it waited for a place, others may have spent the rest.
-            self.accounts.charge(caller, models=models, prompt_tokens=prompt_tokens)
+            self.allowances.charge(caller, models=models, prompt_tokens=prompt_tokens)
             self.measures.prompt_tokens += sum(len(job.request.prompt_ids) for job in jobs)
             stack.enter_context(
                 self.measures.run(
@@ -208,9 +208,9 @@ class Generations:
         started_s = time.monotonic()
         done = False
         models, tokens = {model_id}, sum(len(text) for text in texts)
-        self.accounts.check(caller, models=models, prompt_tokens=tokens)
+        self.allowances.check(caller, models=models, prompt_tokens=tokens)
         async with self.hold_places(caller, 1):
-            self.accounts.charge(caller, models=models, prompt_tokens=tokens)
+            self.allowances.charge(caller, models=models, prompt_tokens=tokens)
             self.measures.prompt_tokens += sum(map(len, texts))
             with self.measures.run(started_s=started_s, is_finished=lambda: done):
                 try:
@@ -221,7 +221,7 @@ class Generations:
                 done = True
                 return found
 
-    def _start_pump(self, answer: RunningAnswer, index: int, job: Job) -> asyncio.Task[None]:
+    def _start_pump(self, answer: RunningAnswer, index: int, job: ChoiceJob) -> asyncio.Task[None]:
         pump = self.tasks.create_task(self._pump(answer, index, job))
         self._pumps.add(pump)
         pump.add_done_callback(self._pumps.discard)
@@ -237,7 +237,7 @@ class Generations:
         for pump in self._pumps:
             pump.cancel()
 
-    async def _pump(self, answer: RunningAnswer, index: int, job: Job) -> None:
+    async def _pump(self, answer: RunningAnswer, index: int, job: ChoiceJob) -> None:
         try:
             async with asyncio.timeout(self.limits.generation_timeout_s):
                 await self._generate_in_turn(answer, index, job)
@@ -249,7 +249,7 @@ class Generations:
             # One request's defect must not end the others; its own reader gets it.
             await answer.put(index, error)
 
-    async def _generate_in_turn(self, answer: RunningAnswer, index: int, job: Job) -> None:
+    async def _generate_in_turn(self, answer: RunningAnswer, index: int, job: ChoiceJob) -> None:
         """Generate a choice, again if the swarm was too busy for it beside the others."""
         turns = answer.turns
         async with turns.take_part(index):
@@ -263,7 +263,7 @@ class Generations:
                     ):
                         raise
 
-    async def _generate(self, answer: RunningAnswer, index: int, job: Job) -> None:
+    async def _generate(self, answer: RunningAnswer, index: int, job: ChoiceJob) -> None:
         matcher = TokenStops(job.stop, includes_stop=job.includes_stop)
         note_tokens = self.measures.start_choice(started_s=answer.trace.started_s)
         route: Route = ()
@@ -279,7 +279,7 @@ class Generations:
                         answer.turns.note_prompt(index)
                         answer.usage_tokens[index] += len(piece.tokens)
                         note_tokens(len(piece.tokens))
-                        self.accounts.count_answer(job.request.caller, len(piece.tokens))
+                        self.allowances.count_answer(job.request.caller, len(piece.tokens))
                         await _put_tokens(answer, index, matcher.feed(piece.tokens))
                         if matcher.is_stopped:
                             await _close(pieces, job)
@@ -293,19 +293,19 @@ class Generations:
         raise GenerationFailed("The answer ended before it was finished.")
 
 
-def _complete(job: Job, caller: str, *, has_receipt: bool) -> Job:
+def _complete(job: ChoiceJob, caller: str, *, has_receipt: bool) -> ChoiceJob:
     # Scores of a prompt come without one.
     receipt = AnswerReceipt() if has_receipt and job.request.max_new_tokens else None
     return replace(job, request=replace(job.request, caller=caller, receipt=receipt))
 
 
-async def _close(pieces: AsyncGenerator[Piece, None], job: Job) -> None:
+async def _close(pieces: AsyncGenerator[Piece, None], job: ChoiceJob) -> None:
     """Let a receipt become complete before the reader hears of the end."""
     if job.request.receipt is not None:
         await pieces.aclose()
 
 
-def _count_prompts(jobs: Sequence[Job]) -> int:
+def _count_prompts(jobs: Sequence[ChoiceJob]) -> int:
     """Return the tokens of the prompts; choices of one prompt share it."""
     prompts = {id(job.request.prompt_ids): job.request.prompt_ids for job in jobs}
     return sum(len(prompt_ids) for prompt_ids in prompts.values())

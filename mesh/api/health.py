@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from mesh.api.backend import ServedModel
+from mesh.api.checks import HealthCheck
 from mesh.api.gateway import Gateway, get_gateway
 from mesh.api.openapi import ERRORS
 from mesh.api.replies import HealthReply
@@ -33,14 +35,14 @@ async def check_ready(request: Request) -> Response:
     """Answer 200 while at least one model is complete and the gateway is not stopping."""
     gateway = get_gateway(request)
     is_accepting = not gateway.generations.is_draining
-    checks = [_check("accepting", is_accepting, "stopping", "accepts requests")]
-    checks += await _check_models(gateway)
-    is_ready = is_accepting and any(check["ok"] for check in checks[1:])
-    status = {"status": "ok" if is_ready else "not ready", "checks": checks}
+    of_models = await _check_models(gateway)
+    is_ready = is_accepting and any(check.ok for check in of_models)
+    checks = [_check("accepting", is_accepting, "stopping", "accepts requests"), *of_models]
+    status = {"status": "ok" if is_ready else "not ready", "checks": [*map(asdict, checks)]}
     return JSONResponse(status, status_code=200 if is_ready else 503)
 
 
-async def _check_models(gateway: Gateway) -> list[dict[str, Any]]:
+async def _check_models(gateway: Gateway) -> list[HealthCheck]:
     try:
         models = await gateway.backend.list_models()
     except MeshError:
@@ -50,7 +52,7 @@ async def _check_models(gateway: Gateway) -> list[dict[str, Any]]:
     ]
 
 
-def _check_model(model: ServedModel) -> dict[str, Any]:
+def _check_model(model: ServedModel) -> HealthCheck:
     missing = ", ".join(f"{start}:{end}" for start, end in model.uncovered)
     return _check(
         f"model {model.model_id}",
@@ -60,5 +62,5 @@ def _check_model(model: ServedModel) -> dict[str, Any]:
     )
 
 
-def _check(name: str, ok: bool, bad: str, good: str) -> dict[str, Any]:
-    return {"name": name, "ok": ok, "detail": good if ok else bad}
+def _check(name: str, ok: bool, bad: str, good: str) -> HealthCheck:
+    return HealthCheck(name, ok, good if ok else bad)

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mesh.api.errors import GatewayError, PortInUse
+from mesh.api.errors import AddressInUse, ApiError
 from mesh.api.limits import MAX_HEAD_BYTES, Limits
 
 BACKLOG = 512
@@ -28,14 +28,14 @@ CLOSE_S = 1.0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one. Raises GatewayError or PortInUse."""
+    """Return a listening socket; port 0 takes a free one. Raises ApiError or AddressInUse."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise GatewayError(f"cannot listen on {host}: {error.strerror}") from None
+        raise ApiError(f"cannot listen on {host}: {error.strerror}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit it: what a reader does not take waits in little memory.
@@ -45,7 +45,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise PortInUse(f"cannot listen on {host} port {port}: {error.strerror}") from None
+        raise AddressInUse(f"cannot listen on {host} port {port}: {error.strerror}") from None
     return listener
 
 
@@ -161,11 +161,11 @@ def _drop(transport: asyncio.Transport) -> None:
 
 
 async def wait_until_started(server: uvicorn.Server, serving: asyncio.Task[Any]) -> None:
-    """Wait until the server answers. Raises what ended it instead, or GatewayError."""
+    """Wait until the server answers. Raises what ended it instead, or ApiError."""
     while not server.started:
         if serving.done():
             serving.result()
-            raise GatewayError("the server did not start")
+            raise ApiError("the server did not start")
         await asyncio.sleep(0.01)
 
 
@@ -173,7 +173,7 @@ async def wait_until_started(server: uvicorn.Server, serving: asyncio.Task[Any])
 async def run_app(app: ASGIApp, *, host: str, port: int, limits: Limits) -> AsyncIterator[str]:
     """Answer with an app without a lifespan while the block runs; gives the URL.
 
-    Port 0 takes a free one. Raises GatewayError or PortInUse.
+    Port 0 takes a free one. Raises ApiError or AddressInUse.
     """
     listener = listen(host, port)
     server = make_server(app, limits, has_lifespan=False)

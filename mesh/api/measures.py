@@ -12,7 +12,7 @@ from mesh.api.disconnect import CallerGone
 from mesh.histogram import SECONDS_OF_A_REQUEST, SECONDS_OF_A_STEP, Histogram
 
 
-class Result(StrEnum):
+class RequestOutcome(StrEnum):
     """How a request for answers ended."""
 
     FINISHED = "finished"
@@ -32,7 +32,7 @@ class GatewayMeasures:
         self.prompt_tokens = 0
         self.generated_tokens = 0
         self.reroutes = 0
-        self.results: Counter[Result] = Counter()
+        self.results: Counter[RequestOutcome] = Counter()
         self.first_token = Histogram(SECONDS_OF_A_REQUEST)
         self.between_tokens = Histogram(SECONDS_OF_A_STEP)
         self.request = Histogram(SECONDS_OF_A_REQUEST)
@@ -44,10 +44,10 @@ class GatewayMeasures:
         try:
             yield
         except Exception:
-            self.results[Result.REFUSED] += 1
+            self.results[RequestOutcome.REFUSED] += 1
             raise
         except BaseException:
-            self.results[Result.LEFT] += 1
+            self.results[RequestOutcome.LEFT] += 1
             raise
         finally:
             self.waiting -= 1
@@ -59,18 +59,18 @@ class GatewayMeasures:
         What a caller does with a finished answer is its own affair.
         """
         self.running += 1
-        result = Result.LEFT
+        result = RequestOutcome.LEFT
         try:
             yield
         except CallerGone:
             raise
         except Exception:
-            result = Result.FAILED
+            result = RequestOutcome.FAILED
             raise
         finally:
             self.running -= 1
             if is_finished():
-                result = Result.FINISHED
+                result = RequestOutcome.FINISHED
                 self.request.add(time.monotonic() - started_s)
             self.results[result] += 1
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mesh.api.auth import KeyRing, check_rate, identify_caller
 from mesh.api.body_encoding import is_packed, make_too_large, unpack
 from mesh.api.disconnect import CallerGone
-from mesh.api.error_shapes import get_request_id_names, respond
+from mesh.api.error_shapes import get_request_id_names, make_problem_response
 from mesh.api.hosts import is_trusted_host
 from mesh.api.limits import Limits
 from mesh.api.problems import SERVER_ERROR, Problem, explain, make_overloaded
@@ -112,7 +112,7 @@ class _FramedSend:
 
 async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: _FramedSend) -> None:
     if send.status is None:
-        await respond(problem, scope["path"])(scope, receive, send)
+        await make_problem_response(problem, scope["path"])(scope, receive, send)
 
 
 def _log_defect(error: Exception, *, request_id: str) -> None:
@@ -189,7 +189,7 @@ class RefusalFrame:
         except (Problem, MeshError) as error:
             if is_started:
                 raise
-            await respond(explain(error), scope["path"])(scope, receive, send)
+            await make_problem_response(explain(error), scope["path"])(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)

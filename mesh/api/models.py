@@ -27,7 +27,7 @@ async def list_models(request: Request) -> Response:
     data = [
         _make_model(model)
         for model in await gateway.backend.list_models()
-        if model.is_complete and gateway.generations.accounts.allows_model(caller, model.model_id)
+        if model.is_complete and gateway.generations.allowances.allows_model(caller, model.model_id)
     ]
     return JSONResponse({"object": "list", "data": data})
 

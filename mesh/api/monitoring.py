@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -36,7 +36,7 @@ async def open_monitoring(
 ) -> AsyncIterator[str]:
     """Answer while the block runs; gives the URL. Port 0 takes a free one.
 
-    Raises GatewayError or PortInUse.
+    Raises ApiError or AddressInUse.
     """
     app = _Guard(_make_app(monitored), token)
     async with run_app(app, host=host, port=port, limits=LIMITS) as url:
@@ -56,9 +56,7 @@ def _make_app(monitored: Monitored) -> ASGIApp:
         body = {
             "status": "ok" if is_ready else "not ready",
             "missing": [check.name for check in checks if not check.ok],
-            "checks": [
-                {"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks
-            ],
+            "checks": [*map(asdict, checks)],
         }
         return JSONResponse(body, status_code=200 if is_ready else 503)
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mesh.api.page_files import FILE_LEVEL, Body, respond
+from mesh.api.page_files import FILE_LEVEL, TaggedBody, respond
 from mesh.assets import SHIPPED_MODEL_NAME, shipped_questions
 
 JAVASCRIPT = "text/javascript; charset=utf-8"
@@ -68,17 +68,17 @@ async def show_file(request: Request, name: str) -> Response:
 
 
 @cache
-def _read(name: str) -> Body:
+def _read(name: str) -> TaggedBody:
     path = resources.files("mesh.api").joinpath("static", name)
-    return Body(path.read_bytes(), level=FILE_LEVEL)
+    return TaggedBody(path.read_bytes(), level=FILE_LEVEL)
 
 
 @cache
-def _make_knowledge() -> Body:
+def _make_knowledge() -> TaggedBody:
     questions = [entry.question for entry in shipped_questions()]
     about = (
         f"{SHIPPED_MODEL_NAME} knows {len(questions)} answers about this protocol by heart, and "
         "nothing else. Ask one of its questions, in the same words."
     )
     known = {SHIPPED_MODEL_NAME: {"about": about, "questions": questions}}
-    return Body(json.dumps(known).encode(), level=FILE_LEVEL)
+    return TaggedBody(json.dumps(known).encode(), level=FILE_LEVEL)

@@ -25,7 +25,7 @@ _TAG = re.compile(r'(?:W/)?("[^"]*")')
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class TaggedBody:
     """One encoded answer, with what a browser compares it by. ``level`` is gzip's."""
 
     raw: bytes
@@ -36,7 +36,7 @@ class Body:
         object.__setattr__(self, "digest", hashlib.sha256(self.raw).hexdigest()[:24])
 
 
-def respond(request: Request, body: Body, media_type: str = "application/json") -> Response:
+def respond(request: Request, body: TaggedBody, media_type: str = "application/json") -> Response:
     """Return the body in a coding that the reader accepts, or 304 for the one that it has.
 
     Each coding has an ETag of its own, because a strong one names bytes.
@@ -77,7 +77,7 @@ def is_known(etag: str, header: str) -> bool:
 _compressed: dict[tuple[str, int], bytes] = {}
 
 
-def _compress(body: Body) -> bytes:
+def _compress(body: TaggedBody) -> bytes:
     """Return the body compressed; the last ones are kept."""
     key = body.digest, body.level
     found = _compressed.get(key)

@@ -22,7 +22,7 @@ from mesh.errors import (
     PromptTooLong,
     SessionTooLong,
 )
-from mesh.p2p.rpc_guard import Reason
+from mesh.p2p.rpc_guard import RpcReason
 
 MAX_NAME_LENGTH = 128
 NO_ROUTE_RETRY_S = 15
@@ -112,7 +112,7 @@ def _explain_mesh(error: MeshError) -> Problem:
             )
         case BackendBusy():
             return _overloaded("The swarm is busy; try again.", error.retry_after_s)
-        case PeerRefusal(reason=Reason.BUSY):
+        case PeerRefusal(reason=RpcReason.BUSY):
             return _overloaded("The swarm is busy; try again.", BackendBusy().retry_after_s)
         case PromptTooLong():
             text = str(error).removeprefix(f"{error.field}: ")

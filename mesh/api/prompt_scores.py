@@ -10,14 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 from mesh.api.backend import GenerateRequest
-from mesh.api.generation import Job
+from mesh.api.generation import ChoiceJob
 from mesh.api.problems import Problem
 from mesh.api.schemas import SamplingFields
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import Token
 
 
-def make_score_jobs(body: SamplingFields, requests: Sequence[GenerateRequest]) -> tuple[Job, ...]:
+def make_score_jobs(
+    body: SamplingFields, requests: Sequence[GenerateRequest]
+) -> tuple[ChoiceJob, ...]:
     """Return a job for each prompt whose scores are wanted. Raises Problem 400 for a stream."""
     wanted = body.prompt_logprobs
     if wanted is None:
@@ -25,7 +27,7 @@ def make_score_jobs(body: SamplingFields, requests: Sequence[GenerateRequest]) -
     if body.stream:
         raise Problem(400, "'prompt_logprobs' comes with whole answers only.", param="stream")
     return tuple(
-        Job(
+        ChoiceJob(
             replace(
                 request,
                 max_new_tokens=0,

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from mesh.api.checks import HealthCheck
+
 
 class ErrorDetail(BaseModel):
     message: str
@@ -180,12 +182,6 @@ class InputReply(BaseModel):
     mesh: MeshTrace
 
 
-class Check(BaseModel):
-    name: str
-    ok: bool
-    detail: str
-
-
 class HealthReply(BaseModel):
     status: Literal["ok", "not ready"]
-    checks: list[Check]
+    checks: list[HealthCheck]

@@ -18,8 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from mesh.api import parameters
 from mesh.api.chat import ChatPlan, plan_chat
-from mesh.api.chat_answer import AnswerStep, run_chat
-from mesh.api.chat_answer import make_chat_request as make_chat
+from mesh.api.chat_answer import AnswerStep, make_chat_request, run_chat
 from mesh.api.disconnect import run_while_connected
 from mesh.api.gateway import (
     Gateway,
@@ -59,7 +58,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     parameters.check_supported(body.get_extras(), parameters.RESPONSES)
     plan = await plan_chat(
         gateway,
-        make_chat_request(body),
+        translate(body),
         caller=get_caller(request),
         has_receipt=wants_receipt(request),
     )
@@ -70,7 +69,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     return JSONResponse(reply, headers=make_route_header(reply["mesh"]["route"]))
 
 
-def make_chat_request(body: ResponsesRequest) -> ChatRequest:
+def translate(body: ResponsesRequest) -> ChatRequest:
     """Return the same as a chat request."""
     fields: dict[str, Any] = {
         "model": body.model,
@@ -91,7 +90,7 @@ def make_chat_request(body: ResponsesRequest) -> ChatRequest:
         fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
     else:
         fields["tool_choice"] = choice
-    return make_chat(fields)
+    return make_chat_request(fields)
 
 
 def _make_format(wanted: Any) -> dict[str, Any] | None:

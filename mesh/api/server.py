@@ -66,8 +66,8 @@ async def serve(
     """Answer HTTP until cancelled, then let running answers finish for a while.
 
     ``on_start`` gets the URL; ``measures`` counts what is answered, ``metrics`` are what
-    ``/metrics`` shows. Raises PublicBindWithoutKey, KeysFileError, UsageFileUnusable or PortInUse
-    at once.
+    ``/metrics`` shows. Raises PublicBindWithoutKey, KeysFileError, UsageFileUnusable or
+    AddressInUse at once.
     """
     async with open_gateway(config, backend, measures=measures, metrics=metrics) as gateway:
         if on_start is not None:

@@ -26,8 +26,8 @@ from mesh.api.usage_file import (
     KEPT_DAYS,
     NOTHING_USED,
     SECONDS_PER_DAY,
+    KeyUsage,
     Place,
-    Usage,
     UsageFile,
     compute_day,
 )
@@ -42,19 +42,19 @@ class UsageBook:
 
     def __init__(self, file: UsageFile | None = None) -> None:
         self._file = file
-        self._pending: dict[Place, Usage] = {}
-        self._writing: dict[Place, Usage] = {}
-        self._saved: dict[str, Usage] = {}
+        self._pending: dict[Place, KeyUsage] = {}
+        self._writing: dict[Place, KeyUsage] = {}
+        self._saved: dict[str, KeyUsage] = {}
         self._saved_day = 0
         self._is_failing = False
-        self._at_work: asyncio.Future[tuple[int, dict[str, Usage]]] | None = None
+        self._at_work: asyncio.Future[tuple[int, dict[str, KeyUsage]]] | None = None
 
-    def count(self, name: str, used: Usage, *, unix_s: float) -> None:
+    def count(self, name: str, used: KeyUsage, *, unix_s: float) -> None:
         """Add to what a key used today."""
         place = (name, compute_day(unix_s))
         self._pending[place] = self._pending.get(place, NOTHING_USED).plus(used)
 
-    def get_today(self, name: str, *, unix_s: float) -> Usage:
+    def get_today(self, name: str, *, unix_s: float) -> KeyUsage:
         """Return what a key has used today, written or not."""
         place = (name, compute_day(unix_s))
         used = NOTHING_USED
@@ -136,7 +136,7 @@ async def open_usage_book(
 
 
 @dataclass(slots=True)
-class Accounts:
+class Allowances:
     """What each caller may ask for, and what it has used. Without a ring nothing is limited."""
 
     ring: KeyRing | None = None
@@ -163,17 +163,17 @@ class Accounts:
     def charge(self, caller: str, *, models: Iterable[str], prompt_tokens: int) -> None:
         """Check as :meth:`check` does, then count a request and its prompt."""
         self.check(caller, models=models, prompt_tokens=prompt_tokens)
-        self._count(caller, Usage(1, prompt_tokens, 0))
+        self._count(caller, KeyUsage(1, prompt_tokens, 0))
 
     def count_answer(self, caller: str, tokens: int) -> None:
         """Count tokens of an answer as they come, so that other requests of the key see them."""
-        self._count(caller, Usage(0, 0, tokens))
+        self._count(caller, KeyUsage(0, 0, tokens))
 
     def allows_model(self, caller: str, model_id: str) -> bool:
         """Whether a caller may ask for a model."""
         return self.ring is None or self.ring.get_terms(caller).allows_model(model_id)
 
-    def _count(self, caller: str, used: Usage) -> None:
+    def _count(self, caller: str, used: KeyUsage) -> None:
         if self.ring is not None:
             self.book.count(caller, used, unix_s=self.clock())
 

@@ -35,7 +35,7 @@ _ADD = (
 )
 
 
-class Usage(NamedTuple):
+class KeyUsage(NamedTuple):
     """Counts of one key on one day."""
 
     requests: int = 0
@@ -47,12 +47,12 @@ class Usage(NamedTuple):
         """What counts against a budget."""
         return self.prompt_tokens + self.completion_tokens
 
-    def plus(self, other: Usage) -> Usage:
+    def plus(self, other: KeyUsage) -> KeyUsage:
         """Return the sum."""
-        return Usage(*(ours + theirs for ours, theirs in zip(self, other, strict=True)))
+        return KeyUsage(*(ours + theirs for ours, theirs in zip(self, other, strict=True)))
 
 
-NOTHING_USED = Usage()
+NOTHING_USED = KeyUsage()
 Place = tuple[str, int]
 """A key's name and a day, counted in days of UTC since 1970."""
 
@@ -74,7 +74,9 @@ class UsageFile:
         self.path = path
         self._connection: sqlite3.Connection | None = None
 
-    def add(self, counted: Mapping[Place, Usage], *, today: int) -> tuple[int, dict[str, Usage]]:
+    def add(
+        self, counted: Mapping[Place, KeyUsage], *, today: int
+    ) -> tuple[int, dict[str, KeyUsage]]:
         """Add counts, drop old days; return the day, and what each key used on it.
 
         Raises OSError, sqlite3.Error or UsageFileUnusable; nothing was added then.
@@ -88,8 +90,8 @@ class UsageFile:
             raise
 
     def _add(
-        self, connection: sqlite3.Connection, counted: Mapping[Place, Usage], today: int
-    ) -> dict[str, Usage]:
+        self, connection: sqlite3.Connection, counted: Mapping[Place, KeyUsage], today: int
+    ) -> dict[str, KeyUsage]:
         query = f"SELECT name, {_FIELDS} FROM usage WHERE day = ?"
         rows = [(*place, *used) for place, used in counted.items()]
         with connection:
@@ -97,7 +99,7 @@ class UsageFile:
                 connection.executemany(_ADD, rows)
                 connection.execute("DELETE FROM usage WHERE day <= ?", (today - KEPT_DAYS,))
             # Within the transaction: what was added is counted once, whatever goes wrong after.
-            return {name: Usage(*used) for name, *used in connection.execute(query, (today,))}
+            return {name: KeyUsage(*used) for name, *used in connection.execute(query, (today,))}
 
     def close(self) -> None:
         """Close the file, if it is open."""
@@ -106,7 +108,7 @@ class UsageFile:
             self._connection = None
 
 
-def read_usage(path: Path) -> dict[Place, Usage]:
+def read_usage(path: Path) -> dict[Place, KeyUsage]:
     """Return everything that a file holds, by name and day; a gateway may be writing it.
 
     Raises UsageFileUnusable.
@@ -119,7 +121,7 @@ def read_usage(path: Path) -> dict[Place, Usage]:
         uri = f"{path.resolve().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as connection:
             rows: Iterable[tuple[str, int, int, int, int]] = connection.execute(query)
-            return {(name, day): Usage(*counts) for name, day, *counts in rows}
+            return {(name, day): KeyUsage(*counts) for name, day, *counts in rows}
     except sqlite3.Error as error:
         raise UsageFileUnusable(f"the file of usage {path} cannot be read: {error}") from error
 

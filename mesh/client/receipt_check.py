@@ -23,8 +23,8 @@ from mesh.errors import MeshError
 from mesh.inference.grammar import Grammar, GrammarKind
 from mesh.inference.receipt_statement import (
     RECEIPT_VERSION,
+    DigestKind,
     SessionStatement,
-    Subject,
     hash_salt,
     hash_sampling,
     hash_tokens,
@@ -318,7 +318,7 @@ class _PartCheck:
             ("salt", hash_salt(opened.salt), self._statement.salt_digest),
             (
                 "prompt_token_ids",
-                hash_tokens(opened.salt, Subject.PROMPT, text),
+                hash_tokens(opened.salt, DigestKind.PROMPT, text),
                 self._statement.prompt_digest,
             ),
             ("sampling", self._hash_sampling(opened), self._statement.sampling_digest),
@@ -365,7 +365,7 @@ class _PartCheck:
 
     def _check_tokens(self, opened: _Opened) -> None:
         token_ids = opened.token_ids[self._part.first_index : self._end]
-        digest = hash_tokens(opened.salt, Subject.TOKENS, token_ids)
+        digest = hash_tokens(opened.salt, DigestKind.TOKENS, token_ids)
         for receipt in self._signed:
             is_first = receipt.hop_index == 0
             is_last = receipt.hop_index == len(self._route) - 1

@@ -29,7 +29,7 @@ _FRAME_SIZE = struct.Struct("<I")
 _TOKEN_ID = struct.Struct("<I")
 
 
-class Subject(Enum):
+class DigestKind(Enum):
     """What a digest is of: bytes of one kind never pass for another's."""
 
     SALT = b"mesh-rcpt-salt"
@@ -47,9 +47,9 @@ class Digest(Protocol):
     def digest(self) -> bytes: ...
 
 
-def start_digest(salt: bytes, subject: Subject) -> Digest:
+def start_digest(salt: bytes, kind: DigestKind) -> Digest:
     """Return an empty digest, keyed with a receipt's salt."""
-    return hashlib.blake2b(key=salt, person=subject.value, digest_size=DIGEST_SIZE)
+    return hashlib.blake2b(key=salt, person=kind.value, digest_size=DIGEST_SIZE)
 
 
 def add_frame(digest: Digest, frame: bytes) -> None:
@@ -65,19 +65,19 @@ def add_token(digest: Digest, token_id: int) -> None:
 
 def hash_salt(salt: bytes) -> bytes:
     """Return what names a salt without telling it."""
-    return start_digest(salt, Subject.SALT).digest()
+    return start_digest(salt, DigestKind.SALT).digest()
 
 
-def hash_tokens(salt: bytes, subject: Subject, token_ids: Sequence[int]) -> bytes:
+def hash_tokens(salt: bytes, kind: DigestKind, token_ids: Sequence[int]) -> bytes:
     """Return the digest of a prompt or of an answer. Raises struct.error for an impossible id."""
-    digest = start_digest(salt, subject)
+    digest = start_digest(salt, kind)
     digest.update(struct.pack(f"<{len(token_ids)}I", *token_ids))
     return digest.digest()
 
 
 def hash_sampling(salt: bytes, sampling: Sampling, route: Route) -> bytes:
     """Return the digest of how tokens were to be chosen. Raises ValueError for what cannot be."""
-    digest = start_digest(salt, Subject.SAMPLING)
+    digest = start_digest(salt, DigestKind.SAMPLING)
     digest.update(encode_shaped(OpenSession(bytes(SESSION_ID_SIZE), route, sampling, (0,), 0)))
     return digest.digest()
 
@@ -108,7 +108,7 @@ class SessionStatement:
             request.route,
             request.first_index,
             hash_salt(salt),
-            hash_tokens(salt, Subject.PROMPT, request.token_ids),
+            hash_tokens(salt, DigestKind.PROMPT, request.token_ids),
             hash_sampling(salt, request.sampling, request.route),
         )
 

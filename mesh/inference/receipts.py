@@ -39,8 +39,8 @@ from dataclasses import replace
 from keys.peer import SIGNATURE_SIZE, PeerKey
 from mesh.inference.hops import NextHop
 from mesh.inference.receipt_statement import (
+    DigestKind,
     SessionStatement,
-    Subject,
     add_frame,
     add_token,
     start_digest,
@@ -70,8 +70,10 @@ class RunningReceipt:
         self._clock = clock
         self._statement = SessionStatement.of_request(request, network_id)
         salt = request.receipt_salt
-        self._received = start_digest(salt, Subject.TOKENS if request.is_first else Subject.STEPS)
-        self._sent = start_digest(salt, Subject.TOKENS if request.is_last else Subject.STEPS)
+        self._received = start_digest(
+            salt, DigestKind.TOKENS if request.is_first else DigestKind.STEPS
+        )
+        self._sent = start_digest(salt, DigestKind.TOKENS if request.is_last else DigestKind.STEPS)
 
     def note_received(self, frame: bytes) -> None:
         """Add a STEP frame that arrived."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from mesh.errors import MeshError, PeerError, PeerRefusal
 from mesh.model.config import ModelConfig
-from mesh.p2p.rpc_guard import Reason
+from mesh.p2p.rpc_guard import RpcReason
 
 
 class RefusalReason(StrEnum):
@@ -67,5 +67,5 @@ def read_reason(word: str) -> RefusalReason:
 
 def find_loss_reason(error: PeerError) -> RefusalReason:
     """Return why a session over this peer's stream is lost: the peer is full, or it is gone."""
-    is_busy = isinstance(error, PeerRefusal) and error.reason == Reason.BUSY
+    is_busy = isinstance(error, PeerRefusal) and error.reason == RpcReason.BUSY
     return RefusalReason.BUSY if is_busy else RefusalReason.HOP_LOST

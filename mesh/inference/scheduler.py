@@ -29,7 +29,7 @@ C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True)
-class Work(Generic[T]):
+class QueuedStep(Generic[T]):
     """One session's next rows: several of a prompt, or one to decode, or a few of a window.
 
     A higher ``priority`` goes first; within one priority, first come, first served, but prompts of
@@ -67,13 +67,13 @@ class Scheduler(Generic[T, C]):
     max_batch_rows: int
     max_prompt_rows: int = 0
     _challenges: deque[C] = field(default_factory=deque)
-    _prompts: list[Work[T]] = field(default_factory=list)
-    _decodes: list[Work[T]] = field(default_factory=list)
+    _prompts: list[QueuedStep[T]] = field(default_factory=list)
+    _decodes: list[QueuedStep[T]] = field(default_factory=list)
     _prompt_was_last: bool = False
     _turns: OrderedDict[Hashable, int] = field(default_factory=OrderedDict)
     _turn: int = 0
 
-    def add(self, work: Work[T]) -> None:
+    def add(self, work: QueuedStep[T]) -> None:
         """Queue a session's rows. Raises ValueError if it already has some waiting."""
         if any(other.session == work.session for other in (*self._prompts, *self._decodes)):
             raise ValueError("a session computes one step after the other")
@@ -128,7 +128,7 @@ class Scheduler(Generic[T, C]):
         """Return the next challenge; it goes before everything else."""
         return self._challenges.popleft() if self._challenges else None
 
-    def take_batch(self) -> tuple[Work[T], ...]:
+    def take_batch(self) -> tuple[QueuedStep[T], ...]:
         """Return what computes in one step: prompt chunks, or decode rows of many sessions.
 
         Empty when nothing waits. Rows of a batch run through the same layers.
@@ -145,13 +145,13 @@ class Scheduler(Generic[T, C]):
         self._decodes = [work for work in self._decodes if work.session not in chosen]
         return tuple(batch)
 
-    def _fit(self, works: Sequence[Work[T]]) -> list[Work[T]]:
+    def _fit(self, works: Sequence[QueuedStep[T]]) -> list[QueuedStep[T]]:
         """Return the first of ``works``, at least one, whose rows fit into a batch."""
         ends = accumulate(work.rows for work in works)
         count = sum(end <= self.max_batch_rows for end in ends)
         return [*works[: max(1, count)]]
 
-    def _take_prompts(self) -> tuple[Work[T], ...]:
+    def _take_prompts(self) -> tuple[QueuedStep[T], ...]:
         """Return the next prompt chunk, and those that fit into the same step."""
         batch = [self._take_prompt(self._prompts)]
         left = self.max_prompt_rows - batch[0].rows
@@ -163,7 +163,7 @@ class Scheduler(Generic[T, C]):
             left -= batch[-1].rows
         return tuple(batch)
 
-    def _take_prompt(self, candidates: Sequence[Work[T]]) -> Work[T]:
+    def _take_prompt(self, candidates: Sequence[QueuedStep[T]]) -> QueuedStep[T]:
         """Take the prompt of the highest priority whose peer has waited longest for a turn."""
         # The first of equals: the queue is in the order of arrival.
         chosen = min(candidates, key=lambda w: (-w.priority, self._turns.get(w.owner, 0)))

@@ -57,7 +57,7 @@ from mesh.inference.wire import (
 )
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host, Stream, StreamHandler
-from mesh.p2p.rpc_guard import Reason
+from mesh.p2p.rpc_guard import RpcReason
 from mesh.routing.peer_watch import PeerWatch
 
 KNOWN_S = 600.0
@@ -373,7 +373,7 @@ class SessionServer:
                     peer, method, timeout_s=timeout_s, early=is_remembered
                 )
             except PeerRefusal as refusal:
-                if refusal.reason != Reason.UNKNOWN_METHOD:
+                if refusal.reason != RpcReason.UNKNOWN_METHOD:
                     raise
                 self._remember(peer, method, is_known=False, until_s=now_s + KNOWN_S)
             else:

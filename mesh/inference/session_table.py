@@ -18,7 +18,7 @@ from mesh.inference.accounts import Account
 from mesh.inference.engine_limits import EngineLimits, Prefix
 from mesh.inference.pages import NoPages, PageBook, Rank, compute_page_keys
 from mesh.inference.refusals import RefusalReason, Refused
-from mesh.inference.scheduler import Scheduler, Work
+from mesh.inference.scheduler import QueuedStep, Scheduler
 from mesh.inference.steps import EngineSession, Job, fail
 from mesh.model.capacity import PAGE_TOKENS, count_pages
 from mesh.model.config import LayerSpan
@@ -213,7 +213,7 @@ class SessionTable:
         session = job.session
         account = session.account
         self._scheduler.add(
-            Work(
+            QueuedStep(
                 session.serial,
                 session.span,
                 job.step.rows,

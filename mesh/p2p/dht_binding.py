@@ -32,7 +32,7 @@ from keys.peer import PeerId
 from mesh.errors import MeshError, PeerRefusal
 from mesh.p2p.offenders import Offenders
 from mesh.p2p.owned_tasks import OwnedTasks
-from mesh.p2p.rpc_guard import PeerBuckets, Reason
+from mesh.p2p.rpc_guard import PeerBuckets, RpcReason
 from mesh.p2p.traffic import Traffic
 
 MAX_KEYS_PER_REQUEST = 64
@@ -104,7 +104,7 @@ class DhtRules:
         try:
             yield
         except DhtRefused:
-            self._offenders.note(remote, Reason.MALFORMED, now_s=self._clock())
+            self._offenders.note(remote, RpcReason.MALFORMED, now_s=self._clock())
             raise
 
     def _is_admitted(self, remote: PeerId) -> bool:
@@ -121,7 +121,7 @@ class DhtRules:
         """Raise PeerRefusal unless ``remote`` may ask anything now: anyone may, at its rate."""
         now_s = self._clock()
         if self._offenders.turn_away(remote, now_s=now_s):
-            raise PeerRefusal(remote, Reason.RATE, "dropped for a while")
+            raise PeerRefusal(remote, RpcReason.RATE, "dropped for a while")
         try:
             self._buckets.take(remote, now_ms=int(now_s * 1000))
         except PeerRefusal as refusal:

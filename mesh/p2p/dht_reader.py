@@ -44,10 +44,10 @@ from mesh.p2p.read_wire import (
     MAX_KEYS_PER_READ,
     HeldValue,
     MalformedRead,
-    decode_answer,
     decode_read,
-    encode_answer,
+    decode_read_answer,
     encode_read,
+    encode_read_answer,
 )
 from mesh.p2p.record_checks import derive_key
 
@@ -197,7 +197,7 @@ class RecordReader:
         try:
             async with self._slots, asyncio.timeout(self._request_s):
                 raw = await self._p2p.call_bytes_handler(peer, READ_METHOD, request)
-            answers = decode_answer(raw, asked=len(batch))
+            answers = decode_read_answer(raw, asked=len(batch))
         except (
             TimeoutError,
             OSError,
@@ -218,7 +218,7 @@ class RecordReader:
         return derive_key(self._policy, value=held.value, expires_at=held.expires_at) == search.key
 
     async def _answer(self, request: bytes) -> bytes:
-        return encode_answer(
+        return encode_read_answer(
             self._get_held(DHTID.from_bytes(key), earliest)
             for key, earliest in decode_read(request)
         )

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from keys.peer import PeerId
-from mesh.p2p.rpc_guard import MAX_TRACKED_PEERS, IsMember, Reason
+from mesh.p2p.rpc_guard import MAX_TRACKED_PEERS, IsMember, RpcReason
 
 DROP_S = 60.0
 RETURN_S = 0.25
@@ -25,15 +25,15 @@ FORGED, PUSHY = 8.0, 1.0
 """What an offence costs: bytes that no honest peer sends; more than a peer may have."""
 
 _COSTS: dict[str, float] = {
-    Reason.MALFORMED: FORGED,
-    Reason.WRONG_SERVER: FORGED,
-    Reason.WRONG_CLIENT: FORGED,
-    Reason.REPLAYED: FORGED,
-    Reason.BAD_SIGNATURE: FORGED,
-    Reason.TOO_LARGE: FORGED,
-    Reason.TIMEOUT: FORGED,
-    Reason.RATE: PUSHY,
-    Reason.BUSY: PUSHY,
+    RpcReason.MALFORMED: FORGED,
+    RpcReason.WRONG_SERVER: FORGED,
+    RpcReason.WRONG_CLIENT: FORGED,
+    RpcReason.REPLAYED: FORGED,
+    RpcReason.BAD_SIGNATURE: FORGED,
+    RpcReason.TOO_LARGE: FORGED,
+    RpcReason.TIMEOUT: FORGED,
+    RpcReason.RATE: PUSHY,
+    RpcReason.BUSY: PUSHY,
 }
 
 

@@ -47,7 +47,7 @@ def decode_read(raw: bytes) -> list[tuple[bytes, int]]:
     return list(_ENTRY.iter_unpack(raw))
 
 
-def encode_answer(held: Iterable[HeldValue | None]) -> bytes:
+def encode_read_answer(held: Iterable[HeldValue | None]) -> bytes:
     """Return the answer, cut as the module says."""
     answer = bytearray()
     for entry in held:
@@ -60,7 +60,7 @@ def encode_answer(held: Iterable[HeldValue | None]) -> bytes:
     return bytes(answer)
 
 
-def decode_answer(raw: bytes, *, asked: int) -> list[HeldValue | None]:
+def decode_read_answer(raw: bytes, *, asked: int) -> list[HeldValue | None]:
     """Return what is held for each of the first keys of a request, for all unless it was cut.
 
     Raises MalformedRead.

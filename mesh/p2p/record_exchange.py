@@ -20,7 +20,7 @@ from keys.errors import BadEnvelope
 from keys.peer import PeerId
 from mesh.errors import PeerMisbehaved, PeerRefusal, PeerTimeout
 from mesh.p2p.interface import MAX_UNARY_SIZE, Host
-from mesh.p2p.rpc_guard import Reason
+from mesh.p2p.rpc_guard import RpcReason
 
 FETCH_METHOD = "records/fetch"
 NAME_SIZE = 16
@@ -53,7 +53,7 @@ class RecordExchange:
         try:
             names = decode_names(payload)
         except ValueError as error:
-            raise PeerRefusal(caller, Reason.MALFORMED, str(error)) from error
+            raise PeerRefusal(caller, RpcReason.MALFORMED, str(error)) from error
         return join_found(map(self._lookup, names))
 
 

@@ -31,7 +31,7 @@ opening, so it is fast.
 """
 
 
-class Reason(StrEnum):
+class RpcReason(StrEnum):
     """Why a server refuses: stable short words."""
 
     MALFORMED = "malformed"
@@ -105,7 +105,7 @@ class Slots:
             or self._total >= self._max_total
             or (is_stranger and self._strangers >= self._max_strangers)
         ):
-            raise PeerRefusal(peer, Reason.BUSY, detail)
+            raise PeerRefusal(peer, RpcReason.BUSY, detail)
         self._held[peer] += 1
         self._total += 1
         self._strangers += is_stranger
@@ -137,7 +137,7 @@ class NonceCache:
         """Note a nonce. Raises PeerRefusal when it was seen, or when there is no room."""
         self._forget_expired(now_ms)
         if (peer, nonce) in self._seen:
-            raise PeerRefusal(peer, Reason.REPLAYED)
+            raise PeerRefusal(peer, RpcReason.REPLAYED)
         is_stranger = self._slots.take(peer, "too many requests within the time window")
         # A request may be dated up to one window ahead, so it stays fresh for two.
         self._seen[peer, nonce] = (now_ms + 2 * TIME_WINDOW_MS, is_stranger)
@@ -166,7 +166,7 @@ class PeerBuckets:
     def take(self, peer: PeerId, *, now_ms: int) -> None:
         """Take one token. Raises PeerRefusal when the peer has none left."""
         if self.draw(peer, now_s=now_ms / 1000):
-            raise PeerRefusal(peer, Reason.RATE, f"more than {self._rate:g} requests a second")
+            raise PeerRefusal(peer, RpcReason.RATE, f"more than {self._rate:g} requests a second")
 
     def draw(self, peer: PeerId, *, now_s: float) -> float:
         """Take one token and return 0, or return the seconds until there is one."""
@@ -215,21 +215,21 @@ class RequestGuard:
         that a stranger's bytes cost at most one hash and one signature check.
         """
         if opening.server != self._own:
-            raise PeerRefusal(remote, Reason.WRONG_SERVER, "the request names another server")
+            raise PeerRefusal(remote, RpcReason.WRONG_SERVER, "the request names another server")
         if opening.client != remote:
-            raise PeerRefusal(remote, Reason.WRONG_CLIENT, "the request is another peer's")
+            raise PeerRefusal(remote, RpcReason.WRONG_CLIENT, "the request is another peer's")
         if opening.network_id not in network_ids:
-            raise PeerRefusal(remote, Reason.WRONG_NETWORK)
+            raise PeerRefusal(remote, RpcReason.WRONG_NETWORK)
         self._check_time(opening.time_ms, remote=remote, now_ms=now_ms)
         try:
             check_opening(opening, raw)
         except BadSignature as error:
-            raise PeerRefusal(remote, Reason.BAD_SIGNATURE) from error
+            raise PeerRefusal(remote, RpcReason.BAD_SIGNATURE) from error
         self._nonces.remember(remote, opening.nonce, now_ms=now_ms)
 
     def _check_time(self, time_ms: int, *, remote: PeerId, now_ms: int) -> None:
         if abs(time_ms - now_ms) > TIME_WINDOW_MS:
-            raise PeerRefusal(remote, Reason.STALE, "clocks differ by more than 30 s")
+            raise PeerRefusal(remote, RpcReason.STALE, "clocks differ by more than 30 s")
         # The nonces of an earlier run are lost, so nothing from before this one is taken.
         if time_ms < self._started_ms:
-            raise PeerRefusal(remote, Reason.STALE, "the request is older than this server")
+            raise PeerRefusal(remote, RpcReason.STALE, "the request is older than this server")

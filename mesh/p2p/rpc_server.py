@@ -13,7 +13,7 @@ from mesh.p2p.channel import Channel, ChannelClosed
 from mesh.p2p.interface import MAX_UNARY_SIZE, AdmissionPolicy, StreamHandler, UnaryHandler
 from mesh.p2p.offenders import Offenders
 from mesh.p2p.rpc import RpcContext
-from mesh.p2p.rpc_guard import IsMember, Reason, RequestGuard, Slots
+from mesh.p2p.rpc_guard import IsMember, RequestGuard, RpcReason, Slots
 from mesh.p2p.rpc_stream import LINGER_S, SignedStream
 from mesh.p2p.rpc_wire import (
     NO_NETWORK,
@@ -104,7 +104,7 @@ class RpcServer:
             self._note(channel.peer_id, error.reason)
         except TimeoutError:
             # It began a request and did not go on, or does not read its answer.
-            self._note(channel.peer_id, Reason.TIMEOUT)
+            self._note(channel.peer_id, RpcReason.TIMEOUT)
             channel.abort()
         except (ChannelClosed, PeerError) as error:
             logger.debug("a channel ended early: %s", error)
@@ -142,7 +142,7 @@ class RpcServer:
                 await self._run_stream(channel, opening, raw)
         except (PeerRefusal, MalformedMessage) as error:
             if isinstance(error, MalformedMessage):
-                error = PeerRefusal(channel.peer_id, Reason.MALFORMED, str(error))
+                error = PeerRefusal(channel.peer_id, RpcReason.MALFORMED, str(error))
             # What a handler refuses is its own affair, and no offence.
             if not is_admitted:
                 self._note(channel.peer_id, error.reason)
@@ -182,14 +182,14 @@ class RpcServer:
     def _check_method(self, opening: Opening, remote: PeerId) -> None:
         if opening.kind is not OpeningKind.UNARY:
             if opening.method not in self._streams or opening.payload_size:
-                raise PeerRefusal(remote, Reason.UNKNOWN_METHOD, opening.method)
+                raise PeerRefusal(remote, RpcReason.UNKNOWN_METHOD, opening.method)
             return
         method = self._unary.get(opening.method)
         if method is None:
-            raise PeerRefusal(remote, Reason.UNKNOWN_METHOD, opening.method)
+            raise PeerRefusal(remote, RpcReason.UNKNOWN_METHOD, opening.method)
         if opening.payload_size > method.max_request_size:
             detail = f"{opening.method} takes at most {method.max_request_size} bytes"
-            raise PeerRefusal(remote, Reason.TOO_LARGE, detail)
+            raise PeerRefusal(remote, RpcReason.TOO_LARGE, detail)
 
     async def _read_payload(self, channel: Channel, opening: Opening) -> bytes:
         async with asyncio.timeout(self._context.limits.opening_timeout_s):
@@ -203,14 +203,14 @@ class RpcServer:
         except PeerRefusal:
             raise
         except TimeoutError as error:
-            raise PeerRefusal(remote, Reason.TIMEOUT, opening.method) from error
+            raise PeerRefusal(remote, RpcReason.TIMEOUT, opening.method) from error
         except Exception as error:
             # A peer must not be able to end the node by tripping over a handler's defect.
             logger.exception("the handler of %s failed", opening.method)
-            raise PeerRefusal(remote, Reason.INTERNAL) from error
+            raise PeerRefusal(remote, RpcReason.INTERNAL) from error
         if len(reply) > MAX_UNARY_SIZE:
             logger.error("the answer of %s has %d bytes", opening.method, len(reply))
-            raise PeerRefusal(remote, Reason.INTERNAL)
+            raise PeerRefusal(remote, RpcReason.INTERNAL)
         return reply
 
     async def _run_stream(self, channel: Channel, opening: Opening, raw: bytes) -> None:

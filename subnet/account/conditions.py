@@ -32,25 +32,27 @@ FEE_ALLOWANCE = TENSOR // 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Precondition:
     """One condition of a call, and whether it holds."""
 
     condition: str
     holds: bool
 
 
-async def check_transfer(chain: SubstrateChain, *, sender: bytes, amount: int) -> tuple[Check, ...]:
+async def check_transfer(
+    chain: SubstrateChain, *, sender: bytes, amount: int
+) -> tuple[Precondition, ...]:
     """Return the conditions of a transfer."""
     return (await _check_balance(chain, sender, amount),)
 
 
 async def check_register_subnet(
     chain: SubstrateChain, registration: SubnetRegistration, *, owner: bytes
-) -> tuple[Check, ...]:
+) -> tuple[Precondition, ...]:
     """Return the conditions of register_subnet. Raises ConfigError for a malformed bootnode."""
     build_subnet_arguments(registration)
 
-    def work(session: ChainSession) -> tuple[Check, ...]:
+    def work(session: ChainSession) -> tuple[Precondition, ...]:
         at = session.read_head_hash()
         name, repo = registration.name.encode(), registration.repo.encode()
         least, most, network_most, nodes = (
@@ -63,18 +65,22 @@ async def check_register_subnet(
             )
         )
         return (
-            Check("the name is free", session.read("Network.SubnetName", name, at=at) is None),
-            Check("the repo is free", session.read("Network.SubnetRepo", repo, at=at) is None),
-            Check("there is a bootnode", bool(registration.bootnodes)),
-            Check(
+            Precondition(
+                "the name is free", session.read("Network.SubnetName", name, at=at) is None
+            ),
+            Precondition(
+                "the repo is free", session.read("Network.SubnetRepo", repo, at=at) is None
+            ),
+            Precondition("there is a bootnode", bool(registration.bootnodes)),
+            Precondition(
                 f"the minimum stake is {_show(least)} to {_show(most)}",
                 least <= registration.min_stake <= most,
             ),
-            Check(
+            Precondition(
                 f"the maximum stake is at least the minimum and at most {_show(network_most)}",
                 registration.min_stake <= registration.max_stake <= network_most,
             ),
-            Check(
+            Precondition(
                 f"there are {nodes} initial coldkeys or more, each for one node or more",
                 len(registration.initial_coldkeys) >= nodes
                 and all(count >= 1 for count in registration.initial_coldkeys.values()),
@@ -88,12 +94,12 @@ async def check_register_subnet(
 
 async def check_register_node(
     chain: SubstrateChain, registration: NodeRegistration, *, coldkey: bytes
-) -> tuple[Check, ...]:
+) -> tuple[Precondition, ...]:
     """Return the conditions of register_subnet_node. Raises ConfigError for a bad address."""
     build_node_arguments(registration)
     subnet_id = registration.subnet_id
 
-    def work(session: ChainSession) -> tuple[Check, ...]:
+    def work(session: ChainSession) -> tuple[Precondition, ...]:
         at = session.read_head_hash()
         record = session.read("Network.SubnetsData", subnet_id, at=at)
         owner = session.read("Network.HotkeyOwner", hex_account(registration.hotkey), at=at)
@@ -102,17 +108,17 @@ async def check_register_node(
         places = _count_places(session, subnet_id, coldkey, at=at)
         peers = _list_peers(registration)
         return (
-            Check("the subnet exists", record is not None),
-            Check("the subnet is not paused", record is None or record["state"] != "Paused"),
-            Check("hotkey and coldkey differ", registration.hotkey != coldkey),
-            Check("the hotkey has no owner", owner is None),
-            Check("the coldkey may register here", places is None or places > 0),
-            Check("the node's peer ids differ", len(set(peers)) == len(peers)),
-            Check(
+            Precondition("the subnet exists", record is not None),
+            Precondition("the subnet is not paused", record is None or record["state"] != "Paused"),
+            Precondition("hotkey and coldkey differ", registration.hotkey != coldkey),
+            Precondition("the hotkey has no owner", owner is None),
+            Precondition("the coldkey may register here", places is None or places > 0),
+            Precondition("the node's peer ids differ", len(set(peers)) == len(peers)),
+            Precondition(
                 "the node's peer ids are new to the subnet",
                 not any(_is_peer_known(session, subnet_id, peer, at=at) for peer in peers),
             ),
-            Check(
+            Precondition(
                 f"the stake is {_show(least)} to {_show(most)}",
                 least <= registration.stake <= most,
             ),
@@ -124,7 +130,7 @@ async def check_register_node(
 
 async def check_activate_node(
     chain: SubstrateChain, *, subnet_id: SubnetId, node_id: SubnetNodeId, coldkey: bytes
-) -> tuple[Check, ...]:
+) -> tuple[Precondition, ...]:
     """Return the conditions of activate_subnet_node."""
     rules = await fetch_activation_rules(chain, subnet_id)
     node = await fetch_registered_node(chain, subnet_id=subnet_id, node_id=node_id)
@@ -133,17 +139,17 @@ async def check_activate_node(
         item, hotkey = "Network.HotkeyOwner", hex_account(node.hotkey)
         owner = parsing.parse_bytes(await read_at_head(chain, item, hotkey, default=True))
     return (
-        Check("the chain lets owners activate their nodes", not rules.is_automatic),
-        Check("the node is registered", node is not None),
-        Check("the node is not active yet", node is None or node.is_queued),
-        Check("the signer is the node's coldkey", owner == coldkey),
+        Precondition("the chain lets owners activate their nodes", not rules.is_automatic),
+        Precondition("the node is registered", node is not None),
+        Precondition("the node is not active yet", node is None or node.is_queued),
+        Precondition("the signer is the node's coldkey", owner == coldkey),
         *([] if node is None else [await _check_window(chain, subnet_id, node, rules)]),
     )
 
 
 async def _check_window(
     chain: SubstrateChain, subnet_id: SubnetId, node: RegisteredNode, rules: ActivationRules
-) -> Check:
+) -> Precondition:
     """Return whether the present epoch is one in which the node may be activated."""
     length = (await chain.fetch_info()).epoch_length
 
@@ -152,7 +158,7 @@ async def _check_window(
     )
     epoch = position.epoch
     first, last = node.start_epoch, node.start_epoch + (rules.grace_epochs or 0)
-    return Check(
+    return Precondition(
         f"the epoch is {first} to {last}, in which the node may be activated (it is {epoch})",
         first <= epoch <= last,
     )
@@ -160,19 +166,21 @@ async def _check_window(
 
 async def check_activate_subnet(
     chain: SubstrateChain, *, subnet_id: SubnetId, owner: bytes
-) -> tuple[Check, ...]:
+) -> tuple[Precondition, ...]:
     """Return the conditions of activate_subnet."""
 
-    def work(session: ChainSession) -> tuple[Check, ...]:
+    def work(session: ChainSession) -> tuple[Precondition, ...]:
         at = session.read_head_hash()
         record = session.read("Network.SubnetsData", subnet_id, at=at)
         active = session.read("Network.TotalActiveSubnetNodes", subnet_id, at=at, default=True)
         least = session.read("Network.MinSubnetNodes", at=at, default=True)
         return (
-            Check("the subnet exists", record is not None),
-            Check("the subnet is not active yet", record is None or record["state"] != "Active"),
+            Precondition("the subnet exists", record is not None),
+            Precondition(
+                "the subnet is not active yet", record is None or record["state"] != "Active"
+            ),
             _check_owner(session, subnet_id, owner, at=at),
-            Check(f"{least} nodes or more are active ({active} are)", active >= least),
+            Precondition(f"{least} nodes or more are active ({active} are)", active >= least),
         )
 
     return await chain.query(work)
@@ -186,7 +194,7 @@ async def check_call(
     signer: bytes,
     owner_only: bool = False,
     node_id: int | None = None,
-) -> tuple[Check, ...]:
+) -> tuple[Precondition, ...]:
     """Return the conditions of any call of the Network pallet: it exists, and may be signed.
 
     ``owner_only`` calls are the subnet owner's; with ``node_id`` the signer owns that node or is
@@ -194,18 +202,20 @@ async def check_call(
     """
     subnet_id = arguments.get("subnet_id")
 
-    def work(session: ChainSession) -> tuple[Check, ...]:
+    def work(session: ChainSession) -> tuple[Precondition, ...]:
         from subnet.chain.extrinsics import Call
 
         session.encode_call(Call("Network", call, arguments))
         at = session.read_head_hash()
-        checks = [Check(f"the runtime takes {call} with these arguments", True)]
+        checks = [Precondition(f"the runtime takes {call} with these arguments", True)]
         if owner_only:
             checks.append(_check_owner(session, subnet_id, signer, at=at))
         if node_id is not None:
             keys = _read_node_keys(session, subnet_id, node_id, at=at)
-            checks.append(Check("the node is registered", bool(keys)))
-            checks.append(Check("the signer is the node's coldkey or hotkey", signer in keys))
+            checks.append(Precondition("the node is registered", bool(keys)))
+            checks.append(
+                Precondition("the signer is the node's coldkey or hotkey", signer in keys)
+            )
         return tuple(checks)
 
     amount = arguments.get("stake_to_be_added", 0)
@@ -213,10 +223,12 @@ async def check_call(
     return (*await chain.query(work), balance)
 
 
-def _check_owner(session: ChainSession, subnet_id: object, account: bytes, *, at: str) -> Check:
+def _check_owner(
+    session: ChainSession, subnet_id: object, account: bytes, *, at: str
+) -> Precondition:
     owner = session.read("Network.SubnetOwner", subnet_id, at=at)
     is_owner = owner is not None and parsing.parse_bytes(owner) == account
-    return Check("the signer owns the subnet", is_owner)
+    return Precondition("the signer owns the subnet", is_owner)
 
 
 def _read_node_keys(
@@ -229,10 +241,10 @@ def _read_node_keys(
     return parsing.parse_bytes(hotkey), parsing.parse_bytes(coldkey)
 
 
-async def _check_balance(chain: SubstrateChain, account_id: bytes, amount: int) -> Check:
+async def _check_balance(chain: SubstrateChain, account_id: bytes, amount: int) -> Precondition:
     balance = await chain.fetch_balance(account_id)
     needed = amount + FEE_ALLOWANCE
-    return Check(
+    return Precondition(
         f"the balance covers {_show(amount)} and the fee ({_show(balance)} there)",
         balance >= needed,
     )

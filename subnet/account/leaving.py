@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
+class LeavingNode:
     """The hotkey of the node that leaves, and the coldkey that owns it and signs."""
 
     subnet_id: SubnetId
@@ -40,7 +40,7 @@ class Departure:
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
+class _Holdings:
     """What the chain still holds of the node. ``stake`` is in units of 10^-18 TENSOR.
 
     ``owed_in`` is the running epoch if it may still pay the hotkey. ``is_owned`` says that the
@@ -55,46 +55,44 @@ class _Standing:
 
 
 async def leave(
-    chain: SubstrateChain, departure: Departure, *, say: Say, is_waiting: bool = True
+    chain: SubstrateChain, leaver: LeavingNode, *, say: Say, is_waiting: bool = True
 ) -> tuple[Unbonding, ...]:
     """Remove the node, unbond and claim its stake; return what is left to be claimed.
 
     ``say`` gets a line for each step and each block of a wait. Without ``is_waiting`` it ends
     where only time is missing. Raises ExtrinsicFailed, ChainUnavailable.
     """
-    subnet_id, hotkey = departure.subnet_id, hex_account(departure.hotkey)
+    subnet_id, hotkey = leaver.subnet_id, hex_account(leaver.hotkey)
     async with aclosing(chain.heads()) as heads:
         async for head in heads:
-            standing = await _fetch_standing(chain, departure)
-            left = await fetch_unbondings(chain, departure.coldkey.account_id)
-            if standing.node_id is not None and standing.is_elected:
-                say(f"node {standing.node_id} is elected: it may leave when the epoch is over")
-            elif standing.node_id is not None:
-                say(f"removing node {standing.node_id}")
-                arguments = {"subnet_id": subnet_id, "subnet_node_id": standing.node_id}
-                await chain.submit(
-                    "Network", "remove_subnet_node", arguments, key=departure.coldkey
-                )
+            holdings = await _fetch_holdings(chain, leaver)
+            left = await fetch_unbondings(chain, leaver.coldkey.account_id)
+            if holdings.node_id is not None and holdings.is_elected:
+                say(f"node {holdings.node_id} is elected: it may leave when the epoch is over")
+            elif holdings.node_id is not None:
+                say(f"removing node {holdings.node_id}")
+                arguments = {"subnet_id": subnet_id, "subnet_node_id": holdings.node_id}
+                await chain.submit("Network", "remove_subnet_node", arguments, key=leaver.coldkey)
                 continue
-            elif standing.owed_in is not None:
-                say(f"waiting for the end of epoch {standing.owed_in}: its pay goes to the stake")
-            elif standing.stake and standing.is_owned:
+            elif holdings.owed_in is not None:
+                say(f"waiting for the end of epoch {holdings.owed_in}: its pay goes to the stake")
+            elif holdings.stake and holdings.is_owned:
                 say("unbonding its stake")
                 staked = {
                     "subnet_id": subnet_id,
                     "hotkey": hotkey,
-                    "stake_to_be_removed": standing.stake,
+                    "stake_to_be_removed": holdings.stake,
                 }
-                await chain.submit("Network", "remove_stake", staked, key=departure.coldkey)
+                await chain.submit("Network", "remove_stake", staked, key=leaver.coldkey)
                 continue
             elif any(unbonding.claimable for unbonding in left):
                 say("claiming what is unbonded")
-                await chain.submit("Network", "claim_unbondings", {}, key=departure.coldkey)
+                await chain.submit("Network", "claim_unbondings", {}, key=leaver.coldkey)
                 continue
             elif not left:
-                if standing.stake:
+                if holdings.stake:
                     say(
-                        f"{standing.stake / TENSOR:g} TENSOR came to the hotkey after the chain "
+                        f"{holdings.stake / TENSOR:g} TENSOR came to the hotkey after the chain "
                         "had forgotten it: register a node with this hotkey to have them"
                     )
                 return ()
@@ -105,11 +103,11 @@ async def leave(
     raise AssertionError("the chain's heads never end")
 
 
-async def _fetch_standing(chain: SubstrateChain, departure: Departure) -> _Standing:
-    subnet_id, hotkey = departure.subnet_id, hex_account(departure.hotkey)
+async def _fetch_holdings(chain: SubstrateChain, leaver: LeavingNode) -> _Holdings:
+    subnet_id, hotkey = leaver.subnet_id, hex_account(leaver.hotkey)
     length = (await chain.fetch_info()).epoch_length
 
-    def work(session: ChainSession) -> _Standing:
+    def work(session: ChainSession) -> _Holdings:
         position, at = read_position(session, subnet_id, epoch_length=length)
         node_id = session.read("Network.HotkeySubnetNodeId", subnet_id, hotkey, at=at)
         elected = session.read("Network.SubnetElectedValidator", subnet_id, position.epoch, at=at)
@@ -119,13 +117,13 @@ async def _fetch_standing(chain: SubstrateChain, departure: Departure) -> _Stand
             "Network.SubnetConsensusSubmission", subnet_id, position.epoch, at=at
         )
         snapshot = () if proposed is None else proposed["subnet_nodes"]
-        is_owed = any(parse_bytes(node["hotkey"]) == departure.hotkey for node in snapshot)
-        return _Standing(
+        is_owed = any(parse_bytes(node["hotkey"]) == leaver.hotkey for node in snapshot)
+        return _Holdings(
             node_id=SubnetNodeId(node_id) if node_id else None,
             is_elected=bool(node_id) and elected == node_id,
             stake=int(stake),
             owed_in=position.epoch if is_owed else None,
-            is_owned=owner is not None and parse_bytes(owner) == departure.coldkey.account_id,
+            is_owned=owner is not None and parse_bytes(owner) == leaver.coldkey.account_id,
         )
 
     return await chain.query(work)

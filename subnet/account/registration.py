@@ -20,7 +20,7 @@ from subnet.chain.items import Item
 from subnet.chain.multiaddr import encode_multiaddr
 from subnet.chain.sender import Inclusion
 from subnet.chain.substrate import SubstrateChain
-from subnet.epoch.interfaces import Receipt
+from subnet.epoch.interfaces import ExtrinsicReceipt
 from subnet.errors import ChainMismatch, ConfigError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class SubnetRegistered:
     """The new subnet's id, and the block that registered it."""
 
     subnet_id: SubnetId
-    receipt: Receipt
+    receipt: ExtrinsicReceipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class NodeRegistered:
     """The new node's id, and the block that registered it."""
 
     node_id: SubnetNodeId
-    receipt: Receipt
+    receipt: ExtrinsicReceipt
     is_queued: bool
 
 
@@ -132,7 +132,7 @@ class SubnetActivated:
     """
 
     is_active: bool
-    receipt: Receipt = field(repr=False)
+    receipt: ExtrinsicReceipt = field(repr=False)
 
 
 async def read_at_head(
@@ -151,7 +151,7 @@ def hex_account(account_id: bytes) -> str:
 
 async def transfer(
     chain: SubstrateChain, *, sender: AccountKey, recipient: bytes, amount: int
-) -> Receipt:
+) -> ExtrinsicReceipt:
     """Send ``amount``; refused if the sender's account would fall below the least balance."""
     inclusion = await chain.submit(
         "Balances",
@@ -218,7 +218,7 @@ async def register_node(
 
 async def activate_node(
     chain: SubstrateChain, *, subnet_id: SubnetId, node_id: SubnetNodeId, coldkey: AccountKey
-) -> Receipt:
+) -> ExtrinsicReceipt:
     """Activate a node inside its activation window, signed by its coldkey.
 
     Raises ExtrinsicFailed("ActivationIsAutomatic") without sending anything where the chain
@@ -250,7 +250,7 @@ async def activate_subnet(
 
 async def delegate_stake(
     chain: SubstrateChain, *, subnet_id: SubnetId, amount: int, key: AccountKey
-) -> Receipt:
+) -> ExtrinsicReceipt:
     """Add ``amount`` to the subnet's delegate stake, on which emissions depend."""
     inclusion: Inclusion = await chain.submit(
         "Network",

@@ -12,7 +12,7 @@ from consensus.duties import Attest, Propose, Republish
 from consensus.missed import OwedDuty
 from consensus.report import EpochReport
 from consensus.types import SCORE_ONE, SubnetNodeId
-from mesh.api.checks import Check
+from mesh.api.checks import HealthCheck
 from subnet.account.registration import TENSOR
 from subnet.alerts.book import Alert, AlertBook, AlertKind, AlertName
 from subnet.epoch.missed import find_owed
@@ -43,7 +43,7 @@ class Watched:
 
     node_id: SubnetNodeId
     vitals: Vitals
-    check_chain: Callable[[], Check]
+    check_chain: Callable[[], HealthCheck]
     count_others: Callable[[], int]
 
 

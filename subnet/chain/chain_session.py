@@ -30,7 +30,7 @@ from websocket import (
 
 from keys.account import AccountKey
 from subnet.chain.block_time import DEFAULT_BLOCK_TIME_MS
-from subnet.chain.codec import Runtime, load_runtime
+from subnet.chain.codec import ChainRuntime, load_runtime
 from subnet.chain.events import ChainEvent, parse_event
 from subnet.chain.extrinsics import Call, SignedExtrinsic, choose_era
 from subnet.chain.interface import check_interface
@@ -201,7 +201,7 @@ def _shorten(text: str) -> str:
 class ChainSession:
     """An open connection and the runtime behind it. Every method blocks."""
 
-    def __init__(self, interface: _Interface, *, url: str, runtime: Runtime) -> None:
+    def __init__(self, interface: _Interface, *, url: str, runtime: ChainRuntime) -> None:
         self._interface = interface
         self._opened_at = 0
         self._head: tuple[Header, str] | None = None
@@ -543,7 +543,7 @@ def _read_status(status: object) -> str | None:
     return None
 
 
-def _read_runtime(interface: _Interface, url: str, expected_genesis: bytes | None) -> Runtime:
+def _read_runtime(interface: _Interface, url: str, expected_genesis: bytes | None) -> ChainRuntime:
     def ask(method: str, *params: object) -> Any:
         return interface.rpc_request(method, list(params)).get("result")
 

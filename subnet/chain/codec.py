@@ -64,7 +64,7 @@ _CURES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Runtime:
+class ChainRuntime:
     """One decoded runtime interface.
 
     ``metadata`` and ``types`` are the library's objects and are never changed.
@@ -118,11 +118,11 @@ class Runtime:
         return next((call for call in found.calls if call.name == name), None)
 
 
-_cache: OrderedDict[tuple[bytes, bytes], Runtime] = OrderedDict()
+_cache: OrderedDict[tuple[bytes, bytes], ChainRuntime] = OrderedDict()
 _cache_lock = threading.Lock()
 
 
-def load_runtime(genesis_hash: bytes, metadata: bytes) -> Runtime:
+def load_runtime(genesis_hash: bytes, metadata: bytes) -> ChainRuntime:
     """Decode ``metadata``, or take it from the cache. Raises ChainMismatch."""
     key = (genesis_hash, hashlib.blake2b(metadata, digest_size=32).digest())
     with _cache_lock:
@@ -134,7 +134,7 @@ def load_runtime(genesis_hash: bytes, metadata: bytes) -> Runtime:
         return _cache[key]
 
 
-def _decode_runtime(genesis_hash: bytes, metadata_hash: bytes, raw: bytes) -> Runtime:
+def _decode_runtime(genesis_hash: bytes, metadata_hash: bytes, raw: bytes) -> ChainRuntime:
     types = RuntimeConfigurationObject(implements_scale_info=True)
     types.update_type_registry(load_type_registry_preset(name="core"))
     try:
@@ -159,4 +159,4 @@ def _decode_runtime(genesis_hash: bytes, metadata_hash: bytes, raw: bytes) -> Ru
         IndexError,
     ) as error:
         raise ChainMismatch(f"the chain's metadata cannot be read: {error}") from error
-    return Runtime(genesis_hash, metadata_hash, metadata, types)
+    return ChainRuntime(genesis_hash, metadata_hash, metadata, types)

@@ -70,7 +70,7 @@ def _is_websocket_url(url: str) -> bool:
 
 
 @dataclass(slots=True)
-class _Standing:
+class _EndpointHistory:
     """How one endpoint did lately. Times are of the monotonic clock."""
 
     rest_s: float = 0.0
@@ -106,7 +106,7 @@ class Endpoints:
     def __init__(self, urls: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> None:
         if not urls:
             raise ValueError("a chain client needs an endpoint")
-        self._standings = {url: _Standing() for url in urls}
+        self._histories = {url: _EndpointHistory() for url in urls}
         self._clock = clock
         self.is_proven = False
         self._heard_at = clock()
@@ -116,7 +116,7 @@ class Endpoints:
     @property
     def first(self) -> str:
         """The first that is not excluded."""
-        return next(iter(self._standings))
+        return next(iter(self._histories))
 
     def choose(self, url: str) -> str:
         """Return ``url``, or the next one in turn if it rests or is excluded.
@@ -125,13 +125,13 @@ class Endpoints:
         """
         turns = self._list_turns(url)
         for candidate in turns:
-            if self._standings[candidate].ready_at <= self._clock():
+            if self._histories[candidate].ready_at <= self._clock():
                 return candidate
-        raise ChainUnavailable(self._standings[turns[0]].error)
+        raise ChainUnavailable(self._histories[turns[0]].error)
 
     def get_rest_s(self) -> float:
         """Return how long it takes until one of them is ready; 0 if one is."""
-        ready_at = min(standing.ready_at for standing in self._standings.values())
+        ready_at = min(history.ready_at for history in self._histories.values())
         return max(0.0, ready_at - self._clock())
 
     def get_silence_s(self) -> float:
@@ -143,50 +143,50 @@ class Endpoints:
 
     def leave(self, url: str, error: Exception) -> str:
         """Let ``url`` rest, because of ``error``; return whose turn it is after it."""
-        standing, now = self._standings[url], self._clock()
+        history, now = self._histories[url], self._clock()
         self._heard_at = now
-        standing.rest_s = min(max(FIRST_REST_S, standing.rest_s * REST_GROWTH), MAX_REST_S)
-        standing.ready_at = now + standing.rest_s
-        standing.error = str(error)
-        standing.failures += 1
-        if standing.failing_since is None:
-            standing.failing_since = now
-        if standing.said_at is None or now - standing.said_at >= REMINDER_S:
-            standing.said_at = now
-            failing_s = now - standing.failing_since
+        history.rest_s = min(max(FIRST_REST_S, history.rest_s * REST_GROWTH), MAX_REST_S)
+        history.ready_at = now + history.rest_s
+        history.error = str(error)
+        history.failures += 1
+        if history.failing_since is None:
+            history.failing_since = now
+        if history.said_at is None or now - history.said_at >= REMINDER_S:
+            history.said_at = now
+            failing_s = now - history.failing_since
             state = f"still fails after {failing_s:.0f} s" if failing_s else "is left for now"
             # Before the first session the caller ends with this error, so it is no warning too.
             level = logging.WARNING if self.is_proven else logging.INFO
-            logger.log(level, "%s %s: %s", url, state, standing.error.removeprefix(f"{url} "))
+            logger.log(level, "%s %s: %s", url, state, history.error.removeprefix(f"{url} "))
         return (*self._list_turns(url), url)[1]
 
     def note_answer(self, url: str) -> None:
         """Take note that ``url`` serves: its next failure is a first one."""
         self._heard_at = self._clock()
-        standing = self._standings.get(url)
-        if standing is None or standing.failing_since is None:
+        history = self._histories.get(url)
+        if history is None or history.failing_since is None:
             return
-        since, standing.failing_since = standing.failing_since, None
-        standing.rest_s = standing.ready_at = 0.0
-        if standing.said_at is not None and standing.said_at >= since:
+        since, history.failing_since = history.failing_since, None
+        history.rest_s = history.ready_at = 0.0
+        if history.said_at is not None and history.said_at >= since:
             logger.info("%s serves again after %.0f s", url, self._clock() - since)
 
     def exclude(self, url: str, error: AnotherChain) -> None:
         """Never use ``url`` again. Raises ``error`` if none proved right yet, or none is left."""
-        if not self.is_proven or len(self._standings) == 1:
+        if not self.is_proven or len(self._histories) == 1:
             raise error
-        del self._standings[url]
+        del self._histories[url]
         logger.warning("%s is left out from now on: %s", url, error)
 
     def list_health(self) -> tuple[EndpointHealth, ...]:
         """Return how each endpoint that is not excluded does, in the operator's order."""
-        names = name_endpoints(self._standings)
+        names = name_endpoints(self._histories)
         return tuple(
-            EndpointHealth(name, standing.failing_since is None, standing.failures)
-            for name, standing in zip(names, self._standings.values(), strict=True)
+            EndpointHealth(name, history.failing_since is None, history.failures)
+            for name, history in zip(names, self._histories.values(), strict=True)
         )
 
     def _list_turns(self, url: str) -> list[str]:
-        urls = list(self._standings)
+        urls = list(self._histories)
         start = urls.index(url) if url in urls else 0
         return urls[start:] + urls[:start]

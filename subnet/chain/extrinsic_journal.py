@@ -22,7 +22,7 @@ from typing import Self
 from consensus.types import BlockNumber
 from subnet.chain.extrinsics import SignedExtrinsic
 from subnet.chain.substrate import SubstrateChain
-from subnet.epoch.interfaces import Receipt
+from subnet.epoch.interfaces import ExtrinsicReceipt
 from subnet.errors import ExtrinsicFailed, JournalCorrupt
 from subnet.journal.disk import is_disk_full, make_write_failure, migrate, open_private
 
@@ -52,7 +52,7 @@ _STEPS = {0: (_SCHEMA,), 1: (_INDEX,)}
 """Statements that leave a version; a new file has version 0."""
 
 
-class State(Enum):
+class ExtrinsicState(Enum):
     """What is known of an extrinsic."""
 
     SIGNED = "signed"
@@ -64,7 +64,7 @@ class State(Enum):
     """It can land no more."""
 
 
-_OPEN = (State.SIGNED, State.INCLUDED)
+_OPEN = (ExtrinsicState.SIGNED, ExtrinsicState.INCLUDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class JournalEntry:
     """One extrinsic and what is known of it."""
 
     extrinsic: SignedExtrinsic
-    state: State
+    state: ExtrinsicState
     reason: str | None
     block_hash: bytes | None
     block_number: BlockNumber | None
@@ -110,35 +110,35 @@ class ExtrinsicJournal:
         self._execute(
             f"INSERT OR IGNORE INTO extrinsics (hash, {_COLUMNS})"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
-            (extrinsic.extrinsic_hash, *astuple(extrinsic), State.SIGNED.value),
+            (extrinsic.extrinsic_hash, *astuple(extrinsic), ExtrinsicState.SIGNED.value),
         )
 
     def record_included(
-        self, extrinsic: SignedExtrinsic, receipt: Receipt, *, reason: str | None
+        self, extrinsic: SignedExtrinsic, receipt: ExtrinsicReceipt, *, reason: str | None
     ) -> None:
         self._update(
             extrinsic,
-            state=State.INCLUDED.value,
+            state=ExtrinsicState.INCLUDED.value,
             reason=reason,
             block_hash=receipt.block_hash,
             block_number=receipt.block_number,
         )
 
     def record_dropped(self, extrinsic: SignedExtrinsic, reason: str) -> None:
-        self._update(extrinsic, state=State.DROPPED.value, reason=reason)
+        self._update(extrinsic, state=ExtrinsicState.DROPPED.value, reason=reason)
 
     def record_finalised(self, extrinsic: SignedExtrinsic) -> None:
         """Its block can be undone no more."""
-        self._update(extrinsic, state=State.FINALISED.value)
+        self._update(extrinsic, state=ExtrinsicState.FINALISED.value)
 
     def delete_settled(self, before: int) -> None:
         """Delete the settled ones that could land only before block ``before``."""
         self._execute(
             "DELETE FROM extrinsics WHERE state IN (?, ?) AND until < ?",
-            (State.FINALISED.value, State.DROPPED.value, before),
+            (ExtrinsicState.FINALISED.value, ExtrinsicState.DROPPED.value, before),
         )
 
-    def list_entries(self, *states: State) -> tuple[JournalEntry, ...]:
+    def list_entries(self, *states: ExtrinsicState) -> tuple[JournalEntry, ...]:
         """Return the latest entries in these states, the oldest first."""
         marks = ", ".join("?" * len(states))
         with self._lock:
@@ -148,7 +148,7 @@ class ExtrinsicJournal:
                 (*(state.value for state in states), MAX_LISTED),
             ).fetchall()
         return tuple(
-            JournalEntry(SignedExtrinsic(*row[:6]), State(row[6]), *row[7:])
+            JournalEntry(SignedExtrinsic(*row[:6]), ExtrinsicState(row[6]), *row[7:])
             for row in reversed(rows)
         )
 

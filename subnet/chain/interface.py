@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from subnet.errors import ChainMismatch
 
 if TYPE_CHECKING:
-    from subnet.chain.codec import Runtime
+    from subnet.chain.codec import ChainRuntime
 
 REQUIRED_STORAGE = (
     "System.Account",
@@ -28,7 +28,7 @@ REQUIRED_STORAGE = (
 REQUIRED_CALLS = ("Network.propose_attestation", "Network.attest")
 
 
-def check_interface(runtime: Runtime, *, url: str) -> None:
+def check_interface(runtime: ChainRuntime, *, url: str) -> None:
     """Raise ChainMismatch naming everything that the runtime lacks of what a node uses."""
     missing = [name for name in REQUIRED_STORAGE if not runtime.has_storage(*name.split("."))]
     missing += [name for name in REQUIRED_CALLS if not runtime.has_call(*name.split("."))]

@@ -22,7 +22,7 @@ from subnet.chain.extrinsics import Call, SignedExtrinsic
 from subnet.chain.failures import make_failure, read_dispatch_error, read_pool_reason
 from subnet.chain.rpc_errors import PoolRefused
 from subnet.chain.worker import ChainWorker
-from subnet.epoch.interfaces import Receipt
+from subnet.epoch.interfaces import ExtrinsicReceipt
 from subnet.errors import ChainError, ChainUnavailable
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _WAITING_REASONS = frozenset({"AlreadyImported", "TemporarilyBanned", "FinalityT
 class Inclusion:
     """A successful extrinsic and what it caused."""
 
-    receipt: Receipt
+    receipt: ExtrinsicReceipt
     events: tuple[ChainEvent, ...]
 
 
@@ -63,7 +63,7 @@ class ExtrinsicLog(Protocol):
     def record_signed(self, extrinsic: SignedExtrinsic) -> None: ...
 
     def record_included(
-        self, extrinsic: SignedExtrinsic, receipt: Receipt, *, reason: str | None
+        self, extrinsic: SignedExtrinsic, receipt: ExtrinsicReceipt, *, reason: str | None
     ) -> None:
         """``reason`` names the error of an extrinsic that a block holds, but that failed."""
         ...
@@ -246,7 +246,7 @@ def _read_outcome(
     events = tuple(
         event for position, event in session.read_events(block_hash) if position == index
     )
-    receipt = Receipt(
+    receipt = ExtrinsicReceipt(
         extrinsic_hash=signed.extrinsic_hash,
         block_hash=bytes.fromhex(block_hash[2:]),
         block_number=BlockNumber(session.read_header(block_hash).number),

@@ -90,7 +90,7 @@ from subnet.chain.sender import (
     Inclusion,
 )
 from subnet.chain.worker import ChainWorker
-from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
+from subnet.epoch.interfaces import BlockInfo, ChainInfo, ExtrinsicReceipt, SubnetInfo
 from subnet.errors import ChainMismatch, ChainUnavailable
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ class SubstrateChain:
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
-    ) -> Receipt:
+    ) -> ExtrinsicReceipt:
         check_args_size(args)
         arguments = {
             "subnet_id": subnet_id,
@@ -347,13 +347,13 @@ class SubstrateChain:
         }
         return await self._submit_in_epoch(subnet_id, "propose_attestation", arguments)
 
-    async def attest(self, subnet_id: SubnetId) -> Receipt:
+    async def attest(self, subnet_id: SubnetId) -> ExtrinsicReceipt:
         arguments = {"subnet_id": subnet_id, "attest_data": None}
         return await self._submit_in_epoch(subnet_id, "attest", arguments)
 
     async def _submit_in_epoch(
         self, subnet_id: SubnetId, name: str, arguments: Mapping[str, object]
-    ) -> Receipt:
+    ) -> ExtrinsicReceipt:
         """Submit a call that means the present epoch, so that it dies with the epoch."""
         key = self._require_signer()
 

@@ -103,14 +103,14 @@ def doctor(
         port=port,
     )
     outcomes = asyncio.run(_examine(request, as_json=as_json))
-    verdicts = Counter(str(outcome.finding.verdict) for outcome in outcomes)
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    statuses = Counter(str(outcome.finding.status) for outcome in outcomes)
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
     if as_json:
-        body = {"checks": [outcome.to_json() for outcome in outcomes], "counts": dict(verdicts)}
+        body = {"checks": [outcome.to_json() for outcome in outcomes], "counts": dict(statuses)}
         emit(json.dumps(body))
     else:
         say(f"{len(outcomes)} checks: {counts}")
-    if verdicts["FAIL"]:
+    if statuses["FAIL"]:
         raise typer.Exit(EXIT_FAILURE)
 
 
@@ -174,7 +174,7 @@ async def _examine(request: Request, *, as_json: bool) -> list[Outcome]:
 def describe(outcome: Outcome) -> str:
     """Return one check in lines of at most WIDTH characters, as far as its words are short."""
     finding = outcome.finding
-    head = f"{finding.verdict:<5} {outcome.name:<{NAME_WIDTH}} "
+    head = f"{finding.status:<5} {outcome.name:<{NAME_WIDTH}} "
     paragraphs = [finding.detail, f"fix: {finding.fix}"] if finding.fix else [finding.detail]
     lines = []
     for number, text in enumerate(paragraphs):

@@ -71,7 +71,7 @@ class _Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class EarningsReport:
     """What is shown. ``standing`` and ``absence`` are None where the chain does not answer.
 
     ``kept`` are the epochs whose rows only the node's own book has.
@@ -126,7 +126,7 @@ def _track(count: int) -> AbstractContextManager[Step]:
     return track("reading settled epochs", total=count, unit="epochs")
 
 
-def _ask(url: str, wanted: _Wanted, *, count: int, epoch: int | None) -> Found:
+def _ask(url: str, wanted: _Wanted, *, count: int, epoch: int | None) -> EarningsReport:
     """Return what the chain says, and of older epochs what the node has kept."""
     import asyncio
 
@@ -138,7 +138,7 @@ def _ask(url: str, wanted: _Wanted, *, count: int, epoch: int | None) -> Found:
     from subnet.cli.chain.options import require_subnet
     from subnet.cli.console import say_if_slow
 
-    async def work() -> Found:
+    async def work() -> EarningsReport:
         async with SubstrateChain.open(url) as chain:
             node_id = wanted.node_id
             subnet_id = await require_subnet(chain, wanted.subnet)
@@ -152,7 +152,7 @@ def _ask(url: str, wanted: _Wanted, *, count: int, epoch: int | None) -> Found:
                     await fetch_standing(chain, subnet_id, node_id)
         kept = () if wanted.folder is None else read_book(wanted.folder.path)
         older = select_older(kept, found.rows, count=count, last=last)
-        return Found(
+        return EarningsReport(
             subnet_id,
             node_id,
             (*found.rows, *older),
@@ -177,7 +177,7 @@ async def _find_standing(
         return None
 
 
-def _read_kept(folder: NodeFolder, *, count: int, epoch: int | None) -> Found:
+def _read_kept(folder: NodeFolder, *, count: int, epoch: int | None) -> EarningsReport:
     """Return what the node itself has kept. Raises ConfigError if that is nothing."""
     from subnet.account.earnings_book import read_book
 
@@ -189,10 +189,10 @@ def _read_kept(folder: NodeFolder, *, count: int, epoch: int | None) -> Found:
             "give --chain an endpoint that answers",
         )
     kept = frozenset(int(row.epoch) for row in rows)
-    return Found(folder.subnet_id, folder.node_id, rows, kept, None, None, None)
+    return EarningsReport(folder.subnet_id, folder.node_id, rows, kept, None, None, None)
 
 
-def render(found: Found) -> dict[str, Any]:
+def render(found: EarningsReport) -> dict[str, Any]:
     """Return JSON values; amounts are decimal strings of units of 10^-18 TENSOR."""
     from subnet.account.earnings import render_row
     from subnet.account.standing import check_eligibility, describe_next_class
@@ -231,7 +231,7 @@ def render(found: Found) -> dict[str, Any]:
     }
 
 
-def describe(found: Found) -> str:
+def describe(found: EarningsReport) -> str:
     """Return the screen."""
     lines = [*_describe_standing(found), "", *_describe_rows(found)]
     if found.absence is not None and found.standing is not None:
@@ -239,7 +239,7 @@ def describe(found: Found) -> str:
     return "\n".join(lines)
 
 
-def _describe_standing(found: Found) -> list[str]:
+def _describe_standing(found: EarningsReport) -> list[str]:
     from subnet.account.standing import check_eligibility, describe_next_class
 
     name, standing = f"node {found.node_id} of subnet {found.subnet_id}", found.standing
@@ -255,7 +255,7 @@ def _describe_standing(found: Found) -> list[str]:
     ]
 
 
-def _describe_rows(found: Found) -> list[str]:
+def _describe_rows(found: EarningsReport) -> list[str]:
     rows = found.rows
     lines = [
         _join("Scored", "Settled", "Pay", "Proposing", "Slashed", "Stake", "Reputation"),

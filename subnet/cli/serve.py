@@ -215,7 +215,7 @@ def _run(
     import asyncio
     import os
 
-    from mesh.api.errors import PortInUse, UsageFileUnusable
+    from mesh.api.errors import AddressInUse, UsageFileUnusable
     from subnet.gateway import run_gateway
     from subnet.operator.interrupts import run_interruptible
     from subnet.operator.supervisor import Supervisor
@@ -230,7 +230,7 @@ def _run(
     )
     try:
         asyncio.run(run_interruptible(gateway))
-    except PortInUse as error:
+    except AddressInUse as error:
         raise ConfigError(str(error), "choose another --port, or 0 for a free one") from None
     except UsageFileUnusable as error:
         raise ConfigError(str(error), serve_keys.USAGE_HINT) from None

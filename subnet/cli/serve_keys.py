@@ -14,7 +14,7 @@ from subnet.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from mesh.api.key_terms import KeyTerms
     from mesh.api.keys_file import ApiKey
-    from mesh.api.usage_file import Usage
+    from mesh.api.usage_file import KeyUsage
 
 USAGE_HINT = "correct what the message names, or name another --usage-file"
 
@@ -117,7 +117,7 @@ def show_usage(keys_file: Path, usage_file: Path | None, *, as_json: bool) -> No
 
 
 def _list_usage(
-    keys: Sequence[ApiKey], used: dict[tuple[str, int], Usage], *, now_s: float
+    keys: Sequence[ApiKey], used: dict[tuple[str, int], KeyUsage], *, now_s: float
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows, by day and name: those of the file, and today's of every key with a budget.
 

@@ -73,10 +73,10 @@ def _search(
     import os
 
     from subnet.simulation.byzantine import Behaviour
-    from subnet.simulation.scenario import Fault
-    from subnet.simulation.search import Found, Summary, list_jobs, search
+    from subnet.simulation.scenario import FaultFamily
+    from subnet.simulation.search import RunOutcome, Summary, list_jobs, search
 
-    known = [fault.value for fault in Fault]
+    known = [fault.value for fault in FaultFamily]
     names = None if faults is None else [name for name in faults.split(",") if name != "none"]
     wrong = sorted(set(names or ()) - set(known))
     if wrong:
@@ -90,12 +90,12 @@ def _search(
         seed,
         epochs=epochs,
         nodes=nodes,
-        faults=None if names is None else [Fault(name) for name in names],
+        faults=None if names is None else [FaultFamily(name) for name in names],
         cheat=None if cheat is None else Behaviour(cheat),
     )
     summary = Summary(seed, nodes)
 
-    def on_found(found: Found) -> None:
+    def on_found(found: RunOutcome) -> None:
         summary.add(found)
         if found.violation is not None:
             say(f"seed {found.seed}: {found.violation}")

@@ -11,7 +11,7 @@ import typer
 from subnet.cli.console import emit, say
 from subnet.cli.options import AnySubnet, DataDir
 from subnet.cli.subnets import find_own_subnet_id
-from subnet.errors import ConfigError, ReceiptNotKept, ReceiptRefused, UsageError
+from subnet.errors import ConfigError, ReceiptInvalid, ReceiptNotKept, UsageError
 
 if TYPE_CHECKING:
     from consensus.types import Epoch, SubnetNodeId
@@ -194,9 +194,9 @@ def _ask_alone(
 
 
 def _tell_checked(path: Path, evidence: EpochEvidence, answer: ChainAnswer | None) -> None:
-    """Say what of a file holds. Raises ReceiptRefused if the chain contradicts it."""
+    """Say what of a file holds. Raises ReceiptInvalid if the chain contradicts it."""
     if answer is not None and answer.differences:
-        raise ReceiptRefused(f"{path} contradicts the chain: {answer.differences[0]}")
+        raise ReceiptInvalid(f"{path} contradicts the chain: {answer.differences[0]}")
     say(f"{path}: {len(evidence.records)} signatures hold, and the scores follow from them")
     if answer is None:
         say(

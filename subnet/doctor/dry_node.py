@@ -42,9 +42,9 @@ from subnet.epoch.loop import EpochLoop
 from subnet.errors import ConfigError
 from subnet.hosting.layer_choice import LayerChoice
 from subnet.hosting.manifest import fetch_manifest, find_manifest, make_shape
-from subnet.hosting.serving import EngineInference, LocalModel, ServedModel, open_engine
+from subnet.hosting.serving import EngineInference, LocalModel, SubnetModel, open_engine
 from subnet.known_peers import fetch_bootnode_addresses
-from subnet.network import SubnetOnChain, SubnetState, fetch_subnet_on_chain, open_subnet_state
+from subnet.network import SubnetMembership, SubnetOnChain, fetch_subnet_on_chain, open_subnet_state
 from subnet.operator.config import NodeConfig
 from subnet.operator.preflight import choose_blocks
 from subnet.plugins.chosen import check_stamps, open_plugins
@@ -62,7 +62,7 @@ class _Parts:
     model: ModelConfig
     subnet: SubnetOnChain
     chain: SubstrateChain
-    state: SubnetState
+    state: SubnetMembership
     host: HivemindHost
     author: Author
 
@@ -88,7 +88,7 @@ async def run_dry_node(
         manifest = await _obtain_manifest(parts)
         layers = named or await _choose_layers(config, parts)
         on_step(f"checking and loading blocks {layers}")
-        served = ServedModel(manifest, terms.params, terms.schedule)
+        served = SubnetModel(manifest, terms.params, terms.schedule)
         engine = await stack.enter_async_context(
             open_engine(LocalModel(config, folder, model), served, layers)
         )

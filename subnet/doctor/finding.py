@@ -1,4 +1,4 @@
-"""What one check found: a verdict, what was seen, and one fix."""
+"""What one check found: its status, what was seen, and one fix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 MAX_TEXT = 2000
 
 
-class Verdict(StrEnum):
+class CheckStatus(StrEnum):
     """PASS; WARN: it works and may cost something; FAIL: it keeps the node from earning."""
 
     PASS = "PASS"
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 class Finding:
     """``detail`` is a sentence; ``fix`` is empty where there is nothing to do."""
 
-    verdict: Verdict
+    status: CheckStatus
     detail: str
     fix: str = ""
 
@@ -40,7 +40,7 @@ class Outcome:
         finding = self.finding
         return {
             "check": self.name,
-            "verdict": finding.verdict.value,
+            "verdict": finding.status.value,
             "detail": finding.detail,
             "fix": finding.fix,
             "seconds": round(self.seconds, 3),
@@ -48,25 +48,25 @@ class Outcome:
 
 
 def passed(detail: str) -> Finding:
-    return Finding(Verdict.PASS, detail)
+    return Finding(CheckStatus.PASS, detail)
 
 
 def warned(detail: str, fix: str) -> Finding:
-    return Finding(Verdict.WARN, detail, fix)
+    return Finding(CheckStatus.WARN, detail, fix)
 
 
 def failed(detail: str, fix: str) -> Finding:
-    return Finding(Verdict.FAIL, detail, fix)
+    return Finding(CheckStatus.FAIL, detail, fix)
 
 
 def skipped(detail: str, fix: str = "") -> Finding:
-    return Finding(Verdict.SKIP, detail, fix)
+    return Finding(CheckStatus.SKIP, detail, fix)
 
 
 def encode_finding(finding: Finding) -> dict[str, str]:
     """Return a finding as it travels over the control socket."""
     return {
-        "verdict": finding.verdict.value,
+        "verdict": finding.status.value,
         "detail": finding.detail[:MAX_TEXT],
         "fix": finding.fix[:MAX_TEXT],
     }
@@ -77,5 +77,5 @@ def decode_finding(raw: Mapping[str, Any]) -> Finding:
     texts = [raw.get(name) for name in ("verdict", "detail", "fix")]
     if not all(isinstance(text, str) and len(text) <= MAX_TEXT for text in texts):
         raise ValueError("a finding has three texts")
-    verdict, detail, fix = map(str, texts)
-    return Finding(Verdict(verdict), detail, fix)
+    status, detail, fix = map(str, texts)
+    return Finding(CheckStatus(status), detail, fix)

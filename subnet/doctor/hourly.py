@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from subnet.doctor.checks import CHECKS, Check, run_checks
-from subnet.doctor.finding import Outcome, Verdict
+from subnet.doctor.finding import CheckStatus, Outcome
 from subnet.doctor.subject import Subject
 
 FIRST_AFTER_S = 120.0
@@ -28,8 +28,8 @@ class Health:
     examined_at: float
     outcomes: tuple[Outcome, ...]
 
-    def list_with(self, verdict: Verdict) -> tuple[Outcome, ...]:
-        return tuple(one for one in self.outcomes if one.finding.verdict is verdict)
+    def list_with(self, status: CheckStatus) -> tuple[Outcome, ...]:
+        return tuple(one for one in self.outcomes if one.finding.status is status)
 
 
 class HourlyExam:
@@ -74,8 +74,8 @@ def _index(health: Health) -> dict[str, Outcome]:
 def _tell(outcome: Outcome, before: Outcome | None) -> None:
     """Log a check that began or ceased to fail; one that goes on failing is not repeated."""
     finding = outcome.finding
-    was_bad = before is not None and before.finding.verdict is Verdict.FAIL
-    if finding.verdict is Verdict.FAIL and not was_bad:
+    was_bad = before is not None and before.finding.status is CheckStatus.FAIL
+    if finding.status is CheckStatus.FAIL and not was_bad:
         logger.warning("a check fails", check=outcome.name, detail=finding.detail, fix=finding.fix)
-    elif was_bad and finding.verdict is not Verdict.FAIL:
+    elif was_bad and finding.status is not CheckStatus.FAIL:
         logger.info("a check no longer fails", check=outcome.name, detail=finding.detail)

@@ -51,7 +51,7 @@ NO_ROW = "no row of this node is known: see the check registration"
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class EndpointReport:
     """One address of the chain: what it serves, or why it does not."""
 
     url: str
@@ -322,7 +322,7 @@ def show_url(url: str) -> str:
     return f"{parts.scheme}://{host}"
 
 
-async def look_at(url: str) -> Endpoint:
+async def look_at(url: str) -> EndpointReport:
     """Ask one endpoint what it serves, and how soon it answers."""
     from subnet.chain.substrate import SubstrateChain
 
@@ -332,14 +332,14 @@ async def look_at(url: str) -> Endpoint:
             asked_at = time.monotonic()
             await chain.query(lambda session: session.read_head_hash())
             latency_s = time.monotonic() - asked_at
-            return Endpoint(url, genesis, await chain.fetch_head(), latency_s)
+            return EndpointReport(url, genesis, await chain.fetch_head(), latency_s)
     except TimeoutError:
-        return Endpoint(url, problem=f"no answer within {ENDPOINT_TIMEOUT_S:.0f} s")
+        return EndpointReport(url, problem=f"no answer within {ENDPOINT_TIMEOUT_S:.0f} s")
     except (ChainError, ConfigError) as error:
-        return Endpoint(url, problem=str(error).replace(url, show_url(url)))
+        return EndpointReport(url, problem=str(error).replace(url, show_url(url)))
 
 
-def _describe_endpoint(one: Endpoint, best: int) -> str:
+def _describe_endpoint(one: EndpointReport, best: int) -> str:
     if one.head is None:
         return f"{show_url(one.url)} does not serve: {one.problem}"
     lag = best - one.head.number
@@ -347,7 +347,7 @@ def _describe_endpoint(one: Endpoint, best: int) -> str:
     return f"{show_url(one.url)} at block {one.head.number}{behind}, {one.latency_s * 1000:.0f} ms"
 
 
-def _is_bad(one: Endpoint, best: int) -> bool:
+def _is_bad(one: EndpointReport, best: int) -> bool:
     is_away = one.head is None or best - one.head.number > MAX_LAG_BLOCKS
     return is_away or one.latency_s > SLOW_ANSWER_S
 

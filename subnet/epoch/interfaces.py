@@ -54,7 +54,7 @@ class SubnetInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class ExtrinsicReceipt:
     """Where an extrinsic landed."""
 
     extrinsic_hash: bytes
@@ -112,9 +112,9 @@ class ChainWriter(Protocol):
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
-    ) -> Receipt: ...
+    ) -> ExtrinsicReceipt: ...
 
-    async def attest(self, subnet_id: SubnetId) -> Receipt: ...
+    async def attest(self, subnet_id: SubnetId) -> ExtrinsicReceipt: ...
 
 
 @dataclass(frozen=True, slots=True)

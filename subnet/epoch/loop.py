@@ -46,7 +46,7 @@ from subnet.epoch.observer import (
 )
 from subnet.epoch.performer import Performer
 from subnet.epoch.receipts import ReceiptKeeper
-from subnet.epoch.snapshot import Snapshot
+from subnet.epoch.view_builder import ViewBuilder
 from subnet.errors import ChainUnavailable, DutyPostponed
 
 READS_PER_BLOCK = 4
@@ -63,10 +63,10 @@ class EpochLoop:
         self._terms = context.terms
         self._rosters = context.rosters
         self._collector = Collector(context, get_position=self._get_newest)
-        self._snapshot = Snapshot(context)
+        self._views = ViewBuilder(context)
         self._performer = Performer(context, get_position=self._get_newest)
         self._missed = MissedDuties(context)
-        self._receipts = ReceiptKeeper(context, get_submission=self._snapshot.get_submission)
+        self._receipts = ReceiptKeeper(context, get_submission=self._views.get_submission)
         self._status: EpochStatus | None = None
         self._told_election: Elected | None = None
         schedule = context.terms.schedule
@@ -150,7 +150,7 @@ class EpochLoop:
         try:
             self._position = await self._rosters.locate(head)
             if self._position is not None:
-                await self._snapshot.refresh(self._position)
+                await self._views.refresh(self._position)
         except ChainUnavailable as error:
             # The state that was read before stays in use; the next head is the next attempt.
             self._observe(Unavailable("chain", str(error)))
@@ -234,7 +234,7 @@ class EpochLoop:
 
     def _build_view(self, position: EpochPosition) -> EpochView:
         roster = self._rosters.get_roster(position.epoch)
-        return self._snapshot.build_view(
+        return self._views.build_view(
             position,
             is_clock_right=self._is_clock_right,
             is_challenge_seen=roster is not None and self._collector.is_challenge_seen(roster),

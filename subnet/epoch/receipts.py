@@ -26,7 +26,7 @@ from keys.envelope import Envelope
 from subnet.epoch.context import NodeContext
 from subnet.epoch.probation import ProbationReader
 from subnet.errors import ChainUnavailable
-from subnet.receipts.evidence import EpochEvidence, Notes, OwnRecord, SeenRecord
+from subnet.receipts.evidence import EpochEvidence, FirstSeen, Notes, OwnRecord
 
 MAX_TROUBLE = 500
 """Characters of the chain's trouble that are kept."""
@@ -199,9 +199,9 @@ class ReceiptKeeper:
     def _find(self, names: Iterable[bytes]) -> dict[bytes, Envelope | None]:
         return {name: self._journal.find_by_name(name) for name in names}
 
-    def _list_seen(self, epoch: Epoch) -> tuple[SeenRecord, ...]:
+    def _list_seen(self, epoch: Epoch) -> tuple[FirstSeen, ...]:
         seen = [
-            SeenRecord((kind, of, node_id), get_name(timed.envelope), timed.seen_at)
+            FirstSeen((kind, of, node_id), get_name(timed.envelope), timed.seen_at)
             for age in (0, 1)
             for of in [Epoch(epoch - age)]
             for (kind, node_id), timed in self._journal.get_timed_records(of).items()

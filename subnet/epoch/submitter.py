@@ -17,12 +17,12 @@ from consensus.rows import ScoreRows, drop_departed
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, EpochPosition, NodeClass
 from subnet.epoch.context import NodeContext
-from subnet.epoch.interfaces import ChainWriter, Receipt
+from subnet.epoch.interfaces import ChainWriter, ExtrinsicReceipt
 from subnet.epoch.observer import AttestationRefused, ExtrinsicLanded
 from subnet.errors import DutyPostponed, ExtrinsicFailed
 from subnet.journal.journal import Extrinsic
 
-Check = Callable[[Attest, Submission], Awaitable[EpochReport]]
+CheckProposal = Callable[[Attest, Submission], Awaitable[EpochReport]]
 """Returns the report that a proposal should rest on; see ``Judge.check``."""
 
 
@@ -56,7 +56,7 @@ class Submitter:
             lambda: self._writer.propose(self._subnet_id, rows, args),
         )
 
-    async def attest(self, duty: Attest, check: Check, *, head: EpochPosition) -> None:
+    async def attest(self, duty: Attest, check: CheckProposal, *, head: EpochPosition) -> None:
         """Attest the epoch's proposal if it equals what ``check`` computes, else keep the reason.
 
         Raises DutyPostponed while something that the proposal names cannot be had, or too few
@@ -106,7 +106,7 @@ class Submitter:
         extrinsic: Extrinsic,
         epoch: Epoch,
         head: BlockNumber,
-        send: Callable[[], Awaitable[Receipt]],
+        send: Callable[[], Awaitable[ExtrinsicReceipt]],
     ) -> None:
         await self._journal.record_sent(extrinsic, epoch, head)
         try:

@@ -56,7 +56,7 @@ logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
+class SubnetModel:
     """What the subnet's hosters must serve, and by which numbers.
 
     A node without pay may have no manifest: its weights are not checked.
@@ -79,7 +79,7 @@ class LocalModel:
 @asynccontextmanager
 async def open_engine(
     local: LocalModel,
-    served: ServedModel,
+    served: SubnetModel,
     layers: LayerRange,
     *,
     guard: ChallengeGuard | None = None,
@@ -132,7 +132,7 @@ async def open_engine(
 
 
 def _check_weights(
-    local: LocalModel, served: ServedModel, layers: LayerRange, check_wanted: CheckWanted
+    local: LocalModel, served: SubnetModel, layers: LayerRange, check_wanted: CheckWanted
 ) -> None:
     form = get_format(local.config, local.model)
     if served.manifest is None:
@@ -174,7 +174,7 @@ class LayerServer:
     def __init__(
         self,
         local: LocalModel,
-        served: ServedModel,
+        served: SubnetModel,
         *,
         host: Host,
         directory: Directory,

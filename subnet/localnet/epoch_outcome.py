@@ -28,7 +28,7 @@ FindReport = Callable[[SubnetNodeId, Epoch], Mapping[str, Any] | None]
 """Returns what a node scored in an epoch, as JSON; None until it said so."""
 
 
-class Chain(Protocol):
+class OutcomeReader(Protocol):
     """What is read to follow an epoch's proposal."""
 
     async def fetch_head(self) -> BlockInfo: ...
@@ -44,7 +44,7 @@ class Chain(Protocol):
 class EpochOutcomes:
     """Waits for the outcome of epochs. ``slot`` and ``epoch_length`` place blocks in epochs."""
 
-    chain: Chain
+    chain: OutcomeReader
     subnet_id: SubnetId
     slot: int
     epoch_length: int

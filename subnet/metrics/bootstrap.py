@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesh.api.checks import Check
+from mesh.api.checks import HealthCheck
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.traffic import Traffic
 from mesh.routing.directory import Directory
 from subnet.chain.endpoints import Endpoints
-from subnet.metrics.chain_clock import ChainClock, fill_endpoints
+from subnet.metrics.chain_metrics import HeadTracker, fill_endpoints
 from subnet.metrics.page import Page
 from subnet.metrics.swarm import fill_peers, fill_servers, fill_traffic
 from subnet.operator.vitals import Vitals, describe_disk
@@ -20,7 +20,7 @@ from subnet.operator.vitals import Vitals, describe_disk
 class FollowedSubnet:
     """What a bootstrap has once the chain names it as a bootnode of a subnet."""
 
-    clock: ChainClock
+    head: HeadTracker
     endpoints: Endpoints
     directory: Directory
 
@@ -46,15 +46,17 @@ class BootstrapMetrics:
         self._traffic.append(host.traffic)
         await self._vitals.keep_fresh(host.count_peers)
 
-    def list_checks(self) -> tuple[Check, ...]:
+    def list_checks(self) -> tuple[HealthCheck, ...]:
         """Return what a bootstrap needs to introduce and to relay."""
-        disk = Check("disk", not self._vitals.is_disk_low, describe_disk(self._vitals.disk_free))
+        disk = HealthCheck(
+            "disk", not self._vitals.is_disk_low, describe_disk(self._vitals.disk_free)
+        )
         subnet = self._subnet
         return (
-            Check("serving", self.is_online, "online" if self.is_online else "starting"),
-            Check("chain", False, "no subnet on the chain names this peer as a bootnode")
+            HealthCheck("serving", self.is_online, "online" if self.is_online else "starting"),
+            HealthCheck("chain", False, "no subnet on the chain names this peer as a bootnode")
             if subnet is None
-            else subnet.clock.check(),
+            else subnet.head.check(),
             disk,
         )
 
@@ -64,6 +66,6 @@ class BootstrapMetrics:
         fill_peers(page, self._vitals.peers)
         page.add("mesh_disk_free_bytes", self._vitals.disk_free)
         if self._subnet is not None:
-            self._subnet.clock.fill(page)
+            self._subnet.head.fill(page)
             fill_endpoints(page, self._subnet.endpoints)
             fill_servers(page, self._subnet.directory.list_servers())

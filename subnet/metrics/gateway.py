@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mesh.api.checks import Check
-from mesh.api.measures import GatewayMeasures, Result
+from mesh.api.checks import HealthCheck
+from mesh.api.measures import GatewayMeasures, RequestOutcome
 from mesh.client.client import MeshClient
 from subnet.metrics.page import Page
 from subnet.metrics.swarm import fill_blocks, fill_traffic
@@ -25,11 +25,11 @@ class GatewayMetrics:
         self._client = client
         self._find_uncovered = find_uncovered
 
-    def list_checks(self) -> tuple[Check, ...]:
+    def list_checks(self) -> tuple[HealthCheck, ...]:
         """Return what a gateway needs to answer."""
         missing = ", ".join(f"{start}:{end}" for start, end in self._find_uncovered())
         detail = f"no server for blocks {missing}" if missing else "every block is served"
-        return (Check("model", not missing, detail),)
+        return (HealthCheck("model", not missing, detail),)
 
     def fill(self, page: Page) -> None:
         """Put everything that is known into the page."""
@@ -39,7 +39,7 @@ class GatewayMetrics:
         page.add("mesh_prompt_tokens_total", measures.prompt_tokens)
         page.add("mesh_generation_tokens_total", measures.generated_tokens)
         page.add("mesh_reroutes_total", measures.reroutes)
-        for result in Result:
+        for result in RequestOutcome:
             page.add("mesh_requests_total", measures.results[result], result.value)
         page.add_histogram("mesh_time_to_first_token_seconds", measures.first_token)
         page.add_histogram("mesh_inter_token_latency_seconds", measures.between_tokens)

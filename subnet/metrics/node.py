@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from consensus.view import EpochStatus
-from mesh.api.checks import Check
+from mesh.api.checks import HealthCheck
 from mesh.p2p.dial_back import Reach
 from mesh.p2p.traffic import Traffic
 from mesh.routing.directory import Directory
@@ -16,7 +16,7 @@ from subnet.account.registration import TENSOR
 from subnet.chain.endpoints import Endpoints
 from subnet.epoch.observer import HeadHandled, NodeEvent
 from subnet.hosting.serving import LayerServer
-from subnet.metrics.chain_clock import ChainClock, fill_endpoints
+from subnet.metrics.chain_metrics import HeadTracker, fill_endpoints
 from subnet.metrics.duties import DutyCounts
 from subnet.metrics.hosting import fill_hosting, fill_serving_state
 from subnet.metrics.page import Page
@@ -40,7 +40,7 @@ class MetricSources:
     ``count_others`` says how many other nodes of the subnet are known.
     """
 
-    clock: ChainClock
+    head: HeadTracker
     duties: DutyCounts
     vitals: Vitals
     endpoints: Endpoints
@@ -66,25 +66,25 @@ class NodeMetrics:
         """Count one event of the epoch loop. Quick, and never raises."""
         if isinstance(event, HeadHandled):
             self._status = event.status
-        self._sources.clock.observe(event)
+        self._sources.head.observe(event)
         self._sources.duties.observe(event)
 
-    def list_checks(self) -> tuple[Check, ...]:
+    def list_checks(self) -> tuple[HealthCheck, ...]:
         """Return what a node needs to serve and to earn."""
         vitals = self._sources.vitals
         return (
             self._check_serving(),
-            self._sources.clock.check(),
+            self._sources.head.check(),
             self._check_clock(),
             self._check_peers(),
-            Check("disk", not vitals.is_disk_low, describe_disk(vitals.disk_free)),
+            HealthCheck("disk", not vitals.is_disk_low, describe_disk(vitals.disk_free)),
         )
 
     def fill(self, page: Page) -> None:
         """Put everything that is known into the page."""
         sources = self._sources
         servers = sources.directory.list_servers()
-        sources.clock.fill(page)
+        sources.head.fill(page)
         sources.duties.fill(page)
         fill_endpoints(page, sources.endpoints)
         fill_traffic(page, [sources.traffic])
@@ -109,19 +109,23 @@ class NodeMetrics:
             reasons = [each.value for each in Obstacle]
             page.add_state("mesh_ineligible_reason", eligibility.obstacle, reasons)
 
-    def _check_serving(self) -> Check:
+    def _check_serving(self) -> HealthCheck:
         state = self._sources.get_state()
-        return Check("serving", state is ServerState.ONLINE, f"the node is {state.name.lower()}")
+        return HealthCheck(
+            "serving", state is ServerState.ONLINE, f"the node is {state.name.lower()}"
+        )
 
-    def _check_clock(self) -> Check:
+    def _check_clock(self) -> HealthCheck:
         is_wrong = self._status is EpochStatus.CLOCK_SKEW
-        return Check("clock", not is_wrong, EpochStatus.CLOCK_SKEW.value if is_wrong else "right")
+        return HealthCheck(
+            "clock", not is_wrong, EpochStatus.CLOCK_SKEW.value if is_wrong else "right"
+        )
 
-    def _check_peers(self) -> Check:
+    def _check_peers(self) -> HealthCheck:
         peers, others = self._sources.vitals.peers, self._sources.count_others()
         if peers is None:
-            return Check("peers", False, "p2pd was not asked yet, or does not answer")
-        return Check("peers", peers.all > 0 or not others, f"{peers.all} connected")
+            return HealthCheck("peers", False, "p2pd was not asked yet, or does not answer")
+        return HealthCheck("peers", peers.all > 0 or not others, f"{peers.all} connected")
 
 
 def _to_tensor(amount: int | None) -> float | None:

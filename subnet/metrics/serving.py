@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from mesh.api.checks import Check, Monitored
-from mesh.api.errors import GatewayError, PortInUse
+from mesh.api.checks import HealthCheck, Monitored
+from mesh.api.errors import AddressInUse, ApiError
 from subnet.errors import ConfigError
 from subnet.metrics.page import Fill, Page, make_renderer
 from subnet.metrics.table import Process
@@ -20,7 +20,7 @@ from subnet.operator.metrics_options import (
 )
 from subnet.version import SOFTWARE
 
-ListChecks = Callable[[], Sequence[Check]]
+ListChecks = Callable[[], Sequence[HealthCheck]]
 DEFAULT_PORTS = {
     Process.NODE: NODE_PORT,
     Process.BOOTSTRAP: BOOTSTRAP_PORT,
@@ -54,13 +54,13 @@ async def serve_metrics(
             url = await stack.enter_async_context(
                 open_monitoring(monitored, host=options.host, port=port, token=token)
             )
-        except PortInUse as error:
+        except AddressInUse as error:
             if options.port is not None:
                 raise _explain(error) from error
             logger.warning(
                 "no metrics: their port is taken", port=port, fix="give --metrics-port PORT"
             )
-        except GatewayError as error:
+        except ApiError as error:
             raise _explain(error) from error
         else:
             logger.info("metrics", url=f"{url}/metrics")
@@ -72,7 +72,7 @@ def make_exposition(process: Process, fill: Fill, list_checks: ListChecks) -> Ca
     return make_renderer(process, lambda page: _fill(page, process, fill, list_checks))
 
 
-def _explain(error: GatewayError) -> ConfigError:
+def _explain(error: ApiError) -> ConfigError:
     return ConfigError(f"metrics: {error}", "choose another --metrics-host or --metrics-port")
 
 

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mesh.api.hosts import ALWAYS_ALLOWED_HOSTS, is_trusted_host
 from mesh.api.limits import Limits
 from mesh.api.middleware import SECURITY_HEADERS
-from mesh.api.page_files import FILE_LEVEL, Body, respond
+from mesh.api.page_files import FILE_LEVEL, TaggedBody, respond
 from subnet.errors import ReceiptNotKept, SubnetError
 from subnet.monitor.documents import (
     Delta,
@@ -34,7 +34,7 @@ from subnet.monitor.documents import (
     Receipt,
     Snapshot,
 )
-from subnet.monitor.hub import CLOSED, MAX_SUBSCRIBERS, Event, Hub, Subscription
+from subnet.monitor.hub import CLOSED, MAX_SUBSCRIBERS, Hub, HubEvent, Subscription
 from subnet.monitor.receipts import ReceiptsBusy
 
 LIMITS = Limits(max_connections=256, max_requests=192, head_timeout_s=5.0, drain_s=0.0)
@@ -120,7 +120,7 @@ def _add_page(api: FastAPI) -> None:
 
 def _add_documents(api: FastAPI, data: MonitorData) -> None:
     newest = _Newest(data.hub)
-    histories: dict[int, tuple[int, Body]] = {}
+    histories: dict[int, tuple[int, TaggedBody]] = {}
     problems: dict[int | str, dict[str, Any]] = {
         "4XX": {"model": Problem, "description": "The request is refused; the body says why."},
         "5XX": {"model": Problem, "description": "It cannot be answered now."},
@@ -145,7 +145,7 @@ def _add_documents(api: FastAPI, data: MonitorData) -> None:
         revision = data.hub.results_revision
         if epochs not in histories or histories[epochs][0] != revision:
             found = await data.read_history(epochs)
-            histories[epochs] = revision, Body(found.model_dump_json().encode())
+            histories[epochs] = revision, TaggedBody(found.model_dump_json().encode())
             while len(histories) > MAX_HISTORIES:
                 del histories[next(iter(histories))]
         return respond(request, histories[epochs][1])
@@ -156,7 +156,7 @@ def _add_documents(api: FastAPI, data: MonitorData) -> None:
         found = await data.read_epoch(epoch)
         if found is None:
             return _refuse(404, f"nothing is kept of epoch {epoch}", "ask for a later epoch")
-        return respond(request, Body(found.model_dump_json().encode()))
+        return respond(request, TaggedBody(found.model_dump_json().encode()))
 
     @api.get("/api/v1/receipts/{epoch}/{node_id}", response_model=Receipt, responses=problems)
     async def get_receipt(request: Request, epoch: EpochNumber, node_id: NodeNumber) -> Response:
@@ -169,7 +169,7 @@ def _add_documents(api: FastAPI, data: MonitorData) -> None:
             return _refuse(404, str(error), _get_fix(error))
         except SubnetError as error:
             return _refuse(404, str(error), _get_fix(error))
-        return respond(request, Body(raw))
+        return respond(request, TaggedBody(raw))
 
 
 def _add_events(api: FastAPI, hub: Hub) -> None:
@@ -224,7 +224,7 @@ class _EventStream(EventSourceResponse):
 
 
 async def _encode_events(subscription: Subscription) -> AsyncIterator[ServerSentEvent]:
-    yield _to_sse(Event("hello", "{}"))
+    yield _to_sse(HubEvent("hello", "{}"))
     while True:
         event = await subscription.get()
         yield _to_sse(event)
@@ -232,7 +232,7 @@ async def _encode_events(subscription: Subscription) -> AsyncIterator[ServerSent
             return
 
 
-def _to_sse(event: Event) -> ServerSentEvent:
+def _to_sse(event: HubEvent) -> ServerSentEvent:
     return ServerSentEvent(event=event.name, data=event.data, sep="\n")
 
 
@@ -242,22 +242,22 @@ class _Newest:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._revision = -1
-        self._body: Body | None = None
+        self._body: TaggedBody | None = None
 
-    def get(self) -> Body | None:
+    def get(self) -> TaggedBody | None:
         snapshot = self._hub.snapshot
         if snapshot is None:
             return None
         if self._body is None or self._revision != snapshot.revision:
-            self._body = Body(snapshot.model_dump_json().encode())
+            self._body = TaggedBody(snapshot.model_dump_json().encode())
             self._revision = snapshot.revision
         return self._body
 
 
 @cache
-def _read_file(name: str) -> Body:
+def _read_file(name: str) -> TaggedBody:
     path = resources.files("subnet.monitor").joinpath("static", name)
-    return Body(path.read_bytes(), level=FILE_LEVEL)
+    return TaggedBody(path.read_bytes(), level=FILE_LEVEL)
 
 
 def _get_fix(error: SubnetError) -> str:

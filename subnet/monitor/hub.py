@@ -17,16 +17,16 @@ MAX_QUEUED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class HubEvent:
     """One server-sent event: its name and its JSON."""
 
     name: str
     data: str
 
 
-RESYNC = Event("resync", "{}")
+RESYNC = HubEvent("resync", "{}")
 """The reader missed something: it reads the snapshot again."""
-CLOSED = Event("closed", "{}")
+CLOSED = HubEvent("closed", "{}")
 """The server stops. It is the last event."""
 
 
@@ -34,9 +34,9 @@ class Subscription:
     """One reader's queue."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Event] = asyncio.Queue(maxsize=MAX_QUEUED)
+        self._queue: asyncio.Queue[HubEvent] = asyncio.Queue(maxsize=MAX_QUEUED)
 
-    def put(self, event: Event) -> None:
+    def put(self, event: HubEvent) -> None:
         """Queue an event; a full queue is emptied, and says so."""
         if self._queue.full():
             while not self._queue.empty():
@@ -44,7 +44,7 @@ class Subscription:
             event = CLOSED if event is CLOSED else RESYNC
         self._queue.put_nowait(event)
 
-    async def get(self) -> Event:
+    async def get(self) -> HubEvent:
         """Return the next event."""
         return await self._queue.get()
 
@@ -87,7 +87,7 @@ class Hub:
                 changed=changed,
                 removed=removed,
             )
-            self._tell(Event("delta", delta.model_dump_json()))
+            self._tell(HubEvent("delta", delta.model_dump_json()))
         elif self._subscriptions:
             self._tell(RESYNC)
 
@@ -95,7 +95,7 @@ class Hub:
         """Tell that an epoch's record has changed: records alone, or scores and proposals too."""
         self.results_revision += has_results
         changed = EpochChanged(epoch=epoch, has_results=has_results)
-        self._tell(Event("epoch", changed.model_dump_json()))
+        self._tell(HubEvent("epoch", changed.model_dump_json()))
 
     def close(self) -> None:
         """End every subscription."""
@@ -118,6 +118,6 @@ class Hub:
         finally:
             self._subscriptions.discard(subscription)
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: HubEvent) -> None:
         for subscription in self._subscriptions:
             subscription.put(event)

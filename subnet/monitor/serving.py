@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from mesh.api.errors import GatewayError
+from mesh.api.errors import ApiError
 from subnet.errors import ConfigError
 from subnet.operator.monitor_options import MonitorOptions
 
@@ -41,5 +41,5 @@ async def serve_monitor(
                 yield
             finally:
                 data.hub.close()
-    except GatewayError as error:
+    except ApiError as error:
         raise ConfigError(f"monitor: {error}", "choose another --monitor-port") from error

@@ -36,7 +36,7 @@ from subnet.epoch.missed import describe_missed
 from subnet.epoch.observer import HeadHandled, HeadSeen, NodeEvent
 from subnet.errors import ChainUnavailable
 from subnet.hosting.manifest import make_shape
-from subnet.metrics.chain_clock import ChainClock
+from subnet.metrics.chain_metrics import HeadTracker
 from subnet.metrics.duties import DutyCounts
 from subnet.metrics.node import MetricSources, NodeMetrics
 from subnet.metrics.serving import serve_metrics
@@ -121,7 +121,7 @@ class Node:
         self._facts = make_status_facts(parts)
         self._status = StatusFile(prepared.data_dir, self._get_facts)
         self._vitals = Vitals(prepared.data_dir)
-        self._clock = ChainClock(schedule=terms.schedule, block_time_s=terms.block_time_s)
+        self._head = HeadTracker(schedule=terms.schedule, block_time_s=terms.block_time_s)
         self._alerts = self._make_alerts()
         self._metrics = self._make_metrics()
         self._monitor: NodeMonitor | None = None
@@ -206,7 +206,7 @@ class Node:
         prepared, alerts = self._prepared, self._alerts
         return NodeMetrics(
             MetricSources(
-                clock=self._clock,
+                head=self._head,
                 duties=DutyCounts(prepared.node_id, is_paid=not prepared.config.unpaid),
                 vitals=self._vitals,
                 endpoints=self._parts.chain.endpoints,
@@ -248,7 +248,7 @@ class Node:
             Watched(
                 node_id=prepared.node_id,
                 vitals=self._vitals,
-                check_chain=self._clock.check,
+                check_chain=self._head.check,
                 count_others=self._count_others,
             ),
             name=f"node {prepared.node_id} of subnet {prepared.subnet_id}",

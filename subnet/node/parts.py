@@ -23,11 +23,11 @@ from subnet.hosting.auditing import AuditInference
 from subnet.hosting.layer_choice import LayerChoice
 from subnet.hosting.manifest import make_shape
 from subnet.hosting.relay_guard import RelayGuard
-from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
+from subnet.hosting.serving import LayerServer, LocalModel, SubnetModel
 from subnet.journal.journal import Journal
 from subnet.monitor.chain_view import ChainView
 from subnet.monitor.collector import NodeSources
-from subnet.network import SubnetOnChain, SubnetState
+from subnet.network import SubnetMembership, SubnetOnChain
 from subnet.node.self_description import find_unable
 from subnet.operator.access import AccessGate
 from subnet.operator.preflight import PreparedNode
@@ -51,7 +51,7 @@ class NodeParts:
     subnet: SubnetOnChain
     chain: SubstrateChain
     extrinsics: ExtrinsicJournal
-    state: SubnetState
+    state: SubnetMembership
     gate: AccessGate
     host: HivemindHost
     initial_peers: tuple[str, ...]
@@ -68,7 +68,7 @@ def make_server(parts: NodeParts, directory: Directory, announcer: Announcer) ->
     prepared, terms, known_peers = parts.prepared, parts.subnet.terms, parts.state.known_peers
     return LayerServer(
         LocalModel(prepared.config, prepared.folder, prepared.model),
-        ServedModel(parts.manifest, terms.params, terms.schedule),
+        SubnetModel(parts.manifest, terms.params, terms.schedule),
         host=parts.host,
         directory=directory,
         choice=LayerChoice(

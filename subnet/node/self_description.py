@@ -10,7 +10,7 @@ from mesh.p2p.interface import PeerCounts
 from mesh.routing.directory import Directory
 from mesh.routing.features import name_software
 from mesh.routing.heartbeat import MAX_SOFTWARE, ServerInfo, ServerRole, ServerState
-from subnet.doctor.finding import Verdict
+from subnet.doctor.finding import CheckStatus
 from subnet.doctor.hourly import Health
 from subnet.hosting.serving import LayerServer
 from subnet.operator.preflight import PreparedNode
@@ -79,8 +79,8 @@ def describe_health(health: Health | None) -> dict[str, Any]:
     failing, warned = (
         tuple(
             f"{one.name}: {one.finding.detail}"[:MAX_HEALTH_TEXT]
-            for one in health.list_with(verdict)
+            for one in health.list_with(status)
         )
-        for verdict in (Verdict.FAIL, Verdict.WARN)
+        for status in (CheckStatus.FAIL, CheckStatus.WARN)
     )
     return {"examined_at": health.examined_at, "failing": failing, "warned": warned}

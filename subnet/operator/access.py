@@ -35,7 +35,7 @@ from keys.errors import BadPeerId
 from keys.peer import PeerId
 from mesh.errors import PeerRefusal
 from mesh.p2p.record_exchange import FETCH_METHOD
-from mesh.p2p.rpc_guard import Reason
+from mesh.p2p.rpc_guard import RpcReason
 from mesh.routing.directory import DIRECTORY_METHOD
 from mesh.routing.info import INFO_METHOD
 from subnet.errors import ConfigError
@@ -83,7 +83,7 @@ class AccessGate:
         """Raise PeerRefusal unless ``caller`` may use ``method``."""
         if method in OPEN_METHODS or self._rules.admits(caller) or self._is_member(caller):
             return
-        raise PeerRefusal(caller, Reason.NOT_ADMITTED, "this operator does not serve you")
+        raise PeerRefusal(caller, RpcReason.NOT_ADMITTED, "this operator does not serve you")
 
     def reload(self) -> None:
         """Read the files again; keep the rules in force if one of them is broken."""

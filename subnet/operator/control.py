@@ -61,7 +61,7 @@ class NodeNotRunning(ConfigError):
     """No process listens on the folder's socket."""
 
 
-class MalformedMessage(Exception):
+class MalformedControlMessage(Exception):
     """The bytes are not a message of this socket."""
 
 
@@ -115,7 +115,7 @@ class ControlServer:
                     await writer.drain()
             finally:
                 writer.close()
-        except (*_CONNECTION_LOST, MalformedMessage) as error:
+        except (*_CONNECTION_LOST, MalformedControlMessage) as error:
             logger.debug("a command was not answered: %r", error)
         finally:
             self._clients -= 1
@@ -168,7 +168,7 @@ async def ask_node(
             writer.write(_encode({"method": method, **arguments}, max_size=MAX_REQUEST_SIZE))
             await writer.drain()
             answer = await _receive(reader, max_size=MAX_ANSWER_SIZE)
-        except (OSError, asyncio.IncompleteReadError, MalformedMessage) as error:
+        except (OSError, asyncio.IncompleteReadError, MalformedControlMessage) as error:
             raise ControlRefused(
                 f"the node in {directory} closed its socket without an answer",
                 "run the command again, as the user that runs the node",
@@ -256,22 +256,25 @@ def _is_owner(connection: socket.socket) -> bool:
 
 
 def _encode(message: Mapping[str, Any], *, max_size: int) -> bytes:
-    """Return a message as it travels. Raises MalformedMessage for one that is too large."""
+    """Return a message as it travels. Raises MalformedControlMessage for one that is too large."""
     body = json.dumps(message).encode()
     if len(body) > max_size:
-        raise MalformedMessage(f"a message of {len(body)} bytes is too large")
+        raise MalformedControlMessage(f"a message of {len(body)} bytes is too large")
     return _LENGTH.pack(len(body)) + body
 
 
 async def _receive(reader: asyncio.StreamReader, *, max_size: int) -> Mapping[str, Any]:
-    """Return the next message. Raises MalformedMessage, or what a broken connection raises."""
+    """Return the next message.
+
+    Raises MalformedControlMessage, or what a broken connection raises.
+    """
     (size,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
     if size > max_size:
-        raise MalformedMessage(f"a message of {size} bytes is too large")
+        raise MalformedControlMessage(f"a message of {size} bytes is too large")
     try:
         message = json.loads(await reader.readexactly(size))
     except (ValueError, RecursionError) as error:
-        raise MalformedMessage("a message is not JSON") from error
+        raise MalformedControlMessage("a message is not JSON") from error
     if not isinstance(message, dict):
-        raise MalformedMessage("a message is not an object")
+        raise MalformedControlMessage("a message is not an object")
     return message

@@ -62,7 +62,7 @@ class EarnedLine(BaseModel):
     """Why ``paid`` is 0."""
 
 
-class Load(BaseModel):
+class NodeLoad(BaseModel):
     """What the node serves and whom it reaches; None for what it does not have or know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -123,7 +123,7 @@ class NodeStatus(BaseModel):
     earned: tuple[EarnedLine, ...] = ()
     scores: tuple[tuple[int, Amount], ...] = ()
     endpoint: str | None = None
-    load: Load = Load()
+    load: NodeLoad = NodeLoad()
     examined_at: float | None = None
     """When the node's hourly examination ended; None before the first."""
     failing: tuple[str, ...] = ()

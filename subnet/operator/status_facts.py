@@ -33,7 +33,7 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.observer import EpochScored, HeadHandled, NodeEvent
 from subnet.errors import ConfigError, UnknownSubnet
 from subnet.operator.redaction import redact_urls
-from subnet.operator.status import PERIOD_S, DutyLine, EarnedLine, Load
+from subnet.operator.status import PERIOD_S, DutyLine, EarnedLine, NodeLoad
 
 SHOWN_EPOCHS = 5
 SETTLED_BEHIND = 2
@@ -76,7 +76,7 @@ class StatusFacts:
         self._handled: HeadHandled | None = None
         self._scores: deque[tuple[int, str]] = deque(maxlen=SHOWN_EPOCHS)
         self._endpoint: str | None = None
-        self._load = Load()
+        self._load = NodeLoad()
 
     def note(self, event: NodeEvent) -> None:
         """Hear what happened."""
@@ -124,11 +124,11 @@ class StatusFacts:
             self._load = self._compute_load(before, now)
             before = now
 
-    def _compute_load(self, before: LoadSample, now: LoadSample) -> Load:
+    def _compute_load(self, before: LoadSample, now: LoadSample) -> NodeLoad:
         rows = now.rows_computed - before.rows_computed
         hosters = [server for server in now.servers if server.info.takes_sessions]
         spans = [server.info.span for server in hosters if server.info.span is not None]
-        return Load(
+        return NodeLoad(
             sessions=now.sessions,
             rows_per_s=None if now.sessions is None else rows / PERIOD_S,
             cache_used=now.cache_used,

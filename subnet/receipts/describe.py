@@ -19,7 +19,7 @@ from consensus.submission import Submission
 from consensus.types import SCORE_ONE, SubnetNodeId
 from subnet.receipts.causes import name_layer
 from subnet.receipts.reasons import KIND_WORDS
-from subnet.receipts.receipt import NodeReceipt, RecordTrace, Verdict
+from subnet.receipts.receipt import Comparison, NodeReceipt, RecordTrace
 from subnet.receipts.settlement import ChainAnswer, ChainRow, Settlement
 
 WIDTH = 80
@@ -85,10 +85,10 @@ def _join(parts: Sequence[Iterator[str]]) -> str:
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part)))
 
 
-def get_verdict(receipt: NodeReceipt, answer: ChainAnswer | None) -> Verdict:
+def get_comparison(receipt: NodeReceipt, answer: ChainAnswer | None) -> Comparison:
     """Return how the score stands to the chain, as it answers now if it was asked."""
     is_contradicted = answer is not None and answer.differences
-    return Verdict.DIFFERS if is_contradicted else receipt.verdict
+    return Comparison.DIFFERS if is_contradicted else receipt.comparison
 
 
 def render_receipt(
@@ -102,7 +102,7 @@ def render_receipt(
         "subnet_node_id": receipt.node_id,
         "kept_by": receipt.kept_by,
         "node_class": None if receipt.node is None else receipt.node.node_class.name.lower(),
-        "verdict": get_verdict(receipt, answer).name.lower(),
+        "verdict": get_comparison(receipt, answer).name.lower(),
         "differences": [*receipt.differences, *(answer.differences if answer else ())],
         "basis": receipt.basis.name.lower(),
         "score": _render_number(receipt.score),
@@ -144,10 +144,10 @@ def _wrap(text: str, *, indent: str = "  ", hanging: str = "") -> list[str]:
 
 
 def _describe_head(receipt: NodeReceipt, answer: ChainAnswer | None) -> Iterator[str]:
-    verdict = get_verdict(receipt, answer)
+    comparison = get_comparison(receipt, answer)
     score = "no row" if receipt.score is None else f"score {format_score(receipt.score)}"
-    yield f"node {receipt.node_id}, epoch {receipt.epoch}: {score}; {verdict.value}"
-    if verdict is Verdict.DIFFERS:
+    yield f"node {receipt.node_id}, epoch {receipt.epoch}: {score}; {comparison.value}"
+    if comparison is Comparison.DIFFERS:
         proposed = format_score(receipt.proposed)
         yield from _wrap(f"the chain has {proposed}")
     differences = [*receipt.differences, *(answer.differences if answer else ())]

@@ -23,7 +23,7 @@ from keys.envelope import HASH_SIZE, Envelope, decode_envelope
 from keys.errors import BadEnvelope
 from keys.peer import PeerId
 from subnet.errors import ReceiptDamaged
-from subnet.receipts.evidence import EpochEvidence, Notes, OwnRecord, SeenRecord
+from subnet.receipts.evidence import EpochEvidence, FirstSeen, Notes, OwnRecord
 
 MAX_SIZE = 64 << 20
 """Bytes of one epoch's evidence. 256 nodes that serve 80 layers each need as much."""
@@ -347,14 +347,14 @@ def _take_kind(number: int) -> RecordKind:
     return RecordKind(number)
 
 
-def _encode_seen(record: SeenRecord) -> bytes:
+def _encode_seen(record: FirstSeen) -> bytes:
     return _SEEN.pack(*record.slot, record.name, record.seen_at)
 
 
-def _take_seen(cursor: _Cursor) -> SeenRecord:
+def _take_seen(cursor: _Cursor) -> FirstSeen:
     kind, epoch, node_id, name, seen_at = _SEEN.unpack(cursor.take(_SEEN.size))
     slot = (_take_kind(kind), Epoch(epoch), SubnetNodeId(node_id))
-    return SeenRecord(slot, name, BlockNumber(seen_at))
+    return FirstSeen(slot, name, BlockNumber(seen_at))
 
 
 def _encode_own(record: OwnRecord) -> bytes:

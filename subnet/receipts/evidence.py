@@ -23,7 +23,7 @@ from keys.envelope import Envelope
 
 
 @dataclass(frozen=True, slots=True)
-class SeenRecord:
+class FirstSeen:
     """A record that the keeping node saw, by the first bytes of its hash, and at which head."""
 
     slot: Slot
@@ -91,7 +91,7 @@ class EpochEvidence:
     min_attestation: int | None
     records: tuple[Envelope, ...]
     departed: frozenset[SubnetNodeId] = frozenset()
-    seen: tuple[SeenRecord, ...] = ()
+    seen: tuple[FirstSeen, ...] = ()
     own: tuple[OwnRecord, ...] = ()
     notes: Notes = field(default_factory=Notes)
 

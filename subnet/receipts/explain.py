@@ -21,7 +21,7 @@ from consensus.types import Epoch, SubnetNodeId
 from subnet.receipts.causes import find_causes
 from subnet.receipts.evidence import EpochEvidence
 from subnet.receipts.reasons import KIND_WORDS
-from subnet.receipts.receipt import LayerVotes, NodeReceipt, RecordTrace, Verdict
+from subnet.receipts.receipt import Comparison, LayerVotes, NodeReceipt, RecordTrace
 from subnet.receipts.recompute import Basis, Recomputed
 
 TRACED = tuple(slot for slot in SEEN_SLOTS if slot != (RecordKind.OUTPUT_REVEAL, 1))
@@ -34,7 +34,7 @@ def make_receipt(evidence: EpochEvidence, again: Recomputed, node_id: SubnetNode
     proposed = {} if submission is None else dict(submission.scores)
     traces = tuple(_trace_records(evidence, again, node_id))
     hoster = next((row for row in report.hosters if row.node_id == node_id), None)
-    verdict, differences = compare(evidence, again)
+    comparison, differences = compare(evidence, again)
     agreed = None
     if submission is not None and least is not None:
         agreed = is_agreed(submission, min_attestation=least)
@@ -44,7 +44,7 @@ def make_receipt(evidence: EpochEvidence, again: Recomputed, node_id: SubnetNode
         kept_by=evidence.kept_by,
         node=evidence.roster.get_by_id(node_id),
         basis=again.basis,
-        verdict=verdict,
+        comparison=comparison,
         differences=differences,
         score=dict(report.rows).get(node_id),
         proposed=proposed.get(node_id),
@@ -72,15 +72,15 @@ def make_receipt(evidence: EpochEvidence, again: Recomputed, node_id: SubnetNode
     return replace(receipt, causes=find_causes(evidence, again, receipt))
 
 
-def compare(evidence: EpochEvidence, again: Recomputed) -> tuple[Verdict, tuple[str, ...]]:
+def compare(evidence: EpochEvidence, again: Recomputed) -> tuple[Comparison, tuple[str, ...]]:
     """Return how the rows that were computed again stand to the proposal, and what differs."""
     submission = evidence.submission
     if submission is None:
-        return Verdict.NO_PROPOSAL, ()
+        return Comparison.NO_PROPOSAL, ()
     if again.mismatches:
-        return Verdict.DIFFERS, again.mismatches
+        return Comparison.DIFFERS, again.mismatches
     if again.basis is Basis.OWN_VIEW:
-        return Verdict.NOT_COMPARED, ()
+        return Comparison.NOT_COMPARED, ()
     rows = again.report.rows
     try:
         check_proposal(rows, submission.scores)
@@ -91,10 +91,10 @@ def compare(evidence: EpochEvidence, again: Recomputed) -> tuple[Verdict, tuple[
         try:
             check_proposal(kept, submission.scores)
         except ProposalMismatch:
-            return Verdict.DIFFERS, (str(error),)
+            return Comparison.DIFFERS, (str(error),)
         named = ", ".join(str(node_id) for node_id in sorted(departed))
-        return Verdict.EQUAL, (f"the chain dropped the rows of nodes that had left: {named}",)
-    return Verdict.EQUAL, ()
+        return Comparison.EQUAL, (f"the chain dropped the rows of nodes that had left: {named}",)
+    return Comparison.EQUAL, ()
 
 
 def _trace_records(

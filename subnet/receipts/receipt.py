@@ -17,8 +17,8 @@ from subnet.receipts.reasons import Cause
 from subnet.receipts.recompute import Basis
 
 
-class Verdict(Enum):
-    """How the score that was computed again stands to the proposal on chain."""
+class Comparison(Enum):
+    """How the score that was computed again compares with the proposal on chain."""
 
     EQUAL = "equals the chain"
     DIFFERS = "differs from the chain"
@@ -70,7 +70,7 @@ class NodeReceipt:
     kept_by: SubnetNodeId
     node: RosterNode | None
     basis: Basis
-    verdict: Verdict
+    comparison: Comparison
     differences: tuple[str, ...]
     score: Score | None
     proposed: Score | None

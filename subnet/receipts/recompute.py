@@ -31,7 +31,7 @@ from consensus.report import EpochReport
 from consensus.scorer import Scorer
 from consensus.types import Epoch, SubnetNodeId
 from keys.envelope import Envelope
-from subnet.errors import ReceiptRefused
+from subnet.errors import ReceiptInvalid
 from subnet.receipts.evidence import EpochEvidence
 
 
@@ -67,7 +67,7 @@ class _Missing(Exception):
 
 
 def check_records(evidence: EpochEvidence) -> None:
-    """Raise ReceiptRefused, naming the record, unless each is signed by a node of its roster."""
+    """Raise ReceiptInvalid, naming the record, unless each is signed by a node of its roster."""
     sizes = compute_vector_sizes(evidence.shape, evidence.params)
     table = EpochTable(evidence.network_id, vector_sizes=sizes)
     rosters = (evidence.previous, evidence.roster, evidence.following)
@@ -84,7 +84,7 @@ def check_records(evidence: EpochEvidence) -> None:
             admit(envelope.to_bytes(), None, table)
         except InvalidRecord as error:
             what = f"the {RecordKind(envelope.kind).name} of node {envelope.node_id}"
-            raise ReceiptRefused(
+            raise ReceiptInvalid(
                 f"{what} of epoch {envelope.epoch} does not hold: {error}"
             ) from error
 

@@ -37,9 +37,9 @@ from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
 from keys.envelope import Envelope, compute_record_key, decode_envelope, seal
 from keys.peer import PeerId, PeerKey
-from subnet.epoch.interfaces import Receipt
+from subnet.epoch.interfaces import ExtrinsicReceipt
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
-from subnet.simulation.chain import Endpoint
+from subnet.simulation.chain import SimEndpoint
 from subnet.simulation.inference import (
     HONEST_NOISE,
     INT8_NOISE,
@@ -456,7 +456,7 @@ class EvilWriter:
     """Proposes other rows than the node computed, or attests nothing."""
 
     def __init__(
-        self, inner: Endpoint, node_id: int, behaviours: frozenset[Behaviour], random: Random
+        self, inner: SimEndpoint, node_id: int, behaviours: frozenset[Behaviour], random: Random
     ) -> None:
         self._inner = inner
         self._node_id = SubnetNodeId(node_id)
@@ -465,12 +465,12 @@ class EvilWriter:
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
-    ) -> Receipt:
+    ) -> ExtrinsicReceipt:
         if Behaviour.BAD_PROPOSAL in self._behaviours:
             scores = self._bend(list(scores))
         return await self._inner.propose(subnet_id, scores, args)
 
-    async def attest(self, subnet_id: SubnetId) -> Receipt:
+    async def attest(self, subnet_id: SubnetId) -> ExtrinsicReceipt:
         if Behaviour.REFUSE in self._behaviours:
             raise ChainUnavailable("it attests only what an ally proposes")
         return await self._inner.attest(subnet_id)
@@ -500,7 +500,7 @@ class EvilReader:
 
     def __init__(
         self,
-        inner: Endpoint,
+        inner: SimEndpoint,
         allies: frozenset[int],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         note: Callable[[str], None],

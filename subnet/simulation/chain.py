@@ -45,7 +45,7 @@ from devchain.ledger import Ledger
 from devchain.runtime import LedgerConfig
 from keys.peer import PeerId
 from subnet.chain.substrate import check_args_size
-from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
+from subnet.epoch.interfaces import BlockInfo, ChainInfo, ExtrinsicReceipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
 from subnet.simulation.ledger_reads import (
     read_elected_validator,
@@ -54,7 +54,7 @@ from subnet.simulation.ledger_reads import (
     read_submission,
     read_subnet,
 )
-from subnet.simulation.trace import Trace
+from subnet.simulation.trace import RunTrace
 from subnet.simulation.windows import EPOCH_LENGTH
 
 SUBNET_ID = SubnetId(128_001)
@@ -70,7 +70,7 @@ _STAKE = 100 * TENSOR
 
 
 @dataclass(frozen=True)
-class Account:
+class NodeAccount:
     """The keys of one node, as the chain knows them."""
 
     peer_id: PeerId
@@ -79,7 +79,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Standing:
+class NodeState:
     """What the chain holds of a node: units at stake, and reputation at 10**18."""
 
     stake: int
@@ -106,10 +106,10 @@ class SimChain:
 
     def __init__(
         self,
-        accounts: Sequence[Account],
+        accounts: Sequence[NodeAccount],
         *,
         seed: bytes,
-        trace: Trace,
+        trace: RunTrace,
         epoch_length: int = EPOCH_LENGTH,
         num_founders: int | None = None,
         min_reputation: int | None = None,
@@ -177,11 +177,11 @@ class SimChain:
         items = (storage.SUBNET_NODES_DATA, storage.REGISTERED_SUBNET_NODES_DATA)
         return frozenset(node.id for item in items for _, node in state.items(item, SUBNET_ID))
 
-    def read_standings(self, block: int) -> dict[int, Standing]:
+    def read_node_states(self, block: int) -> dict[int, NodeState]:
         """Return stake and reputation of each activated node in the state of a block."""
         state = self.ledger.state.at(block)
         return {
-            node.node_id: Standing(
+            node.node_id: NodeState(
                 state.get(storage.ACCOUNT_SUBNET_STAKE, node.hotkey, SUBNET_ID),
                 state.get(storage.SUBNET_NODE_REPUTATION, SUBNET_ID, node.node_id),
             )
@@ -302,7 +302,7 @@ class EndpointFaults:
     """Extrinsics land, but the answer is an outage."""
 
 
-class Endpoint:
+class SimEndpoint:
     """Satisfies ChainReader and ChainWriter for one hotkey."""
 
     def __init__(self, chain: SimChain, *, hotkey: bytes, random: Random) -> None:
@@ -386,15 +386,15 @@ class Endpoint:
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
-    ) -> Receipt:
+    ) -> ExtrinsicReceipt:
         check_args_size(args)
         rows = tuple(SubnetNodeConsensusData(node_id, score) for node_id, score in scores)
         return await self._send(ProposeAttestation(subnet_id, rows, args=args))
 
-    async def attest(self, subnet_id: SubnetId) -> Receipt:
+    async def attest(self, subnet_id: SubnetId) -> ExtrinsicReceipt:
         return await self._send(Attest(subnet_id))
 
-    async def _send(self, call: NetworkCall) -> Receipt:
+    async def _send(self, call: NetworkCall) -> ExtrinsicReceipt:
         await self._delay()
         try:
             block = await self._chain.submit(self._hotkey, call, head=self._best.number)
@@ -407,7 +407,7 @@ class Endpoint:
         if self.faults.lose_receipts:
             raise ChainUnavailable("the connection broke before the receipt")
         digest = hashlib.sha256(self._hotkey + block.block_hash).digest()
-        return Receipt(digest, block.block_hash, block.number)
+        return ExtrinsicReceipt(digest, block.block_hash, block.number)
 
     async def _delay(self) -> None:
         await asyncio.sleep(self._random.uniform(*self.faults.latency_s))
@@ -421,7 +421,7 @@ class Endpoint:
 
 
 def open_ledger(
-    accounts: Sequence[Account],
+    accounts: Sequence[NodeAccount],
     epoch_length: int = EPOCH_LENGTH,
     *,
     mode: ActivationMode = ActivationMode.MANUAL,
@@ -437,7 +437,7 @@ def delegate(ledger: Ledger, coldkey: bytes) -> None:
     ledger.apply(coldkey, AddToDelegateStake(SUBNET_ID, DELEGATED))
 
 
-def found_subnet(ledger: Ledger, accounts: Sequence[Account]) -> None:
+def found_subnet(ledger: Ledger, accounts: Sequence[NodeAccount]) -> None:
     """Register and activate the subnet and its nodes; their ids count from 1, in this order."""
     owner = accounts[0].coldkey
     data = RegistrationSubnetData(
@@ -459,7 +459,7 @@ def found_subnet(ledger: Ledger, accounts: Sequence[Account]) -> None:
     ledger.apply(owner, ActivateSubnet(SUBNET_ID))
 
 
-def make_registration(account: Account) -> RegisterSubnetNode:
+def make_registration(account: NodeAccount) -> RegisterSubnetNode:
     """Return the call with which an account's owner registers its node."""
     return RegisterSubnetNode(
         subnet_id=SUBNET_ID,

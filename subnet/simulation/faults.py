@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from subnet.simulation.chain import BLOCK_TIME_S, FINALITY_LAG, EndpointFaults
 from subnet.simulation.network import Link, NetworkFaults
-from subnet.simulation.scenario import Fault, Scenario
+from subnet.simulation.scenario import FaultFamily, Scenario
 from subnet.simulation.windows import EPOCH_LENGTH, WINDOWS
 
 if TYPE_CHECKING:
-    from subnet.simulation.node import Setting, SimNode
+    from subnet.simulation.node import RunContext, SimNode
 
 MAX_POINTS_TO_DEATH = 60
 MAX_REST_S = 90.0
@@ -32,12 +32,14 @@ MAX_LATE_S = 4.0
 class FaultDriver:
     """Changes what is wrong, once a block."""
 
-    def __init__(self, scenario: Scenario, setting: Setting, nodes: Mapping[int, SimNode]) -> None:
+    def __init__(
+        self, scenario: Scenario, context: RunContext, nodes: Mapping[int, SimNode]
+    ) -> None:
         self._scenario = scenario
-        self._network = setting.network
-        self._chain = setting.chain
-        self._effects = setting.effects
-        self._quiet_from = scenario.compute_quiet_block(setting.chain.slot)
+        self._network = context.network
+        self._chain = context.chain
+        self._effects = context.effects
+        self._quiet_from = scenario.compute_quiet_block(context.chain.slot)
         self._windows = WINDOWS[scenario.epoch_length]
         self._nodes = nodes
         self._honest = sorted(scenario.honest)
@@ -60,32 +62,32 @@ class FaultDriver:
         length = self._windows.length
         if length > EPOCH_LENGTH and random.random() >= EPOCH_LENGTH / length:
             return  # An epoch has as many faults, whatever its length.
-        if Fault.CRASH in faults and random.random() < 0.08:
+        if FaultFamily.CRASH in faults and random.random() < 0.08:
             self._kill(self._pick())
-        if Fault.PARTITION in faults and random.random() < 0.02:
+        if FaultFamily.PARTITION in faults and random.random() < 0.02:
             self._cut(block)
-        if Fault.HIDE in faults and random.random() < 0.08:
+        if FaultFamily.HIDE in faults and random.random() < 0.08:
             self._hide()
-        if Fault.CHAIN in faults and random.random() < 0.05:
+        if FaultFamily.CHAIN in faults and random.random() < 0.05:
             self._break_endpoint(self._pick(), block)
-        if Fault.SKEW in faults and random.random() < 0.02:
+        if FaultFamily.SKEW in faults and random.random() < 0.02:
             node = self._pick()
             self._nodes[node].skew_s = random.uniform(-MAX_SKEW_S, MAX_SKEW_S)
             self._ends.append((block + random.randrange(1, 40), "skew", node))
-        if Fault.DISK in faults and random.random() < 0.15:
+        if FaultFamily.DISK in faults and random.random() < 0.15:
             self._break_disk()
-        if Fault.FORK in faults:
+        if FaultFamily.FORK in faults:
             self._maybe_fork(block)
-        if Fault.LATE_BLOCKS in faults and random.random() < 0.1:
+        if FaultFamily.LATE_BLOCKS in faults and random.random() < 0.1:
             self._delay_next_block()
 
     def _start(self) -> None:
         faults, random = self._scenario.faults, self._random
-        if Fault.LOSS in faults:
+        if FaultFamily.LOSS in faults:
             self._network.faults.loss_percent = random.randrange(1, 25)
-        if Fault.SLOW in faults:
+        if FaultFamily.SLOW in faults:
             self._network.faults.latency_s = (0.05, random.uniform(1.0, 6.0))
-        if Fault.NARROW in faults:
+        if FaultFamily.NARROW in faults:
             self._network.faults.links = {
                 node: (self._draw_link(), self._draw_link()) for node in sorted(self._nodes)
             }

@@ -42,7 +42,7 @@ from keys.envelope import Envelope, decode_envelope
 from subnet.journal.journal import KEPT_EPOCHS, Journal, SignedRecord
 from subnet.simulation.bounds import compute_bound, compute_store_bound
 from subnet.simulation.byzantine import WORTHLESS, Behaviour
-from subnet.simulation.chain import Standing
+from subnet.simulation.chain import NodeState
 from subnet.simulation.inference import SHAPE
 from subnet.simulation.scenario import NodeSpec, Scenario
 from subnet.simulation.windows import (
@@ -67,7 +67,7 @@ class Violation(AssertionError):
 
 
 @dataclass(frozen=True)
-class Chain:
+class EpochBlocks:
     """What the invariants read of the chain."""
 
     slot: int
@@ -92,7 +92,7 @@ class Invariants:
         self._scenario = scenario
         self._read_nodes = read_nodes
         self._read_elected = read_elected
-        self._chain = Chain(slot, WINDOWS[scenario.epoch_length])
+        self._chain = EpochBlocks(slot, WINDOWS[scenario.epoch_length])
         self._specs = {spec.node_id: spec for spec in scenario.nodes}
         self._published: dict[tuple[int, int, int], bytes] = {}
         self._said_of: dict[tuple[Epoch, bytes], object] = {}
@@ -405,8 +405,8 @@ class Invariants:
         epoch: int,
         submission: Submission | None,
         *,
-        before: Mapping[int, Standing],
-        after: Mapping[int, Standing],
+        before: Mapping[int, NodeState],
+        after: Mapping[int, NodeState],
     ) -> None:
         """The chain has paid and judged an epoch: no honest node has less than before.
 

@@ -8,13 +8,13 @@ from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetId, Subn
 from devchain import storage
 from devchain.chain_types import SubnetNode, SubnetState
 from devchain.ledger import Ledger
-from devchain.state import Reader
+from devchain.state import StateReader
 from keys.errors import BadPeerId
 from keys.peer import PeerId
 from subnet.epoch.interfaces import SubnetInfo
 
 
-def _reader(ledger: Ledger, at_block: int | None) -> Reader:
+def _reader(ledger: Ledger, at_block: int | None) -> StateReader:
     return ledger.state if at_block is None else ledger.state.at(at_block)
 
 
@@ -45,7 +45,7 @@ def read_nodes(
     return tuple(_roster_node(state, node) for node in nodes)
 
 
-def _roster_node(state: Reader, node: SubnetNode) -> RosterNode:
+def _roster_node(state: StateReader, node: SubnetNode) -> RosterNode:
     return RosterNode(
         node_id=SubnetNodeId(node.id),
         peer_id=_parse_peer_id(node.peer_info.peer_id),

@@ -143,7 +143,7 @@ class Replica:
 Hook = Callable[[int, Envelope], None]
 
 
-class Network:
+class SimNetwork:
     """All replicas, and the wires between them."""
 
     def __init__(self, peers: Sequence[PeerId], *, random: Random) -> None:
@@ -212,7 +212,7 @@ class Network:
 class SimRecordStore:
     """Satisfies RecordStore for one node."""
 
-    def __init__(self, network: Network, node: int, authors: Mapping[bytes, int]) -> None:
+    def __init__(self, network: SimNetwork, node: int, authors: Mapping[bytes, int]) -> None:
         self._network = network
         self._node = node
         self._authors = authors
@@ -302,7 +302,7 @@ class SimRecordStore:
 class SimPeerRecords:
     """Satisfies PeerRecords for one node: asks another node for records by hash."""
 
-    def __init__(self, network: Network, node: int, nodes: Mapping[PeerId, int]) -> None:
+    def __init__(self, network: SimNetwork, node: int, nodes: Mapping[PeerId, int]) -> None:
         self._network = network
         self._node = node
         self._nodes = nodes

@@ -59,15 +59,15 @@ from subnet.simulation.byzantine import (
     choose_distortion,
     choose_tampering,
 )
-from subnet.simulation.chain import BLOCK_TIME_S, SUBNET_ID, Account, Endpoint, SimChain
+from subnet.simulation.chain import BLOCK_TIME_S, SUBNET_ID, NodeAccount, SimChain, SimEndpoint
 from subnet.simulation.crash import Guard, Switch, make_runner
 from subnet.simulation.disk import SimDisk
 from subnet.simulation.inference import SHAPE, FakeInference, FakeModel
 from subnet.simulation.inline_runner import run_inline
 from subnet.simulation.invariants import Invariants
-from subnet.simulation.network import Network, SimPeerRecords, SimRecordStore
+from subnet.simulation.network import SimNetwork, SimPeerRecords, SimRecordStore
 from subnet.simulation.scenario import NodeSpec
-from subnet.simulation.trace import Trace
+from subnet.simulation.trace import RunTrace
 from subnet.simulation.windows import WINDOWS
 
 MODEL_LOAD_S = 9.0
@@ -75,14 +75,14 @@ MODEL_LOAD_S = 9.0
 
 
 @dataclass
-class Setting:
+class RunContext:
     """What all nodes of one run share."""
 
     chain: SimChain
-    network: Network
+    network: SimNetwork
     model: FakeModel
     invariants: Invariants
-    trace: Trace
+    trace: RunTrace
     get_wall_time_s: Callable[[], float]
     spawn: Callable[[Any], None]
     effects: Counter[str]
@@ -96,14 +96,16 @@ def make_key(node_id: int) -> PeerKey:
     return PeerKey(bytes([node_id]) * 32)
 
 
-def make_account(node_id: int, owner: int | None = None) -> Account:
+def make_account(node_id: int, owner: int | None = None) -> NodeAccount:
     """Return the chain's names of a node; the last byte of a hotkey is the node's id.
 
     The last byte of a coldkey is ``owner``, the node itself by default.
     """
     peer_id = make_key(node_id).peer_id
     coldkey = bytes([node_id if owner is None else owner])
-    return Account(peer_id, b"coldkey".ljust(19) + coldkey, b"hotkey".ljust(19) + bytes([node_id]))
+    return NodeAccount(
+        peer_id, b"coldkey".ljust(19) + coldkey, b"hotkey".ljust(19) + bytes([node_id])
+    )
 
 
 def make_terms(chain: SimChain) -> SubnetTerms:
@@ -114,32 +116,32 @@ def make_terms(chain: SimChain) -> SubnetTerms:
 class SimNode:
     """A node whose process can be killed and started again."""
 
-    def __init__(self, spec: NodeSpec, setting: Setting, *, seed: int) -> None:
+    def __init__(self, spec: NodeSpec, context: RunContext, *, seed: int) -> None:
         self.spec = spec
         self.node_id = spec.node_id
         self.key = make_key(spec.node_id)
         self.random = Random(f"node/{seed}/{spec.node_id}")
         self.name = f"node {spec.node_id}"
-        self.setting = setting
-        self.terms = make_terms(setting.chain)
+        self.context = context
+        self.terms = make_terms(context.chain)
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.disk: SimDisk | None = None
         """Under the journal of a node whose disk may fail; the others' are in memory."""
-        self.endpoint = Endpoint(
-            setting.chain, hotkey=make_account(spec.node_id).hotkey, random=self.random
+        self.endpoint = SimEndpoint(
+            context.chain, hotkey=make_account(spec.node_id).hotkey, random=self.random
         )
-        self.replica = setting.network.replicas[spec.node_id]
+        self.replica = context.network.replicas[spec.node_id]
         # Drawn before anything else, so that it is the same in every life.
         self.victim = self.random.choice([n for n in (1, 2, 3) if n != self.node_id])
-        self.replica.tamper = choose_tampering(spec.behaviours, victim=setting.peers[self.victim])
+        self.replica.tamper = choose_tampering(spec.behaviours, victim=context.peers[self.victim])
         self.replica.on_stored = lambda old, new: (
-            setting.invariants.stored(spec.node_id, old, new) if spec.is_honest else None
+            context.invariants.stored(spec.node_id, old, new) if spec.is_honest else None
         )
-        self.store = SimRecordStore(setting.network, spec.node_id, setting.authors)
-        nodes = {peer: node_id for node_id, peer in setting.peers.items()}
-        self.peers = SimPeerRecords(setting.network, spec.node_id, nodes)
+        self.store = SimRecordStore(context.network, spec.node_id, context.authors)
+        nodes = {peer: node_id for node_id, peer in context.peers.items()}
+        self.peers = SimPeerRecords(context.network, spec.node_id, nodes)
         distort = choose_distortion(spec.behaviours, self.random.randrange(1 << 32))
-        self.inference = FakeInference(setting.model, spec.layers, distort=distort)
+        self.inference = FakeInference(context.model, spec.layers, distort=distort)
         self.switch = Switch()
         self.journal: Journal | None = None
         self.receipts: ReceiptSink | None = None
@@ -172,18 +174,18 @@ class SimNode:
                     self.switch.last = "by a write that failed"
                 elif not self.switch.is_dead:
                     if self.spec.is_honest:
-                        self.setting.invariants.died(self.node_id, _first_leaf(error))
+                        self.context.invariants.died(self.node_id, _first_leaf(error))
                     raise
             finally:
                 self.replica.stop()
             self.last_words = self.switch.last
-            self.setting.trace.add(self.name, f"killed {self.last_words}")
+            self.context.trace.add(self.name, f"killed {self.last_words}")
             left_s = self.up_by_s - asyncio.get_running_loop().time()
             await asyncio.sleep(max(0.0, min(self.next_rest_s, left_s)))
 
     def check_attestation(self, block: int) -> None:
         """Compare the proposal in the state of a block with the rows that this node computed."""
-        chain, invariants = self.setting.chain, self.setting.invariants
+        chain, invariants = self.context.chain, self.context.invariants
         epoch = Epoch((block - chain.slot) // chain.epoch_length)
         submission, before = chain.read_submission(epoch, at_block=block), Epoch(epoch - 1)
         invariants.attesting(self.node_id, epoch, self.judged.get(before), submission)
@@ -209,7 +211,7 @@ class SimNode:
             connection, owner=self.key.peer_id.public_key, run=make_runner(switch)
         )
         before = None if self.journal is None else self.journal.own_records
-        self.setting.invariants.restarted(self.node_id, before, journal)
+        self.context.invariants.restarted(self.node_id, before, journal)
         self.journal = journal
         rosters = Rosters(
             self.terms, reader=Guard(self.endpoint, switch), journal=journal, shape=SHAPE
@@ -226,13 +228,13 @@ class SimNode:
         store: Any = self.store
         reader: Any = self.endpoint
         if not self.spec.is_honest:
-            does, setting = self.spec.behaviours, self.setting
+            does, context = self.spec.behaviours, self.context
             knowledge = self._know()
             store = EvilStore(self.store, knowledge, does, self.random)
             writer = EvilWriter(self.endpoint, self.node_id, does, self.random)
             if Behaviour.ATTEST_ALLIES in does:
-                allies = setting.liars - {self.node_id}
-                reader = EvilReader(self.endpoint, allies, setting.spawn, knowledge.note)
+                allies = context.liars - {self.node_id}
+                reader = EvilReader(self.endpoint, allies, context.spawn, knowledge.note)
         inference = Guard(self.inference, switch)
         started_s = asyncio.get_running_loop().time() if self.lives > 1 else -MODEL_LOAD_S
 
@@ -255,7 +257,7 @@ class SimNode:
             get_inference=get_inference,
             get_auditor=get_inference if self.spec.role is Role.VALIDATOR else lambda: None,
             list_failed_probes=lambda _roster: frozenset(),
-            get_wall_time_s=lambda: self.setting.get_wall_time_s() + self.skew_s,
+            get_wall_time_s=lambda: self.context.get_wall_time_s() + self.skew_s,
             receipts=self.receipts,
         )
 
@@ -276,12 +278,12 @@ class SimNode:
         return Behaviour.HIDE_LIST in does or is_held_back
 
     def _know(self) -> Knowledge:
-        setting = self.setting
-        windows = WINDOWS[setting.chain.epoch_length]
+        context = self.context
+        windows = WINDOWS[context.chain.epoch_length]
 
         def compute_delay_s(epoch: Epoch, offset: int) -> float:
-            block = setting.chain.slot + epoch * setting.chain.epoch_length + offset
-            return setting.chain.get_time_s(block) - setting.get_wall_time_s()
+            block = context.chain.slot + epoch * context.chain.epoch_length + offset
+            return context.chain.get_time_s(block) - context.get_wall_time_s()
 
         def find_own(kind: RecordKind, epoch: Epoch) -> Envelope:
             assert self.journal is not None
@@ -293,27 +295,27 @@ class SimNode:
             return () if roster is None else roster.nodes
 
         def chain_hash(epoch: Epoch, offset: int) -> bytes:
-            block = setting.chain.slot + epoch * setting.chain.epoch_length + offset
-            return setting.chain.get_header(block).block_hash
+            block = context.chain.slot + epoch * context.chain.epoch_length + offset
+            return context.chain.get_header(block).block_hash
 
         return Knowledge(
             key=self.key,
             windows=windows,
-            victim=setting.peers[self.victim],
-            allies=frozenset(setting.peers[node_id] for node_id in setting.liars),
+            victim=context.peers[self.victim],
+            allies=frozenset(context.peers[node_id] for node_id in context.liars),
             list_nodes=list_nodes,
-            peers=setting.peers,
+            peers=context.peers,
             compute_delay_s=compute_delay_s,
             find_own=find_own,
             find_draw=lambda epoch: chain_hash(epoch, windows.commit_end),
             show_list=self.shown_lists.add,
-            note=lambda effect: setting.effects.update([effect]),
-            note_copy=lambda epoch: setting.invariants.copied(self.node_id, epoch),
-            spawn=setting.spawn,
+            note=lambda effect: context.effects.update([effect]),
+            note_copy=lambda epoch: context.invariants.copied(self.node_id, epoch),
+            spawn=context.spawn,
         )
 
     def _observe(self, event: NodeEvent) -> None:
-        trace = self.setting.trace
+        trace = self.context.trace
         if isinstance(event, HeadSeen):
             return  # HeadHandled of the same head follows.
         if isinstance(event, (RecordSeen, HeadHandled)):
@@ -324,7 +326,7 @@ class SimNode:
             trace.add(self.name, _describe(event))
         if isinstance(event, ProposalScored) and self.spec.is_honest and not self.switch.is_dead:
             self.judged[event.report.epoch] = event.report.rows
-            self.setting.invariants.scored(self.node_id, event.report, event.list_hash)
+            self.context.invariants.scored(self.node_id, event.report, event.list_hash)
 
 
 class _WatchedWriter:
@@ -338,7 +340,7 @@ class _WatchedWriter:
 
     async def attest(self, subnet_id: Any) -> Any:
         # Both when it leaves, because a receipt may be lost, and when it has landed.
-        self._node.check_attestation(self._node.setting.chain.best.number)
+        self._node.check_attestation(self._node.context.chain.best.number)
         receipt = await self._node.endpoint.attest(subnet_id)
         self._node.check_attestation(receipt.block_number)
         return receipt

@@ -17,7 +17,7 @@ from subnet.epoch.interfaces import BlockInfo
 from subnet.simulation.chain import (
     FINALITY_LAG,
     SUBNET_ID,
-    Account,
+    NodeAccount,
     SimChain,
     make_registration,
 )
@@ -32,7 +32,7 @@ class Owners:
         scenario: Scenario,
         chain: SimChain,
         *,
-        accounts: Mapping[int, Account],
+        accounts: Mapping[int, NodeAccount],
         start: Callable[[int], None],
         stop: Callable[[int], None],
         effects: Counter[str],

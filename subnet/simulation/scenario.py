@@ -30,7 +30,7 @@ QUIET_EPOCHS = 2
 judges it like the others, so only the sightings of the scored epoch itself must be had."""
 
 
-class Fault(Enum):
+class FaultFamily(Enum):
     """One family of faults."""
 
     CRASH = "crash"
@@ -62,10 +62,16 @@ class Fault(Enum):
     """Dishonest nodes with one plan: up to just under half of all."""
 
 
-LYING = (Fault.BYZANTINE, Fault.SPLIT, Fault.EDGE, Fault.SELECT, Fault.COLLUSION)
-CHAIN_FAULTS = (Fault.FORK, Fault.LATE_BLOCKS, Fault.ROSTER)
+LYING = (
+    FaultFamily.BYZANTINE,
+    FaultFamily.SPLIT,
+    FaultFamily.EDGE,
+    FaultFamily.SELECT,
+    FaultFamily.COLLUSION,
+)
+CHAIN_FAULTS = (FaultFamily.FORK, FaultFamily.LATE_BLOCKS, FaultFamily.ROSTER)
 """What the chain does to all alike: every node must still do all that it owes."""
-NETWORK_FAULTS = frozenset(Fault) - frozenset(LYING) - frozenset(CHAIN_FAULTS)
+NETWORK_FAULTS = frozenset(FaultFamily) - frozenset(LYING) - frozenset(CHAIN_FAULTS)
 """Where none of these is on, all nodes are connected and none dies."""
 
 _HOSTER_BEHAVIOURS = (
@@ -156,7 +162,7 @@ class Scenario:
     seed: int
     epochs: int
     nodes: tuple[NodeSpec, ...]
-    faults: frozenset[Fault] = field(default_factory=frozenset)
+    faults: frozenset[FaultFamily] = field(default_factory=frozenset)
     origin: str | None = None
     """What replays a run whose nodes were not drawn from the seed."""
     epoch_length: int = EPOCH_LENGTH
@@ -203,7 +209,7 @@ class Scenario:
 
 
 def draw_scenario(
-    seed: int, *, epochs: int = 20, nodes: int = 7, faults: Collection[Fault] | None = None
+    seed: int, *, epochs: int = 20, nodes: int = 7, faults: Collection[FaultFamily] | None = None
 ) -> Scenario:
     """Return the scenario of a seed; ``faults`` overrides the drawn families."""
     chosen = draw_faults(seed) if faults is None else frozenset(faults)
@@ -212,7 +218,7 @@ def draw_scenario(
     random = Random(f"chain/{seed}")
     length = draw_epoch_length(random)
     specs = draw_owners(random, specs)
-    if Fault.ROSTER in chosen:
+    if FaultFamily.ROSTER in chosen:
         specs = draw_changes(random, specs, epochs=epochs)
     return Scenario(seed, epochs, specs, chosen, epoch_length=length)
 
@@ -278,7 +284,7 @@ def draw_changes(
     return tuple(changed)
 
 
-def draw_faults(seed: int) -> frozenset[Fault]:
+def draw_faults(seed: int) -> frozenset[FaultFamily]:
     """Return a set of families: swarms of different ones find more than all at once.
 
     Consecutive seeds share out every pair of families evenly, which draws that do not know of each
@@ -288,10 +294,10 @@ def draw_faults(seed: int) -> frozenset[Fault]:
 
 
 @lru_cache(4)
-def _draw_fault_sets(number: int) -> tuple[frozenset[Fault], ...]:
+def _draw_fault_sets(number: int) -> tuple[frozenset[FaultFamily], ...]:
     """Return the sets of one round of seeds: each takes the families that have met least so far."""
     random = Random(f"faults/{number}")
-    met: Counter[frozenset[Fault]] = Counter()
+    met: Counter[frozenset[FaultFamily]] = Counter()
     sets = []
     for _ in range(SEEDS_PER_ROUND):
         chosen = _draw_fault_set(random, met)
@@ -302,12 +308,12 @@ def _draw_fault_sets(number: int) -> tuple[frozenset[Fault], ...]:
     return tuple(sets)
 
 
-def _draw_fault_set(random: Random, met: Mapping[frozenset[Fault], int]) -> list[Fault]:
+def _draw_fault_set(random: Random, met: Mapping[frozenset[FaultFamily], int]) -> list[FaultFamily]:
     if random.random() < 0.1:
         return []
     # Where all are connected, the invariants ask for more.
-    families = [*LYING, *CHAIN_FAULTS] if random.random() < 0.4 else list(Fault)
-    chosen: list[Fault] = []
+    families = [*LYING, *CHAIN_FAULTS] if random.random() < 0.4 else list(FaultFamily)
+    chosen: list[FaultFamily] = []
     for _ in range(random.randrange(1, 1 + min(MAX_FAMILIES, len(families)))):
         random.shuffle(families)
         rest = [family for family in families if family not in chosen]
@@ -316,16 +322,16 @@ def _draw_fault_set(random: Random, met: Mapping[frozenset[Fault], int]) -> list
 
 
 def _count_meetings(
-    new: Fault,
-    chosen: Sequence[Fault],
-    families: Sequence[Fault],
-    met: Mapping[frozenset[Fault], int],
+    new: FaultFamily,
+    chosen: Sequence[FaultFamily],
+    families: Sequence[FaultFamily],
+    met: Mapping[frozenset[FaultFamily], int],
 ) -> int:
     """Return how often a family has met those that are chosen; all, while none is."""
     return sum(met.get(frozenset((new, other)), 0) for other in chosen or families)
 
 
-def _draw_nodes(random: Random, count: int, faults: frozenset[Fault]) -> tuple[NodeSpec, ...]:
+def _draw_nodes(random: Random, count: int, faults: frozenset[FaultFamily]) -> tuple[NodeSpec, ...]:
     num_validators = 2 + (count >= 7 and random.random() < 0.5)
     num_hosters = count - num_validators
     behaviours = _draw_behaviours(random, count, num_hosters, faults)
@@ -355,7 +361,7 @@ def _draw_layers(random: Random, *, is_honest: bool, index: int) -> LayerRange:
 
 
 def _draw_behaviours(
-    random: Random, count: int, num_hosters: int, faults: frozenset[Fault]
+    random: Random, count: int, num_hosters: int, faults: frozenset[FaultFamily]
 ) -> dict[int, frozenset[Behaviour]]:
     """Fewer than a third of all nodes lie, and fewer than half of those on any block."""
     if count < MIN_NODES_WITH_LIARS:
@@ -364,11 +370,11 @@ def _draw_behaviours(
     validators = list(range(num_hosters + 1, count + 1))
     budget = min(2, (count - 1) // 3)
     drawn: dict[int, set[Behaviour]] = {}
-    if Fault.COLLUSION in faults:
+    if FaultFamily.COLLUSION in faults:
         drawn = _draw_collusion(random, num_hosters, len(validators))
-        if Fault.BYZANTINE in faults:
+        if FaultFamily.BYZANTINE in faults:
             drawn[random.choice(sorted(drawn))].add(random.choice(_ANY_BEHAVIOURS))
-    elif Fault.BYZANTINE in faults:
+    elif FaultFamily.BYZANTINE in faults:
         liars = [random.choice(hosters)]
         if budget >= 2:
             rest = [node for node in hosters + validators[1:] if node not in liars]
@@ -378,11 +384,11 @@ def _draw_behaviours(
         both_host = len(liars) == 2 and max(liars) <= num_hosters
         if both_host and random.random() < 0.3:
             drawn = {liar: {Behaviour.COLLUDE} for liar in liars}
-    if Fault.SPLIT in faults:
+    if FaultFamily.SPLIT in faults:
         liar = next(iter(drawn), random.choice((hosters[0], validators[-1])))
         lie = _draw_equivocation(random, is_hoster=liar <= num_hosters)
-        drawn[liar] = {lie} if Fault.COLLUSION not in faults else drawn[liar] | {lie}
-    for family in (Fault.EDGE, Fault.SELECT):
+        drawn[liar] = {lie} if FaultFamily.COLLUSION not in faults else drawn[liar] | {lie}
+    for family in (FaultFamily.EDGE, FaultFamily.SELECT):
         if family in faults:
             liar = random.choice(sorted(drawn) or (hosters[0], validators[-1]))
             lie = _draw_family_lie(random, family, is_hoster=liar <= num_hosters)
@@ -416,8 +422,8 @@ def _draw_collusion(
     return {liar: set(plan) for liar in liars}
 
 
-def _draw_family_lie(random: Random, family: Fault, *, is_hoster: bool) -> Behaviour:
-    if family is Fault.SELECT:
+def _draw_family_lie(random: Random, family: FaultFamily, *, is_hoster: bool) -> Behaviour:
+    if family is FaultFamily.SELECT:
         return random.choice((Behaviour.SELECT_READERS, Behaviour.SELECT_AUTHOR))
     edges = [Behaviour.EDGE_COMMIT, Behaviour.EDGE_SIGHTING, Behaviour.EDGE_LIST]
     return random.choice([Behaviour.EDGE, *edges] if is_hoster else edges)

@@ -11,7 +11,7 @@ from typing import Any
 
 from subnet.simulation.byzantine import Behaviour
 from subnet.simulation.invariants import Violation
-from subnet.simulation.scenario import Fault, Scenario, draw_scenario
+from subnet.simulation.scenario import FaultFamily, Scenario, draw_scenario
 from subnet.simulation.world import run_scenario
 
 EPOCHS_PER_RUN = 20
@@ -19,13 +19,13 @@ EPOCHS_PER_RUN = 20
 
 
 @dataclass(frozen=True)
-class Job:
+class RunJob:
     """One run of a search. ``cheat`` is what the last hoster does, whatever the seed draws."""
 
     seed: int
     epochs: int
     nodes: int
-    faults: frozenset[Fault] | None
+    faults: frozenset[FaultFamily] | None
     cheat: Behaviour | None
 
     def make_scenario(self) -> Scenario:
@@ -37,11 +37,11 @@ class Job:
         hosters = [spec for spec in scenario.nodes if spec.role.value == "hoster"]
         liar = replace(hosters[-1], behaviours=frozenset({self.cheat}))
         nodes = tuple(liar if spec.node_id == liar.node_id else spec for spec in scenario.nodes)
-        return replace(scenario, nodes=nodes, faults=scenario.faults | {Fault.BYZANTINE})
+        return replace(scenario, nodes=nodes, faults=scenario.faults | {FaultFamily.BYZANTINE})
 
 
 @dataclass(frozen=True)
-class Found:
+class RunOutcome:
     """What one run came to: what it describes, or the invariant that it broke."""
 
     seed: int
@@ -62,7 +62,7 @@ class Summary:
     violations: list[str] | None = None
     digest: str = ""
 
-    def add(self, found: Found) -> None:
+    def add(self, found: RunOutcome) -> None:
         self.epochs += found.epochs
         self.attested += found.attested
         self.digest = hashlib.sha256((self.digest + found.trace_hash).encode()).hexdigest()
@@ -86,34 +86,36 @@ def list_jobs(
     *,
     epochs: int,
     nodes: int,
-    faults: Collection[Fault] | None,
+    faults: Collection[FaultFamily] | None,
     cheat: Behaviour | None,
-) -> list[Job]:
+) -> list[RunJob]:
     """Cut a search into runs; the seeds of the runs follow each other."""
     chosen = None if faults is None else frozenset(faults)
     starts = range(0, epochs, EPOCHS_PER_RUN)
     return [
-        Job(seed + number, min(EPOCHS_PER_RUN, epochs - start), nodes, chosen, cheat)
+        RunJob(seed + number, min(EPOCHS_PER_RUN, epochs - start), nodes, chosen, cheat)
         for number, start in enumerate(starts)
     ]
 
 
-def run_job(job: Job) -> Found:
+def run_job(job: RunJob) -> RunOutcome:
     """Run one job; a broken invariant is told, any other error is raised."""
     try:
         result = run_scenario(job.make_scenario())
     except Violation as violation:
-        return Found(job.seed, job.epochs, 0, "", str(violation))
-    return Found(job.seed, job.epochs, result.num_attested, result.trace_hash)
+        return RunOutcome(job.seed, job.epochs, 0, "", str(violation))
+    return RunOutcome(job.seed, job.epochs, result.num_attested, result.trace_hash)
 
 
-def search(jobs: Collection[Job], *, processes: int, on_found: Callable[[Found], None]) -> None:
+def search(
+    jobs: Collection[RunJob], *, processes: int, on_found: Callable[[RunOutcome], None]
+) -> None:
     """Run all jobs, in their order if there is one process; tell each in its order."""
     for found in _run_all(jobs, processes):
         on_found(found)
 
 
-def _run_all(jobs: Collection[Job], processes: int) -> Iterator[Found]:
+def _run_all(jobs: Collection[RunJob], processes: int) -> Iterator[RunOutcome]:
     if processes == 1 or len(jobs) == 1:
         yield from map(run_job, jobs)
         return

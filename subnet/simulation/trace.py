@@ -10,7 +10,7 @@ MAX_KEPT_LINES = 200
 """The last lines, which a failure shows."""
 
 
-class Trace:
+class RunTrace:
     """Collects lines; ``show`` is called with each one."""
 
     def __init__(self, show: Callable[[str], None] | None = None) -> None:

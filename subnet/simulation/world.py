@@ -25,11 +25,11 @@ from subnet.simulation.memory import (
     remember_scores,
     remember_signatures,
 )
-from subnet.simulation.network import Network
-from subnet.simulation.node import Setting, SimNode, make_account
+from subnet.simulation.network import SimNetwork
+from subnet.simulation.node import RunContext, SimNode, make_account
 from subnet.simulation.owners import Owners
-from subnet.simulation.scenario import Fault, Scenario
-from subnet.simulation.trace import Trace
+from subnet.simulation.scenario import FaultFamily, Scenario
+from subnet.simulation.trace import RunTrace
 from subnet.simulation.virtual_time import run_virtual
 
 WARM_UP_PERCENT = 80
@@ -44,7 +44,7 @@ MAX_DISKS = 2
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What a run came to. ``num_attested`` counts epochs with at least 66 %."""
 
     scenario: Scenario
@@ -80,12 +80,12 @@ def run_scenario(
     *,
     show: Callable[[str], None] | None = None,
     prepare: Callable[[World], None] | None = None,
-) -> Result:
+) -> RunResult:
     """Run a scenario on a fresh virtual clock. Raises Violation.
 
     ``prepare`` may arrange something before the nodes start.
     """
-    trace = Trace(show)
+    trace = RunTrace(show)
     with remember_signatures(), remember_records(), remember_scores(), pause_collection():
         try:
             return run_virtual(_run(scenario, trace, prepare))
@@ -94,7 +94,9 @@ def run_scenario(
             raise
 
 
-async def _run(scenario: Scenario, trace: Trace, prepare: Callable[[World], None] | None) -> Result:
+async def _run(
+    scenario: Scenario, trace: RunTrace, prepare: Callable[[World], None] | None
+) -> RunResult:
     world = World(scenario, trace)
     if prepare is not None:
         prepare(world)
@@ -108,13 +110,13 @@ async def _run(scenario: Scenario, trace: Trace, prepare: Callable[[World], None
 class World:
     """Everything of one run, in one event loop."""
 
-    def __init__(self, scenario: Scenario, trace: Trace) -> None:
+    def __init__(self, scenario: Scenario, trace: RunTrace) -> None:
         self.scenario = scenario
         self.trace = trace
         self._random = Random(f"world/{scenario.seed}")
         accounts = [make_account(spec.node_id, spec.owner) for spec in scenario.nodes]
         seed = f"chain/{scenario.seed}".encode()
-        has_changes = Fault.ROSTER in scenario.faults
+        has_changes = FaultFamily.ROSTER in scenario.faults
         self.chain = SimChain(
             accounts,
             seed=seed,
@@ -129,7 +131,7 @@ class World:
             self.chain.produce(self._random)
         self._start_time_s = self.chain.get_time_s(self.chain.best.number)
         peers = [account.peer_id for account in accounts]
-        self.network = Network(peers, random=Random(f"network/{scenario.seed}"))
+        self.network = SimNetwork(peers, random=Random(f"network/{scenario.seed}"))
         self.network.on_publish = self._check_published
         self.network.set_members({spec.node_id for spec in scenario.founders})
         self.invariants = Invariants(
@@ -141,7 +143,7 @@ class World:
         self.effects: Counter[str] = Counter()
         self._tasks: asyncio.TaskGroup | None = None
         self._lives: dict[int, asyncio.Task[None]] = {}
-        setting = Setting(
+        context = RunContext(
             chain=self.chain,
             network=self.network,
             model=FakeModel(),
@@ -158,10 +160,10 @@ class World:
             liars=frozenset(spec.node_id for spec in scenario.nodes if not spec.is_honest),
         )
         self.nodes = {
-            spec.node_id: SimNode(spec, setting, seed=scenario.seed) for spec in scenario.nodes
+            spec.node_id: SimNode(spec, context, seed=scenario.seed) for spec in scenario.nodes
         }
-        self._folder = self._give_disks() if Fault.DISK in scenario.faults else None
-        self.faults = FaultDriver(scenario, setting, self.nodes)
+        self._folder = self._give_disks() if FaultFamily.DISK in scenario.faults else None
+        self.faults = FaultDriver(scenario, context, self.nodes)
         self._owners = Owners(
             scenario,
             self.chain,
@@ -247,7 +249,7 @@ class World:
             self.chain.produce(self._random)
             self._check_epoch_end(block - FINALITY_LAG)
             self.faults.step(block, is_quiet=block >= quiet_from)
-            if Fault.ROSTER in self.scenario.faults:
+            if FaultFamily.ROSTER in self.scenario.faults:
                 self._owners.step(block)
             self.invariants.raise_any()
         await asyncio.sleep(BLOCK_TIME_S * 0.9)
@@ -273,7 +275,7 @@ class World:
             self._count_kept()
         if next_block <= self.chain.best.number:
             before, after = (
-                self.chain.read_standings(block) for block in (next_block - 1, next_block)
+                self.chain.read_node_states(block) for block in (next_block - 1, next_block)
             )
             self.invariants.settled(epoch, submission, before=before, after=after)
 
@@ -314,10 +316,10 @@ class World:
         if self._folder is not None:
             self._folder.cleanup()
 
-    def get_result(self) -> Result:
+    def get_result(self) -> RunResult:
         lies = sum(replica.num_lies for replica in self.network.replicas.values())
         effects = self.effects + Counter({"replica-lies": lies})
-        return Result(
+        return RunResult(
             scenario=self.scenario,
             trace_hash=self.trace.hash,
             num_lines=self.trace.num_lines,

@@ -14,7 +14,7 @@ from consensus.roster import RosterNode
 from consensus.types import SCORE_ONE, BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
 from keys.account import AccountKey
 from subnet.account.registration import TENSOR
-from subnet.chain.extrinsic_journal import ExtrinsicJournal, State, settle
+from subnet.chain.extrinsic_journal import ExtrinsicJournal, ExtrinsicState, settle
 from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
 from tests.support.chain_rigs import (
@@ -334,13 +334,15 @@ async def test_a_client_killed_between_submit_and_inclusion_attests_once(
             submission = await observer.fetch_submission(active.subnet_id, active.epoch)
         assert submission is not None and submission.attested == {active.elected, attester}
         with ExtrinsicJournal.open(path) as journal:
-            assert [entry.state for entry in journal.list_entries(*State)] == [State.SIGNED]
+            assert [entry.state for entry in journal.list_entries(*ExtrinsicState)] == [
+                ExtrinsicState.SIGNED
+            ]
             async with SubstrateChain.open(rig.url, log=journal) as restarted:
                 await settle(restarted, journal)
                 # What the block holds is neither sent again nor taken for lost.
                 assert await rig.count_waiting() == 0
-            (entry,) = journal.list_entries(*State)
-            assert entry.state in {State.INCLUDED, State.FINALISED}
+            (entry,) = journal.list_entries(*ExtrinsicState)
+            assert entry.state in {ExtrinsicState.INCLUDED, ExtrinsicState.FINALISED}
     with pytest.raises(ExtrinsicFailed, match="AlreadyAttested"):
         await attest(rig, active, hotkey)
 

@@ -76,9 +76,14 @@ from mesh.p2p.daemon import _log_text
 from mesh.p2p.dht_binding import DhtRefused, DhtRules, compute_node_id
 from mesh.p2p.dht_records import PolicyValidator, decode_value
 from mesh.p2p.dial_back import decode_dial_answer
-from mesh.p2p.read_wire import HeldValue, MalformedRead, decode_read, encode_read
-from mesh.p2p.read_wire import decode_answer as decode_read_answer
-from mesh.p2p.read_wire import encode_answer as encode_read_answer
+from mesh.p2p.read_wire import (
+    HeldValue,
+    MalformedRead,
+    decode_read,
+    decode_read_answer,
+    encode_read,
+    encode_read_answer,
+)
 from mesh.p2p.record_exchange import NAME_SIZE, decode_names, join_found, split_found
 from mesh.p2p.reservations import decode_reservation
 from mesh.p2p.rpc_wire import MalformedMessage

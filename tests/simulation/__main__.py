@@ -8,7 +8,7 @@ import sys
 import time
 
 from subnet.simulation.invariants import Violation
-from subnet.simulation.scenario import MIN_NODES, Fault, draw_scenario
+from subnet.simulation.scenario import MIN_NODES, FaultFamily, draw_scenario
 from subnet.simulation.world import run_scenario
 
 
@@ -22,7 +22,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--faults",
         nargs="*",
-        choices=["none", *(fault.value for fault in Fault)],
+        choices=["none", *(fault.value for fault in FaultFamily)],
         help="families of faults, or none; without this the seed decides",
     )
     parser.add_argument("--quiet", action="store_true", help="print one line a seed, no trace")
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     faults = None
     if options.faults is not None:
-        faults = [Fault(name) for name in options.faults if name != "none"]
+        faults = [FaultFamily(name) for name in options.faults if name != "none"]
     end = options.seed + options.seeds * options.stride
     failed = [
         seed
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def run_seed(seed: int, options: argparse.Namespace, faults: list[Fault] | None) -> bool:
+def run_seed(seed: int, options: argparse.Namespace, faults: list[FaultFamily] | None) -> bool:
     """Run one seed, print what it came to, and say whether all invariants held."""
     scenario = draw_scenario(seed, epochs=options.epochs, nodes=options.nodes, faults=faults)
     started_s = time.monotonic()

@@ -12,15 +12,15 @@ import pytest
 from consensus.types import LayerRange, Role
 from subnet.simulation.byzantine import Behaviour
 from subnet.simulation.inference import SHAPE
-from subnet.simulation.scenario import Fault, NodeSpec, Scenario
-from subnet.simulation.world import Result, run_scenario
+from subnet.simulation.scenario import FaultFamily, NodeSpec, Scenario
+from subnet.simulation.world import RunResult, run_scenario
 
 EPOCHS = 5
 Lies = Mapping[int, Set[Behaviour]]
 WHOLE = LayerRange(0, SHAPE.num_layers)
 
 
-def make_scenario(lies: Lies, *, seed: int = 1, faults: Collection[Fault] = ()) -> Scenario:
+def make_scenario(lies: Lies, *, seed: int = 1, faults: Collection[FaultFamily] = ()) -> Scenario:
     """Five hosters of everything, two validators; ``lies`` says who is dishonest."""
     nodes = tuple(
         NodeSpec(
@@ -35,7 +35,9 @@ def make_scenario(lies: Lies, *, seed: int = 1, faults: Collection[Fault] = ()) 
     return Scenario(seed, EPOCHS, nodes, frozenset(faults), origin)
 
 
-def make_small_scenario(epochs: int, *, seed: int = 1, faults: Collection[Fault] = ()) -> Scenario:
+def make_small_scenario(
+    epochs: int, *, seed: int = 1, faults: Collection[FaultFamily] = ()
+) -> Scenario:
     """Two hosters of everything, two validators, all honest."""
     nodes = tuple(
         NodeSpec(node_id, Role.HOSTER if node_id <= 2 else Role.VALIDATOR, WHOLE)
@@ -44,8 +46,8 @@ def make_small_scenario(epochs: int, *, seed: int = 1, faults: Collection[Fault]
     return Scenario(seed, epochs, nodes, frozenset(faults), "this test")
 
 
-def run_with(lies: Lies, *, seed: int = 1) -> Result:
-    scenario = make_scenario(lies, seed=seed, faults={Fault.BYZANTINE})
+def run_with(lies: Lies, *, seed: int = 1) -> RunResult:
+    scenario = make_scenario(lies, seed=seed, faults={FaultFamily.BYZANTINE})
     print(scenario.seed, *map(str, scenario.nodes), sep="\n")
     return run_scenario(scenario)
 
@@ -123,7 +125,7 @@ def test_lying_replicas_hide_nothing() -> None:
 def test_who_shows_nodes_different_things_gambles_with_its_own_score_only(
     liar: int, behaviour: Behaviour, seed: int
 ) -> None:
-    scenario = make_scenario({liar: {behaviour}}, seed=seed, faults={Fault.SPLIT})
+    scenario = make_scenario({liar: {behaviour}}, seed=seed, faults={FaultFamily.SPLIT})
     assert run_scenario(scenario).num_attested == EPOCHS
 
 

@@ -10,9 +10,9 @@ import pytest
 from consensus.attestation import is_agreed
 from consensus.types import BlockNumber, Epoch, Score, SubnetNodeId
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
-from subnet.simulation.chain import SUBNET_ID, Endpoint, SimChain
+from subnet.simulation.chain import SUBNET_ID, SimChain, SimEndpoint
 from subnet.simulation.node import make_account
-from subnet.simulation.trace import Trace
+from subnet.simulation.trace import RunTrace
 from subnet.simulation.virtual_time import run_virtual
 from subnet.simulation.windows import EPOCH_LENGTH
 
@@ -26,9 +26,9 @@ def test_an_endpoint_reads_a_submission_as_it_was_at_every_block() -> None:
 async def propose_and_attest() -> None:
     random = Random(7)
     accounts = [make_account(SubnetNodeId(node_id)) for node_id in (1, 2, 3)]
-    chain = SimChain(accounts, seed=b"seed", trace=Trace())
+    chain = SimChain(accounts, seed=b"seed", trace=RunTrace())
     endpoints = {
-        SubnetNodeId(node_id): Endpoint(chain, hotkey=account.hotkey, random=random)
+        SubnetNodeId(node_id): SimEndpoint(chain, hotkey=account.hotkey, random=random)
         for node_id, account in enumerate(accounts, start=1)
     }
 
@@ -76,8 +76,8 @@ def test_an_extrinsic_that_a_stale_endpoint_signed_lands_in_no_later_epoch() -> 
 async def attest_at_a_stale_head() -> None:
     random = Random(7)
     accounts = [make_account(SubnetNodeId(node_id)) for node_id in (1, 2, 3)]
-    chain = SimChain(accounts, seed=b"seed", trace=Trace())
-    endpoint = Endpoint(chain, hotkey=accounts[0].hotkey, random=random)
+    chain = SimChain(accounts, seed=b"seed", trace=RunTrace())
+    endpoint = SimEndpoint(chain, hotkey=accounts[0].hotkey, random=random)
     endpoint.faults.is_down = True
     for _ in range(2 * EPOCH_LENGTH):
         chain.produce(random)

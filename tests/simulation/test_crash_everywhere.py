@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from consensus.types import Epoch
-from subnet.simulation.scenario import Fault
+from subnet.simulation.scenario import FaultFamily
 from subnet.simulation.windows import EPOCH_LENGTH
 from subnet.simulation.world import World, run_scenario
 from tests.simulation.test_attacks import make_small_scenario
@@ -75,7 +75,10 @@ class Kill:
 
 
 def walk(node_id: int, seed: int, *, step: int) -> Watch:
-    scenario, watch = make_small_scenario(EPOCHS, seed=seed, faults={Fault.CRASH}), Watch(node_id)
+    scenario, watch = (
+        make_small_scenario(EPOCHS, seed=seed, faults={FaultFamily.CRASH}),
+        Watch(node_id),
+    )
     run_scenario(scenario, prepare=watch)
     for point in range(watch.passed[CRASH_EPOCH], watch.passed[CRASH_EPOCH + 1], step):
         kill = Kill(node_id, point)

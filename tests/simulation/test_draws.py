@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from subnet.simulation.scenario import NETWORK_FAULTS, Fault, draw_faults, draw_scenario
+from subnet.simulation.scenario import NETWORK_FAULTS, FaultFamily, draw_faults, draw_scenario
 
 NUM_SEEDS = 200
 MIN_MEETINGS = 3
@@ -17,7 +17,7 @@ MIN_MEETINGS = 3
 def test_each_pair_of_families_occurs_several_times_in_200_seeds(first: int) -> None:
     sets = [draw_faults(seed) for seed in range(first, first + NUM_SEEDS)]
     met = Counter(frozenset(pair) for drawn in sets for pair in combinations(drawn, 2))
-    rare = [pair for pair in combinations(Fault, 2) if met[frozenset(pair)] < MIN_MEETINGS]
+    rare = [pair for pair in combinations(FaultFamily, 2) if met[frozenset(pair)] < MIN_MEETINGS]
     assert not rare
     assert sum(not drawn for drawn in sets) >= 10, "some seeds have no faults"
     assert sum(not drawn & NETWORK_FAULTS for drawn in sets) >= 60, "where more is asked"

@@ -15,7 +15,7 @@ from subnet.simulation.byzantine import Behaviour
 from subnet.simulation.crash import Killed, Switch
 from subnet.simulation.disk import MAX_STATEMENTS, SimDisk
 from subnet.simulation.network import MAX_QUEUE_BYTES, Link
-from subnet.simulation.scenario import QUIET_EPOCHS, Fault, draw_scenario
+from subnet.simulation.scenario import QUIET_EPOCHS, FaultFamily, draw_scenario
 from subnet.simulation.world import World, run_scenario
 from tests.simulation.test_attacks import EPOCHS, make_scenario
 
@@ -50,7 +50,7 @@ def test_a_record_that_some_see_in_time_and_others_do_not_is_its_authors_risk_on
     num_split = 0
     for seed in range(3):
         worlds: list[World] = []
-        scenario = make_scenario({liar: {behaviour}}, seed=seed, faults={Fault.EDGE})
+        scenario = make_scenario({liar: {behaviour}}, seed=seed, faults={FaultFamily.EDGE})
         result = run_scenario(scenario, prepare=worlds.append)
         assert result.effects["edge"] >= EPOCHS
         assert result.num_attested == EPOCHS
@@ -65,7 +65,7 @@ def test_a_named_list_that_some_have_at_the_deadline_is_attested_by_all_or_less_
     followed, alone = set(), set()
     for seed in (9, 19, 20, 34):
         lines: list[str] = []
-        scenario = make_scenario(lies, seed=seed, faults={Fault.EDGE})
+        scenario = make_scenario(lies, seed=seed, faults={FaultFamily.EDGE})
         result = run_scenario(scenario, show=lines.append)
         assert result.num_attested >= EPOCHS - result.effects["edge"]
         for epoch in range(1, EPOCHS + 1):
@@ -83,33 +83,35 @@ def test_a_named_list_that_some_have_at_the_deadline_is_attested_by_all_or_less_
 @pytest.mark.parametrize("behaviour", [Behaviour.SELECT_READERS, Behaviour.SELECT_AUTHOR])
 def test_replicas_that_answer_selectively_hide_nothing(behaviour: Behaviour) -> None:
     lies = {4: {behaviour}, 7: {behaviour}}
-    result = run_scenario(make_scenario(lies, faults={Fault.SELECT}))
+    result = run_scenario(make_scenario(lies, faults={FaultFamily.SELECT}))
     assert result.effects["replica-lies"] > 20
     assert result.num_attested == EPOCHS
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_blocks_that_a_fork_replaces_cost_no_node_anything(seed: int) -> None:
-    result = run_scenario(make_scenario({}, seed=seed, faults={Fault.FORK}))
+    result = run_scenario(make_scenario({}, seed=seed, faults={FaultFamily.FORK}))
     assert result.effects["forks"] > 3
     assert result.num_attested == EPOCHS
 
 
 def test_a_draw_that_a_fork_replaces_is_never_used() -> None:
-    results = [run_scenario(make_scenario({}, seed=3 + n, faults={Fault.FORK})) for n in range(2)]
+    results = [
+        run_scenario(make_scenario({}, seed=3 + n, faults={FaultFamily.FORK})) for n in range(2)
+    ]
     assert sum(result.effects["draws-replaced"] for result in results) > 0
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_late_blocks_and_empty_slots_cost_no_node_anything(seed: int) -> None:
-    result = run_scenario(make_scenario({}, seed=seed, faults={Fault.LATE_BLOCKS}))
+    result = run_scenario(make_scenario({}, seed=seed, faults={FaultFamily.LATE_BLOCKS}))
     assert result.effects["late-blocks"] > 3
     assert result.num_attested == EPOCHS
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_torn_writes_and_full_disks_lose_no_record_and_no_node(seed: int) -> None:
-    result = run_scenario(make_scenario({}, seed=seed, faults={Fault.DISK}))
+    result = run_scenario(make_scenario({}, seed=seed, faults={FaultFamily.DISK}))
     assert result.effects["torn-writes"] > 0
     assert result.effects["disk-errors"] > 0
     assert result.num_deaths == result.effects["torn-writes"] + result.effects["disk-errors"]
@@ -127,14 +129,14 @@ def test_a_node_that_rests_for_minutes_is_back_when_faults_end() -> None:
 
         world.faults.step = step_and_look  # type: ignore[method-assign]
 
-    scenario = replace(make_scenario({}, seed=1, faults={Fault.CRASH}), epochs=8)
+    scenario = replace(make_scenario({}, seed=1, faults={FaultFamily.CRASH}), epochs=8)
     result = run_scenario(scenario, prepare=watch)
     assert max(rests_s) > 120
     assert result.num_deaths > 2
 
 
 def test_a_node_that_dies_long_after_its_rest_was_drawn_is_back_when_faults_end() -> None:
-    faults = [Fault.DISK, Fault.EDGE, Fault.LOSS, Fault.NARROW]
+    faults = [FaultFamily.DISK, FaultFamily.EDGE, FaultFamily.LOSS, FaultFamily.NARROW]
     run_scenario(draw_scenario(270, epochs=20, nodes=7, faults=faults))
 
 
@@ -161,7 +163,7 @@ def test_a_torn_write_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_narrow_links_with_full_queues_harm_no_epoch_after_them(seed: int) -> None:
-    result = run_scenario(make_scenario({}, seed=seed, faults={Fault.NARROW}))
+    result = run_scenario(make_scenario({}, seed=seed, faults={FaultFamily.NARROW}))
     assert result.effects["queued-bytes"] > 100_000
     assert result.num_attested >= QUIET_EPOCHS
 

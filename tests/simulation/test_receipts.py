@@ -6,11 +6,11 @@ from collections import Counter
 
 from consensus.types import LayerRange, Role
 from subnet.receipts.reasons import Why
-from subnet.receipts.receipt import Verdict
+from subnet.receipts.receipt import Comparison
 from subnet.receipts.recompute import check_records, recompute
 from subnet.simulation.byzantine import Behaviour
 from subnet.simulation.inference import SHAPE
-from subnet.simulation.scenario import Fault, NodeSpec, Scenario
+from subnet.simulation.scenario import FaultFamily, NodeSpec, Scenario
 from subnet.simulation.world import World, run_scenario
 from tests.support.receipts import MemoryReceipts, explain, list_reasons
 
@@ -29,7 +29,7 @@ def test_every_cheat_is_named_by_every_honest_node() -> None:
         )
         for node_id in range(1, 8)
     )
-    scenario = Scenario(1, EPOCHS, nodes, frozenset({Fault.BYZANTINE}), "this test")
+    scenario = Scenario(1, EPOCHS, nodes, frozenset({FaultFamily.BYZANTINE}), "this test")
     receipts = {node_id: MemoryReceipts() for node_id in range(1, 8) if node_id not in LIES}
 
     def keep(world: World) -> None:
@@ -44,7 +44,7 @@ def test_every_cheat_is_named_by_every_honest_node() -> None:
             again = recompute(evidence)
             for node_id in found:
                 receipt = explain(evidence, node_id)
-                assert receipt.verdict is Verdict.EQUAL
+                assert receipt.comparison is Comparison.EQUAL
                 assert receipt.score == receipt.proposed
                 found[node_id].update(list_reasons(receipt))
             assert not again.missing

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from consensus.types import Epoch, LayerRange, NodeClass, Role, SubnetNodeId
 from subnet.simulation.inference import SHAPE
-from subnet.simulation.scenario import Fault, NodeSpec, Scenario
+from subnet.simulation.scenario import FaultFamily, NodeSpec, Scenario
 from subnet.simulation.world import World, run_scenario
 from tests.simulation.test_attacks import make_scenario
 
@@ -22,7 +22,7 @@ def make_changing(
     stops: Mapping[int, int] = MappingProxyType({}),
 ) -> Scenario:
     """Seven honest nodes, of which some leave or stop, each in an epoch, and some more later."""
-    scenario = make_scenario({}, faults={Fault.ROSTER})
+    scenario = make_scenario({}, faults={FaultFamily.ROSTER})
     nodes = list(scenario.nodes)
     for node_id, epoch in leaves.items():
         nodes[node_id - 1] = replace(nodes[node_id - 1], leaves=epoch)

@@ -28,7 +28,7 @@ from subnet.epoch.publisher import Publisher
 from subnet.journal.journal import Journal
 from subnet.simulation.byzantine import Behaviour
 from subnet.simulation.invariants import Violation
-from subnet.simulation.scenario import Fault
+from subnet.simulation.scenario import FaultFamily
 from subnet.simulation.world import run_scenario
 from subnet.thread_runner import Runner
 from tests.simulation.__main__ import main
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.long
 MAX_SEEDS = 8
 
 
-def catch(lies: Lies | None = None, *, faults: Collection[Fault] = ()) -> str:
+def catch(lies: Lies | None = None, *, faults: Collection[FaultFamily] = ()) -> str:
     """Return what the first of a few seeds says that breaks an invariant."""
     for seed in range(MAX_SEEDS):
         try:
@@ -166,7 +166,7 @@ def test_a_journal_that_is_not_read_after_a_restart_is_caught(
         return journal
 
     monkeypatch.setattr(Journal, "load", forgetful_load)
-    assert "lost its record" in catch(faults={Fault.CRASH})
+    assert "lost its record" in catch(faults={FaultFamily.CRASH})
 
 
 def test_rows_in_another_order_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from subnet.simulation.scenario import Fault
+from subnet.simulation.scenario import FaultFamily
 
 NUM_SEEDS = int(os.environ.get("MESH_SIMULATION_SEEDS", "100"))
 """Fewer for a quick look, more for a night; what the runs must have met is asked from 100 on."""
@@ -64,7 +64,9 @@ def test_100_seeds_of_20_epochs_keep_every_invariant() -> None:
         return
     # The runs were worth it: every family of faults and every lie occurred, nodes died, and
     # most epochs were attested all the same.
-    assert {name for result in results for name in result["faults"]} == {f.value for f in Fault}
+    assert {name for result in results for name in result["faults"]} == {
+        f.value for f in FaultFamily
+    }
     effects = sum((Counter(result["effects"]) for result in results), Counter[str]())
     assert effects.keys() == EFFECTS, effects
     assert len({lie for result in results for lie in result["lies"]}) >= 12

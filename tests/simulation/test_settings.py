@@ -9,7 +9,7 @@ import pytest
 from consensus.types import LayerRange, Role
 from subnet.simulation.byzantine import Behaviour
 from subnet.simulation.inference import SHAPE
-from subnet.simulation.scenario import Fault, NodeSpec, Scenario, draw_scenario
+from subnet.simulation.scenario import FaultFamily, NodeSpec, Scenario, draw_scenario
 from subnet.simulation.windows import WINDOWS
 from subnet.simulation.world import run_scenario
 
@@ -31,7 +31,7 @@ def make_sybils() -> Scenario:
         make_node(node_id, Role.HOSTER, {Behaviour.COLLUDE}, owner=8) for node_id in (8, 9, 10)
     ]
     nodes = (*hosters, *validators, *sybils)
-    return Scenario(1, 3, nodes, frozenset({Fault.BYZANTINE}), "this test")
+    return Scenario(1, 3, nodes, frozenset({FaultFamily.BYZANTINE}), "this test")
 
 
 @pytest.mark.parametrize("length", sorted(WINDOWS.keys() - {20}))
@@ -42,10 +42,12 @@ def test_longer_epochs_keep_every_invariant_beside_liars_and_deaths(length: int)
     ]
     nodes[3] = make_node(4, Role.HOSTER, {Behaviour.LATE})
     nodes[4] = make_node(5, Role.HOSTER, {Behaviour.LATE_REVEAL})
-    faults = frozenset({Fault.BYZANTINE})
+    faults = frozenset({FaultFamily.BYZANTINE})
     connected = run_scenario(Scenario(1, 3, tuple(nodes), faults, "this test", epoch_length=length))
     assert connected.num_attested == 3
-    killed = Scenario(1, 4, tuple(nodes), faults | {Fault.CRASH}, "this test", epoch_length=length)
+    killed = Scenario(
+        1, 4, tuple(nodes), faults | {FaultFamily.CRASH}, "this test", epoch_length=length
+    )
     assert run_scenario(killed).num_deaths > 0
 
 
@@ -60,7 +62,7 @@ def test_colluders_of_just_under_half_of_the_coldkeys_score_zero() -> None:
         *(make_node(node_id, Role.VALIDATOR, owner=node_id - 5) for node_id in (6, 7)),
     )
     assert len({node.coldkey for node in nodes}) == 5
-    result = run_scenario(Scenario(1, 3, nodes, frozenset({Fault.BYZANTINE}), "this test"))
+    result = run_scenario(Scenario(1, 3, nodes, frozenset({FaultFamily.BYZANTINE}), "this test"))
     assert result.num_attested == 3
 
 

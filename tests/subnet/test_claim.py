@@ -19,7 +19,7 @@ from subnet.epoch.rosters import Rosters
 from subnet.errors import ConfigError
 from subnet.journal.journal import JOURNAL_FILE
 from subnet.known_peers import KnownPeers
-from subnet.network import SubnetState
+from subnet.network import SubnetMembership
 from subnet.operator.config import NodeConfig
 from subnet.operator.folder_mark import mark_folder, read_mark
 from subnet.operator.layout import prepare_folder
@@ -58,7 +58,7 @@ class Scene:
         terms, journal = make_terms(self.chain), make_journal()
         rosters = Rosters(terms, reader=self.reader, journal=journal)
         # Known peers are asked for by a host only, and without peers there is none.
-        self.state = SubnetState(terms, journal, rosters, cast(KnownPeers, None))
+        self.state = SubnetMembership(terms, journal, rosters, cast(KnownPeers, None))
 
     async def claim(self) -> list[NodeStatus]:
         """Claim the identity; return the statuses that were seen meanwhile."""

@@ -28,7 +28,7 @@ from consensus.types import (
 )
 from mesh.errors import RecordRefused
 from mesh.p2p.interface import RecordPolicy
-from subnet.epoch.interfaces import BlockInfo, ChainInfo, LayerTask, Receipt, SubnetInfo
+from subnet.epoch.interfaces import BlockInfo, ChainInfo, ExtrinsicReceipt, LayerTask, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
 
 SUBNET_ID = SubnetId(1)
@@ -165,7 +165,7 @@ class FakeWriter:
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
-    ) -> Receipt:
+    ) -> ExtrinsicReceipt:
         epoch = self._send("propose")
         if self._chain.get_elected(epoch) != self._node_id:
             raise ExtrinsicFailed("InvalidValidator")
@@ -185,7 +185,7 @@ class FakeWriter:
         )
         return self._receipt()
 
-    async def attest(self, subnet_id: SubnetId) -> Receipt:
+    async def attest(self, subnet_id: SubnetId) -> ExtrinsicReceipt:
         epoch = self._send("attest")
         submission = self._chain.submissions.get(epoch)
         if submission is None:
@@ -205,9 +205,9 @@ class FakeWriter:
         self.sent.append((call, epoch))
         return epoch
 
-    def _receipt(self) -> Receipt:
+    def _receipt(self) -> ExtrinsicReceipt:
         block = self._chain.get_block(self._chain.height)
-        return Receipt(b"x" * 32, block.block_hash, block.number)
+        return ExtrinsicReceipt(b"x" * 32, block.block_hash, block.number)
 
 
 @dataclass

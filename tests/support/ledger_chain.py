@@ -20,7 +20,7 @@ from devchain.errors import DispatchError
 from devchain.events import Event
 from devchain.ledger import Ledger
 from subnet.chain.substrate import check_args_size
-from subnet.epoch.interfaces import BlockInfo, ChainInfo, Receipt, SubnetInfo
+from subnet.epoch.interfaces import BlockInfo, ChainInfo, ExtrinsicReceipt, SubnetInfo
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
 from subnet.simulation import ledger_reads
 
@@ -44,12 +44,12 @@ class LedgerBlocks:
         async with self._built:
             self._built.notify_all()
 
-    async def execute(self, origin: bytes, call: Call) -> tuple[Receipt, list[Event]]:
+    async def execute(self, origin: bytes, call: Call) -> tuple[ExtrinsicReceipt, list[Event]]:
         """Build a block with ``call`` in it. Raises ExtrinsicFailed."""
         await self.advance()
         block = BlockNumber(self.ledger.block)
         subject = origin + repr(call).encode()
-        receipt = Receipt(
+        receipt = ExtrinsicReceipt(
             hashlib.blake2b(subject, digest_size=32).digest(), self._hashes[block], block
         )
         try:
@@ -127,12 +127,12 @@ class LedgerChain:
 
     async def propose(
         self, subnet_id: SubnetId, scores: Sequence[tuple[SubnetNodeId, Score]], args: bytes | None
-    ) -> Receipt:
+    ) -> ExtrinsicReceipt:
         check_args_size(args)
         data = tuple(SubnetNodeConsensusData(node_id, score) for node_id, score in scores)
         return await self._execute(ProposeAttestation(subnet_id, data, args=args))
 
-    async def attest(self, subnet_id: SubnetId) -> Receipt:
+    async def attest(self, subnet_id: SubnetId) -> ExtrinsicReceipt:
         return await self._execute(Attest(subnet_id))
 
     def _get_ledger(self, at_block: BlockNumber | None) -> Ledger:
@@ -140,7 +140,7 @@ class LedgerChain:
             self._blocks.get_block(at_block)
         return self._blocks.ledger
 
-    async def _execute(self, call: Call) -> Receipt:
+    async def _execute(self, call: Call) -> ExtrinsicReceipt:
         if self._signer is None:
             raise ValueError("this chain was made without a hotkey, so it cannot sign")
         receipt, _ = await self._blocks.execute(self._signer, call)

@@ -19,7 +19,7 @@ from consensus.roster import Roster
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, Role, Score, SubnetId, SubnetNodeId
 from subnet.receipts.describe import render_receipt
-from subnet.receipts.evidence import EpochEvidence, Notes, SeenRecord
+from subnet.receipts.evidence import EpochEvidence, FirstSeen, Notes
 from subnet.receipts.explain import make_receipt
 from subnet.receipts.reasons import Why
 from subnet.receipts.receipt import NodeReceipt
@@ -182,10 +182,10 @@ def _list_named(world: World, sighted: Mapping[int, Any]) -> NamedList:
     )
 
 
-def _see(world: World, late: Mapping[tuple[RecordKind, int], int]) -> tuple[SeenRecord, ...]:
+def _see(world: World, late: Mapping[tuple[RecordKind, int], int]) -> tuple[FirstSeen, ...]:
     first_block = world.roster.first_block
     return tuple(
-        SeenRecord(
+        FirstSeen(
             (kind, epoch, node_id),
             get_name(envelope),
             BlockNumber(first_block + late.get((kind, node_id), 0)),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from subnet.cli.chain.options import Result, Signing, expand_options
+from subnet.cli.chain.options import CommandResult, Signing, expand_options
 from subnet.cli.options import NodeId, Subnet
 from subnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from consensus.types import SubnetId
-    from subnet.account.conditions import Check
+    from subnet.account.conditions import Precondition
     from subnet.chain.substrate import SubstrateChain
 
 
@@ -23,7 +23,9 @@ def activate_node(subnet: Subnet, node_id: NodeId, *, signing: Signing) -> None:
     """
     key = signing.load_key()
 
-    async def work(chain: SubstrateChain, subnet_id: SubnetId) -> Result | Sequence[Check]:
+    async def work(
+        chain: SubstrateChain, subnet_id: SubnetId
+    ) -> CommandResult | Sequence[Precondition]:
         from consensus.types import SubnetNodeId
         from subnet.account import conditions, registration
 
@@ -35,7 +37,7 @@ def activate_node(subnet: Subnet, node_id: NodeId, *, signing: Signing) -> None:
         receipt = await registration.activate_node(
             chain, subnet_id=subnet_id, node_id=node, coldkey=key
         )
-        return Result(
+        return CommandResult(
             {"subnet_id": subnet_id, "subnet_node_id": node, "block": receipt.block_number},
             f"node {node} is active since block {receipt.block_number}",
         )
@@ -48,7 +50,9 @@ def activate_subnet(subnet: Subnet, *, signing: Signing) -> None:
     """Activate a registered subnet that has enough nodes, signed by its owner."""
     key = signing.load_key()
 
-    async def work(chain: SubstrateChain, subnet_id: SubnetId) -> Result | Sequence[Check]:
+    async def work(
+        chain: SubstrateChain, subnet_id: SubnetId
+    ) -> CommandResult | Sequence[Precondition]:
         from subnet.account import conditions, registration
 
         if signing.dry_run:
@@ -62,7 +66,7 @@ def activate_subnet(subnet: Subnet, *, signing: Signing) -> None:
                 "its time for activation is over: register it again",
             )
         block = outcome.receipt.block_number
-        return Result(
+        return CommandResult(
             {"subnet_id": subnet_id, "block": block},
             f"subnet {subnet_id} is active since block {block}",
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.account.amounts import format_amount
-from subnet.cli.chain.options import Hotkey, Result, Signer, expand_options, parse_account
+from subnet.cli.chain.options import CommandResult, Hotkey, Signer, expand_options, parse_account
 from subnet.cli.console import say
 from subnet.cli.options import Subnet
 
@@ -38,8 +38,8 @@ def leave(
     async def work(chain: SubstrateChain, subnet_id: SubnetId) -> Sequence[Unbonding]:
         from subnet.account import leaving
 
-        departure = leaving.Departure(subnet_id, account, coldkey)
-        return await leaving.leave(chain, departure, say=say, is_waiting=not no_wait)
+        leaver = leaving.LeavingNode(subnet_id, account, coldkey)
+        return await leaving.leave(chain, leaver, say=say, is_waiting=not no_wait)
 
     left = signer.ask_subnet(subnet, work)
     rows = [{"block": row.block, "amount": str(row.amount)} for row in left]
@@ -49,4 +49,4 @@ def leave(
         for row in left
     ]
     done = f"hotkey {hotkey} has no node and no stake in subnet {subnet}"
-    signer.give(Result({"unbondings": rows}, "\n".join(lines) or done))
+    signer.give(CommandResult({"unbondings": rows}, "\n".join(lines) or done))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.account.amounts import format_amount
-from subnet.cli.chain.options import AtBlock, Reading, Result, expand_options
+from subnet.cli.chain.options import AtBlock, CommandResult, Reading, expand_options
 from subnet.cli.console import say
 from subnet.errors import ConfigError, UsageError
 
@@ -41,7 +41,7 @@ def metagraph(
     if save is not None:
         graph.save(save)
         say(f"wrote {save}")
-    reading.give(Result(graph.to_json(), _show_table(graph)))
+    reading.give(CommandResult(graph.to_json(), _show_table(graph)))
 
 
 def _fetch(reading: Reading, subnet: str, at_block: int | None) -> Metagraph:

@@ -10,8 +10,8 @@ import typer
 from subnet.account.amounts import format_amount
 from subnet.cli.chain.options import (
     Amount,
+    CommandResult,
     Reading,
-    Result,
     Signing,
     expand_options,
     parse_account,
@@ -19,7 +19,7 @@ from subnet.cli.chain.options import (
 )
 
 if TYPE_CHECKING:
-    from subnet.account.conditions import Check
+    from subnet.account.conditions import Precondition
     from subnet.account.holdings import HotkeyHolding
     from subnet.chain.substrate import SubstrateChain
 
@@ -35,14 +35,14 @@ def transfer(
     recipient, units = parse_account(to), parse_amount(amount)
     key = signing.load_key()
 
-    async def work(chain: SubstrateChain) -> Result | Sequence[Check]:
+    async def work(chain: SubstrateChain) -> CommandResult | Sequence[Precondition]:
         from subnet.account.conditions import check_transfer
         from subnet.account.registration import transfer as send
 
         if signing.dry_run:
             return await check_transfer(chain, sender=key.account_id, amount=units)
         receipt = await send(chain, sender=key, recipient=recipient, amount=units)
-        return Result(
+        return CommandResult(
             {
                 "to": to,
                 "amount": str(units),
@@ -63,7 +63,7 @@ def balance(
     account_id = parse_account(account)
     units = reading.ask(lambda chain: chain.fetch_balance(account_id))
     text = f"{format_amount(units)} TENSOR"
-    reading.give(Result({"account": account, "free": str(units)}, text))
+    reading.give(CommandResult({"account": account, "free": str(units)}, text))
 
 
 @expand_options
@@ -93,7 +93,7 @@ def coldkey(
     ]
     lines.append(f"free      {format_amount(held.free)} TENSOR")
     described = {"account": account, "hotkeys": rows, "unbondings": unbonding}
-    reading.give(Result(described | {"free": str(held.free)}, "\n".join(lines)))
+    reading.give(CommandResult(described | {"free": str(held.free)}, "\n".join(lines)))
 
 
 def _describe_holding(row: HotkeyHolding) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subnet.account.amounts import format_amount
-from subnet.cli.chain.options import Reading, Result, expand_options
+from subnet.cli.chain.options import CommandResult, Reading, expand_options
 from subnet.cli.chain.show import (
     ask_overview,
     describe_node,
@@ -33,7 +33,7 @@ def nodes(subnet: Subnet, *, reading: Reading) -> None:
         f"{row.node.node_id:<5} {name_class(row.node):<11} {row.node.peer_id or 'not Ed25519'}"
         for row in rows
     ]
-    reading.give(Result({"nodes": [describe_node(row) for row in rows]}, "\n".join(lines)))
+    reading.give(CommandResult({"nodes": [describe_node(row) for row in rows]}, "\n".join(lines)))
 
 
 @expand_options
@@ -55,7 +55,7 @@ def node(subnet: Subnet, node_id: NodeId, *, reading: Reading) -> None:
         f"stake       {format_amount(found.stake)} TENSOR",
         f"reputation  {format_amount(found.reputation)}",
     ]
-    reading.give(Result(describe_node(found), "\n".join(lines)))
+    reading.give(CommandResult(describe_node(found), "\n".join(lines)))
 
 
 @expand_options
@@ -74,7 +74,7 @@ def queue(subnet: Subnet, *, reading: Reading) -> None:
         for place, row in enumerate(rows, start=1)
     ]
     described = {"queue": [_describe_queued(row) for row in rows]}
-    reading.give(Result(described, "\n".join(lines) or "no node waits"))
+    reading.give(CommandResult(described, "\n".join(lines) or "no node waits"))
 
 
 @expand_options
@@ -83,7 +83,9 @@ def elected(subnet: Subnet, *, reading: Reading) -> None:
     overview = ask_overview(reading, subnet)
     epoch = None if overview.position is None else overview.position.epoch
     name = "none" if overview.elected is None else overview.elected
-    reading.give(Result({"epoch": epoch, "elected": overview.elected}, f"epoch {epoch}: {name}"))
+    reading.give(
+        CommandResult({"epoch": epoch, "elected": overview.elected}, f"epoch {epoch}: {name}")
+    )
 
 
 @expand_options
@@ -108,14 +110,14 @@ def submission(
 
     found = reading.ask_subnet(subnet, work)
     if found is None:
-        reading.give(Result({"submission": None}, "nothing was proposed"))
+        reading.give(CommandResult({"submission": None}, "nothing was proposed"))
         return
     lines = [
         f"proposed by node {found.proposer} in block {found.block}",
         f"attested by {', '.join(str(node_id) for node_id in sorted(found.attested))}",
         *(f"{node_id:<5} {score}" for node_id, score in found.scores),
     ]
-    reading.give(Result({"submission": describe_submission(found)}, "\n".join(lines)))
+    reading.give(CommandResult({"submission": describe_submission(found)}, "\n".join(lines)))
 
 
 def _describe_wait(row: QueuedNode) -> str:

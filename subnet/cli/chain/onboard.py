@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.chain.options import Result, Signer, choose_password, expand_options, parse_amount
+from subnet.cli.chain.options import (
+    CommandResult,
+    Signer,
+    choose_password,
+    expand_options,
+    parse_amount,
+)
 from subnet.cli.console import say
 from subnet.cli.options import Subnet
 
@@ -84,7 +90,7 @@ def onboard(
         hotkey_password_file=hotkey_password_file,
     )
     signer.give(
-        Result(
+        CommandResult(
             {"subnet_id": subnet_id, "subnet_node_id": node.node_id, "start": line},
             f"node {node.node_id} is active; start it with\n{shlex.join(line)}",
         )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from consensus.types import SubnetId
     from keys.account import AccountKey
     from keys.peer import PeerId
-    from subnet.account.conditions import Check
+    from subnet.account.conditions import Precondition
     from subnet.chain.substrate import SubstrateChain
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ AtBlock = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CommandResult:
     """What a command answers: one JSON object, or the same as text."""
 
     values: dict[str, Any]
@@ -93,7 +93,7 @@ class Reading:
 
         return self.ask(work)
 
-    def give(self, result: Result) -> None:
+    def give(self, result: CommandResult) -> None:
         """Print the result in the form that ``--json`` chooses."""
         emit(json.dumps(result.values) if self.as_json else result.text)
 
@@ -137,17 +137,17 @@ class Signing(Signer):
         typer.Option("--dry-run", help="Only list what the call needs and whether it holds."),
     ] = False
 
-    def give_outcome(self, outcome: Result | Sequence[Check]) -> None:
+    def give_outcome(self, outcome: CommandResult | Sequence[Precondition]) -> None:
         """Print the result of the call, or the conditions that a dry run found.
 
         Ends with exit code 1 if a condition does not hold.
         """
-        if isinstance(outcome, Result):
+        if isinstance(outcome, CommandResult):
             self.give(outcome)
             return
         rows = [{"condition": check.condition, "holds": check.holds} for check in outcome]
         lines = [f"{'yes' if check.holds else 'NO '}  {check.condition}" for check in outcome]
-        self.give(Result({"dry_run": True, "conditions": rows}, "\n".join(lines)))
+        self.give(CommandResult({"dry_run": True, "conditions": rows}, "\n".join(lines)))
         if not all(check.holds for check in outcome):
             raise SystemExit(1)
 

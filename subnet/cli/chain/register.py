@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subnet.cli.chain.options import (
-    Result,
+    CommandResult,
     Signing,
     expand_options,
     parse_account,
@@ -23,7 +23,7 @@ from subnet.errors import UsageError
 if TYPE_CHECKING:
     from consensus.types import SubnetId
     from keys.peer import PeerId
-    from subnet.account.conditions import Check
+    from subnet.account.conditions import Precondition
     from subnet.chain.substrate import SubstrateChain
 
 MANIFEST_DIGITS = 64
@@ -65,7 +65,7 @@ def register_subnet(
     cost = parse_amount(max_cost)
     key = signing.load_key()
 
-    async def work(chain: SubstrateChain) -> Result | Sequence[Check]:
+    async def work(chain: SubstrateChain) -> CommandResult | Sequence[Precondition]:
         from subnet.account import conditions, registration
 
         wanted = registration.SubnetRegistration(
@@ -84,7 +84,7 @@ def register_subnet(
             return await conditions.check_register_subnet(chain, wanted, owner=key.account_id)
         outcome = await registration.register_subnet(chain, wanted, owner=key)
         block = outcome.receipt.block_number
-        return Result(
+        return CommandResult(
             {"subnet_id": outcome.subnet_id, "name": name, "block": block},
             f"subnet {outcome.subnet_id} ({name}) is registered in block {block}",
         )
@@ -128,7 +128,9 @@ def register_node(
     staked, burn = parse_amount(stake), parse_amount(max_burn)
     key = signing.load_key()
 
-    async def work(chain: SubstrateChain, subnet_id: SubnetId) -> Result | Sequence[Check]:
+    async def work(
+        chain: SubstrateChain, subnet_id: SubnetId
+    ) -> CommandResult | Sequence[Precondition]:
         from subnet.account import conditions, registration
 
         wanted = registration.NodeRegistration(
@@ -148,7 +150,7 @@ def register_node(
         outcome = await registration.register_node(chain, wanted, coldkey=key)
         state = "queued" if outcome.is_queued else "active"
         block = outcome.receipt.block_number
-        return Result(
+        return CommandResult(
             {
                 "subnet_id": subnet_id,
                 "subnet_node_id": outcome.node_id,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subnet.account.amounts import format_amount
-from subnet.cli.chain.options import Reading, Result, expand_options
+from subnet.cli.chain.options import CommandResult, Reading, expand_options
 from subnet.cli.options import Subnet
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def rewards(
         return await fetch_rewards(chain, subnet_id, None if epoch is None else Epoch(epoch))
 
     paid = reading.ask_subnet(subnet, work)
-    reading.give(Result(_describe_rewards(paid), _show_rewards(paid)))
+    reading.give(CommandResult(_describe_rewards(paid), _show_rewards(paid)))
 
 
 def _describe_rewards(paid: EpochRewards) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from subnet.cli.chain.options import Result, Signing, parse_account, require_subnet
+from subnet.cli.chain.options import CommandResult, Signing, parse_account, require_subnet
 
 if TYPE_CHECKING:
-    from subnet.account.conditions import Check
+    from subnet.account.conditions import Precondition
     from subnet.chain.substrate import SubstrateChain
 
 
@@ -28,7 +28,7 @@ def send_call(
     """
     key = signing.load_key()
 
-    async def work(chain: SubstrateChain) -> Result | Sequence[Check]:
+    async def work(chain: SubstrateChain) -> CommandResult | Sequence[Precondition]:
         named: dict[str, object] = {}
         if subnet is not None:
             named["subnet_id"] = await require_subnet(chain, subnet)
@@ -43,7 +43,7 @@ def send_call(
             )
         inclusion = await chain.submit("Network", call, named, key=key)
         block = inclusion.receipt.block_number
-        return Result(
+        return CommandResult(
             {
                 "call": call,
                 "block": block,

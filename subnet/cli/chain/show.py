@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subnet.account.amounts import format_amount
-from subnet.cli.chain.options import AtBlock, Reading, Result, expand_options
+from subnet.cli.chain.options import AtBlock, CommandResult, Reading, expand_options
 from subnet.cli.console import say
 from subnet.errors import ConfigError
 
@@ -39,7 +39,7 @@ def show(
         _list_subnets(reading, at_block)
         return
     overview = ask_overview(reading, subnet, at_block=at_block)
-    reading.give(Result(describe(overview), _show_overview(overview)))
+    reading.give(CommandResult(describe(overview), _show_overview(overview)))
 
 
 def ask_overview(reading: Reading, subnet: str, *, at_block: int | None = None) -> SubnetOverview:
@@ -81,7 +81,7 @@ def _list_subnets(reading: Reading, at_block: int | None) -> None:
     lines = [
         f"{one.subnet_id}  {one.friendly_id or '-':<4} {one.state:<10} {one.name}" for one in found
     ]
-    reading.give(Result({"subnets": rows}, "\n".join(lines)))
+    reading.give(CommandResult({"subnets": rows}, "\n".join(lines)))
 
 
 def describe(overview: SubnetOverview) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import typer
 from subnet.account.amounts import format_amount
 from subnet.cli.chain.options import (
     Amount,
+    CommandResult,
     Hotkey,
     Reading,
-    Result,
     Signing,
     expand_options,
     parse_account,
@@ -99,7 +99,7 @@ def unbondings(
         for row in rows
     ]
     text = "\n".join(lines) or "nothing is unbonding"
-    reading.give(Result({"account": account, "unbondings": described}, text))
+    reading.give(CommandResult({"account": account, "unbondings": described}, text))
 
 
 @expand_options
@@ -113,14 +113,14 @@ def delegation(
     """Show the shares that an account holds of the stake delegated to a subnet or a node."""
     account_id = parse_account(account)
 
-    async def work(chain: SubstrateChain, subnet_id: SubnetId) -> Result:
+    async def work(chain: SubstrateChain, subnet_id: SubnetId) -> CommandResult:
         from subnet.account.money import fetch_delegated_shares
 
         shares = await fetch_delegated_shares(chain, account_id, subnet_id, node_id)
         described = {"account": account, "subnet_id": subnet_id, "shares": str(shares)}
         if node_id is None:
-            return Result(described, f"{shares} shares of subnet {subnet_id}")
+            return CommandResult(described, f"{shares} shares of subnet {subnet_id}")
         text = f"{shares} shares of node {node_id} of subnet {subnet_id}"
-        return Result(described | {"subnet_node_id": node_id}, text)
+        return CommandResult(described | {"subnet_node_id": node_id}, text)
 
     reading.give(reading.ask_subnet(subnet, work))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnet.cli.chain.options import Reading, Result, expand_options
+from subnet.cli.chain.options import CommandResult, Reading, expand_options
 from subnet.cli.chain.show import ask_overview, describe, show_time_left
 from subnet.cli.options import Subnet
 from subnet.errors import ConfigError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def epoch(subnet: Subnet, *, reading: Reading) -> None:
     """Show where the subnet's epoch stands: block, phase, seconds left, who is elected."""
     overview = ask_overview(reading, subnet)
-    reading.give(Result(describe(overview)["epoch"], _summarise(overview)))
+    reading.give(CommandResult(describe(overview)["epoch"], _summarise(overview)))
 
 
 @expand_options
@@ -43,7 +43,7 @@ def watch(
             overview = await fetch_overview(chain, subnet_id, at_block=head.number)
             if overview is None:
                 raise ConfigError(f"the chain removed subnet {subnet_id}", "register it again")
-            reading.give(Result(describe(overview), _summarise(overview)))
+            reading.give(CommandResult(describe(overview), _summarise(overview)))
             seen += 1
             if seen == blocks:
                 return

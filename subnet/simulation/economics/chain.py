@@ -14,7 +14,7 @@ from subnet.simulation.chain import (
     BLOCK_TIME_S,
     GENESIS_TIME_S,
     SUBNET_ID,
-    Account,
+    NodeAccount,
     delegate,
     found_subnet,
     open_ledger,
@@ -27,7 +27,7 @@ QUEUED_VICTIM = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class NodeOutcome:
     """What the chain made of a node: stake gained, 1.0 being a TENSOR, and reputation of 0 to 1.
 
     The reputation of a node that the chain removed is 0.
@@ -40,7 +40,7 @@ class Standing:
 class EconomicChain:
     """One subnet on the production ledger; callers name nodes by the keys of ``accounts``."""
 
-    def __init__(self, accounts: Mapping[int, Account]) -> None:
+    def __init__(self, accounts: Mapping[int, NodeAccount]) -> None:
         self._accounts = dict(accounts)
         self._ids = {node: place for place, node in enumerate(accounts, start=1)}
         self._nodes = {place: node for node, place in self._ids.items()}
@@ -77,13 +77,13 @@ class EconomicChain:
         """Attest; the chain counts the proposer's own attestation with its proposal."""
         self._ledger.apply(self._accounts[node].hotkey, Attest(SUBNET_ID))
 
-    def read_standing(self, node: int) -> Standing:
+    def read_outcome(self, node: int) -> NodeOutcome:
         gained = (self._read_stake(node) - self._staked[node]) / TENSOR
         state, place = self._ledger.state, self._ids[node]
         if not state.contains(storage.SUBNET_NODES_DATA, SUBNET_ID, place):
-            return Standing(gained, 0.0)
+            return NodeOutcome(gained, 0.0)
         reputation = state.get(storage.SUBNET_NODE_REPUTATION, SUBNET_ID, place)
-        return Standing(gained, reputation / ONE)
+        return NodeOutcome(gained, reputation / ONE)
 
     def _begin_block(self) -> None:
         number = self._ledger.block + 1

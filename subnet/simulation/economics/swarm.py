@@ -54,7 +54,7 @@ from consensus.scorer import Scorer
 from consensus.types import BlockNumber, Epoch, LayerRange, Role, SubnetNodeId
 from keys.envelope import Envelope, seal
 from keys.peer import PeerKey
-from subnet.simulation.chain import Account
+from subnet.simulation.chain import NodeAccount
 from subnet.simulation.economics.answers import ModelAnswers, Vector, blur_answer
 from subnet.simulation.economics.chain import EconomicChain
 from subnet.simulation.windows import EPOCH_LENGTH
@@ -117,7 +117,7 @@ class Actor:
 
 
 @dataclass
-class Ledger:
+class Tally:
     """What came of all epochs: pay as a share of each epoch's pot, and what the chain counts."""
 
     pay: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
@@ -143,7 +143,7 @@ class Swarm:
         scorer: Scorer | None = None,
     ) -> None:
         self.actors = {actor.node_id: actor for actor in actors}
-        self.ledger = Ledger()
+        self.tally = Tally()
         self.shape = answers.shape
         self.params = params
         self._scorer = scorer
@@ -161,10 +161,10 @@ class Swarm:
         self.chain = EconomicChain({node: self._make_account(node) for node in self.actors})
         self._listed = {1: self.chain.read_roster()}
 
-    def _make_account(self, node: int) -> Account:
+    def _make_account(self, node: int) -> NodeAccount:
         actor = self.actors[node]
         coldkey, hotkey = (n.to_bytes(20, "little") for n in (actor.coldkey, HOTKEYS + node))
-        return Account(self._keys[node].peer_id, coldkey, hotkey)
+        return NodeAccount(self._keys[node].peer_id, coldkey, hotkey)
 
     def make_roster(self, epoch: int) -> Roster:
         """Return the nodes that the chain lists in the epoch, by the swarm's ids."""
@@ -175,10 +175,10 @@ class Swarm:
         digest = hashlib.sha256(b"block" + epoch.to_bytes(4, "little")).digest()
         return Roster(Epoch(epoch), BlockNumber(EPOCH_LENGTH * epoch), digest, 6 * epoch, nodes)
 
-    def run(self, epochs: int) -> Ledger:
+    def run(self, epochs: int) -> Tally:
         for epoch in range(1, epochs + 1):
             self._run_epoch(epoch)
-        return self.ledger
+        return self.tally
 
     def get_seen(self, node: int) -> Mapping[Slot, Envelope]:
         """Return what a witness saw in its windows."""
@@ -190,7 +190,7 @@ class Swarm:
 
     def _run_epoch(self, epoch: int) -> None:
         roster = self.make_roster(epoch)
-        self.ledger.present.update(self._listed[epoch].keys())
+        self.tally.present.update(self._listed[epoch].keys())
         draw = hashlib.sha256(b"draw" + epoch.to_bytes(4, "little")).digest()
         self._host(roster, draw)
         self._audit(roster, draw)
@@ -396,7 +396,7 @@ class Swarm:
 
     def _settle(self, epoch: int, proposer: int, report: EpochReport, *, is_enough: bool) -> None:
         """Propose and attest on the chain; divide the pot by the attested rows."""
-        ledger, author = self.ledger, self.actors[proposer]
+        tally, author = self.tally, self.actors[proposer]
         rows: dict[int, int] = dict(report.rows)
         proposed = rows if author.bend_proposal is None else author.bend_proposal(dict(rows))
         self.chain.propose(proposer, proposed, queue_removes=author.queue_removes)
@@ -408,11 +408,11 @@ class Swarm:
             if actor is not author and (actor.is_attesting_all or (is_equal and can_check)):
                 self.chain.attest(actor.node_id)
                 num_attested += 1
-        ledger.num_epochs += 1
-        ledger.proposals[proposer] += 1
+        tally.num_epochs += 1
+        tally.proposals[proposer] += 1
         if 100 * num_attested < MIN_ATTESTATION_PERCENT * len(voters):
-            ledger.refused_proposals[proposer] += 1
-            ledger.num_lost += 1
+            tally.refused_proposals[proposer] += 1
+            tally.num_lost += 1
             # What was carried goes on; refutations of a lost epoch are lost with it.
             self._probation = {n: left - 1 for n, left in self._probation.items() if left > 1}
             return
@@ -421,9 +421,9 @@ class Swarm:
         total = sum(proposed.values())
         for node in self._listed[epoch]:
             if node not in proposed:
-                ledger.absent[node] += 1
+                tally.absent[node] += 1
             elif total:
-                ledger.pay[node] += proposed[node] / total
+                tally.pay[node] += proposed[node] / total
 
     def _make_facts(
         self,

@@ -136,16 +136,16 @@ def run_strategy(
 ) -> Row:
     """Run one swarm for so many epochs and compare its cheats with its honest nodes."""
     swarm = Swarm(strategy.build(), answers, MAINNET, seed=seed, scorer=scorer)
-    ledger = swarm.run(epochs)
+    tally = swarm.run(epochs)
     actors = swarm.actors.values()
     cheats = [actor.node_id for actor in actors if not actor.is_honest]
     honest = [actor for actor in actors if actor.is_honest]
     peers = [actor.node_id for actor in honest if actor.role is strategy.role]
-    pay = {node: ledger.pay[node] / ledger.present[node] for node in swarm.actors}
+    pay = {node: tally.pay[node] / tally.present[node] for node in swarm.actors}
     means = {
         role: _mean([pay[actor.node_id] for actor in honest if actor.role is role]) for role in Role
     }
-    standings = {node: swarm.chain.read_standing(node) for node in swarm.actors}
+    outcomes = {node: swarm.chain.read_outcome(node) for node in swarm.actors}
     return Row(
         strategy.name,
         model,
@@ -154,16 +154,16 @@ def run_strategy(
             _divide(pay[actor.node_id], means[actor.role], otherwise=0.0) for actor in honest
         ),
         reward=_divide(
-            _mean([standings[node].gained for node in cheats]),
-            _mean([standings[node].gained for node in peers]),
+            _mean([outcomes[node].gained for node in cheats]),
+            _mean([outcomes[node].gained for node in peers]),
             otherwise=1.0,
         ),
-        reputation=_mean([standings[node].reputation for node in cheats]),
-        listed=_mean([ledger.present[node] / ledger.num_epochs for node in cheats]),
-        absent=_mean([ledger.absent[node] / ledger.present[node] for node in cheats]),
-        lost=ledger.num_lost / ledger.num_epochs,
-        refused=sum(ledger.refused_proposals[node] for node in cheats),
-        proposals=sum(ledger.proposals[node] for node in cheats),
+        reputation=_mean([outcomes[node].reputation for node in cheats]),
+        listed=_mean([tally.present[node] / tally.num_epochs for node in cheats]),
+        absent=_mean([tally.absent[node] / tally.present[node] for node in cheats]),
+        lost=tally.num_lost / tally.num_epochs,
+        refused=sum(tally.refused_proposals[node] for node in cheats),
+        proposals=sum(tally.proposals[node] for node in cheats),
     )
 
 

@@ -17,11 +17,11 @@ from mesh.api.errors import KeysFileCorrupt, UsageFileUnusable
 from mesh.api.key_terms import KeyTerms, parse_moment, write_moment
 from mesh.api.keys_file import compute_digest, create_key, read_keys
 from mesh.api.problems import Problem
-from mesh.api.usage import Accounts, UsageBook, open_usage_book
+from mesh.api.usage import Allowances, UsageBook, open_usage_book
 from mesh.api.usage_file import (
     KEPT_DAYS,
     SECONDS_PER_DAY,
-    Usage,
+    KeyUsage,
     UsageFile,
     compute_day,
     locate_usage,
@@ -174,7 +174,7 @@ async def test_the_budget_survives_a_restart_of_the_gateway(open_api, backend, k
         usage = reply.json()["usage"]
     ((place, used),) = read_usage(locate_usage(keys_file)).items()
     assert place[0] == "ci"
-    assert used == Usage(1, usage["prompt_tokens"], usage["completion_tokens"])
+    assert used == KeyUsage(1, usage["prompt_tokens"], usage["completion_tokens"])
     assert stat.S_IMODE(locate_usage(keys_file).stat().st_mode) == 0o600
     async with open_client(backend, keys_file=keys_file) as api:
         response = await api.post("/v1/chat/completions", json=body, headers=head(key))
@@ -197,42 +197,42 @@ async def test_choices_of_one_prompt_count_it_once_as_the_answer_says(open_api, 
 async def test_a_day_ends_at_midnight_of_utc(keys_file):
     make_key(keys_file, tokens_per_day=10)
     clock = [float(DAY * SECONDS_PER_DAY + SECONDS_PER_DAY - 5)]
-    accounts = Accounts(KeyRing.open(keys_file), UsageBook(), lambda: clock[0])
-    accounts.charge("ci", models=(), prompt_tokens=9)
+    allowances = Allowances(KeyRing.open(keys_file), UsageBook(), lambda: clock[0])
+    allowances.charge("ci", models=(), prompt_tokens=9)
     with pytest.raises(Problem) as refused:
-        accounts.charge("ci", models=(), prompt_tokens=1)
+        allowances.charge("ci", models=(), prompt_tokens=1)
     assert refused.value.headers["Retry-After"] == "5"
     clock[0] += 5
-    accounts.charge("ci", models=(), prompt_tokens=1)
+    allowances.charge("ci", models=(), prompt_tokens=1)
 
 
 async def test_a_prompt_beyond_the_whole_budget_is_not_computed(keys_file):
     make_key(keys_file, tokens_per_day=10)
-    accounts = Accounts(KeyRing.open(keys_file))
+    allowances = Allowances(KeyRing.open(keys_file))
     with pytest.raises(Problem, match="10 of this key's 10 .* the prompt has 11"):
-        accounts.charge("ci", models=(), prompt_tokens=11)
-    assert accounts.book.get_today("ci", unix_s=accounts.clock()) == Usage()
+        allowances.charge("ci", models=(), prompt_tokens=11)
+    assert allowances.book.get_today("ci", unix_s=allowances.clock()) == KeyUsage()
 
 
 async def test_two_gateways_on_one_file_see_each_others_counts(tmp_path):
     path = tmp_path / "usage"
     async with open_usage_book(path, clock=lambda: NOW) as one:
         async with open_usage_book(path, clock=lambda: NOW) as two:
-            one.count("ci", Usage(1, 2, 3), unix_s=NOW)
+            one.count("ci", KeyUsage(1, 2, 3), unix_s=NOW)
             await one.write(unix_s=NOW)
-            two.count("ci", Usage(1, 20, 30), unix_s=NOW)
+            two.count("ci", KeyUsage(1, 20, 30), unix_s=NOW)
             await two.write(unix_s=NOW)
-            assert two.get_today("ci", unix_s=NOW) == Usage(2, 22, 33)
-    assert read_usage(path) == {("ci", DAY): Usage(2, 22, 33)}
+            assert two.get_today("ci", unix_s=NOW) == KeyUsage(2, 22, 33)
+    assert read_usage(path) == {("ci", DAY): KeyUsage(2, 22, 33)}
 
 
 async def test_old_days_are_dropped(tmp_path):
     path = tmp_path / "usage"
     old = NOW - KEPT_DAYS * SECONDS_PER_DAY
     async with open_usage_book(path, clock=lambda: NOW) as book:
-        book.count("ci", Usage(1, 1, 1), unix_s=old)
-        book.count("ci", Usage(1, 1, 1), unix_s=old + SECONDS_PER_DAY)
-        book.count("ci", Usage(1, 1, 1), unix_s=NOW)
+        book.count("ci", KeyUsage(1, 1, 1), unix_s=old)
+        book.count("ci", KeyUsage(1, 1, 1), unix_s=old + SECONDS_PER_DAY)
+        book.count("ci", KeyUsage(1, 1, 1), unix_s=NOW)
         await book.write(unix_s=NOW)
     assert [day for _, day in read_usage(path)] == [DAY - KEPT_DAYS + 1, DAY]
 
@@ -241,7 +241,7 @@ async def test_a_full_disk_stops_no_answer_and_is_said_once(tmp_path, capsys, ca
     path = tmp_path / "usage"
     file = UsageFile(path)
     book = UsageBook(file)
-    book.count("ci", Usage(1, 2, 3), unix_s=NOW)
+    book.count("ci", KeyUsage(1, 2, 3), unix_s=NOW)
     await book.write(unix_s=NOW)
     # SQLite's own limit of pages gives the error that a full disk gives.
     (pages,) = file._connection.execute("PRAGMA page_count").fetchone()
@@ -251,10 +251,10 @@ async def test_a_full_disk_stops_no_answer_and_is_said_once(tmp_path, capsys, ca
     file._connection.execute(f"PRAGMA max_page_count = {pages}")
     for _ in range(3):
         for name in names:
-            book.count(name, Usage(1, 1, 1), unix_s=NOW)
+            book.count(name, KeyUsage(1, 1, 1), unix_s=NOW)
         await book.write(unix_s=NOW)
-    assert book.get_today(names[0], unix_s=NOW) == Usage(3, 3, 3)
-    assert book.get_today("ci", unix_s=NOW) == Usage(1, 2, 3)
+    assert book.get_today(names[0], unix_s=NOW) == KeyUsage(3, 3, 3)
+    assert book.get_today("ci", unix_s=NOW) == KeyUsage(1, 2, 3)
     said = capsys.readouterr()
     # Where log lines go depends on the tests before this one.
     told = said.out + said.err or caplog.text
@@ -263,7 +263,7 @@ async def test_a_full_disk_stops_no_answer_and_is_said_once(tmp_path, capsys, ca
     await book.write(unix_s=NOW)
     real_open()
     written = read_usage(path)
-    assert len(written) == 201 and written[names[-1], DAY] == Usage(3, 3, 3)
+    assert len(written) == 201 and written[names[-1], DAY] == KeyUsage(3, 3, 3)
 
 
 async def test_a_gateway_starts_although_its_usage_cannot_be_opened(
@@ -290,30 +290,30 @@ async def test_a_cancelled_write_is_counted_once(tmp_path):
 
     file = SlowFile(tmp_path / "usage")
     book = UsageBook(file)
-    book.count("ci", Usage(1, 2, 3), unix_s=NOW)
+    book.count("ci", KeyUsage(1, 2, 3), unix_s=NOW)
     async with asyncio.TaskGroup() as tasks:
         writing = tasks.create_task(book.write(unix_s=NOW))
         await asyncio.to_thread(file.started.wait, 30)
         writing.cancel()
     assert writing.cancelled()
-    book.count("ci", Usage(1, 0, 0), unix_s=NOW)
-    assert book.get_today("ci", unix_s=NOW) == Usage(2, 2, 3)
+    book.count("ci", KeyUsage(1, 0, 0), unix_s=NOW)
+    assert book.get_today("ci", unix_s=NOW) == KeyUsage(2, 2, 3)
     file.may_end.set()
     await book.write(unix_s=NOW)
     await book.write(unix_s=NOW)
-    assert book.get_today("ci", unix_s=NOW) == Usage(2, 2, 3)
-    assert read_usage(file.path) == {("ci", DAY): Usage(2, 2, 3)}
+    assert book.get_today("ci", unix_s=NOW) == KeyUsage(2, 2, 3)
+    assert read_usage(file.path) == {("ci", DAY): KeyUsage(2, 2, 3)}
     file.close()
 
 
 ADD_WITHOUT_END = """
 import sys
 from pathlib import Path
-from mesh.api.usage_file import Usage, UsageFile
+from mesh.api.usage_file import KeyUsage, UsageFile
 
 file, day = UsageFile(Path(sys.argv[1])), int(sys.argv[2])
 while True:
-    file.add({("ci", day): Usage(1, 2, 3)}, today=day)
+    file.add({("ci", day): KeyUsage(1, 2, 3)}, today=day)
     print("added", flush=True)
 """
 
@@ -330,10 +330,10 @@ def test_a_gateway_that_is_killed_while_it_writes_leaves_each_count_once(tmp_pat
     # The last one may have been written before the process could say so.
     assert requests in (told, told + 1)
     file = UsageFile(path)
-    file.add({("ci", DAY): Usage(1, 2, 3)}, today=DAY)
+    file.add({("ci", DAY): KeyUsage(1, 2, 3)}, today=DAY)
     file.close()
     assert read_usage(path) == {
-        ("ci", DAY): Usage(requests + 1, 2 * requests + 2, 3 * requests + 3)
+        ("ci", DAY): KeyUsage(requests + 1, 2 * requests + 2, 3 * requests + 3)
     }
 
 

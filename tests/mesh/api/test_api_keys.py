@@ -9,12 +9,12 @@ import pytest
 
 from mesh.api.auth import RATE_HEADERS, KeyRing
 from mesh.api.errors import (
-    GatewayError,
+    AddressInUse,
+    ApiError,
     KeyNameTaken,
     KeysFileCorrupt,
     KeysFileMissing,
     KeysFileMode,
-    PortInUse,
     PublicBindWithoutKey,
     UnknownKeyName,
 )
@@ -224,10 +224,10 @@ def test_listening_for_others_needs_a_key(host, keys_file):
 
 
 async def test_a_port_in_use_is_a_sentence(api, backend):
-    with pytest.raises(PortInUse, match=str(api.base_url.port)):
+    with pytest.raises(AddressInUse, match=str(api.base_url.port)):
         async with open_gateway(ServeConfig(port=api.base_url.port), backend):
             pass
-    with pytest.raises(GatewayError):
+    with pytest.raises(ApiError):
         async with open_gateway(ServeConfig(host="127.0.0.1.nowhere.invalid"), backend):
             pass
 

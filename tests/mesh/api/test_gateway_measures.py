@@ -9,9 +9,9 @@ import pytest
 from mesh.api.backend import GenerateRequest
 from mesh.api.disconnect import CallerGone
 from mesh.api.gate import Gate
-from mesh.api.generation import Generations, Job
+from mesh.api.generation import ChoiceJob, Generations
 from mesh.api.limits import Limits
-from mesh.api.measures import GatewayMeasures, Result
+from mesh.api.measures import GatewayMeasures, RequestOutcome
 from mesh.api.problems import Problem
 from mesh.errors import NoRoute
 from mesh.inference.sampling import Sampling
@@ -23,7 +23,7 @@ NEW_TOKENS = 4
 
 def make_jobs(count=1):
     request = GenerateRequest(MODEL, PROMPT, NEW_TOKENS, Sampling())
-    return [Job(request)] * count
+    return [ChoiceJob(request)] * count
 
 
 async def ask(backend, *, count=1, limits=None, leave=None):
@@ -50,7 +50,7 @@ def count(histogram):
 
 async def test_a_finished_answer_is_measured_from_its_request_on():
     measures = await ask(LocalBackend(), count=2)
-    assert measures.results == {Result.FINISHED: 1}
+    assert measures.results == {RequestOutcome.FINISHED: 1}
     assert measures.prompt_tokens == 2 * len(PROMPT)
     assert measures.generated_tokens == 2 * NEW_TOKENS
     assert count(measures.first_token) == 2
@@ -60,14 +60,14 @@ async def test_a_finished_answer_is_measured_from_its_request_on():
 
 async def test_an_answer_that_goes_on_elsewhere_is_a_reroute():
     measures = await ask(LocalBackend(reroute_after=2))
-    assert measures.reroutes == 1 and measures.results == {Result.FINISHED: 1}
+    assert measures.reroutes == 1 and measures.results == {RequestOutcome.FINISHED: 1}
 
 
 @pytest.mark.parametrize(
     ("options", "leave", "result"),
     [
-        ({"uncovered": ((0, 3),)}, None, Result.FAILED),
-        ({"is_endless": True}, CallerGone(), Result.LEFT),
+        ({"uncovered": ((0, 3),)}, None, RequestOutcome.FAILED),
+        ({"is_endless": True}, CallerGone(), RequestOutcome.LEFT),
     ],
 )
 async def test_an_answer_that_was_not_finished_is_told_by_its_end(options, leave, result):
@@ -77,11 +77,11 @@ async def test_an_answer_that_was_not_finished_is_told_by_its_end(options, leave
 
 async def test_a_request_that_finds_no_place_is_refused():
     measures = await ask(LocalBackend(), count=2, limits=Limits(max_generations=1))
-    assert measures.results == {Result.REFUSED: 1} and measures.prompt_tokens == 0
+    assert measures.results == {RequestOutcome.REFUSED: 1} and measures.prompt_tokens == 0
 
 
 def test_a_request_that_is_cancelled_while_it_waits_has_left():
     measures = GatewayMeasures()
     with pytest.raises(asyncio.CancelledError), measures.wait():
         raise asyncio.CancelledError
-    assert measures.results == {Result.LEFT: 1} and measures.waiting == 0
+    assert measures.results == {RequestOutcome.LEFT: 1} and measures.waiting == 0

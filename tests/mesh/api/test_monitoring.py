@@ -8,16 +8,16 @@ import socket
 import httpx
 import pytest
 
-from mesh.api.checks import Check, Monitored
-from mesh.api.errors import PortInUse
+from mesh.api.checks import HealthCheck, Monitored
+from mesh.api.errors import AddressInUse
 from mesh.api.monitoring import LIMITS, open_monitoring
 
 TOKEN = "a-long-enough-token"
-GOOD = Check("chain", True, "fresh")
-BAD = Check("serving", False, "the node is joining")
+GOOD = HealthCheck("chain", True, "fresh")
+BAD = HealthCheck("serving", False, "the node is joining")
 
 
-def monitored(*checks: Check) -> Monitored:
+def monitored(*checks: HealthCheck) -> Monitored:
     return Monitored(lambda: b"mesh_ready 1\n", lambda: checks)
 
 
@@ -69,7 +69,7 @@ async def test_with_a_token_only_health_is_told_to_everybody():
 
 async def test_a_taken_port_is_an_error_and_the_block_s_own_error_comes_through():
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(PortInUse):
+        with pytest.raises(AddressInUse):
             opening = open_monitoring(
                 monitored(GOOD), host="127.0.0.1", port=taken.getsockname()[1], token=None
             )

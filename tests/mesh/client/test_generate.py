@@ -26,7 +26,7 @@ from mesh.inference.hops import SessionTimeouts
 from mesh.inference.refusals import RefusalReason, find_loss_reason, read_reason
 from mesh.inference.sampling import Sampling
 from mesh.model.config import LayerSpan
-from mesh.p2p.rpc_guard import Reason
+from mesh.p2p.rpc_guard import RpcReason
 from mesh.routing.heartbeat import ServerState
 
 PROMPT = "How does one epoch work?"
@@ -316,8 +316,8 @@ async def test_a_lost_session_carries_its_typed_reason(swarm, max_reroutes):
 
 def test_a_peers_full_limits_are_busy_and_words_of_another_version_are_a_failure():
     peer = PeerKey(b"\1" * 32).peer_id
-    assert find_loss_reason(PeerRefusal(peer, Reason.BUSY)) is RefusalReason.BUSY
-    assert find_loss_reason(PeerRefusal(peer, Reason.RATE, "busy")) is RefusalReason.HOP_LOST
+    assert find_loss_reason(PeerRefusal(peer, RpcReason.BUSY)) is RefusalReason.BUSY
+    assert find_loss_reason(PeerRefusal(peer, RpcReason.RATE, "busy")) is RefusalReason.HOP_LOST
     assert find_loss_reason(PeerTimeout(peer, "busy")) is RefusalReason.HOP_LOST
     assert read_reason("wrong_range") is RefusalReason.WRONG_RANGE
     assert read_reason("tired") is RefusalReason.FAILED

@@ -9,8 +9,8 @@ import pytest
 
 from keys.errors import BadSignature
 from mesh.inference.receipt_statement import (
+    DigestKind,
     SessionStatement,
-    Subject,
     add_frame,
     hash_salt,
     hash_tokens,
@@ -123,15 +123,15 @@ def test_a_signature_of_something_else_is_no_receipt():
 def test_a_digest_depends_on_its_salt_its_subject_and_where_frames_end():
     salt, other = b"s" * 32, b"t" * 32
     found = {
-        hash_tokens(salt, Subject.PROMPT, (1, 2)),
-        hash_tokens(salt, Subject.TOKENS, (1, 2)),
-        hash_tokens(other, Subject.TOKENS, (1, 2)),
-        hash_tokens(salt, Subject.TOKENS, (1,)),
+        hash_tokens(salt, DigestKind.PROMPT, (1, 2)),
+        hash_tokens(salt, DigestKind.TOKENS, (1, 2)),
+        hash_tokens(other, DigestKind.TOKENS, (1, 2)),
+        hash_tokens(salt, DigestKind.TOKENS, (1,)),
         hash_salt(salt),
         hash_salt(other),
     }
     for frames in ((b"ab", b"c"), (b"a", b"bc"), (b"abc",)):
-        digest = start_digest(salt, Subject.STEPS)
+        digest = start_digest(salt, DigestKind.STEPS)
         for frame in frames:
             add_frame(digest, frame)
         found.add(digest.digest())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from mesh.inference.refusals import Refused
-from mesh.inference.scheduler import Scheduler, Work
+from mesh.inference.scheduler import QueuedStep, Scheduler
 from mesh.model.config import LayerSpan
 
 ALL = LayerSpan(0, 6)
 
 
 def work(session, rows=1, *, span=ALL, priority=0, peer=None):
-    return Work(session, span, rows, priority, session, peer)
+    return QueuedStep(session, span, rows, priority, session, peer)
 
 
 def taken(scheduler):
@@ -108,13 +108,13 @@ def test_the_peers_whose_turn_is_known_are_bounded(monkeypatch):
 def test_windows_are_batched_with_decode_rows_up_to_the_limit():
     scheduler = Scheduler(max_batch_rows=8)
     for session, rows in ((1, 4), (2, 1), (3, 4), (4, 16), (5, 1)):
-        scheduler.add(Work(session, ALL, rows, 0, session, is_window=True))
+        scheduler.add(QueuedStep(session, ALL, rows, 0, session, is_window=True))
     assert [taken(scheduler) for _ in range(4)] == [[1, 2], [3], [4], [5]]
 
 
 def test_rows_that_were_sent_ahead_are_batched_and_hold_no_batch():
     scheduler = Scheduler(max_batch_rows=8)
-    scheduler.add(Work(1, ALL, 3, 0, 1, is_window=True, is_ahead=True))
+    scheduler.add(QueuedStep(1, ALL, 3, 0, 1, is_window=True, is_ahead=True))
     assert scheduler.waiting_decodes == () and not scheduler.is_turn_waiting
     scheduler.add(work(2))
     assert scheduler.is_turn_waiting

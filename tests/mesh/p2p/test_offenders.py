@@ -12,7 +12,7 @@ from mesh.errors import PeerError, PeerRefusal, PeerUnreachable
 from mesh.p2p.channel import ChannelClosed
 from mesh.p2p.interface import Stream
 from mesh.p2p.offenders import BUDGET, DROP_S, FORGED, RETURN_S, Offenders
-from mesh.p2p.rpc_guard import Reason, RpcLimits
+from mesh.p2p.rpc_guard import RpcLimits, RpcReason
 from mesh.p2p.rpc_wire import OPENING_SIZE
 from tests.support.p2p import KINDS, make_key, open_factory
 
@@ -23,7 +23,7 @@ TIMEOUT_S = 15.0
 
 def _offend(offenders: Offenders, peer: PeerId, times: int, *, now_s: float = 0.0) -> None:
     for _ in range(times):
-        offenders.note(peer, Reason.BAD_SIGNATURE, now_s=now_s)
+        offenders.note(peer, RpcReason.BAD_SIGNATURE, now_s=now_s)
 
 
 def test_a_forger_is_dropped_for_a_while() -> None:
@@ -42,11 +42,13 @@ def test_a_forger_is_dropped_for_a_while() -> None:
 def test_a_client_that_asks_too_often_now_and_then_is_not_dropped() -> None:
     offenders = Offenders()
     for second in range(1000):
-        offenders.note(ALICE, Reason.RATE, now_s=second)
+        offenders.note(ALICE, RpcReason.RATE, now_s=second)
     assert not offenders.is_dropped(ALICE, now_s=1000)
 
 
-@pytest.mark.parametrize("reason", [Reason.STALE, Reason.NOT_ADMITTED, Reason.INTERNAL, "unknown"])
+@pytest.mark.parametrize(
+    "reason", [RpcReason.STALE, RpcReason.NOT_ADMITTED, RpcReason.INTERNAL, "unknown"]
+)
 def test_an_honest_mistake_is_no_offence(reason: str) -> None:
     offenders = Offenders()
     for _ in range(1000):
@@ -125,7 +127,7 @@ async def test_a_flood_of_forgeries_ends_the_forgers_channels_and_no_other(kind:
 
 async def test_what_a_handler_refuses_is_no_offence() -> None:
     async def refuse(caller: PeerId, payload: bytes) -> bytes:
-        raise PeerRefusal(caller, Reason.BUSY)
+        raise PeerRefusal(caller, RpcReason.BUSY)
 
     async with open_factory("memory") as factory:
         limits = RpcLimits(requests_per_second=10_000, burst=10_000)

@@ -18,7 +18,7 @@ from hivemind.p2p import PeerID
 from keys.envelope import Envelope
 from mesh.p2p.dht_reader import MAX_MISSES, NUM_REPLICAS
 from mesh.p2p.hivemind_host import HivemindHost
-from mesh.p2p.read_wire import decode_answer, decode_read
+from mesh.p2p.read_wire import decode_read, decode_read_answer
 from tests.support.p2p import (
     HostFactory,
     SignedRecordPolicy,
@@ -70,7 +70,7 @@ def _count_copies(reader: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     async def counted(peer: PeerID, name: str, request: bytes) -> bytes:
         raw: bytes = await call(peer, name, request)
-        held = decode_answer(raw, asked=len(decode_read(request)))
+        held = decode_read_answer(raw, asked=len(decode_read(request)))
         copies.append(sum(entry is not None for entry in held))
         return raw
 

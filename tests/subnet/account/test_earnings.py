@@ -23,7 +23,7 @@ from subnet.account.money import MIN_HOTKEY_BALANCE
 from subnet.account.registration import TENSOR, ActivationRules, RegisteredNode
 from subnet.account.rewards import ABSENT, ReputationStep
 from subnet.account.standing import Standing, check_eligibility, describe_next_class
-from subnet.cli.earnings import Found, describe
+from subnet.cli.earnings import EarningsReport, describe
 from subnet.errors import ConfigError
 
 NODE = SubnetNodeId(3)
@@ -227,7 +227,7 @@ def test_the_screen_fits_80_columns_names_units_and_says_what_differs() -> None:
     wrong = make_row(6, stake=StakeChange(0, TENSOR, 0))
     lost = make_row(7, paid=0, unpaid="it is not in the proposal", stake=None)
     for rows in ((make_row(8), lost), (make_row(8), lost, wrong)):
-        found = Found(
+        found = EarningsReport(
             SubnetId(128001),
             NODE,
             rows,

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from consensus.types import SCORE_ONE, Score
-from subnet.account.leaving import Departure, leave
+from subnet.account.leaving import LeavingNode, leave
 from subnet.account.registration import TENSOR, delegate_stake
 from subnet.chain.substrate import SubstrateChain
 from tests.subnet.account.test_rewards import agree, start_subnet, url
@@ -42,9 +42,9 @@ async def test_the_pay_of_the_running_epoch_is_awaited_before_the_stake_is_unbon
         said: list[str] = []
         coldkey = COLDKEYS[place]
         before = await chain.fetch_balance(coldkey.account_id)
-        departure = Departure(subnet_id, hotkey, coldkey)
+        leaver = LeavingNode(subnet_id, hotkey, coldkey)
         async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
-            leaving = tasks.create_task(leave(chain, departure, say=said.append))
+            leaving = tasks.create_task(leave(chain, leaver, say=said.append))
             heard = 0
             while not leaving.done():
                 await rig.advance(1)
@@ -53,7 +53,7 @@ async def test_the_pay_of_the_running_epoch_is_awaited_before_the_stake_is_unbon
                     heard = len(said)
                     leaving.cancel()
                     await asyncio.wait([leaving])
-                    leaving = tasks.create_task(leave(chain, departure, say=said.append))
+                    leaving = tasks.create_task(leave(chain, leaver, say=said.append))
         assert leaving.result() == ()
         assert await rig.read_stake(subnet_id, hotkey) == 0
         assert said.count("unbonding its stake") == 1 or is_interrupted

@@ -9,7 +9,7 @@ from consensus.missed import OwedDuty
 from consensus.records import RecordKind
 from consensus.report import EpochReport
 from consensus.types import SCORE_ONE, BlockNumber, Epoch, Score, SubnetNodeId
-from mesh.api.checks import Check
+from mesh.api.checks import HealthCheck
 from mesh.p2p.interface import PeerCounts
 from subnet.alerts.book import AlertBook, AlertKind
 from subnet.alerts.watch import LOW_BALANCE, UNREACHABLE_S, AlertWatch, Watched
@@ -25,9 +25,9 @@ from subnet.operator.vitals import LOW_DISK_BYTES, Vitals
 
 OWN = SubnetNodeId(3)
 EPOCH = Epoch(9)
-FRESH = Check("chain", True, "the newest head is 3 s old")
-OLD = Check("chain", False, "the newest head is 130 s old")
-UNKNOWN = Check("chain", False, "no head was seen yet")
+FRESH = HealthCheck("chain", True, "the newest head is 3 s old")
+OLD = HealthCheck("chain", False, "the newest head is 130 s old")
+UNKNOWN = HealthCheck("chain", False, "no head was seen yet")
 
 
 class Scene:

@@ -13,7 +13,7 @@ import pytest
 import subnet
 from devchain.config import DevChainConfig
 from devchain.server import DevChain
-from subnet.chain.codec import Runtime
+from subnet.chain.codec import ChainRuntime
 from subnet.chain.failures import RAW_ERRORS, make_failure
 from subnet.chain.substrate import SubstrateChain
 from tests.support.chopsticks import REAL_RUNTIME_MARKS
@@ -60,7 +60,7 @@ def find_offered(names: set[str]) -> set[str]:
 
 
 @pytest.fixture(params=["devchain", pytest.param("real runtime", marks=REAL_RUNTIME_MARKS)])
-async def runtime(request: pytest.FixtureRequest) -> AsyncIterator[Runtime]:
+async def runtime(request: pytest.FixtureRequest) -> AsyncIterator[ChainRuntime]:
     async with AsyncExitStack() as stack:
         if request.param == "real runtime":
             url = request.getfixturevalue("real_runtime")
@@ -71,7 +71,7 @@ async def runtime(request: pytest.FixtureRequest) -> AsyncIterator[Runtime]:
         yield await chain.query(lambda session: session.runtime)
 
 
-async def test_every_call_has_a_command_or_is_raw(runtime: Runtime) -> None:
+async def test_every_call_has_a_command_or_is_raw(runtime: ChainRuntime) -> None:
     calls = {*runtime.list_calls("Network")} | DEVELOPMENT_CALLS
     known = {name for name in calls if not GOVERNANCE.fullmatch(name)}
     offered = find_offered(known)
@@ -79,7 +79,7 @@ async def test_every_call_has_a_command_or_is_raw(runtime: Runtime) -> None:
     assert offered | RAW_CALLS == known
 
 
-async def test_every_error_has_a_sentence_or_is_raw(runtime: Runtime) -> None:
+async def test_every_error_has_a_sentence_or_is_raw(runtime: ChainRuntime) -> None:
     errors = {*runtime.list_errors("Network")}
     explained = {name for name in errors if make_failure(name, call="c").detail != "c"}
     assert explained.isdisjoint(RAW_ERRORS)

@@ -19,7 +19,7 @@ from subnet.account.registration import TENSOR, transfer
 from subnet.chain.extrinsic_journal import (
     KEPT_EPOCHS,
     ExtrinsicJournal,
-    State,
+    ExtrinsicState,
     settle,
 )
 from subnet.chain.extrinsics import Call
@@ -112,12 +112,14 @@ async def test_a_client_killed_between_submit_and_inclusion_pays_once(
         devchain.build()
 
         with ExtrinsicJournal.open(path) as journal:
-            assert [entry.state for entry in journal.list_entries(*State)] == [State.SIGNED]
+            assert [entry.state for entry in journal.list_entries(*ExtrinsicState)] == [
+                ExtrinsicState.SIGNED
+            ]
             async with SubstrateChain.open(devchain.url, log=journal) as chain:
                 await settle(chain, journal)
                 devchain.build(FINALITY_LAG)
                 assert await settle(chain, journal) == ()
-            (entry,) = journal.list_entries(State.FINALISED)
+            (entry,) = journal.list_entries(ExtrinsicState.FINALISED)
         assert await observer.fetch_balance(BALTATHAR.account_id) - before == TENSOR
         assert entry.block_number == 2
 
@@ -131,8 +133,8 @@ async def test_a_client_killed_between_signing_and_submit_sends_the_same_bytes(
         await build_while(devchain, chain, journal)
         assert await chain.fetch_balance(BALTATHAR.account_id) - before == TENSOR
         await settle(chain, journal)
-    (entry,) = journal.list_entries(*State)
-    assert entry.state is State.INCLUDED
+    (entry,) = journal.list_entries(*ExtrinsicState)
+    assert entry.state is ExtrinsicState.INCLUDED
 
 
 async def test_what_outlived_its_blocks_is_dropped_and_never_sent(
@@ -145,7 +147,7 @@ async def test_what_outlived_its_blocks_is_dropped_and_never_sent(
         assert await settle(chain, journal) == ()
         devchain.build()
         assert await chain.fetch_balance(BALTATHAR.account_id) == before
-    (entry,) = journal.list_entries(State.DROPPED)
+    (entry,) = journal.list_entries(ExtrinsicState.DROPPED)
     assert entry.reason == "Expired"
 
 
@@ -160,7 +162,7 @@ async def test_a_failed_call_is_written_down_with_its_reason(
             )
         devchain.build(FINALITY_LAG)
         assert await settle(chain, journal) == ()
-    (entry,) = journal.list_entries(State.FINALISED)
+    (entry,) = journal.list_entries(ExtrinsicState.FINALISED)
     assert entry.reason == "FundsUnavailable"
 
 
@@ -170,12 +172,12 @@ async def test_a_block_that_was_undone_is_noticed(
     async with SubstrateChain.open(devchain.url, log=journal) as chain:
         await sign(chain, journal)
         await build_while(devchain, chain, journal)
-        (entry,) = journal.list_entries(State.INCLUDED)
+        (entry,) = journal.list_entries(ExtrinsicState.INCLUDED)
         # As if the block that held it had been replaced: its hash is another one.
         journal._execute("UPDATE extrinsics SET block_hash = ?", (bytes(32),))
         devchain.build(FINALITY_LAG)
         await settle(chain, journal)
-        (found,) = journal.list_entries(State.INCLUDED)
+        (found,) = journal.list_entries(ExtrinsicState.INCLUDED)
         assert found.block_hash == entry.block_hash
         assert await settle(chain, journal) == ()
 
@@ -190,18 +192,18 @@ async def test_settled_extrinsics_are_deleted_after_some_epochs(
         await sign(chain, journal, end=4)
         devchain.build(FINALITY_LAG + 4)
         assert await settle(chain, journal) == ()
-        states = [entry.state for entry in journal.list_entries(*State)]
-        assert states == [State.FINALISED, State.DROPPED]
+        states = [entry.state for entry in journal.list_entries(*ExtrinsicState)]
+        assert states == [ExtrinsicState.FINALISED, ExtrinsicState.DROPPED]
 
-        last = max(entry.extrinsic.until for entry in journal.list_entries(*State))
+        last = max(entry.extrinsic.until for entry in journal.list_entries(*ExtrinsicState))
         devchain.build(last + kept_blocks + FINALITY_LAG - devchain.chain.head.number)
         # While nothing is open, nothing is asked of the chain and nothing deleted.
         assert await settle(chain, journal) == ()
-        assert len(journal.list_entries(*State)) == 2
+        assert len(journal.list_entries(*ExtrinsicState)) == 2
         devchain.build()
         await sign(chain, journal)
         await build_while(devchain, chain, journal)
-        (new,) = journal.list_entries(*State)
+        (new,) = journal.list_entries(*ExtrinsicState)
         assert new.extrinsic.until > last
 
 

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from subnet.chain.codec import Runtime
+from subnet.chain.codec import ChainRuntime
 from subnet.chain.interface import REQUIRED_CALLS, REQUIRED_STORAGE, check_interface
 from subnet.errors import ChainMismatch
 
@@ -26,7 +26,7 @@ class FakeRuntime:
 
 def check(*, without: set[str]) -> None:
     runtime = FakeRuntime(storage={*REQUIRED_STORAGE} - without)
-    check_interface(cast(Runtime, runtime), url="ws://somewhere")
+    check_interface(cast(ChainRuntime, runtime), url="ws://somewhere")
 
 
 def test_a_runtime_with_all_of_it_passes() -> None:

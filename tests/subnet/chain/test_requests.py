@@ -23,7 +23,7 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.epoch.author import Author
 from subnet.epoch.observer import HeadHandled
 from subnet.epoch.rosters import Rosters
-from subnet.epoch.snapshot import Snapshot
+from subnet.epoch.view_builder import ViewBuilder
 from subnet.known_peers import KnownPeers
 from subnet.network import fetch_subnet_on_chain
 from subnet.operator.status_facts import StatusFacts
@@ -117,7 +117,7 @@ class QuietNode:
             rosters=rosters,
             writer=chain,
         )
-        snapshot, known_peers = Snapshot(context), KnownPeers(chain, terms.subnet_id)
+        views, known_peers = ViewBuilder(context), KnownPeers(chain, terms.subnet_id)
         facts = StatusFacts(
             home,
             subnet_id=terms.subnet_id,
@@ -131,9 +131,9 @@ class QuietNode:
             async for head in heads:
                 position = await rosters.locate(head)
                 assert position is not None
-                await snapshot.refresh(position)
+                await views.refresh(position)
                 facts.note(HeadHandled(position, EpochStatus.ACTIVE, (), None))
-                submission = snapshot.get_submission(position.epoch)
+                submission = views.get_submission(position.epoch)
                 if submission is not None and attested != position.epoch:
                     attested = position.epoch
                     if scene.node_id not in submission.attested:

@@ -18,7 +18,7 @@ from subnet.chain.extrinsics import Call, SignedExtrinsic, choose_era, compute_l
 from subnet.chain.rpc_errors import PoolRefused
 from subnet.chain.sender import ExtrinsicSender
 from subnet.chain.worker import ChainWorker
-from subnet.epoch.interfaces import Receipt
+from subnet.epoch.interfaces import ExtrinsicReceipt
 from subnet.errors import ChainUnavailable, ExtrinsicFailed
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class MemoryLog:
         self.lines.append(f"signed {extrinsic.nonce}")
 
     def record_included(
-        self, extrinsic: SignedExtrinsic, receipt: Receipt, *, reason: str | None
+        self, extrinsic: SignedExtrinsic, receipt: ExtrinsicReceipt, *, reason: str | None
     ) -> None:
         self.lines.append(f"included {receipt.block_number} {reason}")
 

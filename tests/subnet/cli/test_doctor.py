@@ -23,7 +23,7 @@ from subnet.cli.doctor import WIDTH
 from subnet.cli.mesh import app
 from subnet.doctor import examine as examination
 from subnet.doctor.checks import CHECKS, NODE_CHECKS
-from subnet.doctor.finding import Finding, Verdict, encode_finding, passed
+from subnet.doctor.finding import CheckStatus, Finding, encode_finding, passed
 from subnet.doctor.service import CHECK, DESCRIBE
 from subnet.doctor.subject import NodeFacts, parse_facts
 from subnet.operator.control import CONTROL_SOCKET, ControlServer, Method, find_running
@@ -170,7 +170,7 @@ def test_a_running_node_is_asked_for_what_only_it_can_check(tmp_path: Path) -> N
         assert {rows[name]["verdict"] for name in NODE_CHECKS} == {"PASS"}
         assert rows["identity"]["verdict"] == "PASS"
         bad = "there is no such subnet"
-    with node_running(tmp_path / "7-2", facts, Finding(Verdict.FAIL, bad, "look")):
+    with node_running(tmp_path / "7-2", facts, Finding(CheckStatus.FAIL, bad, "look")):
         code, rows = examine(tmp_path)
         assert code == 1 and rows["canary"]["detail"] == bad
 

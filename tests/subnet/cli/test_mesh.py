@@ -31,7 +31,7 @@ from subnet.cli.console import emit, explain, find_expected, run_app, say, strea
 from subnet.cli.mesh import app
 from subnet.cli.mesh_test import app as node_app
 from subnet.errors import ChainUnavailable, ConfigError, SubnetError, UsageError
-from subnet.operator.status import DutyLine, EarnedLine, Load, NodeStatus, write_status
+from subnet.operator.status import DutyLine, EarnedLine, NodeLoad, NodeStatus, write_status
 
 HEAVY = (
     "torch",
@@ -281,7 +281,7 @@ class TestStatus:
             earned=(EarnedLine(epoch=0, paid=str(10**16), proposing=str(10**18), slashed="0"),),
             scores=((1, str(10**17)),),
             endpoint="ws://127.0.0.1:9944",
-            load=Load(
+            load=NodeLoad(
                 sessions=2,
                 rows_per_s=12.5,
                 cache_used=4096,

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from mesh.api.auth import KeyRing
-from mesh.api.usage_file import Usage, UsageFile, compute_day, locate_usage
+from mesh.api.usage_file import KeyUsage, UsageFile, compute_day, locate_usage
 from subnet.cli.console import run_app
 from subnet.cli.serve import serve
 
@@ -66,7 +66,7 @@ def test_usage_is_shown_by_key_and_day_with_what_is_left(mesh_serve, tmp_path):
     assert code == 1 and "there is no file of usage" in talk
     file = UsageFile(locate_usage(path))
     today = compute_day(time.time())
-    file.add({("a", today - 1): Usage(1, 2, 3), ("b", today): Usage(4, 5, 6)}, today=today)
+    file.add({("a", today - 1): KeyUsage(1, 2, 3), ("b", today): KeyUsage(4, 5, 6)}, today=today)
     code, out, _ = mesh_serve("usage", "--keys-file", path, "--json")
     rows = json.loads(out)["usage"]
     assert code == 0 and [(row["name"], row["requests"], row["left"]) for row in rows] == [
@@ -74,7 +74,7 @@ def test_usage_is_shown_by_key_and_day_with_what_is_left(mesh_serve, tmp_path):
         ("a", 0, 100),
         ("b", 4, None),
     ]
-    file.add({("a", today): Usage(1, 30, 31)}, today=today)
+    file.add({("a", today): KeyUsage(1, 30, 31)}, today=today)
     file.close()
     code, out, _ = mesh_serve("usage", "--keys-file", path)
     assert code == 0 and out.splitlines()[2].split("\t")[1:] == ["a", "1", "30", "31", "39"]

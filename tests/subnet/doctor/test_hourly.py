@@ -7,7 +7,7 @@ from pathlib import Path
 from structlog.testing import capture_logs
 
 from subnet.doctor.checks import CHECKS, Check
-from subnet.doctor.finding import Finding, Verdict, failed, passed, warned
+from subnet.doctor.finding import CheckStatus, Finding, failed, passed, warned
 from subnet.doctor.hourly import HOURLY_CHECKS, HourlyExam
 from subnet.doctor.subject import NodeFacts, Subject
 
@@ -40,7 +40,7 @@ async def test_what_was_found_is_kept_and_told_once_until_it_changes() -> None:
         with capture_logs() as logs:
             health = await exam.examine()
         assert exam.health is health and health.examined_at == 1000.0
-        assert [one.finding for one in health.list_with(finding.verdict)] == [finding]
+        assert [one.finding for one in health.list_with(finding.status)] == [finding]
         told.append([(entry["event"], entry["check"]) for entry in logs])
     assert told == [[], [("a check fails", "disk")], [], [("a check no longer fails", "disk")]]
 
@@ -51,7 +51,7 @@ async def test_a_check_that_breaks_is_a_failure_of_its_own() -> None:
 
     check = Check(name="broken", here=break_down, limit_s=5)
     health = await HourlyExam(lambda: SUBJECT, checks=(check,)).examine()
-    assert len(health.list_with(Verdict.FAIL)) == 1
+    assert len(health.list_with(CheckStatus.FAIL)) == 1
 
 
 def test_only_what_costs_little_is_examined_every_hour() -> None:

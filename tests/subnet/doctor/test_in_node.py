@@ -18,7 +18,7 @@ from mesh.p2p.dial_back import DialBack, DialStatus
 from mesh.p2p.interface import Copies
 from mesh.routing.directory import KnownServer
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, seal_heartbeat
-from subnet.doctor.finding import Finding, Verdict
+from subnet.doctor.finding import CheckStatus, Finding
 from subnet.doctor.in_node import (
     NodeExam,
     check_audit,
@@ -139,70 +139,70 @@ async def test_a_node_without_a_fault_passes(
     check: Callable[[NodeExam], Awaitable[Finding]],
 ) -> None:
     finding = await check(make_exam())
-    assert finding.verdict is Verdict.PASS and not finding.fix, finding
+    assert finding.status is CheckStatus.PASS and not finding.fix, finding
 
 
-def expect(finding: Finding, verdict: Verdict, sentence: str, fix: str) -> None:
-    assert finding.verdict is verdict, finding
+def expect(finding: Finding, status: CheckStatus, sentence: str, fix: str) -> None:
+    assert finding.status is status, finding
     assert sentence in finding.detail and fix in finding.fix, finding
 
 
 async def test_no_other_node() -> None:
     alone = make_exam(list_servers=lambda: (OWN,), peers=Peers(copies=Copies((), 0)))
-    expect(await check_peers(alone), Verdict.WARN, "no other node", "--initial-peers")
+    expect(await check_peers(alone), CheckStatus.WARN, "no other node", "--initial-peers")
     for check in (check_reachable, check_records, check_peer_clocks):
-        expect(await check(alone), Verdict.SKIP, "", "peers")
+        expect(await check(alone), CheckStatus.SKIP, "", "peers")
 
 
 async def test_a_block_that_no_hoster_serves() -> None:
     servers = tuple(announce(get_key(number), span=LayerSpan(0, 1)) for number in (1, 2))
     finding = await check_peers(make_exam(list_servers=lambda: servers))
-    expect(finding, Verdict.WARN, "no hoster serves block 1", "--block-indices 1:2")
+    expect(finding, CheckStatus.WARN, "no hoster serves block 1", "--block-indices 1:2")
 
 
 async def test_a_firewall_that_lets_nobody_in() -> None:
     peers = Peers(dials=(NOT_REACHED, None, REFUSED))
     finding = await check_reachable(make_exam(peers=peers))
-    expect(finding, Verdict.FAIL, PUBLIC, "--public-ip IP --port PORT")
+    expect(finding, CheckStatus.FAIL, PUBLIC, "--public-ip IP --port PORT")
 
 
 async def test_one_peer_that_reaches_the_node_is_enough() -> None:
     finding = await check_reachable(make_exam(peers=Peers(dials=(NOT_REACHED, REACHED))))
-    assert finding.verdict is Verdict.PASS
+    assert finding.status is CheckStatus.PASS
 
 
 async def test_a_node_that_is_reached_through_a_relay_only() -> None:
     exam = make_exam(
         peers=Peers(dials=(NOT_REACHED,)), addresses=lambda: (f"{PUBLIC}/p2p/x", RELAYED)
     )
-    expect(await check_reachable(exam), Verdict.WARN, "through a relay", "--public-ip")
+    expect(await check_reachable(exam), CheckStatus.WARN, "through a relay", "--public-ip")
 
 
 async def test_an_announced_address_of_the_own_network_only() -> None:
     exam = make_exam(peers=Peers(dials=(REFUSED,)), addresses=lambda: (PRIVATE,))
-    expect(await check_reachable(exam), Verdict.FAIL, PRIVATE, "--public-ip")
+    expect(await check_reachable(exam), CheckStatus.FAIL, PRIVATE, "--public-ip")
     neighbours = tuple(announce(get_key(number), PRIVATE) for number in (2, 3))
     at_home = replace(exam, list_servers=lambda: neighbours)
-    expect(await check_reachable(at_home), Verdict.PASS, "so are those of all peers", "")
+    expect(await check_reachable(at_home), CheckStatus.PASS, "so are those of all peers", "")
 
 
 async def test_peers_that_do_not_try() -> None:
     finding = await check_reachable(make_exam(peers=Peers(dials=(REFUSED,))))
-    expect(finding, Verdict.WARN, "too many dials", "in a minute")
+    expect(finding, CheckStatus.WARN, "too many dials", "in a minute")
     finding = await check_reachable(make_exam(peers=Peers(dials=(None,))))
-    expect(finding, Verdict.WARN, "no peer answers", "in a minute")
+    expect(finding, CheckStatus.WARN, "no peer answers", "in a minute")
 
 
 async def test_records_that_no_other_replica_holds() -> None:
     finding = await check_records(make_exam(peers=Peers(copies=Copies((), 3))))
-    expect(finding, Verdict.FAIL, "0 of 3 replicas", "restart")
+    expect(finding, CheckStatus.FAIL, "0 of 3 replicas", "restart")
 
 
 async def test_a_second_process_with_this_identity() -> None:
     twin = seal_twin()
     copies = Copies((OWN.envelope.to_bytes(), twin.to_bytes()), 3)
     finding = await check_elsewhere(make_exam(peers=Peers(copies=copies)))
-    expect(finding, Verdict.FAIL, str(KEY.peer_id), "stop one of them")
+    expect(finding, CheckStatus.FAIL, str(KEY.peer_id), "stop one of them")
 
 
 async def test_a_heartbeat_that_the_node_renews_meanwhile_is_its_own() -> None:
@@ -210,10 +210,10 @@ async def test_a_heartbeat_that_the_node_renews_meanwhile_is_its_own() -> None:
     newest = iter((OWN.envelope, renewed))
     copies = Copies((OWN.envelope.to_bytes(), renewed.to_bytes()), 3)
     exam = make_exam(get_heartbeat=lambda: next(newest), peers=Peers(copies=copies))
-    assert (await check_elsewhere(exam)).verdict is Verdict.PASS
+    assert (await check_elsewhere(exam)).status is CheckStatus.PASS
     newest = iter((OWN.envelope, renewed))
     exam = replace(exam, peers=Peers(copies=Copies((renewed.to_bytes(),) * 3, 3)))
-    assert (await check_records(exam)).verdict is Verdict.PASS
+    assert (await check_records(exam)).status is CheckStatus.PASS
 
 
 def seal_twin() -> Envelope:
@@ -223,36 +223,36 @@ def seal_twin() -> Envelope:
 async def test_a_node_that_has_not_announced_itself() -> None:
     for check in (check_records, check_elsewhere):
         finding = await check(make_exam(get_heartbeat=lambda: None))
-        expect(finding, Verdict.WARN, "not announced", "half a minute")
+        expect(finding, CheckStatus.WARN, "not announced", "half a minute")
 
 
 @pytest.mark.parametrize(
-    "ahead_s, verdict, words",
+    "ahead_s, status, words",
     (
-        ((40.0, 41.0, 39.0), Verdict.FAIL, "40.0 s behind"),
-        ((-40.0,), Verdict.FAIL, "40.0 s ahead of"),
-        ((12.0,), Verdict.WARN, "12.0 s behind"),
+        ((40.0, 41.0, 39.0), CheckStatus.FAIL, "40.0 s behind"),
+        ((-40.0,), CheckStatus.FAIL, "40.0 s ahead of"),
+        ((12.0,), CheckStatus.WARN, "12.0 s behind"),
         # One peer lies.
-        ((0.0, 500.0, 0.2), Verdict.PASS, "0.2 s"),
+        ((0.0, 500.0, 0.2), CheckStatus.PASS, "0.2 s"),
     ),
 )
 async def test_a_clock_that_differs_from_peers(
-    ahead_s: Sequence[float], verdict: Verdict, words: str
+    ahead_s: Sequence[float], status: CheckStatus, words: str
 ) -> None:
     finding = await check_peer_clocks(make_exam(peers=Peers(ahead_s=ahead_s)))
-    expect(finding, verdict, words, "" if verdict is Verdict.PASS else "timedatectl")
+    expect(finding, status, words, "" if status is CheckStatus.PASS else "timedatectl")
 
 
 @pytest.mark.parametrize(
-    "attempt, verdict", ((Failed("busy"), Verdict.FAIL), (Unclear("no route"), Verdict.WARN))
+    "attempt, status", ((Failed("busy"), CheckStatus.FAIL), (Unclear("no route"), CheckStatus.WARN))
 )
-async def test_a_prompt_that_does_not_come_back(attempt: Attempt, verdict: Verdict) -> None:
+async def test_a_prompt_that_does_not_come_back(attempt: Attempt, status: CheckStatus) -> None:
     async def try_prompt(layers: LayerRange) -> Attempt:
         assert layers == WHOLE
         return attempt
 
     finding = await check_canary(make_exam(try_prompt=try_prompt))
-    expect(finding, verdict, attempt.reason if not isinstance(attempt, Passed) else "", " ")
+    expect(finding, status, attempt.reason if not isinstance(attempt, Passed) else "", " ")
 
 
 class Broken:
@@ -279,38 +279,38 @@ class Broken:
 )
 async def test_answers_that_would_not_count(spoil: Callable[[Vector], Vector], words: str) -> None:
     finding = await check_round(make_exam(get_inference=lambda: Broken(spoil)))
-    expect(finding, Verdict.FAIL, words, "device")
+    expect(finding, CheckStatus.FAIL, words, "device")
 
 
 async def test_served_weights_that_are_not_those_of_the_files() -> None:
     served: Inference = Broken(lambda vector: vector * np.float32(1.01))
     finding = await check_audit(make_exam(get_inference=lambda: served))
-    expect(finding, Verdict.FAIL, "away from its files", "restart")
+    expect(finding, CheckStatus.FAIL, "away from its files", "restart")
 
 
 @pytest.mark.parametrize(
-    "error, verdict",
-    ((LayerNotOnDisk(1, "gone"), Verdict.WARN), (ModelError("torn"), Verdict.FAIL)),
+    "error, status",
+    ((LayerNotOnDisk(1, "gone"), CheckStatus.WARN), (ModelError("torn"), CheckStatus.FAIL)),
 )
-async def test_model_files_that_cannot_be_audited(error: Exception, verdict: Verdict) -> None:
+async def test_model_files_that_cannot_be_audited(error: Exception, status: CheckStatus) -> None:
     files: LayerRunner = Broken(error)
-    expect(await check_audit(make_exam(open_file_runner=lambda: files)), verdict, "", "model")
+    expect(await check_audit(make_exam(open_file_runner=lambda: files)), status, "", "model")
 
 
 async def test_what_a_node_of_another_kind_leaves_out_is_skipped() -> None:
     validator = make_exam(role=Role.VALIDATOR, get_inference=lambda: None, try_prompt=None)
     for check in (check_canary, check_round):
-        expect(await check(validator), Verdict.SKIP, "validator", "")
-    assert (await check_audit(validator)).verdict is Verdict.PASS
+        expect(await check(validator), CheckStatus.SKIP, "validator", "")
+    assert (await check_audit(validator)).status is CheckStatus.PASS
     light = replace(validator, open_file_runner=lambda: None)
-    expect(await check_audit(light), Verdict.SKIP, "--light", "")
-    expect(await check_round(make_exam(is_unpaid=True)), Verdict.SKIP, "--unpaid", "")
+    expect(await check_audit(light), CheckStatus.SKIP, "--light", "")
+    expect(await check_round(make_exam(is_unpaid=True)), CheckStatus.SKIP, "--unpaid", "")
 
 
 async def test_a_model_that_still_loads_is_a_warning() -> None:
     loading = make_exam(get_inference=lambda: None)
     for check in (check_canary, check_round):
-        assert (await check(loading)).verdict is Verdict.WARN
+        assert (await check(loading)).status is CheckStatus.WARN
 
 
 async def test_a_dry_run_signs_and_publishes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,4 +321,4 @@ async def test_a_dry_run_signs_and_publishes_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(PeerKey, "sign", refuse)
     monkeypatch.setattr(PeerKey, "derive_secret", refuse)
     for check in (check_round, check_audit, check_records, check_elsewhere):
-        assert (await check(exam)).verdict is Verdict.PASS
+        assert (await check(exam)).status is CheckStatus.PASS

@@ -29,7 +29,7 @@ from subnet.account.registration import NodeRegistration, RegisteredNode
 from subnet.chain.substrate import SubstrateChain
 from subnet.doctor import on_chain
 from subnet.doctor.checks import CHECKS, Check, run_checks
-from subnet.doctor.finding import Finding, Verdict
+from subnet.doctor.finding import CheckStatus, Finding
 from subnet.doctor.subject import NodeFacts, Subject
 from subnet.hosting.manifest import MANIFEST_FILES
 from subnet.operator.vitals import LOW_DISK_BYTES
@@ -118,13 +118,13 @@ async def ask(name: str, subject: Subject) -> Finding:
 async def fails(name: str, subject: Subject, sentence: str, fix: str) -> None:
     """Assert that a check fails, and says so in these words."""
     finding = await ask(name, subject)
-    assert finding.verdict is Verdict.FAIL, finding
+    assert finding.status is CheckStatus.FAIL, finding
     assert sentence in finding.detail and fix in finding.fix, finding
 
 
 async def warns(name: str, subject: Subject, sentence: str, fix: str) -> None:
     finding = await ask(name, subject)
-    assert finding.verdict is Verdict.WARN, finding
+    assert finding.status is CheckStatus.WARN, finding
     assert sentence in finding.detail and fix in finding.fix, finding
 
 
@@ -159,8 +159,8 @@ async def test_nothing_fails_on_a_machine_without_a_fault(place: Place) -> None:
     checks = tuple(check for check in CHECKS if check.name != "p2pd")
     outcomes = [outcome async for outcome in run_checks(place.subject, checks)]
     assert [one.name for one in outcomes] == [check.name for check in checks]
-    assert [one for one in outcomes if one.finding.verdict is Verdict.FAIL] == []
-    passing = {one.name for one in outcomes if one.finding.verdict is Verdict.PASS}
+    assert [one for one in outcomes if one.finding.status is CheckStatus.FAIL] == []
+    passing = {one.name for one in outcomes if one.finding.status is CheckStatus.PASS}
     assert passing >= {"identity", "hotkey", "folder", "endpoints", "clock", "stake", "balance"}
 
 
@@ -240,7 +240,7 @@ async def test_a_running_node_that_does_not_listen(place: Place, busy_port: int)
     await warns("ports", subject, "another one at each start", "--port")
     maddr = f"/ip4/0.0.0.0/tcp/{busy_port}"
     listening = replace(subject, facts=replace(place.facts, host_maddrs=(maddr,)))
-    assert (await ask("ports", listening)).verdict is Verdict.PASS
+    assert (await ask("ports", listening)).status is CheckStatus.PASS
     deaf = replace(subject, facts=replace(place.facts, host_maddrs=("/ip4/0.0.0.0/tcp/1",)))
     await fails("ports", deaf, "nothing listens on 127.0.0.1:1", "start it again")
 
@@ -268,7 +268,7 @@ async def test_endpoints_that_do_not_answer(place: Place) -> None:
 async def test_an_endpoint_of_another_chain(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     look = on_chain.look_at
 
-    async def look_elsewhere(url: str) -> on_chain.Endpoint:
+    async def look_elsewhere(url: str) -> on_chain.EndpointReport:
         found = await look(place.facts.chain_urls[0])
         return found if url != NOWHERE else replace(found, url=url, genesis=bytes(32))
 
@@ -315,7 +315,7 @@ async def test_a_peer_that_is_not_registered(place: Place) -> None:
     subject = change(place, peer_id=stranger, node_id=None)
     await fails("registration", subject, "is registered", "register-node")
     for name in ("class", "stake", "score"):
-        assert (await ask(name, subject)).verdict is Verdict.SKIP
+        assert (await ask(name, subject)).status is CheckStatus.SKIP
     await fails("registration", change(place, peer_id=stranger), "to peer", "identity")
 
 
@@ -354,8 +354,8 @@ async def test_a_node_that_the_last_proposals_leave_out_or_score_0(
     rows = ((row.node_id, Score(0)), (row.node_id, Score(7)))
     await warns("score", place.subject, "0.000000", "mesh why")
     rows = ((row.node_id, Score(10**17)),)
-    assert (await ask("score", place.subject)).verdict is Verdict.PASS
-    assert (await ask("class", place.subject)).verdict is Verdict.PASS
+    assert (await ask("score", place.subject)).status is CheckStatus.PASS
+    assert (await ask("class", place.subject)).status is CheckStatus.PASS
     active = replace(active, node_class=NodeClass.IDLE)
     await warns("class", place.subject, "Idle", "keep it running")
 
@@ -390,7 +390,7 @@ async def test_a_model_that_the_subnet_does_not_serve(place: Place, tmp_path: Pa
 
 async def test_a_chain_that_is_away_skips_what_needs_it(place: Place) -> None:
     outcomes = [one async for one in run_checks(Subject(place.facts), CHECKS[8:16])]
-    assert {str(one.finding.verdict) for one in outcomes} == {"SKIP"}
+    assert {str(one.finding.status) for one in outcomes} == {"SKIP"}
 
 
 async def test_a_check_that_breaks_or_hangs_is_one_failed_row() -> None:
@@ -407,6 +407,6 @@ async def test_a_check_that_breaks_or_hangs_is_one_failed_row() -> None:
     )
     facts = NodeFacts(data_dir=Path(), identity_path=Path())
     outcomes = [one async for one in run_checks(Subject(facts), checks)]
-    assert [one.finding.verdict for one in outcomes] == [Verdict.FAIL, Verdict.FAIL]
+    assert [one.finding.status for one in outcomes] == [CheckStatus.FAIL, CheckStatus.FAIL]
     assert "RuntimeError: a mistake" in outcomes[0].finding.detail
     assert "no result within" in outcomes[1].finding.detail

@@ -14,7 +14,7 @@ from subnet.epoch import heads
 from subnet.errors import ChainUnavailable
 from subnet.receipts.encoding import encode_evidence
 from subnet.receipts.reasons import Why
-from subnet.receipts.receipt import Verdict
+from subnet.receipts.receipt import Comparison
 from subnet.receipts.recompute import Basis, check_records, recompute
 from tests.support.fakes import FakeInference, FakeReader
 from tests.support.node import advance, advance_to, make_roster_node, run_nodes
@@ -67,7 +67,7 @@ async def test_every_node_keeps_every_epoch_and_all_of_them_equal_the_chain() ->
             assert again.basis is Basis.NAMED
             for node_id in EVERYBODY:
                 receipt = explain(evidence, node_id)
-                assert receipt.verdict is Verdict.EQUAL
+                assert receipt.comparison is Comparison.EQUAL
                 assert receipt.score == receipt.proposed and receipt.score
                 assert list_reasons(receipt) in ([], [Why.NO_SCORES_EXPECTED])
 
@@ -104,7 +104,7 @@ async def test_a_planted_cheat_is_refuted_in_its_own_receipt_and_in_those_of_oth
     await subnet.run_to(3)
     for keeper in (1, 2, 6):
         first, second = (explain(subnet.receipts[keeper].kept[epoch], 2) for epoch in (0, 1))
-        assert first.verdict is second.verdict is Verdict.EQUAL
+        assert first.comparison is second.comparison is Comparison.EQUAL
         assert list_reasons(first) == [Why.REFUTED, Why.OUTSIDE_TOLERANCE]
         assert list_reasons(second)[0] is Why.ON_PROBATION
 
@@ -122,7 +122,7 @@ async def test_a_late_reveal_is_told_with_the_block_at_which_it_came() -> None:
         await stores[0].release()
         await advance_to(subnet.chain, 2, 4)
     receipt = explain(subnet.receipts[1].kept[0], 2)
-    assert receipt.verdict is Verdict.EQUAL
+    assert receipt.comparison is Comparison.EQUAL
     assert list_reasons(receipt) == [Why.WITHHELD, Why.RECORD_LATE]
     assert "first saw it at block 15, and it had to be there before block 15" in (
         receipt.causes[1].sentence
@@ -134,7 +134,7 @@ async def test_a_wrong_audit_is_told_to_its_author() -> None:
     subnet.nodes[6].auditor = FakeInference(LayerRange(0, 4), seed=9, noise=0.5)
     await subnet.run_to(3)
     receipt = explain(subnet.receipts[6].kept[1], 6)
-    assert receipt.verdict is Verdict.EQUAL
+    assert receipt.comparison is Comparison.EQUAL
     assert Why.AUDIT_WRONG in list_reasons(receipt)
 
 
@@ -143,7 +143,7 @@ async def test_an_elected_node_that_was_away_is_told_so_by_itself_and_by_others(
     subnet.nodes[3].writer = None
     await subnet.run_to(4)
     own, other = (explain(subnet.receipts[keeper].kept[1], keeper) for keeper in (3, 1))
-    assert own.verdict is other.verdict is Verdict.NO_PROPOSAL
+    assert own.comparison is other.comparison is Comparison.NO_PROPOSAL
     assert list_reasons(own) == [Why.ELECTED_AWAY]
     assert "did not propose (no hotkey was given)" in own.causes[0].sentence
     assert list_reasons(other) == [Why.NO_PROPOSAL]
@@ -156,7 +156,7 @@ async def test_an_epoch_without_election_is_kept_too() -> None:
     assert list_reasons(explain(before, 4)) == [Why.NO_ELECTION]
     assert recompute(within).basis is Basis.NOT_SCORED
     assert list_reasons(explain(within, 4)) == [Why.NOTHING_SCORED]
-    assert explain(within, 4).verdict is Verdict.EQUAL
+    assert explain(within, 4).comparison is Comparison.EQUAL
 
 
 async def test_a_dead_endpoint_is_told_by_the_node_and_silence_by_the_others(
@@ -172,7 +172,7 @@ async def test_a_dead_endpoint_is_told_by_the_node_and_silence_by_the_others(
         reader.is_dead = False
         await advance(subnet.chain, 40)
     own, other = (explain(subnet.receipts[keeper].kept[2], 2) for keeper in (2, 1))
-    assert own.verdict is other.verdict is Verdict.EQUAL
+    assert own.comparison is other.comparison is Comparison.EQUAL
     assert list_reasons(own)[0] is Why.FEW_HEADS
     assert "(ws://dead: no answer)" in own.causes[0].sentence
     assert list_reasons(other) == [Why.SILENT]
@@ -187,7 +187,7 @@ async def test_a_node_that_judges_nothing_marks_what_it_does_not_have() -> None:
     )
     await subnet.run_to(3)
     receipt = explain(subnet.receipts[4].kept[1], 4)
-    assert receipt.verdict is Verdict.NOT_COMPARED
+    assert receipt.comparison is Comparison.NOT_COMPARED
     assert receipt.basis is Basis.OWN_VIEW
     assert receipt.unseen[0].startswith("the list of sightings that the proposal names")
     assert receipt.score == explain(subnet.receipts[1].kept[1], 4).score

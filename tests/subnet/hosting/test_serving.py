@@ -37,7 +37,7 @@ from subnet.errors import ConfigError
 from subnet.hosting import serving
 from subnet.hosting.layer_choice import LayerChoice, choose_length, get_format
 from subnet.hosting.manifest import build_own_manifest
-from subnet.hosting.serving import LayerServer, LocalModel, ServedModel
+from subnet.hosting.serving import LayerServer, LocalModel, SubnetModel
 from subnet.operator.config import NodeConfig
 from tests.support.calibrations import make_calibration
 from tests.support.memory_network import MemoryNetwork
@@ -145,7 +145,7 @@ async def open_rig(directory: Path, *, quant_manifest: str = "none", measure=Non
         rig = Rig.__new__(Rig)
         server = LayerServer(
             LocalModel(config, FOLDER, MODEL),
-            ServedModel(None if config.unpaid else manifest, MAINNET, SCHEDULE),
+            SubnetModel(None if config.unpaid else manifest, MAINNET, SCHEDULE),
             host=host,
             directory=heard,
             choice=choice,
@@ -437,7 +437,7 @@ async def test_a_node_that_is_stopped_while_weights_load_does_not_wait_for_them(
 
     monkeypatch.setattr(serving, "load_shard", load_for_ever)
     local = LocalModel(make_config(tmp_path, unpaid=True), FOLDER, MODEL)
-    served = ServedModel(None, MAINNET, SCHEDULE)
+    served = SubnetModel(None, MAINNET, SCHEDULE)
 
     async def serve():
         async with serving.open_engine(local, served, LayerRange(0, BLOCKS)):
@@ -477,7 +477,7 @@ async def test_hidden_states_leave_as_computed_unless_the_operator_narrows_float
     tmp_path, torch_dtype, hop_dtype, row_size
 ):
     config = make_config(tmp_path, unpaid=True, torch_dtype=torch_dtype, hop_dtype=hop_dtype)
-    served = ServedModel(None, MAINNET, SCHEDULE)
+    served = SubnetModel(None, MAINNET, SCHEDULE)
     layers = LayerRange(0, BLOCKS - 1)
     async with serving.open_engine(LocalModel(config, FOLDER, MODEL), served, layers) as engine:
         serve_task = asyncio.get_running_loop().create_task(engine.serve())
@@ -491,7 +491,7 @@ async def test_hidden_states_leave_as_computed_unless_the_operator_narrows_float
 
 async def test_a_model_of_16_bits_has_nothing_to_narrow(tmp_path):
     config = make_config(tmp_path, unpaid=True, torch_dtype="bfloat16", hop_dtype="float16")
-    served = ServedModel(None, MAINNET, SCHEDULE)
+    served = SubnetModel(None, MAINNET, SCHEDULE)
     with pytest.raises(ConfigError, match="--hop-dtype"):
         async with serving.open_engine(
             LocalModel(config, FOLDER, MODEL), served, LayerRange(0, BLOCKS)

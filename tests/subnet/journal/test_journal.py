@@ -22,7 +22,7 @@ from consensus.types import NodeClass
 from consensus.view import Attempts
 from keys.envelope import seal
 from keys.peer import PeerKey
-from subnet.chain.extrinsic_journal import ExtrinsicJournal, State
+from subnet.chain.extrinsic_journal import ExtrinsicJournal, ExtrinsicState
 from subnet.errors import AlreadySigned, ConfigError, JournalCorrupt, JournalFailed
 from subnet.journal.codec import decode_submission
 from subnet.journal.disk import migrate
@@ -254,7 +254,7 @@ async def test_a_disk_that_is_full_when_the_journal_is_made_is_named_and_recover
         assert not journal.own_records
     path.unlink()
     with ExtrinsicJournal.open(small_disk / "extrinsics") as extrinsics:
-        assert not extrinsics.list_entries(*State)
+        assert not extrinsics.list_entries(*ExtrinsicState)
 
 
 async def test_a_full_journal_is_read_again_once_the_disk_has_space(small_disk):

@@ -48,7 +48,7 @@ from subnet.epoch.observer import (
 from subnet.errors import ChainUnavailable
 from subnet.hosting.serving import LayerServer
 from subnet.journal.journal import Extrinsic
-from subnet.metrics.chain_clock import ChainClock
+from subnet.metrics.chain_metrics import HeadTracker
 from subnet.metrics.duties import DutyCounts
 from subnet.metrics.node import MetricSources, NodeMetrics
 from subnet.metrics.page import make_renderer
@@ -89,7 +89,7 @@ class Scene:
         self.eligibility: Eligibility | None = None
         self.metrics = NodeMetrics(
             MetricSources(
-                clock=ChainClock(schedule=schedule, block_time_s=6.0, clock=lambda: self.now_s),
+                head=HeadTracker(schedule=schedule, block_time_s=6.0, clock=lambda: self.now_s),
                 duties=DutyCounts(OWN, is_paid=True),
                 vitals=self.vitals,
                 endpoints=self.endpoints,

@@ -8,14 +8,14 @@ from typing import Any
 from consensus.phases import compute_schedule
 from consensus.protocol_params import MINIMAL
 from consensus.types import BlockNumber, compute_epoch_position
-from mesh.api.measures import GatewayMeasures, Result
+from mesh.api.measures import GatewayMeasures, RequestOutcome
 from mesh.p2p.interface import PeerCounts
 from mesh.p2p.traffic import Traffic
 from subnet.chain.endpoints import Endpoints
 from subnet.epoch.interfaces import BlockInfo
 from subnet.epoch.observer import HeadSeen
 from subnet.metrics.bootstrap import BootstrapMetrics, FollowedSubnet
-from subnet.metrics.chain_clock import ChainClock
+from subnet.metrics.chain_metrics import HeadTracker
 from subnet.metrics.gateway import GatewayMetrics
 from subnet.metrics.page import Page, make_renderer
 from subnet.metrics.table import STANDARD_SERIES, Process
@@ -54,13 +54,13 @@ async def measure(metrics, host, monkeypatch):
 
 
 def follow(metrics):
-    clock = ChainClock(
+    head = HeadTracker(
         schedule=compute_schedule(20, MINIMAL), block_time_s=6.0, clock=lambda: NOW_S
     )
-    clock.observe(HeadSeen(BlockInfo(BlockNumber(147), b"h" * 32, int(NOW_S))))
-    clock.note_position(compute_epoch_position(BlockNumber(147), slot=0, epoch_length=20))
+    head.observe(HeadSeen(BlockInfo(BlockNumber(147), b"h" * 32, int(NOW_S))))
+    head.note_position(compute_epoch_position(BlockNumber(147), slot=0, epoch_length=20))
     endpoints = Endpoints(["ws://127.0.0.1:9944"])
-    metrics.follow(FollowedSubnet(clock=clock, endpoints=endpoints, directory=NO_SERVERS))
+    metrics.follow(FollowedSubnet(head=head, endpoints=endpoints, directory=NO_SERVERS))
 
 
 async def test_a_bootstrap_lacks_a_subnet_until_the_chain_names_it(tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_a_gateway_is_ready_while_every_block_is_served():
         host=FakeHost(), directory=NO_SERVERS, config=SimpleNamespace(num_layers=8)
     )
     measures = GatewayMeasures()
-    measures.results[Result.FAILED] = 3
+    measures.results[RequestOutcome.FAILED] = 3
     metrics = GatewayMetrics(measures, client, find_uncovered=lambda: uncovered)
     (check,) = metrics.list_checks()
     assert not check.ok and check.detail == "no server for blocks 2:4"
@@ -102,10 +102,10 @@ def test_a_gateway_is_ready_while_every_block_is_served():
 
 
 def test_a_chain_that_was_never_seen_is_not_fresh():
-    clock = ChainClock(schedule=compute_schedule(20, MINIMAL), block_time_s=6.0)
-    assert not clock.check().ok
+    head = HeadTracker(schedule=compute_schedule(20, MINIMAL), block_time_s=6.0)
+    assert not head.check().ok
     page = Page(Process.NODE)
-    clock.fill(page)
+    head.fill(page)
     assert {family.name for family in page.list_families()} == {
         "mesh_chain_block_time_seconds",
         "mesh_chain_unavailable",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from mesh.api.checks import Check
+from mesh.api.checks import HealthCheck
 from subnet.cli.metrics import make_metrics_options
 from subnet.errors import ConfigError, UsageError
 from subnet.metrics import serving
@@ -28,7 +28,7 @@ def write_token(path: Path, text: str, mode: int = 0o600) -> Path:
 
 
 def show(options):
-    checks = (Check("chain", True, ""), Check("disk", False, ""))
+    checks = (HealthCheck("chain", True, ""), HealthCheck("disk", False, ""))
     return serve_metrics(options, Process.NODE, lambda page: None, lambda: checks)
 
 

@@ -13,7 +13,7 @@ from consensus.records import RecordKind
 from consensus.types import Epoch, LayerRange, NodeClass, Score, SubnetNodeId
 from subnet.receipts.evidence import Notes
 from subnet.receipts.reasons import LAYER_REFUSALS, REFUSALS, TABLE, Why, make_cause
-from subnet.receipts.receipt import Verdict
+from subnet.receipts.receipt import Comparison
 from subnet.receipts.recompute import Basis, recompute
 from tests.support.epoch_records import (
     EPOCH,
@@ -53,7 +53,7 @@ def test_honest_work_equals_the_chain_and_has_no_reasons() -> None:
     evidence = make_evidence(make_world())
     for node_id in HOSTERS + AUDITORS:
         receipt = explain(evidence, node_id)
-        assert receipt.verdict is Verdict.EQUAL
+        assert receipt.comparison is Comparison.EQUAL
         assert receipt.score == receipt.proposed and receipt.score
         assert receipt.causes == ()
 
@@ -76,7 +76,7 @@ def test_a_cheat_on_an_audited_block_is_refuted() -> None:
     world = make_world()
     host_wrongly(world, 4, vectors=WRONG)
     receipt = explain(make_evidence(world), 4)
-    assert receipt.score is None and receipt.verdict is Verdict.EQUAL
+    assert receipt.score is None and receipt.comparison is Comparison.EQUAL
     assert list_reasons(receipt) == [Why.REFUTED, Why.OUTSIDE_TOLERANCE]
     assert "on the audited block 1" in receipt.causes[0].sentence
     assert "0, 1, head" in receipt.causes[1].sentence
@@ -179,7 +179,7 @@ def test_a_proposal_that_names_nothing_pays_no_node() -> None:
     evidence = replace(evidence, submission=empty)
     for node_id, why in ((4, Why.NOTHING_NAMED), (1, Why.NAMED_NOTHING)):
         receipt = explain(evidence, node_id)
-        assert receipt.verdict is Verdict.EQUAL and receipt.score == 0
+        assert receipt.comparison is Comparison.EQUAL and receipt.score == 0
         assert list_reasons(receipt) == [why]
 
 
@@ -333,7 +333,7 @@ def test_an_elected_node_that_was_away_is_told_what_it_cost() -> None:
     evidence = make_evidence(make_world(), notes=notes)
     evidence = replace(evidence, submission=None)
     own, other = explain(evidence, 1), explain(evidence, 2)
-    assert own.verdict is Verdict.NO_PROPOSAL
+    assert own.comparison is Comparison.NO_PROPOSAL
     assert list_reasons(own) == [Why.ELECTED_AWAY]
     assert "did not propose (no hotkey was given)" in own.causes[0].sentence
     assert list_reasons(other) == [Why.NO_PROPOSAL]
@@ -392,7 +392,7 @@ def test_a_bent_proposal_differs_and_the_row_is_named() -> None:
     rows = dict(make_evidence(world).submission.scores)  # type: ignore[union-attr]
     evidence = make_evidence(world, rows=rows | {3: 5})
     receipt = explain(evidence, 3)
-    assert receipt.verdict is Verdict.DIFFERS
+    assert receipt.comparison is Comparison.DIFFERS
     assert receipt.differences == (f"node 3: proposed 5, computed {receipt.score}",)
     assert receipt.proposed == 5
 
@@ -402,14 +402,14 @@ def test_rows_of_nodes_that_left_may_be_missing_on_chain() -> None:
     rows = dict(make_evidence(world).submission.scores)  # type: ignore[union-attr]
     del rows[SubnetNodeId(4)]
     gone = frozenset({SubnetNodeId(4)})
-    assert explain(make_evidence(world, rows=rows, departed=gone), 1).verdict is Verdict.EQUAL
-    assert explain(make_evidence(world, rows=rows), 1).verdict is Verdict.DIFFERS
+    assert explain(make_evidence(world, rows=rows, departed=gone), 1).comparison is Comparison.EQUAL
+    assert explain(make_evidence(world, rows=rows), 1).comparison is Comparison.DIFFERS
 
 
 def test_what_the_keeping_node_did_not_see_is_marked() -> None:
     world = make_world()
     evidence = replace(make_evidence(world), seen=())
     receipt = explain(evidence, 5)
-    assert receipt.verdict is Verdict.EQUAL
+    assert receipt.comparison is Comparison.EQUAL
     assert "the audit commit of epoch 9 itself, when it travelled" in receipt.unseen
     assert explain(evidence, 1).unseen == ()

@@ -16,7 +16,7 @@ from consensus.missed import OwedDuty
 from consensus.records import NamedList, RecordKind
 from consensus.types import Epoch, Score, SubnetNodeId
 from subnet import private_file
-from subnet.errors import ReceiptDamaged, ReceiptError, ReceiptRefused
+from subnet.errors import ReceiptDamaged, ReceiptError, ReceiptInvalid
 from subnet.receipts import encoding, store
 from subnet.receipts.checking import open_shared
 from subnet.receipts.encoding import check_digest, decode_evidence, encode_evidence
@@ -204,7 +204,7 @@ def redraw(evidence: EpochEvidence) -> EpochEvidence:
 def test_an_edited_file_is_told_what_does_not_hold(
     whole: EpochEvidence, edit: Callable[[EpochEvidence], EpochEvidence], sentence: str
 ) -> None:
-    with pytest.raises(ReceiptRefused, match=sentence):
+    with pytest.raises(ReceiptInvalid, match=sentence):
         open_shared(encode_evidence(edit(whole)))
 
 

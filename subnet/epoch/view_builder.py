@@ -10,7 +10,7 @@ from subnet.epoch.observer import EpochSettled
 from subnet.journal.journal import Extrinsic
 
 
-class Snapshot:
+class ViewBuilder:
     """Reads what a head may have changed, and builds the view that duties are computed from."""
 
     def __init__(self, context: NodeContext) -> None:

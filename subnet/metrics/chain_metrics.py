@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from consensus.phases import Phase, Schedule, get_phase_end, phase_at
 from consensus.types import EpochPosition
-from mesh.api.checks import Check
+from mesh.api.checks import HealthCheck
 from subnet.chain.endpoints import Endpoints
 from subnet.epoch.interfaces import BlockInfo
 from subnet.epoch.observer import HeadHandled, HeadSeen, NodeEvent, Unavailable
@@ -15,7 +15,7 @@ from subnet.metrics.page import Page
 from subnet.operator.status import MAX_HEAD_AGE_BLOCKS
 
 
-class ChainClock:
+class HeadTracker:
     """Remembers the newest head and its place in the epoch; ``clock`` is seconds since 1970."""
 
     def __init__(
@@ -46,13 +46,13 @@ class ChainClock:
         """Return how old the newest head is by its own timestamp; None before the first."""
         return None if self._head is None else max(0.0, self._clock() - self._head.timestamp_s)
 
-    def check(self) -> Check:
+    def check(self) -> HealthCheck:
         """Say whether the head is fresh, as ``mesh status`` judges it."""
         age_s = self.get_head_age_s()
         if age_s is None:
-            return Check("chain", False, "no head was seen yet")
+            return HealthCheck("chain", False, "no head was seen yet")
         is_fresh = age_s <= MAX_HEAD_AGE_BLOCKS * self._block_time_s
-        return Check("chain", is_fresh, f"the newest head is {age_s:.0f} s old")
+        return HealthCheck("chain", is_fresh, f"the newest head is {age_s:.0f} s old")
 
     def fill(self, page: Page) -> None:
         """Put what is known into the page."""
