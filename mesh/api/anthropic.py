@@ -1,6 +1,6 @@
 """``POST /v1/messages`` and ``/v1/messages/count_tokens``, in Anthropic's shape.
 
-A request becomes a chat request, so that both doors honour and refuse alike. An answer becomes
+A request becomes a chat request, so that both endpoints honour and refuse alike. An answer becomes
 blocks: texts, and the uses of tools.
 """
 

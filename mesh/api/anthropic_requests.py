@@ -1,4 +1,4 @@
-"""Anthropic's requests as chat requests, so that both doors honour and refuse alike."""
+"""Anthropic's requests as chat requests, so that both endpoints honour and refuse alike."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from mesh.api import (
     completions,
     embeddings,
     health,
-    metrics_door,
+    metrics_endpoint,
     models,
     native_input,
     ollama,
@@ -103,9 +103,9 @@ def create_app(backend: Backend, config: AppConfig) -> Application:
         redoc_url=None,
         redirect_slashes=False,
     )
-    doors = (chat, completions, responses, anthropic, ollama, native_input)
-    others = (router_hook, embeddings, tokenization, models, health, metrics_door, page)
-    for module in (*doors, *others):
+    endpoints = (chat, completions, responses, anthropic, ollama, native_input)
+    others = (router_hook, embeddings, tokenization, models, health, metrics_endpoint, page)
+    for module in (*endpoints, *others):
         api.include_router(module.router)
     # The last is any other error: 500, and the outermost layer logs where it happened.
     for kind in (Problem, MeshError, RequestValidationError, HTTPException, CallerGone, Exception):

@@ -1,7 +1,7 @@
-"""One answer to a chat request, step by step, for the doors that speak another language than chat.
+"""One answer to a chat request, step by step, for the endpoints of another shape than chat.
 
-A door translates its request into a :class:`ChatRequest`, plans it as chat does, and writes these
-steps in its own shape.
+An endpoint translates its request into a :class:`ChatRequest`, plans it as chat does, and writes
+these steps in its own shape.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ async def plan_prompt(
 
 @contextmanager
 def renamed_params(names: Mapping[str, str]) -> Iterator[None]:
-    """Let refusals within the block name the fields of the door, not those of chat."""
+    """Let refusals within the block name the fields of the endpoint, not those of chat."""
     try:
         yield
     except Problem as problem:

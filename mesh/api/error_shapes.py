@@ -1,4 +1,4 @@
-"""Refusals in the shape of the door that a caller came through."""
+"""Refusals in the shape of the endpoint that was asked."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ async def show_model(body: OllamaShowRequest, request: Request) -> Response:
     summary="Tell which version of Ollama's API this is",
 )
 async def get_version() -> Response:
-    """Return the version that this door follows."""
+    """Return the version that this endpoint follows."""
     return JSONResponse({"version": FOLLOWED_VERSION})
 
 

@@ -10,7 +10,7 @@ from mesh.api.replies import ErrorReply
 
 
 def describe_errors(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """Return what a door says of its refusals, whose body is of ``model``."""
+    """Return what an endpoint says of its refusals, whose body is of ``model``."""
     return {
         "4XX": {"model": model, "description": "The request is refused; the body says why."},
         "5XX": {"model": model, "description": "The gateway or the swarm cannot answer now."},
@@ -28,7 +28,7 @@ _EVENT = {
 
 
 def describe_stream(text: str, media_type: str = "text/event-stream") -> dict[str, Any]:
-    """Return what a door says of an answer that may be streamed; ``text`` says of what."""
+    """Return what an endpoint says of an answer that may be streamed; ``text`` says of what."""
     content = {media_type: {"schema": {**_EVENT, "description": text}}}
     return {"description": f"One JSON object. {text}", "content": content}
 

@@ -1,6 +1,6 @@
 """``POST /v1/responses``: OpenAI's newer form of the same, without state kept between requests.
 
-A request becomes a chat request, so that both doors honour and refuse alike; an answer becomes
+A request becomes a chat request, so that both endpoints honour and refuse alike; an answer becomes
 items: a thought, a message, and the calls of functions.
 """
 

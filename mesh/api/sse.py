@@ -1,4 +1,4 @@
-"""Streamed answers: server-sent events as OpenAI's clients read them, or as another door says."""
+"""Streamed answers: server-sent events as OpenAI's clients read them, or in another shape."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StreamShape:
-    """How a door writes a stream: an event, an error that ends it, and its end.
+    """How an endpoint writes a stream: an event, an error that ends it, and its end.
 
     ``has_comments``: readers pass over keepalive comments.
     """

@@ -193,19 +193,19 @@ class SessionServer:
 
     def register(self) -> None:
         """Offer the session methods on the host."""
-        for method, serve, _ in self._list_doors():
+        for method, serve, _ in self._list_methods():
             self._host.serve_stream(method, serve)
         self._host.serve_stream(LOOP_METHOD, self._handle_loop)
 
-    def _list_doors(self) -> list[tuple[str, StreamHandler, StreamHandler]]:
+    def _list_methods(self) -> list[tuple[str, StreamHandler, StreamHandler]]:
         """Return each kind's method, what serves it and what turns it away."""
         kinds = (GENERATION, SHAPED, WINDOWED, PIPELINED, RESUMABLE)
-        doors = [self._make_door(kind) for kind in kinds]
+        methods = [self._make_method(kind) for kind in kinds]
         if self._key is not None:
-            doors.append(self._make_door(make_receipted_kind(self._key, self._host)))
-        return [*doors, self._make_door(DRIVEN), self._make_door(HIDDEN)]
+            methods.append(self._make_method(make_receipted_kind(self._key, self._host)))
+        return [*methods, self._make_method(DRIVEN), self._make_method(HIDDEN)]
 
-    def _make_door(self, kind: SessionKind[R]) -> tuple[str, StreamHandler, StreamHandler]:
+    def _make_method(self, kind: SessionKind[R]) -> tuple[str, StreamHandler, StreamHandler]:
         turn_away = partial(_turn_away, kind, self._timeouts.open_s)
         return kind.method, partial(self._handle, kind), turn_away
 
@@ -219,7 +219,7 @@ class SessionServer:
         Sessions that are open must have ended.
         """
         self._is_draining = True
-        for method, _, turn_away in self._list_doors():
+        for method, _, turn_away in self._list_methods():
             self._host.serve_stream(method, turn_away)
         self._host.serve_stream(LOOP_METHOD, _turn_loop_away)
         self._refills.close()

@@ -223,7 +223,7 @@ class FakeNetwork:
 
 
 class FakeRecordStore:
-    """Satisfies RecordStore: one node's door to the network, guarded by its record policy."""
+    """Satisfies RecordStore: one node's access to the network, guarded by its record policy."""
 
     def __init__(self, network: FakeNetwork, policy: RecordPolicy) -> None:
         self._network = network

@@ -1,4 +1,4 @@
-"""Rosters are read once, when they are final, and never open the door."""
+"""Rosters are read once, when they are final, and never admit a stranger by themselves."""
 
 import sqlite3
 

@@ -48,7 +48,7 @@ class TestChatOpenAI(ChatModelIntegrationTests):
 
     @property
     def model_override_value(self) -> str:
-        # There is one model; the door is that a name in the call counts.
+        # There is one model; here a name in the call counts.
         return os.environ["MESH_MODEL"]
 
     # What follows is asked for, so that the gateway's refusals are seen.

@@ -1,4 +1,4 @@
-"""Ollama's client for Python at the gateway's /api doors."""
+"""Ollama's client for Python at the gateway's /api endpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's client for Python at every door of its own that the gateway serves, and at others."""
+"""OpenAI's client for Python at each of its endpoints that the gateway serves, and at others."""
 
 from __future__ import annotations
 
