@@ -17,7 +17,6 @@ from typing import Any
 import structlog
 
 from consensus.challenge import ModelShape
-from consensus.phases import phase_at
 from consensus.records import RecordKind
 from consensus.roster import Roster
 from consensus.submission import Submission
@@ -49,14 +48,13 @@ from subnet.monitor.epochs import (
     EpochFound,
     digest_results,
     find_audited,
-    list_phases,
-    make_history,
+    make_clock,
     make_record,
 )
 from subnet.monitor.history import HistoryFile
 from subnet.monitor.hub import Hub
 from subnet.monitor.receipts import ReceiptReader
-from subnet.monitor.swarm import ChainNode, Earned, Leavers, count_hosters, make_rows
+from subnet.monitor.swarm import ChainNode, Leavers, NewestResults, count_hosters, make_rows
 from subnet.thread_runner import Runner
 from subnet.version import SOFTWARE
 
@@ -103,8 +101,7 @@ class NodeMonitor:
         self._submissions: dict[int, Submission] = {}
         self._changed: set[int] = set()
         self._results: dict[int, object] = {}
-        self._earned = Earned()
-        self._last: tuple[int | None, int | None] = (None, None)
+        self._newest = NewestResults()
         self._has_news = asyncio.Event()
         self._has_head = asyncio.Event()
         self.hub = Hub()
@@ -152,11 +149,7 @@ class NodeMonitor:
         return await self._run(self._history.read, epoch)
 
     async def read_history(self, count: int) -> History:
-        def read() -> History:
-            kept = self._history.list_epochs()
-            return make_history(self._history.read_last(count), oldest=kept[0] if kept else None)
-
-        return await self._run(read)
+        return await self._run(self._history.read_tables, count)
 
     async def read_receipt(self, epoch: int, node_id: int) -> bytes:
         return await self._receipts.read(epoch, node_id)
@@ -195,7 +188,7 @@ class NodeMonitor:
         self._publish()
 
     async def _keep(self, record: EpochRecord) -> None:
-        self._note_earned(record)
+        self._newest.note(record, is_scored=record.source == "computed")
         before = self._results.get(record.epoch)
         after = self._results[record.epoch] = digest_results(record)
         if before != after:
@@ -210,7 +203,7 @@ class NodeMonitor:
         rows = make_rows(
             servers,
             self._list_chain_nodes(),
-            self._earned,
+            self._newest.earned,
             own=sources.own,
             with_addresses=self._shows_addresses,
         )
@@ -219,8 +212,8 @@ class NodeMonitor:
             network=self._describe_network(),
             chain=self._describe_clock(),
             hosters=count_hosters(servers, num_blocks=sources.network.num_layers),
-            scored_epoch=self._last[0],
-            settled_epoch=self._last[1],
+            scored_epoch=self._newest.scored_epoch,
+            settled_epoch=self._newest.settled_epoch,
         )
         self.hub.publish(head, self._leavers.merge(rows, now_s=now_s))
 
@@ -264,15 +257,11 @@ class NodeMonitor:
         position, schedule = self._position, self._sources.terms.schedule
         if position is None:
             return None
-        return ChainClock(
-            head=position.block,
+        return make_clock(
+            position,
+            schedule,
             head_at=self._head_at,
             block_time_s=self._sources.terms.block_time_s,
-            epoch=position.epoch,
-            offset=position.offset,
-            length=position.length,
-            phase=phase_at(position, schedule).value,
-            phases=list_phases(schedule),
             elected=self._sources.journal.elections.get(position.epoch),
         )
 
@@ -308,23 +297,6 @@ class NodeMonitor:
 
     def _find_submission(self, epoch: Epoch) -> Submission | None:
         return self._sources.journal.submissions.get(epoch) or self._submissions.get(epoch)
-
-    def _note_earned(self, record: EpochRecord) -> None:
-        """Take the newest numbers of each node over into its row."""
-        scored, settled = self._last
-        if record.source == "computed" and (scored is None or record.epoch >= scored):
-            scores = {n.node_id: n.score for n in record.nodes if n.score is not None}
-            accuracies = {n.node_id: n.accuracy for n in record.nodes if n.accuracy is not None}
-            probation = {n.node_id: n.probation for n in record.nodes if n.probation}
-            self._earned = Earned(scores, accuracies, self._earned.paid, probation)
-            scored = record.epoch
-        paid = {n.node_id: int(n.paid) for n in record.nodes if n.paid is not None}
-        if paid and (settled is None or record.epoch >= settled):
-            self._earned = Earned(
-                self._earned.scores, self._earned.accuracies, paid, self._earned.probation
-            )
-            settled = record.epoch
-        self._last = scored, settled
 
     def _fill_history(self, reports: Mapping[Epoch, bytes]) -> None:
         """Write what the journal still knows of epochs before this history began."""

@@ -13,11 +13,13 @@ from consensus.attestation import compute_attestation_ratio, is_agreed
 from consensus.audit import draw_layers
 from consensus.challenge import ModelShape
 from consensus.evidence import TimedRecords
-from consensus.phases import Phase, Schedule, get_phase_end
+from consensus.phases import Phase, Schedule, get_phase_end, phase_at
 from consensus.protocol_params import ConsensusParams
 from consensus.records import RecordKind
 from consensus.submission import Submission
+from consensus.types import EpochPosition
 from subnet.monitor.documents import (
+    ChainClock,
     EpochNode,
     EpochRecord,
     EpochSummary,
@@ -74,6 +76,28 @@ def list_phases(schedule: Schedule) -> tuple[PhaseSpan, ...]:
         spans.append(PhaseSpan(name=phase.value, start=start, end=end))
         start = end
     return tuple(spans)
+
+
+def make_clock(
+    position: EpochPosition,
+    schedule: Schedule,
+    *,
+    head_at: float,
+    block_time_s: float,
+    elected: int | None,
+) -> ChainClock:
+    """Return where the chain stands; ``head_at`` is when its head came."""
+    return ChainClock(
+        head=position.block,
+        head_at=head_at,
+        block_time_s=block_time_s,
+        epoch=position.epoch,
+        offset=position.offset,
+        length=position.length,
+        phase=phase_at(position, schedule).value,
+        phases=list_phases(schedule),
+        elected=elected,
+    )
 
 
 def list_windows(schedule: Schedule) -> dict[Kind, Window]:

@@ -17,7 +17,8 @@ import structlog
 from pydantic import ValidationError
 
 from subnet.errors import ConfigError
-from subnet.monitor.documents import EpochRecord
+from subnet.monitor.documents import EpochRecord, History
+from subnet.monitor.epochs import make_history
 
 FILE = "monitor.sqlite"
 SCHEMA = 1
@@ -73,6 +74,11 @@ class HistoryFile:
     def list_epochs(self) -> tuple[int, ...]:
         """Return the epochs that are kept, ascending."""
         return tuple(row[0] for row in self._select("SELECT epoch FROM epochs ORDER BY epoch", ()))
+
+    def read_tables(self, count: int) -> History:
+        """Return the newest ``count`` records as the page draws them."""
+        kept = self.list_epochs()
+        return make_history(self.read_last(count), oldest=kept[0] if kept else None)
 
     def _select(self, query: str, values: tuple[int, ...]) -> list[tuple[Any]]:
         try:

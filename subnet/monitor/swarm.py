@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from consensus.types import SCORE_ONE, NodeClass, SubnetNodeId
 from keys.peer import PeerId
@@ -12,7 +12,15 @@ from mesh.routing.coverage import count_servers
 from mesh.routing.directory import KnownServer
 from subnet.account.eligibility import Eligibility
 from subnet.monitor import documents
-from subnet.monitor.documents import MILLION, NodeClassName, NodeRow, Path, Role, State
+from subnet.monitor.documents import (
+    MILLION,
+    EpochRecord,
+    NodeClassName,
+    NodeRow,
+    Path,
+    Role,
+    State,
+)
 
 LEFT_KEPT_S = 600.0
 """How long a node that left stays on the page."""
@@ -59,6 +67,35 @@ class Earned:
     accuracies: Mapping[int, int] = field(default_factory=dict)
     paid: Mapping[int, int] = field(default_factory=dict)
     probation: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class NewestResults:
+    """Takes each node's newest numbers from the records of epochs, which come in any order.
+
+    ``scored_epoch`` and ``settled_epoch`` are the epochs that they are of.
+    """
+
+    earned: Earned = field(default_factory=Earned)
+    scored_epoch: int | None = None
+    settled_epoch: int | None = None
+
+    def note(self, record: EpochRecord, *, is_scored: bool) -> None:
+        """Take over what is not older; scores only of a record that ``is_scored``."""
+        nodes, earned = record.nodes, self.earned
+        if is_scored and (self.scored_epoch is None or record.epoch >= self.scored_epoch):
+            earned = Earned(
+                scores={n.node_id: n.score for n in nodes if n.score is not None},
+                accuracies={n.node_id: n.accuracy for n in nodes if n.accuracy is not None},
+                paid=earned.paid,
+                probation={n.node_id: n.probation for n in nodes if n.probation},
+            )
+            self.scored_epoch = record.epoch
+        paid = {n.node_id: int(n.paid) for n in nodes if n.paid is not None}
+        if paid and (self.settled_epoch is None or record.epoch >= self.settled_epoch):
+            earned = replace(earned, paid=paid)
+            self.settled_epoch = record.epoch
+        self.earned = earned
 
 
 def to_millionths(score: int) -> int:

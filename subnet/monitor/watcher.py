@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from consensus.phases import Schedule, compute_schedule, phase_at
+from consensus.phases import Schedule, compute_schedule
 from consensus.protocol_params import MAINNET
 from consensus.submission import Submission
 from consensus.types import Epoch, EpochPosition, SubnetId, compute_epoch_position
@@ -39,14 +39,13 @@ from subnet.monitor.documents import ChainClock, EpochRecord, Head, History, Net
 from subnet.monitor.epochs import (
     EpochFound,
     digest_results,
-    list_phases,
-    make_history,
+    make_clock,
     make_record,
 )
 from subnet.monitor.history import HistoryFile, open_history
 from subnet.monitor.hub import Hub
 from subnet.monitor.serving import serve_monitor
-from subnet.monitor.swarm import Earned, Leavers, count_hosters, make_rows
+from subnet.monitor.swarm import Leavers, NewestResults, count_hosters, make_rows
 from subnet.operator.monitor_options import MonitorOptions
 from subnet.operator.preflight import make_private_directory
 from subnet.thread_runner import Runner, open_thread_runner
@@ -169,8 +168,7 @@ class Watcher:
         self._elected: int | None = None
         self._submissions: dict[int, Submission] = {}
         self._results: dict[int, object] = {}
-        self._earned = Earned()
-        self._last: tuple[int | None, int | None] = (None, None)
+        self._newest = NewestResults()
         self._leavers = Leavers()
         self._trouble: dict[str, str] = {}
         self.hub = Hub()
@@ -179,11 +177,7 @@ class Watcher:
         return await self._run(self._history.read, epoch)
 
     async def read_history(self, count: int) -> History:
-        def read() -> History:
-            kept = self._history.list_epochs()
-            return make_history(self._history.read_last(count), oldest=kept[0] if kept else None)
-
-        return await self._run(read)
+        return await self._run(self._history.read_tables, count)
 
     async def read_receipt(self, epoch: int, node_id: int) -> bytes:
         raise ReceiptNotKept(
@@ -310,24 +304,12 @@ class Watcher:
                 paid=view.chain.paid.get(epoch + 1, {}),
             )
         )
-        self._note_earned(record)
+        self._newest.note(record, is_scored=any(node.score is not None for node in record.nodes))
         before = self._results.get(epoch)
         after = self._results[epoch] = digest_results(record)
         if before != after:
             await self._run(self._history.write, record)
             self.hub.note_epoch(epoch, has_results=True)
-
-    def _note_earned(self, record: EpochRecord) -> None:
-        scored, settled = self._last
-        scores = {n.node_id: n.score for n in record.nodes if n.score is not None}
-        if scores and (scored is None or record.epoch >= scored):
-            self._earned = Earned(scores=scores, paid=self._earned.paid)
-            scored = record.epoch
-        paid = {n.node_id: int(n.paid) for n in record.nodes if n.paid is not None}
-        if paid and (settled is None or record.epoch >= settled):
-            self._earned = Earned(scores=self._earned.scores, paid=paid)
-            settled = record.epoch
-        self._last = scored, settled
 
     # What is shown.
 
@@ -338,7 +320,7 @@ class Watcher:
         rows = make_rows(
             servers,
             () if view is None else view.chain.nodes,
-            self._earned,
+            self._newest.earned,
             own=None,
             with_addresses=self._shows_addresses,
         )
@@ -348,8 +330,8 @@ class Watcher:
             network=network,
             chain=self._describe_clock(),
             hosters=count_hosters(servers, num_blocks=network.num_blocks),
-            scored_epoch=self._last[0],
-            settled_epoch=self._last[1],
+            scored_epoch=self._newest.scored_epoch,
+            settled_epoch=self._newest.settled_epoch,
             notices=tuple(self._trouble[name] for name in sorted(self._trouble)),
         )
         self.hub.publish(head, self._leavers.merge(rows, now_s=time.time()))
@@ -367,15 +349,11 @@ class Watcher:
         view, position = self._view, self._position
         if view is None or position is None:
             return None
-        return ChainClock(
-            head=position.block,
+        return make_clock(
+            position,
+            view.schedule,
             head_at=self._head_at,
             block_time_s=view.block_time_s,
-            epoch=position.epoch,
-            offset=position.offset,
-            length=position.length,
-            phase=phase_at(position, view.schedule).value,
-            phases=list_phases(view.schedule),
             elected=self._elected,
         )
 

@@ -33,6 +33,8 @@ def test_what_is_written_is_read_after_a_restart(tmp_path):
         assert [record.epoch for record in history.read_last(2)] == [2, 3]
         assert history.list_epochs() == (1, 2, 3)
         assert history.read(9) is None
+        tables = history.read_tables(2)
+        assert (tables.oldest, [row.epoch for row in tables.epochs]) == (1, [2, 3])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

@@ -8,12 +8,14 @@ from keys.peer import PeerKey
 from mesh.model.config import LayerSpan
 from mesh.routing.directory import KnownServer
 from mesh.routing.heartbeat import HEARTBEAT_KIND, ServerInfo, ServerRole, ServerState
+from subnet.monitor.documents import EpochNode, EpochRecord
 from subnet.monitor.swarm import (
     LEFT_KEPT_S,
     MAX_LEFT,
     ChainNode,
     Earned,
     Leavers,
+    NewestResults,
     count_hosters,
     find_path,
     make_rows,
@@ -67,6 +69,10 @@ def list_rows(servers, nodes, **changes):
     return list(make_rows(servers, nodes, earned, **options).values())
 
 
+def make_result(epoch, **facts):
+    return EpochRecord(epoch=epoch, nodes=(EpochNode(node_id=1, **facts),))
+
+
 def test_a_heartbeat_cannot_claim_the_node_id_of_another_peer():
     liar = make_server(2, claims=1)
     rows = {row.peer_id: row for row in list_rows([liar], [make_node(1)])}
@@ -92,6 +98,22 @@ def test_amounts_keep_all_their_digits():
     stake = 123_456_789_012_345_678_901
     (row,) = list_rows([], [make_node(1, stake=stake)], earned=Earned(paid={1: 7}))
     assert (row.stake, row.paid) == (str(stake), "7")
+
+
+def test_results_of_an_earlier_epoch_replace_none_of_a_later_one():
+    newest = NewestResults()
+    newest.note(make_result(5, score=50, accuracy=5), is_scored=True)
+    newest.note(make_result(4, score=40, paid="400"), is_scored=True)
+    assert (newest.scored_epoch, newest.settled_epoch) == (5, 4)
+    assert newest.earned == Earned(scores={1: 50}, accuracies={1: 5}, paid={1: 400})
+
+
+def test_a_record_that_is_not_scored_tells_pay_alone():
+    newest = NewestResults()
+    newest.note(make_result(4, score=40, probation=2), is_scored=True)
+    newest.note(make_result(5, score=50, paid="500"), is_scored=False)
+    assert (newest.scored_epoch, newest.settled_epoch) == (4, 5)
+    assert newest.earned == Earned(scores={1: 40}, paid={1: 500}, probation={1: 2})
 
 
 def test_a_node_without_a_usable_peer_id_has_a_row():
