@@ -25,9 +25,7 @@ from mesh.client.route_session import (
     receive_frame,
 )
 from mesh.errors import InvalidRequest
-from mesh.inference.refusals import RefusalReason
-from mesh.inference.tokens import Trace
-from mesh.inference.wire import (
+from mesh.inference.drive_wire import (
     DRIVE_METHOD,
     DriveSession,
     FeedFrame,
@@ -35,8 +33,10 @@ from mesh.inference.wire import (
     decode_logits,
     encode_drive,
     encode_feed,
-    make_session_id,
 )
+from mesh.inference.refusals import RefusalReason
+from mesh.inference.tokens import Trace
+from mesh.inference.wire import make_session_id
 from mesh.p2p.interface import Stream
 from mesh.routing.hop import Route
 from mesh.routing.peer_watch import MISSES

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mesh.client.driven_text import DrivenText, Logits
 from mesh.client.route_session import HopFailed
+from mesh.inference.drive_wire import HIDDEN_METHOD
 from mesh.inference.refusals import RefusalReason
-from mesh.inference.wire import HIDDEN_METHOD
 
 
 class HiddenText(DrivenText):

@@ -15,11 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mesh.inference.hops import Links, NextHop, RangeRole, run_guarded
-from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
-from mesh.inference.steps import StepInput
-from mesh.inference.tensors import view_bytes
-from mesh.inference.wire import (
+from mesh.inference.drive_wire import (
     DriveSession,
     FeedFrame,
     LogitsFrame,
@@ -30,6 +26,10 @@ from mesh.inference.wire import (
     encode_driven_steps,
     encode_logits,
 )
+from mesh.inference.hops import Links, NextHop, RangeRole, run_guarded
+from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
+from mesh.inference.steps import StepInput
+from mesh.inference.tensors import view_bytes
 from mesh.model.config import ModelConfig
 
 MAX_FEEDS_AHEAD = 2

@@ -13,6 +13,13 @@ from typing import Generic, TypeVar
 from keys.peer import PeerId, PeerKey
 from mesh.errors import PeerError, PeerRefusal, StreamClosed
 from mesh.inference.accounts import Accounts
+from mesh.inference.drive_wire import (
+    DRIVE_METHOD,
+    HIDDEN_METHOD,
+    DriveSession,
+    decode_drive,
+    encode_drive,
+)
 from mesh.inference.driven_range import DrivenRange, HiddenRange, check_drive, check_hidden
 from mesh.inference.engine import Engine
 from mesh.inference.flight_wire import (
@@ -39,19 +46,14 @@ from mesh.inference.window_wire import (
     encode_windowed,
 )
 from mesh.inference.wire import (
-    DRIVE_METHOD,
-    HIDDEN_METHOD,
     LOOP_METHOD,
     SESSION_METHOD,
-    DriveSession,
     ErrorFrame,
     OpenSession,
     RouteRequest,
     decode_bind,
-    decode_drive,
     decode_open,
     encode_bind,
-    encode_drive,
     encode_error,
     encode_open,
 )

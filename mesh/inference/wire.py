@@ -9,21 +9,17 @@ TOKEN        last -> first -> client          one chosen token
 SCORES       last -> first -> client          log probabilities of the prompt's own tokens
 BIND         last -> first                    whose answers a loop stream carries
 
-Sessions that a client drives, choosing the tokens itself:
-
-DRIVE        client -> first -> ... -> last   the route, and room for how many tokens
-FEED         client -> first                  token ids from a position on, and what is wanted
-DRIVEN_STEP  a range -> the next              a STEP, and for how many of its rows logits
-LOGITS       last -> ... -> first -> client   float32 logits of some rows; or their hidden states
-                                              after the final norm, [rows, hidden_size]
+Of every session:
 
 ERROR        any range -> back to the client  why a session ends, and which hop is to blame
 
+The frames of sessions that a client drives are in mesh/inference/drive_wire.py, those of later
+additions in a file for each, which :class:`FrameType` names.
+
 An OPEN frame may end with how many tokens of the prompt the range before has already, and a salt
 (mesh/inference/prefixes.py); a range that is told of some answers READY, and so a client asks how
-much was kept. A request for 0 new tokens asks for the prompt's scores. Feeding at an earlier
-position replaces what followed it. Sizes are computed from the header and compared before anything
-is allocated; a frame with a byte too many is malformed.
+much was kept. A request for 0 new tokens asks for the prompt's scores. Sizes are computed from the
+header and compared before anything is allocated; a frame with a byte too many is malformed.
 
 No torch here: clients use these frames too.
 """
@@ -34,7 +30,6 @@ import itertools
 import math
 import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, NamedTuple, Self
@@ -51,9 +46,6 @@ from mesh.routing.hop import Hop, Route
 
 SESSION_METHOD = "mesh.session"
 LOOP_METHOD = "mesh.loop"
-DRIVE_METHOD = "mesh.drive"
-HIDDEN_METHOD = "mesh.hidden"
-"""As DRIVE_METHOD with the same frames, but LOGITS carry the last hidden states."""
 VERSION = 2
 """2: tokens are drawn by version 2 of the rule (mesh/inference/draws.py)."""
 SESSION_ID_SIZE = 16
@@ -80,6 +72,8 @@ _SAMPLING_FIELDS = ("temperature", "top_p", "repetition_penalty", "top_k", "seed
 _SAMPLING = struct.Struct("<dddIQB")
 _HOP = struct.Struct("<32sHH")
 HOP_SIZE = _HOP.size
+STEP_PREFIX_SIZE = 3
+"""Bytes that may stand in front of a STEP frame within a longer one: a DRIVEN_STEP's."""
 # type, position, rows, dtype, times
 _STEP = struct.Struct("<BIHBB")
 # type, index, token id, logprob, finish, alternatives, times
@@ -90,15 +84,6 @@ _ERROR = struct.Struct("<BBBH")
 _BIND = struct.Struct("<B16s")
 # type, position, scores, alternatives of each
 _SCORES = struct.Struct("<BIHB")
-# type, version, session, hop index, hops, capacity
-_DRIVE = struct.Struct(f"<BB{SESSION_ID_SIZE}sBBI")
-# type, position, tokens, wanted rows
-_FEED = struct.Struct("<BIII")
-# type, wanted rows; a STEP frame follows
-_DRIVEN_STEP = struct.Struct("<BH")
-# type, position, rows, vocabulary
-_LOGITS = struct.Struct("<BIHI")
-LOGIT_SIZE = 4
 _LOGPROB = struct.Struct("<f")
 _TIMES = [struct.Struct(f"<{count}I") for count in range(MAX_HOPS + 2)]
 _TIME_SIZE = 4
@@ -119,6 +104,7 @@ class FrameType(IntEnum):
     FEED = 8
     DRIVEN_STEP = 9
     LOGITS = 10
+    """Of sessions that a client drives (mesh/inference/drive_wire.py)."""
     READY = 11
     SHAPED = 12
     """An OPEN frame with what changes logits (mesh/inference/shaped_wire.py)."""
@@ -274,36 +260,6 @@ class ScoresFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class DriveSession(RouteRequest):
-    """A client wants to drive a session of at most ``capacity`` tokens."""
-
-    capacity: int
-
-    @property
-    def promised(self) -> int:
-        """What comes is not known."""
-        return 1
-
-
-@dataclass(frozen=True, slots=True)
-class FeedFrame:
-    """The text from ``position`` on; logits of the last ``wanted`` of these tokens come back."""
-
-    position: int
-    token_ids: tuple[int, ...]
-    wanted: int
-
-
-@dataclass(frozen=True, slots=True)
-class LogitsFrame:
-    """Logits after the tokens from ``position`` on: float32 [rows, vocabulary] as raw bytes."""
-
-    position: int
-    rows: int
-    data: memoryview
-
-
-@dataclass(frozen=True, slots=True)
 class ErrorFrame:
     """Why a session ends. ``hop_index`` is the hop to blame, or ``BLAMES_NO_HOP``."""
 
@@ -428,7 +384,7 @@ def encode_step(step: StepFrame) -> bytes:
 
 def compute_max_step_rows(row_size: int) -> int:
     """Return how many rows of ``row_size`` bytes fit into a frame of either kind of session."""
-    headers = _DRIVEN_STEP.size + _STEP.size + _TIME_SIZE * MAX_HOPS
+    headers = STEP_PREFIX_SIZE + _STEP.size + _TIME_SIZE * MAX_HOPS
     return max(1, min(MAX_STEP_ROWS, (MAX_FRAME_SIZE - headers) // row_size))
 
 
@@ -531,93 +487,6 @@ def decode_scores(frame: bytes) -> ScoresFrame:
         top = _read_alternatives(frame[start + _LOGPROB.size : start + size])
         scores.append(Token(NOT_TOLD, logprob, top))
     return ScoresFrame(position, tuple(scores))
-
-
-def compute_max_logit_rows(vocab_size: int) -> int:
-    """Return how many rows of logits fit into one frame; 0 for a vocabulary beyond it."""
-    return min(MAX_STEP_ROWS, (MAX_FRAME_SIZE - _LOGITS.size) // (LOGIT_SIZE * vocab_size))
-
-
-def encode_drive(request: DriveSession) -> bytes:
-    """Encode a request. Raises ValueError for fields that do not fit."""
-    if not 0 < len(request.route) <= MAX_HOPS:
-        raise ValueError("too many hops")
-    try:
-        header = _DRIVE.pack(
-            FrameType.DRIVE,
-            VERSION,
-            request.session_id,
-            request.hop_index,
-            len(request.route),
-            request.capacity,
-        )
-        return header + encode_route(request.route)
-    except struct.error as error:
-        raise ValueError(f"a field of the request does not fit: {error}") from error
-
-
-def decode_drive(frame: bytes) -> DriveSession:
-    """Parse a request: sizes first, then the route. Raises Refused."""
-    version, session_id, hop_index, hops, capacity = read_header(frame, _DRIVE, FrameType.DRIVE)
-    check_version(version)
-    if not 0 <= hop_index < hops <= MAX_HOPS:
-        raise make_malformed("impossible number of hops")
-    check_size(frame, _DRIVE.size + hops * HOP_SIZE)
-    route = decode_route(frame[_DRIVE.size :])
-    return DriveSession(session_id, route, capacity, hop_index=hop_index)
-
-
-def encode_feed(feed: FeedFrame) -> bytes:
-    """Encode token ids."""
-    header = _FEED.pack(FrameType.FEED, feed.position, len(feed.token_ids), feed.wanted)
-    return header + struct.pack(f"<{len(feed.token_ids)}I", *feed.token_ids)
-
-
-def decode_feed(frame: bytes) -> FeedFrame:
-    """Parse token ids. Raises Refused(MALFORMED)."""
-    position, count, wanted = read_header(frame, _FEED, FrameType.FEED)
-    if not 0 < wanted <= count <= MAX_PROMPT_TOKENS:
-        raise make_malformed(f"{wanted} rows of {count} tokens")
-    check_size(frame, _FEED.size + 4 * count)
-    return FeedFrame(position, struct.unpack_from(f"<{count}I", frame, _FEED.size), wanted)
-
-
-def encode_driven_step(step: StepFrame, wanted: int) -> bytes:
-    """Encode hidden states and for how many of the last rows logits are wanted."""
-    return _DRIVEN_STEP.pack(FrameType.DRIVEN_STEP, wanted) + encode_step(step)
-
-
-def encode_driven_steps(step: StepFrame, wanted: int) -> Iterator[bytes]:
-    """Yield the frames of a step that may be too long for one; the last rows are wanted."""
-    left = step.hidden.rows
-    for part in split_step(step):
-        left -= part.hidden.rows
-        yield encode_driven_step(part, min(part.hidden.rows, max(0, wanted - left)))
-
-
-def decode_driven_step(frame: bytes, *, hidden_size: int) -> tuple[StepFrame, int]:
-    """Parse hidden states. Raises Refused as decode_step does."""
-    (wanted,) = read_header(frame, _DRIVEN_STEP, FrameType.DRIVEN_STEP)
-    step = decode_step(frame[_DRIVEN_STEP.size :], hidden_size=hidden_size)
-    if wanted > step.hidden.rows:
-        raise make_malformed(f"{wanted} rows of {step.hidden.rows} are wanted")
-    return step, wanted
-
-
-def encode_logits(frame: LogitsFrame, *, vocab_size: int) -> bytes:
-    """Encode logits; there are at most ``compute_max_logit_rows`` of them."""
-    header = _LOGITS.pack(FrameType.LOGITS, frame.position, frame.rows, vocab_size)
-    return b"".join((header, frame.data))
-
-
-def decode_logits(frame: bytes, *, vocab_size: int) -> LogitsFrame:
-    """Parse logits without copying them. Raises Refused(MALFORMED) or Refused(WRONG_SHAPE)."""
-    position, rows, vocabulary = read_header(frame, _LOGITS, FrameType.LOGITS)
-    if not 0 < rows <= MAX_STEP_ROWS or vocabulary != vocab_size:
-        raise Refused(RefusalReason.WRONG_SHAPE, f"{rows} rows of {vocabulary} logits")
-    if len(frame) != _LOGITS.size + rows * vocab_size * LOGIT_SIZE:
-        raise Refused(RefusalReason.WRONG_SHAPE, f"not {rows} rows of {vocab_size} logits")
-    return LogitsFrame(position, rows, memoryview(frame)[_LOGITS.size :])
 
 
 def encode_error(error: ErrorFrame) -> bytes:

@@ -55,6 +55,7 @@ from mesh.client.gguf_tokenizer import load_gguf_tokenizer
 from mesh.client.receipt_check import ReceiptRefused, check_receipt, read_receipts
 from mesh.errors import MeshError, ModelError, PeerRefusal, RecordRefused
 from mesh.inference import (
+    drive_wire,
     flight_wire,
     receipt_wire,
     refill_wire,
@@ -379,19 +380,19 @@ def _make_step(fields: tuple[Any, ...]) -> wire.StepFrame:
 
 
 def _decode_driven_step(raw: bytes) -> tuple[Any, ...]:
-    step, wanted = wire.decode_driven_step(raw, hidden_size=HIDDEN_SIZE)
+    step, wanted = drive_wire.decode_driven_step(raw, hidden_size=HIDDEN_SIZE)
     return (*_list_step(step), wanted)
 
 
 def _decode_logits(raw: bytes) -> tuple[int, int, bytes]:
-    frame = wire.decode_logits(raw, vocab_size=VOCAB_SIZE)
+    frame = drive_wire.decode_logits(raw, vocab_size=VOCAB_SIZE)
     return frame.position, frame.rows, bytes(frame.data)
 
 
 def _encode_logits(fields: tuple[int, int, bytes]) -> bytes:
     position, rows, data = fields
-    return wire.encode_logits(
-        wire.LogitsFrame(position, rows, memoryview(data)), vocab_size=VOCAB_SIZE
+    return drive_wire.encode_logits(
+        drive_wire.LogitsFrame(position, rows, memoryview(data)), vocab_size=VOCAB_SIZE
     )
 
 
@@ -907,24 +908,24 @@ _WIRE = (
     ),
     Target(
         "wire_drive",
-        wire.decode_drive,
+        drive_wire.decode_drive,
         (Refused,),
-        lambda: [wire.encode_drive(wire.DriveSession(bytes(16), seeds.ROUTE, 100))],
-        encode=wire.encode_drive,
+        lambda: [drive_wire.encode_drive(drive_wire.DriveSession(bytes(16), seeds.ROUTE, 100))],
+        encode=drive_wire.encode_drive,
     ),
     Target(
         "wire_feed",
-        wire.decode_feed,
+        drive_wire.decode_feed,
         (Refused,),
-        lambda: [wire.encode_feed(wire.FeedFrame(3, (1, 2, 3), 2))],
-        encode=wire.encode_feed,
+        lambda: [drive_wire.encode_feed(drive_wire.FeedFrame(3, (1, 2, 3), 2))],
+        encode=drive_wire.encode_feed,
     ),
     Target(
         "wire_driven_step",
         _decode_driven_step,
         (Refused,),
-        lambda: [wire.encode_driven_step(_STEP, 2)],
-        encode=lambda fields: wire.encode_driven_step(_make_step(fields[:-1]), fields[-1]),
+        lambda: [drive_wire.encode_driven_step(_STEP, 2)],
+        encode=lambda fields: drive_wire.encode_driven_step(_make_step(fields[:-1]), fields[-1]),
     ),
     Target(
         "wire_logits",

@@ -8,19 +8,21 @@ import contextlib
 import numpy as np
 import pytest
 
-from mesh.inference.sampling import Sampling
-from mesh.inference.wire import (
+from mesh.inference.drive_wire import (
     DRIVE_METHOD,
     HIDDEN_METHOD,
-    SESSION_METHOD,
     DriveSession,
+    encode_drive,
+    encode_driven_step,
+)
+from mesh.inference.sampling import Sampling
+from mesh.inference.wire import (
+    SESSION_METHOD,
     FrameType,
     HiddenRows,
     OpenSession,
     StepFrame,
     decode_error,
-    encode_drive,
-    encode_driven_step,
     encode_open,
     encode_step,
 )

@@ -12,20 +12,18 @@ from mesh.client.driven_text import DrivenText
 from mesh.client.texts import TextBatch
 from mesh.errors import InvalidRequest, StreamBroken
 from mesh.inference.accounts import OWN_ACCOUNT
-from mesh.inference.engine import EngineLimits
-from mesh.inference.hops import SessionTimeouts
-from mesh.inference.wire import (
+from mesh.inference.drive_wire import (
     DRIVE_METHOD,
     DriveSession,
     FeedFrame,
-    HiddenRows,
-    StepFrame,
-    decode_error,
     decode_logits,
     encode_drive,
     encode_driven_step,
     encode_feed,
 )
+from mesh.inference.engine import EngineLimits
+from mesh.inference.hops import SessionTimeouts
+from mesh.inference.wire import HiddenRows, StepFrame, decode_error
 from mesh.model.config import LayerSpan
 from mesh.routing.hop import Hop
 

@@ -16,9 +16,9 @@ from mesh.client.hidden_text import HiddenText
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.errors import InvalidRequest, SessionLost
 from mesh.inference.accounts import OWN_ACCOUNT
+from mesh.inference.drive_wire import HIDDEN_METHOD, LogitsFrame, decode_feed, encode_logits
 from mesh.inference.refusals import RefusalReason
 from mesh.inference.steps import StepInput
-from mesh.inference.wire import HIDDEN_METHOD, LogitsFrame, decode_feed, encode_logits
 from mesh.model.config import LayerSpan, load_config
 from tests.mesh.client.conftest import Swarm
 

@@ -9,14 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keys.peer import PeerId
-from mesh.inference.refusals import Refused
-from mesh.inference.wire import (
+from mesh.inference.drive_wire import (
     DriveSession,
     FeedFrame,
-    FrameType,
-    HiddenRows,
     LogitsFrame,
-    StepFrame,
     compute_max_logit_rows,
     decode_drive,
     decode_driven_step,
@@ -24,9 +20,12 @@ from mesh.inference.wire import (
     decode_logits,
     encode_drive,
     encode_driven_step,
+    encode_driven_steps,
     encode_feed,
     encode_logits,
 )
+from mesh.inference.refusals import Refused
+from mesh.inference.wire import STEP_PREFIX_SIZE, FrameType, HiddenRows, StepFrame, encode_step
 from mesh.model.config import LayerSpan
 from mesh.p2p.interface import MAX_FRAME_SIZE
 from mesh.routing.hop import Hop
@@ -110,3 +109,14 @@ def test_rows_fit_into_a_frame(vocab_size):
 
 def test_enormous_vocabulary_has_no_row_that_fits():
     assert compute_max_logit_rows(1 << 24) == 0
+
+
+def test_the_last_rows_of_a_driven_step_are_wanted_also_when_it_is_split():
+    row_size = 16_384 * 4
+    step = StepFrame(0, HiddenRows(128, "float32", bytes(128 * row_size)), ())
+    frames = [decode_driven_step(f, hidden_size=16_384) for f in encode_driven_steps(step, 50)]
+    assert [(part.hidden.rows, wanted) for part, wanted in frames] == [(42, 0), (43, 7), (43, 43)]
+
+
+def test_what_stands_in_front_of_a_step_leaves_room_for_its_rows():
+    assert len(encode_driven_step(STEP, 1)) - len(encode_step(STEP)) <= STEP_PREFIX_SIZE

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from keys.peer import PeerKey
+from mesh.inference.drive_wire import encode_driven_step
 from mesh.inference.refusals import Refused
 from mesh.inference.sampling import Sampling
 from mesh.inference.tokens import NOT_TOLD, Alternative, Finish, Token
@@ -25,7 +26,6 @@ from mesh.inference.wire import (
     StepFrame,
     compute_max_step_rows,
     decode_bind,
-    decode_driven_step,
     decode_error,
     decode_open,
     decode_ready,
@@ -33,8 +33,6 @@ from mesh.inference.wire import (
     decode_step,
     decode_token,
     encode_bind,
-    encode_driven_step,
-    encode_driven_steps,
     encode_error,
     encode_open,
     encode_ready,
@@ -250,10 +248,3 @@ def test_a_step_of_any_width_is_split_into_frames_that_fit(hidden_size, dtype):
     assert b"".join(part.hidden.data for part in parts) == data
     rows = [part.hidden.rows for part in parts]
     assert max(rows) - min(rows) <= 1 and max(rows) <= compute_max_step_rows(row_size)
-
-
-def test_the_last_rows_of_a_driven_step_are_wanted_also_when_it_is_split():
-    row_size = 16_384 * 4
-    step = StepFrame(0, HiddenRows(128, "float32", bytes(128 * row_size)), ())
-    frames = [decode_driven_step(f, hidden_size=16_384) for f in encode_driven_steps(step, 50)]
-    assert [(part.hidden.rows, wanted) for part, wanted in frames] == [(42, 0), (43, 7), (43, 43)]
