@@ -287,7 +287,7 @@ async def ask(
     client: Any, number: int, *, at: int | None = None, then: Any = None, refills: bool = True
 ) -> Answer:
     """One seeded answer; ``then`` is called with the route after token ``at``."""
-    from mesh.client.client import RoutingOptions
+    from mesh.client.route_search import RoutingOptions
     from mesh.inference.sampling import Sampling
 
     prompt = [5 + (i * 37 + number) % 200 for i in range(24 + number)]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keys.peer import PeerKey
-from mesh.client.client import MeshClient, RoutingOptions
+from mesh.client.client import MeshClient
 from mesh.client.connection import OnWait, ignore_wait, open_connection
+from mesh.client.route_search import RoutingOptions
 from subnet.errors import ConfigError
 from subnet.operator.supervisor import Supervisor, beating
 

@@ -21,9 +21,10 @@ from mesh.api.backend import (
     ServedModel,
 )
 from mesh.api.errors import BackendBusy, GenerationFailed
-from mesh.client.client import MeshClient, RoutingOptions
+from mesh.client.client import MeshClient
 from mesh.client.grammars import make_grammar_compiler
 from mesh.client.hidden_text import HiddenText
+from mesh.client.route_search import RoutingOptions
 from mesh.errors import InvalidRequest, MeshError, NoRoute, SessionLost
 from mesh.inference.grammar import Grammar
 from mesh.inference.grammar_compiler import BadGrammar

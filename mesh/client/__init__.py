@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     )
     from mesh.client.auto import DistributedModelForCausalLM as DistributedModelForCausalLM
     from mesh.client.client import MeshClient as MeshClient
-    from mesh.client.client import RoutingOptions as RoutingOptions
     from mesh.client.connection import connect as connect
     from mesh.client.http import HttpMeshClient as HttpMeshClient
     from mesh.client.receipt_check import CheckedReceipt as CheckedReceipt
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from mesh.client.receipt_check import check_receipt as check_receipt
     from mesh.client.receipts import AnswerReceipt as AnswerReceipt
     from mesh.client.receipts import NoReceipt as NoReceipt
+    from mesh.client.route_search import RoutingOptions as RoutingOptions
     from mesh.inference.sampling import Sampling as Sampling
     from mesh.inference.tokens import Token as Token
     from mesh.inference.tokens import Trace as Trace
@@ -37,7 +37,7 @@ _HOMES = {
     "MeshClient": "mesh.client.client",
     "NoReceipt": "mesh.client.receipts",
     "ReceiptRefused": "mesh.client.receipt_check",
-    "RoutingOptions": "mesh.client.client",
+    "RoutingOptions": "mesh.client.route_search",
     "Sampling": "mesh.inference.sampling",
     "Token": "mesh.inference.tokens",
     "Trace": "mesh.inference.tokens",

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from mesh.client.client import RoutingOptions
 from mesh.client.connection import Connection
+from mesh.client.route_search import RoutingOptions
 from mesh.model.config import read_config_fields
 
 MODEL_TYPE = "mesh"

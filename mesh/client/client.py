@@ -5,9 +5,9 @@ Theory of operation: how an answer survives its hosters
 
 **Parts.** :class:`MeshClient` has a host, a directory of who serves which layers, a tokenizer and
 the model's numbers. Each answer has a :class:`RouteSearch` (which routes are left, and how often
-another was tried) and a :class:`Trace` (what the reader is told of it). A session over one route is
-``route_session.py``; a text that transformers drives token by token is ``driven_text.py``, and
-recovers in the same way.
+another was tried: ``route_search.py``, which also says who is blamed for a failure) and a
+:class:`Trace` (what the reader is told of it). A session over one route is ``route_session.py``; a
+text that transformers drives token by token is ``driven_text.py``, and recovers in the same way.
 
 **The answer is known here.** The prompt and every token so far are kept by the client. Hosters keep
 keys and values, which can be computed again. So a lost hoster costs the time to compute the prompt
@@ -34,18 +34,6 @@ or lost token:
    plan hosters for the lost layers only (mesh/client/refill.py) and go to 2; else go to 1 without
    the peer.
 
-**Who is blamed.** An ERROR frame names a hop of the route; a broken stream is the first hop's.
-While a token is awaited the hops are pinged, and one that no longer answers is to blame: its
-machine is frozen or cut off, and no stream breaks (mesh/routing/peer_watch.py). Until it answers
-again it is left out of the routes of other answers too. Where no hop is named (no token in time
-though all answer, or a number that is not finite), the hops are asked a short question: those that
-stay silent are left out, or all of the route if all answer. A refusal is no reason to give up
-either, not even one that blames the request: the request was checked here.
-
-**When no peer is left.** If leaving peers out leaves no route, the list is cleared after a pause
-that doubles from ``FIRST_BACKOFF_S`` to ``MAX_BACKOFF_S``: busy hosters may have room, and
-restarted ones may be back. Waiting for busy ones counts as no failure for ``busy_wait_s``.
-
 **What ends an answer.** Its last token; a stop text; a reader that closes the generator, which
 aborts the stream to the first hop, and with it the session on every hop; NoRoute, if some layer has
 no server although no peer was left out; SessionLost after ``max_reroutes`` failures, with the typed
@@ -54,71 +42,35 @@ reason of the last one. InvalidRequest is raised before anything is sent.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from functools import partial
-from random import Random
+from dataclasses import replace
 
 from keys.peer import PeerId
 from mesh.client.receipts import AnswerReceipt
-from mesh.client.refill import AnswerRefill, plan_refill
+from mesh.client.refill import AnswerRefill
 from mesh.client.route_memory import RouteMemory
+from mesh.client.route_search import RoutePlanner, RouteSearch, RoutingOptions, list_needs
 from mesh.client.route_session import ClientTimeouts, HopFailed, fetch_scores, stream_tokens
 from mesh.client.stops import StopMatcher
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.errors import (
     InvalidRequest,
-    MeshError,
-    NoRoute,
-    PeerError,
-    PeerUnreachable,
-    SessionLost,
-    SessionTooLong,
 )
-from mesh.inference.refusals import RefusalReason
 from mesh.inference.sampling import MAX_STOP_TOKENS, Sampling
 from mesh.inference.tickets import Ticket
-from mesh.inference.tokens import Finish, Token, Trace, TracedHop
+from mesh.inference.tokens import Finish, Token, Trace
 from mesh.inference.wire import SALT_SIZE, OpenSession, make_session_id
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host
-from mesh.routing.directory import Directory, fetch_info
+from mesh.routing.directory import Directory
 from mesh.routing.features import Feature
 from mesh.routing.hop import Route
 from mesh.routing.hop_measures import TokenPace
 from mesh.routing.peer_watch import PeerWatch
-from mesh.routing.routing import compute_room, plan_route
-
-MAX_REROUTES = 16
-MAX_DIRECTORY_PEERS = 4
-FIRST_BACKOFF_S = 0.25
-MAX_BACKOFF_S = 4.0
-REFRESH_GRACE_S = 0.5
-DIAL_S = 3.0
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingOptions:
-    """How routes are chosen. ``max_layers_per_hop`` forces a route over several hosters.
-
-    Hosters that are busy are asked again for ``busy_wait_s``; after that, being busy counts as any
-    other failure, of which ``max_reroutes`` are allowed. Without ``refills`` every hop of a new
-    route computes the whole text.
-    """
-
-    max_layers_per_hop: int | None = None
-    max_reroutes: int = MAX_REROUTES
-    busy_wait_s: float = 30.0
-    refills: bool = True
-
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 """Plain text, token ids, or chat messages with ``role`` and ``content``."""
@@ -142,12 +94,18 @@ class MeshClient:
         self.directory = directory
         self.config = config
         self.tokenizer = tokenizer
-        self._peers = tuple(peers)
         self.timeouts = timeouts or ClientTimeouts()
         self._salt_key = os.urandom(SALT_SIZE)
         self._routes = RouteMemory()
-        self._draw = Random()
         self.watch = PeerWatch(host, directory.ensure_connected, forget=directory.forget_connection)
+        self.planner = RoutePlanner(
+            host,
+            directory,
+            self.watch,
+            config=config,
+            peers=peers,
+            probe_s=self.timeouts.probe_s,
+        )
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the prompt's token ids. Raises InvalidRequest naming what is wrong."""
@@ -242,7 +200,7 @@ class MeshClient:
             return ()
         sampling = Sampling(top_logprobs=top_logprobs)
         sampling.check()
-        search = RouteSearch(self, routing or RoutingOptions(), Trace())
+        search = RouteSearch(self.planner, routing or RoutingOptions(), Trace())
         while True:
             route = await search.find(len(token_ids))
             request = OpenSession(make_session_id(), route, sampling, token_ids, max_new_tokens=0)
@@ -291,7 +249,7 @@ class MeshClient:
         answer: list[int] = []
         needs = list_needs(sampling, has_receipt=receipt is not None)
         search = RouteSearch(
-            self, routing, trace, needs=needs, prefer=self._routes.find(salt, prompt)
+            self.planner, routing, trace, needs=needs, prefer=self._routes.find(salt, prompt)
         )
         refill = AnswerRefill(is_wanted=routing.refills and receipt is None)
         route: Route = ()
@@ -359,32 +317,10 @@ class MeshClient:
             self._routes.note(salt, text, route)
 
     async def refresh(self, *, without: Collection[PeerId] = ()) -> None:
-        """Ask for the directory: the first peers, and servers it already names, for these may last
-        longer than those. Several are asked, since one may know less than another; after the first
-        answer the others have ``REFRESH_GRACE_S`` more. Silent peers and those of ``without`` are
-        asked where there are no others.
-
-        Raises a PeerError if none answers.
+        """Ask for the directory, as :meth:`RoutePlanner.refresh` does. Raises a PeerError if none
+        answers.
         """
-        failures: list[PeerError] = []
-        silent = self.watch.list_silent() | set(without)
-
-        async def ask(peer: PeerId) -> bool:
-            try:
-                await self.directory.ensure_connected(peer)
-                await self.directory.fetch_from_peer(peer)
-            except PeerError as error:
-                failures.append(error)
-                return False
-            return True
-
-        known = (server.peer_id for server in self.directory.list_route_servers())
-        named = dict.fromkeys((*self._peers, *known))
-        # All of them, if all are silent: one may be back.
-        asked = ([peer for peer in named if peer not in silent] or [*named])[:MAX_DIRECTORY_PEERS]
-        await _ask_briefly([ask(peer) for peer in asked])
-        if asked and len(failures) == len(asked):
-            raise failures[0]
+        await self.planner.refresh(without=without)
 
     def plan(
         self,
@@ -400,233 +336,6 @@ class MeshClient:
 
         Raises NoRoute.
         """
-        return plan_route(
-            self.directory.list_route_servers(row_size=2 * self.config.hidden_size),
-            num_layers=self.config.num_layers,
-            max_layers_per_hop=routing.max_layers_per_hop,
-            exclude=exclude | self.watch.list_silent(),
-            cache_tokens=cache_tokens,
-            needs=needs,
-            draw=self._draw,
-            prefer=prefer,
+        return self.planner.plan(
+            routing, exclude=exclude, cache_tokens=cache_tokens, needs=needs, prefer=prefer
         )
-
-    def check_room(self, cache_tokens: int) -> None:
-        """Raise SessionTooLong if no way through the hosters announces so many free tokens."""
-        room = compute_room(self.directory.list_route_servers(), self.config.num_layers)
-        if room < cache_tokens:
-            raise SessionTooLong(cache_tokens, room)
-
-    async def find_silent(self, peers: Sequence[PeerId]) -> list[PeerId]:
-        """Return those of ``peers`` that do not answer a short question."""
-
-        async def is_silent(peer: PeerId) -> bool:
-            try:
-                await fetch_info(self.host, peer, timeout_s=self.timeouts.probe_s)
-            except PeerError:
-                return True
-            return False
-
-        silent = await asyncio.gather(*(is_silent(peer) for peer in peers))
-        return [peer for peer, gone in zip(peers, silent, strict=True) if gone]
-
-
-def list_needs(sampling: Sampling, *, has_receipt: bool = False) -> tuple[Feature, ...]:
-    """Return what a session with this sampling needs of its hops beyond plain sessions."""
-    wanted = {
-        Feature.SHAPED: sampling.is_shaped,
-        Feature.GRAMMAR: sampling.grammar is not None,
-        Feature.RECEIPT: has_receipt,
-    }
-    return tuple(feature for feature, is_needed in wanted.items() if is_needed)
-
-
-async def _ask_briefly(questions: Sequence[Coroutine[None, None, bool]]) -> None:
-    """Wait until one has an answer, and ``REFRESH_GRACE_S`` more for the others."""
-    async with asyncio.TaskGroup() as tasks:
-        pending = {tasks.create_task(question) for question in questions}
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            if pending and any(task.result() for task in done):
-                _, late = await asyncio.wait(pending, timeout=REFRESH_GRACE_S)
-                for task in late:
-                    task.cancel()
-                return
-
-
-class RouteSearch:
-    """The routes of one answer: who is left out, and how often another route was tried."""
-
-    def __init__(
-        self,
-        client: MeshClient,
-        routing: RoutingOptions,
-        trace: Trace,
-        *,
-        needs: Collection[Feature] = (),
-        prefer: Route = (),
-    ) -> None:
-        """``prefer`` is a route that has the beginning of the text."""
-        self._client = client
-        self._needs = needs
-        self._prefer = prefer
-        self._routing = routing
-        self._trace = trace
-        self._route: Route = ()
-        self._excluded: set[PeerId] = set()
-        self._cache_tokens = 0
-        self._backoff_s = FIRST_BACKOFF_S
-        self._failures = 0
-        self._busy_until_s: float | None = None
-        self._last_reason = RefusalReason.HOP_LOST
-
-    async def find(self, cache_tokens: int) -> Route:
-        """Return a route whose first hop has been dialled. Raises NoRoute or SessionLost.
-
-        Where nothing is left, those that failed get another chance after a pause: they may
-        have been busy, or back already.
-        """
-        self._cache_tokens = cache_tokens
-        while True:
-            try:
-                route = await self._plan(cache_tokens)
-                await self._dial(route[0].peer_id)
-            except PeerUnreachable as error:
-                await self.note_failure(
-                    HopFailed(error.peer_id, RefusalReason.HOP_LOST, str(error))
-                )
-                continue
-            except NoRoute:
-                silent = self._client.watch.list_silent()
-                if not self._excluded and not silent:
-                    raise
-                self._excluded.clear()
-                self._count("no route")
-                await self._pause(silent)
-                continue
-            self._take(route)
-            return route
-
-    def _take(self, route: Route) -> None:
-        self._route = route
-        self._trace.route = tuple(
-            TracedHop(str(hop.peer_id), hop.span.start, hop.span.end) for hop in route
-        )
-
-    async def find_refill(self, failure: HopFailed) -> Route:
-        """Leave the failed peer out; return the route with other hops in its place.
-
-        Its first hop has been dialled. No hops if there are none: :meth:`find` plans anew then.
-        Raises as :meth:`note_failure` does.
-        """
-        blamed = await self._note(failure)
-        try:
-            route = self._plan_refill(blamed)
-        except NoRoute:
-            await self._refresh()
-            try:
-                route = self._plan_refill(blamed)
-            except NoRoute:
-                return ()
-        try:
-            await self._dial(route[0].peer_id)
-        except PeerUnreachable as error:
-            await self.note_failure(HopFailed(error.peer_id, RefusalReason.HOP_LOST, str(error)))
-            return ()
-        self._take(route)
-        self._trace.refills += 1
-        return route
-
-    def _plan_refill(self, lost: Collection[PeerId]) -> Route:
-        client = self._client
-        return plan_refill(
-            client.directory.list_route_servers(row_size=2 * client.config.hidden_size),
-            self._route,
-            lost=lost,
-            exclude=self._excluded | client.watch.list_silent(),
-            cache_tokens=self._cache_tokens,
-            needs=self._needs,
-        )
-
-    async def _dial(self, peer: PeerId) -> None:
-        """Raises PeerUnreachable. p2pd asks others for the addresses of a peer that is gone, and a
-        frozen one among them answers late.
-        """
-        try:
-            async with asyncio.timeout(DIAL_S):
-                await self._client.directory.ensure_connected(peer)
-        except TimeoutError as error:
-            raise PeerUnreachable(peer, f"no connection within {DIAL_S:g} s") from error
-
-    async def _plan(self, cache_tokens: int) -> Route:
-        plan = partial(
-            self._client.plan,
-            self._routing,
-            exclude=self._excluded,
-            cache_tokens=cache_tokens,
-            needs=self._needs,
-            prefer=self._prefer,
-        )
-        try:
-            return plan()
-        except NoRoute:
-            await self._refresh()
-            return plan()
-
-    async def note_failure(self, failure: HopFailed) -> None:
-        """Leave the failed peer out from now on.
-
-        Raises SessionLost after too many failures, SessionTooLong where none has cache for it.
-        """
-        await self._note(failure)
-        await self._refresh()
-
-    async def _note(self, failure: HopFailed) -> list[PeerId]:
-        """Count a failure, and return the peers that are left out from now on."""
-        self._trace.failures.append((failure.peer_id, failure.reason))
-        self._last_reason = failure.reason
-        if failure.reason is RefusalReason.CONTEXT_OVERFLOW:
-            self._client.check_room(self._cache_tokens)
-        self._count(str(failure))
-        logger.info("re-routing: %s", failure)
-        blamed = [failure.peer_id] if failure.peer_id is not None else await self._find_blamed()
-        for peer in blamed:
-            self._excluded.add(peer)
-            self._client.directory.forget_connection(peer)
-        if failure.reason in (RefusalReason.HOP_LOST, RefusalReason.TIMEOUT):
-            self._client.watch.suspect(blamed)
-        return blamed
-
-    async def _find_blamed(self) -> list[PeerId]:
-        """Who is silent; everybody of the route when all of them answer a short question."""
-        peers = [hop.peer_id for hop in self._route]
-        return await self._client.find_silent(peers) or peers
-
-    def _count(self, detail: str) -> None:
-        self._trace.reroutes += 1
-        if self._last_reason is RefusalReason.BUSY and self._may_wait():
-            return
-        self._failures += 1
-        if self._failures > self._routing.max_reroutes:
-            raise SessionLost(
-                f"gave up after {self._routing.max_reroutes} re-routes: {detail}", self._last_reason
-            )
-
-    def _may_wait(self) -> bool:
-        """Whether the time to wait for busy hosters, from the first of them on, is not over."""
-        now_s = time.monotonic()
-        if self._busy_until_s is None:
-            self._busy_until_s = now_s + self._routing.busy_wait_s
-        return now_s < self._busy_until_s
-
-    async def _refresh(self) -> None:
-        try:
-            await self._client.refresh(without=self._excluded)
-        except MeshError as error:
-            logger.debug("the directory could not be refreshed: %s", error)
-
-    async def _pause(self, silent: set[PeerId]) -> None:
-        """Wait before another try, and see who of the silent peers is back."""
-        await asyncio.sleep(self._backoff_s)
-        await self._client.watch.check(silent)
-        self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)

@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mesh.client.client import MeshClient, RouteSearch, RoutingOptions
+from mesh.client.client import MeshClient
+from mesh.client.route_search import RouteSearch, RoutingOptions
 from mesh.client.route_session import (
     TOKENS_PER_MISS,
     ClientTimeouts,
@@ -102,7 +103,7 @@ class DrivenText:
             raise InvalidRequest("input_ids", f"{wanted} rows of {len(token_ids)} tokens")
         self._client.check_length("input_ids", len(token_ids))
         self._client.check_vocabulary("input_ids", token_ids)
-        search = RouteSearch(self._client, self._routing, Trace())
+        search = RouteSearch(self._client.planner, self._routing, Trace())
         while True:
             try:
                 await self._ensure_link(search, max(capacity, len(token_ids)), len(token_ids))

@@ -159,7 +159,7 @@ async def _ask(
 ) -> list[Token]:
     from contextlib import AsyncExitStack
 
-    from mesh.client.client import RoutingOptions
+    from mesh.client.route_search import RoutingOptions
     from subnet.gateway import open_client
 
     pieces = []

@@ -9,7 +9,8 @@ from pathlib import Path
 from consensus.types import LayerRange, Role
 from keys.identity_file import load_identity_file
 from mesh.api.server import ServeConfig
-from mesh.client.client import MeshClient, RoutingOptions
+from mesh.client.client import MeshClient
+from mesh.client.route_search import RoutingOptions
 from mesh.errors import NoRoute
 from subnet.epoch.observer import EpochScored, NodeEvent, log_event
 from subnet.gateway import ClientConfig, open_client, run_gateway

@@ -15,8 +15,8 @@ from transformers import AutoModel
 from mesh.api.backend import Backend
 from mesh.api.mesh_backend import MeshBackend
 from mesh.assets import shipped_model_path
-from mesh.client.client import RoutingOptions
 from mesh.client.receipt_check import check_receipt, read_receipts
+from mesh.client.route_search import RoutingOptions
 from mesh.client.token_bytes import TokenBytes
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.inference.accounts import OWN_ACCOUNT

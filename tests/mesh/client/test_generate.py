@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from keys.peer import PeerKey
-from mesh.client.client import RoutingOptions
+from mesh.client.route_search import RoutingOptions
 from mesh.client.route_session import ClientTimeouts
 from mesh.errors import (
     InvalidRequest,
@@ -257,10 +257,10 @@ async def test_retries_are_bounded(swarm):
 
 async def test_a_busy_hoster_is_waited_for_within_a_bound(swarm, monkeypatch):
     """Being busy counts as no failure for a while, and as one after that."""
-    monkeypatch.setattr("mesh.client.client.MAX_BACKOFF_S", 0.0)
-    monkeypatch.setattr("mesh.client.client.FIRST_BACKOFF_S", 0.0)
+    monkeypatch.setattr("mesh.client.route_search.MAX_BACKOFF_S", 0.0)
+    monkeypatch.setattr("mesh.client.route_search.FIRST_BACKOFF_S", 0.0)
     clock = [0.0]
-    monkeypatch.setattr("mesh.client.client.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("mesh.client.route_search.time.monotonic", lambda: clock[0])
     hoster = await swarm.add_hoster(0, 6, limits=EngineLimits(max_sessions=1))
     async with contextlib.AsyncExitStack() as stack:
         client = await swarm.open_client(stack)

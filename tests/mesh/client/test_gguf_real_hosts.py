@@ -6,8 +6,8 @@ from contextlib import aclosing
 
 import pytest
 
-from mesh.client.client import RoutingOptions
 from mesh.client.connection import connect
+from mesh.client.route_search import RoutingOptions
 from mesh.client.tokenizer import ChatTokenizer
 from tests.support.real_swarm import open_real_swarm
 from tests.support.smollm2 import fetch_smollm2

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModel
 
 from mesh.assets import shipped_model_path
-from mesh.client.client import RoutingOptions
 from mesh.client.hidden_text import HiddenText
+from mesh.client.route_search import RoutingOptions
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.errors import InvalidRequest, SessionLost
 from mesh.inference.accounts import OWN_ACCOUNT

@@ -211,8 +211,8 @@ async def test_a_range_that_claims_what_it_cannot_have_is_blamed(
         blamed = []
         find_blamed = client.directory.forget_connection
         client.directory.forget_connection = lambda peer: (blamed.append(peer), find_blamed(peer))
-        monkeypatch.setattr("mesh.client.client.FIRST_BACKOFF_S", 0.0)
-        monkeypatch.setattr("mesh.client.client.MAX_BACKOFF_S", 0.0)
+        monkeypatch.setattr("mesh.client.route_search.FIRST_BACKOFF_S", 0.0)
+        monkeypatch.setattr("mesh.client.route_search.MAX_BACKOFF_S", 0.0)
         with pytest.raises(Exception, match="gave up"):
             await ask(client, PROMPT)
         assert set(blamed) == {liar}

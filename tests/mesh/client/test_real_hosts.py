@@ -12,9 +12,10 @@ import pytest
 
 import mesh
 from keys.peer import PeerKey
-from mesh.client.client import MeshClient, RoutingOptions
+from mesh.client.client import MeshClient
 from mesh.client.receipt_check import check_receipt
 from mesh.client.receipts import AnswerReceipt
+from mesh.client.route_search import RoutingOptions
 from mesh.client.tokenizer import ChatTokenizer
 from mesh.inference.engine import Engine
 from mesh.inference.session_server import SessionServer

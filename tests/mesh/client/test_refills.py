@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from mesh.client.client import RoutingOptions
 from mesh.client.receipts import AnswerReceipt
+from mesh.client.route_search import RoutingOptions
 from mesh.inference import refills
 from mesh.inference.accounts import OWN_ACCOUNT
 from mesh.inference.engine import EngineLimits

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.client.client import RoutingOptions
+from mesh.client.route_search import RoutingOptions
 from mesh.errors import InvalidRequest, NoCapableRoute, SessionLost
 from mesh.inference.grammar import Grammar, GrammarKind
 from mesh.inference.refusals import RefusalReason

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.client.client import RoutingOptions
+from mesh.client.route_search import RoutingOptions
 from mesh.errors import SessionLost
 from mesh.inference import first_range
 from mesh.inference.flight import Flight
