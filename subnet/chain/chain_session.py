@@ -2,42 +2,35 @@
 
 What goes wrong leaves as one of three errors: ChainUnavailable for anything about the
 connection or an answer that cannot be decoded, ChainMismatch for a runtime that lacks what is
-asked, RpcRefused for a request that the node answered with an error.
+asked, RpcRefused for a request that the node answered with an error. The translation is in
+endpoint_client.py.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from scalecodec.base import RuntimeConfigurationObject
-from scalecodec.exceptions import (
-    InvalidScaleTypeValueException,
-    MetadataCallFunctionNotFound,
-    RemainingScaleBytesNotEmptyException,
-)
-from substrateinterface import Keypair, KeypairType, SubstrateInterface
-from substrateinterface.exceptions import StorageFunctionNotFound, SubstrateRequestException
-from websocket import (
-    WebSocketBadStatusException,
-    WebSocketException,
-    WebSocketTimeoutException,
-)
+from substrateinterface import Keypair, KeypairType
+from websocket import WebSocketException
 
 from keys.account import AccountKey
 from subnet.chain.block_time import DEFAULT_BLOCK_TIME_MS
-from subnet.chain.codec import ChainRuntime, load_runtime
+from subnet.chain.codec import ChainRuntime
+from subnet.chain.endpoint_client import (
+    EndpointClient,
+    open_client,
+    read_runtime,
+    translate_decoding,
+)
 from subnet.chain.events import ChainEvent, parse_event
 from subnet.chain.extrinsics import Call, SignedExtrinsic, choose_era
 from subnet.chain.interface import check_interface
 from subnet.chain.items import Item
 from subnet.chain.rpc_errors import (
-    AnotherChain,
-    ConnectionBroken,
     PoolRefused,
     RpcRefused,
     RuntimeUpgraded,
@@ -52,34 +45,11 @@ V = TypeVar("V")
 
 MAX_MAP_PAGES = 64
 MAP_PAGE_SIZE = 256
-MAX_ERROR_CHARS = 200
-"""What is kept of a text that an endpoint sent along with a refusal."""
 SILENT_BLOCKS = 4
 """Blocks without a word about a sent extrinsic after which the connection counts as broken."""
 DEVELOPMENT_CHAIN_TYPE = "Development"
 RUNTIME_UPDATED = "0x08"
 """DigestItem::RuntimeEnvironmentUpdated (sp-runtime, generic::digest)."""
-
-# The library trips over answers of another shape than it expects; It raises
-# NotImplementedError for an unknown type, AssertionError for a storage key of another item.
-_UNREADABLE = (
-    InvalidScaleTypeValueException,
-    RemainingScaleBytesNotEmptyException,
-    NotImplementedError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-)
-
-# What a session has until it has read the runtime. Never changed, and slow to make.
-_NO_TYPES = RuntimeConfigurationObject()
-
-# The library logs every request, keys and all, on the root logger.
-logging.getLogger("substrateinterface").setLevel(logging.WARNING)
-
 
 MAX_KNOWN_BLOCKS = 64
 MAX_KNOWN_ITEMS = 64
@@ -118,91 +88,11 @@ def make_header(number: int, parent_hash: str, logs: Iterable[object]) -> Header
     return Header(number, parent_hash, has_new_runtime=is_new)
 
 
-class _Interface(SubstrateInterface):  # type: ignore[misc]
-    """The library's client, held to the runtime that was read when the session began."""
-
-    def init_runtime(self, block_hash: str | None = None, block_id: int | None = None) -> None:
-        """The runtime is set by the session; the library would look it up for every block."""
-
-    def reload_type_registry(
-        self, use_remote_preset: bool = True, auto_discover: bool = True
-    ) -> None:
-        """The types come with the runtime; the library would guess them from the chain's name."""
-
-    def rpc_request(self, method: str, params: list[Any], result_handler: Any = None) -> Any:
-        try:
-            with _translated(self.url):
-                return super().rpc_request(method, params, result_handler)
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            # The library reads an empty message out of a connection that was closed in order.
-            if not self.websocket.connected:
-                raise ConnectionBroken(f"{self.url} closed the connection") from error
-            raise ChainUnavailable(f"{self.url} sent something that is not JSON-RPC") from error
-
-    def close(self) -> None:
-        try:
-            super().close()
-        finally:
-            # The library leaves a socket open that the other end has closed.
-            self.websocket.shutdown()
-
-
-@contextmanager
-def _translated(url: str) -> Iterator[None]:
-    """Turn what the socket and the transport raise into ChainUnavailable or RpcRefused."""
-    try:
-        yield
-    except SubstrateRequestException as error:
-        raise _read_refusal(error) from error
-    except (WebSocketTimeoutException, TimeoutError) as error:
-        raise ChainUnavailable(f"{url} does not answer in time") from error
-    except WebSocketBadStatusException as error:
-        # The library's own text holds the whole page.
-        raise ChainUnavailable(
-            f"{url} answers like a web server (HTTP {error.status_code}), not like a chain"
-        ) from error
-    except (WebSocketException, OSError) as error:
-        detail = _shorten(str(error) or type(error).__name__)
-        raise ConnectionBroken(f"{url} does not answer: {detail}") from error
-
-
-@contextmanager
-def _readable(url: str) -> Iterator[None]:
-    """Turn what the library raises over an answer into ChainMismatch or ChainUnavailable."""
-    try:
-        yield
-    except (StorageFunctionNotFound, MetadataCallFunctionNotFound) as error:
-        raise ChainMismatch(f"the chain's runtime lacks what is asked: {error}") from error
-    except _UNREADABLE as error:
-        logger.debug("an answer of %s cannot be read", url, exc_info=True)
-        detail = _shorten(f"{type(error).__name__}: {error}")
-        raise ChainUnavailable(f"{url} sent what cannot be read: {detail}") from error
-
-
-def _read_refusal(error: SubstrateRequestException) -> RpcRefused:
-    detail = error.args[0] if error.args else ""
-    if not isinstance(detail, dict):
-        return RpcRefused(0, _shorten(str(detail)))
-    code = detail.get("code")
-    data = detail.get("data")
-    return RpcRefused(
-        code if isinstance(code, int) else 0,
-        _shorten(str(detail.get("message", ""))),
-        "" if data is None else _shorten(str(data)),
-    )
-
-
-def _shorten(text: str) -> str:
-    """Return the text in one line of bounded length."""
-    line = " ".join(text[: 4 * MAX_ERROR_CHARS].split())
-    return line if len(line) <= MAX_ERROR_CHARS else f"{line[:MAX_ERROR_CHARS]}..."
-
-
 class ChainSession:
     """An open connection and the runtime behind it. Every method blocks."""
 
-    def __init__(self, interface: _Interface, *, url: str, runtime: ChainRuntime) -> None:
-        self._interface = interface
+    def __init__(self, client: EndpointClient, *, url: str, runtime: ChainRuntime) -> None:
+        self._client = client
         self._opened_at = 0
         self._head: tuple[Header, str] | None = None
         self._final = -1
@@ -220,28 +110,15 @@ class ChainSession:
 
         Raises ChainUnavailable, ChainMismatch, RpcRefused.
         """
-        with _translated(url):
-            interface = _Interface(
-                url=url,
-                runtime_config=_NO_TYPES,
-                auto_discover=False,
-                auto_reconnect=False,
-                ws_options={
-                    "timeout": timeout_s,
-                    "enable_multithread": True,
-                    # The text is decoded strictly all the same; the library would first look at
-                    # each of the metadata's bytes in Python.
-                    "skip_utf8_validation": True,
-                },
-            )
+        client = open_client(url, timeout_s=timeout_s)
         try:
-            with _readable(url):
-                runtime = _read_runtime(interface, url, expected_genesis)
+            with translate_decoding(url):
+                runtime = read_runtime(client, url, expected_genesis)
                 check_interface(runtime, url=url)
-                session = cls(interface, url=url, runtime=runtime)
+                session = cls(client, url=url, runtime=runtime)
                 session._opened_at = session.read_header(session.read_head_hash()).number
         except BaseException:
-            interface.close()
+            client.close()
             raise
         return session
 
@@ -251,7 +128,7 @@ class ChainSession:
         Raises ChainMismatch for a call or storage item that the runtime lacks, ChainUnavailable
         for an answer that cannot be read, and what the methods of the session raise.
         """
-        with _readable(self.url):
+        with translate_decoding(self.url):
             return work(self)
 
     @property
@@ -263,17 +140,17 @@ class ChainSession:
     def close(self) -> None:
         """Close the socket. Never raises."""
         try:
-            self._interface.close()
+            self._client.close()
         except (WebSocketException, OSError) as error:
             logger.debug("closing %s: %s", self.url, error)
 
     def abort(self) -> None:
         """Wake the thread that waits for an answer; callable from another thread."""
-        self._interface.websocket.abort()
+        self._client.websocket.abort()
 
     def rpc(self, method: str, *params: object) -> Any:
         """Send one request and return its result. Raises RpcRefused."""
-        return self._interface.rpc_request(method, list(params)).get("result")
+        return self._client.rpc_request(method, list(params)).get("result")
 
     def read_head_hash(self) -> str:
         return str(self.rpc("chain_getBlockHash"))
@@ -302,7 +179,7 @@ class ChainSession:
     def check_version(self) -> None:
         """Raise RuntimeUpgraded if the head's runtime is not the one that this session read."""
         version = self.rpc("state_getRuntimeVersion")
-        known = self._interface.runtime_version
+        known = self._client.runtime_version
         if version["specVersion"] != known:
             raise RuntimeUpgraded(
                 f"{self.url} went from runtime {known} to {version['specVersion']}"
@@ -371,7 +248,7 @@ class ChainSession:
         None when the chain holds no value, unless ``default`` asks for the one in the metadata.
         """
         pallet, name = item.split(".")
-        found = self._interface.query(pallet, name, list(params), block_hash=at)
+        found = self._client.query(pallet, name, list(params), block_hash=at)
         if found is None:
             return None
         if not default and not found.meta_info["result_found"]:
@@ -387,7 +264,7 @@ class ChainSession:
 
     def _read_pages(self, item: str, params: Sequence[object], at: str) -> list[tuple[Any, Any]]:
         pallet, name = item.split(".")
-        rows = self._interface.query_map(
+        rows = self._client.query_map(
             pallet,
             name,
             list(params),
@@ -408,7 +285,7 @@ class ChainSession:
         if missing:
             keys = {self._make_key(item).to_hex(): item for item in missing}
             storage_keys = [self._make_key(item) for item in missing]
-            for key, found in self._interface.query_multi(storage_keys, at):
+            for key, found in self._client.query_multi(storage_keys, at):
                 item = keys[key.to_hex()]
                 is_there = item.default or found.meta_info["result_found"]
                 values[item] = self._items[item, at] = found.value if is_there else None
@@ -416,24 +293,24 @@ class ChainSession:
 
     def _make_key(self, item: Item) -> Any:
         pallet, name = item.name.split(".")
-        return self._interface.create_storage_key(pallet, name, list(item.keys))
+        return self._client.create_storage_key(pallet, name, list(item.keys))
 
     def read_many(self, item: str, keys: Sequence[object], *, at: str) -> list[Any]:
         """Return one value per key, in order; None where the chain holds none."""
         pallet, name = item.split(".")
-        storage_keys = [self._interface.create_storage_key(pallet, name, [key]) for key in keys]
+        storage_keys = [self._client.create_storage_key(pallet, name, [key]) for key in keys]
         if not storage_keys:
             return []
         found = {
             key.to_hex(): None if value is None else value.value
-            for key, value in self._interface.query_multi(storage_keys, at)
+            for key, value in self._client.query_multi(storage_keys, at)
         }
         return [found.get(key.to_hex()) for key in storage_keys]
 
     def read_constant(self, name: str) -> Any:
         """Return the constant ``Pallet.Name``; None if the runtime has none by that name."""
         pallet, constant = name.split(".")
-        found = self._interface.get_constant(pallet, constant)
+        found = self._client.get_constant(pallet, constant)
         return None if found is None else found.value
 
     def read_events(self, block_hash: str) -> list[tuple[int | None, ChainEvent]]:
@@ -465,7 +342,7 @@ class ChainSession:
         era = {"period": lifetime, "current": since}
         composed = self._compose(call)
         pair = Keypair.create_from_private_key(key.private_key(), crypto_type=KeypairType.ECDSA)
-        extrinsic = self._interface.create_signed_extrinsic(
+        extrinsic = self._client.create_signed_extrinsic(
             composed, pair, nonce=nonce, era=era, tip=tip
         )
         return SignedExtrinsic(
@@ -487,13 +364,13 @@ class ChainSession:
         def on_update(message: dict[str, Any], number: int, subscription: str) -> str | None:
             block_hash = _read_status(message["params"]["result"])
             if block_hash is not None:
-                self._interface.rpc_request("author_unwatchExtrinsic", [subscription])
+                self._client.rpc_request("author_unwatchExtrinsic", [subscription])
             return block_hash
 
         try:
             with self._patience(SILENT_BLOCKS * self.block_time_ms / 1000):
                 return str(
-                    self._interface.rpc_request(
+                    self._client.rpc_request(
                         "author_submitAndWatchExtrinsic",
                         [f"0x{extrinsic.data.hex()}"],
                         result_handler=on_update,
@@ -507,7 +384,7 @@ class ChainSession:
     @contextmanager
     def _patience(self, silence_s: float) -> Iterator[None]:
         """Let the endpoint be silent for so long, instead of the time for an answer."""
-        socket = self._interface.websocket
+        socket = self._client.websocket
         usual_s = socket.gettimeout()
         socket.settimeout(silence_s)
         try:
@@ -523,7 +400,7 @@ class ChainSession:
                 f"the runtime's {call} wants {', '.join(missing)}, which this client does not know"
             )
         arguments = {name: call.arguments[name] for name in wanted}
-        return self._interface.compose_call(call.pallet, call.name, arguments)
+        return self._client.compose_call(call.pallet, call.name, arguments)
 
 
 _LOST_STATUSES = ("dropped", "invalid", "usurped", "finalitytimeout")
@@ -541,28 +418,3 @@ def _read_status(status: object) -> str | None:
         if lost in names:
             raise RpcRefused(0, lost, "" if names[lost] is None else str(names[lost]))
     return None
-
-
-def _read_runtime(interface: _Interface, url: str, expected_genesis: bytes | None) -> ChainRuntime:
-    def ask(method: str, *params: object) -> Any:
-        return interface.rpc_request(method, list(params)).get("result")
-
-    genesis = ask("chain_getBlockHash", 0)
-    if not isinstance(genesis, str):
-        raise ChainMismatch(f"{url} does not describe its chain")
-    genesis_hash = bytes.fromhex(genesis[2:])
-    if expected_genesis is not None and genesis_hash != expected_genesis:
-        raise AnotherChain(
-            f"{url} serves another chain: its genesis is 0x{genesis_hash.hex()},"
-            f" not 0x{expected_genesis.hex()}"
-        )
-    metadata = ask("state_getMetadata")
-    version = ask("state_getRuntimeVersion")
-    if not isinstance(metadata, str):
-        raise ChainMismatch(f"{url} does not describe its chain")
-    runtime = load_runtime(genesis_hash, bytes.fromhex(metadata[2:]))
-    interface.metadata = runtime.metadata
-    interface.runtime_config = runtime.types
-    interface.runtime_version = version["specVersion"]
-    interface.transaction_version = version["transactionVersion"]
-    return runtime

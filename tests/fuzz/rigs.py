@@ -23,7 +23,8 @@ from devchain.chain import Chain
 from devchain.config import BlockMode
 from devchain.rpc_connection import RpcConnection
 from mesh.api.app import AppConfig, create_app
-from subnet.chain.chain_session import ChainSession, _Interface, _read_runtime
+from subnet.chain.chain_session import ChainSession
+from subnet.chain.endpoint_client import EndpointClient, read_runtime
 from subnet.chain.parsing import parse_submission
 from subnet.chain.substrate import read_nodes
 from tests.support.ledger_world import BLOCK_MS, FIRST_SUBNET, World
@@ -174,13 +175,13 @@ class ChainRig:
 
     @cached_property
     def _interface(self) -> Any:
-        interface = _Interface(
+        interface = EndpointClient(
             websocket=_Socket(is_live=True),
             runtime_config=RuntimeConfigurationObject(),
             auto_discover=False,
             auto_reconnect=False,
         )
-        self._runtime = _read_runtime(interface, URL, None)
+        self._runtime = read_runtime(interface, URL, None)
         # Asked once and kept: later answers are to the questions that are recorded.
         interface.supports_rpc_method("")
         return interface
