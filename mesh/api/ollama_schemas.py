@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from mesh.api.backend import MAX_ALTERNATIVES
-from mesh.api.limits import MAX_EMBEDDED_TEXTS, MAX_MESSAGES, MAX_TEMPERATURE
+from mesh.api.limits import MAX_MESSAGES, MAX_TEMPERATURE
 from mesh.api.schemas import (
     MAX_INT64,
     MAX_NEW_TOKENS,
@@ -15,6 +15,7 @@ from mesh.api.schemas import (
     MAX_TOOLS,
     MAX_TOP_K,
     Body,
+    EmbeddedTexts,
     Integer,
     JsonSchema,
     ModelName,
@@ -89,13 +90,7 @@ class OllamaGenerateRequest(OllamaRequest):
 
 class OllamaEmbedRequest(Body):
     model: ModelName
-    input: (
-        Annotated[Text, Field(min_length=1)]
-        | Annotated[
-            list[Annotated[Text, Field(min_length=1)]],
-            Field(min_length=1, max_length=MAX_EMBEDDED_TEXTS),
-        ]
-    )
+    input: EmbeddedTexts
     truncate: bool | None = None
     dimensions: Integer | None = Field(default=None, ge=1, le=MAX_INT64)
 

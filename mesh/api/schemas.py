@@ -289,14 +289,20 @@ class CompletionRequest(SamplingFields):
         return list_texts(self.prompt)
 
 
+EmbeddedTexts = (
+    Annotated[Text, Field(min_length=1)]
+    | Annotated[
+        list[Annotated[Text, Field(min_length=1)]],
+        Field(min_length=1, max_length=MAX_EMBEDDED_TEXTS),
+    ]
+)
+"""One text or several."""
+
+
 class EmbeddingsRequest(Body):
     model: ModelName
     input: (
-        Annotated[Text, Field(min_length=1)]
-        | Annotated[
-            list[Annotated[Text, Field(min_length=1)]],
-            Field(min_length=1, max_length=MAX_EMBEDDED_TEXTS),
-        ]
+        EmbeddedTexts
         | TokenIds
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_EMBEDDED_TEXTS)]
     )

@@ -13,11 +13,9 @@ from hivemind.proto import dht_pb2
 from hivemind.utils.multiaddr import Multiaddr
 
 from keys.peer import PeerId
-from mesh.errors import MeshError, PeerMisbehaved, PeerTimeout, PeerUnreachable
+from mesh.errors import MeshError, PeerUnreachable
 from mesh.p2p.addresses import RELAYED, split_peer_address
-from mesh.p2p.channel import ChannelClosed
 from mesh.p2p.daemon import Daemon
-from mesh.p2p.delimited import receive_message
 from mesh.p2p.dht_reader import RecordReader
 from mesh.p2p.dial_back import (
     AUTONAT_PROTOCOL,
@@ -25,6 +23,7 @@ from mesh.p2p.dial_back import (
     decode_dial_answer,
     encode_dial_request,
 )
+from mesh.p2p.exchange import ask, blaming
 from mesh.p2p.interface import Copies
 
 
@@ -58,20 +57,12 @@ class PeerChecks:
             for text in addresses
             if RELAYED not in text
         ]
-        try:
+        request = encode_dial_request(self._own, raw)
+        late = f"no word of a dial within {timeout_s:g} s"
+        with blaming(peer, late=late, closed="it does not dial back"):
             async with asyncio.timeout(timeout_s):
-                channel = await self._daemon.open_channel(peer, AUTONAT_PROTOCOL)
-                try:
-                    await channel.write(encode_dial_request(self._own, raw))
-                    return decode_dial_answer(await receive_message(channel))
-                finally:
-                    channel.close()
-        except TimeoutError as error:
-            raise PeerTimeout(peer, f"no word of a dial within {timeout_s:g} s") from error
-        except ChannelClosed as error:
-            raise PeerUnreachable(peer, "it does not dial back") from error
-        except ValueError as error:
-            raise PeerMisbehaved(peer, str(error)) from error
+                answer = await ask(self._daemon, peer, AUTONAT_PROTOCOL, request)
+                return decode_dial_answer(answer)
 
     async def measure_clock(self, peer: PeerId, *, timeout_s: float) -> float:
         """Return how many seconds ``peer``'s clock is ahead of ours. Raises PeerUnreachable."""

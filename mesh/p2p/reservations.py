@@ -27,10 +27,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from keys.peer import PeerId
-from mesh.errors import MeshError, PeerMisbehaved, PeerRefusal, PeerTimeout, PeerUnreachable
+from mesh.errors import MeshError, PeerRefusal
 from mesh.p2p.addresses import RELAYED, split_peer_address
-from mesh.p2p.channel import Channel, ChannelClosed
-from mesh.p2p.delimited import encode_message, encode_number, read_fields, receive_message
+from mesh.p2p.channel import Channel
+from mesh.p2p.delimited import encode_message, encode_number, read_fields
+from mesh.p2p.exchange import ask, blaming
 
 RELAY_PROTOCOL = "/libp2p/circuit/relay/0.2.0/hop"
 MAX_RELAYS = 2
@@ -154,23 +155,14 @@ class Reservations:
 
     async def _reserve(self, relay: PeerId) -> Reservation:
         """Raises PeerError or DaemonFailed."""
-        try:
+        late = f"no reservation within {ANSWER_S:g} s"
+        with blaming(relay, late=late, closed="it is no relay"):
             async with asyncio.timeout(ANSWER_S):
                 await self._daemon.connect(
                     relay, [f"{text}/p2p/{relay}" for text in self._candidates[relay]]
                 )
-                channel = await self._daemon.open_channel(relay, RELAY_PROTOCOL)
-                try:
-                    await channel.write(encode_reserve())
-                    answer = decode_reservation(await receive_message(channel))
-                finally:
-                    channel.close()
-        except TimeoutError as error:
-            raise PeerTimeout(relay, f"no reservation within {ANSWER_S:g} s") from error
-        except ChannelClosed as error:
-            raise PeerUnreachable(relay, "it is no relay") from error
-        except ValueError as error:
-            raise PeerMisbehaved(relay, str(error)) from error
+                raw = await ask(self._daemon, relay, RELAY_PROTOCOL, encode_reserve())
+                answer = decode_reservation(raw)
         if isinstance(answer, str):
             raise PeerRefusal(relay, "no reservation", answer)
         if not answer.is_enough:

@@ -14,6 +14,7 @@ from keys.envelope import Envelope
 from mesh.errors import RecordRefused
 from tests.support.p2p import (
     KINDS,
+    EverythingPolicy,
     SignedRecordPolicy,
     make_key,
     make_record,
@@ -26,13 +27,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 AUTHOR, OUTSIDER = make_key("author"), make_key("outsider")
 TIMEOUT_S = 10.0
 EPOCHS = count(1)
-
-
-class EverythingPolicy:
-    """What a corrupt node's store admits."""
-
-    def admit(self, value: bytes, expires_at: float) -> bytes:
-        return value[:8]
 
 
 @dataclass

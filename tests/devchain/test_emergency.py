@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from devchain import storage
@@ -18,9 +16,8 @@ from devchain.calls import (
     RemoveSubnetNode,
 )
 from devchain.chain_types import ONE, EmergencySubnetValidatorData
-from devchain.errors import DispatchError
 from devchain.events import SubnetForked, SubnetForkRevert
-from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey
+from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey, refused
 
 OWNER = coldkey(0)
 CHOSEN = (1, 2, 3)
@@ -33,12 +30,6 @@ def world() -> World:
     started.start(5)
     started.apply(OWNER, OwnerPauseSubnet(FIRST_SUBNET))
     return started
-
-
-def refused(world: World, origin: bytes, call: Any) -> str:
-    with pytest.raises(DispatchError) as failure:
-        world.apply(origin, call)
-    return failure.value.name
 
 
 def choose(*node_ids: int) -> OwnerSetEmergencyValidatorSet:

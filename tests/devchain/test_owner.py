@@ -14,10 +14,9 @@ from devchain.chain_types import (
     SubnetRemovalReason,
     SubnetState,
 )
-from devchain.errors import DispatchError
 from devchain.events import ChurnLimitUpdate, SubnetDeactivated
 from devchain.subnet_owner import SETTINGS
-from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey, peer_text
+from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey, peer_text, refused
 
 OWNER, STRANGER = coldkey(0), coldkey(5)
 IDENTITY_FIELDS = (b"name", b"url", b"image", b"d", b"x", b"t", b"g", b"h", b"about", b"misc")
@@ -28,12 +27,6 @@ def world() -> World:
     started = World()
     started.start()
     return started
-
-
-def refused(world: World, origin: bytes, call: Any) -> str:
-    with pytest.raises(DispatchError) as failure:
-        world.apply(origin, call)
-    return failure.value.name
 
 
 def test_a_setting_changes_within_its_limits_and_is_announced(world: World) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from devchain import storage
@@ -29,9 +27,8 @@ from devchain.calls import (
     UpdateUnique,
 )
 from devchain.chain_types import TENSOR, DelegateAccount
-from devchain.errors import DispatchError
 from devchain.events import StakeRemoved, SubnetDelegateStakeAdded, SubnetRewards
-from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey
+from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, hotkey, refused
 
 DELEGATOR, OTHER = coldkey(6), coldkey(7)
 
@@ -41,12 +38,6 @@ def world() -> World:
     started = World()
     started.start()
     return started
-
-
-def refused(world: World, origin: bytes, call: Any) -> str:
-    with pytest.raises(DispatchError) as failure:
-        world.apply(origin, call)
-    return failure.value.name
 
 
 def free(world: World, account: bytes) -> int:

@@ -22,7 +22,6 @@ from devchain.chain_types import (
     SwapToNodeDelegateStake,
     SwapToSubnetDelegateStake,
 )
-from devchain.errors import DispatchError
 from devchain.events import (
     DelegateNodeStakeSwapped,
     DelegateNodeToSubnetDelegateStakeSwapped,
@@ -30,7 +29,7 @@ from devchain.events import (
     SwapCallQueued,
     SwapCallQueueUpdated,
 )
-from tests.support.ledger_world import FIRST_SUBNET, World, coldkey
+from tests.support.ledger_world import FIRST_SUBNET, World, coldkey, refused
 
 DELEGATOR, OTHER = coldkey(6), coldkey(7)
 DELAY = 20
@@ -44,12 +43,6 @@ def world() -> World:
     started.apply(DELEGATOR, AddToDelegateStake(FIRST_SUBNET, 50 * TENSOR))
     started.apply(DELEGATOR, AddToNodeDelegateStake(FIRST_SUBNET, 2, 10 * TENSOR))
     return started
-
-
-def refused(world: World, origin: bytes, call: Any) -> str:
-    with pytest.raises(DispatchError) as failure:
-        world.apply(origin, call)
-    return failure.value.name
 
 
 def subnet_shares(world: World, account: bytes = DELEGATOR) -> int:

@@ -315,6 +315,7 @@ class ActiveSubnet:
 
 
 async def register_four(rig: Rig, name: str) -> tuple[SubnetId, dict[SubnetNodeId, AccountKey]]:
+    """Register a subnet of four nodes; return its id and each node's hotkey."""
     subnet_id = await rig.register_subnet(make_subnet(name), OWNER)
     hotkeys = {}
     for coldkey in COLDKEYS[:4]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
@@ -31,6 +32,7 @@ from devchain.chain_types import (
     SubnetNodeConsensusData,
 )
 from devchain.config import DevChainConfig
+from devchain.errors import DispatchError
 from devchain.events import Event
 from devchain.ledger import Ledger
 from devchain.runtime import LedgerConfig
@@ -173,6 +175,13 @@ class World:
             if key[1] != elected and node.has_class(NodeClass.VALIDATOR, self.epoch):
                 self.attest(key[1])
         return self.advance(20)
+
+
+def refused(world: World, origin: bytes, call: Any) -> str:
+    """Return the name of the error with which the ledger refuses a call."""
+    with pytest.raises(DispatchError) as failure:
+        world.apply(origin, call)
+    return failure.value.name
 
 
 @contextmanager

@@ -10,12 +10,12 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 
 from keys.errors import BadPeerId
-from keys.peer import PeerId
+from keys.peer import PeerId, PeerKey
 from mesh.errors import PeerUnreachable, TransportError
 from mesh.p2p.channel import Channel
 from mesh.p2p.config import HostConfig
@@ -111,6 +111,23 @@ class MemoryNetwork:
 
     def _is_linked(self, source: PeerId, target: PeerId) -> bool:
         return all((source in group) == (target in group) for group in self._groups)
+
+
+@asynccontextmanager
+async def open_hosts(
+    keys: Sequence[PeerKey], *, network_id: bytes, record_policy: RecordPolicy
+) -> AsyncIterator[list[MemoryHost]]:
+    """Run a host for each key, in a network of their own."""
+    network = MemoryNetwork()
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                network.open(
+                    HostConfig(key=key, network_id=network_id, record_policy=record_policy)
+                )
+            )
+            for key in keys
+        ]
 
 
 class MemoryHost:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from contextlib import aclosing
 from pathlib import Path
 
@@ -26,16 +25,11 @@ from mesh.p2p.config import HostConfig
 from mesh.p2p.hivemind_host import HivemindHost
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory, fetch_info
-from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
+from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState
 from mesh.routing.info import NetworkInfo
+from tests.support.real_swarm import NETWORK_ID, HeartbeatsOnly
 
-NETWORK_ID = b"r" * 32
 FOLDER = Path(mesh.__file__).parent / "assets" / "mesh-tiny"
-
-
-class HeartbeatsOnly:
-    def __init__(self):
-        self.admit = make_heartbeat_policy(NETWORK_ID, is_member=lambda peer: True, clock=time.time)
 
 
 async def start_hoster(stack, tasks, span, initial_peers, *, features="r"):

@@ -36,6 +36,7 @@ from mesh.p2p.hivemind_host import HivemindHost
 from mesh.p2p.interface import PeerCounts, Stream
 from tests.support.p2p import (
     NETWORK_ID,
+    EverythingPolicy,
     SignedRecordPolicy,
     make_key,
     make_record,
@@ -62,11 +63,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-class EverythingPolicy:
-    def admit(self, value: bytes, expires_at: float) -> bytes:
-        return value[:8]
 
 
 @dataclass

@@ -10,8 +10,8 @@ from consensus.types import SCORE_ONE, Score
 from subnet.account.leaving import LeavingNode, leave
 from subnet.account.registration import TENSOR, delegate_stake
 from subnet.chain.substrate import SubstrateChain
-from tests.subnet.account.test_rewards import agree, start_subnet, url
-from tests.support.chain_rigs import COLDKEYS, OWNER, WireRig
+from tests.subnet.account.test_rewards import agree, url
+from tests.support.chain_rigs import COLDKEYS, OWNER, WireRig, register_four
 
 __all__ = ["url"]
 WAIT_S = 300.0
@@ -28,7 +28,7 @@ async def test_the_pay_of_the_running_epoch_is_awaited_before_the_stake_is_unbon
     """
     async with SubstrateChain.open(url) as chain, WireRig.connect(url) as rig:
         name = "leaving-again" if is_interrupted else "leaving"
-        subnet_id, hotkeys = await start_subnet(rig, name)
+        subnet_id, hotkeys = await register_four(rig, name)
         await rig.activate_subnet(subnet_id, OWNER)
         await delegate_stake(chain, subnet_id=subnet_id, amount=50 * TENSOR, key=OWNER)
         rows = [(node_id, Score(SCORE_ONE)) for node_id in sorted(hotkeys)]

@@ -27,13 +27,9 @@ from subnet.chain.substrate import SubstrateChain
 from subnet.errors import ConfigError
 from subnet.receipts.describe import describe_chain_row
 from tests.support.chain_rigs import (
-    COLDKEYS,
-    HOTKEY_FUNDS,
     OWNER,
     WireRig,
-    make_node,
-    make_seed,
-    make_subnet,
+    register_four,
     wait_for_election,
 )
 from tests.support.chopsticks import REAL_RUNTIME_MARKS
@@ -50,17 +46,6 @@ async def url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     config = DevChainConfig(ledger=rules, mode=BlockMode.INSTANT, seed=b"rewards")
     async with DevChain.open(config) as devchain:
         yield devchain.url
-
-
-async def start_subnet(rig: WireRig, name: str) -> tuple[SubnetId, dict[SubnetNodeId, AccountKey]]:
-    """Register a subnet of four nodes; return its id and each node's hotkey."""
-    subnet_id = await rig.register_subnet(make_subnet(name), OWNER)
-    hotkeys = {}
-    for coldkey in COLDKEYS[:4]:
-        hotkey = AccountKey(make_seed())
-        await rig.fund(hotkey.account_id, HOTKEY_FUNDS)
-        hotkeys[await rig.register_node(make_node(subnet_id, hotkey), coldkey)] = hotkey
-    return subnet_id, hotkeys
 
 
 async def agree(
@@ -112,7 +97,7 @@ async def test_an_epoch_that_pays_nobody_says_why_and_how_to_mend_it() -> None:
         SubstrateChain.open(devchain.url) as chain,
         WireRig.connect(devchain.url) as rig,
     ):
-        subnet_id, hotkeys = await start_subnet(rig, "undelegated")
+        subnet_id, hotkeys = await register_four(rig, "undelegated")
         await rig.activate_subnet(subnet_id, OWNER)
         first, *others = sorted(hotkeys)
         rows = [(first, Score(0)), *((node_id, Score(SCORE_ONE)) for node_id in others)]
@@ -158,7 +143,7 @@ async def test_an_epoch_that_pays_nobody_says_why_and_how_to_mend_it() -> None:
 
 async def test_an_attested_epoch_pays_its_nodes_and_an_unattested_one_slashes(url: str) -> None:
     async with SubstrateChain.open(url) as chain, WireRig.connect(url) as rig:
-        subnet_id, hotkeys = await start_subnet(rig, "paid")
+        subnet_id, hotkeys = await register_four(rig, "paid")
         # Time that passes before the activation settles nothing.
         await rig.advance(45)
         with pytest.raises(ConfigError, match=r"no epoch of subnet \d+ is settled yet"):

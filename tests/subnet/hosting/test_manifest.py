@@ -1,6 +1,5 @@
 """A node finds the manifest that the chain names: kept, beside the model, or with a peer."""
 
-import contextlib
 import shutil
 import time
 from types import SimpleNamespace
@@ -14,7 +13,6 @@ from mesh.errors import ManifestNotFound, ModelError, NotCalibrated
 from mesh.model.config import LayerSpan, load_config
 from mesh.model.files import resolve_model_folder
 from mesh.model.manifest import MAX_MANIFEST_BYTES
-from mesh.p2p.config import HostConfig
 from mesh.routing.announcer import Announcer
 from mesh.routing.directory import Directory
 from mesh.routing.heartbeat import ServerInfo, ServerRole, ServerState, make_heartbeat_policy
@@ -30,7 +28,7 @@ from subnet.hosting.manifest import (
 )
 from subnet.node import manifest as node_manifest
 from subnet.node.manifest import obtain_manifest
-from tests.support.memory_network import MemoryNetwork
+from tests.support.memory_network import open_hosts
 
 SHIPPED = resolve_model_folder(str(shipped_model_path()))
 MANIFEST = load_own_manifest(SHIPPED)
@@ -118,18 +116,6 @@ class Policy:
     )
 
 
-@contextlib.asynccontextmanager
-async def open_hosts():
-    network = MemoryNetwork()
-    async with contextlib.AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(
-                network.open(HostConfig(key=key, network_id=NETWORK, record_policy=Policy()))
-            )
-            for key in KEYS
-        ]
-
-
 async def announce(host, key):
     directory = Directory(host, network_id=NETWORK)
     announcer = Announcer(
@@ -150,7 +136,7 @@ KNOWN = SimpleNamespace(list_nodes=lambda: [key.peer_id for key in KEYS])
 
 
 async def test_a_node_without_the_manifest_gets_it_from_a_peer_and_keeps_it(tmp_path, bare):
-    async with open_hosts() as (one, other):
+    async with open_hosts(KEYS, network_id=NETWORK, record_policy=Policy()) as (one, other):
         serve_manifest(one, MANIFEST.body)
         await announce(one, KEYS[0])
         found = await obtain_manifest(prepare(bare, tmp_path), SUBNET, other, KNOWN)
@@ -159,7 +145,7 @@ async def test_a_node_without_the_manifest_gets_it_from_a_peer_and_keeps_it(tmp_
 
 
 async def test_a_peer_that_lies_about_the_manifest_is_passed_over(tmp_path):
-    async with open_hosts() as (one, other):
+    async with open_hosts(KEYS, network_id=NETWORK, record_policy=Policy()) as (one, other):
         serve_manifest(one, MANIFEST.body[::-1])
         assert await fetch_manifest(other, [one.peer_id], MANIFEST.manifest_hash) is None
         serve_manifest(one, MANIFEST.body)
@@ -169,7 +155,7 @@ async def test_a_peer_that_lies_about_the_manifest_is_passed_over(tmp_path):
 
 async def test_a_manifest_that_is_nowhere_is_named(tmp_path, bare, monkeypatch):
     monkeypatch.setattr(node_manifest, "MANIFEST_RETRY_S", 0.0)
-    async with open_hosts() as (_, other):
+    async with open_hosts(KEYS, network_id=NETWORK, record_policy=Policy()) as (_, other):
         for options in ({}, {"new_swarm": True}):
             with pytest.raises(ManifestNotFound, match=MANIFEST.manifest_hash.hex()):
                 await obtain_manifest(prepare(bare, tmp_path, **options), SUBNET, other, KNOWN)
