@@ -38,7 +38,10 @@ async def check_ready(request: Request) -> Response:
     of_models = await _check_models(gateway)
     is_ready = is_accepting and any(check.ok for check in of_models)
     checks = [_check("accepting", is_accepting, "stopping", "accepts requests"), *of_models]
-    status = {"status": "ok" if is_ready else "not ready", "checks": [*map(asdict, checks)]}
+    status = {
+        "status": "ok" if is_ready else "not ready",
+        "checks": [asdict(check) for check in checks],
+    }
     return JSONResponse(status, status_code=200 if is_ready else 503)
 
 

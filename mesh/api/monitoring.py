@@ -56,7 +56,7 @@ def _make_app(monitored: Monitored) -> ASGIApp:
         body = {
             "status": "ok" if is_ready else "not ready",
             "missing": [check.name for check in checks if not check.ok],
-            "checks": [*map(asdict, checks)],
+            "checks": [asdict(check) for check in checks],
         }
         return JSONResponse(body, status_code=200 if is_ready else 503)
 
