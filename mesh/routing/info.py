@@ -53,6 +53,8 @@ def decode_info(raw: bytes) -> NetworkInfo:
     network_id, manifest_hash, protocol, layers, context, vocabulary, name, software = (
         _INFO.unpack_from(raw)
     )
+    if name > MAX_MODEL_NAME or software > MAX_SOFTWARE:
+        raise ValueError("a name in an info answer is too long")
     software_at = _INFO.size + name
     if len(raw) != software_at + software:
         raise ValueError("an info answer has another size")
