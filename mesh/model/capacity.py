@@ -1,7 +1,8 @@
 """How much memory a layer range needs, and how many layers fit: arithmetic over config.json.
 
 Weights and cache are exact to the byte; what a step needs beside them is bounded from above.
-Nothing is loaded and torch is not imported, except to ask a GPU how much memory it has free.
+Nothing is loaded and torch is not imported, except to ask a GPU how much memory it has free, and a
+CPU in which order it holds a head that is the embedding too.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ _CGROUP_LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class ServingFormat:
-    """How weights are held: ``dtype`` of activations and cache, and a quant type."""
+    """How weights are held: ``dtype`` of activations and cache, a quant type, and where."""
 
     dtype: str
     quant_type: str = NOT_QUANTISED
+    device: str = "cpu"
 
     @property
     def value_bytes(self) -> int:
@@ -62,6 +64,17 @@ class ServingFormat:
     @property
     def has_quantised_head(self) -> bool:
         return self.quant is not None and self.quant.has_head
+
+    @property
+    def shares_tied_head(self) -> bool:
+        """Whether a head that is the embedding too is held once, where both are served."""
+        if self.has_quantised_head:
+            return False
+        if self.dtype != "bfloat16" or self.device != "cpu":
+            return True
+        from mesh.model.bfloat16_packed import has_kernels
+
+        return not has_kernels()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +117,14 @@ def compute_head_bytes(config: ModelConfig, form: ServingFormat) -> int:
 
 
 def compute_weights_bytes(config: ModelConfig, form: ServingFormat, span: LayerSpan) -> int:
-    """Return the weights of a range. A plain tied head is the embedding where both are held."""
+    """Return the weights of a range. A tied head may be the embedding where both are held."""
     total = len(span) * compute_layer_bytes(config, form)
     is_first, is_last = span.start == 0, span.end == config.num_layers
     if is_first:
         total += compute_embedding_bytes(config, form)
     if is_last:
         total += compute_head_bytes(config, form)
-    if is_first and is_last and config.tie_word_embeddings and not form.has_quantised_head:
+    if is_first and is_last and config.tie_word_embeddings and form.shares_tied_head:
         total -= compute_embedding_bytes(config, form)
     return total
 

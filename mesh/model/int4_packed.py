@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mesh.model.int4 import LOWEST, Int4Matrix, quantise_int4
 from mesh.model.quant_types import get_int4_group
-from mesh.model.quantise import QuantisedMatrix, count_tile_rows
+from mesh.model.quantise import StoredMatrix, count_tile_rows
 
 OUTPUT_STEP = 16
 """The kernel takes multiples of that many outputs."""
@@ -35,7 +35,7 @@ _SEED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class PackedInt4Matrix(QuantisedMatrix):
+class PackedInt4Matrix(StoredMatrix):
     """``packed`` uint8 [outputs, inputs / 2], in blocks of the kernel's own order.
 
     ``scales`` are bfloat16 [groups, outputs, 2]; the kernel adds the second one of each pair to

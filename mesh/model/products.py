@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mesh.model.quantise import Matrix, Multiply, QuantisedMatrix, multiply_rows
+from mesh.model.quantise import Matrix, Multiply, StoredMatrix, multiply_rows
 from mesh.model.weights import ShardWeights, lay_out, quantise_as
 
 MIN_JOINT_ROWS = 4
@@ -124,7 +124,7 @@ def _multiply_jointly(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
 
 def get_key(matrix: Matrix) -> Key:
     """Return what decides which kernels a runner's product has."""
-    if isinstance(matrix, QuantisedMatrix):
+    if isinstance(matrix, StoredMatrix):
         return (type(matrix), matrix.outputs, matrix.inputs)
     return tuple(matrix.shape)
 
@@ -144,6 +144,8 @@ def try_kernels(weights: ShardWeights, *, deterministic: bool) -> dict[Key, RowK
         return {}
     found = {}
     for key, matrices in _list_shapes(weights).items():
+        if not deterministic and isinstance(matrices[0], StoredMatrix):
+            continue
         trial = Trial.make(matrices[0], weights)
         speeds = {one: _time(one, trial.x[:1], matrices) for one in ONE_ROW_KERNELS}
         found[key] = choose_kernel(trial, speeds, deterministic=deterministic)
@@ -223,7 +225,7 @@ def _list_shapes(weights: ShardWeights) -> dict[Key, list[Matrix]]:
 
 
 def _get_shape(matrix: Matrix) -> tuple[int, int]:
-    if isinstance(matrix, QuantisedMatrix):
+    if isinstance(matrix, StoredMatrix):
         return matrix.outputs, matrix.inputs
     outputs, inputs = matrix.shape
     return outputs, inputs

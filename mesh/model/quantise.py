@@ -36,8 +36,9 @@ TILE_NUMBERS = 1 << 20
 _TAG = b"mesh/tensor/int8"
 
 
-class QuantisedMatrix(ABC):
-    """A matrix [outputs, inputs] in fewer bits, or a stack of them with one more dimension.
+class StoredMatrix(ABC):
+    """A matrix [outputs, inputs] in fewer bits or in the order of a kernel, or a stack of them with
+    one more dimension.
 
     ``widen`` says which values it has: they are the model's, and every product is one of them.
     """
@@ -60,7 +61,7 @@ class QuantisedMatrix(ABC):
         """Columns of a matrix."""
 
     @abstractmethod
-    def __getitem__(self, index: int) -> QuantisedMatrix:
+    def __getitem__(self, index: int) -> StoredMatrix:
         """Return a matrix of a stack."""
 
     @abstractmethod
@@ -76,7 +77,7 @@ class QuantisedMatrix(ABC):
         """Multiply rows [rows, inputs] by a matrix: [rows, outputs] in x's type."""
 
 
-class PlainMatrix(QuantisedMatrix):
+class PlainMatrix(StoredMatrix):
     """A matrix as its rule writes it, which a manifest hashes."""
 
     __slots__ = ()
@@ -95,7 +96,7 @@ class PlainMatrix(QuantisedMatrix):
         """SHA-256 hex of the values served."""
 
 
-Matrix = Tensor | QuantisedMatrix
+Matrix = Tensor | StoredMatrix
 
 Multiply = Callable[[Tensor, Matrix, Tensor | None], Tensor]
 """(rows [rows, inputs], weights [outputs, inputs], bias or None) -> [rows, outputs]."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from mesh.errors import InexactArithmetic
 from mesh.model.challenge import compute_last_addition
 from mesh.model.config import ModelConfig
-from mesh.model.quantise import Matrix, QuantisedMatrix
+from mesh.model.quantise import Matrix, StoredMatrix
 from mesh.model.weights import LayerWeights
 
 MAX_ERROR = 2.0**-15
@@ -58,12 +58,12 @@ def multiply_exactly(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
 
 
 def _count_rows(matrix: Matrix) -> int:
-    return matrix.outputs if isinstance(matrix, QuantisedMatrix) else int(matrix.shape[0])
+    return matrix.outputs if isinstance(matrix, StoredMatrix) else int(matrix.shape[0])
 
 
 def _widen_tile(matrix: Matrix, start: int) -> Tensor:
     rows = slice(start, start + TILE_ROWS)
-    if isinstance(matrix, QuantisedMatrix):
+    if isinstance(matrix, StoredMatrix):
         return matrix.widen_rows(rows, torch.float64).cpu()
     return _to_float64(matrix[rows])
 

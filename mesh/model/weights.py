@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mesh.errors import ModelError
+from mesh.model import bfloat16_packed, int4_packed
 from mesh.model.abandon import CheckWanted, always_wanted
 from mesh.model.bfloat16 import prefers_input_major
 from mesh.model.capacity import check_device
@@ -20,13 +21,13 @@ from mesh.model.families import list_layer
 from mesh.model.family import MATRICES, LayerTensor
 from mesh.model.files import ModelFolder
 from mesh.model.int4 import Int4Matrix, quantise_int4
-from mesh.model.int4_packed import can_pack, pack
+from mesh.model.int4_packed import PackedInt4Matrix
 from mesh.model.quant_types import NOT_QUANTISED, find_quant_type
 from mesh.model.quantise import (
     Int8Matrix,
     Matrix,
     PlainMatrix,
-    QuantisedMatrix,
+    StoredMatrix,
     join_rows,
     quantise,
 )
@@ -78,20 +79,20 @@ class LayerWeights:
     def cast(self, dtype: torch.dtype) -> LayerWeights:
         """Return the layer in ``dtype``; tensors already in it are shared, not copied."""
         return self._map(
-            lambda value: (
-                value.widen(dtype) if isinstance(value, QuantisedMatrix) else value.to(dtype)
-            )
+            lambda value: value.widen(dtype) if isinstance(value, StoredMatrix) else value.to(dtype)
         )
 
     def lay_out(self, dtype: torch.dtype) -> LayerWeights:
         """Return the layer with its matrices stored as ``lay_out`` likes them."""
-        return self._map(lambda value: lay_out(value, dtype))
+        changed: dict[str, Any] = {name: lay_out(getattr(self, name), dtype) for name in MATRICES}
+        router = None if self.router is None else lay_out_tensor(self.router)
+        return replace(self, router=router, **changed)
 
     def change_vectors(self, change: Callable[[Tensor], Tensor]) -> LayerWeights:
         """Return the layer with its norms and biases changed; matrices stay as they are."""
         return self._map(
             lambda value: (
-                value if isinstance(value, QuantisedMatrix) or value.dim() > 1 else change(value)
+                value if isinstance(value, StoredMatrix) or value.dim() > 1 else change(value)
             )
         )
 
@@ -110,16 +111,22 @@ class LayerWeights:
 
 def quantise_as(like: Matrix, plain: Tensor, dtype: torch.dtype) -> Matrix:
     """Return a plain float32 matrix in ``dtype``, or quantised if the other one is."""
-    if isinstance(like, QuantisedMatrix):
-        return quantise(plain) if isinstance(like, Int8Matrix) else quantise_int4(plain)
+    if isinstance(like, Int8Matrix):
+        return quantise(plain)
+    if isinstance(like, Int4Matrix | PackedInt4Matrix):
+        return quantise_int4(plain)
     return plain.to(dtype)
 
 
 def lay_out(matrix: Matrix, dtype: torch.dtype) -> Matrix:
     """Store a matrix as products with rows of ``dtype`` read it fastest; its values stay."""
     if isinstance(matrix, Int4Matrix):
-        return pack(matrix) if can_pack(matrix, dtype) else matrix
-    return lay_out_tensor(matrix) if isinstance(matrix, Tensor) else matrix
+        return int4_packed.pack(matrix) if int4_packed.can_pack(matrix, dtype) else matrix
+    if not isinstance(matrix, Tensor):
+        return matrix
+    if bfloat16_packed.can_pack(matrix):
+        return bfloat16_packed.pack(matrix)
+    return lay_out_tensor(matrix)
 
 
 def lay_out_tensor(tensor: Tensor) -> Tensor:
@@ -141,8 +148,8 @@ class ShardWeights:
 
     ``embedding`` [vocabulary, hidden] is there when start is 0; ``final_norm`` [hidden] and
     ``head`` [vocabulary, hidden] when end is the model's last layer. Tied ones share memory, unless
-    the head is quantised. ``dtype`` is the activations'; with a ``quant_type`` the layers' matrices
-    are QuantisedMatrix.
+    the head is a StoredMatrix. ``dtype`` is the activations'; with a ``quant_type`` the layers'
+    matrices are quantised.
     """
 
     config: ModelConfig
@@ -370,9 +377,10 @@ def _load_head(
     if is_head_quantised(quant_type):
         return lay_out(reader.read_matrix(name, shape), reader.dtype)
     if not config.tie_word_embeddings:
-        return lay_out_tensor(reader.read(name, shape))
+        return lay_out(reader.read(name, shape), reader.dtype)
     tied = embedding if embedding is not None else reader.read(name, shape)
-    return lay_out_tensor(tied) if prefers_input_major(tied) else tied
+    is_changed = prefers_input_major(tied) or bfloat16_packed.can_pack(tied)
+    return lay_out(tied, reader.dtype) if is_changed else tied
 
 
 def get_head_name(config: ModelConfig) -> str:

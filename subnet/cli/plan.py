@@ -91,7 +91,7 @@ def plan(
     folder = resolve_known_model(model)
     config = load_config(folder.source)
     form = ServingFormat(
-        config.stored_dtype if torch_dtype == "auto" else torch_dtype, quantisation
+        config.stored_dtype if torch_dtype == "auto" else torch_dtype, quantisation, device
     )
     made = make_plan(
         config,

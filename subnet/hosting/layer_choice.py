@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 def get_format(config: NodeConfig, model: ModelConfig) -> ServingFormat:
     """Return how the weights are held, by what the operator says."""
     dtype = model.stored_dtype if config.torch_dtype == "auto" else config.torch_dtype
-    return ServingFormat(dtype, config.quant_type)
+    return ServingFormat(dtype, config.quant_type, config.device)
 
 
 def choose_length(

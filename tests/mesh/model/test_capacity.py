@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from mesh.errors import DeviceUnavailable, ModelError
-from mesh.model import capacity
+from mesh.model import bfloat16_packed, capacity
 from mesh.model.attention import PagedCache
 from mesh.model.capacity import (
     ServingFormat,
@@ -27,6 +27,7 @@ from tests.support.families import FAMILIES
 BIASED = {"attention_bias": True, "mlp_bias": True}
 FORMS = [
     ServingFormat("float32"),
+    ServingFormat("bfloat16"),
     ServingFormat("bfloat16", "int8"),
     ServingFormat("bfloat16", "int4"),
 ]
@@ -74,6 +75,18 @@ def test_every_family_counts_its_biases_norms_and_experts(make_checkpoint, archi
     for form in FORMS:
         shard = load(folder, form, whole)
         assert compute_weights_bytes(config, form, whole) == count_held_bytes(shard)
+
+
+def test_a_tied_head_counts_again_where_it_is_packed(make_checkpoint, monkeypatch):
+    config, whole = load_config(make_checkpoint(tie_word_embeddings=True)), LayerSpan(0, 6)
+    form = ServingFormat("bfloat16")
+    monkeypatch.setattr(bfloat16_packed, "has_kernels", lambda: False)
+    plain = compute_weights_bytes(config, form, whole)
+    monkeypatch.setattr(bfloat16_packed, "has_kernels", lambda: True)
+    packed = compute_weights_bytes(config, form, whole)
+    assert packed - plain == 2 * config.vocab_size * config.hidden_size
+    on_gpu = dataclasses.replace(form, device="cuda")
+    assert compute_weights_bytes(config, on_gpu, whole) == plain
 
 
 def test_cache_is_exact_to_the_byte(make_checkpoint):

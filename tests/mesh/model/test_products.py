@@ -10,8 +10,9 @@ import sys
 import pytest
 import torch
 
-from mesh.model import products
+from mesh.model import bfloat16_packed, products
 from mesh.model.attention import Segment
+from mesh.model.bfloat16_packed import has_kernels
 from mesh.model.llama import ShardRunner
 from mesh.model.products import (
     TRIED_SIZES,
@@ -23,7 +24,7 @@ from mesh.model.products import (
     multiply_pair,
     multiply_vector,
 )
-from mesh.model.quantise import multiply_rows
+from mesh.model.quantise import StoredMatrix, multiply_rows
 from tests.support.quantised import load
 
 WIDE = {"hidden_size": 96, "intermediate_size": 2048, "head_dim": 16, "attention_bias": True}
@@ -31,9 +32,17 @@ WIDE = {"hidden_size": 96, "intermediate_size": 2048, "head_dim": 16, "attention
 ROWS = 45
 
 
-@pytest.fixture
-def shard(make_checkpoint):
+@pytest.fixture(params=["plain", "packed"])
+def shard(request, make_checkpoint, monkeypatch):
+    if request.param == "plain":
+        monkeypatch.setattr(bfloat16_packed, "has_kernels", lambda: False)
+    elif not has_kernels():
+        pytest.skip("oneDNN has no packed bfloat16 kernels here")
     return load(make_checkpoint(dtype="bfloat16", **WIDE), "none", "bfloat16")
+
+
+def widen(matrix):
+    return matrix.widen(torch.float64) if isinstance(matrix, StoredMatrix) else matrix.double()
 
 
 def make_other_bits(one):
@@ -57,12 +66,14 @@ def make_trial(shard, monkeypatch, *, is_joint_alike):
 def test_the_trials_sums_cancel(shard):
     """What is left is rounding, so another order of adding shows in most numbers."""
     trial = Trial.make(shard.layers[0].down, shard)
-    exact = trial.x.double() @ trial.matrix.double().T
-    assert trial.matrix.shape == shard.layers[0].down.shape
+    matrix = widen(trial.matrix)
+    exact = trial.x.double() @ matrix.T
+    assert type(trial.matrix) is type(shard.layers[0].down)
+    assert matrix.shape == widen(shard.layers[0].down).shape
     # Exactly zero, in whatever order float64 adds, up to its own rounding.
     assert exact.abs().max() < 1e-9
-    backwards = trial.x.flip(1).float() @ trial.matrix.flip(1).float().T
-    forwards = trial.x.float() @ trial.matrix.float().T
+    backwards = trial.x.flip(1).float() @ matrix.flip(1).float().T
+    forwards = trial.x.float() @ matrix.float().T
     assert (backwards != forwards).float().mean() > 0.5
 
 
@@ -128,7 +139,7 @@ def test_a_prompts_rows_share_one_product(shard):
 def test_every_kernel_multiplies(shard, one):
     matrix = shard.layers[0].down
     row = torch.randn(1, 2048, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
-    exact = row.double() @ matrix.double().T
+    exact = row.double() @ widen(matrix).T
     assert ((one(row, matrix).double() - exact).norm() / exact.norm()) < 4e-3
 
 
@@ -152,8 +163,10 @@ def run_crowd(folder, dtype, quant_type):
 SCRIPT = """
 import json, torch, types
 from mesh.model.products import Products, get_key
+from mesh.model.weights import lay_out
 torch.set_num_threads(1)
 matrices = [torch.randn(n, k).bfloat16() for n, k in ((96, 2048), (576, 576), (160, 96))]
+matrices += [lay_out(matrix, torch.bfloat16) for matrix in matrices]
 weights = types.SimpleNamespace(
     list_matrices=lambda: iter(matrices), dtype=torch.bfloat16, quant_type="none",
     device=torch.device("cpu"),
@@ -161,7 +174,7 @@ weights = types.SimpleNamespace(
 products, same = Products(weights, deterministic=True), []
 alone, crowd = (products.choose(rows, are_decodes=True) for rows in (1, 45))
 for matrix in matrices:
-    x = torch.randn(45, matrix.shape[1]).bfloat16()
+    x = torch.randn(45, tuple(matrix.shape)[1]).bfloat16()
     rows = torch.cat([alone(x[i : i + 1], matrix, None) for i in range(45)])
     same.append(torch.equal(crowd(x, matrix, None), rows))
 kernel = products._kernels[get_key(matrices[0])]
@@ -170,7 +183,7 @@ print(json.dumps([same, kernel.one.__name__, len(kernel.joint_sizes)]))
 
 
 def test_a_crowds_rows_equal_rows_alone_with_every_instruction_set():
-    """Where F.linear of one row has the bits of joint products, and where it does not."""
+    """Where one row has the bits of joint products, and where it does not, plain and packed."""
     kernels = {}
     for instructions in ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16", "DEFAULT"):
         environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
@@ -183,7 +196,7 @@ def test_a_crowds_rows_equal_rows_alone_with_every_instruction_set():
             timeout=150,
         )
         same, *kernels[instructions] = json.loads(said.stdout)
-        assert same == [True] * 3, instructions
+        assert same == [True] * 6, instructions
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         # Only there oneDNN has kernels that differ.
         every = len(TRIED_SIZES) + 1
