@@ -9,10 +9,14 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from mesh.inference.threads import wait_passively
 from tests.support import chopsticks
 
 # No test, and no command that one starts, reads the configuration of who runs the tests.
 os.environ["MESH_CONFIG"] = os.devnull
+
+# Before torch is loaded: the threads of several test processes would spin for the same cores.
+wait_passively()
 
 # A loaded machine and the count of lines make an example slow, not wrong.
 settings.register_profile("suite", deadline=None)
