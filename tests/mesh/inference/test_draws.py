@@ -29,7 +29,8 @@ def choose_by_sorting(scores, sampling, draw):
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     if sampling.top_k:
         order = order[: sampling.top_k]
-    weights = {i: math.exp((scores[i] - max(scores)) / sampling.temperature) for i in order}
+    best = max(scores)
+    weights = {i: math.exp((scores[i] - best) / sampling.temperature) for i in order}
     if sampling.top_p < 1.0:
         total, before, kept = math.fsum(weights.values()), 0.0, []
         for i in order:
@@ -54,6 +55,7 @@ def test_the_rule_equals_sorting(monkeypatch, candidates, are_tied):
     logits = 3 * torch.randn(40, VOCABULARY, generator=torch.Generator().manual_seed(1))
     if are_tied:
         logits = logits.round()
+    rows = logits.double().tolist()
     settled = 0
     for sampling in SAMPLINGS:
         requests = [SampleRequest(sampling, index) for index in range(len(logits))]
@@ -64,8 +66,8 @@ def test_the_rule_equals_sorting(monkeypatch, candidates, are_tied):
         assert set(changed) <= set(pending.unsure)
         settled += len(changed)
         expected = [
-            choose_by_sorting(row.double().tolist(), sampling, compute_draw(7, index))
-            for index, row in enumerate(logits)
+            choose_by_sorting(row, sampling, compute_draw(7, index))
+            for index, row in enumerate(rows)
         ]
         assert found == expected, sampling
     assert (settled > 0) == (candidates == 8)
