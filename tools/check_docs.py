@@ -1,13 +1,14 @@
-"""Check that what the documents name exists: links to files, their headings, and paths in the text.
+"""Check that what the documents name exists: links, headings, paths in the text, and tests.
 
     python tools/check_docs.py
 
-Exit code 1 with one line for each link, heading or path that leads nowhere. Web addresses are not
-asked. ``make docs`` checks the built site too.
+Exit code 1 with one line for each link, heading, path or test that leads nowhere. Web addresses
+are not asked. ``make docs`` checks the built site too.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -23,6 +24,8 @@ HISTORY = frozenset({"CHANGELOG.md"})
 _LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
 _HEADING = re.compile(r"#{1,6} +(.+?) *")
 _PATH = re.compile(rf"`((?:{'|'.join(ROOMS)})/[\w./-]*(?:\.(?!key)\w+|/))(?:::\w+)?`")
+_TEST = re.compile(r"`([\w./-]+\.py|\.\.\.)::(\w+)`")
+"""A test by its file, or by ``...`` for the file named before it in the same document."""
 
 
 def list_documents() -> list[Path]:
@@ -36,7 +39,7 @@ def list_documents() -> list[Path]:
 def find_broken(document: Path) -> Iterator[str]:
     """Yield a line for each link and path of ``document`` that leads nowhere."""
     name = document.relative_to(ROOT)
-    text = document.read_text(encoding="utf-8")
+    text, file = document.read_text(encoding="utf-8"), ""
     for number, line in enumerate(text.splitlines(), start=1):
         for target, heading in _LINK.findall(line):
             if "://" in target:
@@ -51,6 +54,20 @@ def find_broken(document: Path) -> Iterator[str]:
         for path in _PATH.findall(line):
             if not (ROOT / path).exists():
                 yield f"{name}:{number}: there is no {path}"
+        for place, test in _TEST.findall(line):
+            file = file if place == "..." else place
+            if test not in list_functions(ROOT / file):
+                yield f"{name}:{number}: there is no {test} in {file}"
+
+
+@cache
+def list_functions(file: Path) -> frozenset[str]:
+    """Return the names of a file's functions; none if there is no such file."""
+    if not file.is_file():
+        return frozenset()
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, functions))
 
 
 @cache

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ("[there](other.md#nowhere)", "other.md has no heading #nowhere"),
         ("[here](#nowhere)", "page.md has no heading #nowhere"),
         ("`mesh/gone.py`", "there is no mesh/gone.py"),
+        ("`test_some.py::test_gone`", "there is no test_gone in test_some.py"),
+        ("`test_some.py::test_it`, `...::test_gone`", "there is no test_gone in test_some.py"),
     ],
 )
 def test_a_link_that_leads_nowhere_is_named(
@@ -28,6 +30,7 @@ def test_a_link_that_leads_nowhere_is_named(
 ) -> None:
     monkeypatch.setattr(check_docs, "ROOT", tmp_path)
     (tmp_path / "other.md").write_text("# Title\n\n## 8. It's a `name`: *here*\n")
+    (tmp_path / "test_some.py").write_text("async def test_it(): ...\n")
     page = tmp_path / "page.md"
     page.write_text(f"{line}\n")
     assert list(check_docs.find_broken(page)) == [f"page.md:1: {complaint}"]
