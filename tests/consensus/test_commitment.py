@@ -234,6 +234,25 @@ def test_vector_boundary_cannot_be_moved():
         refuse_output(commit(), vectors=(joined[:cut], joined[cut:]))
 
 
+def test_a_personal_lane_own_or_copied_opens_nothing():
+    """Lanes are not built: nothing but zeros may stand in their place."""
+    leaves = [compute_leaf(layer, raw) for layer, raw in zip((1, 2), VECTORS, strict=True)]
+    lane = hashlib.sha256(b"an answer to an input of one's own key").digest()
+    message = b"mesh/root" + struct.pack("<II", 1, 3) + b"".join(leaves)
+    without, with_lane = (
+        compute_output_commitment(
+            CONTEXT,
+            seed=SEED,
+            layers=BLOCKS,
+            salt=SALT,
+            root=hashlib.sha256(message + place).digest(),
+        )
+        for place in (bytes(32), lane)
+    )
+    open_output(without)
+    refuse_output(with_lane)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_reveal_with_another_number_of_vectors_does_not_open(count):
     refuse_output(commit(), vectors=(VECTORS * 2)[:count])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from consensus.phases import Phase
 from consensus.records import RecordKind
 from consensus.types import Epoch, SubnetNodeId
 from subnet.journal.log import Event, EventType, Log
 from subnet.simulation.byzantine import Behaviour
+from subnet.simulation.chain import BLOCK_TIME_S, EndpointFaults
 from subnet.simulation.crash import Killed, Switch
 from subnet.simulation.disk import MAX_STATEMENTS, SimDisk
 from subnet.simulation.network import MAX_QUEUE_BYTES, Link
 from subnet.simulation.scenario import QUIET_EPOCHS, FaultFamily, draw_scenario
+from subnet.simulation.windows import EPOCH_LENGTH
 from subnet.simulation.world import World, run_scenario
 from tests.simulation.test_attacks import EPOCHS, make_scenario
 
@@ -100,6 +105,36 @@ def test_a_draw_that_a_fork_replaces_is_never_used() -> None:
         run_scenario(make_scenario({}, seed=3 + n, faults={FaultFamily.FORK})) for n in range(2)
     ]
     assert sum(result.effects["draws-replaced"] for result in results) > 0
+
+
+@pytest.mark.parametrize("offset", [1, 4, 9, 13, 15], ids=[phase.value for phase in Phase])
+def test_a_chain_that_is_down_for_a_block_of_any_phase_costs_no_node_anything(offset: int) -> None:
+    """All nodes miss a block of every epoch, and all that they ask in it fails."""
+    worlds: list[World] = []
+
+    def watch(world: World) -> None:
+        worlds.append(world)
+        step, loop = world.faults.step, asyncio.get_running_loop()
+
+        def step_and_cut(block: int, *, is_quiet: bool) -> None:
+            step(block, is_quiet=is_quiet)
+            if (block - world.slot) % EPOCH_LENGTH == offset:
+                set_down(is_down=True)
+                loop.call_later(BLOCK_TIME_S - 0.5, partial(set_down, is_down=False))
+
+        def set_down(*, is_down: bool) -> None:
+            for node in world.nodes.values():
+                node.endpoint.faults = EndpointFaults(is_down=is_down)
+
+        world.faults.step = step_and_cut  # type: ignore[method-assign]
+
+    result = run_scenario(make_scenario({}), prepare=watch)
+    assert result.num_attested == EPOCHS
+    for epoch in range(2, EPOCHS + 1):
+        submission = worlds[0].chain.read_submission(Epoch(epoch))
+        assert submission is not None
+        assert len(submission.scores) == 7
+        assert min(score for _, score in submission.scores) > 0
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -452,6 +452,35 @@ async def test_a_self_chosen_place_is_refused(
     assert DHTID.from_bytes(chosen) not in table
 
 
+async def test_five_peers_that_claim_the_places_nearest_to_a_record_eclipse_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hivemind_host, "_retry", try_twice)
+    record = make_record(AUTHOR, b"body", epoch=9)
+    key = record_key(record)
+    nearest = [DHTID(DHTID.generate(source=key) ^ distance) for distance in range(5)]
+    async with open_factory("hivemind") as factory:
+        policy = SignedRecordPolicy(AUTHOR)
+        hosts = [await factory.open(f"honest {n}", record_policy=policy) for n in range(3)]
+        peers = tuple(await hosts[0].list_addresses())
+        for place in nearest:
+            with monkeypatch.context() as patch:
+                patch.setattr(dht_records, "compute_node_id", lambda _, p=place: p.to_bytes())
+                config = HostConfig(
+                    key=PeerKey.generate(), initial_peers=peers, network_id=NETWORK_ID
+                )
+                with pytest.raises(TransportError, match="no initial peer is in this network"):
+                    async with HivemindHost.open(config):
+                        pass
+        for host in hosts:
+            table = _node(host).protocol.routing_table
+            assert not any(place in table for place in nearest)
+        assert await hosts[1].records.publish(key, record.to_bytes(), record.expires_at)
+        reader = await factory.open("reader", client_mode=True, record_policy=policy)
+        found = await reader.records.fetch((key,), timeout_s=TIMEOUT_S)
+    assert dict(found) == {key: record.to_bytes()}
+
+
 async def test_an_answer_from_a_self_chosen_place_is_refused(world: World) -> None:
     attacker = _node(world.attacker).protocol
     honest_info, attacker.node_info = (

@@ -233,6 +233,20 @@ async def test_a_wrong_clock_signs_nothing_new(subnet):
     assert subnet.nodes[2].inference.runs == 1
 
 
+async def test_clocks_that_are_ten_seconds_off_change_nothing():
+    async def run(offset_s):
+        subnet = Subnet()
+        subnet.nodes[1].wall_offset_s, subnet.nodes[6].wall_offset_s = offset_s, -offset_s
+        async with subnet.run():
+            await advance_to(subnet.chain, 4, 4)
+        assert not any(node.list_events(DutyMissed) for node in subnet.nodes.values())
+        return subnet.chain.submissions
+
+    submissions = await run(10)
+    assert submissions == await run(0)
+    assert submissions[3].attested == set(HOSTERS + VALIDATORS)
+
+
 async def test_an_epoch_without_election_is_not_worked_in():
     subnet = Subnet(elect=lambda epoch: None if epoch < 2 else 1)
     async with subnet.run():
