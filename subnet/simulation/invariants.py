@@ -207,6 +207,10 @@ class Invariants:
         """A dishonest node published another's commitment or reveal as its own."""
         self._copied.add((node, epoch))
 
+    def list_copied(self) -> list[tuple[int, int]]:
+        """Return who copied in which epoch, in order."""
+        return sorted(self._copied)
+
     def scored(self, node: int, report: EpochReport, list_hash: bytes) -> None:
         """An honest node scored an epoch from what a proposal names."""
         name = f"node {node}'s scores of epoch {report.epoch}"

@@ -1,6 +1,8 @@
 """Each way to be dishonest, by name: it earns nothing and costs no honest node anything.
 
-The invariants are checked in every run; these scenarios make sure that each attack happens.
+The invariants are checked in every run: what is worthless earns nothing, honest answers are worth
+what they were, and honest nodes attest what they computed. These scenarios make sure that each
+attack happens, and look at what the chain holds afterwards.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from collections.abc import Collection, Mapping, Set
 
 import pytest
 
-from consensus.types import LayerRange, Role
+from consensus.submission import Submission
+from consensus.types import Epoch, LayerRange, Role
 from subnet.simulation.byzantine import Behaviour
 from subnet.simulation.inference import SHAPE
 from subnet.simulation.scenario import FaultFamily, NodeSpec, Scenario
-from subnet.simulation.world import RunResult, run_scenario
+from subnet.simulation.world import RunResult, World, run_scenario
 
 EPOCHS = 5
 Lies = Mapping[int, Set[Behaviour]]
@@ -46,10 +49,18 @@ def make_small_scenario(
     return Scenario(seed, epochs, nodes, frozenset(faults), "this test")
 
 
-def run_with(lies: Lies, *, seed: int = 1) -> RunResult:
+def run_with(lies: Lies, *, seed: int = 1, worlds: list[World] | None = None) -> RunResult:
     scenario = make_scenario(lies, seed=seed, faults={FaultFamily.BYZANTINE})
     print(scenario.seed, *map(str, scenario.nodes), sep="\n")
-    return run_scenario(scenario)
+    return run_scenario(scenario, prepare=None if worlds is None else worlds.append)
+
+
+def read_submissions(lies: Lies, *, seed: int = 1) -> dict[int, Submission]:
+    """Return the proposals of a run, by the epoch in which they were made."""
+    worlds: list[World] = []
+    run_with(lies, seed=seed, worlds=worlds)
+    found = {epoch: worlds[0].chain.read_submission(Epoch(epoch)) for epoch in range(EPOCHS + 1)}
+    return {epoch: submission for epoch, submission in found.items() if submission is not None}
 
 
 def test_all_honest_and_connected_nodes_attest_every_epoch() -> None:
@@ -58,8 +69,10 @@ def test_all_honest_and_connected_nodes_attest_every_epoch() -> None:
 
 
 def test_copied_commitment_scores_zero() -> None:
-    result = run_with({4: {Behaviour.COPY}})
+    worlds: list[World] = []
+    result = run_with({4: {Behaviour.COPY}}, worlds=worlds)
     assert result.num_attested == EPOCHS
+    assert worlds[0].invariants.list_copied() == [(4, epoch) for epoch in range(1, EPOCHS + 1)]
 
 
 def test_two_garbage_hosters_of_five_take_nothing_from_the_honest() -> None:
@@ -88,16 +101,28 @@ def test_a_commit_without_reveal_scores_zero() -> None:
 
 
 def test_an_early_reveal_helps_no_copier() -> None:
-    run_with({4: {Behaviour.EARLY}, 5: {Behaviour.COPY}})
+    worlds: list[World] = []
+    run_with({4: {Behaviour.EARLY}, 5: {Behaviour.COPY}}, worlds=worlds)
+    assert worlds[0].invariants.list_copied() == [(5, epoch) for epoch in range(1, EPOCHS + 1)]
 
 
-def test_a_validator_that_names_nobody_is_not_near_the_others() -> None:
-    run_with({7: {Behaviour.LIE_SCORES}})
+def test_a_validator_that_names_nobody_is_paid_for_its_audits_alone() -> None:
+    submissions = read_submissions({7: {Behaviour.LIE_SCORES}})
+    for epoch in range(3, EPOCHS + 1):
+        scores: dict[int, int] = dict(submissions[epoch].scores)
+        hosters = sum(scores[node] for node in range(1, 6))
+        # Of what hosters are paid an eighth is for scores, and an eighth for the audits of both.
+        assert abs(16 * scores[7] - hosters) <= 16
+        assert abs(16 * scores[6] - 3 * hosters) <= 48
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_bent_proposal_is_attested_by_no_honest_node(seed: int) -> None:
-    run_with({1: {Behaviour.BAD_PROPOSAL}, 7: {Behaviour.BAD_PROPOSAL}}, seed=seed)
+@pytest.mark.parametrize(("seed", "bent"), [(2, {2: 1, 3: 7}), (3, {1: 7})])
+def test_a_bent_proposal_is_attested_by_no_honest_node(seed: int, bent: dict[int, int]) -> None:
+    lies = {1: {Behaviour.BAD_PROPOSAL}, 7: {Behaviour.BAD_PROPOSAL}}
+    for epoch, submission in read_submissions(lies, seed=seed).items():
+        assert (submission.proposer in lies) == (epoch in bent)
+        everybody = frozenset(range(1, 8))
+        assert submission.attested == ({bent[epoch]} if epoch in bent else everybody)
 
 
 def test_forged_records_are_kept_by_no_replica() -> None:
@@ -130,8 +155,9 @@ def test_who_shows_nodes_different_things_gambles_with_its_own_score_only(
 
 
 def test_a_reveal_withheld_after_the_draw_costs_the_epoch_and_two_more() -> None:
-    result = run_with({4: {Behaviour.WITHHOLD_DRAWN}})
-    assert result.num_attested == EPOCHS
+    submissions = read_submissions({4: {Behaviour.WITHHOLD_DRAWN}})
+    assert [dict(submissions[epoch].scores).get(4) for epoch in range(1, 6)] == [0, 0, *[None] * 3]
+    assert all(len(submission.attested) == 7 for submission in submissions.values())
 
 
 @pytest.mark.parametrize(
@@ -143,9 +169,15 @@ def test_lying_sightings_of_under_a_third_change_no_score(behaviour: Behaviour) 
 
 
 def test_a_censoring_proposer_keeps_no_record_out() -> None:
-    result = run_with({4: {Behaviour.CENSOR}, 7: {Behaviour.CENSOR}})
-    assert result.num_attested == EPOCHS
+    submissions = read_submissions({4: {Behaviour.CENSOR}, 7: {Behaviour.CENSOR}})
+    assert submissions[3].proposer == 4
+    for epoch in range(2, EPOCHS + 1):
+        assert len(submissions[epoch].attested) == 7
+        assert min(score for _, score in submissions[epoch].scores) > 0
 
 
 def test_a_named_list_that_is_hidden_is_not_attested_and_harms_only_its_epoch() -> None:
-    run_with({4: {Behaviour.HIDE_LIST}, 7: {Behaviour.HIDE_LIST}}, seed=3)
+    submissions = read_submissions({4: {Behaviour.HIDE_LIST}, 7: {Behaviour.HIDE_LIST}}, seed=3)
+    assert submissions[4].proposer == 4
+    attested = {epoch: len(submission.attested) for epoch, submission in submissions.items()}
+    assert attested == {1: 7, 2: 7, 3: 7, 4: 1, 5: 7}
