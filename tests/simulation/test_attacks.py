@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Set
 import pytest
 
 from consensus.submission import Submission
-from consensus.types import Epoch, LayerRange, Role
+from consensus.types import Epoch, LayerRange, Role, SubnetNodeId
 from subnet.simulation.byzantine import Behaviour
 from subnet.simulation.inference import SHAPE
 from subnet.simulation.scenario import FaultFamily, NodeSpec, Scenario
@@ -156,7 +156,11 @@ def test_who_shows_nodes_different_things_gambles_with_its_own_score_only(
 
 def test_a_reveal_withheld_after_the_draw_costs_the_epoch_and_two_more() -> None:
     submissions = read_submissions({4: {Behaviour.WITHHOLD_DRAWN}})
-    assert [dict(submissions[epoch].scores).get(4) for epoch in range(1, 6)] == [0, 0, *[None] * 3]
+    assert [dict(submissions[epoch].scores).get(SubnetNodeId(4)) for epoch in range(1, 6)] == [
+        0,
+        0,
+        *[None] * 3,
+    ]
     assert all(len(submission.attested) == 7 for submission in submissions.values())
 
 
