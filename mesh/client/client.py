@@ -317,8 +317,9 @@ class MeshClient:
             self._routes.note(salt, text, route)
 
     async def refresh(self, *, without: Collection[PeerId] = ()) -> None:
-        """Ask for the directory, as :meth:`RoutePlanner.refresh` does. Raises a PeerError if none
-        answers.
+        """Ask the first peers and known servers who serves which layers, those of ``without`` last.
+
+        Raises a PeerError if none answers.
         """
         await self.planner.refresh(without=without)
 
