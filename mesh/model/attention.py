@@ -46,6 +46,15 @@ class Segment:
         return self.position + self.rows
 
 
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """Keys and values of one layer [kv_heads, slots, dim], and ``both``, one after the other."""
+
+    both: Tensor
+    keys: Tensor
+    values: Tensor
+
+
 class PagedCache:
     """Keys and values of every served layer in one pool, [kv_heads, token slots, head_dim] each.
 
@@ -63,11 +72,11 @@ class PagedCache:
         self._start = weights.start
         self.slab = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
         # Views made once: every step asks for those of every layer.
-        self._pairs = [(self.slab[i, 0], self.slab[i, 1]) for i in range(len(weights.layers))]
+        self._layers = [LayerCache(pair.flatten(0, 1), pair[0], pair[1]) for pair in self.slab]
 
-    def get_layer(self, layer: int) -> tuple[Tensor, Tensor]:
+    def get_layer(self, layer: int) -> LayerCache:
         """Return keys and values of one layer, by its number in the model."""
-        return self._pairs[layer - self._start]
+        return self._layers[layer - self._start]
 
     def check_tables(self, segments: Sequence[Segment]) -> None:
         """Raise ValueError for a table that points outside the pool or is too short."""
@@ -88,7 +97,9 @@ class Attention(ABC):
 
     @abstractmethod
     def store(self, cache: Tensor, rows: Tensor) -> None:
-        """Put the step's ``rows`` [rows, kv_heads, dim] into ``cache`` [kv_heads, slots, dim]."""
+        """Put the step's ``rows`` [rows, n, dim] into ``cache`` [n, slots, dim]: keys and values of
+        one layer, or either.
+        """
 
     @abstractmethod
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

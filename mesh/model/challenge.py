@@ -10,6 +10,7 @@ agree to about 4e-6.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,9 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mesh.model.config import ModelConfig
-from mesh.model.llama import Attend, RotaryTable, compute_addition, rms_norm
+from mesh.model.llama import RotaryTable, compute_addition, rms_norm
 from mesh.model.quantise import Multiply, multiply_rows
 from mesh.model.weights import LayerWeights, ShardWeights
+
+AttendText = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(queries [positions, heads, dim], keys and values [positions, kv_heads, dim]) -> [positions,
+heads * dim].
+"""
 
 
 class ChallengeTask(Protocol):
@@ -70,13 +76,18 @@ def compute_last_addition(
     weights: LayerWeights,
     x: Tensor,
     *,
-    attend: Attend | None = None,
+    attend: AttendText | None = None,
     multiply: Multiply = multiply_rows,
 ) -> Tensor:
     """Return what a layer adds to the last of the positions ``x`` [positions, hidden], in x's type.
 
     ``attend`` is another kernel than the plain one, for measuring how far it differs.
     """
+
+    def attend_all(queries: Tensor, keys_and_values: Tensor) -> Tensor:
+        keys, values = keys_and_values.chunk(2, dim=1)
+        return (attend or attend_plainly)(queries, keys, values)
+
     short = replace(config, max_context=x.shape[0])
     rotary = RotaryTable(short, dtype=x.dtype, device=x.device)
     added = compute_addition(
@@ -85,7 +96,7 @@ def compute_last_addition(
         x,
         cos=rotary.cos.unsqueeze(1),
         sin=rotary.sin.unsqueeze(1),
-        attend=attend or attend_plainly,
+        attend=attend_all,
         multiply=multiply,
     )
     return added[-1]

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mesh.model.attention import Attention, PagedCache, Segment, make_attention
+from mesh.model.attention import Attention, LayerCache, PagedCache, Segment, make_attention
 from mesh.model.config import LayerSpan, ModelConfig
 from mesh.model.mlp import run_mlp
 from mesh.model.products import Products
@@ -46,8 +46,10 @@ class RotaryTable:
         self.sin = torch.cat((-sin, sin), dim=-1).to(device, dtype)
 
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(queries [rows, heads, dim], keys and values [rows, kv_heads, dim]) -> [rows, heads * dim]."""
+Attend = Callable[[Tensor, Tensor], Tensor]
+"""(queries [rows, heads, dim], keys and then values [rows, 2 * kv_heads, dim]) -> [rows, heads *
+dim].
+"""
 
 
 def run_layer(
@@ -102,13 +104,13 @@ def _run_attention(
     qkv = multiply(normed, weights.qkv, weights.qkv_bias).view(rows, heads + 2 * kv_heads, dim)
     turned = qkv[:, : heads + kv_heads]
     if weights.query_norm is not None and weights.key_norm is not None:
-        queries = rms_norm(qkv[:, :heads], weights.query_norm, config.norm_epsilon)
-        keys = rms_norm(qkv[:, heads : heads + kv_heads], weights.key_norm, config.norm_epsilon)
-        turned = torch.cat((queries, keys), dim=1)
+        queries, keys = turned[:, :heads], turned[:, heads:]
+        queries.copy_(rms_norm(queries, weights.query_norm, config.norm_epsilon))
+        keys.copy_(rms_norm(keys, weights.key_norm, config.norm_epsilon))
     swapped = turned.roll(dim // 2, -1)
-    # The products are a tensor of their own, so nothing else is turned.
-    turned = turned.mul_(cos).add_(swapped.mul_(sin))
-    mixed = attend(turned[:, :heads], turned[:, heads:], qkv[:, heads + kv_heads :])
+    # In place: the products are a tensor of their own, so nothing else is turned.
+    turned.mul_(cos).add_(swapped.mul_(sin))
+    mixed = attend(qkv[:, :heads], qkv[:, heads:])
     return multiply(mixed, weights.out, weights.out_bias)
 
 
@@ -133,6 +135,9 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     least = _make_constant(epsilon, x.device)
     scale = torch.addcmul(least, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+    if norm.numel() == 1:
+        # A number without dimensions leaves x's type, and the product is rounded to it once, too.
+        return (x * scale.squeeze()).mul_(weight)
     return (wide * scale).to(x.dtype).mul_(weight)
 
 
@@ -142,13 +147,12 @@ def _make_constant(value: float, device: torch.device) -> Tensor:
     return torch.tensor(value, dtype=torch.float32, device=device)
 
 
-def _attend_in(attention: Attention, cache_keys: Tensor, cache_values: Tensor) -> Attend:
+def _attend_in(attention: Attention, cache: LayerCache) -> Attend:
     """Return the attention over one layer's cache; it stores the rows' keys and values first."""
 
-    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        attention.store(cache_keys, keys)
-        attention.store(cache_values, values)
-        return attention.attend(queries, cache_keys, cache_values)
+    def attend(queries: Tensor, keys_and_values: Tensor) -> Tensor:
+        attention.store(cache.both, keys_and_values)
+        return attention.attend(queries, cache.keys, cache.values)
 
     return attend
 
@@ -201,7 +205,7 @@ class ShardRunner:
         cos = attention.look_up(self._rotary.cos).unsqueeze(1)
         sin = attention.look_up(self._rotary.sin).unsqueeze(1)
         for layer in range(span.start, span.end):
-            attend = _attend_in(attention, *self.cache.get_layer(layer))
+            attend = _attend_in(attention, self.cache.get_layer(layer))
             layer_weights = self.weights.get_layer(layer)
             x = run_layer(
                 self.weights.config,

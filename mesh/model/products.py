@@ -99,6 +99,8 @@ class Products:
         """
         if not self._is_on_cpu or (rows > 1 and not are_decodes):
             return multiply_rows
+        if rows == 1 and not self._kernels:
+            return _multiply_jointly
         few = self._prefers_one_by_one and rows < MIN_JOINT_ROWS
         is_alike = rows == 1 or few or self._deterministic
         return self._multiply_alike if is_alike else _multiply_jointly

@@ -194,6 +194,16 @@ def test_a_challenge_uses_the_plain_kernel_only(make_checkpoint, monkeypatch, dt
         assert found.dtype == torch.float32 and torch.equal(found, answer)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_rows_norm_has_the_same_bits_alone_and_in_a_crowd(dtype):
+    generator = torch.Generator().manual_seed(3)
+    x = (torch.randn(64, 576, generator=generator) * 3).to(dtype)
+    weight = torch.randn(576, generator=generator).to(dtype)
+    alone = [rms_norm(row, weight, 1e-5) for row in x.split(1)]
+    assert torch.equal(torch.cat(alone), rms_norm(x, weight, 1e-5))
+    assert alone[0].dtype == dtype
+
+
 def test_the_norm_of_a_gpu_is_the_same_norm():
     x = 3 * torch.randn(5, 48, generator=torch.Generator().manual_seed(1))
     weight = torch.rand(48, generator=torch.Generator().manual_seed(2))
