@@ -48,7 +48,7 @@ async def run_until_ready(url: str, data_dir: Path) -> None:
         running.cancel()
 
 
-async def test_a_bootstrap_relays_and_a_node_does_not(
+async def test_a_bootstrap_has_p2pds_relay_service_and_a_node_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[HostConfig] = []

@@ -307,7 +307,7 @@ async def test_the_identity_is_the_key_and_its_secret_stays_out_of_the_arguments
         assert seed.hex().encode() not in arguments
 
 
-async def test_only_a_relay_relays_and_within_limits() -> None:
+async def test_p2pd_is_told_to_relay_only_where_that_is_asked_for_and_within_limits() -> None:
     async with HivemindHost.open(HostConfig(key=PeerKey.generate())) as host:
         assert b"-relayService=0\0" in _command_line(host.daemon_pid)
     limits = RelayLimits(max_reservations=2, max_circuits=3, max_time_s=4, max_bytes=5)
