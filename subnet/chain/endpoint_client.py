@@ -35,12 +35,14 @@ logger = logging.getLogger(__name__)
 MAX_ERROR_CHARS = 200
 """What is kept of a text that an endpoint sent along with a refusal."""
 
-# The library trips over answers of another shape than it expects; It raises
-# NotImplementedError for an unknown type, AssertionError for a storage key of another item.
+# The library trips over answers of another shape than it expects. It raises
+# NotImplementedError for an unknown type, AssertionError for a storage key of another item,
+# RecursionError for a type that holds itself.
 _UNREADABLE = (
     InvalidScaleTypeValueException,
     RemainingScaleBytesNotEmptyException,
     NotImplementedError,
+    RecursionError,
     AssertionError,
     AttributeError,
     LookupError,
