@@ -26,6 +26,7 @@ from websocket import (
     WebSocketTimeoutException,
 )
 
+from subnet.chain.bounded_socket import BoundedSocket
 from subnet.chain.codec import ChainRuntime, load_runtime
 from subnet.chain.rpc_errors import AnotherChain, ConnectionBroken, RpcRefused
 from subnet.errors import ChainMismatch, ChainUnavailable
@@ -155,6 +156,7 @@ def open_client(url: str, *, timeout_s: float) -> EndpointClient:
                 # The text is decoded strictly all the same; the library would first look at
                 # each of the metadata's bytes in Python.
                 "skip_utf8_validation": True,
+                "class_": BoundedSocket,
             },
         )
 

@@ -90,10 +90,16 @@ class HeadListener:
     def _listen(self) -> None:
         from websocket import WebSocketException, create_connection
 
+        from subnet.chain.bounded_socket import BoundedSocket
+
         try:
             self._socket = create_connection(
-                self._url, timeout=CONNECT_TIMEOUT_S, skip_utf8_validation=True
+                self._url,
+                timeout=CONNECT_TIMEOUT_S,
+                skip_utf8_validation=True,
+                class_=BoundedSocket,
             )
+            self._socket.max_bytes = MAX_FRAME_BYTES
             if self._stopped:
                 return
             # From here on silence is normal: the owner decides how long is too long.
@@ -104,7 +110,8 @@ class HeadListener:
                 frame = self._socket.recv()
                 if not frame:
                     break
-                message = json.loads(frame) if len(frame) <= MAX_FRAME_BYTES else {}
+                self._socket.count_anew()
+                message = json.loads(frame)
                 if "params" in message:
                     self._newest = message["params"]
                     self._heard += 1
