@@ -9,7 +9,7 @@ from scalecodec.base import ScaleBytes
 
 from devchain.metadata import Array, Composite, Field, Sequence, Tuple
 from subnet.chain.chain_session import ChainSession
-from subnet.chain.codec import MAX_FREE_STEPS, Runtime, load_runtime
+from subnet.chain.codec import MAX_FREE_STEPS, ChainRuntime, load_runtime
 from subnet.errors import ChainUnavailable
 from tests.support.small_metadata import encode_metadata, make_small_metadata, number
 
@@ -17,13 +17,13 @@ A_VECTOR_OF_THE_MOST = (2**32 - 2).to_bytes(4, "little")
 """The length 2**30 - 1 as a compact number of four bytes."""
 
 
-def read(runtime: Runtime, raw: bytes, *, kind: int) -> Any:
+def read(runtime: ChainRuntime, raw: bytes, *, kind: int) -> Any:
     data = ScaleBytes(bytearray(raw))
     value = runtime.types.create_scale_object(f"scale_info::{kind}", data)
     return value.decode()
 
 
-def load(*definitions: Any) -> Runtime:
+def load(*definitions: Any) -> ChainRuntime:
     return load_runtime(bytes(32), encode_metadata(number(*definitions)))
 
 
