@@ -35,7 +35,7 @@ from mesh.p2p.offenders import Offenders
 from mesh.p2p.owned_tasks import OwnedTasks
 from mesh.p2p.peer_checks import PeerChecks
 from mesh.p2p.pipe import open_pipe
-from mesh.p2p.reservations import Reservations
+from mesh.p2p.reservations import RELAY_PROTOCOL, Reservations
 from mesh.p2p.rpc import RpcContext
 from mesh.p2p.rpc_client import RpcClient
 from mesh.p2p.rpc_server import RpcServer
@@ -220,6 +220,9 @@ class HivemindHost:
         config = self._config
         for protocol in (EARLY_PROTOCOL, RPC_PROTOCOL):
             await self._p2p.add_binary_stream_handler(protocol, self._on_channel)
+        if config.relay_service is None:
+            # p2pd relays 128 KiB a connection whatever it is told; this takes its handler's place.
+            await self._p2p.add_binary_stream_handler(RELAY_PROTOCOL, _refuse_channel)
         self._waiting_for = "no initial peer answers"
         # The caller's timeout ends the tries; the nodes of a network may start together.
         await _retry(self._dial_initial_peers)
@@ -329,6 +332,12 @@ class HivemindHost:
         await self._tasks.close()
         for channel in list(self._channels):
             channel.abort()
+
+
+async def _refuse_channel(
+    _info: StreamInfo, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    writer.transport.abort()
 
 
 async def _retry(attempt: Callable[[], Awaitable[bool]]) -> None:

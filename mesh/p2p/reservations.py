@@ -40,7 +40,7 @@ RENEW_S = 60.0
 RETRY_S = 10.0
 ANSWER_S = 8.0
 MIN_TIME_S, MIN_BYTES = 60, 16 << 20
-"""What a relay must allow a connection. Every p2pd is a relay with limits of 120 s and 128 KiB."""
+"""What a relay must allow a connection. A p2pd that is left alone allows 120 s and 128 KiB."""
 # HopMessage.type, .limit, .status; Limit.duration, .data.
 _TYPE, _LIMIT, _STATUS = 1, 4, 5
 _DURATION, _DATA = 1, 2
