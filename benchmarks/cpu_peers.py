@@ -2,7 +2,7 @@
 
     python benchmarks/cpu_peers.py                  everything, as a table
     python benchmarks/cpu_peers.py --json           one JSON object
-    python benchmarks/cpu_peers.py --skip-large     without TinyLlama's shape (10 GB of memory)
+    python benchmarks/cpu_peers.py --skip-large     without TinyLlama's shape (8 GB of memory)
     python benchmarks/cpu_peers.py --rounds 1 --threads 1 --new 8   a short look
 
 First, once: cd benchmarks/llama && npm ci --omit=optional --ignore-scripts
@@ -66,23 +66,31 @@ def log(text: str) -> None:
 
 
 @contextmanager
-def open_contestants(model: Model, threads: int) -> Iterator[dict[str, Contestant]]:
-    """Start all of them with this number of threads, one after the other."""
+def open_contestants(
+    model: Model, goals: Sequence[Goal], threads: int
+) -> Iterator[dict[str, Contestant]]:
+    """Start those that the goals name with this number of threads, one after the other."""
+    starts = {
+        LLAMA_BF16: lambda: start_llama(model.bf16_gguf, threads),
+        LLAMA_Q4: lambda: start_llama(model.q4_gguf, threads),
+        ENGINE_BF16: lambda: start_python(model.folder, threads, "none"),
+        ENGINE_INT4: lambda: start_python(model.folder, threads, "int4"),
+        TRANSFORMERS: lambda: start_python(model.folder, threads, "transformers"),
+    }
+    wanted = {name for goal in goals for name in (goal.ours, goal.theirs)}
     with ExitStack() as stack:
         yield {
-            LLAMA_BF16: stack.enter_context(start_llama(model.bf16_gguf, threads)),
-            LLAMA_Q4: stack.enter_context(start_llama(model.q4_gguf, threads)),
-            ENGINE_BF16: stack.enter_context(start_python(model.folder, threads, "none")),
-            ENGINE_INT4: stack.enter_context(start_python(model.folder, threads, "int4")),
-            TRANSFORMERS: stack.enter_context(start_python(model.folder, threads, "transformers")),
+            name: stack.enter_context(start()) for name, start in starts.items() if name in wanted
         }
 
 
-def measure(model: Model, threads: int, rounds: int, new: int) -> dict[str, list[float]]:
+def measure(
+    model: Model, goals: Sequence[Goal], threads: int, rounds: int, new: int
+) -> dict[str, list[float]]:
     """Return each contestant's tokens a second, one number a round."""
     prompt = model.make_prompt(PROMPT_TOKENS)
     speeds: dict[str, list[float]] = {}
-    with open_contestants(model, threads) as contestants:
+    with open_contestants(model, goals, threads) as contestants:
         for contestant in contestants.values():
             contestant.answer(prompt, WARM_UP_TOKENS)
         for number in range(rounds):
@@ -115,7 +123,9 @@ def report(model: Model, goals: Sequence[Goal], threads: int, speeds: dict[str, 
 
 def run(arguments: argparse.Namespace, scratch: Path) -> list[dict]:
     """Measure both models with each number of threads."""
-    kinds = [(make_small, SMALL_GOALS, arguments.rounds or 7, arguments.new or 64)]
+    kinds = []
+    if not arguments.skip_small:
+        kinds.append((make_small, SMALL_GOALS, arguments.rounds or 7, arguments.new or 64))
     if not arguments.skip_large:
         kinds.append((make_large, LARGE_GOALS, arguments.rounds or 3, arguments.new or 16))
     found = []
@@ -123,7 +133,8 @@ def run(arguments: argparse.Namespace, scratch: Path) -> list[dict]:
         model = make(scratch)
         for threads in arguments.threads:
             log(f"{model.name}, {threads} thread(s), {new} new tokens, {rounds} rounds")
-            found.append(report(model, goals, threads, measure(model, threads, rounds, new)))
+            speeds = measure(model, goals, threads, rounds, new)
+            found.append(report(model, goals, threads, speeds))
     return found
 
 
@@ -145,6 +156,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, help="rounds of each comparison (7 and 3)")
     parser.add_argument("--new", type=int, help="new tokens of an answer (64 and 16)")
+    parser.add_argument("--skip-small", action="store_true", help="without SmolLM2-135M")
     parser.add_argument("--skip-large", action="store_true", help="without TinyLlama's shape")
     parser.add_argument("--scratch", type=Path, help="keep the models in this folder")
     arguments = parser.parse_args()

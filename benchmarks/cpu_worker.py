@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +49,16 @@ class Contestant:
         return found
 
     def answer(self, prompt: list[int], new: int) -> Answer:
+        self.ask(prompt, new)
+        return self.finish(new)
+
+    def ask(self, prompt: list[int], new: int) -> None:
+        """Begin an answer, which :meth:`finish` waits for."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"prompt": prompt, "new": new}) + "\n")
         self._process.stdin.flush()
+
+    def finish(self, new: int) -> Answer:
         answer = Answer(**self.read())
         if len(answer.tokens) != new:
             raise SystemExit(f"error: {self._name} made {len(answer.tokens)} of {new} tokens")
@@ -59,9 +66,16 @@ class Contestant:
 
 
 @contextmanager
-def _start(name: str, line: list[str]) -> Iterator[Contestant]:
+def _start(
+    name: str, line: list[str], environment: Mapping[str, str] | None = None
+) -> Iterator[Contestant]:
     process = subprocess.Popen(
-        line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        line,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
     )
     try:
         contestant = Contestant(name, process)
@@ -85,10 +99,12 @@ def start_llama(gguf: Path, threads: int):
     )
 
 
-def start_python(folder: Path, threads: int, kind: str):
+def start_python(
+    folder: Path, threads: int, kind: str, environment: Mapping[str, str] | None = None
+):
     """Start the engine with a quant type, or transformers."""
     line = [sys.executable, "-m", "benchmarks.cpu_worker", str(folder), str(threads), kind]
-    return _start(f"{kind} with {folder.name}", line)
+    return _start(f"{kind} with {folder.name}", line, environment)
 
 
 def _serve_line(line: str, answer: Callable[[list[int], int], Answer]) -> None:
