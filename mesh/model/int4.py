@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mesh.model.quant_types import get_int4_group
-from mesh.model.quantise import PlainMatrix, count_tile_rows, read_exactly
+from mesh.model.quantise import PlainMatrix, count_tile_rows, multiply_rows, read_exactly
 
 LOWEST, HIGHEST = -8, 7
 LEAST_SCALE = 2.0**-100
@@ -83,7 +83,8 @@ class Int4Matrix(PlainMatrix):
             return F.linear(x, self.widen(x.dtype))
         step = count_tile_rows(self.inputs)
         tiles = [slice(start, start + step) for start in range(0, self.outputs, step)]
-        return torch.cat([F.linear(x, self.widen_rows(tile, x.dtype)) for tile in tiles], dim=-1)
+        wide = (self.widen_rows(tile, x.dtype) for tile in tiles)
+        return torch.cat([multiply_rows(x, tile, None) for tile in wide], dim=-1)
 
     def to(self, target: torch.device) -> Int4Matrix:
         return Int4Matrix(self.nibbles.to(target), self.scales.to(target), self.inputs)

@@ -26,7 +26,9 @@ OUTPUT_STEP = 16
 PACKING_ROWS = 1024
 """Outputs packed at once: between, a number takes four bytes."""
 MAX_PACKED_ROWS = 48
-"""Rows up to which the kernel is faster than widening tile by tile (x86-64)."""
+"""Rows up to which the kernel is faster than widening tile by tile on a processor with AMX. On
+others it is faster for as many as a prompt's step has (x86-64).
+"""
 _BLOCKS = {"AVX512": 64, "AVX2": 32}
 _INNER_TILES = 2
 """An argument of torch's function that its CPU kernel does not look at."""
@@ -84,7 +86,7 @@ class PackedInt4Matrix(StoredMatrix):
         return torch.cat(wide)[places].to(dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.bfloat16 and x.shape[0] <= MAX_PACKED_ROWS:
+        if x.dtype == torch.bfloat16 and (x.shape[0] <= MAX_PACKED_ROWS or not has_amx()):
             return multiply_packed(x.contiguous(), self.packed, self.scales)
         return torch.cat([self._multiply_tile(x, *tile) for tile in self._iterate()], dim=-1)
 
@@ -141,6 +143,12 @@ def can_pack(matrix: Int4Matrix, dtype: torch.dtype) -> bool:
 def get_block_size() -> int:
     """Return the outputs of a whole block; 0 where the kernel has no vector instructions."""
     return _BLOCKS.get(torch.backends.cpu.get_cpu_capability(), 0)
+
+
+@cache
+def has_amx() -> bool:
+    """Whether the processor multiplies tiles of bfloat16 numbers, which many rows are fast with."""
+    return torch.cpu._is_amx_tile_supported()
 
 
 @cache

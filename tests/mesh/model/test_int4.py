@@ -16,7 +16,14 @@ from mesh.errors import ManifestMismatch, ModelError
 from mesh.model import int4_packed
 from mesh.model.challenge import run_challenge_head, run_challenge_layer
 from mesh.model.int4 import Int4Matrix, quantise_int4
-from mesh.model.int4_packed import PackedInt4Matrix, can_pack, find_order, has_kernel, pack
+from mesh.model.int4_packed import (
+    PackedInt4Matrix,
+    can_pack,
+    find_order,
+    has_kernel,
+    multiply_packed,
+    pack,
+)
 from mesh.model.tensors import EMBEDDING, HEAD
 from tests.support.quantised import check, load, make_manifest, measure_distance, run
 
@@ -146,6 +153,35 @@ def test_a_row_has_the_same_bits_beside_any_others():
     alone = torch.cat([packed.multiply(row.unsqueeze(0)) for row in x])
     for rows in range(1, len(x) + 1):
         assert torch.equal(packed.multiply(x[:rows]), alone[:rows])
+
+
+@needs_kernel
+@pytest.mark.parametrize("has_amx", [False, True])
+def test_many_rows_take_the_kernel_unless_there_is_amx(monkeypatch, has_amx):
+    monkeypatch.setattr(int4_packed, "has_amx", lambda: has_amx)
+    asked = []
+
+    def multiply(x, packed, scales):
+        asked.append(len(x))
+        return multiply_packed(x, packed, scales)
+
+    monkeypatch.setattr(int4_packed, "multiply_packed", multiply)
+    plain = quantise_int4(draw(112, 64))
+    packed, x = pack(plain), draw(130, 64, seed=4).to(torch.bfloat16)
+    exact = x.double() @ plain.widen(torch.float64).T
+    for rows in (1, int4_packed.MAX_PACKED_ROWS, 130):
+        found = packed.multiply(x[:rows]).double()
+        assert torch.allclose(found, exact[:rows], rtol=2.0**-7, atol=1e-2)
+    assert asked == ([1, 48] if has_amx else [1, 48, 130])
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_a_plain_matrix_multiplies_in_every_type(rows):
+    plain = quantise_int4(draw(24, 72))
+    for dtype, close in ((torch.bfloat16, 2.0**-7), (torch.float32, 1e-5)):
+        x = draw(rows, 72, seed=4).to(dtype)
+        exact = x.double() @ plain.widen(torch.float64).T
+        assert torch.allclose(plain.multiply(x).double(), exact, rtol=close, atol=0.02)
 
 
 def test_a_matrix_that_the_kernel_does_not_take_stays_plain():
