@@ -22,6 +22,7 @@ _LEADS = {ToolFormat.LLAMA3: "<|python_tag|>", ToolFormat.MISTRAL: "[TOOL_CALLS]
 _HEAD = re.compile(
     r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
+_NAME = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _DECODER = json.JSONDecoder()
 
 
@@ -87,6 +88,10 @@ class ToolCallParser:
         """Return what is left, as content: a call that was cut before it had a name is none."""
         found = [*self._advance()]
         held, self._held = self._held, ""
+        # Behind the tag of a call a name says enough; elsewhere it may be of any JSON.
+        if self._state is _State.CALL and self._is_hermes and (name := _NAME.match(held)):
+            call = self._count()
+            return [*found, CallStart(call, _read_string(name.group(1))), CallArguments(call, "")]
         if self._state is _State.CALL and held.strip(" \n],;"):
             found.append(Content(self._get_lead() + held))
         elif self._state in (_State.BEGINNING, _State.SEARCHING) and held.strip():

@@ -104,6 +104,22 @@ def test_a_call_that_is_cut_keeps_what_its_arguments_have():
     assert deltas == [CallStart(0, "f"), CallArguments(0, '{"a": "b')]
 
 
+@pytest.mark.parametrize(
+    "rest", ["", " ", ",", ', "', ', "arguments', ', "arguments":', ', "x": 1']
+)
+def test_a_call_that_is_cut_behind_its_name_is_a_call_without_arguments(rest):
+    parser = ToolCallParser(HERMES)
+    assert parser.feed('<tool_call>\n{"name": "f"' + rest) == []
+    assert parser.flush() == [CallStart(0, "f"), CallArguments(0, "")]
+
+
+@pytest.mark.parametrize("text", ["<tool_call>", '<tool_call>{"na', '<tool_call>{"name": "f'])
+def test_a_call_that_is_cut_before_its_name_is_content(text):
+    parser = ToolCallParser(HERMES)
+    assert parser.feed(text) == []
+    assert parser.flush() == ([] if text == "<tool_call>" else [Content(text)])
+
+
 def test_arguments_that_are_no_json_are_passed_on():
     parser = ToolCallParser(HERMES)
     deltas = parser.feed('<tool_call>{"name": "f", "arguments": {a: 1}}</tool_call>')
