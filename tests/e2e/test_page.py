@@ -229,7 +229,7 @@ async def test_what_is_typed_while_a_request_fails_is_not_overwritten(browser):
         await expect(seen.questions).to_have_text("The first question.")
         await expect(seen.answers).to_have_count(0)
         await seen.page.unroute("**/v1/chat/completions")
-        backend.failure = None
+        backend.failure, backend.delay_s = None, 0
         await seen.page.get_by_role("button", name="Try again").click()
         await expect(seen.answer).to_have_text(ANSWER, timeout=60_000)
 
