@@ -6,7 +6,7 @@ whether stopping the node now would cost it something.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -64,18 +64,19 @@ def list_duties_now(view: EpochView) -> tuple[DutyNow, ...]:
     return tuple(sorted(duties, key=lambda duty: duty.until))
 
 
-def explain_stay(view: EpochView) -> str | None:
+def explain_stay(view: EpochView, duties: Iterable[DutyNow]) -> str | None:
     """Return why stopping the node now would cost it something; None if it would not.
 
-    It costs nothing once every duty of the epoch is done or past. The next epoch's commit is the
-    next duty; the node that is elected by then has until the middle of that epoch to propose.
+    ``duties`` are the node's of this epoch. It costs nothing once each of them is done or past. The
+    next epoch's commit is the next duty; the node that is elected by then has until the middle of
+    that epoch to propose.
     """
     takes_part = (EpochStatus.ACTIVE, EpochStatus.WAITING)
     if view.status not in takes_part or not view.has_class(NodeClass.INCLUDED):
         return None
     if view.status is EpochStatus.WAITING:
         return f"epoch {view.epoch} has just begun: its duties are not known yet"
-    for now in list_duties_now(view):
+    for now in duties:
         if now.is_open:
             word = DUTY_WORDS[now.duty]
             last = view.position.block - view.position.offset + now.until

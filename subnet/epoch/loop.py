@@ -180,8 +180,9 @@ class EpochLoop:
         """Start the duties that are due and not under way, and say what was missed."""
         view = self._build_view(position)
         self._receipts.note_head(position)
-        stay = explain_stay(view) if self._context.is_paid else None
-        self._observe(HeadHandled(position, view.status, list_duties_now(view), stay))
+        duties = list_duties_now(view)
+        stay = explain_stay(view, duties) if self._context.is_paid else None
+        self._observe(HeadHandled(position, view.status, duties, stay))
         self._tell_election(view)
         if not self._context.is_paid:
             return

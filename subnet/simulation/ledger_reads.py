@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from consensus.roster import RosterNode
 from consensus.submission import Submission
 from consensus.types import BlockNumber, Epoch, NodeClass, Score, SubnetId, SubnetNodeId
@@ -56,6 +58,7 @@ def _roster_node(state: StateReader, node: SubnetNode) -> RosterNode:
     )
 
 
+@lru_cache(maxsize=1024)
 def _parse_peer_id(text: bytes) -> PeerId | None:
     try:
         return PeerId.from_base58(text.decode("ascii"))
