@@ -103,3 +103,9 @@ def test_the_references_are_those_that_the_code_gives() -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def test_every_room_of_the_node_is_named_on_the_page_of_the_architecture() -> None:
+    page = (check_docs.ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rooms = {file.parent.name for file in (check_docs.ROOT / "subnet").glob("*/__init__.py")}
+    assert {room for room in rooms if f"| `subnet/{room}/`" not in page} == set()
