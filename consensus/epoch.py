@@ -54,7 +54,12 @@ from consensus.evidence import (
     find_present,
     find_reveal_hashes,
 )
-from consensus.naming import carry_probation, continue_probation, find_unpaid
+from consensus.naming import (
+    carry_probation,
+    continue_probation,
+    count_failed_probes,
+    find_unpaid,
+)
 from consensus.protocol_params import ConsensusParams
 from consensus.records import RecordKind, ScoreRow
 from consensus.report import EpochReport
@@ -114,6 +119,8 @@ def score_epoch(
         hosters=hosters.reports,
         validators=validators,
         refusals=outputs.refusals,
+        failed_probes=count_failed_probes(facts.named.values(), facts.roster),
+        num_named=len(facts.named),
         unpaid=unpaid,
         probation=probation,
         rows=rows,

@@ -200,10 +200,14 @@ def hash_accepted(records: Mapping[Slot, Envelope], accepted: Mapping[Slot, byte
 
 def find_unpaid(sightings: Collection[Sighting], roster: Roster) -> frozenset[SubnetNodeId]:
     """Return the hosters whose probes failed by more than half of the named sightings."""
+    counts = count_failed_probes(sightings, roster)
+    return frozenset(node_id for node_id, count in counts.items() if 2 * count > len(sightings))
+
+
+def count_failed_probes(sightings: Collection[Sighting], roster: Roster) -> dict[SubnetNodeId, int]:
+    """Return how many of the sightings say that a hoster does not serve, of those with any."""
     counts = Counter(place for sighting in sightings for place in sighting.failed_probes)
-    return frozenset(
-        roster.nodes[place].node_id for place, count in counts.items() if 2 * count > len(sightings)
-    )
+    return {roster.nodes[place].node_id: count for place, count in sorted(counts.items())}
 
 
 def carry_probation(

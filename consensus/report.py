@@ -19,8 +19,10 @@ class EpochReport:
     """The score of one epoch.
 
     ``validators`` are judged by their scores of the epoch before and their audits of this one;
-    ``refusals`` are accepted records that do not count. ``rows`` are what is proposed or attested;
-    ``unpaid`` and ``probation`` (epochs left after this one) go with them into the proposal.
+    ``refusals`` are accepted records that do not count. ``failed_probes`` counts for a hoster how
+    many of the ``num_named`` sightings say that it does not serve. ``rows`` are what is proposed
+    or attested; ``unpaid`` and ``probation`` (epochs left after this one) go with them into the
+    proposal.
     """
 
     epoch: Epoch
@@ -28,6 +30,8 @@ class EpochReport:
     hosters: tuple[HosterReport, ...] = ()
     validators: tuple[ValidatorReport, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    failed_probes: Mapping[SubnetNodeId, int] = field(default_factory=dict)
+    num_named: int = 0
     unpaid: frozenset[SubnetNodeId] = frozenset()
     probation: Mapping[SubnetNodeId, int] = field(default_factory=dict)
     rows: ScoreRows = ()
@@ -46,6 +50,8 @@ class EpochReport:
                 [refusal.kind.name, refusal.node_id, str(refusal.reason)]
                 for refusal in self.refusals
             ],
+            "failed_probes": [[node_id, n] for node_id, n in sorted(self.failed_probes.items())],
+            "named_sightings": self.num_named,
             "unpaid": sorted(self.unpaid),
             "probation": [[node_id, left] for node_id, left in sorted(self.probation.items())],
             "rows": [[node_id, str(score)] for node_id, score in self.rows],

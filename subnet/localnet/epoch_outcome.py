@@ -95,13 +95,17 @@ def build_row(
     seen = {hoster["subnet_node_id"]: hoster for hoster in report["hosters"]}
     judged = {validator["subnet_node_id"]: validator for validator in report["validators"]}
     proposed = dict(submission.scores)
+    failed, named = dict(report["failed_probes"]), report["named_sightings"]
     hosters, validators = [], []
     for node in nodes:
         node_id = node_ids[node.name]
         attested = node_id in submission.attested
         score = proposed.get(node_id, Score(0))
         if node.role is Role.HOSTER and node.layers is not None:
-            hosters.append(_build_hoster(node_id, node.layers, seen.get(node_id), score, attested))
+            probes = (failed.get(node_id, 0), named)
+            hosters.append(
+                _build_hoster(node_id, node.layers, seen.get(node_id), probes, score, attested)
+            )
         else:
             validators.append(_build_validator(node_id, judged.get(node_id), score, attested))
     return EpochRow(
@@ -119,11 +123,12 @@ def _build_hoster(
     node_id: SubnetNodeId,
     planned: LayerRange,
     seen: Mapping[str, Any] | None,
+    probes: tuple[int, int],
     score: Score,
     attested: bool,
 ) -> HosterRow:
     if seen is None:
-        return HosterRow(node_id, planned, False, False, None, None, score, attested)
+        return HosterRow(node_id, planned, False, False, None, probes, None, score, attested)
     distance = seen["distance"]
     return HosterRow(
         node_id=node_id,
@@ -131,6 +136,7 @@ def _build_hoster(
         committed=seen["committed_at"] is not None,
         revealed=seen["refusal"] is None,
         distance=None if distance is None else Fraction(distance),
+        failed_probes=probes,
         penalty=seen["penalty"],
         score=score,
         attested=attested,

@@ -15,7 +15,8 @@ class HosterRow:
     """One hoster in one epoch.
 
     ``distance`` is the largest relative L2 distance to the mean over its layers, None if
-    nothing of it could be measured. ``penalty`` says why it is not paid at all.
+    nothing of it could be measured. ``failed_probes`` are the named sightings that say that it does
+    not serve, and how many were named. ``penalty`` says why it is not paid at all.
     """
 
     node_id: SubnetNodeId
@@ -23,6 +24,7 @@ class HosterRow:
     committed: bool
     revealed: bool
     distance: Fraction | None
+    failed_probes: tuple[int, int]
     penalty: str | None
     score: Score
     attested: bool
@@ -102,6 +104,7 @@ class EpochRow:
                         "committed": row.committed,
                         "revealed": row.revealed,
                         "distance": None if row.distance is None else float(row.distance),
+                        "failed_probes": list(row.failed_probes),
                         "penalty": row.penalty,
                         "score": str(row.score),
                         "attested": row.attested,
@@ -128,22 +131,24 @@ class EpochRow:
         lines = [
             f"epoch {self.epoch}   challenge {self.challenge_seed.hex()[:16]}…   "
             f"proposed in epoch {self.epoch + 1} by node {self.elected}",
-            "  node  role       blocks  commit  reveal  distance   accuracy  audit  "
+            "  node  role       blocks  commit  reveal  distance   probes    accuracy  audit  "
             "score     proposed  attested",
         ]
         proposed = dict(self.proposal)
         for row in self.hosters:
             distance = "-" if row.distance is None else f"{float(row.distance):.1e}"
+            failed, named = row.failed_probes
+            probes = f"{failed} of {named}"
             lines.append(
                 f"  {row.node_id:<4}  hoster     {row.layers!s:<6}  {_mark(row.committed):<6}  "
-                f"{_mark(row.revealed):<6}  {distance:<9}  -         -      "
+                f"{_mark(row.revealed):<6}  {distance:<9}  {probes:<8}  -         -      "
                 f"{_format_score(row.score):<8}  "
                 f"{_format_score(proposed.get(row.node_id)):<8}  {_mark(row.attested)}"
                 f"{'' if row.penalty is None else '  ' + row.penalty}"
             )
         for other in self.validators:
             lines.append(
-                f"  {other.node_id:<4}  validator  -       -       -       -          "
+                f"  {other.node_id:<4}  validator  -       -       -       -          -         "
                 f"{_format_score(other.accuracy):<8}  {_mark(other.audited):<5}  "
                 f"{_format_score(other.score):<8}  "
                 f"{_format_score(proposed.get(other.node_id)):<8}  {_mark(other.attested)}"

@@ -375,6 +375,7 @@ def test_a_report_is_one_line_of_json_with_every_reason():
         3: "refuted",
     }
     assert body["probation"] == [[2, 2], [3, 8]] and body["unpaid"] == [1]
+    assert body["failed_probes"] == [[1, 7]] and body["named_sightings"] == 7
     assert body["refusals"] == [["OUTPUT_COMMIT", 7, "wrong_seed"]]
     assert body["validators"][0]["rows"][0]["refusal"] is None
     assert body["validators"][0]["audit_refusal"] is None

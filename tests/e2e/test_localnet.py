@@ -129,6 +129,7 @@ def test_every_row_has_the_promised_form(whole_run: Command) -> None:
                 "committed",
                 "revealed",
                 "distance",
+                "failed_probes",
                 "penalty",
                 "score",
                 "attested",
@@ -136,6 +137,8 @@ def test_every_row_has_the_promised_form(whole_run: Command) -> None:
             start, end = hoster["blocks"]
             assert 0 <= start < end <= 8
             assert isinstance(hoster["distance"], float)
+            failed, named = hoster["failed_probes"]
+            assert failed == 0 and named >= 4
             assert is_score(hoster["score"])
         for node in row["validators"]:
             assert list(node) == ["subnet_node_id", "accuracy", "audited", "score", "attested"]

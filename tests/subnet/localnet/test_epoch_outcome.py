@@ -24,7 +24,13 @@ LENGTH = 20
 SLOT = 3
 NODES = plan_nodes(hosters=2, validators=1, num_layers=8)
 NODE_IDS = {node.name: SubnetNodeId(index + 1) for index, node in enumerate(NODES)}
-REPORT = {"challenge_seed": "ab" * 32, "hosters": [], "validators": []}
+REPORT = {
+    "challenge_seed": "ab" * 32,
+    "failed_probes": [],
+    "named_sightings": 0,
+    "hosters": [],
+    "validators": [],
+}
 
 
 class FakeChain:

@@ -48,7 +48,13 @@ def make_row(*hosters: dict[str, Any], attested: set[int] | None = None) -> Epoc
         attested=frozenset(SubnetNodeId(node) for node in attested or {1, 2, 3, 4}),
         args=None,
     )
-    report = {"challenge_seed": SEED, "hosters": list(hosters), "validators": [VALIDATOR]}
+    report = {
+        "challenge_seed": SEED,
+        "hosters": list(hosters),
+        "validators": [VALIDATOR],
+        "failed_probes": [[1, 2]],
+        "named_sightings": 3,
+    }
     return build_row(Epoch(7), submission, report, NODES, NODE_IDS)
 
 
@@ -62,6 +68,7 @@ def test_a_row_joins_chain_and_report() -> None:
         "committed": True,
         "revealed": True,
         "distance": 2**-13,
+        "failed_probes": [2, 3],
         "penalty": None,
         "score": str(SCORE_ONE // 4),
         "attested": True,
@@ -99,6 +106,13 @@ def test_the_table_names_every_node_and_the_ratio() -> None:
     assert text.count("hoster ") == 3 and text.count("validator ") == 1
     assert "0.250000" in text and "1.2e-04" in text
     assert "attested by 2 of 4 nodes, ratio 0.50" in text
+
+
+def test_the_table_says_how_many_found_that_a_hoster_does_not_serve() -> None:
+    header, first, second, *_ = make_row(make_hoster(1), make_hoster(2)).to_text().splitlines()[1:]
+    place = header.index("probes")
+    assert first[place:].startswith("2 of 3 ")
+    assert second[place:].startswith("0 of 3 ")
 
 
 def test_the_table_names_the_penalty_of_a_hoster() -> None:
