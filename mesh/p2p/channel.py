@@ -102,23 +102,25 @@ class ArrivalSignal:
 
 
 class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
-    """A channel over a connection of the event loop. Use :meth:`adopt`.
+    """A channel over a connection of the event loop. Use :meth:`adopt` or :meth:`accept`.
 
     asyncio's own streams wake a task for whatever arrives; here a reader may take it in the very
     turn in which it arrived. And another thread writes to the socket itself while nothing older
     waits to be sent: asking the event loop to do it costs two wake-ups of a sleeping thread.
     """
 
-    def __init__(self, peer_id: PeerId, writer: asyncio.StreamWriter, traffic: ByteCounter) -> None:
+    def __init__(
+        self, peer_id: PeerId, transport: asyncio.BaseTransport, traffic: ByteCounter
+    ) -> None:
         super().__init__()
         self.peer_id = peer_id
         self.takes_early = False
         self.protocol = ""
         """Which libp2p protocol a stream that we opened speaks."""
         self._traffic = traffic
-        # Kept, since its finaliser would close the connection.
-        self._writer = writer
-        self._transport = cast(asyncio.Transport, writer.transport)
+        # Not checked by class: uvloop's transport is not a subclass of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._writer: asyncio.StreamWriter | None = None
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._arrived = bytearray()
@@ -148,7 +150,9 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
 
         ``traffic`` counts its bytes.
         """
-        channel = cls(peer_id, writer, traffic or ByteCounter())
+        channel = cls(peer_id, writer.transport, traffic or ByteCounter())
+        # Kept, since its finaliser would close the connection.
+        channel._writer = writer
         writer.transport.set_protocol(channel)
         if writer.transport.is_closing():
             channel.connection_lost(None)
@@ -157,6 +161,37 @@ class SocketChannel(ArrivalSignal, asyncio.Protocol, Channel):
         with suppress(OSError):
             channel.data_received(await reader.read())
         return channel
+
+    @classmethod
+    async def accept(
+        cls,
+        peer_id: PeerId,
+        connection: socket.socket,
+        arrived: bytes = b"",
+        *,
+        traffic: ByteCounter | None = None,
+    ) -> SocketChannel:
+        """Take over a bare connection, of which ``arrived`` has been read already.
+
+        ``traffic`` counts its bytes.
+        """
+
+        class Handover(asyncio.Protocol):
+            """Gives way to the channel before the transport reads."""
+
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self.channel = cls(peer_id, transport, traffic or ByteCounter())
+                cast(asyncio.Transport, transport).set_protocol(self.channel)
+                if arrived:
+                    self.channel.data_received(arrived)
+
+        loop = asyncio.get_running_loop()
+        try:
+            _, handover = await loop.connect_accepted_socket(Handover, connection)
+        except BaseException:
+            connection.close()
+            raise
+        return handover.channel
 
     def data_received(self, data: bytes) -> None:
         self._traffic.add_received(len(data))

@@ -153,6 +153,20 @@ class Daemon:
         _, (_, writer) = await self._request(request)
         writer.close()
 
+    async def hand_over(self, path: Path, *protocols: str) -> None:
+        """Have peers' streams of ``protocols`` connected to the unix socket at ``path``.
+
+        Raises DaemonFailed.
+        """
+        handler = p2pd_pb2.StreamHandlerRequest(
+            addr=Multiaddr(f"/unix{path}").to_bytes(), proto=protocols, balanced=False
+        )
+        request = p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_HANDLER, streamHandler=handler)
+        response, (_, writer) = await self._request(request)
+        writer.close()
+        if response.type == p2pd_pb2.Response.ERROR:
+            raise DaemonFailed(f"p2pd takes no handler of streams: {response.error.msg}")
+
     async def open_channel(
         self, peer: PeerId, *protocols: str, traffic: ByteCounter | None = None
     ) -> SocketChannel:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Self
 from weakref import WeakSet
 
-from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.utils.logging import use_hivemind_log_handler
 from hivemind.utils.multiaddr import Multiaddr
 
-from keys.errors import BadPeerId
 from keys.peer import PeerId
 from mesh.errors import DaemonFailed, PeerUnreachable, TransportError
 from mesh.p2p.addresses import split_peer_address, with_peer_id
@@ -41,11 +40,14 @@ from mesh.p2p.rpc_client import RpcClient
 from mesh.p2p.rpc_server import RpcServer
 from mesh.p2p.rpc_stream import SignedStream
 from mesh.p2p.rpc_wire import NETWORK_ID_SIZE, NO_NETWORK
+from mesh.p2p.stream_listener import StreamListener
 from mesh.p2p.traffic import Traffic
 
 RPC_PROTOCOL = "/mesh/rpc/1"
 EARLY_PROTOCOL = "/mesh/rpc/2"
 """The same with early streams, for peers that know them."""
+PROTOCOLS = (EARLY_PROTOCOL, RPC_PROTOCOL)
+STREAMS_NAME = "streams.sock"
 NAMESPACE_SIZE = 8
 RETRY_S = 0.5
 PROBE_TIMEOUT_S = 10.0
@@ -80,6 +82,7 @@ class HivemindHost:
         self._reservations = Reservations(daemon, config.key.peer_id, relays)
         self._tasks = OwnedTasks()
         self._channels: WeakSet[SocketChannel] = WeakSet()
+        self._listener: StreamListener | None = None
         self._records: RecordStore | None = None
         self._checks: PeerChecks | None = None
         self._neighbourhood: Neighbourhood | None = None
@@ -218,11 +221,7 @@ class HivemindHost:
 
     async def _start(self) -> None:
         config = self._config
-        for protocol in (EARLY_PROTOCOL, RPC_PROTOCOL):
-            await self._p2p.add_binary_stream_handler(protocol, self._on_channel)
-        if config.relay_service is None:
-            # p2pd relays 128 KiB a connection whatever it is told; this takes its handler's place.
-            await self._p2p.add_binary_stream_handler(RELAY_PROTOCOL, _refuse_channel)
+        await self._listen()
         self._waiting_for = "no initial peer answers"
         # The caller's timeout ends the tries; the nodes of a network may start together.
         await _retry(self._dial_initial_peers)
@@ -271,28 +270,35 @@ class HivemindHost:
             client_end, server_end = open_pipe(peer, peer)
             self._tasks.start(self._server.handle(server_end))
             return client_end
-        channel = await self._daemon.open_channel(
-            peer, EARLY_PROTOCOL, RPC_PROTOCOL, traffic=self.traffic.calls
-        )
+        channel = await self._daemon.open_channel(peer, *PROTOCOLS, traffic=self.traffic.calls)
         channel.takes_early = channel.protocol == EARLY_PROTOCOL
         self._channels.add(channel)
         return channel
 
-    async def _on_channel(
-        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _listen(self) -> None:
+        """Have p2pd hand over the streams in which other peers call."""
+        path = self._daemon.directory / STREAMS_NAME
         try:
-            remote = PeerId.from_bytes(info.peer_id.to_bytes())
-        except BadPeerId:
-            writer.close()
-            return
-        if self._offenders.turn_away(remote, now_s=self._context.clock()):
-            writer.transport.abort()
-            return
-        channel = await SocketChannel.adopt(remote, reader, writer, traffic=self.traffic.calls)
+            self._listener = StreamListener.open(
+                path, turn_away=self._turn_away, on_stream=self._on_stream
+            )
+        except OSError as error:
+            raise DaemonFailed(f"no socket can be made for p2pd: {error}") from error
+        await self._daemon.hand_over(path, *PROTOCOLS)
+        if self._config.relay_service is None:
+            # p2pd relays 128 KiB a connection whatever it is told; this takes its handler's place.
+            await self._p2p.add_binary_stream_handler(RELAY_PROTOCOL, _refuse_channel)
+
+    def _turn_away(self, peer: PeerId) -> bool:
+        return self._offenders.turn_away(peer, now_s=self._context.clock())
+
+    def _on_stream(self, peer: PeerId, stream: socket.socket, arrived: bytes) -> None:
+        self._tasks.start(self._answer(peer, stream, arrived))
+
+    async def _answer(self, peer: PeerId, stream: socket.socket, arrived: bytes) -> None:
+        channel = await SocketChannel.accept(peer, stream, arrived, traffic=self.traffic.calls)
         self._channels.add(channel)
-        # A task of our own: asyncio's streams report the cancellation of theirs as an error.
-        self._tasks.start(self._server.handle(channel))
+        await self._server.handle(channel)
 
     def _drop(self, peer: PeerId) -> None:
         """End all that a peer has open with us."""
@@ -329,6 +335,8 @@ class HivemindHost:
 
     async def _close(self) -> None:
         """End what we answer, then what we asked."""
+        if self._listener is not None:
+            self._listener.close()
         await self._tasks.close()
         for channel in list(self._channels):
             channel.abort()

@@ -280,13 +280,7 @@ async def test_an_early_stream_is_opened_at_peers_that_know_it_and_another_at_ot
         client = await factory.open("client")
         with monkeypatch.context() as earlier:
             if is_earlier:
-                register = hivemind_host.BoundP2P.add_binary_stream_handler
-
-                async def register_old(p2p: Any, name: str, handler: Any) -> None:
-                    if name != hivemind_host.EARLY_PROTOCOL:
-                        await register(p2p, name, handler)
-
-                earlier.setattr(hivemind_host.BoundP2P, "add_binary_stream_handler", register_old)
+                earlier.setattr(hivemind_host, "PROTOCOLS", (hivemind_host.RPC_PROTOCOL,))
             server = await factory.open("server")
         server.serve_stream("once", answer_once)
         await client.connect(await server.list_addresses())
