@@ -27,6 +27,7 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from keys.peer import PeerKey
 from mesh.errors import DaemonFailed, PeerUnreachable, TransportError
+from mesh.p2p import daemon as daemon_module
 from mesh.p2p import dht_records, hivemind_host
 from mesh.p2p.config import HostConfig, RelayLimits
 from mesh.p2p.daemon import is_relayed
@@ -343,29 +344,37 @@ async def test_the_log_says_which_p2pd_it_is(caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.parametrize(
-    ("relays", "of_operator", "expected"),
+    ("cores", "relays", "of_operator", "expected"),
     [
-        (None, None, {"GOGC": "400", "GOMEMLIMIT": "256MiB"}),
-        (None, "50", {"GOGC": "50", "GOMEMLIMIT": "256MiB"}),
-        (RelayLimits(), None, {"GOMAXPROCS": "1"}),
+        (4, None, {}, {"GOGC": "400", "GOMEMLIMIT": "256MiB"}),
+        (2, None, {}, {"GOGC": "400", "GOMEMLIMIT": "256MiB", "GOMAXPROCS": "1"}),
+        (
+            2,
+            None,
+            {"GOGC": "50", "GOMAXPROCS": "2"},
+            {"GOGC": "50", "GOMEMLIMIT": "256MiB", "GOMAXPROCS": "2"},
+        ),
+        (4, RelayLimits(), {}, {"GOMAXPROCS": "1"}),
     ],
-    ids=["node", "operator's choice", "relay"],
+    ids=["node", "node on two cores", "operator's choice", "relay"],
 )
-async def test_p2pd_collects_its_heap_seldom_unless_it_relays_or_the_operator_says_otherwise(
+async def test_p2pd_takes_little_of_a_node_unless_it_relays_or_the_operator_says_otherwise(
+    cores: int,
     relays: RelayLimits | None,
-    of_operator: str | None,
+    of_operator: dict[str, str],
     expected: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("GOGC", "GOMEMLIMIT", "GOMAXPROCS"):
+    monkeypatch.setattr(daemon_module, "_count_cores", lambda: cores)
+    names = {"GOGC", "GOMEMLIMIT", "GOMAXPROCS"}
+    for name in names:
         monkeypatch.delenv(name, raising=False)
-    if of_operator is not None:
-        monkeypatch.setenv("GOGC", of_operator)
+    for name, value in of_operator.items():
+        monkeypatch.setenv(name, value)
     config = HostConfig(key=PeerKey.generate(), relay_service=relays)
     async with HivemindHost.open(config) as host:
         raw = await asyncio.to_thread(Path(f"/proc/{host.daemon_pid}/environ").read_bytes)
     pairs = dict(line.split("=", 1) for line in raw.decode().split("\0") if "=" in line)
-    names = {"GOGC", "GOMEMLIMIT", "GOMAXPROCS"}
     assert {name: pairs[name] for name in names & pairs.keys()} == expected
 
 
