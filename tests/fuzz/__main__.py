@@ -1,7 +1,8 @@
 """Try a million inputs on each decoder: ``python -m tests.fuzz --target all --inputs 1000000``.
 
 Needs atheris, the extra ``fuzz``. An input that breaks a decoder is kept; ``--replay FILE`` runs it
-again, and prints the entry for tests/vectors/invalid_*.json once the decoder refuses it.
+again, and prints the entry for tests/vectors/invalid_*.json once the decoder refuses it. With
+``--results FILE`` runs add up: each decoder gets what it lacks of its inputs, the fastest first.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
+
+from tests.fuzz.results import Run, Total, append_run, put_table, read_totals, render_table
 
 if TYPE_CHECKING:
     from tests.fuzz.target import Target
@@ -56,7 +60,13 @@ class Result:
     slowest_s: int
     peak_mib: int
     broken_by: str | None
+    seed: int
     output: str
+
+    def as_run(self) -> Run:
+        """Return what the file of results keeps."""
+        day = datetime.now(UTC).date().isoformat()
+        return Run(self.name, self.inputs, round(self.cpu_s, 1), self.seed, day)
 
     @property
     def line(self) -> str:
@@ -75,12 +85,18 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--parallel", type=int, default=1, help="how many targets at a time")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"), help="a folder")
+    parser.add_argument("--results", type=Path, help="a file of runs that add up, one a line")
+    parser.add_argument(
+        "--write-table", type=Path, help="put what --results holds into this document, and end"
+    )
     parser.add_argument("--replay", type=Path, help="run one input of --target again")
     parser.add_argument("--list", action="store_true", help="print the targets' names")
     parser.add_argument("--json", action="store_true", help="print one JSON object a target")
     options = parser.parse_args(arguments)
     if options.replay is not None and (options.target == ["all"] or len(options.target) > 1):
         parser.error("--replay needs the --target that the input is of")
+    if options.write_table is not None and options.results is None:
+        parser.error("--write-table needs --results")
     if options.inputs < 1 or options.parallel < 1 or options.seed < 1:
         parser.error("--inputs, --parallel and --seed are 1 or more")
     return options
@@ -89,7 +105,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     has_atheris = importlib.util.find_spec("atheris") is not None
-    is_fuzzing = options.replay is None and not options.list
+    is_fuzzing = options.replay is None and options.write_table is None and not options.list
     if is_fuzzing and not has_atheris:
         print(
             "atheris is not installed, and it is what breeds the inputs. "
@@ -107,9 +123,22 @@ def main(arguments: list[str]) -> int:
     if options.list:
         print("\n".join(targets))
         return 0
+    if options.write_table is not None:
+        return write_table(options, targets)
     if options.replay is not None:
         return replay(targets[names[0]], options.replay.read_bytes())
     return fuzz([targets[name] for name in names], options)
+
+
+def write_table(options: argparse.Namespace, names: Iterable[str]) -> int:
+    path: Path = options.write_table
+    table = render_table(read_totals(options.results), names)
+    try:
+        path.write_text(put_table(path.read_text(encoding="utf-8"), table), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        print(f"{path}: {error}. Fix: name docs/fuzzing.md", file=sys.stderr)
+        return 1
+    return 0
 
 
 def load_targets(*, is_fuzzing: bool) -> Mapping[str, Target]:
@@ -129,18 +158,49 @@ def fuzz(targets: list[Target], options: argparse.Namespace) -> int:
     """Fuzz each target in a process of its own; return the exit status."""
     silence()
     options.findings.mkdir(parents=True, exist_ok=True)
+    totals = {} if options.results is None else read_totals(options.results)
+    targets = choose_order(targets, totals, options)
     results = []
     with ThreadPoolExecutor(options.parallel) as pool:
         for target in targets:
             # Before the threads: a fork may then copy no half-made simulation.
             len(target.seeds)
-        for result in pool.map(lambda target: run(target, options), targets):
+        plans = [plan_run(target, totals, options) for target in targets]
+        for future in as_completed([pool.submit(run, plan, options) for plan in plans]):
+            result = future.result()
             results.append(result)
             report(result, is_json=options.json)
+            if options.results is not None and result.broken_by is None:
+                append_run(options.results, result.as_run())
     broken = [result.name for result in results if result.broken_by is not None]
     total = sum(result.inputs for result in results)
     print(f"{total} inputs, {len(broken)} of {len(results)} targets broken", file=sys.stderr)
     return 1 if broken else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one decoder is to get."""
+
+    target: Target
+    inputs: int
+    seed: int
+
+
+def plan_run(target: Target, totals: Mapping[str, Total], options: argparse.Namespace) -> Plan:
+    """Return what the decoder lacks, under a seed that it has not had."""
+    total = totals.get(target.name, Total())
+    return Plan(target, options.inputs - total.inputs, max(options.seed, total.next_seed))
+
+
+def choose_order(
+    targets: list[Target], totals: Mapping[str, Total], options: argparse.Namespace
+) -> list[Target]:
+    """Return those that lack inputs, the fastest first: most are done early if time ends."""
+    lacking = [
+        target for target in targets if totals.get(target.name, Total()).inputs < options.inputs
+    ]
+    return sorted(lacking, key=lambda target: -totals.get(target.name, Total()).rate)
 
 
 def silence() -> None:
@@ -162,8 +222,9 @@ def report(result: Result, *, is_json: bool) -> None:
         print(result.output[-3000:], file=sys.stderr, flush=True)
 
 
-def run(target: Target, options: argparse.Namespace) -> Result:
+def run(plan: Plan, options: argparse.Namespace) -> Result:
     """Fuzz one target in a child: libFuzzer ends the process that it runs in."""
+    target = plan.target
     started_s = time.monotonic()
     prefix = options.findings / f"{target.name}-"
     before = set(options.findings.glob(f"{prefix.name}*"))
@@ -176,11 +237,11 @@ def run(target: Target, options: argparse.Namespace) -> Result:
             os.dup2(output.fileno(), sys.stderr.fileno())
             become_fuzzer(
                 target,
-                seed=options.seed,
+                seed=plan.seed,
                 prefix=prefix,
                 arguments=[
-                    f"-runs={options.inputs}",
-                    f"-seed={options.seed}",
+                    f"-runs={plan.inputs}",
+                    f"-seed={plan.seed}",
                     f"-max_len={target.max_size}",
                     f"-max_total_time={options.seconds}",
                     f"-timeout={INPUT_SECONDS}",
@@ -207,6 +268,7 @@ def run(target: Target, options: argparse.Namespace) -> Result:
         slowest_s=statistics.get("slowest_unit_time_sec", 0),
         peak_mib=statistics.get("peak_rss_mb", 0),
         broken_by=broken_by,
+        seed=plan.seed,
         output=said,
     )
 

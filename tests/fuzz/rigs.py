@@ -24,6 +24,7 @@ from devchain.config import BlockMode
 from devchain.rpc_connection import RpcConnection
 from mesh.api.app import AppConfig, create_app
 from subnet.chain.chain_session import ChainSession
+from subnet.chain.codec import ChainRuntime
 from subnet.chain.endpoint_client import EndpointClient, read_runtime
 from subnet.chain.parsing import parse_submission
 from subnet.chain.substrate import read_nodes
@@ -186,13 +187,17 @@ class ChainRig:
         interface.supports_rpc_method("")
         return interface
 
+    def open(self, runtime: ChainRuntime) -> ChainSession:
+        """Return a session that holds to this runtime."""
+        return ChainSession(self._interface, url=URL, runtime=runtime)
+
     def run(self, ask: Ask, socket: _Socket | None = None) -> Any:
         """Return what ``ask`` returns, in a session whose other end is ``socket``."""
         socket = _Socket() if socket is None else socket
         interface = self._interface
         interface.transport = WebsocketTransport(websocket=socket, auto_reconnect=False)
         interface.websocket = socket
-        session = ChainSession(interface, url=URL, runtime=self._runtime)
+        session = self.open(self._runtime)
         at = f"0x{make_world().chain.head.hash.hex()}"
         return session.run(lambda session: ask(session, at))
 

@@ -7,6 +7,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,14 @@ from consensus.roster import Roster, RosterNode
 from consensus.types import BlockNumber, Epoch, NodeClass, SubnetNodeId
 from devchain import calls
 from devchain.chain_types import PeerInfo, SubnetNodeConsensusData
-from devchain.pallets import STORAGE_ITEMS, SYSTEM_EVENTS
+from devchain.pallets import (
+    EVENT_TYPE,
+    STORAGE_ITEMS,
+    SYSTEM_EVENTS,
+    ApplyExtrinsic,
+    EventRecord,
+)
+from devchain.scale import PalletVariants, Reader, ScaleError
 from devchain.state import Item
 from devchain.storage_keys import hash_key
 from keys.account import derive_development_account
@@ -332,9 +340,21 @@ def list_storage_keys() -> list[bytes]:
 
 
 def list_events() -> list[bytes]:
-    state = make_world().chain.ledger.state
-    events = state.get(SYSTEM_EVENTS)
-    return [SYSTEM_EVENTS.kind.encode(events)]
+    """Return the events of a small chain's block, and one of each kind, a few at a time."""
+    events = make_world().chain.ledger.state.get(SYSTEM_EVENTS)
+    every = [EventRecord(ApplyExtrinsic(1), event) for event in _list_variants(EVENT_TYPE)]
+    blocks = [events, *(tuple(every[start : start + 8]) for start in range(0, len(every), 8))]
+    return [SYSTEM_EVENTS.kind.encode(block) for block in blocks]
+
+
+def _list_variants(kind: PalletVariants) -> list[Any]:
+    """Return a value of each variant of each pallet whose fields may be zeros."""
+    found = []
+    for number, _, variants in kind.pallets:
+        for cls in variants.classes:
+            with suppress(ScaleError):
+                found.append(kind.decode(Reader(bytes([number, cls.variant_index]) + bytes(1000))))
+    return found
 
 
 def list_requests() -> list[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from google.protobuf.message import DecodeError
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.validation import DHTRecord
 from hivemind.proto import dht_pb2
+from scalecodec.base import ScaleBytes
 
 from consensus.admission import EpochTable, admit
 from consensus.challenge import decode_vector, encode_vector
@@ -101,9 +103,11 @@ from subnet.account.earnings import EpochEarnings, StakeChange, render_row
 from subnet.account.earnings_book import BOOK_FILE, read_book
 from subnet.account.metagraph import FORMAT, Metagraph
 from subnet.account.rewards import ABSENT, ReputationStep
+from subnet.chain.chain_session import ChainSession
 from subnet.chain.codec import _decode_runtime
 from subnet.chain.failures import read_dispatch_error
 from subnet.chain.head_subscription import AnnouncedHead, parse_announced
+from subnet.chain.interface import check_interface
 from subnet.chain.manifest_hash import format_manifest_hash, parse_manifest_hash
 from subnet.chain.multiaddr import decode_multiaddr, encode_multiaddr
 from subnet.errors import ChainError, ConfigError, ReceiptDamaged, ReceiptError
@@ -117,7 +121,6 @@ from tests.fuzz.rigs import (
     answer_rpc,
     get_chain_rig,
     get_gateway_rig,
-    make_world,
     read_as_file,
 )
 from tests.fuzz.seeds import HIDDEN_SIZE, KEY, NETWORK_ID, OTHER_KEY, VOCAB_SIZE
@@ -125,6 +128,7 @@ from tests.fuzz.target import Target
 from tests.support import answer_receipts
 from tests.support.epoch_records import EPOCH, World, find_draw, make_roster
 from tests.support.receipts import make_evidence
+from tests.support.small_metadata import make_small_metadata
 
 Seeds = Callable[[], Iterable[bytes]]
 
@@ -526,12 +530,36 @@ def _read_dispatch_error(value: Any) -> str:
     return str(rig.run(lambda session, _at: read_dispatch_error(value, session)))
 
 
+def _list_answers(ask: str) -> list[bytes]:
+    """Return what our own chain answers to what a node asks."""
+    answer = get_chain_rig().record(ask)
+    if ask != "events":
+        return [answer]
+    said = json.loads(answer)
+    return [json.dumps(said | {"result": f"0x{raw.hex()}"}).encode() for raw in seeds.list_events()]
+
+
+_MAX_TYPES = 16
+_VALUES = (b"", bytes(40), b"\xfe" * 40)
+"""Read as a value of every type: nothing, nothing but zeros, and the greatest lengths."""
+
+
 def _load_metadata(raw: bytes) -> Any:
-    return _decode_runtime(bytes(32), bytes(32), raw)
+    """Read an endpoint's metadata, then values of the types that it declares."""
+    runtime = _decode_runtime(bytes(32), bytes(32), raw)
+    session = get_chain_rig().open(runtime)
+    for number in range(_MAX_TYPES):
+        for value in _VALUES:
+            with suppress(ChainError):
+                session.run(partial(_read_value, number=number, raw=value))
+    with suppress(ChainError):
+        session.run(lambda session: check_interface(session.runtime, url=session.url))
+    return runtime
 
 
-def _list_metadata() -> list[bytes]:
-    return [make_world().chain.metadata]
+def _read_value(session: ChainSession, *, number: int, raw: bytes) -> Any:
+    kind, data = f"scale_info::{number}", ScaleBytes(bytearray(raw))
+    return session.runtime.types.create_scale_object(kind, data).decode()
 
 
 def _read_status(path: Path) -> Any:
@@ -1105,7 +1133,7 @@ _CHAIN = (
             f"chain_{name}",
             partial(get_chain_rig().decode, name),
             (ChainError,),
-            partial(lambda name: [get_chain_rig().record(name)], name),
+            partial(_list_answers, name),
             max_size=8 << 10,
             memory_factor=512,
         )
@@ -1137,9 +1165,10 @@ _CHAIN = (
         "metadata",
         _load_metadata,
         (ChainError,),
-        _list_metadata,
-        max_size=256 << 10,
+        lambda: [make_small_metadata()],
         memory_factor=2048,
+        # MAX_FREE_STEPS values of types without bytes.
+        memory_floor=16 << 20,
     ),
 )
 

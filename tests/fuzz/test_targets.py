@@ -18,9 +18,7 @@ from tests.fuzz.targets import TARGETS
 
 EXAMPLES = 200
 FEW_EXAMPLES = 20
-VERY_FEW_EXAMPLES = 2
-VERY_SLOW = "metadata"
-SLOW = ("http_", "manifest", "chain_nodes", "chain_submission", "chain_events", "receipt_checked")
+SLOW = ("http_", "manifest", "chain_nodes", "metadata", "receipt_checked")
 """Decoders that take milliseconds get fewer inputs here; the command gives all the same number."""
 TRACED_EXAMPLES = 20
 MAX_SEED = 2**32 - 1
@@ -70,8 +68,6 @@ def test_no_input_takes_more_memory_than_its_size_is_worth(name: str) -> None:
 
 
 def choose_num_examples(name: str) -> int:
-    if name.startswith(VERY_SLOW):
-        return VERY_FEW_EXAMPLES
     return FEW_EXAMPLES if name.startswith(SLOW) else EXAMPLES
 
 
