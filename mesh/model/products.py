@@ -5,7 +5,8 @@ which of them give a row the same bits and which is fast. Three compute one row:
 F.linear of that row, ``vector`` is torch.mv, ``pair`` is F.linear of the row twice. Several rows
 are computed jointly, or one after the other. In bfloat16 with 2,048 columns, for example, all agree
 with AVX2; with AVX-512's bfloat16 instructions ``alone`` differs from a joint product; with AVX-512
-without those only ``pair`` agrees with it.
+without those only ``pair`` agrees with it. A matrix that is not a plain tensor has kernels of its
+own, so ``vector`` is ``alone`` there.
 
 - **Default.** One row takes the fastest kernel among those that give ``alone``'s bits: what is
   chosen by a clock must not change an answer. Several rows share a product, except that float32
