@@ -85,6 +85,7 @@ async def embed(body: OllamaEmbedRequest, request: Request) -> Response:
     """Return a vector for each text; what is beyond the context is cut unless told otherwise."""
     started_s = time.monotonic()
     gateway = get_gateway(request)
+    parameters.check_supported(body.get_extras(), parameters.EMBEDDINGS)
     model = await _find_model(gateway, get_model_id(body.model), body.dimensions)
     texts = await _encode(gateway, model, list_texts(body.input), is_cut=body.truncate is not False)
     found = await _embed(request, model, texts)

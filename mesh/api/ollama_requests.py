@@ -49,7 +49,7 @@ async def plan_ollama_chat(
 
     Raises Problem, InvalidRequest, NoRoute or RequestValidationError.
     """
-    _check(body)
+    _check(body, parameters.OLLAMA)
     model = await find_model(gateway.backend, get_model_id(body.model))
     if not body.messages:
         return None
@@ -71,11 +71,11 @@ async def plan_ollama_text(
     """Return what is to be run, as plan_ollama_chat does. A model without a template, or ``raw``,
     gets the prompt as it is.
     """
-    _check(body)
     model = await find_model(gateway.backend, get_model_id(body.model))
+    is_raw = bool(body.raw) or not model.has_chat_template
+    _check(body, parameters.OLLAMA_RAW if is_raw else parameters.OLLAMA)
     if not body.prompt:
         return None
-    is_raw = bool(body.raw) or not model.has_chat_template
     if is_raw and body.system:
         raise Problem(400, "Without a chat template there is none.", param="system")
     fields = {**_make_fields(body), "prompt": body.prompt}
@@ -101,10 +101,18 @@ async def plan_ollama_text(
         )
 
 
-def _check(body: OllamaRequest) -> None:
-    parameters.check_supported(body.get_extras(), parameters.OLLAMA)
+def _check(body: OllamaRequest, known: parameters.Known) -> None:
+    misplaced = {
+        name: value
+        for name, value in body.get_extras().items()
+        if name in OllamaOptions.model_fields
+    }
+    parameters.check_supported(misplaced, known, hint=" here; send it within 'options'")
+    parameters.check_supported(body.get_extras(), known)
     if body.options is not None:
-        parameters.check_supported(body.options.get_extras(), parameters.OLLAMA_OPTIONS)
+        parameters.check_supported(
+            body.options.get_extras(), parameters.OLLAMA_OPTIONS, within="options."
+        )
         if body.options.num_predict == 0:
             raise Problem(400, "No token is no answer.", param="options.num_predict")
     if body.top_logprobs and not body.logprobs:

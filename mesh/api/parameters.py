@@ -12,6 +12,8 @@ from typing import Any
 from mesh.api.problems import Problem
 
 _Neutral = tuple[Any, ...]
+Known = Mapping[str, _Neutral]
+"""Names of parameters, each with the values at which it changes nothing."""
 _NONE: _Neutral = (None,)
 _OFF: _Neutral = (None, False)
 _EMPTY: _Neutral = (None, [], {}, "")
@@ -19,95 +21,122 @@ _ZERO: _Neutral = (None, 0)
 _ONE: _Neutral = (None, 1)
 
 
-def _make_table(*groups: tuple[_Neutral, str]) -> Mapping[str, _Neutral]:
+def _make_table(*groups: tuple[_Neutral, str]) -> Known:
     """Return each name of the groups with its neutral values."""
     return {name: neutral for neutral, names in groups for name in names.split()}
 
 
 # Special tokens are no text of an answer here, and never were: that is what others do by default.
 _TRUE: _Neutral = (None, True)
-COMMON = _make_table(
-    (
-        _ZERO,
-        "no_repeat_ngram_size mirostat mirostat_mode dry_multiplier xtc_probability "
-        "dynatemp_range top_a smoothing_factor epsilon_cutoff eta_cutoff penalty_alpha min_length",
-    ),
-    (_ONE, "typical_p typical length_penalty best_of tfs_z repeat_penalty"),
-    (_OFF, "use_beam_search"),
-    (
-        _EMPTY,
-        "guided_grammar guided_whitespace_pattern grammar json_schema bad_words "
-        "allowed_token_ids suppress_tokens logits_processors chat_template documents",
-    ),
-    (_NONE, "truncate_prompt_tokens max_new_tokens n_predict num_predict max_length"),
-    (_TRUE, "skip_special_tokens spaces_between_special_tokens"),
-)
-
-CHAT: Mapping[str, _Neutral] = {
-    **COMMON,
+ANSWER: Known = {
     **_make_table(
-        (_EMPTY, "functions audio prediction reasoning"),
-        (_OFF, "store"),
-        (_NONE, "web_search_options enable_thinking thinking_budget"),
+        (
+            _ZERO,
+            "frequency_penalty presence_penalty min_p min_tokens min_length min_new_tokens "
+            "no_repeat_ngram_size mirostat mirostat_mode dry_multiplier xtc_probability top_a "
+            "dynatemp_range smoothing_factor epsilon_cutoff eta_cutoff penalty_alpha top_logprobs",
+        ),
+        (
+            _ONE,
+            "n best_of num_beams length_penalty repetition_penalty repeat_penalty typical "
+            "typical_p tfs_z",
+        ),
+        (
+            _OFF,
+            "use_beam_search watermark ignore_eos include_stop_str_in_output no_stop_trim echo "
+            "continue_final_message logprobs raw store background",
+        ),
+        (
+            _EMPTY,
+            "guided_json guided_regex guided_choice guided_grammar guided_whitespace_pattern "
+            "structured_outputs grammar json_schema regex ebnf format bad_words allowed_token_ids "
+            "suppress_tokens logit_bias logits_processors custom_logit_processor samplers "
+            "stop stop_sequences stop_strings stop_regex stop_token_ids "
+            "chat_template chat_template_kwargs documents lora lora_path "
+            "messages input prompt system instructions template context suffix images "
+            "tools functions audio prediction reasoning",
+        ),
+        (
+            _NONE,
+            "temperature top_p seed prompt_logprobs truncate_prompt_tokens max_tokens "
+            "max_completion_tokens max_output_tokens max_new_tokens n_predict num_predict "
+            "max_length think thinking_budget thinking_token_budget enable_thinking "
+            "web_search_options previous_response_id conversation",
+        ),
+        (
+            _TRUE,
+            "skip_special_tokens spaces_between_special_tokens add_generation_prompt do_sample "
+            "separate_reasoning",
+        ),
     ),
+    "top_k": (None, 0, -1),
+    "top_n_sigma": (None, 0, -1),
+    "split_special_tokens": _TRUE,
+    "add_special_tokens": _OFF,
+    "response_format": (None, {"type": "text"}),
+    "tool_choice": (None, "none", "auto"),
     "function_call": (None, "none", "auto"),
     "modalities": (None, ["text"]),
     "reasoning_effort": (None, "none"),
-}
-
-MESSAGE: Mapping[str, _Neutral] = _make_table(
-    (_NONE, "function_call audio"), (_OFF, "prefix partial")
-)
-"""What of a message would change the answer."""
-
-COMPLETION: Mapping[str, _Neutral] = {
-    **COMMON,
-    "suffix": _EMPTY,
-    "continue_final_message": _OFF,
-    "response_format": (None, {"type": "text"}),
-}
-
-RESPONSES: Mapping[str, _Neutral] = {
-    **COMMON,
-    **_make_table(
-        (_NONE, "previous_response_id conversation prompt max_tool_calls prompt_logprobs"),
-        (_OFF, "store background include_stop_str_in_output continue_final_message echo"),
-        (_EMPTY, "include reasoning stop"),
-        (_ZERO, "top_logprobs frequency_penalty presence_penalty"),
-    ),
+    "verbosity": (None, "medium"),
+    "thinking": (None, {"type": "disabled"}),
     "truncation": (None, "disabled"),
 }
+"""What changes an answer at some server of language models. At every door that answers, a name that
+is no field of the door is refused.
+"""
 
-ANTHROPIC: Mapping[str, _Neutral] = {
-    **COMMON,
+CHAT: Known = ANSWER
+
+MESSAGE: Known = _make_table((_NONE, "function_call audio"), (_OFF, "prefix partial"))
+"""What of a message would change the answer."""
+
+# A prompt there is whole: its special tokens count, and the one that begins a text stands before.
+RAW: Known = {"split_special_tokens": _OFF, "add_special_tokens": _TRUE}
+COMPLETION: Known = {**ANSWER, **RAW}
+
+RESPONSES: Known = {
+    **ANSWER,
+    **_make_table((_NONE, "max_tool_calls"), (_EMPTY, "include")),
+}
+
+RESPONSES_TEXT: Known = {"verbosity": ANSWER["verbosity"]}
+
+ANTHROPIC: Known = {
+    **ANSWER,
     **_make_table((_EMPTY, "mcp_servers"), (_NONE, "container context_management output_format")),
-    "thinking": (None, {"type": "disabled"}),
 }
 
-OLLAMA: Mapping[str, _Neutral] = _make_table((_EMPTY, "images suffix template context"))
+OLLAMA: Known = ANSWER
 
-OLLAMA_OPTIONS: Mapping[str, _Neutral] = {
-    **_make_table((_ZERO, "mirostat"), (_ONE, "tfs_z typical_p")),
-    "repeat_last_n": (None, -1),
-}
+OLLAMA_RAW: Known = {**ANSWER, **RAW}
 
-INFERENCE: Mapping[str, _Neutral] = {
-    **COMMON,
+OLLAMA_OPTIONS: Known = {**ANSWER, "repeat_last_n": (None, -1)}
+
+INFERENCE: Known = {**ANSWER, "stream": _OFF}
+
+EMBEDDINGS: Known = {
     **_make_table(
-        (_OFF, "stream"), (_EMPTY, "tools response_format"), (_ONE, "n repetition_penalty")
+        (
+            _NONE,
+            "truncate_prompt_tokens additional_data priority input_type prompt_name task "
+            "instruction",
+        ),
+        (_OFF, "normalize"),
+        (_EMPTY, "messages"),
     ),
-    **_make_table((_ZERO, "frequency_penalty presence_penalty min_p")),
+    "add_special_tokens": _TRUE,
 }
 
-EMBEDDINGS: Mapping[str, _Neutral] = _make_table(
-    (_NONE, "truncate_prompt_tokens additional_data priority"), (_OFF, "normalize")
+TOKENIZE: Known = _make_table(
+    (_OFF, "continue_final_message"),
+    (_EMPTY, "chat_template mm_processor_kwargs documents"),
+    (_NONE, "truncate_prompt_tokens enable_thinking"),
 )
 
-TOKENIZE: Mapping[str, _Neutral] = _make_table(
-    (_OFF, "continue_final_message"), (_EMPTY, "chat_template mm_processor_kwargs")
-)
+DETOKENIZE: Known = _make_table((_OFF, "skip_special_tokens"))
 
-TRANSFORMERS: Mapping[str, _Neutral] = {
+TRANSFORMERS: Known = {
     **_make_table(
         (
             _NONE,
@@ -148,17 +177,17 @@ TRANSFORMERS: Mapping[str, _Neutral] = {
 
 
 def check_supported(
-    extras: Mapping[str, Any], known: Mapping[str, _Neutral], *, within: str = ""
+    extras: Mapping[str, Any], known: Known, *, within: str = "", hint: str = ""
 ) -> None:
     """Raise Problem 400 for a known parameter that this gateway cannot honour. ``within`` is where
-    in the body it stands.
+    in the body it stands; ``hint`` ends the sentence.
     """
     for name, value in extras.items():
         if name in known and not _is_neutral(value, known[name]):
-            raise _unsupported(within + name)
+            raise _unsupported(within + name, hint)
 
 
-def check_all_known(extras: Mapping[str, Any], known: Mapping[str, _Neutral]) -> None:
+def check_all_known(extras: Mapping[str, Any], known: Known) -> None:
     """Raise Problem 400 for any parameter that is not known, or not supported."""
     for name, value in extras.items():
         if name not in known:
@@ -180,5 +209,6 @@ def _is_neutral(value: Any, neutral: _Neutral) -> bool:
     )
 
 
-def _unsupported(name: str) -> Problem:
-    return Problem(400, f"'{name}' is not supported.", param=name, code="unsupported_parameter")
+def _unsupported(name: str, hint: str = "") -> Problem:
+    text = f"'{name}' is not supported{hint}."
+    return Problem(400, text, param=name, code="unsupported_parameter")

@@ -56,6 +56,9 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     """Answer in one piece, or as typed server-sent events with ``stream``."""
     gateway = get_gateway(request)
     parameters.check_supported(body.get_extras(), parameters.RESPONSES)
+    if body.text is not None:
+        known = parameters.RESPONSES_TEXT
+        parameters.check_supported(body.text.get_extras(), known, within="text.")
     plan = await plan_chat(
         gateway,
         translate(body),

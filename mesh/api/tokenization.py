@@ -34,6 +34,9 @@ class TokenizeRequest(Body):
         default=None, description="True for a `prompt`; a template writes them itself."
     )
     add_generation_prompt: bool = True
+    split_special_tokens: bool | None = Field(
+        default=None, description="Without it true for messages and false for a `prompt`."
+    )
     return_token_strs: bool | None = None
     tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
     chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=64)
@@ -86,7 +89,10 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
 async def _encode(gateway: Gateway, body: TokenizeRequest, model: ServedModel) -> tuple[int, ...]:
     if body.prompt is not None:
         return await gateway.backend.encode(
-            model.model_id, body.prompt, add_special_tokens=body.add_special_tokens is not False
+            model.model_id,
+            body.prompt,
+            add_special_tokens=body.add_special_tokens is not False,
+            split_special_tokens=bool(body.split_special_tokens),
         )
     if body.add_special_tokens:
         raise Problem(
@@ -97,6 +103,7 @@ async def _encode(gateway: Gateway, body: TokenizeRequest, model: ServedModel) -
         messages=body.messages or [],
         tools=body.tools,
         chat_template_kwargs=body.chat_template_kwargs,
+        split_special_tokens=body.split_special_tokens,
     )
     return await encode_chat_request(
         gateway, chat, model, add_generation_prompt=body.add_generation_prompt
@@ -122,5 +129,6 @@ async def encode_chat_request(
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """Return the text of token ids, special tokens by their names."""
     gateway = get_gateway(request)
+    parameters.check_supported(body.get_extras(), parameters.DETOKENIZE)
     model = await choose_model(gateway.backend, body.model)
     return JSONResponse({"prompt": await gateway.backend.decode(model.model_id, body.tokens)})

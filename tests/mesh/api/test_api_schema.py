@@ -134,9 +134,14 @@ def test_what_the_document_forbids_is_refused(schema, method, path):
     make_check(schema[path][method], GenerationMode.NEGATIVE)()
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_streams_are_documented_event_by_event(schema, path):
-    words = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/completions", {"prompt": "hi"}),
+    ],
+)
+def test_streams_are_documented_event_by_event(schema, path, words):
     case = schema[path]["POST"].Case(
         body={"model": MODEL, "stream": True, "max_tokens": 3, **words},
         media_type="application/json",
