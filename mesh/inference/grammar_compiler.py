@@ -13,6 +13,7 @@ limits.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -35,8 +36,27 @@ MAX_KEPT = 64
 """Compiled grammars that are kept, the last used ones."""
 MAX_COMPILING = 2
 MAX_ERROR = 300
+ALLOWS_NOTHING = "it allows no text"
+_PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
+_EXCERPT = re.compile(r"\n +\d+ \| ")
+_NO_TEXT = "NoExtensionBias"
+"""What llguidance calls that."""
 MAX_FORCED_BYTES = 1024
 """How much of a text that a grammar forces is read at once; a token is shorter."""
+
+_JSON_TEXT = r'[^"\\\x00-\x1F\x7F]'
+SLICES = (
+    r"[\x20\x0A\x0D\x09]+",
+    *(f"[a-z ]{{1,{length}}}" for length in (2, 4, 6, 8, 10, 12, 30)),
+    *(f"{_JSON_TEXT}{{1,{length}}}" for length in (4, 8, 12, 30)),
+    f"{_JSON_TEXT}+",
+    r"(.|\n){1,4}",
+    r"(.|\n){1,16}",
+)
+"""Parts of the vocabulary, each without those before it. Where all texts of a part may come, its
+tokens are allowed at once, and only the others are tried. Lengths matter where the end of a text of
+limited length is near: the library's own parts are then tried whole.
+"""
 
 Mask = NDArray[np.int32]
 """One bit for each token of the vocabulary, set if it may come: [ceil(vocabulary / 32)]."""
@@ -135,7 +155,7 @@ class GrammarCompiler:
             # The first mask builds the lexer: what is too large shows here, not in an answer.
             probe = GrammarMatcher(matcher.deep_copy(), self._vocab_size)
             if not probe.compute_mask().any():
-                raise BadGrammar("it allows no text")
+                raise BadGrammar(ALLOWS_NOTHING)
             return matcher
         raise BadGrammar(_shorten(matcher.get_error()))
 
@@ -159,6 +179,7 @@ class GrammarCompiler:
             TokenizerWrapper(source),
             n_vocab=self._vocab_size,
             eos_token=list(vocabulary.end_token_ids),
+            slices=[*SLICES],
         )
 
 
@@ -250,5 +271,10 @@ def _make_limits() -> LLParserLimits:
 
 
 def _shorten(text: str) -> str:
-    """Return one line of an error, without what llguidance adds for its own authors."""
-    return " ".join(text.partition("<backtrace>")[0].partition("<state>")[0].split())[:MAX_ERROR]
+    """Return one line of an error, without what llguidance adds: its place in our own grammar, and
+    what is for its authors.
+    """
+    for beginning in ("<backtrace>", "<state>"):
+        text = text.partition(beginning)[0]
+    line = " ".join(_EXCERPT.split(_PLACE.sub("", text), maxsplit=1)[0].split())
+    return ALLOWS_NOTHING if line == _NO_TEXT else line[:MAX_ERROR]

@@ -298,3 +298,81 @@ def test_a_grammar_has_a_size():
         with pytest.raises(InvalidRequest) as raised:
             regex(text).check()
         assert raised.value.field == "grammar"
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [schema({"$ref": "#"}), regex(r"[^\x00-\U0010FFFF]")],
+    ids=["a schema that is only itself", "a regex of no character"],
+)
+def test_a_grammar_of_no_text_is_refused_in_words(compiler, grammar):
+    with pytest.raises(BadGrammar, match="^it allows no text$"):
+        compiler.start_now(grammar)
+
+
+def make_words(count):
+    """Return a vocabulary of bytes and of texts that lie in different parts of it."""
+    draw = Random(7)
+    tokens = dict.fromkeys(BYTES.tokens)
+    alphabets = ["abcdefgh ", "AbCd09_", 'a"\\', "ä数🐟z", " \n\t", "09."]
+    while len(tokens) < count:
+        letters = draw.choices(draw.choice(alphabets), k=draw.randint(1, 20))
+        tokens["".join(letters).encode()] = None
+    return Vocabulary([*tokens], [END], [END])
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        schema(SCHEMA),
+        schema({"type": "array", "items": {"type": "string", "maxLength": 20}, "maxItems": 3}),
+        regex(r"[a-z ]{3,30}\. [0-9]{2,4}"),
+        regex(r"(.|\n){0,60}"),
+        regex(r"[^b]{1,40}x?"),
+    ],
+    ids=str,
+)
+def test_the_parts_of_a_vocabulary_change_no_mask(grammar, monkeypatch):
+    vocabulary = make_words(3000)
+    compilers = [GrammarCompiler(lambda: vocabulary, vocab_size=3000)]
+    compilers[0].start_now(regex("a"))
+    monkeypatch.setattr(grammar_compiler, "SLICES", ())
+    compilers.append(GrammarCompiler(lambda: vocabulary, vocab_size=3000))
+    draw = Random(3)
+    for _ in range(8):
+        matchers = [each.start_now(grammar) for each in compilers]
+        for _ in range(40):
+            masks = [matcher.compute_mask() for matcher in matchers]
+            assert masks[0].tolist() == masks[1].tolist()
+            token_id = draw.choice(allowed(masks[0]))
+            if token_id == END:
+                break
+            for matcher in matchers:
+                matcher.consume(token_id)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "told"),
+    [
+        (
+            Grammar(GrammarKind.LARK, 'start: a\na: %json {"not": {}}\n'),
+            'Unimplemented keys: ["not"]',
+        ),
+        (
+            Grammar(
+                GrammarKind.LARK,
+                'start: a\na: %json {"type": "integer", "minimum": 5, "maximum": 3}\n',
+            ),
+            "Unsatisfiable schema: minimum (5) is greater than maximum (3)",
+        ),
+        (
+            regex("(a"),
+            'invalid regex "(a" (in regex): regex parse error: (a ^ error: unclosed group',
+        ),
+    ],
+    ids=["a schema of a tool", "a schema of a tool that nothing fits", "a regex"],
+)
+def test_an_error_repeats_nothing_of_the_grammar_around_it(compiler, grammar, told):
+    with pytest.raises(BadGrammar) as caught:
+        compiler.start_now(grammar)
+    assert str(caught.value) == told
