@@ -35,7 +35,7 @@ def show(options):
 async def fetch_page(url):
     import httpx
 
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(timeout=20, verify=False) as client:
         return parse_page((await client.get(url)).text)
 
 

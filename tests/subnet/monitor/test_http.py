@@ -34,7 +34,7 @@ DOCUMENTED = {
 async def open_page(monitor: FakeMonitor, **options) -> AsyncIterator[httpx.AsyncClient]:
     urls: list[str] = []
     async with serve_monitor(MonitorOptions(port=0, **options), monitor, on_start=urls.append):
-        async with httpx.AsyncClient(base_url=urls[0], timeout=20) as client:
+        async with httpx.AsyncClient(base_url=urls[0], timeout=20, verify=False) as client:
             yield client
 
 

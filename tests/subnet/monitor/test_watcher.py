@@ -44,7 +44,7 @@ async def watch(config: WatchConfig, **options) -> AsyncIterator[httpx.AsyncClie
         running = tasks.create_task(
             run_watcher(config, MonitorOptions(port=0, **options), on_start=started.set_result)
         )
-        async with httpx.AsyncClient(base_url=await started, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=await started, timeout=20, verify=False) as client:
             yield client
         running.cancel()
 
