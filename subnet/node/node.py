@@ -38,6 +38,7 @@ from subnet.errors import ChainUnavailable
 from subnet.hosting.manifest import make_shape
 from subnet.metrics.chain_metrics import HeadTracker
 from subnet.metrics.duties import DutyCounts
+from subnet.metrics.epoch_traffic import EpochTraffic
 from subnet.metrics.node import MetricSources, NodeMetrics
 from subnet.metrics.serving import serve_metrics
 from subnet.metrics.table import Process
@@ -123,6 +124,7 @@ class Node:
         self._vitals = Vitals(prepared.data_dir)
         self._head = HeadTracker(schedule=terms.schedule, block_time_s=terms.block_time_s)
         self._alerts = self._make_alerts()
+        self._epoch_traffic = EpochTraffic(parts.host.traffic)
         self._metrics = self._make_metrics()
         self._monitor: NodeMonitor | None = None
         self._loop = EpochLoop(
@@ -373,6 +375,11 @@ class Node:
             self._server.note_position(event.position)
         self._prober.note_position(event.position)
         self._taking_part = "unpaid" if self._prepared.config.unpaid else event.status.value
+        ended = self._epoch_traffic.note(event.position.epoch)
+        if ended is not None:
+            logger.info(
+                "bytes of an epoch", epoch=ended.epoch, received=ended.received, sent=ended.sent
+            )
         self._tell_supervisor(event.status)
         self._status.note_head(event.position, phase_at(event.position, self._terms.schedule))
 
