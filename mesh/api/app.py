@@ -46,6 +46,9 @@ from mesh.api.problems import Problem, explain, make_not_found
 from mesh.api.usage import Allowances, UsageBook
 from mesh.errors import MeshError
 
+EXPOSED_HEADERS = ("X-Mesh-Route", "X-Request-Id", "Request-Id", "Retry-After")
+"""What scripts of other pages may read, beside the allowance of a key."""
+
 
 @dataclass(frozen=True, slots=True)
 class AppConfig:
@@ -136,10 +139,10 @@ def _wrap(api: ASGIApp, config: AppConfig) -> ASGIApp:
         app = CORSMiddleware(
             app,
             allow_origins=list(config.cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             # Clients send headers of their own, such as x-stainless-os; the origins are listed.
             allow_headers=["*"],
-            expose_headers=["X-Mesh-Route", "X-Request-Id", "Retry-After", *RATE_HEADERS],
+            expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS],
         )
     app = HostGuard(
         app,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from mesh.api.checks import ShownMetrics
 from mesh.api.generation import ChoiceJob, Generations, RunningAnswer
 from mesh.api.limits import DEFAULT_ANSWER_TOKENS, Limits
 from mesh.api.problems import Problem, quote_name
+from mesh.api.response_store import ResponseStore
 from mesh.api.schemas import SamplingFields
 from mesh.api.structured import Wanted
 from mesh.errors import InvalidRequest, NoRoute
@@ -36,6 +37,7 @@ class Gateway:
     limits: Limits
     generations: Generations
     metrics: ShownMetrics | None = None
+    responses: ResponseStore = field(default_factory=ResponseStore)
 
 
 def get_gateway(request: Request) -> Gateway:
@@ -130,12 +132,12 @@ async def check_tokens(backend: Backend, body: SamplingFields) -> None:
         "allowed_token_ids": body.allowed_token_ids or [],
         "suppress_tokens": body.suppress_tokens or [],
     }
-    for field, token_ids in named.items():
+    for name, token_ids in named.items():
         try:
             await backend.describe(body.model, token_ids)
         except InvalidRequest as error:
             text = str(error).removeprefix(f"{error.field}: ")
-            raise InvalidRequest(field, text) from error
+            raise InvalidRequest(name, text) from error
 
 
 def choose_seed(wanted: int | None) -> int:

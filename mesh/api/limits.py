@@ -17,6 +17,14 @@ MAX_TEMPERATURE = 2.0
 DEFAULT_ANSWER_TOKENS = 1024
 """Longest chat answer where the caller names none: hosters reserve their cache for all of it."""
 MAX_HEAD_BYTES = 32 << 10
+MAX_KEPT_RESPONSES = 1024
+MAX_KEPT_RESPONSES_OF_KEY = 256
+MAX_KEPT_RESPONSE_BYTES = 64 << 20
+MAX_KEPT_RESPONSE_BYTES_OF_KEY = 16 << 20
+KEEP_RESPONSES_S = 24 * 3600.0
+"""Of responses that their callers asked to keep: how many, of all and of one key, how much of
+memory, and how long.
+"""
 MAX_KEYS = 1024
 
 

@@ -114,6 +114,14 @@ class ResponsesRequest(Body):
     text: TextOptions | None = None
     metadata: dict[str, str] | None = Field(default=None, max_length=MAX_METADATA)
     user: str | None = Field(default=None, max_length=512)
+    store: bool | None = Field(default=None, description="Kept only where it is true.")
+    previous_response_id: str | None = Field(default=None, min_length=1, max_length=128)
+
+    def list_items(self) -> list[dict[str, Any]]:
+        """Return the input as items, a text as a user's message."""
+        if isinstance(self.input, str):
+            return [{"type": "message", "role": "user", "content": self.input}]
+        return [item.model_dump(exclude_none=True) for item in self.input]
 
 
 class InputDetails(BaseModel):
@@ -141,3 +149,9 @@ class ResponseReply(BaseModel):
     output: list[dict[str, Any]]
     usage: ResponseUsage
     mesh: MeshTrace
+
+
+class DeletedReply(BaseModel):
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]

@@ -1,7 +1,8 @@
-"""``POST /v1/responses``: OpenAI's newer form of the same, without state kept between requests.
+"""``/v1/responses``: OpenAI's newer form of the same.
 
 A request becomes a chat request, so that both endpoints honour and refuse alike; an answer becomes
-items: a thought, a message, and the calls of functions.
+items: a thought, a message, and the calls of functions. A response is kept only where ``store`` is
+true; a later request goes on from it by ``previous_response_id``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from mesh.api import parameters
@@ -30,8 +33,9 @@ from mesh.api.gateway import (
     require_json,
     wants_receipt,
 )
-from mesh.api.openapi import STREAM_OR_JSON
+from mesh.api.openapi import ERRORS, STREAM_OR_JSON
 from mesh.api.response_schemas import (
+    DeletedReply,
     FunctionCallItem,
     FunctionOutputItem,
     InputMessage,
@@ -40,16 +44,18 @@ from mesh.api.response_schemas import (
     ResponseReply,
     ResponsesRequest,
 )
+from mesh.api.response_store import Items
 from mesh.api.schemas import ChatRequest
 from mesh.api.sse import respond_with_stream
 
-router = APIRouter(tags=["responses"], dependencies=[Depends(require_json)])
+router = APIRouter(tags=["responses"])
 
 
 @router.post(
     "/v1/responses",
     response_model=ResponseReply,
     responses=STREAM_OR_JSON,
+    dependencies=[Depends(require_json)],
     summary="Answer an input, in items",
 )
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
@@ -59,17 +65,70 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     if body.text is not None:
         known = parameters.RESPONSES_TEXT
         parameters.check_supported(body.text.get_extras(), known, within="text.")
+    history = _list_history(gateway, body, caller=get_caller(request))
     plan = await plan_chat(
         gateway,
-        translate(body),
+        translate(_join_history(body, history)),
         caller=get_caller(request),
         has_receipt=wants_receipt(request),
     )
-    answer = _Answer(body, plan)
+    answer = _Answer(body, plan, history)
     if body.stream:
         return await respond_with_stream(gateway, request, _stream(gateway, answer))
     reply = await run_while_connected(request, _collect(gateway, answer))
     return JSONResponse(reply, headers=make_route_header(reply["mesh"]["route"]))
+
+
+@router.get(
+    "/v1/responses/{response_id}",
+    response_model=ResponseReply,
+    responses=ERRORS,
+    summary="Return a kept response",
+)
+async def get_response(response_id: str, request: Request) -> Response:
+    """Return a response that was made with ``store: true``, 404 where it is not kept."""
+    kept = get_gateway(request).responses.find(
+        get_caller(request), response_id, param="response_id", now_s=time.monotonic()
+    )
+    return JSONResponse(kept.response)
+
+
+@router.delete(
+    "/v1/responses/{response_id}",
+    response_model=DeletedReply,
+    responses=ERRORS,
+    summary="Forget a kept response",
+)
+async def delete_response(response_id: str, request: Request) -> Response:
+    """Forget a response that was made with ``store: true``."""
+    get_gateway(request).responses.forget(
+        get_caller(request), response_id, param="response_id", now_s=time.monotonic()
+    )
+    return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+
+def _list_history(gateway: Gateway, body: ResponsesRequest, *, caller: str) -> Items:
+    """Return the items before those of a request. Raises Problem 404."""
+    if body.previous_response_id is None:
+        return ()
+    return gateway.responses.find(
+        caller,
+        body.previous_response_id,
+        param="previous_response_id",
+        now_s=time.monotonic(),
+    ).items
+
+
+def _join_history(body: ResponsesRequest, history: Items) -> ResponsesRequest:
+    """Return the request with the items before its own. Raises RequestValidationError."""
+    if not history:
+        return body
+    told = body.model_dump(by_alias=True, exclude_none=True)
+    joined = {**told, "input": [*history, *body.list_items()]}
+    try:
+        return ResponsesRequest.model_validate(joined)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
 
 
 def translate(body: ResponsesRequest) -> ChatRequest:
@@ -182,6 +241,7 @@ class _Answer:
 
     body: ResponsesRequest
     plan: ChatPlan
+    history: Items = ()
     response_id: str = field(default_factory=lambda: make_id("resp").replace("-", "_"))
     created_s: int = field(default_factory=lambda: int(time.time()))
     items: list[dict[str, Any]] = field(default_factory=list)
@@ -286,9 +346,9 @@ class _Answer:
             "model": body.model,
             "output": [{**item} for item in self.items],
             "parallel_tool_calls": body.parallel_tool_calls is not False,
-            "previous_response_id": None,
+            "previous_response_id": body.previous_response_id,
             "reasoning": {"effort": None, "summary": None},
-            "store": False,
+            "store": bool(body.store),
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "text": told.get("text") or {"format": {"type": "text"}},
             "tool_choice": told.get("tool_choice", "auto"),
@@ -336,6 +396,10 @@ async def _run(gateway: Gateway, answer: _Answer) -> AsyncGenerator[dict[str, An
     answer.count(step)
     status = answer.final_status
     final = {**answer.describe(status), "mesh": make_trace(step.trace)}
+    if answer.body.store:
+        # Before its reader hears of the end, and may go on from it.
+        items = [*answer.history, *answer.body.list_items(), *final["output"]]
+        gateway.responses.keep(answer.plan.caller, final, items, now_s=time.monotonic())
     yield {"type": f"response.{status}", "response": final}
 
 

@@ -56,7 +56,9 @@ async def test_a_page_may_read_every_refusal_and_the_headers_that_explain_it(
     for answer in answers:
         assert answer.headers["access-control-allow-origin"] == PAGE
         exposed = answer.headers["access-control-expose-headers"]
-        assert {"X-Mesh-Route", "Retry-After"} <= set(exposed.replace(" ", "").split(","))
+        assert {"X-Mesh-Route", "Request-Id", "Retry-After"} <= set(
+            exposed.replace(" ", "").split(",")
+        )
     assert "retry-after" in answers[2].headers
 
 

@@ -24,6 +24,8 @@ OPERATIONS = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
     ("POST", "/v1/responses"),
+    ("GET", "/v1/responses/{response_id}"),
+    ("DELETE", "/v1/responses/{response_id}"),
     ("POST", "/input"),
     ("POST", "/v1/messages"),
     ("POST", "/v1/messages/count_tokens"),

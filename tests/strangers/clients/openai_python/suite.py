@@ -287,11 +287,24 @@ def test_stored_chat(client):
 
 
 def test_stored_response(client):
-    client.responses.create(model=MODEL, input="hi", store=True)
+    made = client.responses.create(model=MODEL, input="hi", store=True, max_output_tokens=8)
+    assert client.responses.retrieve(made.id) == made
+    client.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(made.id)
 
 
 def test_conversation_of_responses(client):
-    client.responses.create(model=MODEL, input="hi", previous_response_id="resp_1")
+    first = client.responses.create(model=MODEL, input="hi", store=True, max_output_tokens=8)
+    second = client.responses.create(
+        model=MODEL, input="And?", previous_response_id=first.id, max_output_tokens=8
+    )
+    assert second.previous_response_id == first.id
+    assert second.usage.input_tokens > first.usage.input_tokens
+
+
+def test_conversation_object(client):
+    client.responses.create(model=MODEL, input="hi", conversation="conv_1")
 
 
 def test_web_search_tool(client):
