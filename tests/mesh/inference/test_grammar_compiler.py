@@ -247,7 +247,7 @@ def test_a_long_constant_is_told_in_the_models_own_tokens(monkeypatch):
         for byte in range(256)
     }
     vocabulary = Vocabulary(tokens, [END], [END], encode)
-    text = "".join(Random(7).choices("ab\u00e9", k=2500))
+    text = "".join(Random(7).choices("ab\u00e9", k=1200))
     written = []
     for limit in (grammar_compiler.MAX_FORCED_BYTES, 1 << 20):
         monkeypatch.setattr(grammar_compiler, "MAX_FORCED_BYTES", limit)
