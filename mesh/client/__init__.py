@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mesh.client.receipts import AnswerReceipt as AnswerReceipt
     from mesh.client.receipts import NoReceipt as NoReceipt
     from mesh.client.route_search import RoutingOptions as RoutingOptions
+    from mesh.client.sync import SyncHttpMeshClient as SyncHttpMeshClient
+    from mesh.client.sync import SyncMeshClient as SyncMeshClient
     from mesh.inference.sampling import Sampling as Sampling
     from mesh.inference.tokens import Token as Token
     from mesh.inference.tokens import Trace as Trace
@@ -39,6 +41,8 @@ _HOMES = {
     "ReceiptRefused": "mesh.client.receipt_check",
     "RoutingOptions": "mesh.client.route_search",
     "Sampling": "mesh.inference.sampling",
+    "SyncHttpMeshClient": "mesh.client.sync",
+    "SyncMeshClient": "mesh.client.sync",
     "Token": "mesh.inference.tokens",
     "Trace": "mesh.inference.tokens",
     "check_receipt": "mesh.client.receipt_check",
