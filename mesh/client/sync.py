@@ -10,11 +10,12 @@ nothing else, as ``HttpMeshClient`` does.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from mesh.client.bridge import LoopThread
+from mesh.client.bridge import LoopClosed, LoopThread
 from mesh.client.http import HttpMeshClient, HttpPrompt, HttpTimeouts
 from mesh.client.receipts import AnswerReceipt
 from mesh.inference.sampling import Sampling
@@ -58,7 +59,9 @@ class _SyncClient(Generic[Client]):
             while (token := self._bridge.run(draw())) is not None:
                 yield token
         finally:
-            self._bridge.run(leave())
+            # A client that is closed has left every answer.
+            with contextlib.suppress(LoopClosed):
+                self._bridge.run(leave())
 
 
 class SyncHttpMeshClient(_SyncClient[HttpMeshClient]):

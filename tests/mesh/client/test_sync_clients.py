@@ -93,6 +93,16 @@ def test_a_closed_client_has_no_thread_and_says_so():
         client.list_models()
 
 
+async def test_a_loop_that_outlives_its_client_ends_in_silence(url):
+    def ask():
+        with SyncHttpMeshClient(url) as client:
+            tokens = client.generate("Hello", max_new_tokens=200)
+            next(tokens)
+        tokens.close()
+
+    await asyncio.to_thread(ask)
+
+
 async def test_an_answer_over_libp2p_is_a_plain_loop():
     async with open_real_swarm([(0, 4), (4, 8)]) as (address, _):
 
