@@ -82,8 +82,8 @@ ANSWER: Known = {
     "thinking": (None, {"type": "disabled"}),
     "truncation": (None, "disabled"),
 }
-"""What changes an answer at some server of language models. At every door that answers, a name that
-is no field of the door is refused.
+"""What changes an answer at some server of language models. Every endpoint that answers refuses a
+name that is no field of its own.
 """
 
 CHAT: Known = ANSWER

@@ -1,4 +1,4 @@
-"""Whatever changes an answer is a field of the door that is asked, or is refused by its name."""
+"""What changes an answer is a field of the endpoint that is asked, or is refused by its name."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def api(backend):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fields(api):
-    """The fields of each door, as its OpenAPI document tells them."""
+    """The fields of each endpoint, as its OpenAPI document tells them."""
     told = (await api.get("/openapi.json")).json()
 
     def find(path):
