@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -164,9 +165,12 @@ class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ig
     def init_weights(self) -> None:
         """Nothing to initialise."""
 
-    def make_cache(self, *, limit: int | None = None) -> MeshCache:
-        """Return an empty cache for rows of at most ``limit`` tokens; None grows as needed."""
-        routing = self.config.routing
+    def make_cache(self, *, limit: int | None = None, refills: bool = True) -> MeshCache:
+        """Return an empty cache for rows of at most ``limit`` tokens; None grows as needed.
+
+        Without ``refills`` the hosters keep nothing to go on with after one of them was lost.
+        """
+        routing = replace(self.config.routing, refills=refills)
         batch = TextBatch(lambda: DrivenText(self._client, routing=routing))
         return MeshCache(batch, self._bridge, limit=limit)
 
@@ -211,7 +215,9 @@ class DistributedModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ig
         keeps = past_key_values is not None or bool(use_cache)
         cache = past_key_values
         if cache is None:
-            cache = self.make_cache(limit=None if keeps else input_ids.shape[-1])
+            cache = self.make_cache(
+                limit=None if keeps else input_ids.shape[-1], refills=bool(keeps)
+            )
         try:
             logits = cache.compute_logits(
                 input_ids, attention_mask, columns=columns, vocab_size=self.config.vocab_size

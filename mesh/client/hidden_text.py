@@ -20,6 +20,7 @@ class HiddenText(DrivenText):
     """
 
     method: ClassVar[str] = HIDDEN_METHOD
+    takes_refills: ClassVar[bool] = False
 
     @property
     def width(self) -> int:

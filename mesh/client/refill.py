@@ -35,16 +35,20 @@ LOSSES = frozenset(
 class AnswerRefill:
     """The tickets of one answer, and whether it can go on with what its hosters have."""
 
-    def __init__(self, *, is_wanted: bool) -> None:
-        """``is_wanted`` False: every failure is followed by a whole replay."""
+    def __init__(self, *, is_wanted: bool, feature: Feature = Feature.REFILL) -> None:
+        """``is_wanted`` False: every failure is followed by a whole replay.
+
+        Every hop must announce ``feature``.
+        """
         self._is_wanted = is_wanted
+        self.feature = feature
         self._chain: TicketChain | None = None
         self._vain = 0
         self._has_token = False
 
     def begin(self, route: Route, servers: Sequence[RouteServer]) -> Ticket | None:
         """Return the ticket of a whole opening; None where a hop takes none, or is the only one."""
-        able = {server.peer_id for server in servers if Feature.REFILL in server.features}
+        able = {server.peer_id for server in servers if self.feature in server.features}
         is_possible = self._is_wanted and len(route) > 1
         self._chain, self._vain, self._has_token = None, 0, False
         if not is_possible or any(hop.peer_id not in able for hop in route):
@@ -78,10 +82,11 @@ def plan_refill(
     exclude: Collection[PeerId],
     cache_tokens: int,
     needs: Collection[Feature] = (),
+    feature: Feature = Feature.REFILL,
 ) -> Route:
     """Return ``route`` with other hops in place of the lost ones. Raises NoRoute.
 
-    Each lost range goes to the cheapest servers that take refills, one or several.
+    Each lost range goes to the cheapest servers with ``feature``, one or several.
     """
     kept = [hop for hop in route if hop.peer_id not in lost]
     gone = [hop.span for hop in route if hop.peer_id in lost]
@@ -93,7 +98,7 @@ def plan_refill(
         replace(server, span=span)
         for server in servers
         if server.peer_id not in staying and server.peer_id not in exclude
-        if Feature.REFILL in server.features
+        if feature in server.features
         if (span := _find_overlap(server.span, gone)) is not None
     ]
     candidates += [

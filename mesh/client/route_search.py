@@ -158,8 +158,12 @@ class RoutePlanner:
         exclude: set[PeerId],
         cache_tokens: int,
         needs: Collection[Feature] = (),
+        feature: Feature = Feature.REFILL,
     ) -> Route:
-        """Return ``route`` with other hops in place of the lost ones. Raises NoRoute."""
+        """Return ``route`` with other hops, of those with ``feature``, in place of the lost ones.
+
+        Raises NoRoute.
+        """
         return plan_refill(
             self._list_servers(),
             route,
@@ -167,6 +171,7 @@ class RoutePlanner:
             exclude=exclude | self.watch.list_silent(),
             cache_tokens=cache_tokens,
             needs=needs,
+            feature=feature,
         )
 
     def _list_servers(self) -> Sequence[RouteServer]:
@@ -216,8 +221,12 @@ class RouteSearch:
         *,
         needs: Collection[Feature] = (),
         prefer: Route = (),
+        refilled_by: Feature = Feature.REFILL,
     ) -> None:
-        """``prefer`` is a route that has the beginning of the text."""
+        """``prefer`` is a route that has the beginning of the text; hosters that fill a lost range
+        again have ``refilled_by``.
+        """
+        self._refilled_by = refilled_by
         self._planner = planner
         self._needs = needs
         self._prefer = prefer
@@ -258,6 +267,17 @@ class RouteSearch:
             self._take(route)
             return route
 
+    def follow(self, route: Route, cache_tokens: int, *, lost: Collection[PeerId] = ()) -> None:
+        """Begin with a session that is open; ``lost`` are peers that it went on without."""
+        self._cache_tokens = cache_tokens
+        self._excluded |= set(lost)
+        self._take(route)
+
+    @property
+    def excluded(self) -> Collection[PeerId]:
+        """The peers that are left out."""
+        return frozenset(self._excluded)
+
     def _take(self, route: Route) -> None:
         self._route = route
         self._trace.route = tuple(
@@ -295,6 +315,7 @@ class RouteSearch:
             exclude=self._excluded,
             cache_tokens=self._cache_tokens,
             needs=self._needs,
+            feature=self._refilled_by,
         )
 
     async def _dial(self, peer: PeerId) -> None:

@@ -56,9 +56,24 @@ LOGIT_SIZE = 4
 
 @dataclass(frozen=True, slots=True)
 class DriveSession(RouteRequest):
-    """A client wants to drive a session of at most ``capacity`` tokens."""
+    """A client wants to drive a session of at most ``capacity`` tokens.
+
+    ``kept`` tokens at its beginning are what a hoster of an earlier one may have; only frames with
+    a ticket say it.
+    """
 
     capacity: int
+    kept: int = 0
+
+    @property
+    def most_kept(self) -> int:
+        """How many rows a hoster may keep."""
+        return self.kept
+
+    @property
+    def least_kept(self) -> int:
+        """How many rows a session must have computed to be kept for a while when it is lost."""
+        return max(1, self.kept)
 
     @property
     def promised(self) -> int:

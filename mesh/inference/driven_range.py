@@ -5,6 +5,9 @@ logits processors, beams and assistants run at the client. Hidden states go from
 in generation sessions; logits come back along the same streams. Rows at a position before the end
 replace what followed it: beams and assistants go back in this way. Instead of logits a client may
 ask for the last hidden states, for embeddings of texts.
+
+A client may open the session so that it can go on over a changed route: only the lost range is then
+filled again (mesh/inference/refills.py).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from mesh.errors import StreamClosed
 from mesh.inference.drive_wire import (
     DriveSession,
     FeedFrame,
@@ -27,9 +31,11 @@ from mesh.inference.drive_wire import (
     encode_logits,
 )
 from mesh.inference.hops import Links, NextHop, RangeRole, run_guarded
+from mesh.inference.refills import RangeRefill, agree_on_refill, list_kept_steps
 from mesh.inference.refusals import RefusalReason, Refused, check_vocabulary
-from mesh.inference.steps import StepInput
+from mesh.inference.steps import StepInput, StepOutput
 from mesh.inference.tensors import view_bytes
+from mesh.inference.wire import StepFrame, encode_ready
 from mesh.model.config import ModelConfig
 
 MAX_FEEDS_AHEAD = 2
@@ -53,9 +59,14 @@ def _check_width(width: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DrivenRange(RangeRole[DriveSession]):
-    """A session that its client drives, at one range."""
+    """A session that its client drives, at one range.
+
+    With a ``refill`` it keeps what it sends, and may go on with what an earlier session of the text
+    left here.
+    """
 
     wants_hidden: ClassVar[bool] = False
+    refill: RangeRefill | None = None
 
     @property
     def width(self) -> int:
@@ -65,10 +76,49 @@ class DrivenRange(RangeRole[DriveSession]):
     async def run(self, links: Links) -> None:
         """Compute what the client or the range before sends, until it goes."""
         if self.request.is_last:
-            await self._compute(None)
+            await self._go_on(None)
             return
         async with links.open_next() as next_hop:
+            await self._agree(next_hop)
+            await self._go_on(next_hop)
+
+    async def _go_on(self, next_hop: NextHop | None) -> None:
+        if self.request.is_refill:
+            await self.upstream.send(encode_ready(self.session.length))
+        try:
             await self._compute(next_hop)
+        except StreamClosed:
+            # The client has ended its text in good order, and will not go on with it.
+            if self.refill is not None:
+                self.refill.is_over = True
+            if next_hop is not None:
+                await next_hop.finish()
+            raise
+
+    async def _agree(self, next_hop: NextHop) -> None:
+        if self.refill is not None and self.refill.is_refill:
+            await agree_on_refill(
+                self.engine,
+                self.session,
+                self.refill,
+                next_hop,
+                self.request,
+                timeout_s=self.timeouts.open_s,
+            )
+
+    async def _send_kept(self, next_hop: NextHop | None) -> None:
+        """Send the next range what it lost of the hidden states that were sent before."""
+        refill = self.refill
+        if refill is None or next_hop is None or not refill.is_refill:
+            return
+        for first, end in list_kept_steps(
+            self.session,
+            refill,
+            chunk=self.engine.limits.prefill_chunk,
+            deterministic=self.engine.is_deterministic,
+        ):
+            for frame in encode_driven_steps(StepFrame(first, refill.kept.read(first, end)), 0):
+                await next_hop.send(frame)
 
     async def _compute(self, next_hop: NextHop | None) -> None:
         guards = []
@@ -87,6 +137,7 @@ class DrivenRange(RangeRole[DriveSession]):
     async def _compute_feeds(
         self, inbox: asyncio.Queue[FeedFrame], next_hop: NextHop | None
     ) -> None:
+        await self._send_kept(next_hop)
         while True:
             feed = await self.wait_for(inbox.get())
             self._check(feed)
@@ -113,6 +164,7 @@ class DrivenRange(RangeRole[DriveSession]):
             await self._run_step(feed.position + first, step, wanted, next_hop)
 
     async def _compute_steps(self, next_hop: NextHop | None) -> None:
+        await self._send_kept(next_hop)
         while True:
             frame = await self.wait_for(self.upstream.receive())
             hidden_size = self.engine.config.hidden_size
@@ -135,13 +187,27 @@ class DrivenRange(RangeRole[DriveSession]):
     ) -> None:
         if position > self.session.length:
             raise self.make_position_refusal(position)
+        if self.refill is not None and position < self.session.length:
+            # Another text may follow here, of which the next range has nothing.
+            self.refill.lower(position)
         self.session.rewind(position)
         output = await self.engine.submit(self.session, step)
         if next_hop is not None:
-            for frame in encode_driven_steps(output.make_frame(position), wanted):
-                await next_hop.send(frame)
+            await self._pass_on(next_hop, position, output, wanted)
         elif output.logits is not None:
             await self._send_logits(position + step.rows - wanted, output.logits)
+
+    async def _pass_on(
+        self, next_hop: NextHop, position: int, output: StepOutput, wanted: int
+    ) -> None:
+        """Send what a step gave, as far as the next range needs it."""
+        step: StepFrame | None = output.make_frame(position)
+        if self.refill is not None and step is not None:
+            if wanted:
+                self.refill.lower(position + step.hidden.rows - wanted)
+            step = self.refill.pick(step)
+        for frame in () if step is None else encode_driven_steps(step, wanted):
+            await next_hop.send(frame)
 
     async def _send_logits(self, position: int, logits: Tensor) -> None:
         """Send float32 ``logits`` [rows, width] in as few frames as they fit into."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -35,6 +36,7 @@ R = TypeVar("R", bound=RouteRequest)
 T = TypeVar("T")
 IDLE = "the session was idle for too long"
 ERROR_TYPE = bytes((FrameType.ERROR,))
+FINISH_S = 1.0
 
 
 class Departure:
@@ -107,6 +109,12 @@ class NextHop:
             self._stream.send_now(frame)
         except PeerError as error:
             raise self._lost(error) from error
+
+    async def finish(self) -> None:
+        """Say that nothing more follows. What is sent so may be lost when the stream is left."""
+        with contextlib.suppress(PeerError, TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                await self._stream.finish()
 
     async def receive(self) -> bytes | None:
         """Return a frame that came back, None after the last. Raises Refused."""

@@ -39,6 +39,13 @@ before for everything, down to the first, which has the tokens: that is a whole 
 the client does if the ranges did not compute the whole prompt, if a hop does not announce
 ``Feature.REFILL``, with a receipt, and after ``MAX_REFILLS``.
 
+**Driven texts.** A text that its client drives (mesh/inference/driven_range.py) goes on in the same
+way. Its client sends token ids only, hidden states go from range to range, so the ranges keep them
+here too. The request has no text: it says how many tokens at the beginning stay, and the first
+range answers READY to the client, which feeds the tokens from there on. A step that goes back
+replaces what every range has beyond it, and then the next range is sent all that follows. A client
+takes no hop again that it left: that one may hold another text.
+
 **Who may do this.** The one who has the next link of the ticket's chain; at the first range it must
 be the client that opened the session. One with another link gets a session of its own, and disturbs
 none. What a range computed of a replaced hop's hidden states stays in its cache: so the client
@@ -64,6 +71,9 @@ from dataclasses import dataclass, field
 from keys.peer import PeerId
 from mesh.errors import PeerError
 from mesh.inference.accounts import Account
+from mesh.inference.drive_wire import (
+    DriveSession,
+)
 from mesh.inference.engine import Engine
 from mesh.inference.hops import NextHop, SessionTimeouts
 from mesh.inference.kept_states import KeptBudget, KeptStates, PageStates
@@ -71,7 +81,11 @@ from mesh.inference.prefixes import receive_ready
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.steps import EngineSession
 from mesh.inference.tickets import Ticket
-from mesh.inference.wire import HiddenRows, OpenSession, StepFrame
+from mesh.inference.wire import (
+    HiddenRows,
+    OpenSession,
+    StepFrame,
+)
 from mesh.model.capacity import PAGE_TOKENS
 
 PARK_S = 15.0
@@ -88,6 +102,7 @@ LOSSES = frozenset(
 """Why a session may end and go on elsewhere; others say that something in it was wrong."""
 
 Admit = Callable[[], AbstractContextManager[EngineSession]]
+Resumable = OpenSession | DriveSession
 
 
 class RangeRefill:
@@ -111,8 +126,12 @@ class RangeRefill:
         await self._superseded
         raise Refused(RefusalReason.HOP_LOST, "it goes on over another route")
 
+    def lower(self, position: int) -> None:
+        """Send the next range the rows from ``position`` on, though it may have them."""
+        self.send_from = min(self.send_from, position)
+
     def pick(self, frame: StepFrame) -> StepFrame | None:
-        """Keep the rows of a prompt's step; return those that the next range needs, if any."""
+        """Keep the rows of a step; return those that the next range needs, if any."""
         position, (rows, dtype, data) = frame.position, frame.hidden
         self.kept.note(position, frame.hidden)
         skipped = self.send_from - position
@@ -131,7 +150,7 @@ class _Answer:
 
     ticket: Ticket
     caller: PeerId
-    request: OpenSession
+    request: Resumable
     session: EngineSession
     refill: RangeRefill
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -150,7 +169,7 @@ class Refills:
         self.pages = PageStates()
         self._answers: dict[bytes, _Answer] = {}
 
-    def knows(self, request: OpenSession) -> bool:
+    def knows(self, request: Resumable) -> bool:
         """Whether a request goes on with a session that is here."""
         ticket = request.ticket
         known = None if ticket is None else self._answers.get(ticket.answer_id)
@@ -158,7 +177,7 @@ class Refills:
 
     @asynccontextmanager
     async def open(
-        self, request: OpenSession, caller: PeerId, account: Account, admit: Admit
+        self, request: Resumable, caller: PeerId, account: Account, admit: Admit
     ) -> AsyncIterator[tuple[EngineSession, RangeRefill]]:
         """Open a session that ``admit`` opens, or go on with the one that is here.
 
@@ -203,7 +222,7 @@ class Refills:
         # The last token of an answer is computed by no range.
         is_over = answer.refill.is_over or session.length >= session.capacity - 1
         # The last row of a refill is computed once all ranges are there.
-        is_computed = session.length >= len(request.token_ids) - request.is_refill
+        is_computed = session.length >= request.least_kept
         is_loss = isinstance(error, PeerError) or error.reason in LOSSES
         return is_known and is_computed and is_loss and not is_over
 
@@ -265,7 +284,7 @@ class Refills:
         if self._answers.get(answer.ticket.answer_id) is answer:
             del self._answers[answer.ticket.answer_id]
 
-    async def _take(self, request: OpenSession, ticket: Ticket, caller: PeerId) -> _Answer | None:
+    async def _take(self, request: Resumable, ticket: Ticket, caller: PeerId) -> _Answer | None:
         """Return the answer's parked session, gone back to what it shares with the request.
 
         None where it is not here, or of no use. Raises Refused(BUSY), or Refused(UNKNOWN_SESSION)
@@ -296,11 +315,10 @@ class Refills:
         self._go_back(known, request)
         return known
 
-    def _go_back(self, known: _Answer, request: OpenSession) -> None:
-        """Keep what is certain: the rows of all tokens that the client has but the last."""
+    def _go_back(self, known: _Answer, request: Resumable) -> None:
+        """Keep what is certain."""
         session, kept = known.session, known.refill.kept
-        common = min(session.length, len(request.token_ids) - 1)
-        self._engine.go_back(session, common)
+        self._engine.go_back(session, min(session.length, request.most_kept))
         kept.cut(session.length)
 
     def close(self) -> None:
@@ -310,10 +328,13 @@ class Refills:
             self._forget(answer)
 
 
-def _is_same_text(known: _Answer, request: OpenSession) -> bool:
+def _is_same_text(known: _Answer, request: Resumable) -> bool:
     """Whether a request goes on with the text of a session, at the same layers."""
     session, before = known.session, known.request
     is_alike = session.span == request.hop.span and session.capacity == request.capacity
+    if isinstance(request, DriveSession) or isinstance(before, DriveSession):
+        # Which tokens a driven text begins with, its client says by what it feeds.
+        return is_alike and type(request) is type(before)
     text = request.token_ids
     begins_alike = text[: len(before.token_ids)] == before.token_ids
     # The first range knows the answer's tokens too; a draft at the end may have been wrong.
@@ -326,7 +347,7 @@ async def agree_on_refill(
     session: EngineSession,
     refill: RangeRefill,
     next_hop: NextHop,
-    request: OpenSession,
+    request: Resumable,
     *,
     timeout_s: float,
 ) -> None:
@@ -336,7 +357,7 @@ async def agree_on_refill(
     """
 
     def take(needed: int) -> None:
-        if needed >= len(request.token_ids):
+        if needed > request.most_kept:
             raise Refused(RefusalReason.WRONG_POSITION, "it has more than there is")
         refill.send_from = needed
 

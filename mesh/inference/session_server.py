@@ -34,8 +34,15 @@ from mesh.inference.pipeline import GenerationRange, check_generation
 from mesh.inference.prefixes import make_prefix, mix_salt
 from mesh.inference.receipt_wire import RECEIPT_METHOD, decode_receipted, encode_receipted
 from mesh.inference.receipts import RunningReceipt
-from mesh.inference.refill_wire import RESUMABLE_METHOD, decode_resumable, encode_resumable
-from mesh.inference.refills import Refills
+from mesh.inference.refill_wire import (
+    RESUMABLE_DRIVE_METHOD,
+    RESUMABLE_METHOD,
+    decode_resumable,
+    decode_resumable_drive,
+    encode_resumable,
+    encode_resumable_drive,
+)
+from mesh.inference.refills import Refills, Resumable
 from mesh.inference.refusals import RefusalReason, Refused, find_loss_reason
 from mesh.inference.shaped_wire import SHAPED_METHOD, decode_shaped, encode_shaped
 from mesh.inference.steps import EngineSession
@@ -116,6 +123,10 @@ RESUMABLE = SessionKind(
 """The hosters choose the tokens, and may go on with the session over a changed route."""
 DRIVEN = SessionKind(DRIVE_METHOD, decode_drive, encode_drive, check_drive, DrivenRange)
 """The client chooses the tokens, from the logits that the hosters send."""
+RESUMABLE_DRIVE = SessionKind(
+    RESUMABLE_DRIVE_METHOD, decode_resumable_drive, encode_resumable_drive, check_drive, DrivenRange
+)
+"""The client chooses the tokens, and may go on with the session over a changed route."""
 HIDDEN = SessionKind(HIDDEN_METHOD, decode_drive, encode_drive, check_hidden, HiddenRange)
 """The client sends texts, and gets their last hidden states."""
 
@@ -205,7 +216,7 @@ class SessionServer:
         methods = [self._make_method(kind) for kind in kinds]
         if self._key is not None:
             methods.append(self._make_method(make_receipted_kind(self._key, self._host)))
-        return [*methods, self._make_method(DRIVEN), self._make_method(HIDDEN)]
+        return [*methods, *map(self._make_method, (DRIVEN, RESUMABLE_DRIVE, HIDDEN))]
 
     def _make_method(self, kind: SessionKind[R]) -> tuple[str, StreamHandler, StreamHandler]:
         turn_away = partial(_turn_away, kind, self._timeouts.open_s)
@@ -268,7 +279,7 @@ class SessionServer:
 
     def _check(self, request: RouteRequest, caller: PeerId) -> None:
         """Raise Refused unless the request's route makes sense at this hoster."""
-        goes_on = isinstance(request, OpenSession) and self._refills.knows(request)
+        goes_on = isinstance(request, Resumable) and self._refills.knows(request)
         if self._is_draining and not goes_on:
             raise Refused(RefusalReason.DRAINING, hop_index=request.hop_index)
         num_layers = self._engine.config.num_layers
@@ -291,11 +302,11 @@ class SessionServer:
                 request, upstream.peer_id, is_deterministic=self._engine.is_deterministic
             ),
         )
-        if isinstance(request, OpenSession) and request.ticket is not None:
+        if isinstance(request, Resumable) and request.ticket is not None:
             caller = upstream.peer_id
             async with self._refills.open(request, caller, account, admit) as (session, refill):
                 role = kind.role(self._engine, session, request, upstream, self._timeouts)
-                if isinstance(role, GenerationRange):
+                if isinstance(role, GenerationRange | DrivenRange):
                     role = replace(role, refill=refill)
                 links = self._make_links(kind, request, upstream, session)
                 await run_guarded(role.run(links), refill.watch())

@@ -121,6 +121,7 @@ class FrameType(IntEnum):
     VERIFIED = 37
     """Of sessions with several windows under way (mesh/inference/flight_wire.py)."""
     RESUMABLE = 40
+    RESUMABLE_DRIVE = 41
     """A frame that opens a session, and a ticket (mesh/inference/refill_wire.py)."""
 
 
@@ -136,12 +137,14 @@ def make_session_id() -> bytes:
 class RouteRequest:
     """What every request for a session says first: its id, and the way it is to go.
 
-    ``hop_index`` is the place in the route of the one who reads this.
+    ``hop_index`` is the place in the route of the one who reads this. A session with a ``ticket``
+    can lose a hop (mesh/inference/refills.py).
     """
 
     session_id: bytes
     route: Route
     hop_index: int = field(default=0, kw_only=True)
+    ticket: Ticket | None = field(default=None, kw_only=True)
 
     @property
     def hop(self) -> Hop:
@@ -154,6 +157,11 @@ class RouteRequest:
     @property
     def is_last(self) -> bool:
         return self.hop_index == len(self.route) - 1
+
+    @property
+    def is_refill(self) -> bool:
+        """Whether the hosters are to go on with what they keep of the text."""
+        return self.ticket is not None and self.ticket.is_refill
 
     def for_next_hop(self) -> Self:
         return replace(self, hop_index=self.hop_index + 1)
@@ -169,8 +177,7 @@ class OpenSession(RouteRequest):
     be told how many of them were kept. ``salt`` says whose prompt it is, in
     ``SALT_SIZE`` bytes or none. ``window`` is how many rows a window has at most, 0 for no windows;
     only WINDOWED frames say it. ``in_flight`` is how many windows may be under way, 0 for one; only
-    PIPELINED frames say it. ``receipt_salt``, of the salt's size, asks for a receipt. A session
-    with a ``ticket`` can lose a hop (mesh/inference/refills.py).
+    PIPELINED frames say it. ``receipt_salt``, of the salt's size, asks for a receipt.
     """
 
     sampling: Sampling
@@ -182,12 +189,16 @@ class OpenSession(RouteRequest):
     window: int = 0
     in_flight: int = 0
     receipt_salt: bytes = field(default=b"", repr=False)
-    ticket: Ticket | None = None
 
     @property
-    def is_refill(self) -> bool:
-        """Whether the hosters are to go on with what they keep of the answer."""
-        return self.ticket is not None and self.ticket.is_refill
+    def most_kept(self) -> int:
+        """How many rows a hoster may keep: the last token's is computed again by all."""
+        return len(self.token_ids) - 1
+
+    @property
+    def least_kept(self) -> int:
+        """How many rows a session must have computed to be kept for a while when it is lost."""
+        return len(self.token_ids) - self.is_refill
 
     @property
     def capacity(self) -> int:

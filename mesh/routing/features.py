@@ -24,6 +24,8 @@ class Feature(StrEnum):
     """Signs receipts of answers; every hop must."""
     REFILL = "f"
     """Goes on with a session whose other hops changed; every hop must."""
+    DRIVEN_REFILL = "d"
+    """Does so with one that its client drives; every hop must."""
 
 
 NAMES = {
@@ -31,6 +33,7 @@ NAMES = {
     Feature.GRAMMAR: "compiles grammars",
     Feature.RECEIPT: "signs receipts",
     Feature.REFILL: "goes on with a session over a changed route",
+    Feature.DRIVEN_REFILL: "goes on with a driven session over a changed route",
 }
 
 

@@ -248,6 +248,7 @@ class LayerServer:
             Feature.GRAMMAR: self._engine.grammars is not None,
             Feature.RECEIPT: self._key is not None,
             Feature.REFILL: True,
+            Feature.DRIVEN_REFILL: True,
         }
         return tuple(feature for feature, is_there in able.items() if is_there)
 

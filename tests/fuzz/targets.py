@@ -935,6 +935,17 @@ _WIRE = (
         is_canonical=False,
     ),
     Target(
+        "wire_resumable_drive",
+        refill_wire.decode_resumable_drive,
+        (Refused,),
+        lambda: [
+            refill_wire.encode_resumable_drive(
+                drive_wire.DriveSession(bytes(16), seeds.ROUTE, 100, kept=40, ticket=seeds.TICKET)
+            )
+        ],
+        encode=refill_wire.encode_resumable_drive,
+    ),
+    Target(
         "wire_drive",
         drive_wire.decode_drive,
         (Refused,),

@@ -130,7 +130,7 @@ async def _open_hoster(
             throughput=1000,
             free_cache_tokens=engine.free_cache_tokens,
             dtype="float32",
-            software="test;fgrs",
+            software="test;dfgrs",
             addresses=addresses,
         ),
     )

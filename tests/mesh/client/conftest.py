@@ -73,7 +73,7 @@ class Hoster:
     stack: contextlib.AsyncExitStack
     state: ServerState = ServerState.ONLINE
     throughput: int = 1000
-    features: str = "fgrs"
+    features: str = "dfgrs"
 
     async def stop(self) -> None:
         await self.stack.aclose()
@@ -108,7 +108,7 @@ class Swarm:
         threads: int = 1,
         dtype: str = "float32",
         quant_type: str = "none",
-        features: str = "fgrs",
+        features: str = "dfgrs",
         speculates: bool = True,
     ) -> Hoster:
         stack = contextlib.AsyncExitStack()

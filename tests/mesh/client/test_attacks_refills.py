@@ -7,12 +7,25 @@ import contextlib
 import threading
 from functools import partial
 
+import numpy as np
 import pytest
 
+from mesh.client.driven_text import DrivenText
 from mesh.inference import compute_thread, refills, tickets
 from mesh.inference.accounts import OWN_ACCOUNT, Account
+from mesh.inference.drive_wire import (
+    DriveSession,
+    FeedFrame,
+    decode_logits,
+    encode_feed,
+)
 from mesh.inference.engine import EngineLimits
-from mesh.inference.refill_wire import RESUMABLE_METHOD, encode_resumable
+from mesh.inference.refill_wire import (
+    RESUMABLE_DRIVE_METHOD,
+    RESUMABLE_METHOD,
+    encode_resumable,
+    encode_resumable_drive,
+)
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampling import Sampling
 from mesh.inference.steps import StepInput
@@ -31,6 +44,7 @@ from mesh.inference.wire import (
 from mesh.model.capacity import PAGE_TOKENS
 from mesh.model.config import LayerSpan
 from mesh.routing.hop import Hop
+from tests.mesh.client.test_driven_refills import AT, TEXT, drive, open_texts
 from tests.mesh.client.test_refills import PROMPT, SPLITS, Rows, ask, get_bits, open_three
 
 
@@ -373,3 +387,139 @@ async def test_what_follows_a_step_of_a_session_that_was_left_is_not_computed_in
 
 def make_zeros(rows):
     return HiddenRows(rows, "float32", bytes(4 * 48 * rows))
+
+
+@contextlib.asynccontextmanager
+async def open_driven(swarm, hoster, stack, *, route, ticket, kept=0, hop_index=0, host=None):
+    """A raw driven session at one hoster; yields its stream."""
+    host = host or await swarm.open_host(stack, swarm.next_key())
+    stream = await host.open_stream(hoster.key.peer_id, RESUMABLE_DRIVE_METHOD, timeout_s=5)
+    await stream.send(
+        encode_resumable_drive(
+            DriveSession(
+                make_session_id(), route, 80, kept=kept, hop_index=hop_index, ticket=ticket
+            )
+        )
+    )
+    try:
+        async with asyncio.timeout(20):
+            yield stream
+    finally:
+        await stream.abort()
+
+
+def make_whole_route(swarm):
+    return tuple(
+        Hop(hoster.key.peer_id, LayerSpan(*span))
+        for hoster, span in zip(swarm.hosters, SPLITS, strict=True)
+    )
+
+
+async def test_another_client_takes_no_driven_text_over_with_a_stolen_link(swarm):
+    async with (
+        open_three(swarm) as client,
+        contextlib.AsyncExitStack() as stack,
+        open_texts(client) as (text,),
+    ):
+        expected = await drive(text, then={})
+        stolen = text._tickets._chain.make_next()
+        first, route = swarm.hosters[0], make_whole_route(swarm)
+        async with open_driven(swarm, first, stack, route=route, ticket=stolen, kept=10) as stream:
+            refusal = decode_error(await stream.receive())
+        assert refusal.reason == RefusalReason.UNKNOWN_SESSION
+        again = await text.compute_logits(TEXT, capacity=80)
+        np.testing.assert_allclose(again[0], expected[-1], rtol=1e-4, atol=1e-5)
+        assert text.reroutes == 0
+
+
+@pytest.mark.parametrize("position", [10**6, AT])
+@pytest.mark.parametrize("place", [0, 1])
+async def test_a_stand_by_that_claims_to_have_a_driven_text_is_left(swarm, place, position):
+    """In place of the first range or of the middle one; ``AT`` is a token more than there is."""
+    async with (
+        open_three(swarm, standby=[SPLITS[place]]) as client,
+        open_texts(client, 2) as (whole, text),
+    ):
+        expected = await drive(whole)
+        liar = await swarm.add_hoster(*SPLITS[place], throughput=500)
+
+        async def lie(stream):
+            await stream.receive()
+            await stream.send(encode_ready(position))
+            await say_nothing(stream)
+
+        swarm.network._hosts[liar.key.peer_id].serve_stream(RESUMABLE_DRIVE_METHOD, lie)
+        await client.refresh()
+        found = await drive(text, then={AT: swarm.hosters[place].stop})
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        assert liar.key.peer_id not in [hop.peer_id for hop in text.route]
+        assert text.reroutes == 2
+
+
+async def test_a_raw_client_gets_the_rows_that_it_wants_whatever_the_next_range_has(swarm):
+    """It asks for logits of rows that it said to keep, and goes back behind them."""
+    async with open_three(swarm) as client, contextlib.AsyncExitStack() as stack:
+        text = DrivenText(client)
+        expected = await text.compute_logits(TEXT, wanted=len(TEXT), capacity=80)
+        await text.close()
+        host = await swarm.open_host(stack, swarm.next_key())
+        chain, first, route = tickets.TicketChain(), swarm.hosters[0], make_whole_route(swarm)
+        opened = partial(open_driven, swarm, first, stack, route=route, host=host)
+        async with opened(ticket=chain.make_next()) as stream:
+            await stream.send(encode_feed(FeedFrame(0, tuple(TEXT[:50]), 1)))
+            decode_logits(await stream.receive(), vocab_size=259)
+        # The first range loses its cache, and asks for the text again.
+        async with asyncio.timeout(10):
+            while first.engine.session_count:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        first.server._refills.close()
+        async with opened(ticket=chain.make_next(), kept=50) as stream:
+            assert decode_ready(await stream.receive()) == 0
+            for position, end, wanted in ((0, 50, 20), (10, 40, 15), (40, 60, 20)):
+                feed = FeedFrame(position, tuple(TEXT[position:end]), wanted)
+                await stream.send(encode_feed(feed))
+                at = end - wanted
+                while at < end:
+                    frame = decode_logits(await stream.receive(), vocab_size=259)
+                    assert frame.position == at
+                    rows = np.frombuffer(frame.data, dtype="<f4").reshape(frame.rows, 259)
+                    at += frame.rows
+                    np.testing.assert_allclose(
+                        rows, expected[frame.position : at], rtol=1e-4, atol=1e-5
+                    )
+
+
+async def test_a_ticket_of_an_answer_opens_no_driven_text_with_its_cache(swarm):
+    """Nor the other way: what a range may keep of the one is no promise about the other."""
+    hoster = await swarm.add_hoster(0, 6)
+    desk, caller = hoster.server._refills, swarm.next_key().peer_id
+    route = (Hop(hoster.key.peer_id, LayerSpan(0, 6)),)
+
+    def make_driven(ticket):
+        capacity = len(PROMPT) + 40
+        kept = 10 if ticket.is_refill else 0
+        return DriveSession(make_session_id(), route, capacity, kept=kept, ticket=ticket)
+
+    def make_answer(ticket):
+        return make_request(route, 0, ticket)
+
+    async def open_once(request):
+        def admit():
+            return hoster.engine.admit(
+                request.hop.span, capacity=request.capacity, account=OWN_ACCOUNT
+            )
+
+        with contextlib.suppress(Refused):
+            async with desk.open(request, caller, OWN_ACCOUNT, admit) as (session, _):
+                length = session.length
+                session.length = session.kept = len(PROMPT)
+                session.token_ids[:] = PROMPT
+                raise Refused(RefusalReason.HOP_LOST)
+        return length
+
+    for one, other in ((make_driven, make_answer), (make_answer, make_driven)):
+        chain = tickets.TicketChain()
+        assert await open_once(one(chain.make_next())) == 0
+        assert await open_once(other(chain.make_next())) == 0
+        assert await open_once(other(chain.make_next())) > 0
+        desk.close()

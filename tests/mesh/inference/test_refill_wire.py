@@ -6,11 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.inference.refill_wire import decode_resumable, encode_resumable
+from mesh.inference.drive_wire import (
+    encode_drive,
+)
+from mesh.inference.refill_wire import (
+    decode_resumable,
+    decode_resumable_drive,
+    encode_resumable,
+    encode_resumable_drive,
+)
 from mesh.inference.refusals import Refused
 from mesh.inference.sampling import Sampling
 from mesh.inference.tickets import MAX_REFILLS, TicketChain
-from mesh.inference.wire import encode_open
+from mesh.inference.wire import (
+    encode_open,
+)
+from tests.mesh.inference.test_drive_wire import DRIVE
 from tests.mesh.inference.test_shaped_wire import REQUEST
 
 TICKET = TicketChain().make_next()
@@ -50,3 +61,25 @@ def test_impossible_tickets_and_frames_within_frames_are_refused():
         encode_resumable(replace(PLAIN, ticket=None))
     with pytest.raises(ValueError, match="size"):
         encode_resumable(replace(PLAIN, ticket=replace(TICKET, link=b"short")))
+
+
+def test_driven_requests_come_back_as_they_were_around_a_plain_one():
+    chain = TicketChain()
+    first = replace(DRIVE, ticket=chain.make_next())
+    for request in (first, replace(DRIVE, ticket=chain.make_next(), kept=70)):
+        frame = encode_resumable_drive(request)
+        assert decode_resumable_drive(frame) == request
+        assert frame.endswith(encode_drive(DRIVE))
+        for size in range(len(frame)):
+            with pytest.raises(Refused, match="malformed"):
+                decode_resumable_drive(frame[:size])
+        with pytest.raises(Refused, match="malformed"):
+            decode_resumable_drive(frame + b"\0")
+
+
+@pytest.mark.parametrize(("index", "kept"), [(0, 1), (1, 0), (1, 101), (1, 2**32 - 1), (9, 5)])
+def test_a_driven_session_keeps_no_more_than_it_may_hold_and_nothing_at_first(index, kept):
+    chain = TicketChain()
+    ticket = replace(chain.make_next(), index=index)
+    with pytest.raises(Refused, match="malformed"):
+        decode_resumable_drive(encode_resumable_drive(replace(DRIVE, ticket=ticket, kept=kept)))

@@ -58,7 +58,7 @@ def test_server_info_survives_the_wire():
 
 def test_features_are_announced_behind_the_programs_name():
     able = replace(INFO, software=name_software("mesh/0.1.0", tuple(Feature), max_size=32))
-    assert able.software == "mesh/0.1.0;fgrs"
+    assert able.software == "mesh/0.1.0;dfgrs"
     assert decode_server_info(encode_server_info(able)) == able
     assert able.features == set(Feature) and able.product == "mesh/0.1.0"
 
@@ -81,7 +81,7 @@ def test_an_earlier_version_reads_a_heartbeat_with_features():
 
 def test_a_name_that_would_be_too_long_is_announced_without_features():
     assert name_software("m" * 30, tuple(Feature), max_size=32) == "m" * 30
-    assert name_software("m" * 27, tuple(Feature), max_size=32) == "m" * 27 + ";fgrs"
+    assert name_software("m" * 26, tuple(Feature), max_size=32) == "m" * 26 + ";dfgrs"
 
 
 def test_truncated_trailing_and_garbled_bodies_are_refused():
