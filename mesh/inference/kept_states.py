@@ -11,9 +11,11 @@ nothing of them. So the states of such pages are kept under the same keys.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from keys.peer import PeerId
 from mesh.inference.wire import HiddenRows
 from mesh.model.capacity import PAGE_TOKENS
 
@@ -21,10 +23,31 @@ MAX_SESSION_BYTES = 64 << 20
 """8,192 tokens of a model with 4,096 values of 16 bits."""
 MAX_TOTAL_BYTES = 256 << 20
 MAX_PAGE_BYTES = 128 << 20
+CLIENT_DIVISOR = 4
+"""One part in so many of all bytes is a client's share, as of the sessions."""
+HOP_DIVISOR = 2
+"""The same for a hop before, which passes on the sessions of many clients."""
+RESERVED_DIVISOR = 4
+"""One part in so many is kept for members."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Whose share a session's bytes are of: the peer that opened it.
+
+    ``passes_on`` says that it is the hop before, and a node that the chain knows.
+    """
+
+    peer: PeerId
+    is_member: bool = True
+    passes_on: bool = False
 
 
 class KeptBudget:
-    """Bytes that all sessions of a hoster may keep together. Used from any thread."""
+    """Bytes that all sessions of a hoster may keep together. Used from any thread.
+
+    No peer may use more than its share, and those that are no members leave a part to members.
+    """
 
     def __init__(
         self, limit: int = MAX_TOTAL_BYTES, *, session_limit: int = MAX_SESSION_BYTES
@@ -32,19 +55,47 @@ class KeptBudget:
         self.limit = limit
         self.session_limit = session_limit
         self._used = 0
+        self._used_by: Counter[PeerId] = Counter()
+        self._used_by_strangers = 0
         self._lock = threading.Lock()
 
     @property
     def used(self) -> int:
         return self._used
 
-    def take(self, size: int) -> bool:
-        """Count ``size`` bytes, less than 0 if they are given back; False if there is no room."""
+    def get_used_by(self, peer: PeerId) -> int:
+        """Return the bytes of one peer's sessions."""
+        return self._used_by[peer]
+
+    def get_share(self, payer: Payer) -> int:
+        """Return the bytes that the sessions of one peer may keep together."""
+        return self.limit // (HOP_DIVISOR if payer.passes_on else CLIENT_DIVISOR)
+
+    def take(self, size: int, payer: Payer | None = None) -> bool:
+        """Count ``size`` bytes, less than 0 if they are given back; False if there is no room.
+
+        Bytes without a ``payer`` are this hoster's own.
+        """
         with self._lock:
-            if size > 0 and self._used + size > self.limit:
+            if size > 0 and not self._has_room(size, payer):
                 return False
             self._used += size
+            if payer is not None:
+                self._used_by[payer.peer] += size
+                if not self._used_by[payer.peer]:
+                    del self._used_by[payer.peer]
+                self._used_by_strangers += 0 if payer.is_member else size
             return True
+
+    def _has_room(self, size: int, payer: Payer | None) -> bool:
+        if self._used + size > self.limit:
+            return False
+        if payer is None:
+            return True
+        if self._used_by[payer.peer] + size > self.get_share(payer):
+            return False
+        open_to_all = self.limit - self.limit // RESERVED_DIVISOR
+        return payer.is_member or self._used_by_strangers + size <= open_to_all
 
 
 class PageStates:
@@ -92,8 +143,9 @@ class KeptStates:
     another session may read the states of pages.
     """
 
-    def __init__(self, budget: KeptBudget) -> None:
+    def __init__(self, budget: KeptBudget, payer: Payer | None = None) -> None:
         self._budget = budget
+        self._payer = payer
         self._lock = threading.RLock()
         self._pages: list[bytes | memoryview] = []
         """Whole pages from position 0 on, shared with other sessions; rows follow them."""
@@ -110,7 +162,9 @@ class KeptStates:
             sizes = {(len(page.data), page.rows, page.dtype) for page in pages}
             total = sum(len(page.data) for page in pages)
             is_alike = len(sizes) == 1 and pages[0].rows == PAGE_TOKENS
-            if not is_alike or total > self._budget.session_limit or not self._budget.take(total):
+            if not is_alike or total > self._budget.session_limit:
+                return
+            if not self._budget.take(total, self._payer):
                 return
             self._row_size, self._dtype = len(pages[0].data) // PAGE_TOKENS, pages[0].dtype
             self._pages = [page.data for page in pages]
@@ -131,7 +185,7 @@ class KeptStates:
                 return
             self.cut(position)
             is_small = (self.end - self.start) * self._row_size + size <= self._budget.session_limit
-            if not (is_small and self._budget.take(size)):
+            if not (is_small and self._budget.take(size, self._payer)):
                 self.drop()
                 return
             self._rows += hidden.data
@@ -142,7 +196,7 @@ class KeptStates:
         with self._lock:
             if not self.start <= end < self.end:
                 return
-            self._budget.take((end - self.end) * self._row_size)
+            self._budget.take((end - self.end) * self._row_size, self._payer)
             self.end = end
             whole = end // PAGE_TOKENS
             if whole < len(self._pages):
@@ -178,13 +232,26 @@ class KeptStates:
                 )
             return HiddenRows(end - first, self._dtype, b"".join(parts))
 
+    def charge(self, payer: Payer) -> None:
+        """Count the rows as another peer's from now on; drop them where they exceed its share."""
+        with self._lock:
+            size = (self.end - self.start) * self._row_size
+            self._budget.take(-size, self._payer)
+            self._payer = payer
+            if not self._budget.take(size, payer):
+                self._forget()
+                self._is_dropped = True
+
     def clear(self) -> None:
         """Forget all rows; later ones are kept again."""
         with self._lock:
-            self._budget.take((self.start - self.end) * self._row_size)
-            self._pages, self._rows = [], bytearray()
+            self._budget.take((self.start - self.end) * self._row_size, self._payer)
+            self._forget()
             self._is_dropped = False
-            self.start = self.end = 0
+
+    def _forget(self) -> None:
+        self._pages, self._rows = [], bytearray()
+        self.start = self.end = 0
 
     def drop(self) -> None:
         """Forget all rows, and keep none from now on."""

@@ -53,9 +53,18 @@ replaces hops that died or fell silent in this way, and not those that sent some
 
 **Limits.** One opened or parked session of an answer at a hoster; ``MAX_PARKED`` parked ones, of
 which the oldest of the caller with the most give way; a parked session gives its pages to others
-before an open one does; bytes of hidden states of a session, of all of them, and of pages. An
-answer that ends well may be parked too, where a range sees no more of it than that its stream was
-dropped.
+before an open one does; bytes of hidden states of a session, of a caller's sessions, of all of them
+and of pages. An answer that ends well may be parked too, where a range sees no more of it than that
+its stream was dropped.
+
+**Parked sessions are no open ones.** They do not count against ``max_sessions``: that bounds what
+is computed beside each other and what may be promised, and they compute nothing and promise no
+page. If they counted, a caller that leaves sessions again and again would keep all others out. To
+go on is to open a session: it must find a place within all quotas of the peer that asks.
+
+**A hoster that drains** takes no new session, but lets those go on whose cache is here: they would
+cost other hosters the whole text, and it waits for open sessions for a bounded time only. Where the
+cache is of no use any more, the request is refused like a new one.
 """
 
 from __future__ import annotations
@@ -76,7 +85,7 @@ from mesh.inference.drive_wire import (
 )
 from mesh.inference.engine import Engine
 from mesh.inference.hops import NextHop, SessionTimeouts
-from mesh.inference.kept_states import KeptBudget, KeptStates, PageStates
+from mesh.inference.kept_states import KeptBudget, KeptStates, PageStates, Payer
 from mesh.inference.prefixes import receive_ready
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.steps import EngineSession
@@ -187,13 +196,15 @@ class Refills:
         if ticket is None:
             raise ValueError("only a session with a ticket can go on")
         known = await self._take(request, ticket, caller)
-        self._make_room()
+        payer = Payer(caller, account.is_member, passes_on=account.client is None)
+        self._make_room(payer)
         if known is None:
-            opened, kept = admit(), KeptStates(self.budget)
+            opened, kept = admit(), KeptStates(self.budget, payer)
         else:
             session = known.session
             opened = self._engine.resume(session, account=account, promised=request.promised)
             kept = known.refill.kept
+            kept.charge(payer)
         refill = RangeRefill(kept, is_refill=ticket.is_refill)
         answer: _Answer | None = None
         try:
@@ -239,10 +250,18 @@ class Refills:
                 del self._answers[answer_id]
         answer.ended.set()
 
-    def _make_room(self) -> None:
-        """Forget parked sessions where the states of others need the bytes."""
-        while self.budget.used > self.budget.limit // 2 and self._list_parked():
+    def _make_room(self, payer: Payer) -> None:
+        """Forget parked sessions where the states of open ones need the bytes: all callers' where
+        all bytes run short, and a caller's own where its share does.
+        """
+        budget = self.budget
+        while budget.used > budget.limit // 2 and self._list_parked():
             self._forget(self._choose_parked())
+        for answer in self._list_parked():
+            if budget.get_used_by(payer.peer) <= budget.get_share(payer) // 2:
+                return
+            if answer.caller == payer.peer:
+                self._forget(answer)
 
     def _list_parked(self) -> list[_Answer]:
         return [answer for answer in self._answers.values() if answer.timer is not None]

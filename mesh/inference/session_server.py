@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
 from keys.peer import PeerId, PeerKey
 from mesh.errors import PeerError, PeerRefusal, StreamClosed
-from mesh.inference.accounts import Accounts
+from mesh.inference.accounts import Account, Accounts
 from mesh.inference.drive_wire import (
     DRIVE_METHOD,
     HIDDEN_METHOD,
@@ -292,16 +297,7 @@ class SessionServer:
 
     async def _serve(self, kind: SessionKind[R], request: R, upstream: Stream) -> None:
         account = self._accounts.find(upstream.peer_id, is_first=request.is_first)
-        admit = partial(
-            self._engine.admit,
-            request.hop.span,
-            capacity=request.capacity,
-            account=account,
-            promised=request.promised,
-            prefix=make_prefix(
-                request, upstream.peer_id, is_deterministic=self._engine.is_deterministic
-            ),
-        )
+        admit = partial(self._admit, request, upstream.peer_id, account)
         if isinstance(request, Resumable) and request.ticket is not None:
             caller = upstream.peer_id
             async with self._refills.open(request, caller, account, admit) as (session, refill):
@@ -314,6 +310,21 @@ class SessionServer:
         with admit() as session:
             role = kind.role(self._engine, session, request, upstream, self._timeouts)
             await role.run(self._make_links(kind, request, upstream, session))
+
+    def _admit(
+        self, request: Resumable, caller: PeerId, account: Account
+    ) -> AbstractContextManager[EngineSession]:
+        """Return what opens a new session. Raises Refused."""
+        if self._is_draining:
+            # It asked to go on with a session, and what is here of it is of no use.
+            raise Refused(RefusalReason.DRAINING)
+        return self._engine.admit(
+            request.hop.span,
+            capacity=request.capacity,
+            account=account,
+            promised=request.promised,
+            prefix=make_prefix(request, caller, is_deterministic=self._engine.is_deterministic),
+        )
 
     def _make_links(
         self, kind: SessionKind[R], request: R, upstream: Stream, session: EngineSession

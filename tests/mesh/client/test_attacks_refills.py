@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -523,3 +524,92 @@ async def test_a_ticket_of_an_answer_opens_no_driven_text_with_its_cache(swarm):
         assert await open_once(other(chain.make_next())) == 0
         assert await open_once(other(chain.make_next())) > 0
         desk.close()
+
+
+async def park_one(desk, engine, request, caller, account=OWN_ACCOUNT):
+    admit = partial(engine.admit, request.hop.span, capacity=request.capacity, account=account)
+    with contextlib.suppress(Refused):
+        async with desk.open(request, caller, account, admit) as (session, refill):
+            session.length = session.kept = len(request.token_ids)
+            session.token_ids[:] = request.token_ids
+            refill.kept.note(0, make_zeros(len(request.token_ids)))
+            raise Refused(RefusalReason.HOP_LOST)
+
+
+async def test_parked_sessions_keep_no_one_out_and_to_go_on_takes_a_place(swarm):
+    limits = EngineLimits(prefill_chunk=8, max_sessions=2)
+    hoster = await swarm.add_hoster(0, 6, limits=limits)
+    engine, desk = hoster.engine, hoster.server._refills
+    route = (Hop(hoster.key.peer_id, LayerSpan(0, 6)),)
+    caller, chain = swarm.next_key().peer_id, tickets.TicketChain()
+    for ticket in [tickets.TicketChain().make_next() for _ in range(3)]:
+        await park_one(desk, engine, make_request(route, 0, ticket), caller)
+    await park_one(desk, engine, make_request(route, 0, chain.make_next()), caller)
+    assert len(engine._table._parked) == 4
+    admit = partial(engine.admit, LayerSpan(0, 6), capacity=40, account=OWN_ACCOUNT)
+    with admit(), admit():
+        request = replace(make_request(route, 0, chain.make_next()), token_ids=(*PROMPT, 7))
+        request = replace(request, max_new_tokens=request.max_new_tokens - 1)
+        with pytest.raises(Refused, match="sessions are open"):
+            async with desk.open(request, caller, OWN_ACCOUNT, admit):
+                pytest.fail("a third session is open")
+
+
+async def test_one_client_that_keeps_all_it_can_leaves_the_states_of_others(swarm):
+    """It opens sessions and leaves them, again and again; what is parked is its own loss."""
+    hoster = await swarm.add_hoster(0, 6)
+    engine, desk = hoster.engine, hoster.server._refills
+    desk.budget.limit = 8 * len(PROMPT) * 4 * 48
+    route = (Hop(hoster.key.peer_id, LayerSpan(0, 6)),)
+    stranger, victim = (swarm.next_key().peer_id for _ in range(2))
+
+    async def open_one(stack, caller):
+        request = make_request(route, 0, tickets.TicketChain().make_next())
+        account = Account(caller, is_member=False)
+        admit = partial(engine.admit, LayerSpan(0, 6), capacity=83, account=account)
+        opened = desk.open(request, caller, account, admit)
+        _, refill = await stack.enter_async_context(opened)
+        refill.kept.note(0, make_zeros(len(PROMPT)))
+        return refill.kept.covers(0, len(PROMPT))
+
+    async with contextlib.AsyncExitStack() as stack:
+        kept = [await open_one(stack, stranger) for _ in range(5)]
+        assert kept == [True, True, False, False, False]
+        assert await open_one(stack, victim)
+    assert desk.budget.used == 0
+    for _ in range(3):
+        ticket = tickets.TicketChain().make_next()
+        account = Account(stranger, is_member=False)
+        await park_one(desk, engine, make_request(route, 0, ticket), stranger, account)
+    async with contextlib.AsyncExitStack() as stack:
+        # Its parked sessions give way to its open one.
+        assert await open_one(stack, stranger)
+        assert len(engine._table._parked) == 1
+
+
+@pytest.mark.parametrize("is_useful", [True, False])
+async def test_a_hoster_that_drains_goes_on_with_what_it_has_and_takes_nothing_new(
+    swarm, is_useful
+):
+    """A ticket lets a session go on; where its cache is of no use, it would be a new one."""
+    hoster = await swarm.add_hoster(0, 6)
+    engine, desk = hoster.engine, hoster.server._refills
+    route = (Hop(hoster.key.peer_id, LayerSpan(0, 6)),)
+    async with contextlib.AsyncExitStack() as stack:
+        host = await swarm.open_host(stack, swarm.next_key())
+        chain = tickets.TicketChain()
+        await park_one(desk, engine, make_request(route, 0, chain.make_next()), host.peer_id)
+        hoster.server.drain()
+        text = (*PROMPT, 7) if is_useful else (*PROMPT[:-1], 9, 7)
+        request = replace(make_request(route, 0, chain.make_next()), token_ids=text)
+        request = replace(request, max_new_tokens=39, session_id=make_session_id())
+        stream = await host.open_stream(hoster.key.peer_id, RESUMABLE_METHOD, timeout_s=5)
+        stack.push_async_callback(stream.abort)
+        await stream.send(encode_resumable(request))
+        async with asyncio.timeout(20):
+            frame = await stream.receive()
+            if is_useful:
+                assert decode_ready(frame) == len(PROMPT)
+                decode_token(await stream.receive())
+            else:
+                assert decode_error(frame).reason == RefusalReason.DRAINING

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.inference.kept_states import KeptBudget, KeptStates, PageStates
+from keys.peer import PeerId
+from mesh.inference.kept_states import KeptBudget, KeptStates, PageStates, Payer
 from mesh.inference.tickets import MAX_REFILLS, Ticket, TicketChain
 from mesh.inference.wire import HiddenRows
 from mesh.model.capacity import PAGE_TOKENS
 
 ROW = 4
+PEERS = [PeerId(bytes([number]) * 32) for number in range(1, 9)]
 
 
 def make_rows(first, end, mark=0):
@@ -104,8 +106,8 @@ def test_a_session_that_ends_while_its_last_step_is_noted_gives_all_bytes_back()
     kept = KeptStates(budget)
     take = budget.take
 
-    def take_slowly(size):
-        taken = take(size)
+    def take_slowly(*told):
+        taken = take(*told)
         if not enders:
             enders.append(threading.Thread(target=kept.drop))
             enders[0].start()
@@ -116,3 +118,59 @@ def test_a_session_that_ends_while_its_last_step_is_noted_gives_all_bytes_back()
     kept.note(0, make_rows(0, 10))
     enders[0].join()
     assert budget.used == 0 and not kept.covers(0, 1)
+
+
+def fill(budget, payer, rows):
+    kept = KeptStates(budget, payer)
+    kept.note(0, make_rows(0, rows))
+    return kept
+
+
+def test_one_peer_keeps_no_more_than_its_share_however_many_sessions_it_opens():
+    budget = KeptBudget(limit=80 * ROW, session_limit=80 * ROW)
+    greedy = [fill(budget, Payer(PEERS[0]), 10) for _ in range(8)]
+    assert [kept.covers(0, 10) for kept in greedy] == [True, True, *[False] * 6]
+    assert budget.get_used_by(PEERS[0]) == budget.used == 20 * ROW
+    hops = [fill(budget, Payer(PEERS[1], passes_on=True), 10) for _ in range(8)]
+    assert sum(kept.covers(0, 10) for kept in hops) == 4
+    other = fill(budget, Payer(PEERS[2]), 10)
+    assert other.covers(0, 10)
+    # What is given back may be used again.
+    greedy[0].drop()
+    assert fill(budget, Payer(PEERS[0]), 10).covers(0, 10)
+
+
+def test_peers_that_are_no_members_leave_a_part_to_members():
+    budget = KeptBudget(limit=80 * ROW, session_limit=80 * ROW)
+    strangers = [fill(budget, Payer(peer, is_member=False), 20) for peer in PEERS[:5]]
+    assert [kept.covers(0, 20) for kept in strangers] == [True, True, True, False, False]
+    assert fill(budget, Payer(PEERS[5]), 20).covers(0, 20)
+    for kept in strangers:
+        kept.drop()
+    assert budget.used == 20 * ROW and not budget.get_used_by(PEERS[0])
+    assert fill(budget, Payer(PEERS[6], is_member=False), 20).covers(0, 20)
+
+
+def test_rows_are_charged_to_the_peer_that_goes_on_with_them():
+    budget = KeptBudget(limit=80 * ROW, session_limit=80 * ROW)
+    kept = fill(budget, Payer(PEERS[0]), 20)
+    kept.charge(Payer(PEERS[1]))
+    assert (budget.get_used_by(PEERS[0]), budget.get_used_by(PEERS[1])) == (0, 20 * ROW)
+    full = fill(budget, Payer(PEERS[2]), 10)
+    kept.charge(Payer(PEERS[2]))
+    assert not kept.covers(0, 1) and full.covers(0, 10) and budget.used == 10 * ROW
+    kept.note(0, make_rows(0, 1))
+    kept.drop()
+    assert budget.used == 10 * ROW
+
+
+def test_every_cut_and_drop_gives_back_what_its_peer_used():
+    budget, payer = KeptBudget(), Payer(PEERS[0], is_member=False)
+    kept = KeptStates(budget, payer)
+    kept.begin([make_rows(0, PAGE_TOKENS)])
+    kept.note(PAGE_TOKENS, make_rows(PAGE_TOKENS, PAGE_TOKENS + 5))
+    kept.cut(7)
+    assert budget.get_used_by(PEERS[0]) == budget.used == 7 * ROW
+    kept.note(3, make_rows(3, 4))
+    kept.clear()
+    assert budget.get_used_by(PEERS[0]) == budget.used == budget._used_by_strangers == 0
