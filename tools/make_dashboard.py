@@ -125,6 +125,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (
                 Line("rate(mesh_requests_totalWHERE[5m])", "{{instance}} {{result}}"),
                 Line("rate(mesh_reroutes_totalWHERE[5m])", "{{instance}} rerouted"),
+                Line("rate(mesh_refills_totalWHERE[5m])", "{{instance}} refilled"),
+                Line("rate(mesh_replays_totalWHERE[5m])", "{{instance}} replayed"),
             ),
         ),
     ),
@@ -171,6 +173,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             "increase(mesh_sessions_failed_totalWHERE[1h]) > 0",
             "{{instance}} {{reason}}",
+        ),
+        Panel(
+            "Refills after a lost hoster an hour",
+            "short",
+            (
+                Line("increase(mesh_session_refills_totalWHERE[1h])", "{{instance}} {{result}}"),
+                Line("increase(mesh_refilled_rows_totalWHERE[1h])", "{{instance}} rows sent"),
+            ),
         ),
         Panel(
             "Challenges an hour",

@@ -99,11 +99,13 @@ class Routed:
     """A route was chosen. Comes before the first token, and again after each re-route.
 
     ``cached_tokens`` of the prompt no range of the first route computed again; None if that is not
-    told.
+    told. ``refills`` and ``replays`` are the Trace's of the answer so far.
     """
 
     route: Route
     cached_tokens: int | None = None
+    refills: int = 0
+    replays: int = 0
 
 
 @dataclass(frozen=True, slots=True)

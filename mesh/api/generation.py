@@ -68,6 +68,7 @@ class RunningAnswer:
     open_choices: set[int] = field(default_factory=set)
     _routes: dict[int, Route] = field(default_factory=dict)
     _cached: dict[int, int] = field(default_factory=dict)
+    _routed: dict[int, Routed] = field(default_factory=dict)
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         """Yield ``(choice, piece)`` until every choice has finished; raise what went wrong."""
@@ -88,6 +89,10 @@ class RunningAnswer:
         match piece:
             case Routed():
                 self.trace.reroutes += self._routes.get(index, piece.route) != piece.route
+                before = self._routed.get(index, Routed(piece.route))
+                self.trace.refills += piece.refills - before.refills
+                self.trace.replays += piece.replays - before.replays
+                self._routed[index] = piece
                 self._set_route(index, piece.route)
                 if piece.cached_tokens is not None:
                     self._cached[index] = piece.cached_tokens
@@ -190,6 +195,8 @@ class Generations:
                         pump.cancel()
                 self._answers.remove(answer)
                 self.measures.reroutes += answer.trace.reroutes
+                self.measures.refills += answer.trace.refills
+                self.measures.replays += answer.trace.replays
 
     @asynccontextmanager
     async def hold_places(self, caller: str, places: int) -> AsyncIterator[None]:

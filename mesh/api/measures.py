@@ -32,6 +32,8 @@ class GatewayMeasures:
         self.prompt_tokens = 0
         self.generated_tokens = 0
         self.reroutes = 0
+        self.refills = 0
+        self.replays = 0
         self.results: Counter[RequestOutcome] = Counter()
         self.first_token = Histogram(SECONDS_OF_A_REQUEST)
         self.between_tokens = Histogram(SECONDS_OF_A_STEP)

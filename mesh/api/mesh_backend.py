@@ -16,7 +16,6 @@ from mesh.api.backend import (
     GenerateRequest,
     Piece,
     PromptScored,
-    Route,
     Routed,
     ServedModel,
 )
@@ -234,12 +233,14 @@ class MeshBackend:
     async def _read_tokens(
         self, answer: AsyncGenerator[Token, None], request: GenerateRequest
     ) -> AsyncGenerator[Piece, None]:
-        route: Route = ()
+        told = Routed(())
         async with aclosing(answer):
             async for token in answer:
-                if token.trace.route != route:
-                    route = token.trace.route
-                    yield Routed(route, token.trace.cached_tokens)
+                trace = token.trace
+                routed = Routed(trace.route, told.cached_tokens, trace.refills, trace.replays)
+                if routed != told:
+                    told = replace(routed, cached_tokens=trace.cached_tokens)
+                    yield told
                 yield Generated((self._name(token, request.alternatives),))
                 if token.finish is not Finish.NOT_YET:
                     yield Finished(token.finish, token.trace.measure_route())

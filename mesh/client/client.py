@@ -258,6 +258,7 @@ class MeshClient:
                 ticket: Ticket | None = refill.go_on()
             else:
                 route = await search.find(len(prompt) + max_new_tokens)
+                trace.replays += bool(answer)
                 ticket = refill.begin(route, self.directory.list_route_servers())
             pace = TokenPace()
             if not answer:

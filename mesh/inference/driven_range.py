@@ -119,6 +119,7 @@ class DrivenRange(RangeRole[DriveSession]):
         ):
             for frame in encode_driven_steps(StepFrame(first, refill.kept.read(first, end)), 0):
                 await next_hop.send(frame)
+            self.engine.measures.refilled_rows += end - first
 
     async def _compute(self, next_hop: NextHop | None) -> None:
         guards = []

@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from enum import StrEnum
 
 from mesh.histogram import SECONDS_OF_A_REQUEST, SECONDS_OF_A_STEP, Histogram
 from mesh.inference.refusals import read_reason
+
+
+class RefillResult(StrEnum):
+    """What a session that goes on over a changed route found at this hoster."""
+
+    KEPT = "kept"
+    """Its cache."""
+    FILLED = "filled"
+    """Nothing: this range is filled again."""
+    GIVEN_UP = "given_up"
+    """A cache that it gave up, since the states that the next range needs were not kept."""
 
 
 class ServingMeasures:
@@ -28,6 +40,8 @@ class ServingMeasures:
         "prefix_hits",
         "prefix_queries",
         "prompt_rows",
+        "refilled_rows",
+        "refills",
         "sessions_failed",
         "sessions_opened",
         "spec_accepted_tokens",
@@ -45,6 +59,8 @@ class ServingMeasures:
         self.challenges = 0
         self.prefix_queries = 0
         self.prefix_hits = 0
+        self.refills: Counter[RefillResult] = Counter()
+        self.refilled_rows = 0
         self.spec_drafts = 0
         self.spec_draft_tokens = 0
         self.spec_accepted_tokens = 0

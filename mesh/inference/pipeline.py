@@ -240,6 +240,7 @@ class GenerationRange(RangeRole[OpenSession]):
         ):
             for part in split_step(StepFrame(first, refill.kept.read(first, end))):
                 await next_hop.send(self._encode(part))
+            self.engine.measures.refilled_rows += end - first
 
     async def send_prompt(
         self,

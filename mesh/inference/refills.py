@@ -86,6 +86,7 @@ from mesh.inference.drive_wire import (
 from mesh.inference.engine import Engine
 from mesh.inference.hops import NextHop, SessionTimeouts
 from mesh.inference.kept_states import KeptBudget, KeptStates, PageStates, Payer
+from mesh.inference.measures import RefillResult
 from mesh.inference.prefixes import receive_ready
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.steps import EngineSession
@@ -209,6 +210,9 @@ class Refills:
         answer: _Answer | None = None
         try:
             with opened as session:
+                if ticket.is_refill:
+                    result = RefillResult.FILLED if known is None else RefillResult.KEPT
+                    self._engine.measures.refills[result] += 1
                 if known is None and session.reused:
                     kept.begin(self._find_pages(session))
                 answer = _Answer(ticket, caller, request, session, refill)
@@ -385,6 +389,7 @@ async def agree_on_refill(
     if needed < session.length and not refill.kept.covers(needed, session.length):
         engine.go_back(session, 0)
         refill.kept.clear()
+        engine.measures.refills[RefillResult.GIVEN_UP] += 1
 
 
 def list_kept_steps(

@@ -66,7 +66,8 @@ class Trace:
     ``hop_times_us`` holds, for each of the first steps, the time in each range and then the whole
     step as the first range saw it. ``step_tokens`` holds how many tokens each of these steps gave:
     several where a draft was accepted. ``dropped_windows`` counts drafts that were sent ahead in
-    vain. ``refills`` counts the re-routes over which the hosters that were left kept their caches.
+    vain. ``refills`` counts the re-routes over which the hosters that were left kept their caches,
+    ``replays`` those over which all of a new route computed a begun answer again.
     ``failures`` are the peers left out, with the reason.
     ``tokens_per_second`` counts the tokens after the first one; None before the second.
     ``receipts`` are those of the choices, as JSON objects, once a gateway has them.
@@ -77,6 +78,7 @@ class Trace:
     route: tuple[TracedHop, ...] = ()
     reroutes: int = 0
     refills: int = 0
+    replays: int = 0
     failures: list[tuple[PeerId | None, RefusalReason]] = field(default_factory=list)
     hop_times_us: list[tuple[int, ...]] = field(default_factory=list)
     step_tokens: list[int] = field(default_factory=list)

@@ -39,6 +39,8 @@ class GatewayMetrics:
         page.add("mesh_prompt_tokens_total", measures.prompt_tokens)
         page.add("mesh_generation_tokens_total", measures.generated_tokens)
         page.add("mesh_reroutes_total", measures.reroutes)
+        page.add("mesh_refills_total", measures.refills)
+        page.add("mesh_replays_total", measures.replays)
         for result in RequestOutcome:
             page.add("mesh_requests_total", measures.results[result], result.value)
         page.add_histogram("mesh_time_to_first_token_seconds", measures.first_token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mesh.inference.measures import RefillResult
 from mesh.inference.refusals import RefusalReason
 from mesh.routing.heartbeat import ServerState
 from subnet.hosting.serving import LayerServer
@@ -21,6 +22,9 @@ def fill_hosting(page: Page, server: LayerServer) -> None:
     page.add("mesh_sessions_opened_total", measures.sessions_opened)
     for reason in RefusalReason:
         page.add("mesh_sessions_failed_total", measures.sessions_failed[reason.value], reason.value)
+    for result in RefillResult:
+        page.add("mesh_session_refills_total", measures.refills[result], result.value)
+    page.add("mesh_refilled_rows_total", measures.refilled_rows)
     page.add("mesh_relays_refused_total", server.guard.refused)
     page.add("mesh_challenge_layers_total", measures.challenges)
     page.add("mesh_prefix_cache_queries_total", measures.prefix_queries)

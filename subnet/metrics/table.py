@@ -167,6 +167,18 @@ _REQUESTS = (
         "Requests",
         GATEWAY,
     ),
+    _counter(
+        "mesh_refills_total",
+        "Times that an answer went on while the hosters that were left kept their caches.",
+        "Requests",
+        GATEWAY,
+    ),
+    _counter(
+        "mesh_replays_total",
+        "Times that a begun answer was computed whole again over a new route.",
+        "Requests",
+        GATEWAY,
+    ),
 )
 _HOSTING = (
     _gauge("mesh_sessions", "Open sessions at this hoster.", "Hosting", NODE),
@@ -182,6 +194,20 @@ _HOSTING = (
         "Hosting",
         NODE,
         "reason",
+    ),
+    _counter(
+        "mesh_session_refills_total",
+        "Sessions that went on over a changed route: their cache was kept, was filled again, or "
+        "given_up because the states that the next hoster needs were not kept.",
+        "Hosting",
+        NODE,
+        "result",
+    ),
+    _counter(
+        "mesh_refilled_rows_total",
+        "Rows of kept hidden states that were sent to fill a lost hoster's blocks again.",
+        "Hosting",
+        NODE,
     ),
     _counter(
         "mesh_relays_refused_total",

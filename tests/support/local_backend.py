@@ -77,6 +77,7 @@ class LocalBackend:
     fail_after: int = 0
     delay_s: float = 0.0
     reroute_after: int | None = None
+    keeps_caches: bool = False
     alternates_routes: bool = False
     is_endless: bool = False
     answer: str = ANSWER
@@ -182,7 +183,8 @@ class LocalBackend:
             if self.failure is not None and place == self.fail_after:
                 raise self.failure
             if place == self.reroute_after:
-                yield Routed(OTHER_ROUTE, self.cached_tokens)
+                refills, replays = (1, 0) if self.keeps_caches else (0, 1)
+                yield Routed(OTHER_ROUTE, self.cached_tokens, refills, replays)
             await asyncio.sleep(self.delay_s)
             padded = replace(token, text=token.text + " " * self.token_padding)
             yield Generated((padded,))

@@ -63,6 +63,12 @@ async def test_an_answer_that_goes_on_elsewhere_is_a_reroute():
     assert measures.reroutes == 1 and measures.results == {RequestOutcome.FINISHED: 1}
 
 
+@pytest.mark.parametrize("keeps_caches", [True, False])
+async def test_refills_and_whole_replays_of_all_choices_are_counted(keeps_caches):
+    measures = await ask(LocalBackend(reroute_after=2, keeps_caches=keeps_caches), count=2)
+    assert (measures.refills, measures.replays) == ((2, 0) if keeps_caches else (0, 2))
+
+
 @pytest.mark.parametrize(
     ("options", "leave", "result"),
     [

@@ -230,6 +230,28 @@ async def test_kept_rows_are_cut_where_they_were_computed_and_no_step_is_empty()
     assert cuts(deterministic=True) == []
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_hosters_count_what_they_kept_filled_and_gave_up(swarm, is_kept):
+    async with open_three(swarm, standby=[SPLITS[1]]) as client:
+        first, _, last, new = swarm.hosters
+        if not is_kept:
+            first.server._refills.budget.limit = 0
+        tokens = await ask(client, then={20: swarm.hosters[1].stop})
+        counts = [hoster.engine.measures for hoster in (first, new, last)]
+    trace = tokens[-1].trace
+    assert (trace.refills, trace.replays) == (1, 0)
+    assert [dict(count.refills) for count in counts] == [
+        {"kept": 1} if is_kept else {"kept": 1, "given_up": 1},
+        {"filled": 1},
+        {"kept": 1},
+    ]
+    rows = [count.refilled_rows for count in counts]
+    # The prompt and the answer so far, less the last token's row; one more may be under way.
+    assert rows[1:] == [0, 0] and rows[0] in (
+        (len(PROMPT) + 20, len(PROMPT) + 21) if is_kept else (0,)
+    )
+
+
 @pytest.mark.parametrize("limit", ["no bytes", "no session"])
 async def test_what_is_not_kept_is_computed_again(swarm, limit):
     """Without the states the hop before gives its cache up, and the first has the tokens."""
@@ -287,7 +309,8 @@ async def test_hosters_of_earlier_versions_get_a_whole_replay(swarm, which):
         is_wanted = which != "setting"
         tokens = await ask(client, then={9: swarm.hosters[1].stop}, refills=is_wanted)
     assert get_bits(tokens) == get_bits(expected)
-    assert (tokens[-1].trace.refills, tokens[-1].trace.reroutes) == (0, 1)
+    trace = tokens[-1].trace
+    assert (trace.refills, trace.replays, trace.reroutes) == (0, 1, 1)
 
 
 async def test_a_hop_that_announces_refills_and_knows_none_is_left(swarm):

@@ -23,6 +23,7 @@ from consensus.types import (
 )
 from consensus.view import EpochStatus
 from keys.peer import PeerKey
+from mesh.inference.measures import RefillResult
 from mesh.inference.refusals import RefusalReason
 from mesh.model.config import LayerSpan
 from mesh.p2p.dial_back import Reach
@@ -272,3 +273,16 @@ def test_the_least_served_block_counts_and_boasts_beyond_the_model_do_not():
     spans = [LayerSpan(0, 4), LayerSpan(2, 6), LayerSpan(5, 99)]
     assert count_servers(spans, num_layers=6) == (1, 1, 2, 2, 1, 2)
     assert count_servers([], num_layers=3) == (0, 0, 0)
+
+
+def test_refills_are_counted_by_what_the_session_found(scene):
+    measures = scene.server.measures
+    measures.refills[RefillResult.KEPT] += 2
+    measures.refilled_rows += 64
+    samples = scene.read()
+    found = [
+        get_value(samples, "mesh_session_refills_total", result=result.value)
+        for result in RefillResult
+    ]
+    assert found == [2, 0, 0]
+    assert get_value(samples, "mesh_refilled_rows_total") == 64

@@ -89,6 +89,7 @@ def test_a_gateway_is_ready_while_every_block_is_served():
     )
     measures = GatewayMeasures()
     measures.results[RequestOutcome.FAILED] = 3
+    measures.refills, measures.replays = 4, 5
     metrics = GatewayMetrics(measures, client, find_uncovered=lambda: uncovered)
     (check,) = metrics.list_checks()
     assert not check.ok and check.detail == "no server for blocks 2:4"
@@ -99,6 +100,8 @@ def test_a_gateway_is_ready_while_every_block_is_served():
     assert list_names(samples) | BY_SERVER == list_promised(Process.GATEWAY)
     assert get_value(samples, "mesh_requests_total", result="failed") == 3
     assert get_value(samples, "mesh_requests_total", result="finished") == 0
+    assert get_value(samples, "mesh_refills_total") == 4
+    assert get_value(samples, "mesh_replays_total") == 5
 
 
 def test_a_chain_that_was_never_seen_is_not_fresh():
