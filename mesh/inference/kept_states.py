@@ -99,26 +99,38 @@ class KeptBudget:
 
 
 class PageStates:
-    """The states of pages that were published, those used last; each page has whole rows."""
+    """The states of pages that were published, those used last; each page has whole rows.
+
+    Where they run short, the peer with the most bytes loses the page that was not used for longest.
+    """
 
     def __init__(self, limit: int = MAX_PAGE_BYTES) -> None:
         self._limit = limit
         self._used = 0
-        self._pages: OrderedDict[bytes, HiddenRows] = OrderedDict()
+        self._used_by: Counter[PeerId] = Counter()
+        self._pages: OrderedDict[bytes, tuple[PeerId, HiddenRows]] = OrderedDict()
 
     @property
     def used(self) -> int:
         return self._used
 
-    def put(self, key: bytes, page: HiddenRows) -> None:
-        """Keep a page; the least recently used ones go."""
+    def put(self, key: bytes, page: HiddenRows, owner: PeerId) -> None:
+        """Keep a page of a session that ``owner`` opened; others may have to go."""
         if key in self._pages or len(page.data) > self._limit:
             return
-        self._pages[key] = page
-        self._used += len(page.data)
+        self._pages[key] = owner, page
+        self._count(owner, len(page.data))
         while self._used > self._limit:
-            _, oldest = self._pages.popitem(last=False)
-            self._used -= len(oldest.data)
+            greediest = max(self._used_by, key=self._used_by.__getitem__)
+            oldest = next(key for key, (peer, _) in self._pages.items() if peer == greediest)
+            _, dropped = self._pages.pop(oldest)
+            self._count(greediest, -len(dropped.data))
+
+    def _count(self, owner: PeerId, size: int) -> None:
+        self._used += size
+        self._used_by[owner] += size
+        if not self._used_by[owner]:
+            del self._used_by[owner]
 
     def find(self, keys: Sequence[bytes]) -> tuple[HiddenRows, ...] | None:
         """Return the pages of all keys, None if one of them is not here."""
@@ -126,13 +138,14 @@ class PageStates:
             return None
         for key in keys:
             self._pages.move_to_end(key)
-        return tuple(self._pages[key] for key in keys)
+        return tuple(self._pages[key][1] for key in keys)
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._pages
 
     def clear(self) -> None:
         self._pages.clear()
+        self._used_by.clear()
         self._used = 0
 
 

@@ -295,7 +295,7 @@ class Refills:
             if is_wanted and key not in self.pages and kept.covers(begin, end):
                 # The compute thread may drop them at this moment, where a bound is reached.
                 with contextlib.suppress(ValueError):
-                    self.pages.put(key, kept.read(begin, end))
+                    self.pages.put(key, kept.read(begin, end), answer.caller)
 
     def _forget(self, answer: _Answer) -> None:
         """Free what a parked session holds."""

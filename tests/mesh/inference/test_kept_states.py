@@ -77,10 +77,24 @@ def test_states_of_pages_are_bounded_and_the_oldest_go():
     states = PageStates(limit=3 * PAGE_TOKENS * ROW)
     keys = [bytes([number]) * 32 for number in range(5)]
     for number, key in enumerate(keys):
-        states.put(key, make_rows(number * PAGE_TOKENS, (number + 1) * PAGE_TOKENS))
+        states.put(key, make_rows(number * PAGE_TOKENS, (number + 1) * PAGE_TOKENS), PEERS[0])
     assert states.used == 3 * PAGE_TOKENS * ROW
     assert states.find(keys[1:3]) is None
     assert [page.data[0] for page in states.find(keys[2:])] == [32, 48, 64]
+
+
+def test_a_peer_that_fills_the_pages_drops_its_own_and_leaves_those_of_others():
+    states = PageStates(limit=3 * PAGE_TOKENS * ROW)
+    keys = [bytes([number]) * 32 for number in range(8)]
+    page = make_rows(0, PAGE_TOKENS)
+    states.put(keys[0], page, PEERS[0])
+    for key in keys[1:]:
+        states.put(key, page, PEERS[1])
+    assert states.find([keys[0], *keys[-2:]]) == (page, page, page)
+    assert states.used == 3 * PAGE_TOKENS * ROW and not any(key in states for key in keys[1:-2])
+    states.clear()
+    states.put(keys[1], page, PEERS[1])
+    assert states.used == PAGE_TOKENS * ROW
 
 
 def test_only_a_later_ticket_of_the_same_chain_goes_on():
