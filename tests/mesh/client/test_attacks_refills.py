@@ -160,7 +160,7 @@ async def test_another_client_takes_no_answer_over_with_a_stolen_link(swarm, mon
         await stack.aclose()
 
 
-@pytest.mark.parametrize("position", [10**6, len(PROMPT) + 11])
+@pytest.mark.parametrize("position", [10**6, len(PROMPT) + 15])
 async def test_a_stand_by_that_claims_to_have_everything_is_left(swarm, position):
     async with open_three(swarm, standby=[SPLITS[1], SPLITS[1]]) as client:
         expected = await ask(client)
