@@ -218,6 +218,7 @@ def make_trace(trace: Trace) -> dict[str, Any]:
     return {
         "route": make_route(trace.route),
         "reroutes": trace.reroutes,
+        "refills": trace.refills,
         "first_token_s": None if first_s is None else round(first_s, 4),
         "tokens_per_second": None if speed is None else round(speed, 2),
         "tokens_per_step": None if per_step is None else round(per_step, 2),

@@ -53,6 +53,7 @@ class HopReply(BaseModel):
 class MeshTrace(BaseModel):
     route: list[HopReply]
     reroutes: int
+    refills: int = 0
     first_token_s: float | None
     tokens_per_second: float | None
     tokens_per_step: float | None

@@ -335,6 +335,7 @@ def _update(trace: Trace, mesh: Mapping[str, Any] | None) -> None:
         for hop in mesh.get("route", ())
     )
     trace.reroutes = int(mesh.get("reroutes", trace.reroutes))
+    trace.refills = int(mesh.get("refills", trace.refills))
     trace.time_to_first_token_s = mesh.get("first_token_s")
     trace.tokens_per_second = mesh.get("tokens_per_second")
 

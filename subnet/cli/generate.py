@@ -200,6 +200,7 @@ def _finish(pieces: list[Token], *, as_json: bool, trace: bool) -> None:
                         for hop in last.trace.measure_route()
                     ],
                     "reroutes": last.trace.reroutes,
+                    "refills": last.trace.refills,
                     "first_token_s": last.trace.time_to_first_token_s,
                     "tokens_per_second": last.trace.tokens_per_second,
                     "tokens_per_step": last.trace.tokens_per_step,
@@ -223,7 +224,8 @@ def describe_trace(trace: Trace) -> str:
     if per_step > 1.0:
         dropped = trace.dropped_windows
         rate += f" ({per_step:.1f} a pass{f', {dropped} windows dropped' if dropped else ''})"
-    return f"route {hops}; {trace.tokens} tokens{rate}; {trace.reroutes} re-routes"
+    kept = f" ({trace.refills} filled only what was lost)" if trace.refills else ""
+    return f"route {hops}; {trace.tokens} tokens{rate}; {trace.reroutes} re-routes{kept}"
 
 
 def _describe_hop(hop: TracedHop) -> str:

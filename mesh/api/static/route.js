@@ -30,7 +30,7 @@ export function describeAnswer({ mesh, usage, live }, context) {
   if (tokens) facts.push(tokens === 1 ? "1 token" : `${tokens} tokens`);
   if (speed) facts.push(`${speed.toFixed(1)} tokens/s`);
   if (first) facts.push(`first token after ${first.toFixed(2)} s`);
-  if (mesh?.reroutes) facts.push(`re-routed ${mesh.reroutes}×`);
+  if (mesh?.reroutes) facts.push(`re-routed ${mesh.reroutes}×${mesh.refills ? ", only the lost blocks computed again" : ""}`);
   if (usage && context) facts.push(`context ${usage.total_tokens} of ${context}`);
   return facts.join(" · ");
 }

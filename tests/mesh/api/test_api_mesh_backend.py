@@ -144,7 +144,7 @@ async def test_a_hoster_that_dies_in_mid_answer_changes_nothing_in_the_text(
                 await victim.stop()
                 swarm.hosters.remove(victim)
     assert text == questions[0]["answer"]
-    assert traces[-1]["reroutes"] == 1
+    assert traces[-1]["reroutes"] == traces[-1]["refills"] == 1
     assert traces[-1]["route"][1]["peer_id"] != used
 
 
