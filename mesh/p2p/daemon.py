@@ -354,7 +354,8 @@ def _make_environment(inherited: Mapping[str, str], config: HostConfig) -> dict[
     environment = {"GOLOG_LOG_LEVEL": "error", **inherited, "GOLOG_LOG_FMT": "json"}
     if config.relay_service is not None:
         # p2pd sets two relays up, one with our limits and one with go-libp2p's own, and the one
-        # that comes last answers. On one thread that is ours; on several it was one time in five.
+        # that comes last answers. On one thread that is ours nearly always, on several it was one
+        # time in five; mesh/p2p/relay_start.py looks which it is.
         # What passes through a relay may fill its heap, so that is collected as Go does it.
         return {**environment, "GOMAXPROCS": "1"}
     chosen = {"GOGC": GC_PERCENT, "GOMEMLIMIT": GC_HURRY_FROM}

@@ -7,7 +7,7 @@ import logging
 import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Self
 from weakref import WeakSet
 
@@ -35,6 +35,7 @@ from mesh.p2p.offenders import Offenders
 from mesh.p2p.owned_tasks import OwnedTasks
 from mesh.p2p.peer_checks import PeerChecks
 from mesh.p2p.pipe import open_pipe
+from mesh.p2p.relay_start import run_relay
 from mesh.p2p.reservations import RELAY_PROTOCOL, Reservations
 from mesh.p2p.rpc import RpcContext
 from mesh.p2p.rpc_client import RpcClient
@@ -108,7 +109,7 @@ class HivemindHost:
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(config.startup_timeout_s):
-                    daemon = await stack.enter_async_context(run_daemon(config))
+                    daemon = await stack.enter_async_context(_run_p2pd(config))
                     async with daemon.watch_over():
                         p2p = await stack.enter_async_context(_attach(daemon, config))
                         host = cls(config, daemon=daemon, p2p=p2p)
@@ -341,6 +342,11 @@ class HivemindHost:
         await self._tasks.close()
         for channel in list(self._channels):
             channel.abort()
+
+
+def _run_p2pd(config: HostConfig) -> AbstractAsyncContextManager[Daemon]:
+    limits = config.relay_service
+    return run_daemon(config) if limits is None else run_relay(config, limits)
 
 
 async def _refuse_channel(

@@ -97,6 +97,20 @@ def decode_reservation(message: bytes) -> Reservation | str:
     return Reservation(time_s, size)
 
 
+async def fetch_reservation(
+    daemon: Dialler, relay: PeerId, addresses: Sequence[str]
+) -> Reservation:
+    """Ask a relay at ``addresses``, without its peer id. Raises PeerError or DaemonFailed."""
+    late = f"no reservation within {ANSWER_S:g} s"
+    with blaming(relay, late=late, closed="it is no relay"):
+        async with asyncio.timeout(ANSWER_S):
+            await daemon.connect(relay, [f"{text}/p2p/{relay}" for text in addresses])
+            answer = decode_reservation(await ask(daemon, relay, RELAY_PROTOCOL, encode_reserve()))
+    if isinstance(answer, str):
+        raise PeerRefusal(relay, "no reservation", answer)
+    return answer
+
+
 class Reservations:
     """The relays that pass on connections to this node. ``relays`` are addresses with peer ids."""
 
@@ -155,16 +169,7 @@ class Reservations:
 
     async def _reserve(self, relay: PeerId) -> Reservation:
         """Raises PeerError or DaemonFailed."""
-        late = f"no reservation within {ANSWER_S:g} s"
-        with blaming(relay, late=late, closed="it is no relay"):
-            async with asyncio.timeout(ANSWER_S):
-                await self._daemon.connect(
-                    relay, [f"{text}/p2p/{relay}" for text in self._candidates[relay]]
-                )
-                raw = await ask(self._daemon, relay, RELAY_PROTOCOL, encode_reserve())
-                answer = decode_reservation(raw)
-        if isinstance(answer, str):
-            raise PeerRefusal(relay, "no reservation", answer)
+        answer = await fetch_reservation(self._daemon, relay, self._candidates[relay])
         if not answer.is_enough:
             detail = f"{answer.max_time_s} s and {answer.max_bytes} bytes a connection are too few"
             raise PeerRefusal(relay, "no reservation", detail)
