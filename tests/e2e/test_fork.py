@@ -82,7 +82,9 @@ def test_why_computes_the_score_again_with_the_plug_in(
     run: Command, kept: Path, installed: dict[str, str]
 ) -> None:
     folder = str(kept / "kept" / "hoster-1")
-    for row in read_rows(run):
+    *rows, last = read_rows(run)
+    # A lost epoch has no proposal to wait for: the network may end before its nodes have judged it.
+    for row in [*rows, *([] if "lost" in last else [last])]:
         line = [*MESH, "why", str(row["epoch"]), "1", "--json", "--data-dir", folder]
         told = subprocess.run(line, capture_output=True, env=os.environ | installed, check=False)
         assert told.returncode == 0, told.stderr
