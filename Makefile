@@ -21,6 +21,7 @@ NETWORKS := tests/e2e
 SIMULATED := $(filter-out tests/simulation/test_economics.py,$(wildcard tests/simulation/test_*.py)) \
 	tests/subnet/test_restart.py
 WORKERS := -n logical --maxprocesses 8 --dist worksteal
+PAIRS := -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 STRANGERS := tests/strangers
 QUICK := tests/ examples/ --ignore $(NETWORKS) --ignore $(STRANGERS) $(SIMULATED:%=--ignore %) $(WORKERS)
 # The least percentage of lines that the quick tests run, of all packages together and of each;
@@ -104,9 +105,9 @@ test-quick: install ## All tests but the networks of real processes and the simu
 coverage: install ## Which lines the last quick tests did not run
 	$(BIN)/python tools/check_coverage.py --missing total=$(COVERAGE) $(FLOORS)
 
-# Networks of real processes, one at a time.
+# Networks of real processes, two at a time, as they mostly wait; a file's tests share theirs.
 test-networks: install ## The tests that start networks of real processes
-	$(BIN)/python -m pytest $(NETWORKS)
+	$(BIN)/python -m pytest $(NETWORKS) $(PAIRS)
 
 # As they take only what time is left, each may last as long as all the others.
 test-simulated: install ## 100 simulated networks, and nodes that are killed at every step

@@ -25,7 +25,7 @@ from keys.secret_file import create_secret_file
 from tests.support.block_driver import drive_blocks
 from tests.support.commands import MESH, Command, find_free_port, run_command, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(900)]
 
 README = Path(__file__).parents[2] / "README.md"
 MODEL = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"

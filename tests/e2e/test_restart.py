@@ -44,7 +44,7 @@ from subnet.operator.status import read_statuses
 from tests.support.commands import MESH, MESH_TEST, Command
 from tests.support.networks import Network, NodeFiles, register_network
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(420)]
 
 EPOCH_LENGTH = 20
 SCHEDULE = compute_schedule(EPOCH_LENGTH, MAINNET)
