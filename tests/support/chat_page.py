@@ -27,6 +27,8 @@ class ChatPage(WatchedPage):
         await self.wait_until_ready()
 
     async def reload(self) -> None:
+        """Load the page again, once it has kept what is shown: a person is slower than that."""
+        await self.page.wait_for_selector("body:not([data-saving])")
         await self.page.reload()
         await self.wait_until_ready()
 

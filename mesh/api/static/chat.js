@@ -261,13 +261,20 @@ function takeBack(conversation, question, node, { error, isNew }) {
 
 // What is kept.
 
+let saving = 0;
+
+/** Keeps a conversation; the page is marked as long as that takes. */
 async function save(conversation) {
+  saving += 1;
+  document.body.dataset.saving = "";
   try {
     if (!Object.keys(conversation.nodes).length) await store.remove([conversation.id]);
     else if ((await store.save(conversation)) > 0) notify("The oldest conversations were removed: this browser keeps 200.");
   } catch {
     notify("This conversation could not be kept: the browser refuses more storage.");
   }
+  saving -= 1;
+  if (!saving) delete document.body.dataset.saving;
   await sidebar.refresh();
 }
 

@@ -51,6 +51,8 @@ export class Store {
     const head = makeHead(conversation);
     transaction.objectStore("heads").put(head);
     transaction.objectStore("bodies").put(conversation);
+    // At once: a page that is left drops what only waits to be committed.
+    transaction.commit?.();
     await finish(transaction);
     const dropped = findExcess(await this.listHeads(), head.id);
     await this.remove(dropped);
