@@ -353,7 +353,7 @@ async def measure(swarm: Swarm, addresses: list[str], *, rounds: int, seconds: f
 async def run(*, rounds: int, seconds: float) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         make_checkpoint(SMALL, Path(folder))
-        async with open_swarm(SMALL, Path(folder), 1, 1) as swarm:
+        async with open_swarm(SMALL, Path(folder), 1, 1, is_alone=True) as swarm:
             return await measure(swarm, swarm.addresses, rounds=rounds, seconds=seconds)
 
 

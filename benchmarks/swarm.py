@@ -91,12 +91,16 @@ def run_hoster(
     pipe: Any,
     place: tuple[str, str] | None = None,
     deterministic: bool = False,
+    is_alone: bool = False,
 ) -> None:
     """A hoster process: report the address, then answer what the pipe asks.
 
-    ``place`` is what to listen on and what others dial, where that is not the same.
+    ``place`` is what to listen on and what others dial, where that is not the same. One that
+    ``is_alone`` has a roster with itself only, as nodes have one; else all peers are members.
     """
-    serving = _serve_hoster(Path(folder), span, dtype, device, threads, pipe, place, deterministic)
+    serving = _serve_hoster(
+        Path(folder), span, dtype, device, threads, pipe, place, deterministic, is_alone
+    )
     asyncio.run(serving)
 
 
@@ -109,6 +113,7 @@ async def _serve_hoster(
     pipe: Any,
     place: tuple[str, str] | None,
     deterministic: bool,
+    is_alone: bool,
 ) -> None:
     from mesh.inference.engine import Engine, EngineLimits
     from mesh.inference.session_server import SessionServer
@@ -130,7 +135,9 @@ async def _serve_hoster(
             )
         )
         initial_peers = await asyncio.to_thread(pipe.recv)
-        host, directory, announcer = await _open_node(stack, engine, initial_peers, place)
+        host, directory, announcer = await _open_node(
+            stack, engine, initial_peers, place, is_alone=is_alone
+        )
         server = SessionServer(host, engine, connect=directory.ensure_connected)
         server.register()
         await host._p2p.add_binary_stream_handler(BARE_PROTOCOL, _answer_bare)
@@ -181,6 +188,8 @@ async def _open_node(
     engine: Any,
     initial_peers: list[str],
     place: tuple[str, str] | None,
+    *,
+    is_alone: bool,
 ) -> tuple[Any, Any, Any]:
     from keys.peer import PeerKey
     from mesh.p2p.hivemind_host import HivemindHost
@@ -189,6 +198,8 @@ async def _open_node(
 
     key = PeerKey.generate()
     config = make_host_config(key, initial_peers=tuple(initial_peers))
+    if is_alone:
+        config = replace(config, is_member=lambda peer: peer == key.peer_id)
     if place is not None:
         config = replace(config, host_maddrs=place[:1], announce_maddrs=place[1:])
     host = await stack.enter_async_context(HivemindHost.open(config))
@@ -330,11 +341,18 @@ class Swarm:
 
 @contextlib.asynccontextmanager
 async def open_swarm(
-    shape: Shape, folder: Path, ranges: int, threads: int, *, proxy: LinkProxy | None = None
+    shape: Shape,
+    folder: Path,
+    ranges: int,
+    threads: int,
+    *,
+    proxy: LinkProxy | None = None,
+    is_alone: bool = False,
 ) -> AsyncIterator[Swarm]:
     """Start a hoster process for each of ``ranges`` equal parts of the model.
 
-    Each is behind ``proxy``, if there is one, for the client and for the others.
+    Each is behind ``proxy``, if there is one, for the client and for the others. ``is_alone`` is
+    for one range: its hoster knows that no other peer is a member.
     """
     from keys.peer import PeerKey
     from mesh.p2p.config import HostConfig
@@ -355,6 +373,7 @@ async def open_swarm(
                 process = context.Process(
                     target=run_hoster,
                     args=(str(folder), span, shape.dtype, shape.device, threads, theirs, place),
+                    kwargs={"is_alone": is_alone},
                 )
                 process.start()
                 processes.append(process)
