@@ -101,7 +101,7 @@ class MeshBackend:
     def find_uncovered(self) -> tuple[tuple[int, int], ...]:
         """Return the half-open ranges of layers that have no server now."""
         try:
-            self._client.plan(self._routing, exclude=set(), cache_tokens=0)
+            self._client.planner.plan(self._routing, exclude=set(), cache_tokens=0)
         except NoRoute as error:
             return error.uncovered
         return ()

@@ -67,7 +67,6 @@ from mesh.inference.wire import SALT_SIZE, OpenSession, make_session_id
 from mesh.model.config import ModelConfig
 from mesh.p2p.interface import Host
 from mesh.routing.directory import Directory
-from mesh.routing.features import Feature
 from mesh.routing.hop import Route
 from mesh.routing.hop_measures import TokenPace
 from mesh.routing.peer_watch import PeerWatch
@@ -323,21 +322,3 @@ class MeshClient:
         Raises a PeerError if none answers.
         """
         await self.planner.refresh(without=without)
-
-    def plan(
-        self,
-        routing: RoutingOptions,
-        *,
-        exclude: set[PeerId],
-        cache_tokens: int,
-        needs: Collection[Feature] = (),
-        prefer: Route = (),
-    ) -> Route:
-        """Plan a route over what the directory knows now, without silent peers, or ``prefer`` if it
-        costs little more.
-
-        Raises NoRoute.
-        """
-        return self.planner.plan(
-            routing, exclude=exclude, cache_tokens=cache_tokens, needs=needs, prefer=prefer
-        )

@@ -122,7 +122,7 @@ async def _wait_for_route(client: MeshClient, max_layers_per_hop: int) -> None:
         while True:
             await client.refresh()
             try:
-                client.plan(routing, exclude=set(), cache_tokens=0)
+                client.planner.plan(routing, exclude=set(), cache_tokens=0)
             except NoRoute:
                 await asyncio.sleep(ROUTE_RETRY_S)
             else:

@@ -10,7 +10,9 @@ from mesh.model.bfloat16_packed import PackedBfloat16Stack, can_pack, has_kernel
 from mesh.model.challenge import run_challenge_head, run_challenge_layer
 from tests.support.quantised import load, measure_distance, run
 
-needs_kernels = pytest.mark.skipif(not has_kernels(), reason="oneDNN has no kernels for it here")
+needs_kernels = pytest.mark.skipif(
+    not has_kernels(), reason="this processor has no AVX-512, for which matrices are packed"
+)
 SHAPES = [(1, 64), (17, 33), (64, 64), (96, 80), (130, 7), (576, 1536)]
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
@@ -81,10 +83,9 @@ def test_a_torch_without_the_functions_keeps_matrices_plain(monkeypatch, error):
     assert not has_kernels.__wrapped__()
 
 
+@needs_kernels
 @pytest.mark.parametrize("change", [lambda x: x * 1.1, lambda x: x.flip(-1)])
 def test_kernels_that_multiply_something_else_are_not_taken(monkeypatch, change):
-    if not has_kernels():
-        pytest.skip("oneDNN has no kernels for it here")
     multiply = bfloat16_packed._multiply
     monkeypatch.setattr(bfloat16_packed, "_multiply", lambda x, tile: change(multiply(x, tile)))
     assert not has_kernels.__wrapped__()

@@ -165,7 +165,7 @@ async def test_after_one_was_turned_away_the_next_ones_wait_and_are_taken_togeth
     monkeypatch.undo()
     grounds.listener._accept()
     assert [await grounds.take() for _ in range(2)] == [(ALICE, b"first"), (ALICE, b"second")]
-    # Nothing was turned away meanwhile, so no stream waits any more.
+    # Streams wait only after one was turned away; the last two were not.
     await grounds.open_stream(introduce(ALICE) + b"third")
     assert await grounds.take() == (ALICE, b"third")
 
