@@ -131,7 +131,7 @@ class EpochRow:
         lines = [
             f"epoch {self.epoch}   challenge {self.challenge_seed.hex()[:16]}…   "
             f"proposed in epoch {self.epoch + 1} by node {self.elected}",
-            "  node  role       blocks  commit  reveal  distance   probes    accuracy  audit  "
+            "  node  role       blocks  commit  reveal  distance   failed probes  accuracy  audit  "
             "score     proposed  attested",
         ]
         proposed = dict(self.proposal)
@@ -141,14 +141,15 @@ class EpochRow:
             probes = f"{failed} of {named}"
             lines.append(
                 f"  {row.node_id:<4}  hoster     {row.layers!s:<6}  {_mark(row.committed):<6}  "
-                f"{_mark(row.revealed):<6}  {distance:<9}  {probes:<8}  -         -      "
+                f"{_mark(row.revealed):<6}  {distance:<9}  {probes:<13}  -         -      "
                 f"{_format_score(row.score):<8}  "
                 f"{_format_score(proposed.get(row.node_id)):<8}  {_mark(row.attested)}"
                 f"{'' if row.penalty is None else '  ' + row.penalty}"
             )
         for other in self.validators:
             lines.append(
-                f"  {other.node_id:<4}  validator  -       -       -       -          -         "
+                f"  {other.node_id:<4}  validator  -       -       -       -          "
+                "-              "
                 f"{_format_score(other.accuracy):<8}  {_mark(other.audited):<5}  "
                 f"{_format_score(other.score):<8}  "
                 f"{_format_score(proposed.get(other.node_id)):<8}  {_mark(other.attested)}"

@@ -110,7 +110,7 @@ def test_the_table_names_every_node_and_the_ratio() -> None:
 
 def test_the_table_says_how_many_found_that_a_hoster_does_not_serve() -> None:
     header, first, second, *_ = make_row(make_hoster(1), make_hoster(2)).to_text().splitlines()[1:]
-    place = header.index("probes")
+    place = header.index("failed probes")
     assert first[place:].startswith("2 of 3 ")
     assert second[place:].startswith("0 of 3 ")
 
