@@ -19,11 +19,13 @@ only known once the device is done, :meth:`Draws.settle` orders all scores of th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mesh.inference.device_reads import HostCopy
+from mesh.inference.row_sums import reduce_rows
 from mesh.inference.sampling import Sampling
 
 CANDIDATES = 256
@@ -91,7 +93,8 @@ class Draws:
         summed = top_weights.masked_fill(~is_within_k, 0.0).cumsum(-1)
         # Where top_k is off, all that is not a candidate counts too.
         is_whole = top_k >= scores.shape[1]
-        total = torch.where(is_whole, weights.sum(-1, keepdim=True), summed[:, -1:])
+        whole = reduce_rows(partial(torch.sum, dim=-1, keepdim=True), weights)
+        total = torch.where(is_whole, whole, summed[:, -1:])
         is_kept = is_within_k & ((summed - top_weights) < top_p * total)
         kept = is_kept.sum(-1, keepdim=True).clamp_(min=1)
         # Unless the last candidate is beyond the edge, more may belong to it.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mesh.inference.device_reads import HostCopy
 from mesh.inference.draws import Draws
+from mesh.inference.row_sums import reduce_rows
 from mesh.inference.sampling import Sampling, compute_draw
 from mesh.inference.shaping import LogitChange
 from mesh.inference.tokens import Alternative, Token
@@ -45,7 +47,12 @@ def find_best(logits: Tensor) -> Best:
     """Return the best of each row of float32 ``logits`` [rows, vocabulary]."""
     # Values and places in one pass: on a CPU faster than argmax.
     values, places = logits.max(dim=-1)
-    return Best(values, places, torch.logsumexp(logits, dim=-1))
+    return Best(values, places, sum_exponentials(logits))
+
+
+def sum_exponentials(logits: Tensor) -> Tensor:
+    """Return the log of the sum of all exponentials of each row: torch.logsumexp."""
+    return reduce_rows(partial(torch.logsumexp, dim=-1), logits)
 
 
 def sample_rows(logits: Tensor, requests: Sequence[SampleRequest]) -> list[Token]:
@@ -151,7 +158,7 @@ def score_rows(logits: Tensor, next_ids: Sequence[int], top_count: int) -> tuple
     text, and the likeliest ones. The rows may be one more than the tokens: nothing follows it.
     """
     logits = logits[: len(next_ids)].cpu()
-    totals = torch.logsumexp(logits, dim=-1).tolist()
+    totals = sum_exponentials(logits).tolist()
     return tuple(
         _describe(row, total, token_id, top_count)
         for row, total, token_id in zip(logits, totals, next_ids, strict=True)
