@@ -1,13 +1,16 @@
-"""What a second thread and threads that spin between two kernels gain, and cost a neighbour.
+"""What a second thread gains and costs a neighbour: fixed and chosen, sleeping and looking.
 
     python benchmarks/cpu_threads.py             a table, SmolLM2-135M in bfloat16
     python benchmarks/cpu_threads.py --json      one JSON object
-    python benchmarks/cpu_threads.py --spins 0 20000 --rounds 3 --new 16   a short look
+    python benchmarks/cpu_threads.py --rounds 2 --new 64   a short look
 
 Each line is a pair of engines in processes of their own. ``alone``: one answers; ``two``: both
 answer at once, and their tokens a second are added up. Threads that wait for the next kernel sleep
-at once with 0, else they look for it so many times before (GOMP_SPINCOUNT). All lines take turns,
-round by round; a figure is the median, a ratio the median of the rounds' ratios to the first line.
+at once with 0, else they look for it so many times before (GOMP_SPINCOUNT). ``chosen``: the engine
+takes one thread or two as it finds them faster (mesh/inference/thread_choice.py), as nodes do; it
+begins anew with each answer's neighbour, so longer answers show more of what it settles on. All
+lines take turns, round by round; a figure is the median, a ratio the median of the rounds' ratios
+to the first line.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ class Line:
 
     threads: int
     spins: int
+    is_chosen: bool
     engines: tuple[Contestant, Contestant]
     alone: list[float] = field(default_factory=list)
     two: list[float] = field(default_factory=list)
@@ -57,11 +61,13 @@ def open_lines(model: Model, spins: Sequence[int]) -> Iterator[list[Line]]:
     """Start the engines: with one thread first, then with two."""
     with ExitStack() as stack:
 
-        def start(threads: int, count: int) -> Contestant:
+        def start(threads: int, count: int, is_chosen: bool) -> Contestant:
             environment = {"GOMP_SPINCOUNT": str(count)}
-            return stack.enter_context(start_python(model.folder, threads, "none", environment))
+            kind = "none" if is_chosen else "fixed"
+            return stack.enter_context(start_python(model.folder, threads, kind, environment))
 
-        kinds = [(1, 0), *((2, count) for count in spins)]
+        kinds = [(1, 0, False)]
+        kinds += [(2, count, is_chosen) for is_chosen in (False, True) for count in spins]
         yield [Line(*kind, (start(*kind), start(*kind))) for kind in kinds]
 
 
@@ -72,6 +78,7 @@ def describe(line: Line, first: Line) -> dict[str, float | int]:
     return {
         "threads": line.threads,
         "spins": line.spins,
+        "chosen": line.is_chosen,
         "alone": round(statistics.median(line.alone), 1),
         "alone_ratio": compare(line.alone, first.alone),
         "two": round(statistics.median(line.two), 1),
@@ -95,9 +102,9 @@ def run(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, float | 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--spins", type=int, nargs="+", default=[0, 1000, 20_000])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--new", type=int, default=48, help="new tokens of an answer")
+    parser.add_argument("--spins", type=int, nargs="+", default=[0, 20_000])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--new", type=int, default=192, help="new tokens of an answer")
     parser.add_argument("--scratch", type=Path, help="keep the model in this folder")
     arguments = parser.parse_args()
     load = round(os.getloadavg()[0], 2)
@@ -108,11 +115,12 @@ def main() -> None:
         return
     print(
         f"load {load} on {os.cpu_count()} cores before\n"
-        "threads   spins   alone  ratio     two  ratio"
+        "threads          spins   alone  ratio     two  ratio"
     )
     for one in found:
-        columns = (one["threads"], one["spins"], one["alone"], one["alone_ratio"])
-        print("{:7} {:7} {:7} {:6}".format(*columns), f"{one['two']:7} {one['two_ratio']:6}")
+        kind = "chosen" if one["chosen"] else "fixed"
+        columns = (one["threads"], kind, one["spins"], one["alone"], one["alone_ratio"])
+        print("{:7} {:6} {:7} {:7} {:6}".format(*columns), f"{one['two']:7} {one['two_ratio']:6}")
 
 
 if __name__ == "__main__":

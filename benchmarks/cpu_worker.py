@@ -1,6 +1,8 @@
 """The contestants of cpu_peers.py: processes that answer prompts, a line of JSON each way.
 
-python -m benchmarks.cpu_worker FOLDER THREADS KIND    KIND: none, int4 or transformers
+python -m benchmarks.cpu_worker FOLDER THREADS KIND    KIND: none, int4, fixed or transformers
+
+``fixed`` is none with all threads in each step.
 """
 
 from __future__ import annotations
@@ -119,11 +121,15 @@ def _say(value: dict[str, Any]) -> None:
 
 async def _serve_engine(folder: Path, threads: int, quant_type: str) -> None:
     from mesh.inference.engine import Engine, EngineLimits
+    from mesh.inference.step_threads import StepThreads
     from mesh.model.config import load_config
     from mesh.model.files import resolve_model_folder
     from mesh.model.weights import load_shard
 
     config, located = load_config(folder), resolve_model_folder(str(folder))
+    if quant_type == "fixed":
+        quant_type = "none"
+        StepThreads.open = lambda runner: StepThreads(threads, None)  # type: ignore[method-assign]
 
     def load() -> Any:
         return load_shard(
@@ -218,9 +224,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from mesh.inference.threads import wait_passively
+    from mesh.inference.threads import wait_briefly
 
-    # Before torch is imported. transformers sleeps between its steps as the engine does.
-    wait_passively()
+    # Before torch is imported. transformers' threads wait as the engine's do.
+    wait_briefly()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     main()

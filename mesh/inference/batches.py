@@ -19,6 +19,7 @@ from mesh.inference.challenge_guard import ChallengeGuard
 from mesh.inference.decoder import Decoder, PendingStep
 from mesh.inference.refusals import RefusalReason, Refused
 from mesh.inference.sampler import SampleRequest, sample_rows, score_rows
+from mesh.inference.step_threads import StepThreads
 from mesh.inference.steps import Job, StepInput, StepOutput
 from mesh.inference.tensors import HiddenBuffer
 from mesh.inference.tokens import Token
@@ -39,12 +40,16 @@ class BatchRunner:
         guard: ChallengeGuard,
         graphs: StepGraphs | None = None,
         *,
+        threads: StepThreads | None = None,
         deterministic: bool = False,
         hop_dtype: torch.dtype | None = None,
     ) -> None:
-        """``hop_dtype`` is the type of hidden states that leave; None: the compute type."""
+        """``threads`` are those of the calling thread, None: all for every step. ``hop_dtype`` is
+        the type of hidden states that leave; None: the compute type.
+        """
         weights = runner.weights
         self.runner = runner
+        self.threads = threads or StepThreads(torch.get_num_threads(), None)
         self._guard = guard
         self._buffer = HiddenBuffer(weights.config.hidden_size, weights.dtype, sent=hop_dtype)
         self.has_graphs = graphs is not None
@@ -116,6 +121,10 @@ class BatchRunner:
             return self._decoder.read(self._decoder.start(batch))
         if self._one_by_one:
             return [self._compute_apart(job) for job in batch]
+        if all(job.step.is_decode for job in batch):
+            with self.threads.use_fastest(sum(job.step.rows for job in batch)):
+                return run_batch(self.runner, self._buffer, batch, guard=self._guard)
+        self.threads.use_all()
         return run_batch(self.runner, self._buffer, batch, guard=self._guard)
 
     def _compute_apart(self, job: Job) -> StepOutput:

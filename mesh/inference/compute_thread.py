@@ -23,6 +23,7 @@ from mesh.inference.decoder import keep_promised
 from mesh.inference.engine_limits import EngineLimits
 from mesh.inference.measures import ServingMeasures
 from mesh.inference.refusals import RefusalReason, Refused
+from mesh.inference.step_threads import StepThreads
 from mesh.inference.steps import Job, StepOutput, check_room, fail, resolve
 from mesh.model.challenge import (
     ChallengeTask,
@@ -73,6 +74,7 @@ def open_runner(
         runner,
         guard,
         graphs,
+        threads=StepThreads.open(runner),
         deterministic=deterministic,
         hop_dtype=None if hop_dtype is None else DTYPES[hop_dtype],
     )
@@ -138,6 +140,11 @@ class BatchLoop:
             batch = going_on
             pending = self._batches.start(batch)
         loop.call_soon_threadsafe(hand_over, batch, outputs, following, put_off, done)
+
+    def run_challenge(self, task: ChallengeTask) -> NDArray[np.float32]:
+        """Compute a challenged layer's answer."""
+        self._batches.threads.use_all()
+        return run_challenge(self._batches.runner.weights, task)
 
     def _measure(self, batch: Sequence[Job], ran: Sequence[StepOutput | Refused]) -> None:
         """Count what was computed."""

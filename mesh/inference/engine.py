@@ -103,7 +103,6 @@ from mesh.inference.compute_thread import (
     check_challenge,
     open_runner,
     prepare_thread,
-    run_challenge,
 )
 from mesh.inference.engine_limits import (
     EngineLimits,
@@ -197,10 +196,11 @@ class Engine:
     ) -> AsyncIterator[Engine]:
         """Load weights on the compute thread; :meth:`serve` must run while anything is asked.
 
-        ``threads`` are torch's; ``deterministic`` makes a row's bits independent of its batch;
-        ``guard`` knows the challenges that are open; ``measures`` counts what is served;
-        ``use_graphs`` computes decode steps over fixed shapes, None: on a GPU. ``hop_dtype`` is the
-        type of hidden states that leave, None: the compute type. Raises ModelError.
+        ``threads`` are torch's, for decode steps at most so many; ``deterministic`` makes a row's
+        bits independent of its batch; ``guard`` knows the challenges that are open; ``measures``
+        counts what is served; ``use_graphs`` computes decode steps over fixed shapes, None: on a
+        GPU. ``hop_dtype`` is the type of hidden states that leave, None: the compute type. Raises
+        ModelError.
         """
         limits, guard = limits or EngineLimits(), guard or ChallengeGuard()
         executor = ThreadPoolExecutor(
@@ -459,7 +459,7 @@ class Engine:
         self._running = loop.create_future()
         try:
             vector = await loop.run_in_executor(
-                self._executor, run_challenge, self._runner.weights, challenge.task
+                self._executor, self._batch_loop.run_challenge, challenge.task
             )
         finally:
             self._running = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from mesh.errors import ModelError
@@ -28,14 +29,18 @@ def always_wanted() -> None:
 
 
 async def run_abandonable(work: Callable[[CheckWanted], T]) -> T:
-    """Run ``work(check_wanted)`` in a thread; cancelled, give it up and wait until it has ended."""
+    """Run ``work(check_wanted)`` in a thread; cancelled, give it up and wait until it has ended.
+
+    The thread ends with the work, and its OpenMP threads with it (mesh/inference/threads.py).
+    """
     is_unwanted = threading.Event()
+    executor = ThreadPoolExecutor(1, thread_name_prefix="weights")
 
     def check_wanted() -> None:
         if is_unwanted.is_set():
             raise Abandoned("the weights are no longer wanted")
 
-    running = asyncio.get_running_loop().run_in_executor(None, work, check_wanted)
+    running = asyncio.get_running_loop().run_in_executor(executor, work, check_wanted)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -43,3 +48,5 @@ async def run_abandonable(work: Callable[[CheckWanted], T]) -> T:
         # Its result and its error have no receiver any more.
         await asyncio.gather(running, return_exceptions=True)
         raise
+    finally:
+        executor.shutdown(wait=False)

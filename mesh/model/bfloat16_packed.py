@@ -127,28 +127,36 @@ def can_pack(matrix: Tensor) -> bool:
 
 @cache
 def has_kernels() -> bool:
-    """Whether packed matrices are multiplied exactly and can be read back here: tried once."""
+    """Whether packed matrices are multiplied exactly and can be read back here: tried once.
+
+    With one thread: the event loop's may ask, which must not keep OpenMP threads
+    (mesh/inference/threads.py).
+    """
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    generator = torch.Generator().manual_seed(_SEED)
-    matrix = torch.randn(96, 80, generator=generator).to(torch.bfloat16)
-    x = torch.randn(3, 80, generator=generator).to(torch.bfloat16)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return False
-        with torch.inference_mode():
-            packed = _pack(matrix)
-            products = (packed.multiply(x), packed.multiply(x[:1]))
-            values = packed.widen(torch.bfloat16)
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and _are_exact()
     except (AttributeError, RuntimeError):
         # Another build of torch, or another release: these functions are not documented.
         return False
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def _are_exact() -> bool:
+    generator = torch.Generator().manual_seed(_SEED)
+    matrix = torch.randn(96, 80, generator=generator).to(torch.bfloat16)
+    x = torch.randn(3, 80, generator=generator).to(torch.bfloat16)
+    packed = _pack(matrix)
     exact = x.double() @ matrix.double().T
     are_close = all(
-        torch.allclose(product.double(), exact[: len(product)], rtol=2.0**-7, atol=1e-3)
-        for product in products
+        torch.allclose(packed.multiply(rows).double(), exact[: len(rows)], rtol=2.0**-7, atol=1e-3)
+        for rows in (x, x[:1])
     )
-    return are_close and torch.equal(values, matrix)
+    return are_close and torch.equal(packed.widen(torch.bfloat16), matrix)
 
 
 def _pack(matrix: Tensor) -> PackedBfloat16Matrix:

@@ -25,6 +25,7 @@ from mesh.model.mlp import run_mlp
 from mesh.model.products import Products
 from mesh.model.quantise import Multiply, multiply_rows
 from mesh.model.rotary import compute_rotary_frequencies
+from mesh.model.thread_bits import keeps_bits
 from mesh.model.weights import LayerWeights, ShardWeights
 
 MAX_CONSTANTS = 16
@@ -172,6 +173,10 @@ class ShardRunner:
         self._products = Products(weights, deterministic=deterministic)
         self.cache = PagedCache(weights, tokens=cache_tokens, has_scratch_page=has_scratch_page)
         self._rotary = RotaryTable(weights.config, dtype=weights.dtype, device=weights.device)
+
+    def keeps_bits(self, threads: Sequence[int]) -> bool:
+        """Whether decode rows have the same bits with each of these numbers of torch's threads."""
+        return keeps_bits(self.weights, self._products, threads)
 
     def embed(self, token_ids: Sequence[int]) -> Tensor:
         """Return the embedding rows [tokens, hidden] of the first range."""

@@ -146,7 +146,7 @@ def try_kernels(weights: ShardWeights, *, deterministic: bool) -> dict[Key, RowK
         # One kernel computes a float32 row however it is called, and a quantised one has its own.
         return {}
     found = {}
-    for key, matrices in _list_shapes(weights).items():
+    for key, matrices in list_shapes(weights).items():
         if not deterministic and isinstance(matrices[0], StoredMatrix):
             continue
         trial = Trial.make(matrices[0], weights)
@@ -189,10 +189,14 @@ class Trial:
         """Return each row's product alone."""
         return torch.cat([one(self.x[i : i + 1], self.matrix) for i in range(DIFFERENT_ROWS)])
 
+    def repeat_rows(self) -> Tensor:
+        """Return as many rows as the largest size has."""
+        return self.x.repeat(-(-max(TRIED_SIZES) // DIFFERENT_ROWS), 1)
+
     def list_joint_sizes(self, alone: Tensor) -> tuple[int, ...]:
         """Return the numbers of rows whose joint products have these bits, the largest first."""
-        repeats = -(-max(TRIED_SIZES) // DIFFERENT_ROWS)
-        x, expected = self.x.repeat(repeats, 1), alone.repeat(repeats, 1)
+        x = self.repeat_rows()
+        expected = alone.repeat(len(x) // DIFFERENT_ROWS, 1)
         sizes = [
             size
             for size in TRIED_SIZES
@@ -217,7 +221,7 @@ def choose_kernel(
     return min(best, key=lambda choice: seconds[choice.one])
 
 
-def _list_shapes(weights: ShardWeights) -> dict[Key, list[Matrix]]:
+def list_shapes(weights: ShardWeights) -> dict[Key, list[Matrix]]:
     """Return matrices of each shape, up to ``TIMED_BYTES``; of experts the first one of a layer."""
     found: dict[Key, list[Matrix]] = {}
     for matrix in weights.list_matrices():

@@ -133,7 +133,7 @@ def mesh_test(
         typer.Option(help="Function that ranks callers: module:function, or an entry point."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Compute threads; all cores if absent.")
+        int | None, typer.Option(min=1, help="Compute threads at most; all cores if absent.")
     ] = None,
     attn_cache_tokens: Annotated[
         int, typer.Option(min=16, help="Tokens of key-value cache, over all sessions.")

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from consensus.types import Role
 from keys.errors import BadPeerId
 from keys.peer import PeerId
+from mesh.inference.threads import wait_briefly
+from mesh.model.config import ModelConfig
 from subnet.cli.console import say
 from subnet.cli.logs import start_logs
 from subnet.errors import UsageError
@@ -43,6 +45,8 @@ def run_node_command(
     for notice in prepared.notices:
         say(notice)
     bars = start_logs(logs)
+    if _may_choose_threads(config, prepared.model):
+        wait_briefly()
     from subnet.node.run import run_node
     from subnet.operator.supervisor import Supervisor
 
@@ -58,6 +62,16 @@ def run_node_command(
             await run_node(prepared, supervisor=supervisor)
 
     asyncio.run(work())
+
+
+def _may_choose_threads(config: NodeConfig, model: ModelConfig) -> bool:
+    """Whether the engine may compute its steps with fewer threads than it has.
+
+    In float32 another number gives other bits, so it is fixed (mesh/inference/step_threads.py).
+    """
+    dtype = model.stored_dtype if config.torch_dtype == "auto" else config.torch_dtype
+    is_on_cpu = config.role is Role.HOSTER and config.device == "cpu"
+    return is_on_cpu and dtype != "float32" and config.threads != 1
 
 
 def parse_config(
