@@ -240,4 +240,7 @@ def _decode_runtime(genesis_hash: bytes, metadata_hash: bytes, raw: bytes) -> Ch
         RecursionError,
     ) as error:
         raise ChainMismatch(f"the chain's metadata cannot be read: {error}") from error
+    except AttributeError as error:
+        # scalecodec finds no class for it, and uses it all the same.
+        raise ChainMismatch("the chain's metadata has a type of an unknown kind") from error
     return ChainRuntime(genesis_hash, metadata_hash, metadata, types)
