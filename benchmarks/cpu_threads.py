@@ -7,10 +7,10 @@
 Each line is a pair of engines in processes of their own. ``alone``: one answers; ``two``: both
 answer at once, and their tokens a second are added up. Threads that wait for the next kernel sleep
 at once with 0, else they look for it so many times before (GOMP_SPINCOUNT). ``chosen``: the engine
-takes one thread or two as it finds them faster (mesh/inference/thread_choice.py), as nodes do; it
-begins anew with each answer's neighbour, so longer answers show more of what it settles on. All
-lines take turns, round by round; a figure is the median, a ratio the median of the rounds' ratios
-to the first line.
+takes one thread or two, whichever is faster (mesh/inference/thread_choice.py), as nodes do. It
+needs some steps to notice that a neighbour came or went, which short answers show most. All lines
+take turns, round by round; a figure is the median, a ratio the median of the rounds' ratios to the
+first line.
 """
 
 from __future__ import annotations

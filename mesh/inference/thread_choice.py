@@ -11,18 +11,20 @@ import statistics
 from collections import Counter, defaultdict
 
 COMPARED_PAIRS = 4
-"""Steps with each of the two numbers of a comparison."""
+"""A comparison measures so many steps with each of its two numbers of threads."""
 MIN_GAIN = 0.03
-"""The other number is taken if its steps are so much shorter, by the median of the pairs."""
+"""The other number is taken if its steps are shorter by this part, by the median of the pairs."""
 CLEAR_RATIO = 1.5
-"""A pair whose steps differ so much needs no further ones beside it, for the other number two."""
+"""Steps that differ by this factor end a comparison early: one pair rejects the other number of
+threads, two pairs accept it.
+"""
 MIN_SECONDS = 1e-9
 SLOW_STEPS = 2
-"""So many slow steps in a row begin a comparison before its time: somebody uses the cores."""
+"""A comparison starts early after this many slow steps in a row: another program uses the cores."""
 MIN_USUAL, MAX_USUAL = 4, 8
-"""How many of the last steps of a number of rows tell what they usually take."""
+"""The median of the last 4 to 8 steps of equal rows is what such a step usually takes."""
 FIRST_PAUSE, MAX_PAUSE = 64, 2048
-"""Steps between two comparisons: the pause doubles as long as they change nothing."""
+"""Steps between two comparisons. The pause doubles after each one that changes nothing."""
 
 
 def list_candidates(most: int) -> tuple[int, ...]:

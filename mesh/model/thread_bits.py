@@ -25,10 +25,8 @@ _SEED = 29
 def keeps_bits(weights: ShardWeights, products: Products, threads: Sequence[int]) -> bool:
     """Whether decode rows have the same bits with each of these numbers of torch's threads.
 
-    The calling thread's number is as before afterwards.
+    ``weights`` are on the CPU. The calling thread's number is as before afterwards.
     """
-    if weights.device.type != "cpu":
-        return False
     before = torch.get_num_threads()
     try:
         return _keeps_attention(weights, threads) and _keeps_products(weights, products, threads)

@@ -8,14 +8,12 @@ import pytest
 
 from mesh.inference import threads
 from mesh.inference.threads import BRIEF_SPINS, PASSIVE_WAIT_ENVIRONMENT
+from tests.support.openmp import forget_waiting
 
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in PASSIVE_WAIT_ENVIRONMENT:
-        monkeypatch.setenv(name, "")
-        del os.environ[name]
-    monkeypatch.setattr(threads, "_set_here", set())
+    forget_waiting(monkeypatch)
     return os.environ
 
 

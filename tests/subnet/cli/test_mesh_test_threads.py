@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from mesh.inference import threads
-from mesh.inference.threads import BRIEF_SPINS, PASSIVE_WAIT_ENVIRONMENT
+from mesh.inference.threads import BRIEF_SPINS
 from subnet.cli.mesh_test_command import run_node_command
+from tests.support.openmp import forget_waiting
 
 VALUES = {"model": "m", "identity_path": Path("peer_id.key"), "new_swarm": True}
 
@@ -18,10 +19,7 @@ VALUES = {"model": "m", "identity_path": Path("peer_id.key"), "new_swarm": True}
 @pytest.fixture
 def start(monkeypatch):
     """Run the command up to the node; return how often its threads look for work."""
-    for name in PASSIVE_WAIT_ENVIRONMENT:
-        monkeypatch.setenv(name, "")
-        del os.environ[name]
-    monkeypatch.setattr(threads, "_set_here", set())
+    forget_waiting(monkeypatch)
 
     def run(stored_dtype, *, hoster=True, **options):
         seen = []
