@@ -196,18 +196,26 @@ def seal_heartbeat(
 def compute_heartbeat_expiry(
     now_s: float, last_expires_at: int, *, is_urgent: bool = False
 ) -> int | None:
-    """Return the expiry of a heartbeat sent now, or None when none is due.
+    """Return the expiry of a heartbeat sent now, or None when none is due or possible.
 
     A replica keeps the first value of an expiry, so a changed state (``is_urgent``) needs a later
     one than last time; 3 s are left for a receiver whose clock is behind. Usually an expiry is 50
-    to 80 s ahead, so that one step further is always free.
+    to 80 s ahead, so that one step further is always free. The first one (``last_expires_at`` is 0)
+    is 20 to 50 s ahead: a node that starts has soon more to say, and may say it twice.
     """
     usual = int(now_s + EXPIRY_AHEAD_S) // EXPIRY_STEP_S * EXPIRY_STEP_S
+    if not last_expires_at:
+        return usual - EXPIRY_STEP_S
     if usual > last_expires_at:
         return usual
+    may_go_ahead = is_urgent and compute_urgent_wait(now_s, last_expires_at) == 0
+    return last_expires_at + EXPIRY_STEP_S if may_go_ahead else None
+
+
+def compute_urgent_wait(now_s: float, last_expires_at: int) -> float:
+    """Return the seconds until there is a free expiry for a changed state."""
     next_step = last_expires_at + EXPIRY_STEP_S
-    may_go_ahead = is_urgent and next_step <= now_s + MAX_AHEAD_S - CLOCK_MARGIN_S
-    return next_step if may_go_ahead else None
+    return max(0.0, next_step - (now_s + MAX_AHEAD_S - CLOCK_MARGIN_S))
 
 
 def check_heartbeat(envelope: Envelope, *, network_id: bytes, now_s: float) -> ServerInfo:
