@@ -33,7 +33,7 @@ from mesh.routing.heartbeat import (
 
 ANNOUNCE_PERIOD_S = 20.0
 FIRST_PERIOD_S = 5.0
-"""The first heartbeat expires earlier than others."""
+"""A joining node's first heartbeat expires earlier than others."""
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,10 @@ class Announcer:
         """Make a new heartbeat, if there is an expiry for it; the node's own directory has it."""
         info = self._describe()
         expires_at = compute_heartbeat_expiry(
-            self._clock(), self._last_expires_at, is_urgent=self._differs(info)
+            self._clock(),
+            self._last_expires_at,
+            is_urgent=self._differs(info),
+            is_joining=info.state is ServerState.JOINING,
         )
         if expires_at is None:
             return False

@@ -194,17 +194,18 @@ def seal_heartbeat(
 
 
 def compute_heartbeat_expiry(
-    now_s: float, last_expires_at: int, *, is_urgent: bool = False
+    now_s: float, last_expires_at: int, *, is_urgent: bool = False, is_joining: bool = False
 ) -> int | None:
     """Return the expiry of a heartbeat sent now, or None when none is due or possible.
 
     A replica keeps the first value of an expiry, so a changed state (``is_urgent``) needs a later
     one than last time; 3 s are left for a receiver whose clock is behind. Usually an expiry is 50
-    to 80 s ahead, so that one step further is always free. The first one (``last_expires_at`` is 0)
-    is 20 to 50 s ahead: a node that starts has soon more to say, and may say it twice.
+    to 80 s ahead, so that one step further is always free. The first one of a node that
+    ``is_joining`` (``last_expires_at`` is 0) is 20 to 50 s ahead: it has soon more to say, and may
+    say it twice.
     """
     usual = int(now_s + EXPIRY_AHEAD_S) // EXPIRY_STEP_S * EXPIRY_STEP_S
-    if not last_expires_at:
+    if is_joining and not last_expires_at:
         return usual - EXPIRY_STEP_S
     if usual > last_expires_at:
         return usual

@@ -158,10 +158,10 @@ def test_admission_never_turns_from_yes_to_no():
 def test_an_urgent_change_always_finds_a_free_expiry():
     for second in range(60):
         now = 1_700_000_000.25 + second
-        first = compute_heartbeat_expiry(now, 0)
+        first = compute_heartbeat_expiry(now, 0, is_joining=True)
         assert 19 <= first - now <= 50
         usual = compute_heartbeat_expiry(now, first)
-        assert usual == first + 30
+        assert usual == first + 30 == compute_heartbeat_expiry(now, 0)
         assert usual % 30 == 0
         assert 50 <= usual - now <= 80
         assert compute_heartbeat_expiry(now, usual) is None
@@ -172,7 +172,7 @@ def test_an_urgent_change_always_finds_a_free_expiry():
 
 def test_regular_announcements_never_let_a_heartbeat_expire():
     now = 1_700_000_003.0
-    last = compute_heartbeat_expiry(now, 0)
+    last = compute_heartbeat_expiry(now, 0, is_joining=True)
     assert last > now + 5
     now += 5
     for _ in range(200):
