@@ -67,9 +67,8 @@ class PackedInt4Matrix(StoredMatrix):
             return torch.stack([self[i].widen(dtype) for i in range(self.packed.shape[0])])
         whole = torch.empty((self.outputs, self.inputs), dtype=dtype)
         for start, end in self._iterate():
-            columns = self._widen_blocks(start, end)
-            # Back from the kernel's order; in bfloat16 so far, which holds every value.
-            whole[start:end] = self._restore(columns, start, end).mT.flatten(0, 1)
+            # In bfloat16 so far, which holds every value.
+            whole[start:end] = _restore(self._widen_columns(start, end)).T
         return whole
 
     def widen_rows(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
@@ -79,8 +78,8 @@ class PackedInt4Matrix(StoredMatrix):
         blocks = rows // size
         touched = torch.unique(blocks)
         starts = [int(block) * size for block in touched]
-        columns = [(self._widen_blocks(i, min(i + size, self.outputs)), i) for i in starts]
-        wide = [self._restore(c, i, i + c.shape[-1]).mT.flatten(0, 1) for c, i in columns]
+        columns = [self._widen_columns(i, min(i + size, self.outputs)) for i in starts]
+        wide = [_restore(some).T for some in columns]
         # Only the last block can be shorter than the others.
         places = torch.searchsorted(touched, blocks) * size + rows % size
         return torch.cat(wide)[places].to(dtype)
@@ -91,9 +90,7 @@ class PackedInt4Matrix(StoredMatrix):
         return torch.cat([self._multiply_tile(x, *tile) for tile in self._iterate()], dim=-1)
 
     def _multiply_tile(self, x: Tensor, start: int, end: int) -> Tensor:
-        columns = self._widen_blocks(start, end).to(x.dtype)
-        found = self._restore(torch.matmul(x, columns), start, end)
-        return found.transpose(0, 1).reshape(x.shape[0], end - start)
+        return _restore(torch.matmul(x, self._widen_columns(start, end).to(x.dtype)))
 
     def _iterate(self) -> Iterator[tuple[int, int]]:
         """Split the outputs into tiles of whole blocks of one size."""
@@ -103,18 +100,18 @@ class PackedInt4Matrix(StoredMatrix):
         yield from _split_range(0, whole, step)
         yield from _split_range(whole, self.outputs, step)
 
-    def _widen_blocks(self, start: int, end: int) -> Tensor:
-        """Return bfloat16 [blocks, inputs, outputs of a block], these in the kernel's order."""
+    def _widen_columns(self, start: int, end: int) -> Tensor:
+        """Return bfloat16 [inputs, outputs], the outputs of each block in the kernel's order.
+
+        One matrix, not one for each block: many rows are multiplied by it 1.5 to 2 times as fast.
+        """
         size = min(get_block_size(), end - start)
         groups = self.scales.shape[0]
-        pairs = make_pairs().index_select(0, self.packed[start:end].flatten().int())
-        numbers = pairs.view(torch.bfloat16).view(-1, groups, self.inputs // groups, size)
-        scales = self.scales[:, start:end, 0].view(groups, -1, 1, size)[..., find_order(size)]
-        return numbers.mul_(scales.transpose(0, 1)).view(-1, self.inputs, size)
-
-    def _restore(self, columns: Tensor, start: int, end: int) -> Tensor:
-        """Put the last dimension, outputs of a block, into its order."""
-        return columns[..., find_order(min(get_block_size(), end - start)).argsort()]
+        codes = self.packed[start:end].view(-1, self.inputs, size // 2).transpose(0, 1)
+        pairs = make_pairs().index_select(0, codes.flatten().int())
+        numbers = pairs.view(torch.bfloat16).view(groups, -1, end - start)
+        scales = self.scales[:, start:end, 0].view(groups, -1, size)[..., find_order(size)]
+        return numbers.mul_(scales.view(groups, 1, end - start)).view(self.inputs, end - start)
 
 
 def pack(matrix: Int4Matrix) -> PackedInt4Matrix:
@@ -171,6 +168,13 @@ def has_kernel() -> bool:
     # Half a step of bfloat16 of an output, and float32's rounding of the sum.
     is_close = torch.allclose(found.double(), x.double() @ values.T, rtol=2.0**-8, atol=1e-4)
     return is_close and torch.equal(found, alone)
+
+
+def _restore(columns: Tensor) -> Tensor:
+    """Put the columns, outputs of whole blocks or of the last one, into their order."""
+    size = min(get_block_size(), columns.shape[-1])
+    blocks = columns.view(columns.shape[0], -1, size)
+    return blocks[..., find_order(size).argsort()].flatten(1)
 
 
 @cache
