@@ -77,10 +77,13 @@ def render_table(totals: Mapping[str, Total], names: Iterable[str]) -> str:
     rest_s = sum(total.compute_rest_s(WANTED) for total, _ in rows)
     inputs = sum(total.inputs for total, _ in rows)
     untried = sum(not total.rate for total, _ in rows)
+    missing = (
+        f"What is missing takes one core {rest_s / 3600:.1f} hours at these rates; "
+        f"decoders that have none are not counted in it, {untried} of them."
+    )
     lines = [
         f"{done} of {len(rows)} decoders have had a million inputs, and all of them {inputs:,}.",
-        f"What is missing takes one core {rest_s / 3600:.1f} hours at these rates; "
-        f"decoders that have none are not counted in it, {untried} of them.",
+        *([missing] if done < len(rows) else []),
         "",
         "| decoder | inputs | a second of a core | last run |",
         "|---|---:|---:|---|",
