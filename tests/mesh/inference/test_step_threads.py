@@ -104,6 +104,7 @@ from mesh.inference.threads import wait_briefly
 wait_briefly()
 import torch
 from mesh.inference.engine import Engine
+from mesh.inference.step_threads import StepThreads
 from mesh.model.abandon import run_abandonable
 from mesh.model.bfloat16_packed import has_kernels
 from mesh.model.config import load_config
@@ -129,6 +130,8 @@ def count_helpers():
     known = {str(thread.native_id) for thread in threading.enumerate()}
     return len(set(os.listdir("/proc/self/task")) - known) - IDLE
 
+# A choice of fewer, as on a busy machine, would end some.
+StepThreads.open = lambda runner: StepThreads(3, None)
 IDLE = 0
 torch.set_num_threads(3)  # It makes threads of torch's own.
 IDLE = count_helpers()
