@@ -163,5 +163,5 @@ class Announcer:
 
 
 def _select(info: ServerInfo) -> tuple[object, ...]:
-    """Return what changes seldom: neither how busy a server is nor how fast."""
+    """Return the fields whose changes are announced at once: all but load, speed and free cache."""
     return (info.role, info.state, info.span, info.dtype, info.features, info.addresses)

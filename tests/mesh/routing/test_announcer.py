@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 import pytest
@@ -60,7 +60,7 @@ class Node:
         clock: Callable[[], float],
         tasks: asyncio.TaskGroup,
     ) -> None:
-        self._host = host
+        self.host = host
         self._reader = reader
         self._clock = clock
         self._tasks = tasks
@@ -72,8 +72,8 @@ class Node:
         self.stop()
         self.info = EMPTY
         self.announcer = Announcer(
-            self._host,
-            Directory(self._host, network_id=NETWORK, clock=self._clock),
+            self.host,
+            Directory(self.host, network_id=NETWORK, clock=self._clock),
             key=HOSTER,
             network_id=NETWORK,
             node_id=1,
@@ -215,6 +215,29 @@ def test_what_replicas_refused_is_published_again_after_a_period():
         node.policy.members.add(HOSTER.peer_id)
         assert await node.read() is None
         await asyncio.sleep(20)
+        assert await node.read() == ONLINE
+
+    run(work)
+
+
+def test_a_replica_that_answers_nonsense_does_not_stop_announcements(monkeypatch):
+    async def work(node: Node) -> None:
+        async def refuse(*_: object) -> bool:
+            return False
+
+        async def lie(_: object, keys: Iterable[bytes], **options: object) -> dict[bytes, bytes]:
+            return dict.fromkeys(keys, b"nonsense")
+
+        node.become(ONLINE)
+        await asyncio.sleep(30)
+        with monkeypatch.context() as lying:
+            records = type(node.host.records)
+            lying.setattr(records, "publish", refuse)
+            lying.setattr(records, "fetch", lie)
+            node.become(CHOSEN)
+            await asyncio.sleep(30)
+        node.become(ONLINE)
+        await asyncio.sleep(1)
         assert await node.read() == ONLINE
 
     run(work)
